@@ -1,0 +1,34 @@
+# Everything a newcomer needs, on a machine with Python 3.11 and pip. `make help` lists it.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint bench
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1|/' | column -t -s '|'
+
+setup: $(STAMP) ## a virtual environment in .venv with the versions of constraints.txt
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,peft]'
+	@touch $@
+
+demo: $(STAMP) ## the first study: six methods on film reviews, then the table
+	$(BIN)/python train.py experiment=demo
+	$(BIN)/python -m analysis table runs/demo
+
+test: lint ## lint, types and the whole test suite
+	$(BIN)/python -m pytest -n 2
+
+lint: $(STAMP) ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(STAMP) ## cost of a training step beside PEFT's, in one process
+	$(BIN)/python -m benchmarks.step_cost

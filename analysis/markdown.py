@@ -1,0 +1,73 @@
+"""A table as Markdown, padded so that it reads well in a terminal too."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+
+from analysis.grid import COSTS, Cell, Column, Grid
+from analysis.notes import Note
+
+_WIDEST = 44  # a longer name sticks out of its column instead of widening every line
+
+
+def render(grid: Grid, notes: Sequence[Note]) -> str:
+    """The table, then one bullet for each note."""
+    head = ["variant", *(_header(column) for column in grid.columns), *(cost.header for cost in COSTS)]
+    body = []
+    for place, row in enumerate(grid.rows):
+        line = [escape(row.label)]
+        for column, cell in zip(grid.columns, grid.cells[place], strict=True):
+            line.append(_cell(cell, place in column.best))
+        for cost, value in zip(COSTS, grid.costs[place], strict=True):
+            line.append("" if value is None else cost.text(value))
+        body.append(line)
+    widths = [max(3, *(min(_WIDEST, _width(line[column])) for line in [head, *body])) for column in range(len(head))]
+    rule = [":" + "-" * (widths[0] - 1), *("-" * (width - 1) + ":" for width in widths[1:])]
+    lines = [_line(line, widths) for line in (head, rule, *body)]
+    bullets = [f"- {escape(note.text)}" for note in notes]
+    return "\n".join([*lines, "", *bullets]) + "\n"
+
+
+def _header(column: Column) -> str:
+    text = " ".join(filter(None, [column.task, column.metric]))
+    return escape(f"{text}, {column.reading}" if column.reading else text)
+
+
+def _cell(cell: Cell, best: bool) -> str:
+    if not cell.n:
+        return ""
+    mean = f"**{cell.mean_text}**" if best else cell.mean_text
+    spread = f" ± {cell.sd_text}" if cell.sd_text else ""
+    return f"{mean}{spread} ({cell.n})"
+
+
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    padding = [" " * max(0, width - _width(cell)) for cell, width in zip(cells, widths, strict=True)]
+    first, *others = zip(cells, padding, strict=True)
+    return "| " + " | ".join([first[0] + first[1], *(pad + cell for cell, pad in others)]) + " |"
+
+
+def _width(text: str) -> int:
+    """Places that a terminal gives to a text: two for wide letters, none for combining marks."""
+    if text.isascii():
+        return len(text)
+    wide = sum(unicodedata.east_asian_width(letter) in "WF" for letter in text)
+    return len(text) + wide - sum(unicodedata.combining(letter) > 0 for letter in text)
+
+
+# An underscore inside a word is no mark-up; everything else here can be.
+_MARKUP = re.compile(r"[\\`*|<>\[\]~&$]|(?<![^\W_])_|_(?![^\W_])")
+
+
+def escape(text: str) -> str:
+    """`text` as Markdown shows it letter by letter, on one line."""
+    return _MARKUP.sub(r"\\\g<0>", one_line(text))
+
+
+def one_line(text: str) -> str:
+    """Line breaks and other control characters as spaces."""
+    if text.isprintable():
+        return text
+    return "".join(" " if unicodedata.category(c) in ("Cc", "Zl", "Zp") else c for c in text)

@@ -1,0 +1,59 @@
+"""What a verb of the command line is, and the arguments that verbs share."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+
+class AnalysisError(Exception):
+    """The command can't do what was asked; its text is one line, shown without a traceback."""
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One thing that `python -m analysis` does."""
+
+    name: str
+    summary: str  # one line, for the list of verbs
+    description: str  # what `--help` of the verb says above the arguments
+    example: str  # one or more command lines, shown below them
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], int]  # returns the exit code; may raise AnalysisError
+
+
+def add_runs(parser: argparse.ArgumentParser) -> None:
+    """Adds the run folders: what every verb reads."""
+    parser.add_argument(
+        "runs", nargs="+", type=Path, help="run folders, or folders with run folders at any depth below"
+    )
+
+
+def emit(text: str, output: Path | None) -> None:
+    """Writes `text` to a file, or to standard output for None: UTF-8 and `\\n` everywhere.
+
+    Raises `AnalysisError` where the file can't be written.
+    """
+    if output is not None:
+        try:
+            output.write_text(text, encoding="utf-8", newline="\n")
+        except OSError as error:
+            raise AnalysisError(f"can't write {output}: {error.strerror or error}") from None
+        return
+    # A terminal in another encoding must not turn ± into an exception.
+    reconfigure = getattr(sys.stdout, "reconfigure", None)
+    if reconfigure is not None:
+        reconfigure(encoding="utf-8", newline="\n")
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader (`| head`) has seen enough. The interpreter flushes once more on its way
+        # out: give it a place where that can't fail.
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

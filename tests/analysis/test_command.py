@@ -1,0 +1,117 @@
+"""The command line: help, files, encodings, what it imports."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from analysis import cli
+
+ROOT = Path(__file__).parents[2]
+
+
+def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
+    """A fresh interpreter with the repository on its path."""
+    env = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    return subprocess.run([sys.executable, *arguments], capture_output=True, env=env, timeout=60)
+
+
+def test_help_lists_the_verbs(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["--help"])
+    assert stop.value.code == 0
+    output = capsys.readouterr().out
+    assert all(f"{verb.name} " in output and verb.summary in output for verb in cli.VERBS)
+
+
+@pytest.mark.parametrize("verb", cli.VERBS, ids=lambda verb: verb.name)
+def test_help_of_a_verb_shows_an_example_that_parses(capsys, verb):
+    with pytest.raises(SystemExit) as stop:
+        cli.main([verb.name, "--help"])
+    assert stop.value.code == 0
+    output = capsys.readouterr().out
+    for line in verb.example.splitlines():
+        assert f"  {line}\n" in output
+        command = line.split()
+        assert command[:4] == ["python", "-m", "analysis", verb.name]
+        assert cli.parser().parse_args(command[3:]).verb == verb.name
+
+
+@pytest.mark.parametrize("arguments", [[], ["tabel"], ["table"], ["table", "runs", "--format", "html"]])
+def test_a_wrong_command_exits_2(capsys, arguments):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(arguments)
+    assert stop.value.code == 2
+    assert "usage: python -m analysis" in capsys.readouterr().err
+
+
+def test_a_table_never_imports_torch(store):
+    store.add("lora", 0)
+    code = """if True:
+        import sys
+        from analysis import cli
+        cli.main(["table", "runs"])
+        print([name for name in ("torch", "transformers", "pandas", "numpy") if name in sys.modules])
+    """
+    done = python("-c", code)
+    assert done.returncode == 0, done.stderr.decode()
+    assert done.stdout.splitlines()[-1] == b"[]"
+
+
+def test_two_interpreters_give_the_same_bytes(store):
+    for rank in (4, 8, 16):
+        for task in ("movie", "opinion", "boolq"):
+            store.add("lora", 0, rank / 20, task, config={"variant.rank": rank, "variant.alpha": rank})
+            store.add("sora", 0, task=task, error="no memory", versions__torch=f"2.{rank}")
+    texts = {python("-m", "analysis", "table", "runs", PYTHONHASHSEED=seed).stdout for seed in "123"}
+    assert len(texts) == 1 and b"lora rank=16" in texts.pop()
+
+
+def test_as_a_module_in_a_terminal_without_unicode(store):
+    for seed in (0, 1):
+        store.add("lora", seed)
+    done = python("-m", "analysis", "table", "runs", PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+    assert done.returncode == 0, done.stderr.decode()
+    assert "80.00 ± 0.00 (2)" in done.stdout.decode("utf-8")
+
+
+def test_output_goes_to_a_file(store, table, tmp_path):
+    store.add("lora", 0)
+    printed = table("runs")
+    assert table("runs", "--output", "table.md") == ""
+    assert Path("table.md").read_bytes() == printed.encode()
+
+
+@pytest.mark.parametrize("name, form", [("t.csv", "csv"), ("t.tex", "latex"), ("t.md", "md"), ("t.txt", "md")])
+def test_the_ending_of_the_file_says_the_format(store, table, name, form):
+    store.add("lora", 0)
+    table("runs", "--output", name)
+    assert Path(name).read_text() == table("runs", "--format", form)
+
+
+def test_the_format_wins_over_the_ending(store, table):
+    store.add("lora", 0)
+    table("runs", "--output", "t.txt", "--format", "csv")
+    assert Path("t.txt").read_text().startswith("variant,settings,")
+
+
+def test_an_output_that_can_not_be_written_is_one_line(store, capsys):
+    store.add("lora", 0)
+    assert cli.main(["table", "runs", "--output", "nowhere/table.md"]) == 2
+    assert capsys.readouterr().err == "analysis: can't write nowhere/table.md: No such file or directory\n"
+
+
+def test_a_reader_who_has_seen_enough_is_no_error(store):
+    for number in range(100):
+        store.add("v" * 2000 + str(number), 0)
+    code = "import sys; from analysis.cli import main; sys.exit(main(['table', 'runs']))"
+    read, write = os.pipe()
+    os.close(read)
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], stdout=write, stderr=subprocess.PIPE, env=env, timeout=60)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, b"")

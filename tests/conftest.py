@@ -1,0 +1,115 @@
+"""A tiny model and a tiny task: a two-layer BERT with random weights, and words that tell the label."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import csv
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig
+
+ROOT = Path(__file__).parents[1]
+GOOD, BAD, OTHER = ["fine", "great", "lovely"], ["poor", "awful", "dull"], ["film", "plot", "the", "a", "very"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Several test processes share the cores; more threads than that only wait for each other."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a BERT of width 16 and two layers, saved without a classification head."""
+    import torch
+    from transformers import BertConfig, BertModel, BertTokenizer
+
+    folder = tmp_path_factory.mktemp("model")
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *GOOD, *BAD, *OTHER]
+    (folder / "vocab.txt").write_text("\n".join(words))
+    BertTokenizer(vocab={word: i for i, word in enumerate(words)}).save_pretrained(folder)
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(words),
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=24,
+    )
+    BertModel(config).save_pretrained(folder)
+    return folder
+
+
+def write_csv(path: Path, rows: int, seed: int, header: tuple[str, ...] = ("text", "label")) -> Path:
+    """Rows whose label is told by one of their words."""
+    draw = random.Random(seed)
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        for number in range(rows):
+            good = number % 2 == 0
+            words = [draw.choice(GOOD if good else BAD), *draw.choices(OTHER, k=draw.randint(1, 9))]
+            draw.shuffle(words)
+            writer.writerow([" ".join(words), "good" if good else "bad"])
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_task(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """(train, validation): csv files of 48 and 24 rows."""
+    folder = tmp_path_factory.mktemp("task")
+    return write_csv(folder / "train.csv", 48, 1), write_csv(folder / "validation.csv", 24, 2)
+
+
+@pytest.fixture
+def tiny_overrides(tiny_model: Path, tiny_task: tuple[Path, Path], tmp_path: Path) -> list[str]:
+    """Overrides of a run that takes a second: tiny model, tiny task, twelve steps."""
+    return [
+        *("model=folder", f"model.path={tiny_model}", "model.name=tiny"),
+        *("task=file", f"task.source.train_path={tiny_task[0]}", f"task.source.validation_path={tiny_task[1]}"),
+        *("task.name=tiny", "task.metrics=[accuracy]"),
+        *("train.batch_size=8", "train.epochs=2", "optim.lr=1e-2"),
+        *(f"runs_dir={tmp_path / 'runs'}", "study=test"),
+        *("machine.progress=false", "machine.device=cpu"),
+    ]
+
+
+@pytest.fixture
+def configured() -> Callable[[list[str]], DictConfig]:
+    """Composes the main config with overrides, as train.py does."""
+    from trainer.config import register
+
+    def composed(overrides: list[str]) -> DictConfig:
+        register()
+        GlobalHydra.instance().clear()
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            return compose("config", overrides)
+
+    return composed
+
+
+@pytest.fixture
+def carry_out(configured, tiny_overrides):
+    """Carries out one tiny run with further overrides; returns its record."""
+    from trainer.plan import plan
+
+    def carried_out(*overrides: str):
+        from trainer.run import run
+
+        everything = [*tiny_overrides, *overrides]
+        return run(plan(configured(everything)), everything)
+
+    return carried_out

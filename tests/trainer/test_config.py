@@ -1,0 +1,150 @@
+"""Configs: what composes, what is refused and in which words, and what names a run."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from omegaconf import open_dict
+
+from tests.conftest import ROOT
+from trainer import config as run_config
+from trainer.errors import ConfigError, one_line
+from trainer.plan import make, plan
+from variants.core.variant import field_names
+
+GROUPS = [
+    (group, path.stem) for group in ("variant", "task", "model") for path in (ROOT / "conf" / group).glob("*.yaml")
+]
+NEEDED = {
+    "file": ["task.source.train_path=train.csv"],
+    "hub": ["model.id=roberta-base"],
+    "folder": ["model.path=model"],
+}
+
+
+@pytest.mark.parametrize(("group", "name"), GROUPS)
+def test_every_group_file_composes_and_is_valid(configured, group, name):
+    run_config.validate(configured([f"{group}={name}", *NEEDED.get(name, [])]))
+
+
+@pytest.mark.parametrize("name", [name for group, name in GROUPS if group == "variant"])
+def test_a_variants_yaml_names_every_field_of_its_class_and_instantiates(configured, name):
+    node = configured([f"variant={name}"]).variant
+    variant = make("variant", node)
+    assert set(node) - {"_target_"} == set(field_names(type(variant)))
+    assert variant.name == node.name
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "conf" / "experiment").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_experiment_composes(configured, path):
+    assert configured([f"experiment={path.stem}"]).study
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("variant=lorra", "variant: 'lorra', allowed: bitfit, full, head, lora, peft, peft_adalora, peft_lora"),
+        ("task=movies", "task: 'movies', allowed: boolq, cola, file, "),
+        ("variant.rnak=3", "variant.rnak: no such field, allowed: _target_, name, rank, alpha, "),
+        ("optim.lrr=3", "optim.lrr: no such field, allowed: lr, head_lr, "),
+        ("traim.epochs=3", "traim: no such field, allowed: hydra, variant, task, model, "),
+        ("optim.lr=fast", "optim.lr: Value 'fast' of type 'str' could not be converted to Float"),
+    ],
+)
+def test_a_misspelt_name_is_refused_in_one_line(configured, override, message):
+    with pytest.raises(Exception) as caught:
+        configured([override])
+    line = one_line(caught.value)
+    assert line.startswith(message)
+    assert "\n" not in line
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.protocol=test", "data.protocol: 'test', allowed: dev, split"),
+        ("data.limit=0", "data.limit: 0, allowed: a whole number ≥ 1, or null"),
+        ("data.select_share=1", "data.select_share: 1.0, allowed: 0 < share < 1"),
+        ("optim.lr=0", "optim.lr: 0.0, allowed: a number > 0"),
+        ("optim.schedule=linaer", "optim.schedule: 'linaer', allowed: "),
+        ("train.batch_size=0", "train.batch_size: 0, allowed: a whole number ≥ 1"),
+        ("train.eval_every=never", "train.eval_every: 'never', allowed: \"epoch\" or a number of steps ≥ 1"),
+        ("train.checkpoint=first", "train.checkpoint: 'first', allowed: best, last"),
+        ("study=a/b", "study: 'a/b', allowed: a folder's name"),
+        ("model.dtype=float8", "model.dtype: 'float8', allowed: float32, bfloat16, float64"),
+        ("machine.device=gpu", "machine.device: 'gpu', allowed: auto, cpu, cuda, cuda:N"),
+    ],
+)
+def test_a_value_that_no_run_can_use_is_refused(configured, override, message):
+    with pytest.raises(ConfigError) as caught:
+        run_config.validate(configured([override]))
+    assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("variant.rank=0", "variant.rank: 0, allowed: a whole number ≥ 1"),
+        ("variant.rank=-3", "variant.rank: -3, allowed: a whole number ≥ 1"),
+        ("variant.dropout=1", "variant.dropout: 1, allowed: 0 ≤ dropout < 1"),
+        ("variant.scaling=none", "variant.scaling: 'none', allowed: lora, rslora"),
+        ("+variant.rnak=3", "variant: LoRA.__init__() got an unexpected keyword argument 'rnak', allowed: name, "),
+    ],
+)
+def test_a_variant_refuses_its_own_bad_values(configured, override, message):
+    with pytest.raises(ConfigError) as caught:
+        make("variant", configured([override]).variant)
+    assert str(caught.value).startswith(message)
+
+
+def test_run_id_is_the_same_for_the_same_result(configured):
+    def run_id(*overrides: str) -> str:
+        return plan(configured(list(overrides))).run_id
+
+    base = run_id()
+    same = ["runs_dir=elsewhere", "study=other", "machine.threads=1", "machine.workers=2", "machine.save_every=7"]
+    assert all(run_id(override) == base for override in same)
+    assert run_id("variant.alpha=16.0") == base
+    different = ["seed=1", "variant.rank=4", "task=opinion", "optim.lr=2e-3", "train.epochs=4", "data.limit=10"]
+    ids = [run_id(override) for override in different]
+    assert len({base, *ids}) == len(different) + 1
+
+
+def test_run_id_follows_the_content_of_the_users_files_not_their_place(configured, tmp_path):
+    def run_id(folder: str, text: str) -> str:
+        path = tmp_path / folder / "train.csv"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+        return plan(configured(["task=file", f"task.source.train_path={path}"])).run_id
+
+    assert run_id("a", "text,label\nx,1\n") == run_id("b", "text,label\nx,1\n")
+    assert run_id("a", "text,label\nx,1\n") != run_id("c", "text,label\ny,1\n")
+
+
+def test_a_mirror_of_the_model_changes_no_run_id(configured):
+    config = configured([])
+    before = plan(config).run_id
+    with open_dict(config):
+        config.model.sources = config.model.sources[:1]
+    assert plan(config).run_id == before
+
+
+@pytest.mark.parametrize("arguments", [["--cfg", "job"], ["--help"]])
+def test_help_and_config_come_up_without_torch(arguments):
+    command = [sys.executable, "-X", "importtime", "train.py", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+    assert "hydra" in imported
+    assert "torch" not in imported
+
+
+def test_the_trainer_names_no_method():
+    methods = ["adalora", "sora", "increlora", "svft", "pissa", "dylora", "rosa", "relora", "bitfit", "lora"]
+    for path in [*Path(ROOT, "trainer").rglob("*.py"), ROOT / "train.py"]:
+        words = set(path.read_text().lower().replace(".", " ").replace("=", " ").split())
+        found = words & set(methods) - ({"lora"} if path.name == "train.py" else set())
+        assert not found, f"{path}: {found}"

@@ -1,0 +1,65 @@
+"""The one entry point.
+
+python train.py variant=lora task=movie                     one run
+python train.py -m variant=lora,head task=movie seed=0,1,2  a sweep; finished runs are skipped
+python train.py experiment=demo                             a sweep from conf/experiment/
+python train.py --cfg job                                   the config that would run, and nothing else
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from trainer import config as run_config
+from trainer.errors import one_line
+from trainer.plan import plan
+
+log = logging.getLogger("trainer")
+
+FULL_ERROR = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")  # Hydra's switch: tracebacks, please
+
+run_config.register()
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="config")
+def main(config: DictConfig) -> float | None:
+    """One run of a sweep, or the only one; returns its metric."""
+    try:
+        planned = plan(config)
+        if planned.done:
+            log.info("done already: %s", planned.title)
+            record = planned.record
+        else:
+            from trainer.run import run  # here, so that a finished sweep never imports torch
+
+            log.info("running: %s", planned.title)
+            record = run(planned, list(HydraConfig.get().overrides.task))
+    except Exception as error:
+        if HydraConfig.get().mode != hydra.types.RunMode.MULTIRUN and not FULL_ERROR:
+            sys.exit(f"error: {one_line(error)}")
+        log.error("failed: %s", one_line(error))  # the sweep goes on, and ends with exit code 1
+        raise
+    assert record is not None and record.metric.value is not None
+    log.info("%s: %s %.4f  %s", planned.title, record.metric.name, record.metric.value, planned.folder)
+    return record.metric.value
+
+
+def cli() -> None:
+    """Runs `main`; an error is one line, or a traceback where HYDRA_FULL_ERROR is set."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then lets the error through, and we shape it
+    try:
+        main()
+    except Exception as error:
+        if FULL_ERROR:
+            raise
+        sys.exit(f"error: {one_line(error)}")
+
+
+if __name__ == "__main__":
+    cli()

@@ -1,0 +1,4 @@
+"""One run: config → data → model → loop → record.
+
+Importing this package is cheap; only the modules that train import torch.
+"""

@@ -1,0 +1,189 @@
+"""What a run may be told, what of it decides the result, and the hash that names the run.
+
+`variant`, `task` and `model` are plain YAML with `_target_`, so that a new one is one file.
+Everything else is typed here: a misspelt name or a wrong type fails when the config is
+composed. This module imports no torch; `--help` and a finished sweep come up at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+from trainer.errors import ConfigError
+from trainer.record import flatten
+
+# transformers' schedules that need nothing but the number of steps.
+SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt")
+DTYPES = ("float32", "bfloat16", "float64")
+
+# The parts of a config that a run is a function of. Where it runs, what it logs and how
+# often it saves are not among them.
+IDENTITY = ("seed", "variant", "task", "model", "data", "optim", "train")
+
+
+@dataclass
+class Data:
+    """Which rows are used, and for what."""
+
+    protocol: str = "dev"  # dev: report on validation. split: select on a part of train, report on validation
+    select_share: float = 0.1  # of train, for protocol=split
+    limit: int | None = None  # training rows, drawn with the run's seed; null for all
+    eval_limit: int | None = None  # rows of each evaluation split, the same for every seed; null for all
+    max_length: int = 128  # tokens; longer texts are cut and counted
+
+
+@dataclass
+class Optim:
+    """The optimizer and its schedule. Any torch optimizer fits, by its `_target_`."""
+
+    lr: float = MISSING
+    head_lr: float | None = None  # of the head; null for lr
+    weight_decay: float = 0.0  # on matrices; never on biases, norms and other vectors
+    schedule: str = "linear"  # one of SCHEDULES
+    warmup: float = 0.06  # share of the steps when below 1, else a number of steps
+    max_grad_norm: float = 1.0  # 0 for no clipping
+    optimizer: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Train:
+    """The loop."""
+
+    epochs: float = 3.0
+    max_steps: int | None = None  # takes the place of epochs
+    batch_size: int = 32
+    accumulate: int = 1  # batches per optimizer step
+    eval_batch_size: int = 128
+    eval_every: Any = "epoch"  # "epoch" or a number of steps
+    checkpoint: str = "best"  # the one that is reported: best on the selection split, or last
+    early_stopping: int | None = None  # evaluations without a better one before the run ends
+    group_by_length: bool = True
+    autocast: bool = False  # bfloat16 autocast
+    gradient_checkpointing: bool = False
+    max_skipped: int = 10  # steps left out for gradients that are not finite, before the run fails
+
+
+@dataclass
+class Machine:
+    """Where and how a run is carried out; no part of its identity."""
+
+    device: str = "auto"  # auto, cpu, cuda, cuda:1
+    threads: int | None = None  # of torch; null leaves torch's choice
+    workers: int = 0  # processes that load data
+    log_every: int = 10  # steps
+    save_every: int = 50  # steps between checkpoints
+    progress: bool = True
+
+
+@dataclass
+class Glue:
+    """Where the GLUE tasks lie: null for the Hub, or a folder in the Hub's layout."""
+
+    path: str | None = None
+
+
+@dataclass
+class Config:
+    """One run."""
+
+    variant: Any = MISSING
+    task: Any = MISSING
+    model: Any = MISSING
+    data: Data = field(default_factory=Data)
+    optim: Optim = field(default_factory=Optim)
+    train: Train = field(default_factory=Train)
+    seed: int = 0
+    study: str = "scratch"
+    runs_dir: str = "runs"
+    machine: Machine = field(default_factory=Machine)
+    glue: Glue = field(default_factory=Glue)
+
+
+def register() -> None:
+    """Makes the schema known to Hydra; `conf/config.yaml` names it in its defaults."""
+    ConfigStore.instance().store(name="schema", node=Config)
+
+
+def validate(config: DictConfig) -> None:
+    """Raises `ConfigError` for a value that no run can use, naming the field and what is allowed."""
+    data, optim, train, machine = config.data, config.optim, config.train, config.machine
+    _one_of("data.protocol", data.protocol, ("dev", "split"))
+    _check("data.select_share", data.select_share, 0 < data.select_share < 1, "0 < share < 1")
+    for name in ("limit", "eval_limit"):
+        _check(f"data.{name}", data[name], data[name] is None or data[name] >= 1, "a whole number ≥ 1, or null")
+    _check("data.max_length", data.max_length, data.max_length >= 2, "a whole number ≥ 2")
+    _check("optim.lr", optim.lr, math.isfinite(optim.lr) and optim.lr > 0, "a number > 0")
+    _check("optim.head_lr", optim.head_lr, optim.head_lr is None or optim.head_lr > 0, "a number > 0, or null")
+    _check("optim.weight_decay", optim.weight_decay, optim.weight_decay >= 0, "a number ≥ 0")
+    _one_of("optim.schedule", optim.schedule, SCHEDULES)
+    _check("optim.warmup", optim.warmup, optim.warmup >= 0, "a share below 1, or a number of steps")
+    _check("optim.max_grad_norm", optim.max_grad_norm, optim.max_grad_norm >= 0, "a number ≥ 0")
+    _check("train.epochs", train.epochs, train.epochs > 0, "a number > 0")
+    _check("train.max_steps", train.max_steps, train.max_steps is None or train.max_steps >= 1, "≥ 1, or null")
+    for name in ("batch_size", "accumulate", "eval_batch_size"):
+        _check(f"train.{name}", train[name], train[name] >= 1, "a whole number ≥ 1")
+    every = train.eval_every
+    is_steps = isinstance(every, int) and not isinstance(every, bool) and every >= 1
+    _check("train.eval_every", every, every == "epoch" or is_steps, '"epoch" or a number of steps ≥ 1')
+    _one_of("train.checkpoint", train.checkpoint, ("best", "last"))
+    stopping = train.early_stopping
+    _check("train.early_stopping", stopping, stopping is None or stopping >= 1, "a whole number ≥ 1, or null")
+    _check("train.max_skipped", train.max_skipped, train.max_skipped >= 0, "a whole number ≥ 0")
+    _check("machine.threads", machine.threads, machine.threads is None or machine.threads >= 1, "≥ 1, or null")
+    for name in ("log_every", "save_every"):
+        _check(f"machine.{name}", machine[name], machine[name] >= 1, "a whole number ≥ 1")
+    device = machine.device
+    known = device in ("auto", "cpu", "cuda") or re.fullmatch(r"cuda:\d+", device)
+    _check("machine.device", device, known, "auto, cpu, cuda, cuda:N")
+    _check("study", config.study, config.study and Path(config.study).name == config.study, "a folder's name")
+    for group in ("variant", "task", "model"):
+        _check(group, config[group], isinstance(config[group], DictConfig), f"a file in conf/{group}")
+        _check(f"{group}.name", config[group].get("name"), bool(config[group].get("name")), "a name for tables")
+    _one_of("model.dtype", config.model.get("dtype"), DTYPES)
+    _check("task.metrics", config.task.get("metrics"), bool(config.task.get("metrics")), "a list of metrics")
+
+
+def identity(config: DictConfig, content: Mapping[str, Any]) -> dict[str, Any]:
+    """What the run is a function of, flattened to dotted names.
+
+    content: fingerprints of the user's own files by field, which stand in for their paths.
+    """
+    whole = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(whole, dict)
+    del whole["model"]["sources"]  # which mirror the files came from changes nothing
+    leaves = dict(flatten({name: whole[name] for name in IDENTITY})) | dict(flatten(content))
+    return {name: _canonical(value) for name, value in leaves.items() if not name.endswith((".path", "_path"))}
+
+
+def run_id(leaves: Mapping[str, Any]) -> str:
+    """Twelve hexadecimal digits that name the run with this identity."""
+    text = json.dumps(leaves, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _canonical(value: Any) -> Any:
+    """One spelling for one value: 16.0 and 16 are the same alpha."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, list):
+        return [_canonical(item) for item in value]
+    return value
+
+
+def _check(name: str, value: Any, good: Any, allowed: str) -> None:
+    if not good:
+        raise ConfigError(f"{name}: {value!r}, allowed: {allowed}")
+
+
+def _one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
+    _check(name, value, value in allowed, ", ".join(allowed))

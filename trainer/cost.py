@@ -1,0 +1,111 @@
+"""What a run costs: numbers of parameters, bytes by storage, saved activations, peaks.
+
+Bytes of weights, gradients and optimizer state are sums over storages, each counted once, so
+tied weights count once. Saved activations are the storages that autograd keeps between forward
+and backward, parameters left out; this is exact on every device. Peaks are measured.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from variants.core.targets import inside
+
+
+def storage_bytes(tensors: Iterable[torch.Tensor]) -> int:
+    """Bytes held by `tensors`, each storage counted once."""
+    sizes = {}
+    for tensor in tensors:
+        storage = tensor.untyped_storage()
+        sizes[(tensor.device, storage.data_ptr())] = storage.nbytes()
+    return sum(sizes.values())
+
+
+def weight_bytes(model: nn.Module) -> int:
+    """Bytes of all parameters and buffers."""
+    return storage_bytes([*model.parameters(), *model.buffers()])
+
+
+def gradient_bytes(model: nn.Module) -> int:
+    """Bytes of the gradients that are there now."""
+    return storage_bytes(p.grad for p in model.parameters() if p.grad is not None)
+
+
+def optimizer_bytes(optimizer: torch.optim.Optimizer) -> int:
+    """Bytes of the tensors in the optimizer's state."""
+    state = optimizer.state.values()
+    return storage_bytes(value for entry in state for value in entry.values() if isinstance(value, torch.Tensor))
+
+
+def trainable_parameters(model: nn.Module, head: Sequence[str]) -> tuple[int, int]:
+    """(adapter, head): trainable parameters outside the head and in it."""
+    counts = [0, 0]
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            counts[inside(name, head)] += parameter.numel()
+    return counts[0], counts[1]
+
+
+class SavedActivations:
+    """Counts what autograd saves for backward while `counting()` is entered."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.bytes = 0
+        self._model = model
+
+    @contextlib.contextmanager
+    def counting(self) -> Iterator[None]:
+        """Within it every tensor saved for backward is counted, each storage once."""
+        own = {t.untyped_storage().data_ptr() for t in [*self._model.parameters(), *self._model.buffers()]}
+        kept: dict[int, torch.UntypedStorage] = {}  # held, so that no freed address is used twice
+
+        def pack(tensor: torch.Tensor) -> torch.Tensor:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in own:
+                kept[storage.data_ptr()] = storage
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            yield
+        self.bytes = sum(storage.nbytes() for storage in kept.values())
+
+
+def reset_peaks(device: torch.device) -> bool:
+    """Starts the peaks anew; whether the process's own peak could be reset.
+
+    A process's peak is for life unless the kernel is told otherwise, and in a sweep every
+    later run would inherit the largest one.
+    """
+    reset_cuda_peaks(device)
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
+
+
+def reset_cuda_peaks(device: torch.device) -> None:
+    """Starts CUDA's peaks anew, so that training and evaluation are told apart."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def peak_rss() -> int | None:
+    """Bytes: the process's peak since `reset_peaks`, or None where the system doesn't say."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), None)
+
+
+def cuda_peaks(device: torch.device) -> tuple[int, int] | tuple[None, None]:
+    """(allocated, reserved) bytes at the peak since `reset_peaks`; None without CUDA."""
+    if device.type != "cuda":
+        return None, None
+    return torch.cuda.max_memory_allocated(device), torch.cuda.max_memory_reserved(device)

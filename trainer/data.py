@@ -1,0 +1,149 @@
+"""Rows to batches: the task's splits, the protocol, the limits, the tokens.
+
+A task is read once per process and tokenised once per tokenizer; a run takes a view.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from trainer.errors import ConfigError
+from trainer.model import tokenizer
+from trainer.sources import TaskData
+
+
+class Rows(torch.utils.data.Dataset):
+    """Tokenised rows of one split: `indices` into columns that all views of the split share."""
+
+    def __init__(self, columns: dict[str, list[Any]], labels: np.ndarray, indices: np.ndarray) -> None:
+        self.columns = columns
+        self.all_labels = labels
+        self.indices = indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        at = int(self.indices[index])
+        row = {name: column[at] for name, column in self.columns.items()}
+        return row | {"labels": self.all_labels[at]}
+
+    def view(self, indices: np.ndarray) -> Rows:
+        """These rows, by their place in this view."""
+        return Rows(self.columns, self.all_labels, self.indices[indices])
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each row."""
+        ids = self.columns["input_ids"]
+        return [len(ids[i]) for i in self.indices]
+
+    @property
+    def labels(self) -> np.ndarray:
+        return self.all_labels[self.indices]
+
+    def longest_first(self) -> Rows:
+        """The same rows ordered by length, so that an evaluation pads little."""
+        return self.view(np.argsort(-np.asarray(self.lengths), kind="stable"))
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What one run trains and evaluates on.
+
+    select: the split on which the checkpoint is chosen. report: the splits whose numbers are
+    reported, the deciding one first. truncated: texts cut at `max_length`, over all of them.
+    """
+
+    train: Rows
+    select_name: str
+    select: Rows
+    report: dict[str, Rows]
+    ids: dict[str, list[str]]
+    labels: tuple[str, ...] | None
+    truncated: int
+
+
+def load(task: DictConfig) -> TaskData:
+    """The task's rows, read once per process."""
+    return _load(json.dumps(OmegaConf.to_container(task.source, resolve=True), sort_keys=True))
+
+
+@functools.cache
+def _load(source: str) -> TaskData:
+    return instantiate(json.loads(source)).load()
+
+
+@functools.lru_cache(maxsize=8)
+def _tokenised(source: str, split: str, folder: Path, max_length: int) -> tuple[Rows, np.ndarray]:
+    """All rows of a split, and which of them were cut."""
+    rows = _load(source).splits[split]
+    texts = [rows["text"][:], rows["text_pair"][:]] if "text_pair" in rows.column_names else [rows["text"][:]]
+    encode = tokenizer(folder)
+    whole = encode(*texts, truncation=False, verbose=False)
+    columns = {name: list(values) for name, values in whole.items()}
+    cut = np.asarray([len(ids) > max_length for ids in columns["input_ids"]], dtype=bool)
+    if cut.any():
+        again = encode(
+            *[[text[i] for i in np.flatnonzero(cut)] for text in texts], truncation=True, max_length=max_length
+        )
+        for name, values in again.items():
+            for at, value in zip(np.flatnonzero(cut), values, strict=True):
+                columns[name][at] = value
+    return Rows(columns, np.asarray(rows["label"][:]), np.arange(len(rows))), cut
+
+
+def prepare(task: DictConfig, data: DictConfig, seed: int, folder: Path, max_length: int) -> Prepared:
+    """The run's view of the task: protocol and limits applied, texts as tokens."""
+    content = load(task)
+    source = json.dumps(OmegaConf.to_container(task.source, resolve=True), sort_keys=True)
+    train, cut = _tokenised(source, "train", folder, max_length)
+    order = np.random.default_rng(seed).permutation(len(train))
+    select_name, select = "", None
+    if data.protocol == "split":
+        size = max(1, round(len(train) * data.select_share))
+        select_name, select = "train (held out)", train.view(np.sort(order[:size]))
+        order = order[size:]
+    train = train.view(np.sort(order[: data.limit]))
+    truncated = int(cut[train.indices].sum())
+    report, ids = {}, {}
+    for name in content.splits:
+        if name == "train":
+            continue
+        rows, cut = _tokenised(source, name, folder, max_length)
+        if data.eval_limit is not None:
+            # Not the run's seed: every run of a comparison is evaluated on the same rows.
+            rows = rows.view(np.sort(np.random.default_rng(0).permutation(len(rows))[: data.eval_limit]))
+        rows = rows.longest_first()
+        truncated += int(cut[rows.indices].sum())
+        report[name] = rows
+        ids[name] = content.splits[name].select(rows.indices)["id"][:]
+    if select is None:
+        select_name, select = next(iter(report.items()))
+    else:
+        truncated += int(_tokenised(source, "train", folder, max_length)[1][select.indices].sum())
+        select = select.longest_first()
+    _refuse_too_few(train, content.labels, data.limit)
+    return Prepared(train, select_name, select, report, ids, content.labels, truncated)
+
+
+def _refuse_too_few(train: Rows, labels: Sequence[str] | None, limit: int | None) -> None:
+    if labels is not None and len(set(train.labels.tolist())) < 2:
+        raise ConfigError(f"data.limit: {limit} leaves training rows of one class only, {len(labels)} are in the task")
+
+
+def collator(folder: Path) -> Any:
+    """Pads a batch to its longest row."""
+    from transformers import DataCollatorWithPadding
+
+    return DataCollatorWithPadding(tokenizer(folder))

@@ -1,0 +1,46 @@
+"""The one error that means "you asked for something that can't be done", and errors as one line."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class ConfigError(ValueError):
+    """A setting, a file or a source is wrong: one line that names the field, the value and what is allowed.
+
+    It is raised before anything costly starts and is shown to the user without a traceback.
+    """
+
+
+def one_line(error: BaseException) -> str:
+    """An error as a user should see it: one line that names the field and, where known, what is allowed."""
+    from hydra.errors import MissingConfigException
+    from omegaconf.errors import OmegaConfBaseException
+
+    for cause in _causes(error):
+        if isinstance(cause, MissingConfigException) and cause.options is not None:
+            group, _, name = (cause.missing_cfg_file or "").rpartition("/")
+            return f"{group}: {name!r}, allowed: {', '.join(sorted(cause.options))}"
+        if isinstance(cause, OmegaConfBaseException) and cause.full_key:
+            return _config_line(cause)
+    text = " ".join(str(error).split())
+    return text if isinstance(error, ConfigError) else f"{type(error).__name__}: {text}"
+
+
+def _config_line(error: Any) -> str:
+    message = " ".join(str(error.msg or "").split()) or type(error).__name__
+    parent = error.parent_node
+    keys = list(parent.keys()) if parent is not None and hasattr(parent, "keys") else []
+    name = str(error.full_key).rpartition(".")[2]
+    if keys and name not in keys:
+        return f"{error.full_key}: no such field, allowed: {', '.join(map(str, keys))}"
+    return f"{error.full_key}: {message}"
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    found: list[BaseException] = []
+    current: BaseException | None = error
+    while current is not None and current not in found:
+        found.append(current)
+        current = current.__cause__ or current.__context__
+    return found

@@ -1,0 +1,465 @@
+"""The loop: transformers' Trainer, with the variant's hooks where `variants.core.variant` puts them.
+
+transformers 5 runs a step as
+
+    on_step_begin → forward, backward (for each accumulated batch) → clip → on_pre_optimizer_step
+    → optimizer.step → on_optimizer_step → schedule → zero_grad → global_step += 1 → on_step_end
+
+so the gradients are still there in on_optimizer_step, and the step being made has the number
+global_step + 1 until on_step_end. When to log, evaluate and save is decided here, by step
+numbers alone: then a run that goes on from a checkpoint does just what it would have done.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import transformers
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+from transformers.trainer_pt_utils import get_length_grouped_indices
+
+from trainer import cost, metrics, saving
+from trainer.data import Prepared, Rows, collator
+from trainer.journal import Journal
+from trainer.progress import Progress
+from variants.core import checkpoint
+from variants.core import state as live
+from variants.core.targets import inside
+from variants.core.variant import Step, Variant
+
+
+class RunFailed(RuntimeError):
+    """The run can't end as it should; one line that says why."""
+
+
+@dataclass
+class Counters:
+    """What the loop carries from step to step; part of every checkpoint."""
+
+    skipped: int = 0
+    tokens: int = 0
+    train_seconds: float = 0.0
+    eval_seconds: float = 0.0
+    largest_batch: int = 0  # padded tokens of the batch that `activations` belongs to
+    activations: int = 0
+    gradients: int = 0
+    best_value: float | None = None
+    best_step: int | None = None
+    worse: int = 0  # evaluations since the best one
+    logged_steps: int = 0  # steps that the two sums below belong to
+    task_loss: float = 0.0
+    penalty: float = 0.0
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One evaluation: the metrics by name, the mean task loss, and the model's raw outputs."""
+
+    metrics: dict[str, float]
+    loss: float
+    outputs: np.ndarray
+
+
+def total_steps(rows: int, train: DictConfig) -> int:
+    """Optimizer steps of a run over `rows` training rows."""
+    if train.max_steps is not None:
+        return train.max_steps
+    return max(1, math.ceil(train.epochs * steps_per_epoch(rows, train)))
+
+
+def steps_per_epoch(rows: int, train: DictConfig) -> int:
+    return math.ceil(math.ceil(rows / train.batch_size) / train.accumulate)
+
+
+class Order(torch.utils.data.Sampler):
+    """The order of the rows, a function of seed and epoch alone, so that it can be taken up again."""
+
+    def __init__(self, rows: Rows, group: int, by_length: bool, seed: int) -> None:
+        self.lengths = rows.lengths
+        self.group = group  # rows of one optimizer step
+        self.by_length = by_length
+        self.seed = seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        if self.by_length:
+            return iter(get_length_grouped_indices(self.lengths, self.group, generator=generator))
+        return iter(torch.randperm(len(self.lengths), generator=generator).tolist())
+
+
+class Loop(transformers.Trainer):
+    """Trains one variant on one task; see the module's text for the order of things."""
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        variant: Variant,
+        head: Sequence[str],
+        rows: Prepared,
+        task: DictConfig,
+        config: DictConfig,
+        folder: Path,
+        tokens: Path,
+        device: torch.device,
+    ) -> None:
+        train, machine = config.train, config.machine
+        self.variant, self.head, self.rows = variant, head, rows
+        self.metric_names = list(task.metrics)
+        self.cfg = config
+        self.counters = Counters()
+        self.checkpoints = saving.Checkpoints(folder / "checkpoints")
+        self.best_folder = folder / "best"
+        self.journal = Journal(folder / "metrics.jsonl")
+        self.rank_journal = Journal(folder / "ranks.jsonl")
+        self.steps = total_steps(len(rows.train), train)
+        self.epoch_steps = steps_per_epoch(len(rows.train), train)
+        self._order = Order(rows.train, train.batch_size * train.accumulate, train.group_by_length, config.seed)
+        self._ranks: dict[str, int] | None = None
+        self._grad_norm = 0.0
+        self._saved_activations = cost.SavedActivations(model)
+        super().__init__(
+            model=model,
+            args=transformers.TrainingArguments(
+                output_dir=str(folder),
+                per_device_train_batch_size=train.batch_size,
+                per_device_eval_batch_size=train.eval_batch_size,
+                gradient_accumulation_steps=train.accumulate,
+                max_steps=self.steps,
+                max_grad_norm=config.optim.max_grad_norm,
+                bf16=train.autocast,
+                activation_checkpointing=train.gradient_checkpointing,
+                activation_checkpointing_kwargs={"use_reentrant": False} if train.gradient_checkpointing else None,
+                seed=config.seed,
+                use_cpu=device.type == "cpu",
+                dataloader_num_workers=machine.workers,
+                dataloader_pin_memory=device.type != "cpu",
+                eval_strategy="no",  # see the module's text
+                save_strategy="no",
+                logging_strategy="no",
+                logging_nan_inf_filter=False,
+                report_to="none",
+                disable_tqdm=True,
+                remove_unused_columns=False,
+                label_names=["labels"],
+            ),
+            data_collator=collator(tokens),
+            train_dataset=rows.train,
+            eval_dataset=rows.select,
+            callbacks=[_Hooks(self), Progress(machine.progress, self.postfix)],
+        )
+        self.remove_callback(transformers.PrinterCallback)
+        self.model_accepts_loss_kwargs = False  # the loss is ours, a mean over the batch
+
+    # -- loss ---------------------------------------------------------------------------------
+
+    def task_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Cross-entropy, or the mean squared error of a regression, in at least float32."""
+        logits = logits if logits.dtype.itemsize >= 4 else logits.float()
+        if self.rows.labels is None:
+            return F.mse_loss(logits.squeeze(-1), labels.to(logits.dtype))
+        return F.cross_entropy(logits, labels)
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, **kwargs: Any
+    ) -> Any:
+        inputs = dict(inputs)
+        labels = inputs.pop("labels")
+        if not model.training:
+            logits = model(**inputs).logits
+            loss = self.task_loss(logits, labels)
+            return (loss, {"logits": logits}) if return_outputs else loss
+        penalty = self.variant.penalty()
+        tokens = inputs["input_ids"].numel()
+        if tokens > self.counters.largest_batch:
+            self.counters.largest_batch = tokens
+            with self._saved_activations.counting():
+                loss = self.task_loss(model(**inputs).logits, labels)
+            self.counters.activations = self._saved_activations.bytes
+        else:
+            loss = self.task_loss(model(**inputs).logits, labels)
+        self._task_losses.append(loss.detach())
+        if penalty is not None:
+            self._penalties.append(penalty.detach())
+        self._tokens.append(inputs["attention_mask"].sum())
+        return loss if penalty is None else loss + penalty
+
+    # -- one step -----------------------------------------------------------------------------
+
+    def step(self) -> Step:
+        """The step being made, as the hooks see it."""
+        optimizer = getattr(self.optimizer, "optimizer", self.optimizer)  # accelerate's wrapper
+        return Step(self.state.global_step + 1, self.state.max_steps, optimizer, self.lr_scheduler)
+
+    def begin_step(self) -> None:
+        self._task_losses: list[torch.Tensor] = []
+        self._penalties: list[torch.Tensor] = []
+        self._tokens: list[torch.Tensor] = []
+        self.variant.on_step_begin(self.step())
+
+    def on_gradients(self) -> None:
+        self._skip = not math.isfinite(self._grad_norm)
+        if self._skip:
+            # Without gradients the optimizer moves nothing: no parameter, no moment, no decay.
+            self.model.zero_grad(set_to_none=True)
+            return
+        self.variant.on_gradients(self.step())
+
+    def on_update(self) -> None:
+        counters = self.counters
+        if self._skip:
+            counters.skipped += 1
+            if counters.skipped > self.cfg.train.max_skipped:
+                raise RunFailed(
+                    f"train.max_skipped: step {self.state.global_step + 1} is the {_nth(counters.skipped)} "
+                    f"whose loss or gradient is not finite, allowed: {self.cfg.train.max_skipped}"
+                )
+            return
+        counters.gradients = cost.gradient_bytes(self.model)
+        self.variant.on_update(self.step())
+        counters.logged_steps += 1
+        counters.task_loss += float(torch.stack(self._task_losses).mean())
+        if self._penalties:
+            counters.penalty += float(torch.stack(self._penalties).mean())
+
+    def end_step(self, control: transformers.TrainerControl) -> None:
+        """After the schedule has moved on: global_step is the step that was made."""
+        step, machine = self.state.global_step, self.cfg.machine
+        self.counters.tokens += int(torch.stack(self._tokens).sum())
+        now = time.perf_counter()
+        self.counters.train_seconds += now - self._mark
+        self.log_ranks()
+        last = step >= self.state.max_steps
+        if step % machine.log_every == 0 or last:
+            self.log_step()
+        every = self.cfg.train.eval_every
+        control.should_evaluate = last or step % (self.epoch_steps if every == "epoch" else every) == 0
+        control.should_save = step % machine.save_every == 0 and not last
+        control.should_log = False
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        norm = super()._get_grad_norm(model, grad_norm)
+        self._grad_norm = float(norm)
+        return norm
+
+    def _run_epoch(self, **arguments: Any) -> None:
+        self._order.epoch = arguments["epoch"]
+        super()._run_epoch(**arguments)
+
+    def _maybe_log_save_evaluate(self, *arguments: Any, **keywords: Any) -> None:
+        super()._maybe_log_save_evaluate(*arguments, **keywords)
+        self._mark = time.perf_counter()  # evaluating and saving is not training
+
+    # -- evaluation ---------------------------------------------------------------------------
+
+    @property
+    def higher_is_better(self) -> bool:
+        return metrics.higher_is_better(self.metric_names[0])
+
+    def timed_evaluation(self, rows: Rows) -> Evaluation:
+        """The model on `rows`, without the penalty; its seconds are counted as evaluation."""
+        start = time.perf_counter()
+        found = self.predict(rows)
+        self.counters.eval_seconds += time.perf_counter() - start
+        outputs, labels = np.asarray(found.predictions), np.asarray(found.label_ids)
+        computed = metrics.compute(self.metric_names, self.predicted(outputs), labels)
+        return Evaluation(computed, float(found.metrics["test_loss"]), outputs)
+
+    def predicted(self, outputs: np.ndarray) -> np.ndarray:
+        """Class ids, or values of a regression, from the model's raw outputs."""
+        return outputs.reshape(-1) if self.rows.labels is None else outputs.argmax(-1)
+
+    def _evaluate(self, *arguments: Any, **keywords: Any) -> dict[str, float]:
+        """Evaluates on the selection split, keeps the best, and stops where nothing gets better."""
+        counters = self.counters
+        self.control.should_evaluate = False  # or the end of an epoch would evaluate once more
+        found = self.timed_evaluation(self.rows.select)
+        named = {f"eval/{name}": value for name, value in found.metrics.items()}
+        self.journal.write(self.state.global_step, epoch=self.epoch, **named, **{"eval/loss": found.loss})
+        self.last_evaluation = found.metrics
+        if not self.variant.is_final_form(replace(self.step(), index=self.state.global_step)):
+            return found.metrics  # a model that is still above its budget competes with none
+        value = found.metrics[self.metric_names[0]] * (1 if self.higher_is_better else -1)
+        if counters.best_value is None or value > counters.best_value:
+            counters.best_value, counters.best_step, counters.worse = value, self.state.global_step, 0
+            if self.cfg.train.checkpoint == "best":
+                checkpoint.save(self.weights(), self.best_folder / saving.STATE)
+        else:
+            counters.worse += 1
+            patience = self.cfg.train.early_stopping
+            if patience is not None and counters.worse >= patience:
+                self.control.should_training_stop = True
+        return found.metrics
+
+    def take_best(self) -> int:
+        """Puts back the best checkpoint on the selection split; the step it is from."""
+        live.restore_weights(self.model, self.variant, checkpoint.load(self.best_folder / saving.STATE))
+        assert self.counters.best_step is not None
+        return self.counters.best_step
+
+    # -- logs ---------------------------------------------------------------------------------
+
+    @property
+    def epoch(self) -> float:
+        return self.state.global_step / self.epoch_steps
+
+    def log_step(self) -> None:
+        counters = self.counters
+        steps = max(1, counters.logged_steps)
+        lr = self.lr_scheduler.get_last_lr()[0]
+        values = {"train/task_loss": counters.task_loss / steps, "train/penalty": counters.penalty / steps}
+        if not counters.logged_steps:
+            values = dict.fromkeys(values)
+        values |= {"lr": lr, "grad_norm": self._grad_norm, "skipped": counters.skipped}
+        if self._ranks:
+            values["budget/total_rank"] = sum(self._ranks.values())
+        self.journal.write(self.state.global_step, epoch=self.epoch, **values)
+        self.last_loss = values["train/task_loss"]
+        counters.logged_steps, counters.task_loss, counters.penalty = 0, 0.0, 0.0
+
+    def log_ranks(self) -> None:
+        """One line per allocation: the ranks, whenever they are not what they were."""
+        ranks = self.variant.ranks()
+        if ranks and ranks != self._ranks:
+            self._ranks = ranks
+            self.rank_journal.write(self.state.global_step, ranks=ranks)
+
+    def postfix(self) -> dict[str, str]:
+        """What the progress bar shows beside the step."""
+        shown = {}
+        if (loss := getattr(self, "last_loss", None)) is not None:
+            shown["loss"] = f"{loss:.3f}"
+        for name, value in getattr(self, "last_evaluation", {}).items():
+            shown[name] = f"{value:.3f}"
+        if self._ranks:
+            shown["rank"] = str(sum(self._ranks.values()))
+        return shown
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Nothing: the journal has what transformers would log here."""
+
+    # -- optimizer ----------------------------------------------------------------------------
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """One group for each set of options: head or adapter, decayed or not, what the variant says."""
+        if self.optimizer is None:
+            optim = self.cfg.optim
+            groups: dict[tuple[Any, ...], dict[str, Any]] = {}
+            for name, parameter in self.model.named_parameters():
+                if not parameter.requires_grad:
+                    continue
+                in_head = inside(name, self.head)
+                own = {} if in_head else dict(self.variant.optimizer_options(name))
+                base = optim.head_lr if in_head and optim.head_lr is not None else optim.lr
+                decay = optim.weight_decay if parameter.ndim >= 2 else 0.0
+                options = {"lr": base * own.pop("lr_scale", 1.0), "weight_decay": decay} | own
+                groups.setdefault(tuple(sorted(options.items())), {"params": [], **options})["params"].append(parameter)
+            build = instantiate(OmegaConf.to_container(optim.optimizer, resolve=True), _partial_=True)
+            self.optimizer = build(list(groups.values()))
+        return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        if self.lr_scheduler is None:
+            optim = self.cfg.optim
+            warmup = optim.warmup if optim.warmup >= 1 else math.ceil(optim.warmup * num_training_steps)
+            self.lr_scheduler = transformers.get_scheduler(
+                optim.schedule,
+                optimizer=optimizer or self.optimizer,
+                num_warmup_steps=int(warmup),
+                num_training_steps=num_training_steps,
+            )
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler:
+        return self._order
+
+    # -- checkpoints --------------------------------------------------------------------------
+
+    def weights(self) -> dict[str, Any]:
+        return live.weights(self.model, self.variant, self.step().optimizer)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        state = self.weights() | {
+            "optimizer": live.optimizer_state(self.model, self.step().optimizer),
+            "scheduler": self.lr_scheduler.state_dict(),
+            "random": saving.random_state(),
+            "counters": asdict(self.counters),
+            "ranks": self._ranks,
+        }
+        self.checkpoints.write(self.state.global_step, state, self.state)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        self._resumed = checkpoint.load(Path(resume_from_checkpoint) / saving.STATE)
+        live.restore_weights(self.model, self.variant, self._resumed)
+        self.counters = Counters(**self._resumed["counters"])
+        self._ranks = self._resumed["ranks"]
+        step = int(Path(resume_from_checkpoint).name.partition("-")[2])
+        self.journal.forget_after(step)
+        self.rank_journal.forget_after(step)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            live.restore_optimizer(self.model, self.step().optimizer, self._resumed["optimizer"])
+            self.lr_scheduler.load_state_dict(self._resumed["scheduler"])
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            saving.restore_random(self._resumed["random"])
+
+    def fit(self) -> None:
+        """Trains to the end, from the newest checkpoint where there is one."""
+        newest = self.checkpoints.newest()
+        if newest is None:
+            self.journal.forget_after(-1)
+            self.rank_journal.forget_after(-1)
+        self.train(resume_from_checkpoint=str(newest) if newest else None)
+        self.variant.on_train_end(replace(self.step(), index=self.state.global_step))
+
+    def remove_checkpoints(self) -> None:
+        """Removes what only an unfinished run needs."""
+        shutil.rmtree(self.checkpoints.folder, ignore_errors=True)
+        shutil.rmtree(self.best_folder, ignore_errors=True)
+
+
+class _Hooks(transformers.TrainerCallback):
+    """Calls the loop where transformers calls back."""
+
+    def __init__(self, loop: Loop) -> None:
+        self.loop = loop
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.loop._mark = time.perf_counter()
+        self.loop.log_ranks()
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.loop.begin_step()
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.loop.on_gradients()
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.loop.on_update()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.loop.end_step(control)
+
+
+def _nth(number: int) -> str:
+    ending = "th" if 10 <= number % 100 <= 20 else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{ending}"

@@ -1,0 +1,141 @@
+"""The backbone: loaded once per process, copied and given a fresh head for each run."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from trainer.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Pristine:
+    """A loaded backbone that no run has touched.
+
+    new: names of the modules whose weights the checkpoint does not have: the head, drawn anew
+    for every run. head: names of the modules that belong to the task.
+    """
+
+    model: nn.Module
+    new: tuple[str, ...]
+    head: tuple[str, ...]
+
+
+@functools.cache
+def tokenizer(folder: Path) -> Any:
+    """The model's tokenizer; one without a padding token pads with its end-of-text token."""
+    from transformers import AutoTokenizer
+
+    found = AutoTokenizer.from_pretrained(folder)
+    if found.pad_token is None:
+        found.pad_token = found.eos_token
+    return found
+
+
+@functools.cache
+def model_config(folder: Path, labels: int) -> Any:
+    """The model's config for a task with `labels` outputs (1 for a regression)."""
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(folder, num_labels=labels)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"model: no model that transformers can read: {_line(error)}") from error
+    if config.pad_token_id is None:
+        config.pad_token_id = tokenizer(folder).pad_token_id
+    return config
+
+
+def longest_text(folder: Path) -> int | None:
+    """Positions that the model has, or None where nothing limits them."""
+    config = model_config(folder, 2)
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions is None or positions < 1:
+        return None
+    # RoBERTa and its kin count positions from the padding index on, so two of them are never used.
+    first = config.pad_token_id + 1 if config.model_type in ("roberta", "xlm-roberta", "camembert") else 0
+    return positions - first
+
+
+def skeleton(folder: Path, labels: int) -> nn.Module:
+    """The model's modules without any weights: enough to check targets and ranks against."""
+    from transformers import AutoModelForSequenceClassification
+
+    with torch.device("meta"):
+        return AutoModelForSequenceClassification.from_config(model_config(folder, labels))
+
+
+@functools.lru_cache(maxsize=2)
+def pristine(folder: Path, labels: int) -> Pristine:
+    """Loads the weights in float32; a checkpoint that lacks more than a head is an error."""
+    from transformers import AutoModelForSequenceClassification
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()  # that the head is new is no news
+    logging.disable_progress_bar()
+    model, report = AutoModelForSequenceClassification.from_pretrained(
+        folder, config=copy.deepcopy(model_config(folder, labels)), dtype=torch.float32, output_loading_info=True
+    )
+    head = head_modules(model)
+    missing = sorted(report["missing_keys"])
+    new = tuple(dict.fromkeys(name.rpartition(".")[0] for name in missing))
+    outside = [name for name in new if not _inside(name, head)]
+    if outside:
+        raise ConfigError(f"model: the checkpoint has no weights for {outside[0]} ({len(outside)} modules in all)")
+    return Pristine(model, new, head)
+
+
+def head_modules(model: Any) -> tuple[str, ...]:
+    """The modules that belong to the task: all outside the encoder, and the encoder's pooler."""
+    base = model.base_model_prefix
+    head = [name for name, child in model.named_children() if name != base and list(child.parameters())]
+    head += [name for name, _ in model.named_modules() if name.rpartition(".")[2] == "pooler" and name not in head]
+    return tuple(head)
+
+
+def fresh(source: Pristine, seed: int, dtype: str = "float32") -> nn.Module:
+    """A copy for one run: the new modules drawn with `seed`, the backbone in `dtype`.
+
+    The head stays in float32 above a bfloat16 backbone; its inputs are cast.
+    """
+    model: Any = copy.deepcopy(source.model)
+    torch.manual_seed(seed)
+    for name in source.new:
+        module = model.get_submodule(name)
+        for parameter in module.parameters(recurse=False):
+            parameter._is_hf_initialized = False
+        model._init_weights(module)
+    wanted: torch.dtype = getattr(torch, dtype)
+    model.to(wanted)
+    if wanted.itemsize < 4:
+        for name in source.head:
+            module = model.get_submodule(name).to(torch.float32)
+            module.register_forward_pre_hook(_to_float32)
+    return model
+
+
+def refuse_half_precision(model: nn.Module, variant: str) -> None:
+    """Raises `ConfigError` where a weight in half precision would be trained: small steps vanish in it."""
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and parameter.dtype.itemsize < 4:
+            kind = str(parameter.dtype).removeprefix("torch.")
+            raise ConfigError(f"model.dtype: {kind} is for a frozen backbone, and {variant} trains {name}")
+
+
+def _to_float32(module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(a.float() if isinstance(a, torch.Tensor) and a.is_floating_point() else a for a in arguments)
+
+
+def _inside(name: str, modules: Sequence[str]) -> bool:
+    return any(name == module or name.startswith(f"{module}.") for module in modules)
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

@@ -1,0 +1,97 @@
+"""Which run a config means, where it lies, and whether it is done. Imports no torch."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.errors import InstantiationException
+from hydra.utils import get_class, instantiate
+from omegaconf import DictConfig
+
+from trainer import config as run_config
+from trainer import record as run_record
+from trainer.errors import ConfigError
+from trainer.record import CorruptRecord, Record
+from trainer.sources import ModelSource, model_identity
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One run before it starts. record: what its folder holds, None where there is none to trust."""
+
+    config: DictConfig
+    identity: dict[str, Any]
+    run_id: str
+    folder: Path
+    record: Record | None
+
+    @property
+    def done(self) -> bool:
+        return self.record is not None and self.record.status == "done"
+
+    @property
+    def failed(self) -> bool:
+        return self.record is not None and self.record.status == "failed"
+
+    @property
+    def title(self) -> str:
+        """How the run is called on a terminal."""
+        config = self.config
+        return f"{config.variant.name} on {config.task.name}, seed {config.seed} ({self.run_id})"
+
+
+def plan(config: DictConfig) -> Planned:
+    """The run that `config` means. Raises `ConfigError` for a config that no run can have."""
+    run_config.validate(config)
+    content = {
+        "task": {"source": make("task.source", config.task.source).identity()},
+        "model": {"content": model_identity(model_sources(config), config.model.files)},
+    }
+    identity = run_config.identity(config, content)
+    run_id = run_config.run_id(identity)
+    folder = Path(config.runs_dir) / config.study / run_id
+    try:
+        found = run_record.read(folder)
+    except CorruptRecord as error:
+        log.warning("%s; the run is done again", error)
+        found = None
+    return Planned(config, identity, run_id, folder, found)
+
+
+def model_sources(config: DictConfig) -> list[ModelSource]:
+    """The places that the model may come from, in the order in which they are tried."""
+    return [make("model.sources", source) for source in config.model.sources]
+
+
+def make(field: str, node: Any, **arguments: Any) -> Any:
+    """Instantiates the config node `field` by its `_target_`; what its class refuses is a `ConfigError`."""
+    try:
+        return instantiate(node, _convert_="all", **arguments)
+    except InstantiationException as error:
+        cause = error.__cause__
+        while isinstance(cause, InstantiationException) and cause.__cause__ is not None:
+            cause = cause.__cause__
+        if isinstance(cause, ConfigError):
+            raise cause from None
+        text = " ".join(str(cause if cause is not None else error).split())
+        if isinstance(cause, TypeError) and "unexpected keyword" in text:
+            cls = get_class(node["_target_"])
+            raise ConfigError(f"{field}: {text}, allowed: {', '.join(inspect.signature(cls).parameters)}") from error
+        raise ConfigError(f"{field}.{text}" if isinstance(cause, ValueError) else f"{field}: {text}") from error
+
+
+def named(field: str, call: Callable[..., Any], *arguments: Any) -> Any:
+    """Calls a hook of what `field` configures; the `ValueError` it raises gets the field's name."""
+    try:
+        return call(*arguments)
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"{field}.{error}") from error

@@ -1,0 +1,277 @@
+"""One run, from config to record. The order is: check, load, train, evaluate, write."""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import gc
+import importlib.metadata
+import logging
+import os
+import platform
+import subprocess
+import traceback
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate.state import AcceleratorState
+from omegaconf import OmegaConf
+
+from trainer import cost, data, metrics, record
+from trainer import model as models
+from trainer.errors import ConfigError
+from trainer.loop import Loop, RunFailed, total_steps
+from trainer.plan import Planned, make, model_sources, named
+from trainer.sources import fetch_model
+from variants.core import checkpoint
+from variants.core.variant import Variant
+
+log = logging.getLogger(__name__)
+
+PACKAGES = ("loratory", "torch", "transformers", "accelerate", "datasets", "tokenizers", "peft", "numpy", "hydra-core")
+
+
+def run(planned: Planned, overrides: list[str]) -> record.Record:
+    """Carries out a run and writes its record; whatever goes wrong is recorded, then raised."""
+    config = planned.config
+    row = record.Record(
+        run_id=planned.run_id,
+        study=config.study,
+        variant=config.variant.name,
+        task=config.task.name,
+        model=config.model.name,
+        seed=config.seed,
+        started=_now(),
+        overrides=overrides,
+        config=planned.identity,
+        git=_git(),
+        versions=_versions(),
+        hardware=_hardware(),
+    )
+    planned.folder.mkdir(parents=True, exist_ok=True)
+    (planned.folder / record.FILENAME).unlink(missing_ok=True)
+    (planned.folder / "traceback.txt").unlink(missing_ok=True)
+    OmegaConf.save(config, planned.folder / "config.yaml", resolve=True)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            _carry_out(planned, row)
+    except Exception as error:
+        failed = record.Record(**{name: getattr(row, name) for name in _IDENTITY}, status="failed")
+        failed.error, failed.finished = _line(error), _now()
+        if not isinstance(error, ConfigError | RunFailed):
+            (planned.folder / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
+        record.write(failed, planned.folder)
+        raise
+    finally:
+        # A sweep runs in one process: nothing of this run may reach the next one.
+        AcceleratorState._reset_state(reset_partial_state=True)
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+    return row
+
+
+_IDENTITY = (
+    *("run_id", "study", "variant", "task", "model", "seed"),
+    *("started", "overrides", "config", "git", "versions", "hardware"),
+)
+
+
+def _carry_out(planned: Planned, row: record.Record) -> None:
+    config, folder = planned.config, planned.folder
+    device = _device(config.machine.device)
+    threads = torch.get_num_threads()
+    if config.machine.threads is not None:
+        torch.set_num_threads(config.machine.threads)
+    try:
+        cost.reset_peaks(device)
+
+        # Check: everything that can be wrong is found before a weight is loaded.
+        variant: Variant = make("variant", config.variant)
+        source = fetch_model(model_sources(config), config.model.files)
+        positions = models.longest_text(source)
+        max_length = min(config.data.max_length, positions or config.data.max_length)
+        metrics.check(config.task.metrics, regression=data.load(config.task).labels is None)
+        rows = data.prepare(config.task, config.data, config.seed, source, max_length)
+        if rows.truncated:
+            log.info("%d texts are longer than %d tokens and are cut", rows.truncated, max_length)
+        labels = 1 if rows.labels is None else len(rows.labels)
+        named("variant", variant.plan, total_steps(len(rows.train), config.train))
+        bare = models.skeleton(source, labels)
+        named("variant", variant.check, bare, models.head_modules(bare))
+
+        # Load.
+        pristine = models.pristine(source, labels)
+        model = models.fresh(pristine, config.seed, config.model.dtype)
+        model = named("variant", variant.attach, model, pristine.head)
+        models.refuse_half_precision(model, variant.name)
+
+        # Train.
+        row.params.total = sum(p.numel() for p in model.parameters())
+        row.params.adapter_start, row.params.head = cost.trainable_parameters(model, pristine.head)
+        row.params.closed_form = variant.closed_form()
+        row.rank.start = _total(variant.ranks())
+        loop = Loop(
+            model=model,
+            variant=variant,
+            head=pristine.head,
+            rows=rows,
+            task=config.task,
+            config=config,
+            folder=folder,
+            tokens=source,
+            device=device,
+        )
+        loop.fit()
+        row.memory.cuda_train_allocated, row.memory.cuda_train_reserved = cost.cuda_peaks(device)
+        row.memory.optimizer = cost.optimizer_bytes(loop.step().optimizer)
+        row.metric.checkpoint, row.metric.step = "last", loop.state.global_step
+        if config.train.checkpoint == "best":
+            row.metric.checkpoint, row.metric.step = "best", loop.take_best()
+
+        # Evaluate.
+        _evaluate(loop, rows, row, folder)
+        checkpoint.save(loop.weights(), folder / "adapter" / "state")
+        _count(loop, variant, model, rows, row, folder)
+        row.memory.peak_rss = cost.peak_rss()
+        row.memory.cuda_eval_allocated, row.memory.cuda_eval_reserved = cost.cuda_peaks(device)
+    finally:
+        torch.set_num_threads(threads)
+
+    # Write: the record last, then what only an unfinished run needs goes.
+    row.finished = _now()
+    record.write(row, folder)
+    loop.remove_checkpoints()
+
+
+def _evaluate(loop: Loop, rows: data.Prepared, row: record.Record, folder: Path) -> None:
+    """The reported splits: metrics into the row, every example's prediction into a file."""
+    import pandas as pd
+
+    cost.reset_cuda_peaks(loop.args.device)
+    frames = []
+    for place, (split, part) in enumerate(rows.report.items()):
+        found = loop.timed_evaluation(part)
+        frames.append(
+            pd.DataFrame(
+                {
+                    "split": split,
+                    "id": rows.ids[split],
+                    "label": part.labels,
+                    "prediction": loop.predicted(found.outputs),
+                    "outputs": list(found.outputs.reshape(len(part), -1).astype(np.float32)),
+                }
+            )
+        )
+        prefix = "" if place == 0 else f"{split}."
+        row.metrics |= {f"{prefix}{name}": value for name, value in found.metrics.items()}
+        if place == 0:
+            name = loop.metric_names[0]
+            row.metric.name, row.metric.value, row.metric.split = name, found.metrics[name], split
+            row.metric.higher_is_better = loop.higher_is_better
+    path = folder / "predictions.parquet"
+    temporary = path.with_name(f".{path.name}.tmp")
+    pd.concat(frames).to_parquet(temporary, index=False)
+    os.replace(temporary, path)
+
+
+def _count(
+    loop: Loop, variant: Variant, model: torch.nn.Module, rows: data.Prepared, row: record.Record, folder: Path
+) -> None:
+    counters, config = loop.counters, loop.cfg
+    row.params.adapter_end, _ = cost.trainable_parameters(model, loop.head)
+    effective = variant.effective_parameters()
+    row.params.effective = row.params.adapter_end if effective is None else effective
+    ranks = variant.ranks()
+    row.rank.layers, row.rank.end = (len(ranks), _total(ranks)) if ranks else (None, None)
+    row.memory.weights = cost.weight_bytes(model)
+    row.memory.gradients = counters.gradients
+    row.memory.activations = counters.activations
+    row.memory.adapter_file = sum(file.stat().st_size for file in (folder / "adapter").iterdir())
+    row.data = record.Data(
+        protocol=config.data.protocol,
+        train=len(rows.train),
+        select=len(rows.select),
+        report=len(next(iter(rows.report.values()))),
+        labels=1 if rows.labels is None else len(rows.labels),
+        truncated=rows.truncated,
+    )
+    done = loop.state.global_step
+    row.steps = record.Steps(total=loop.steps, done=done, epochs=loop.epoch, skipped=counters.skipped)
+    row.time = record.Time(
+        train=counters.train_seconds,
+        eval=counters.eval_seconds,
+        tokens_per_second=counters.tokens / counters.train_seconds,
+        steps_per_second=done / counters.train_seconds,
+    )
+
+
+def _total(ranks: dict[str, int]) -> int | None:
+    return sum(ranks.values()) if ranks else None
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name != "cpu" and not torch.cuda.is_available():
+        raise ConfigError(f"machine.device: {name!r}, allowed here, without a CUDA device: auto, cpu")
+    return torch.device(name)
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def _line(error: Exception) -> str:
+    """An error as one line; a name in front where the message alone would not say what happened."""
+    text = " ".join(str(error).split())
+    known = isinstance(error, ConfigError | RunFailed)
+    return text if known else f"{type(error).__name__}: {text}"
+
+
+@functools.cache
+def _git() -> dict[str, Any]:
+    """Commit of this code, and whether files that git knows differ from it; empty outside a checkout."""
+
+    def ask(*arguments: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
+
+    try:
+        return {"commit": ask("rev-parse", "HEAD"), "dirty": bool(ask("status", "--porcelain", "-uno"))}
+    except (OSError, subprocess.SubprocessError):
+        return {}
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _hardware() -> dict[str, Any]:
+    names = [line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
+    memory = [int(line.split()[1]) * 1024 for line in _lines("/proc/meminfo") if line.startswith("MemTotal")]
+    found: dict[str, Any] = {
+        "cpu": names[0] if names else platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "memory": memory[0] if memory else None,
+    }
+    if torch.cuda.is_available():
+        found["gpu"] = torch.cuda.get_device_name()
+    return found
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        return Path(path).read_text().splitlines()
+    except OSError:
+        return []

@@ -1,0 +1,91 @@
+"""A run's checkpoints: everything but the backbone, written whole or not at all.
+
+    checkpoints/step-00000050/    state.safetensors, state.json    see `snapshot`
+                                  trainer_state.json               transformers' own counters
+    best/                         state.safetensors, state.json    parameters and variant only
+
+The last two checkpoints are kept; one that can't be read is passed over for the one before.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from variants.core import checkpoint
+
+log = logging.getLogger(__name__)
+
+KEPT = 2
+STATE = "state"
+
+
+def random_state() -> dict[str, Any]:
+    """The state of every generator that training draws from."""
+    numpy_state = np.random.get_state(legacy=False)
+    state: dict[str, Any] = {
+        "python": random.getstate(),
+        "numpy": {
+            "key": torch.from_numpy(numpy_state["state"]["key"].astype(np.int64)),
+            "pos": int(numpy_state["state"]["pos"]),
+            "has_gauss": int(numpy_state["has_gauss"]),
+            "gauss": float(numpy_state["gauss"]),
+        },
+        "torch": torch.get_rng_state(),
+    }
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state_all()
+    return state
+
+
+def restore_random(state: Mapping[str, Any]) -> None:
+    """Puts back what `random_state` took."""
+    random.setstate(state["python"])
+    kept = state["numpy"]
+    key = kept["key"].numpy().astype(np.uint32)
+    np.random.set_state(("MT19937", key, kept["pos"], kept["has_gauss"], kept["gauss"]))
+    torch.set_rng_state(state["torch"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda"])
+
+
+class Checkpoints:
+    """The checkpoints of one run, in `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def write(self, step: int, state: Mapping[str, Any], trainer_state: Any) -> None:
+        """Adds the checkpoint of `step` and drops the oldest."""
+        temporary = self.folder / ".writing"
+        shutil.rmtree(temporary, ignore_errors=True)
+        try:
+            checkpoint.save(state, temporary / STATE)
+            trainer_state.save_to_json(str(temporary / "trainer_state.json"))
+            target = self.folder / f"step-{step:08d}"
+            shutil.rmtree(target, ignore_errors=True)
+            os.replace(temporary, target)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        for old in sorted(self.folder.glob("step-*"))[:-KEPT]:
+            shutil.rmtree(old, ignore_errors=True)
+
+    def newest(self) -> Path | None:
+        """The newest checkpoint that can be read, or None; broken ones are removed and said so."""
+        for folder in sorted(self.folder.glob("step-*"), reverse=True):
+            try:
+                checkpoint.load(folder / STATE)
+                return folder
+            except checkpoint.CorruptState as error:
+                log.warning("%s can't be read and is left out: %s", folder.name, error)
+                shutil.rmtree(folder, ignore_errors=True)
+        return None

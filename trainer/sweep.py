@@ -1,0 +1,54 @@
+"""Before a sweep starts: `N runs: a done, b failed, c to do`."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from trainer.errors import ConfigError
+from trainer.plan import plan
+
+log = logging.getLogger(__name__)
+
+BASIC = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
+
+
+class Plan(Callback):
+    """Hydra's callback: composes the jobs of a multirun and says how many are done."""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        if config.hydra.sweeper._target_ != BASIC:
+            return  # a search decides its runs as it goes
+        done = failed = left = 0
+        for job in jobs(config):
+            try:
+                run = plan(job)
+            except ConfigError:
+                left += 1  # says why when its turn comes
+                continue
+            done, failed, left = done + run.done, failed + run.failed, left + (run.record is None)
+        again = " (failed runs are tried again)" if failed else ""
+        log.info("%d runs: %d done, %d failed, %d to do%s", done + failed + left, done, failed, left, again)
+
+
+def jobs(config: DictConfig) -> list[DictConfig]:
+    """The configs that a multirun will go through, in its order; none where one can't be composed."""
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+
+    loader = GlobalHydra.instance().config_loader()
+    params = OmegaConf.to_container(config.hydra.sweeper.params or {}, resolve=True)
+    assert isinstance(params, dict)
+    texts = [f"{key}={value}" for key, value in params.items()] + list(config.hydra.overrides.task)
+    overrides = OverridesParser.create(config_loader=loader).parse_overrides(texts)
+    (batch,) = BasicSweeper.split_arguments(overrides, max_batch_size=None)
+    try:
+        return [loader.load_sweep_config(config, list(job)) for job in batch]
+    except (HydraException, OmegaConfBaseException):
+        return []  # the sweeper is about to fail with this error

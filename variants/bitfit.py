@@ -1,0 +1,42 @@
+"""BitFit: only the bias vectors are trained.
+
+Paper     Ben Zaken, Ravfogel, Goldberg 2022, "BitFit: Simple Parameter-efficient Fine-tuning for
+          Transformer-based Masked Language-models", ACL, arXiv 2106.10199.
+Hooks     none.
+Cost      one vector for each layer that has a bias; no extra product in the forward pass.
+Known     A model without biases (most decoder-only models) has nothing to train: an error here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from variants.core import targets
+from variants.core.variant import Variant, freeze
+
+
+@dataclass(kw_only=True)
+class BitFit(Variant):
+    """Trains every parameter named `bias`, those of the layer norms included."""
+
+    name: str = "bitfit"
+
+    def attach(self, model: nn.Module, head: Sequence[str] = ()) -> nn.Module:
+        freeze(model, head)
+        biases = {
+            name: parameter
+            for name, parameter in model.named_parameters()
+            if name.rpartition(".")[2] == "bias" and not targets.inside(name, head)
+        }
+        if not biases:
+            raise ValueError("bitfit: the model has no bias to train")
+        for parameter in biases.values():
+            parameter.requires_grad_(True)
+        self._count = sum(parameter.numel() for parameter in biases.values())
+        return model
+
+    def closed_form(self) -> int:
+        return self._count

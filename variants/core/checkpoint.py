@@ -1,0 +1,90 @@
+"""State on disk: nested dicts and lists of tensors and plain values, without pickle.
+
+A tree is written as two files: `NAME.safetensors` holds the tensors, `NAME.json` the shape of
+the tree with a reference where a tensor stood. Both are complete when the JSON is there: it is
+written last, to a temporary name, and renamed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+_TENSOR = "__tensor__"
+_PAIRS = "__pairs__"
+_TUPLE = "__tuple__"
+
+
+class CorruptState(ValueError):
+    """Files of a state that don't make a whole tree."""
+
+
+def save(tree: Any, path: Path) -> None:
+    """Writes `tree` to `path`.safetensors and `path`.json.
+
+    Leaves are tensors, strings, numbers, booleans and None; dict keys strings or whole numbers.
+    """
+    tensors: dict[str, torch.Tensor] = {}
+    skeleton = _strip(tree, "", tensors)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    weights = path.with_name(path.name + ".safetensors")
+    temporary = weights.with_name(f".{weights.name}.tmp")
+    save_file(tensors, temporary)
+    _sync(temporary)
+    os.replace(temporary, weights)
+    outline = path.with_name(path.name + ".json")
+    temporary = outline.with_name(f".{outline.name}.tmp")
+    temporary.write_text(json.dumps(skeleton), encoding="utf-8")
+    _sync(temporary)
+    os.replace(temporary, outline)
+
+
+def load(path: Path) -> Any:
+    """The tree that `save` wrote. Raises `CorruptState` naming the file."""
+    outline, weights = path.with_name(path.name + ".json"), path.with_name(path.name + ".safetensors")
+    try:
+        return _fill(json.loads(outline.read_text(encoding="utf-8")), load_file(weights))
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise CorruptState(f"{path}: {type(error).__name__}: {error}") from None
+
+
+def _strip(tree: Any, place: str, tensors: dict[str, torch.Tensor]) -> Any:
+    if isinstance(tree, torch.Tensor):
+        tensors[place] = tree.detach().to("cpu").contiguous().clone()
+        return {_TENSOR: place}
+    if isinstance(tree, Mapping):
+        if all(isinstance(key, str) for key in tree) and not {_TENSOR, _PAIRS, _TUPLE} & tree.keys():
+            return {key: _strip(value, f"{place}/{key}", tensors) for key, value in tree.items()}
+        return {_PAIRS: [[key, _strip(value, f"{place}/{key}", tensors)] for key, value in tree.items()]}
+    if isinstance(tree, list | tuple):
+        items = [_strip(value, f"{place}/{i}", tensors) for i, value in enumerate(tree)]
+        return {_TUPLE: items} if isinstance(tree, tuple) else items
+    if tree is None or isinstance(tree, bool | int | float | str):
+        return tree
+    raise TypeError(f"{place or 'state'}: {type(tree).__name__} can't be saved without pickle")
+
+
+def _fill(skeleton: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
+    if isinstance(skeleton, list):
+        return [_fill(value, tensors) for value in skeleton]
+    if not isinstance(skeleton, dict):
+        return skeleton
+    if _TENSOR in skeleton:
+        return tensors[skeleton[_TENSOR]]
+    if _PAIRS in skeleton:
+        return {key: _fill(value, tensors) for key, value in skeleton[_PAIRS]}
+    if _TUPLE in skeleton:
+        return tuple(_fill(value, tensors) for value in skeleton[_TUPLE])
+    return {key: _fill(value, tensors) for key, value in skeleton.items()}
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())

@@ -1,0 +1,70 @@
+"""What training changes, taken out of live objects and put back: everything but the frozen backbone.
+
+Parameters go by name, also in the optimizer's state, so that what grew or was pruned during
+training finds its place again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from variants.core.checkpoint import CorruptState
+from variants.core.variant import Variant
+
+
+def weights(model: nn.Module, variant: Variant, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """What training has changed: the trained parameters by name, and the variant's own state."""
+    trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    parameters = {name: p.detach() for name, p in model.named_parameters() if id(p) in trained}
+    return {"parameters": parameters, "variant": variant.state_dict()}
+
+
+def restore_weights(model: nn.Module, variant: Variant, state: Mapping[str, Any]) -> None:
+    """Puts back what `weights` took; the variant first, for it may reshape parameters."""
+    variant.load_state_dict(state["variant"])
+    _put_back(model, state["parameters"])
+
+
+def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """The optimizer's groups and moments with parameters by name, so that groups may grow."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    groups = [
+        {name: value for name, value in group.items() if name != "params"}
+        | {"parameters": [names[id(parameter)] for parameter in group["params"]]}
+        for group in optimizer.param_groups
+    ]
+    return {"groups": groups, "state": {names[id(p)]: dict(entry) for p, entry in optimizer.state.items()}}
+
+
+def restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """Puts back what `optimizer_state` took, groups that were added during training included."""
+    parameters = dict(model.named_parameters())
+    optimizer.param_groups[:] = [
+        {"params": [parameters[name] for name in group["parameters"]]}
+        | {name: value for name, value in group.items() if name != "parameters"}
+        for group in state["groups"]
+    ]
+    optimizer.state.clear()
+    for name, entry in state["state"].items():
+        optimizer.state[parameters[name]] = {
+            # Adam keeps its step count on the CPU whatever device the moments are on.
+            key: value.to(parameters[name].device) if isinstance(value, torch.Tensor) and key != "step" else value
+            for key, value in entry.items()
+        }
+
+
+@torch.no_grad()
+def _put_back(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Copies `tensors` into the parameters of the same names, which must have the same shapes."""
+    parameters = dict(model.named_parameters())
+    for name, tensor in tensors.items():
+        if name not in parameters:
+            raise CorruptState(f"the model has no parameter {name!r}")
+        if parameters[name].shape != tensor.shape:
+            found, saved = tuple(parameters[name].shape), tuple(tensor.shape)
+            raise CorruptState(f"{name}: shape {found} in the model, {saved} in the state")
+        parameters[name].copy_(tensor)

@@ -1,0 +1,216 @@
+"""A variant: its hyperparameters are its fields, and it acts through a few named hooks.
+
+    model = variant.attach(model, head)      # wrap target layers, freeze the rest
+    for step in 1 … total:
+        variant.on_step_begin(step)          # before the forward
+        loss = task_loss(model(batch))
+        (loss + variant.penalty()).backward()
+        clip
+        variant.on_gradients(step)           # gradients are there, nothing has moved
+        optimizer.step()
+        variant.on_update(step)              # moved, gradients still there: score, prune, grow
+        zero_grad
+    variant.on_train_end(step)               # the final budget holds, or it raises
+
+A step whose gradients are not finite is left out: neither `on_gradients` nor `on_update`
+is called for it, so no importance average ever sees such a number.
+
+To write a method, derive from `AdapterVariant` and define `build`; everything else has a
+default that does nothing. Methods that wrap no layer derive from `Variant` and define
+`attach`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from torch import nn
+
+from variants.core import targets
+from variants.core.adapter import Adapter
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimizer step, as the hooks see it.
+
+    index: 1 for the first step of the run. total: steps that the run will take.
+    optimizer, scheduler: live objects; a parameter that grows is entered in both.
+    """
+
+    index: int
+    total: int
+    optimizer: torch.optim.Optimizer
+    scheduler: torch.optim.lr_scheduler.LRScheduler
+
+
+@dataclass(kw_only=True)
+class Variant:
+    """The hooks, each with a default that does nothing; `attach` alone must be written.
+
+    name: what tables call the method.
+    """
+
+    exact_at_start: ClassVar[bool] = True  # the attached model's first output equals the base model's
+
+    name: str = ""
+
+    @classmethod
+    def test_params(cls) -> list[dict[str, Any]]:
+        """Settings that the contract is checked with; small enough for layers of width 8."""
+        return [{}]
+
+    def plan(self, total_steps: int) -> None:
+        """Called before any model is loaded. Raises `ValueError` where the schedule doesn't fit."""
+
+    def check(self, model: nn.Module, head: Sequence[str] = ()) -> None:
+        """Called with the model's modules on the meta device, before any weight is loaded.
+
+        Raises `ValueError` for targets or sizes that `attach` would refuse.
+        """
+
+    def attach(self, model: nn.Module, head: Sequence[str] = ()) -> nn.Module:
+        """Prepares `model` in place: trainable is what the method trains, and the head.
+
+        head: dotted names of the modules that belong to the task, which stay as they are and
+        are trained. Returns the model to call, which only a bridge to another library changes.
+        """
+        raise NotImplementedError(f"{type(self).__name__}.attach")
+
+    def on_step_begin(self, step: Step) -> None:
+        """Before the forward pass of a step (once per step, however many batches it accumulates)."""
+
+    def penalty(self) -> torch.Tensor | None:
+        """A scalar added to the task loss in training, logged apart; None for no penalty."""
+        return None
+
+    def on_gradients(self, step: Step) -> None:
+        """The gradients are final (summed, clipped) and no parameter has moved."""
+
+    def on_update(self, step: Step) -> None:
+        """The optimizer has moved the parameters; the gradients that moved them are still there."""
+
+    def is_final_form(self, step: Step) -> bool:
+        """Whether the model after this step is one that the method may hand over.
+
+        False while ranks are still above or below their budget: such a model is evaluated, but it
+        is no candidate for the best checkpoint and does not count for early stopping.
+        """
+        return True
+
+    def on_train_end(self, step: Step) -> None:
+        """After the last step. Raises `RuntimeError` where the promised budget was not met."""
+
+    def optimizer_options(self, name: str) -> Mapping[str, float]:
+        """Optimizer options in which the parameter `name` departs from the run's.
+
+        `lr_scale` multiplies the run's learning rate; any other name (`weight_decay`, `eps`)
+        replaces the optimizer's own.
+        """
+        return {}
+
+    def ranks(self) -> dict[str, int]:
+        """Rank in use of every adapted layer; empty for a method without ranks."""
+        return {}
+
+    def closed_form(self) -> int | None:
+        """Trainable parameters at the start by the method's formula; None where there is none."""
+        return None
+
+    def effective_parameters(self) -> int | None:
+        """Parameters that still act, counted by real shapes; None: all that are trainable do."""
+        return None
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the method needs to go on besides its parameters: nested dicts of tensors and scalars."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes up `state`, before the parameters are loaded: here grown or pruned ones are reshaped."""
+        if state:
+            raise ValueError(f"{self.name or type(self).__name__}: has no state, found {sorted(state)}")
+
+    def disabled(self) -> contextlib.AbstractContextManager[None]:
+        """Within it the model computes what the base model does (the head stays as trained)."""
+        raise ValueError(f"{self.name or type(self).__name__}: trains the model's own weights; nothing to disable")
+
+
+@dataclass(kw_only=True)
+class AdapterVariant(Variant):
+    """A method that wraps target layers in adapters: `build` makes the adapter of one layer.
+
+    targets: "all-linear", or names: a module is meant when its dotted name ends in one of them
+        (`query`, `attention.output.dense`); `*` stands for anything.
+    exclude: names, read in the same way, that are left out.
+    layers: [first, last] block numbers, both included, counted from 0; null for all.
+    """
+
+    targets: Sequence[str] | str = "all-linear"
+    exclude: Sequence[str] = ()
+    layers: Sequence[int] | None = None
+
+    adapters: dict[str, Adapter] = field(init=False, repr=False, compare=False, default_factory=dict)
+
+    def build(self, name: str, layer: nn.Linear) -> Adapter:
+        """The adapter for the layer `name`; ΔW is zero where the method starts from the base model."""
+        raise NotImplementedError(f"{type(self).__name__}.build")
+
+    def select(self, model: nn.Module, head: Sequence[str] = ()) -> dict[str, nn.Linear]:
+        """The layers that `attach` will wrap, by name."""
+        return targets.select(model, self.targets, exclude=self.exclude, layers=self.layers, head=head)
+
+    def attach(self, model: nn.Module, head: Sequence[str] = ()) -> nn.Module:
+        found = self.select(model, head)
+        freeze(model, head)
+        self.adapters = {name: self.build(name, layer) for name, layer in found.items()}
+        for name, adapter in self.adapters.items():
+            targets.replace(model, name, adapter)
+        return model
+
+    def ranks(self) -> dict[str, int]:
+        return {name: adapter.rank for name, adapter in self.adapters.items()}
+
+    def closed_form(self) -> int:
+        return sum(adapter.closed_form() for adapter in self.adapters.values())
+
+    def effective_parameters(self) -> int:
+        return sum(adapter.effective_parameters() for adapter in self.adapters.values())
+
+    @contextlib.contextmanager
+    def disabled(self) -> Iterator[None]:
+        with contextlib.ExitStack() as stack:
+            for adapter in self.adapters.values():
+                stack.enter_context(adapter.disabled())
+            yield
+
+
+def freeze(model: nn.Module, head: Sequence[str] = ()) -> None:
+    """Makes the modules named in `head` trainable and every other parameter not."""
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(targets.inside(name, head))
+
+
+def pattern_value(patterns: Mapping[str, T], name: str, default: T) -> T:
+    """The value of the first pattern that `name` ends in, else `default`.
+
+    patterns: as in `AdapterVariant.targets`, e.g. {"query": 16, "layer.0.*": 4}.
+    """
+    for pattern, value in patterns.items():
+        if targets.matches(name, pattern):
+            return value
+    return default
+
+
+def field_names(cls: type[Variant]) -> list[str]:
+    """The hyperparameters of a variant: what its YAML may set."""
+    return [f.name for f in dataclasses.fields(cls) if f.init]
+
+
+__all__ = ["AdapterVariant", "Step", "Variant", "field_names", "freeze", "pattern_value"]

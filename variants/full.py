@@ -1,0 +1,30 @@
+"""Full fine-tuning: every weight is trained. The upper reference of every comparison.
+
+Cost      gradients and two moments for the whole backbone; the saved file is a whole model.
+Hooks     none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from variants.core import targets
+from variants.core.variant import Variant
+
+
+@dataclass(kw_only=True)
+class Full(Variant):
+    """Trains everything."""
+
+    name: str = "full"
+
+    def attach(self, model: nn.Module, head: Sequence[str] = ()) -> nn.Module:
+        model.requires_grad_(True)
+        self._count = sum(p.numel() for n, p in model.named_parameters() if not targets.inside(n, head))
+        return model
+
+    def closed_form(self) -> int:
+        return self._count

@@ -1,0 +1,33 @@
+"""Head only: the backbone is frozen and nothing is added. The lower reference of every comparison.
+
+Cost      the floor: forward through the frozen backbone, backward through the head alone.
+Hooks     none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from variants.core.variant import Variant, freeze
+
+
+@dataclass(kw_only=True)
+class Head(Variant):
+    """Trains the task's head."""
+
+    name: str = "head"
+
+    def attach(self, model: nn.Module, head: Sequence[str] = ()) -> nn.Module:
+        freeze(model, head)
+        return model
+
+    def closed_form(self) -> int:
+        return 0
+
+    @contextlib.contextmanager
+    def disabled(self) -> Iterator[None]:
+        yield
