@@ -33,7 +33,6 @@ def main(config: DictConfig) -> float | None:
     try:
         planned = plan(config)
         if planned.done:
-            log.info("done already: %s", planned.title)
             record = planned.record
         else:
             from trainer.run import run  # here, so that a finished sweep never imports torch
@@ -46,7 +45,9 @@ def main(config: DictConfig) -> float | None:
         log.error("failed: %s", one_line(error))  # the sweep goes on, and ends with exit code 1
         raise
     assert record is not None and record.metric.value is not None
-    log.info("%s: %s %.4f  %s", planned.title, record.metric.name, record.metric.value, planned.folder)
+    state = "done already" if planned.done else "done"
+    value = f"{record.metric.name} {record.metric.value:.4f}"
+    log.info("%s: %s: %s  %s", state, planned.title, value, planned.folder)
     return record.metric.value
 
 

@@ -48,6 +48,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         num_attention_heads=2,
         intermediate_size=32,
         max_position_embeddings=24,
+        initializer_range=0.1,  # wide enough for so narrow a model to tell words apart
     )
     BertModel(config).save_pretrained(folder)
     return folder
@@ -61,7 +62,7 @@ def write_csv(path: Path, rows: int, seed: int, header: tuple[str, ...] = ("text
         writer.writerow(header)
         for number in range(rows):
             good = number % 2 == 0
-            words = [draw.choice(GOOD if good else BAD), *draw.choices(OTHER, k=draw.randint(1, 9))]
+            words = [draw.choice(GOOD if good else BAD), *draw.choices(OTHER, k=draw.randint(1, 4))]
             draw.shuffle(words)
             writer.writerow([" ".join(words), "good" if good else "bad"])
     return path
@@ -113,3 +114,8 @@ def carry_out(configured, tiny_overrides):
         return run(plan(configured(everything)), everything)
 
     return carried_out
+
+
+def folder_of(record, tmp_path: Path) -> Path:
+    """Where a run of `carry_out` lies."""
+    return tmp_path / "runs" / record.study / record.run_id

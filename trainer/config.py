@@ -116,6 +116,9 @@ def register() -> None:
 
 def validate(config: DictConfig) -> None:
     """Raises `ConfigError` for a value that no run can use, naming the field and what is allowed."""
+    for name, value in flatten(OmegaConf.to_container(config, resolve=False)):
+        if value == MISSING:
+            raise ConfigError(f"{name}: not given; set {name}=… on the command line")
     data, optim, train, machine = config.data, config.optim, config.train, config.machine
     _one_of("data.protocol", data.protocol, ("dev", "split"))
     _check("data.select_share", data.select_share, 0 < data.select_share < 1, "0 < share < 1")
@@ -162,7 +165,12 @@ def identity(config: DictConfig, content: Mapping[str, Any]) -> dict[str, Any]:
     assert isinstance(whole, dict)
     del whole["model"]["sources"]  # which mirror the files came from changes nothing
     leaves = dict(flatten({name: whole[name] for name in IDENTITY})) | dict(flatten(content))
-    return {name: _canonical(value) for name, value in leaves.items() if not name.endswith((".path", "_path"))}
+    return {
+        name: _canonical(value)
+        for name, value in leaves.items()
+        # null is the same as not there, so a new optional field changes no run's name
+        if value is not None and not name.endswith((".path", "_path"))
+    }
 
 
 def run_id(leaves: Mapping[str, Any]) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,28 @@ class Rows(torch.utils.data.Dataset):
     def longest_first(self) -> Rows:
         """The same rows ordered by length, so that an evaluation pads little."""
         return self.view(np.argsort(-np.asarray(self.lengths), kind="stable"))
+
+
+class Order(torch.utils.data.Sampler):
+    """The order of the rows, a function of seed and epoch alone, so that it can be taken up again."""
+
+    def __init__(self, rows: Rows, group: int, by_length: bool, seed: int) -> None:
+        self.lengths = rows.lengths
+        self.group = group  # rows of one optimizer step
+        self.by_length = by_length
+        self.seed = seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        if self.by_length:
+            from transformers.trainer_pt_utils import get_length_grouped_indices
+
+            return iter(get_length_grouped_indices(self.lengths, self.group, generator=generator))
+        return iter(torch.randperm(len(self.lengths), generator=generator).tolist())
 
 
 @dataclass(frozen=True)

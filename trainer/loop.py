@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,18 +24,16 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import transformers
-from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import nn
-from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from trainer import cost, metrics, saving
-from trainer.data import Prepared, Rows, collator
+from trainer.data import Order, Prepared, Rows, collator
 from trainer.journal import Journal
+from trainer.optim import build_optimizer, build_schedule
 from trainer.progress import Progress
 from variants.core import checkpoint
 from variants.core import state as live
-from variants.core.targets import inside
 from variants.core.variant import Step, Variant
 
 
@@ -82,26 +80,6 @@ def steps_per_epoch(rows: int, train: DictConfig) -> int:
     return math.ceil(math.ceil(rows / train.batch_size) / train.accumulate)
 
 
-class Order(torch.utils.data.Sampler):
-    """The order of the rows, a function of seed and epoch alone, so that it can be taken up again."""
-
-    def __init__(self, rows: Rows, group: int, by_length: bool, seed: int) -> None:
-        self.lengths = rows.lengths
-        self.group = group  # rows of one optimizer step
-        self.by_length = by_length
-        self.seed = seed
-        self.epoch = 0
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        if self.by_length:
-            return iter(get_length_grouped_indices(self.lengths, self.group, generator=generator))
-        return iter(torch.randperm(len(self.lengths), generator=generator).tolist())
-
-
 class Loop(transformers.Trainer):
     """Trains one variant on one task; see the module's text for the order of things."""
 
@@ -131,6 +109,7 @@ class Loop(transformers.Trainer):
         self.epoch_steps = steps_per_epoch(len(rows.train), train)
         self._order = Order(rows.train, train.batch_size * train.accumulate, train.group_by_length, config.seed)
         self._ranks: dict[str, int] | None = None
+        self._evaluated: dict[int, Evaluation] = {}  # on the selection split: the best so far, and the last
         self._grad_norm = 0.0
         self._saved_activations = cost.SavedActivations(model)
         super().__init__(
@@ -277,6 +256,8 @@ class Loop(transformers.Trainer):
         found = self.predict(rows)
         self.counters.eval_seconds += time.perf_counter() - start
         outputs, labels = np.asarray(found.predictions), np.asarray(found.label_ids)
+        if not np.isfinite(outputs).all():
+            raise RunFailed(f"the model's outputs are not finite after step {self.state.global_step}")
         computed = metrics.compute(self.metric_names, self.predicted(outputs), labels)
         return Evaluation(computed, float(found.metrics["test_loss"]), outputs)
 
@@ -286,17 +267,18 @@ class Loop(transformers.Trainer):
 
     def _evaluate(self, *arguments: Any, **keywords: Any) -> dict[str, float]:
         """Evaluates on the selection split, keeps the best, and stops where nothing gets better."""
-        counters = self.counters
+        counters, step = self.counters, self.state.global_step
         self.control.should_evaluate = False  # or the end of an epoch would evaluate once more
         found = self.timed_evaluation(self.rows.select)
+        self._evaluated = {step: found} | {s: e for s, e in self._evaluated.items() if s == counters.best_step}
         named = {f"eval/{name}": value for name, value in found.metrics.items()}
-        self.journal.write(self.state.global_step, epoch=self.epoch, **named, **{"eval/loss": found.loss})
+        self.journal.write(step, epoch=self.epoch, **named, **{"eval/loss": found.loss})
         self.last_evaluation = found.metrics
-        if not self.variant.is_final_form(replace(self.step(), index=self.state.global_step)):
+        if not self.variant.is_final_form(replace(self.step(), index=step)):
             return found.metrics  # a model that is still above its budget competes with none
         value = found.metrics[self.metric_names[0]] * (1 if self.higher_is_better else -1)
         if counters.best_value is None or value > counters.best_value:
-            counters.best_value, counters.best_step, counters.worse = value, self.state.global_step, 0
+            counters.best_value, counters.best_step, counters.worse = value, step, 0
             if self.cfg.train.checkpoint == "best":
                 checkpoint.save(self.weights(), self.best_folder / saving.STATE)
         else:
@@ -305,6 +287,12 @@ class Loop(transformers.Trainer):
             if patience is not None and counters.worse >= patience:
                 self.control.should_training_stop = True
         return found.metrics
+
+    def final_evaluation(self, rows: Rows, step: int) -> Evaluation:
+        """The model as it was after `step` on `rows`; not computed again where training just did."""
+        if rows is self.rows.select and step in self._evaluated:
+            return self._evaluated[step]
+        return self.timed_evaluation(rows)
 
     def take_best(self) -> int:
         """Puts back the best checkpoint on the selection split; the step it is from."""
@@ -356,33 +344,13 @@ class Loop(transformers.Trainer):
     # -- optimizer ----------------------------------------------------------------------------
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """One group for each set of options: head or adapter, decayed or not, what the variant says."""
         if self.optimizer is None:
-            optim = self.cfg.optim
-            groups: dict[tuple[Any, ...], dict[str, Any]] = {}
-            for name, parameter in self.model.named_parameters():
-                if not parameter.requires_grad:
-                    continue
-                in_head = inside(name, self.head)
-                own = {} if in_head else dict(self.variant.optimizer_options(name))
-                base = optim.head_lr if in_head and optim.head_lr is not None else optim.lr
-                decay = optim.weight_decay if parameter.ndim >= 2 else 0.0
-                options = {"lr": base * own.pop("lr_scale", 1.0), "weight_decay": decay} | own
-                groups.setdefault(tuple(sorted(options.items())), {"params": [], **options})["params"].append(parameter)
-            build = instantiate(OmegaConf.to_container(optim.optimizer, resolve=True), _partial_=True)
-            self.optimizer = build(list(groups.values()))
+            self.optimizer = build_optimizer(self.model, self.head, self.variant, self.cfg.optim)
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         if self.lr_scheduler is None:
-            optim = self.cfg.optim
-            warmup = optim.warmup if optim.warmup >= 1 else math.ceil(optim.warmup * num_training_steps)
-            self.lr_scheduler = transformers.get_scheduler(
-                optim.schedule,
-                optimizer=optimizer or self.optimizer,
-                num_warmup_steps=int(warmup),
-                num_training_steps=num_training_steps,
-            )
+            self.lr_scheduler = build_schedule(optimizer or self.optimizer, self.cfg.optim, num_training_steps)
             self._created_lr_scheduler = True
         return self.lr_scheduler
 

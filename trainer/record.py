@@ -13,7 +13,6 @@ This module imports nothing but the standard library: `analysis` reads with it.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 import math
 import os
@@ -206,23 +205,22 @@ _ALLOWED: dict[str, tuple[tuple[type, ...], str]] = {
     "bool": ((bool,), "true or false"),
     "list[str]": ((list,), "a list"),
 }
+_FIELDS = {
+    cls: [(f.name, str(f.type).partition(" ")[0]) for f in dataclasses.fields(cls)]
+    for cls in (Record, *_GROUPS.values())
+}
 _REQUIRED = ("run_id", "study", "variant", "task", "model", "seed", "status")
 
 
 def _check_fields(part: Any, prefix: str) -> None:
     """Raises `CorruptRecord` for a value that is not of its field's kind."""
-    for name, annotation in _annotations(type(part)):
+    for name, annotation in _FIELDS[type(part)]:
         value = getattr(part, name)
         if annotation not in _ALLOWED or (value is None and name not in _REQUIRED):
             continue
         kinds, what = _ALLOWED[annotation]
         if type(value) not in kinds or (isinstance(value, float) and not math.isfinite(value)):
             raise CorruptRecord(f"{prefix}{name}: {value!r} is not {what}")
-
-
-@functools.cache
-def _annotations(cls: type) -> list[tuple[str, str]]:
-    return [(f.name, str(f.type).partition(" ")[0]) for f in dataclasses.fields(cls)]
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

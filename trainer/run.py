@@ -153,7 +153,7 @@ def _evaluate(loop: Loop, rows: data.Prepared, row: record.Record, folder: Path)
     cost.reset_cuda_peaks(loop.args.device)
     frames = []
     for place, (split, part) in enumerate(rows.report.items()):
-        found = loop.timed_evaluation(part)
+        found = loop.final_evaluation(part, row.metric.step)
         frames.append(
             pd.DataFrame(
                 {

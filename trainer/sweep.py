@@ -9,7 +9,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from trainer.errors import ConfigError
@@ -43,12 +43,15 @@ def jobs(config: DictConfig) -> list[DictConfig]:
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
     loader = GlobalHydra.instance().config_loader()
-    params = OmegaConf.to_container(config.hydra.sweeper.params or {}, resolve=True)
-    assert isinstance(params, dict)
+    params = config.hydra.sweeper.params or {}
     texts = [f"{key}={value}" for key, value in params.items()] + list(config.hydra.overrides.task)
     overrides = OverridesParser.create(config_loader=loader).parse_overrides(texts)
     (batch,) = BasicSweeper.split_arguments(overrides, max_batch_size=None)
     try:
-        return [loader.load_sweep_config(config, list(job)) for job in batch]
+        composed = [loader.load_sweep_config(config, list(job)) for job in batch]
     except (HydraException, OmegaConfBaseException):
         return []  # the sweeper is about to fail with this error
+    for job in composed:
+        with read_write(job), open_dict(job):
+            del job["hydra"]  # as Hydra does before it hands a config to the run
+    return composed

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -81,7 +82,10 @@ class Peft(Variant):
 
         config = self._config(self._target_modules(model, head))
         try:
-            self._peft = peft.get_peft_model(model, config)
+            with warnings.catch_warnings():
+                # PEFT asks transformers for a property under its old name.
+                warnings.filterwarnings("ignore", message=".is_gradient_checkpointing. is deprecated")
+                self._peft = peft.get_peft_model(model, config)
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(f"{self.name}: PEFT refuses: {' '.join(str(error).split())}") from error
         for name, parameter in self._peft.named_parameters():

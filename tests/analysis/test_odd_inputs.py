@@ -43,7 +43,7 @@ def test_a_very_long_name_does_not_widen_the_other_lines(store, table):
 def test_wide_letters_count_twice(store, table):
     store.add("低秩", 0)
     store.add("e\u0301", 0)
-    head, rule, *lines = table().splitlines()[:4]
+    head, _, *lines = table().splitlines()[:4]
     assert lines[0].startswith("| e\u0301       |")
     assert lines[1].startswith("| 低秩    |")
     assert head.startswith("| variant |")

@@ -16,7 +16,9 @@ from trainer.plan import make, plan
 from variants.core.variant import field_names
 
 GROUPS = [
-    (group, path.stem) for group in ("variant", "task", "model") for path in (ROOT / "conf" / group).glob("*.yaml")
+    (group, path.stem)
+    for group in ("variant", "task", "model")
+    for path in sorted((ROOT / "conf" / group).glob("*.yaml"))
 ]
 NEEDED = {
     "file": ["task.source.train_path=train.csv"],
@@ -82,6 +84,16 @@ def test_a_value_that_no_run_can_use_is_refused(configured, override, message):
     with pytest.raises(ConfigError) as caught:
         run_config.validate(configured([override]))
     assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("override", "field"),
+    [("task=file", "task.source.train_path"), ("model=hub", "model.id"), ("model=folder", "model.path")],
+)
+def test_a_value_that_must_be_given_is_asked_for(configured, override, field):
+    with pytest.raises(Exception) as caught:
+        plan(configured([override]))
+    assert one_line(caught.value) == f"{field}: not given; set {field}=… on the command line"
 
 
 @pytest.mark.parametrize(

@@ -80,12 +80,12 @@ class Trained:
 
 def attach(cls: type[Variant], params: dict[str, Any], dtype: torch.dtype = torch.float32, seed: int = 0) -> Trained:
     """A fresh variant on a fresh toy, before any step."""
-    model: nn.Module = Toy(dtype)
-    torch.manual_seed(seed)
     variant = cls(**params)
     variant.plan(STEPS)
     with torch.device("meta"):
         variant.check(Toy(), HEAD)
+    model: nn.Module = Toy(dtype)
+    torch.manual_seed(seed)
     model = variant.attach(model, HEAD)
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
     groups = []

@@ -1,0 +1,245 @@
+"""The loop: when the hooks are called and what they see, what is logged, what is skipped."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.conftest import folder_of
+from trainer import model as models
+from trainer.loop import RunFailed
+from variants.core.variant import Step
+from variants.lora import LoRA
+
+SPIES: list[Any] = []
+
+
+@dataclass(kw_only=True)
+class Spy(LoRA):
+    """LoRA that notes when its hooks are called and what it can see there."""
+
+    def attach(self, model, head=()):
+        super().attach(model, head)
+        self.events: list[tuple[str, Any, bool, torch.Tensor]] = []
+        self.weight = next(iter(self.adapters.values())).B
+        model.register_forward_pre_hook(lambda module, _: self.note("forward" if module.training else "eval"))
+        SPIES.append(self)
+        return model
+
+    def note(self, name: str, step: Step | None = None) -> None:
+        seen = (name, step and step.index, self.weight.grad is not None, self.weight.detach().clone())
+        self.events.append(seen)
+
+    def on_step_begin(self, step):
+        self.note("begin", step)
+
+    def penalty(self):
+        return self.weight.sum() * 0 + 7.0
+
+    def on_gradients(self, step):
+        self.note("gradients", step)
+
+    def on_update(self, step):
+        self.note("update", step)
+
+    def on_train_end(self, step):
+        self.note("end", step)
+
+
+@dataclass(kw_only=True)
+class Disturbed(LoRA):
+    """LoRA whose penalty is not a number at the steps in `bad`."""
+
+    bad: list[int] = field(default_factory=list)
+
+    def attach(self, model, head=()):
+        self.called: list[str] = []
+        SPIES.append(self)
+        return super().attach(model, head)
+
+    def on_step_begin(self, step):
+        self.index = step.index
+        self.before = {name: a.A.detach().clone() for name, a in self.adapters.items()}
+
+    def penalty(self):
+        first = next(iter(self.adapters.values())).A
+        return first.sum() * (float("nan") if self.index in self.bad else 0.0)
+
+    def on_gradients(self, step):
+        self.called.append(f"gradients {step.index}")
+
+    def on_update(self, step):
+        self.called.append(f"update {step.index}")
+
+
+def variant(cls: type) -> str:
+    return f"variant._target_={cls.__module__}.{cls.__name__}"
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_hooks_are_called_where_they_are_documented(carry_out, accumulate):
+    carry_out(variant(Spy), "train.max_steps=3", f"train.accumulate={accumulate}", "train.checkpoint=last")
+    events = SPIES[-1].events
+    one_step = ["begin", *["forward"] * accumulate, "gradients", "update"]
+    assert [event[0] for event in events if event[0] != "eval"] == [*one_step * 3, "end"]
+    assert [index for name, index, *_ in events if name in ("begin", "gradients", "update")] == [
+        1,
+        1,
+        1,
+        2,
+        2,
+        2,
+        3,
+        3,
+        3,
+    ]
+    assert [index for name, index, *_ in events if name == "end"] == [3]
+
+
+def test_hooks_see_gradients_before_and_after_the_parameters_move(carry_out):
+    carry_out(variant(Spy), "train.max_steps=3", "optim.warmup=0")
+    begin, _, gradients, update = SPIES[-1].events[:4]
+    assert not begin[2] and gradients[2] and update[2]
+    assert torch.equal(begin[3], gradients[3])
+    assert not torch.equal(gradients[3], update[3])
+
+
+def test_the_penalty_is_logged_apart_and_is_no_part_of_the_evaluation_loss(carry_out, tmp_path):
+    plain = carry_out("train.max_steps=4", "machine.log_every=1")
+    spied = carry_out(variant(Spy), "train.max_steps=4", "machine.log_every=1")
+    logs = [lines(folder_of(record, tmp_path) / "metrics.jsonl") for record in (plain, spied)]
+    train = [[line for line in log if "train/task_loss" in line] for log in logs]
+    assert [line["train/penalty"] for line in train[0]] == [0.0] * 4
+    assert [line["train/penalty"] for line in train[1]] == [7.0] * 4
+    assert [line["train/task_loss"] for line in train[1]] == [line["train/task_loss"] for line in train[0]]
+    assert logs[0][-1]["eval/loss"] == logs[1][-1]["eval/loss"] < 7
+
+
+def test_a_step_with_a_gradient_that_is_not_finite_is_left_out_and_counted(carry_out, tmp_path):
+    record = carry_out(variant(Disturbed), "+variant.bad=[3,5]", "train.max_steps=6", "machine.log_every=1")
+    called = SPIES[-1].called
+    assert record.steps.skipped == 2 and record.steps.done == 6
+    assert called == [f"{hook} {step}" for step in (1, 2, 4, 6) for hook in ("gradients", "update")]
+    logged = {line["step"]: line for line in lines(folder_of(record, tmp_path) / "metrics.jsonl") if "lr" in line}
+    assert logged[3]["train/task_loss"] is None and logged[3]["grad_norm"] is None
+    assert logged[4]["train/task_loss"] > 0 and logged[6]["skipped"] == 2
+
+
+def test_a_skipped_step_moves_nothing(carry_out):
+    carry_out(
+        variant(Disturbed), "+variant.bad=[3]", "train.max_steps=3", "train.checkpoint=last", "optim.weight_decay=0.1"
+    )
+    spy = SPIES[-1]
+    assert all(torch.equal(spy.before[name], adapter.A) for name, adapter in spy.adapters.items())
+
+
+def test_too_many_skipped_steps_fail_the_run_with_the_reason(carry_out):
+    with pytest.raises(RunFailed) as caught:
+        carry_out(variant(Disturbed), "+variant.bad=[2,3,4]", "train.max_skipped=2")
+    assert str(caught.value) == (
+        "train.max_skipped: step 4 is the 3rd whose loss or gradient is not finite, allowed: 2"
+    )
+
+
+def test_the_best_checkpoint_is_reported_or_the_last(carry_out, tmp_path):
+    settings = ["optim.lr=0.2", "train.epochs=6", "train.eval_every=1", "seed=3"]
+    best = carry_out(*settings)
+    last = carry_out(*settings, "train.checkpoint=last")
+    evaluations = [line for line in lines(folder_of(best, tmp_path) / "metrics.jsonl") if "eval/accuracy" in line]
+    values = [line["eval/accuracy"] for line in evaluations]
+    assert [line["step"] for line in evaluations] == list(range(1, 37))
+    assert best.metric.value == max(values) and best.metric.checkpoint == "best"
+    assert best.metric.step == 1 + values.index(max(values))
+    assert last.metric.value == values[-1] and (last.metric.checkpoint, last.metric.step) == ("last", 36)
+    assert max(values) > values[-1], "choose settings under which the two differ"
+
+
+def test_early_stopping_ends_the_run_after_so_many_worse_evaluations(carry_out):
+    record = carry_out("optim.lr=1e-9", "train.epochs=6", "train.eval_every=2", "train.early_stopping=3")
+    assert record.metric.step == 2
+    assert (record.steps.done, record.steps.total) == (8, 36)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["train.autocast=true"],
+        ["train.gradient_checkpointing=true"],
+        ["train.group_by_length=false"],
+        ["model.dtype=bfloat16"],
+        ["model.dtype=float64"],
+        ["variant=peft", "model.dtype=bfloat16"],
+        ["optim.schedule=cosine", "optim.max_grad_norm=0"],
+        ["optim.optimizer._target_=torch.optim.NAdam"],
+    ],
+    ids=lambda settings: " ".join(settings),
+)
+def test_training_learns_under(carry_out, settings):
+    assert carry_out(*settings, "train.epochs=10", "optim.lr=2e-2").metric.value > 0.8
+
+
+def test_gradient_checkpointing_gives_the_same_numbers_and_saves_activations(carry_out):
+    plain, saved = (
+        carry_out("variant.dropout=0.1"),
+        carry_out("variant.dropout=0.1", "train.gradient_checkpointing=true"),
+    )
+    assert saved.metrics == plain.metrics
+    assert saved.memory.activations < plain.memory.activations
+
+
+def test_accumulated_batches_make_the_step_of_one_large_batch(carry_out, tmp_path, monkeypatch):
+    fresh = models.fresh
+
+    def without_dropout(*arguments):
+        model = fresh(*arguments)
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        return model
+
+    monkeypatch.setattr(models, "fresh", without_dropout)
+    settings = ["train.group_by_length=false", "train.max_steps=3", "machine.log_every=1", "model.dtype=float64"]
+    large = carry_out(*settings, "train.batch_size=16")
+    small = carry_out(*settings, "train.batch_size=8", "train.accumulate=2")
+    losses = [
+        [line["train/task_loss"] for line in lines(folder_of(r, tmp_path) / "metrics.jsonl") if "lr" in line]
+        for r in (large, small)
+    ]
+    assert len(losses[0]) == 3
+    # The loss is logged in float32, the training is in float64.
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+    assert small.memory.activations < large.memory.activations
+
+
+def test_half_precision_is_refused_for_a_backbone_that_is_trained(carry_out):
+    with pytest.raises(ValueError, match=r"model.dtype: bfloat16 is for a frozen backbone, and full trains bert\."):
+        carry_out("variant=full", "model.dtype=bfloat16")
+
+
+def test_the_optimizer_gets_the_rates_that_were_asked_for(carry_out, monkeypatch):
+    seen = {}
+
+    class Watched(torch.optim.AdamW):
+        def __init__(self, params, **options):
+            super().__init__(params, **options)
+            for group in self.param_groups:
+                for parameter in group["params"]:
+                    seen.setdefault((group["lr"], group["weight_decay"]), []).append(tuple(parameter.shape))
+
+    monkeypatch.setattr(torch.optim, "AdamW", Watched)
+    carry_out(
+        "optim.lr=0.01", "optim.head_lr=0.02", "optim.weight_decay=0.1", "variant.lr_ratio=4", "train.max_steps=1"
+    )
+    assert set(seen) == {(0.01, 0.1), (0.04, 0.1), (0.02, 0.1), (0.02, 0.0)}
+    assert set(seen[0.01, 0.1]) == {(8, 16), (8, 32)}  # A
+    assert set(seen[0.04, 0.1]) == {(16, 8), (32, 8)}  # B
+    assert set(seen[0.02, 0.0]) == {(16,), (2,)}  # the head's biases are not decayed

@@ -1,0 +1,141 @@
+"""A run that is cut off and started again ends with the bits of the run that was not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pandas as pd
+import pytest
+
+from tests.conftest import folder_of
+from trainer.record import Record
+from trainer.saving import Checkpoints
+from variants.core import checkpoint
+from variants.lora import LoRA
+
+STOP: list[int] = []
+
+
+@dataclass(kw_only=True)
+class Mortal(LoRA):
+    """LoRA whose process dies at the start of the step in STOP."""
+
+    def on_step_begin(self, step):
+        if STOP and step.index == STOP[0]:
+            raise KeyboardInterrupt
+
+
+MORTAL = f"variant._target_={__name__}.Mortal"
+
+
+def outcome(record: Record, tmp_path) -> dict[str, object]:
+    """All of a run that must not depend on interruptions."""
+    folder = folder_of(record, tmp_path)
+    row = {
+        name: value
+        for name, value in record.row().items()
+        if not name.startswith(("time.", "started", "finished", "memory.peak", "overrides"))
+    }
+    state = checkpoint.load(folder / "adapter" / "state")
+    return {
+        "row": row,
+        "parameters": {name: tensor.tolist() for name, tensor in state["parameters"].items()},
+        "variant": repr(state["variant"]),
+        "metrics": (folder / "metrics.jsonl").read_text(),
+        "ranks": (folder / "ranks.jsonl").read_text() if (folder / "ranks.jsonl").exists() else "",
+        "predictions": pd.read_parquet(folder / "predictions.parquet").to_json(),
+        "files": sorted(path.name for path in folder.iterdir()),
+    }
+
+
+@pytest.fixture
+def interrupted(carry_out):
+    """Carries out a run that dies at each of `stops` in turn, then goes on to its end."""
+
+    def carried_out(stops: list[int], *overrides: str) -> Record:
+        for stop in stops:
+            STOP[:] = [stop]
+            with pytest.raises(KeyboardInterrupt):
+                carry_out(*overrides)
+        STOP.clear()
+        return carry_out(*overrides)
+
+    return carried_out
+
+
+SETTINGS = [
+    ["variant.dropout=0.2", "machine.save_every=1"],
+    ["variant.dropout=0.2", "machine.save_every=3", "machine.log_every=5"],
+    ["train.accumulate=2", "machine.save_every=2", "train.eval_every=2"],
+    ["train.group_by_length=false", "train.gradient_checkpointing=true", "machine.save_every=2"],
+    ["model.dtype=bfloat16", "machine.save_every=2", "data.protocol=split", "data.select_share=0.25"],
+]
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=lambda settings: " ".join(settings))
+def test_interrupted_at_several_steps_it_ends_the_same(carry_out, interrupted, settings, tmp_path):
+    settings = [MORTAL, "train.epochs=2", *settings]
+    straight = outcome(carry_out(*settings, "study=straight"), tmp_path)
+    total = straight["row"]["steps.total"]
+    stops = [2, total // 2 + 1, total]  # before the first checkpoint, in the second epoch, at the last step
+    cut_off = outcome(interrupted(stops, *settings, "study=cut"), tmp_path)
+    straight["row"].pop("study"), cut_off["row"].pop("study")
+    assert cut_off == straight
+
+
+def test_interrupted_at_every_step_it_ends_the_same(carry_out, interrupted, tmp_path):
+    settings = [MORTAL, "variant.dropout=0.2", "machine.save_every=1", "train.max_steps=8"]
+    straight = outcome(carry_out(*settings, "study=straight"), tmp_path)
+    cut_off = outcome(interrupted(list(range(1, 9)), *settings, "study=cut"), tmp_path)
+    straight["row"].pop("study"), cut_off["row"].pop("study")
+    assert cut_off == straight
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["variant=full"],
+        ["variant=bitfit"],
+        ["variant=peft_adalora", "variant.options.tinit=2", "variant.options.tfinal=3"],
+        ["variant=peft", "variant.method=adamss", "variant.targets=[query]", "+variant.options.r=4"],
+    ],
+    ids=lambda settings: settings[0] + settings[1] if len(settings) > 1 else settings[0],
+)
+def test_other_methods_resume_too(carry_out, monkeypatch, settings, tmp_path):
+    settings = [*settings, "machine.save_every=2", "train.max_steps=9"]
+    straight = outcome(carry_out(*settings, "study=straight"), tmp_path)
+    write = Checkpoints.write
+
+    def write_and_die(self, step, state, trainer_state):
+        write(self, step, state, trainer_state)
+        if step == 4:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Checkpoints, "write", write_and_die)
+    with pytest.raises(KeyboardInterrupt):
+        carry_out(*settings, "study=cut")
+    monkeypatch.setattr(Checkpoints, "write", write)
+    cut_off = outcome(carry_out(*settings, "study=cut"), tmp_path)
+    straight["row"].pop("study"), cut_off["row"].pop("study")
+    assert cut_off == straight
+
+
+def test_a_truncated_checkpoint_falls_back_to_the_one_before(carry_out, interrupted, tmp_path, caplog):
+    settings = [MORTAL, "machine.save_every=2", "train.max_steps=9"]
+    straight = outcome(carry_out(*settings, "study=straight"), tmp_path)
+    STOP[:] = [8]
+    with pytest.raises(KeyboardInterrupt):
+        carry_out(*settings, "study=cut")
+    (newest,) = (tmp_path / "runs" / "cut").glob("*/checkpoints/step-00000006/state.safetensors")
+    newest.write_bytes(newest.read_bytes()[:1000])
+    STOP.clear()
+    cut_off = outcome(carry_out(*settings, "study=cut"), tmp_path)
+    assert "step-00000006 can't be read and is left out" in caplog.text
+    straight["row"].pop("study"), cut_off["row"].pop("study")
+    assert cut_off == straight
+
+
+def test_a_finished_run_leaves_no_checkpoint(carry_out, tmp_path):
+    record = carry_out("machine.save_every=1", "train.max_steps=3")
+    names = {path.name for path in folder_of(record, tmp_path).iterdir()}
+    assert names == {"adapter", "config.yaml", "metrics.jsonl", "predictions.parquet", "ranks.jsonl", "record.json"}

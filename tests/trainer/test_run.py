@@ -1,0 +1,201 @@
+"""One run end to end on a tiny model: its record, its files, and how it fails."""
+
+from __future__ import annotations
+
+import errno
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from omegaconf import OmegaConf
+
+from tests.conftest import folder_of, write_csv
+from trainer import record as records
+from trainer.plan import plan
+
+
+def test_the_record_of_a_run_is_complete_and_exact(carry_out, tmp_path):
+    record = carry_out("variant.rank=4")
+    assert records.read(folder_of(record, tmp_path)) == record
+    assert (record.variant, record.task, record.model, record.seed, record.study) == ("lora", "tiny", "tiny", 0, "test")
+    # Two layers of six matrices: four of 16×16, two of 16×32.
+    adapter = 2 * 4 * (4 * (16 + 16) + 2 * (16 + 32))
+    head = (16 * 16 + 16) + (16 * 2 + 2)
+    assert (record.params.adapter_start, record.params.head) == (adapter, head)
+    assert record.params.closed_form == record.params.adapter_end == record.params.effective == adapter
+    assert (record.rank.layers, record.rank.start, record.rank.end) == (12, 48, 48)
+    trained = adapter + head
+    tensors = 2 * 12 + 4
+    assert record.memory.weights == 4 * record.params.total + 8 * 2 * 24  # and BERT's two index buffers
+    assert record.memory.gradients == 4 * trained
+    assert record.memory.optimizer == 4 * (2 * trained + tensors)  # two moments, and a step count a tensor
+    assert record.memory.adapter_file > 4 * trained
+    assert record.memory.activations > 0 and record.memory.peak_rss > 0
+    assert (record.data.train, record.data.select, record.data.report, record.data.labels) == (48, 24, 24, 2)
+    assert (record.steps.total, record.steps.done, record.steps.epochs, record.steps.skipped) == (12, 12, 2.0, 0)
+    assert record.metric.name == "accuracy" and record.metric.split == "validation" and record.metric.higher_is_better
+    assert record.metrics == {"accuracy": record.metric.value}
+    assert record.time.train > 0 and record.time.eval > 0 and record.time.tokens_per_second > 0
+    assert record.versions["torch"] and record.hardware["cores"]
+    assert record.config["variant.rank"] == 4 and not any("path" in name for name in record.config)
+
+
+def test_the_predictions_are_those_that_the_metric_is_of(carry_out, tmp_path):
+    record = carry_out()
+    found = pd.read_parquet(folder_of(record, tmp_path) / "predictions.parquet")
+    assert list(found.columns) == ["split", "id", "label", "prediction", "outputs"]
+    assert len(found) == 24 and found.id.is_unique
+    assert (found.label == found.prediction).mean() == record.metric.value
+    assert (found.outputs.map(lambda outputs: outputs.argmax()) == found.prediction).all()
+
+
+def test_the_config_of_a_run_repeats_it(carry_out, tmp_path):
+    record = carry_out()
+    config = OmegaConf.load(folder_of(record, tmp_path) / "config.yaml")
+    assert plan(config).run_id == record.run_id
+
+
+@pytest.mark.parametrize("variant", ["lora", "full", "head", "bitfit", "peft_lora"])
+def test_two_runs_with_a_seed_are_equal_and_another_seed_differs(carry_out, tmp_path, variant):
+    settings = [f"variant={variant}", "train.max_steps=4"]
+    one, two, other = carry_out(*settings), carry_out(*settings, "study=b"), carry_out(*settings, "seed=1")
+    outputs = [
+        pd.read_parquet(folder_of(record, tmp_path) / "predictions.parquet").sort_values("id").outputs.map(list)
+        for record in (one, two, other)
+    ]
+    assert outputs[0].tolist() == outputs[1].tolist()
+    assert outputs[0].tolist() != outputs[2].tolist()
+
+
+def test_a_regression(carry_out, tmp_path):
+    paths = []
+    for name, rows in (("train", 64), ("validation", 32)):
+        path = write_csv(tmp_path / f"{name}.csv", rows, rows)
+        path.write_text(path.read_text().replace(",good", ",1.5").replace(",bad", ",-2"))
+        paths.append(path)
+    record = carry_out(
+        f"task.source.train_path={paths[0]}",
+        f"task.source.validation_path={paths[1]}",
+        "task.source.kind=regression",
+        "task.metrics=[pearson,spearman,rmse]",
+        "train.epochs=20",
+        "variant=full",
+        "optim.lr=1e-2",
+    )
+    assert record.data.labels == 1 and set(record.metrics) == {"pearson", "spearman", "rmse"}
+    assert record.metric.name == "pearson" and record.metric.value > 0.9
+    found = pd.read_parquet(folder_of(record, tmp_path) / "predictions.parquet")
+    assert set(found.label) == {1.5, -2.0} and found.prediction.dtype.kind == "f"
+
+
+def test_a_metric_that_is_better_when_lower_chooses_the_lowest(carry_out, tmp_path):
+    path = write_csv(tmp_path / "train.csv", 64, 1)
+    path.write_text(path.read_text().replace(",good", ",1").replace(",bad", ",0"))
+    kind = [f"task.source.train_path={path}", f"task.source.validation_path={path}", "task.source.kind=regression"]
+    record = carry_out(*kind, "task.metrics=[rmse]", "train.eval_every=1", "optim.lr=0.1", "train.epochs=4")
+    lines = map(json.loads, (folder_of(record, tmp_path) / "metrics.jsonl").read_text().splitlines())
+    values = [line["eval/rmse"] for line in lines if "eval/rmse" in line]
+    assert record.metric.value == pytest.approx(min(values)) and min(values) < values[-1] < max(values)
+    assert record.metric.higher_is_better is False
+
+
+def test_long_texts_are_cut_at_the_models_positions_and_counted(carry_out, tmp_path, tiny_task):
+    long = tmp_path / "train.csv"
+    long.write_text(tiny_task[0].read_text() + " ".join(["film"] * 60) + ",good\n" + " ".join(["plot"] * 60) + ",bad\n")
+    record = carry_out(f"task.source.train_path={long}")
+    assert record.data.truncated == 2 and record.data.train == 50
+
+
+def test_the_protocols(carry_out):
+    dev = carry_out()
+    split = carry_out("data.protocol=split", "data.select_share=0.25")
+    assert (dev.data.protocol, dev.data.train, dev.data.select, dev.data.report) == ("dev", 48, 24, 24)
+    assert (split.data.protocol, split.data.train, split.data.select, split.data.report) == ("split", 36, 12, 24)
+    assert split.metric.split == dev.metric.split == "validation"
+
+
+def test_limits_take_rows_by_seed_and_evaluate_every_seed_on_the_same(carry_out, tmp_path):
+    one = carry_out("data.limit=16", "data.eval_limit=8")
+    two = carry_out("data.limit=16", "data.eval_limit=8", "seed=1")
+    ids = [set(pd.read_parquet(folder_of(r, tmp_path) / "predictions.parquet").id) for r in (one, two)]
+    assert one.data.train == 16 and one.data.report == 8 and ids[0] == ids[1]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("variant.rank=17", "variant.rank: 17 for a layer of size 16×16, allowed: 1 … 16"),
+        (
+            "variant.targets=[quarry]",
+            "variant.targets: no layer ends in 'quarry'; linear layers: query, key, value, dense",
+        ),
+        ("variant.targets=[LayerNorm]", "variant.targets: bert.embeddings.LayerNorm is a LayerNorm, allowed: Linear"),
+        ("variant.layers=[0,2]", "variant.layers: [0, 2], allowed: [first, last] with 0 ≤ first ≤ last ≤ 1"),
+        ("variant.exclude=[query,nothing]", "variant.exclude: no layer ends in 'nothing'"),
+        ("+variant.rank_pattern.quarry=2", "variant.rank_pattern: no adapted layer ends in 'quarry'"),
+        ("task.metrics=[pearson]", "task.metrics: 'pearson' in a classification; allowed: accuracy, f1, "),
+        ("task.source.label=stars", "task.source.train_path: "),
+        ("data.limit=1", "data.limit: 1 leaves training rows of one class only"),
+        ("machine.device=cuda", "machine.device: 'cuda', allowed here, without a CUDA device: auto, cpu"),
+    ],
+)
+def test_what_can_not_be_is_refused_before_the_weights_are_loaded(carry_out, monkeypatch, tmp_path, override, message):
+    from trainer import model
+
+    monkeypatch.setattr(model, "pristine", lambda *_: pytest.fail("the weights are loaded"))
+    with pytest.raises(ValueError) as caught:
+        carry_out(override)
+    assert str(caught.value).startswith(message) and "\n" not in str(caught.value)
+    (folder,) = records.find(tmp_path / "runs")
+    failed = records.read(folder)
+    assert (failed.status, failed.error) == ("failed", str(caught.value))
+    assert not (folder / "traceback.txt").exists()
+
+
+def test_an_unexpected_error_leaves_a_failed_record_and_a_traceback(carry_out, monkeypatch, tmp_path):
+    from trainer.loop import Loop
+
+    def no_memory(self):
+        raise MemoryError("out of memory")
+
+    monkeypatch.setattr(Loop, "fit", no_memory)
+    with pytest.raises(MemoryError):
+        carry_out()
+    (folder,) = records.find(tmp_path / "runs")
+    assert records.read(folder).error == "MemoryError: out of memory"
+    assert "in no_memory" in (folder / "traceback.txt").read_text()
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
+def test_a_disk_full_or_an_interrupt_while_the_record_is_written(carry_out, monkeypatch, tmp_path, error):
+    straight = carry_out("study=straight")
+    replace = records.os.replace
+
+    def stopped(source, target):
+        if Path(target).name == records.FILENAME:
+            raise error
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(records.os, "replace", stopped)
+        with pytest.raises(type(error)):
+            carry_out()
+    folder = tmp_path / "runs" / "test" / straight.run_id
+    assert records.read(folder) is None and not list(folder.glob(".record*"))
+    assert carry_out().metrics == straight.metrics
+
+
+def test_data_and_backbone_are_loaded_once_for_several_runs(carry_out, monkeypatch):
+    from transformers import AutoModelForSequenceClassification
+
+    from trainer.sources.files import Files
+
+    loads = []
+    load, loader = Files.load, AutoModelForSequenceClassification.from_pretrained
+    monkeypatch.setattr(Files, "load", lambda self: loads.append("data") or load(self))
+    counted = lambda *arguments, **options: loads.append("model") or loader(*arguments, **options)  # noqa: E731
+    monkeypatch.setattr(AutoModelForSequenceClassification, "from_pretrained", counted)
+    for seed in range(3):
+        carry_out(f"seed={seed}", "train.max_steps=1")
+    assert sorted(loads) in (["data", "model"], ["data"], ["model"], [])  # earlier tests may have loaded them

@@ -1,0 +1,104 @@
+"""Sweeps, as a user starts them: skipped when done, going on after a failure, after a kill."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.conftest import ROOT
+from trainer import record as records
+
+COMMAND = [sys.executable, "train.py", "-m"]
+SWEEP = ["variant=lora,head", "seed=0,1", "machine.save_every=2", "machine.threads=1"]
+
+
+def start(overrides: list[str], **options) -> subprocess.Popen:
+    return subprocess.Popen(
+        [*COMMAND, *overrides], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options
+    )
+
+
+def sweep(overrides: list[str]) -> tuple[int, str]:
+    """Exit code and output of a whole sweep."""
+    process = start(overrides)
+    output, _ = process.communicate(timeout=300)
+    return process.returncode, output
+
+
+def rows(folder) -> dict[str, dict]:
+    """What must not depend on when and how the runs were made."""
+    changing = ("time.", "started", "finished", "memory.peak_rss", "study", "overrides")
+    return {
+        path.name: {k: v for k, v in records.read(path).row().items() if not k.startswith(changing)}
+        for path in records.find(folder)
+    }
+
+
+def test_a_sweep_runs_what_is_missing_and_goes_on_after_a_failure(tiny_overrides, tmp_path):
+    code, output = sweep([*tiny_overrides, "variant=lora", "variant.rank=2,0,4", "train.max_steps=2"])
+    assert code == 1, output
+    assert "3 runs: 0 done, 0 failed, 3 to do" in output
+    assert "failed: variant.rank: 0, allowed: a whole number ≥ 1" in output
+    found = [records.read(path) for path in records.find(tmp_path / "runs")]
+    assert sorted(record.status for record in found) == ["done", "done", "failed"]
+    (failed,) = [record for record in found if record.status == "failed"]
+    assert failed.error == "variant.rank: 0, allowed: a whole number ≥ 1"
+    assert failed.metric.value is None and not failed.metrics
+
+    code, output = sweep([*tiny_overrides, "variant=lora", "variant.rank=2,4,8", "train.max_steps=2"])
+    assert code == 0, output
+    assert "3 runs: 2 done, 0 failed, 1 to do" in output
+    assert output.count("done already: ") == 2 and output.count("running: ") == 1
+
+    code, output = sweep([*tiny_overrides, "variant=lora", "variant.rank=0,2", "train.max_steps=2"])
+    assert "2 runs: 1 done, 1 failed, 0 to do (failed runs are tried again)" in output
+    assert output.count("running: ") == 1
+
+
+def test_a_misspelt_job_stops_the_sweep_before_it_starts(tiny_overrides, tmp_path):
+    code, output = sweep([*tiny_overrides, "variant=lora,haed"])
+    assert code == 1
+    assert "error: variant: 'haed', allowed: bitfit, full, head, lora" in output
+    assert not list(records.find(tmp_path))
+
+
+def test_killed_at_random_moments_and_started_again_it_ends_as_an_undisturbed_one(tiny_overrides, tmp_path):
+    settings = [*tiny_overrides, *SWEEP, "train.epochs=4"]
+    code, output = sweep([*settings, "study=undisturbed"])
+    assert code == 0, output
+    for moment in (1, 3, 4):
+        process = start([*settings, "study=killed"])
+        # Kill when so many steps of the study are on disk, at whatever point that is.
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and process.poll() is None:
+            if len(list((tmp_path / "runs" / "killed").glob("*/checkpoints/step-*"))) and (
+                len(list(records.find(tmp_path / "runs" / "killed"))) >= moment - 1
+            ):
+                break
+            time.sleep(0.005)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+    code, output = sweep([*settings, "study=killed"])
+    assert code == 0, output
+    undisturbed, killed = rows(tmp_path / "runs" / "undisturbed"), rows(tmp_path / "runs" / "killed")
+    assert len(undisturbed) == 4
+    assert killed == undisturbed
+
+
+@pytest.mark.parametrize("content", ["{", '{"version": 1}', ""])
+def test_a_corrupt_record_is_reported_and_the_run_done_again(configured, tiny_overrides, caplog, content):
+    from trainer.plan import plan
+
+    config = configured(tiny_overrides)
+    folder = plan(config).folder
+    folder.mkdir(parents=True)
+    (folder / "record.json").write_text(content)
+    again = plan(config)
+    assert not again.done and not again.failed
+    assert "record.json: " in caplog.text and "the run is done again" in caplog.text

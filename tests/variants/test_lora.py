@@ -1,0 +1,167 @@
+"""LoRA: its formula, its options, and its training beside the official code's and PEFT's."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from tests.variants import oracles
+from variants.core.adapter import LowRank
+from variants.core.contract import HEAD, Toy
+from variants.lora import LoRA
+
+
+def attached(**params) -> tuple[LoRA, nn.Module]:
+    variant, model = LoRA(**params), Toy()
+    return variant, variant.attach(model, HEAD)
+
+
+def test_worked_numbers():
+    layer = nn.Linear(2, 3, bias=False)
+    layer.weight.data = torch.tensor([[1.0, 2], [3, 4], [5, 6]])
+    adapter = LowRank(layer, rank=1, scale=1.0)
+    adapter.A.data, adapter.B.data = torch.tensor([[0.1, -0.2]]), torch.tensor([[0.3], [-0.4], [0.5]])
+    torch.testing.assert_close(adapter(torch.tensor([1.0, 2.0])), torch.tensor([4.91, 11.12, 16.85]))
+
+
+def test_trajectory_of_the_official_code():
+    oracle = oracles.load("lora")
+    model = oracle.model()
+    variant = LoRA(rank=2, alpha=4)
+    variant.attach(model)
+    for name, adapter in variant.adapters.items():
+        adapter.A.data = oracle.tensor(f"after_000/param/{name}.lora_A").clone()
+        adapter.B.data = oracle.tensor(f"after_000/param/{name}.lora_B").clone()
+    x, y = oracle.tensor("toy/X"), oracle.tensor("toy/Y")
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.01, weight_decay=0.0)
+    losses, norms = [], []
+    for step in range(60):
+        if f"after_{step:03d}/output" in oracle.arrays:
+            oracle.close(model(x), f"after_{step:03d}/output")
+            for name, adapter in variant.adapters.items():
+                oracle.close(adapter.A, f"after_{step:03d}/param/{name}.lora_A")
+                if step:
+                    oracle.close(adapter.B, f"after_{step:03d}/param/{name}.lora_B")
+                    oracle.close(adapter.delta_weight(), f"after_{step:03d}/delta/{name}")
+        loss = F.mse_loss(model(x), y)
+        loss.backward()
+        grads = [p.grad for p in model.parameters() if p.grad is not None]
+        losses.append(loss.item())
+        norms.append(float(torch.linalg.vector_norm(torch.stack([g.norm() for g in grads]))))
+        for name, adapter in variant.adapters.items():
+            if f"grad/{step:03d}/{name}.lora_B" in oracle.arrays:
+                oracle.close(adapter.B.grad, f"grad/{step:03d}/{name}.lora_B")
+        optimizer.step()
+        optimizer.zero_grad()
+    oracle.close(losses, "loss_task")
+    oracle.close(norms, "grad_norm")
+    oracle.close(model(x), "after_060/output")
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        ({"rank": 2, "alpha": 4}, {"r": 2, "lora_alpha": 4}),
+        ({"rank": 4, "alpha": 4, "scaling": "rslora"}, {"r": 4, "lora_alpha": 4, "use_rslora": True}),
+        (
+            {"rank": 2, "alpha": 4, "rank_pattern": {"fc1": 3}, "alpha_pattern": {"fc2": 8}},
+            {"r": 2, "lora_alpha": 4, "rank_pattern": {"fc1": 3}, "alpha_pattern": {"fc2": 8}},
+        ),
+    ],
+    ids=["plain", "rslora", "patterns"],
+)
+def test_trajectory_of_peft(ours, theirs):
+    peft = pytest.importorskip("peft")
+    base = Toy(torch.float64)
+    variant, model = LoRA(**ours), copy.deepcopy(base)
+    variant.attach(model, HEAD)
+    config = peft.LoraConfig(**theirs, target_modules=["fc1", "fc2"])
+    other = peft.get_peft_model(copy.deepcopy(base), config, autocast_adapter_dtype=False)
+    theirs_by_name = dict(other.named_modules())
+    pairs = []
+    for name, adapter in variant.adapters.items():
+        layer = theirs_by_name[f"base_model.model.{name}"]
+        adapter.A.data = layer.lora_A["default"].weight.detach().clone()
+        pairs.append((adapter, layer))
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(2, 32, 8, generator=generator, dtype=torch.float64)
+    y = y[:, :3]
+    optimizers = [
+        torch.optim.AdamW([p for n, p in m.named_parameters() if p.requires_grad and "head" not in n], lr=0.01)
+        for m in (model, other)
+    ]
+    for _ in range(80):
+        for m, optimizer in zip((model, other), optimizers, strict=True):
+            F.mse_loss(m(x), y).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    for adapter, layer in pairs:
+        torch.testing.assert_close(adapter.delta_weight(), layer.get_delta_weight("default"), rtol=1e-9, atol=1e-14)
+    torch.testing.assert_close(model(x), other(x), rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize(("scaling", "scale"), [("lora", 16 / 4), ("rslora", 16 / math.sqrt(4))])
+def test_scaling(scaling, scale):
+    variant, _ = attached(rank=4, alpha=16, scaling=scaling)
+    assert {adapter.scale for adapter in variant.adapters.values()} == {scale}
+
+
+def test_patterns_set_the_rank_and_the_alpha_of_the_layers_they_mean():
+    variant, _ = attached(rank=2, alpha=2, rank_pattern={"layer.0.*": 4, "fc2": 3}, alpha_pattern={"fc1": 8})
+    found = {name: (adapter.rank, adapter.scale) for name, adapter in variant.adapters.items()}
+    assert found == {
+        "layer.0.fc1": (4, 2.0),
+        "layer.0.fc2": (4, 0.5),
+        "layer.1.fc1": (2, 4.0),
+        "layer.1.fc2": (3, 2 / 3),
+    }
+
+
+def test_lora_plus_gives_b_its_own_rate():
+    variant, model = attached(lr_ratio=16.0)
+    rates = {name: variant.optimizer_options(name) for name, p in model.named_parameters() if p.requires_grad}
+    assert rates["layer.0.fc1.B"] == {"lr_scale": 16.0} and rates["layer.0.fc1.A"] == {}
+
+
+def test_dropout_acts_on_the_adapters_input_in_training_only():
+    variant, model = attached(rank=2, dropout=0.5)
+    adapter = variant.adapters["layer.0.fc1"]
+    adapter.B.data.normal_()
+    x = torch.randn(3, 8)
+    model.train()
+    torch.manual_seed(1)
+    expected = adapter.base(x) + F.dropout(x, 0.5) @ adapter.delta_weight().T
+    torch.manual_seed(1)
+    torch.testing.assert_close(adapter(x), expected)
+    model.eval()
+    torch.testing.assert_close(adapter(x), adapter.base(x) + x @ adapter.delta_weight().T)
+
+
+def test_a_is_drawn_kaiming_uniform_and_b_is_zero():
+    torch.manual_seed(0)
+    adapter = LowRank(nn.Linear(512, 256), rank=64, scale=1.0)
+    bound = 1 / math.sqrt(512)
+    assert 0.99 * bound < float(adapter.A.detach().abs().max()) <= bound
+    assert float(adapter.A.detach().std()) == pytest.approx(bound / math.sqrt(3), rel=0.02)
+    assert not adapter.B.any()
+
+
+@pytest.mark.parametrize(("rank", "count"), [(1, 165_888), (2, 331_776), (4, 663_552), (8, 1_327_104), (16, 2_654_208)])
+def test_published_counts_on_a_base_model(rank, count):
+    # Twelve layers of width 768: all six linear types; papers print 0.33M at rank 2, 1.33M at rank 8.
+    with torch.device("meta"):
+        block = {
+            **{name: nn.Linear(768, 768) for name in ("query", "key", "value", "output")},
+            "intermediate": nn.Linear(768, 3072),
+            "dense": nn.Linear(3072, 768),
+        }
+        model = nn.Module()
+        model.layer = nn.ModuleList([nn.ModuleDict(copy.deepcopy(block)) for _ in range(12)])
+        variant = LoRA(rank=rank)
+        variant.attach(model)
+    assert variant.closed_form() == count == sum(p.numel() for p in model.parameters() if p.requires_grad)

@@ -1,0 +1,103 @@
+"""The bridge to PEFT: its own code is really called, its allocator too."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from variants.core import contract
+from variants.core.contract import HEAD, STEPS, Toy, attach, data, train
+from variants.peft import Peft
+
+peft = pytest.importorskip("peft")
+
+ADALORA = {"init_r": 3, "target_r": 1, "tinit": 2, "tfinal": 4, "deltaT": 2}
+
+
+def test_an_unknown_method_or_option_is_refused_with_what_is_allowed():
+    with pytest.raises(ValueError, match=r"method: 'adalorra', allowed: adalora, adamss, "):
+        Peft(method="adalorra")
+    with pytest.raises(ValueError, match=r"options: adalora has no 'target_rank', allowed: alora_invocation_tokens, "):
+        Peft(method="adalora", options={"target_rank": 4})
+
+
+def test_a_schedule_that_does_not_fit_is_refused_before_a_model_is_there():
+    variant = Peft(method="adalora", options={"tinit": 8, "tfinal": 8})
+    with pytest.raises(ValueError, match="options: PEFT's adalora refuses: "):
+        variant.plan(STEPS)
+
+
+def test_adaloras_allocator_is_called_and_meets_its_budget():
+    run = attach(Peft, {"method": "adalora", "options": ADALORA})
+    assert sum(run.variant.ranks().values()) == 4 * 3
+    train(run)
+    assert sum(run.variant.ranks().values()) == 4 * 1
+    count = sum(p.numel() for n, p in run.model.named_parameters() if p.requires_grad and "lora_" in n)
+    assert run.variant.effective_parameters() == 4 * (8 + 12 + 1) < count
+
+
+def test_adaloras_trajectory_is_that_of_peft_used_by_hand():
+    params = {"method": "adalora", "options": ADALORA}
+    run = train(attach(Peft, params, torch.float64))
+
+    base = Toy(torch.float64)
+    torch.manual_seed(0)
+    config = peft.AdaLoraConfig(**ADALORA, total_step=STEPS, target_modules=["fc1", "fc2"])
+    model = peft.get_peft_model(base, config)
+    for name, parameter in model.named_parameters():
+        if ".head." in name:
+            parameter.requires_grad_(True)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.02, weight_decay=0.0)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - 0.5 * step / STEPS)
+    x, y = data(torch.float64)
+    for step in range(STEPS):
+        loss = F.mse_loss(model(x).float(), y)
+        regulariser = sum(
+            torch.norm(p @ p.T - torch.eye(len(p)) if "lora_A" in n else p.T @ p - torch.eye(p.shape[1]))
+            for n, p in model.named_parameters()
+            if "lora_A" in n or "lora_B" in n
+        )
+        (loss + 0.5 * regulariser / 8).backward()
+        optimizer.step()
+        model.base_model.update_and_allocate(step)
+        scheduler.step()
+        optimizer.zero_grad()
+    model.eval()
+    torch.testing.assert_close(run.output(), model(x), rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"method": "ia3", "options": {"feedforward_modules": []}},
+        {"method": "loha", "options": {"r": 2}},
+        {"method": "shira", "options": {"r": 2}},
+        {"method": "boft", "options": {"boft_block_size": 4}},
+        {"method": "hra", "options": {"r": 2}},
+        {"method": "lora", "options": {"r": 2, "use_dora": True}},
+        {"method": "lora", "options": {"r": 2, "init_lora_weights": "pissa"}},
+        {"method": "ln_tuning", "targets": None, "options": {"target_modules": ["norm"]}},
+        {"method": "adamss", "options": {"r": 4, "num_subspaces": 2}},
+    ],
+    ids=lambda params: params["method"] + "".join(map(str, params["options"])),
+)
+def test_other_methods_train_and_resume(params):
+    contract.lowers_the_loss(Peft, params)
+    if params["options"].get("init_lora_weights") != "pissa":  # PEFT leaves the residual in place of the base
+        contract.can_be_disabled(Peft, params)
+    contract.saves_and_loads(Peft, params)
+    contract.repeats_with_a_seed(Peft, params)
+
+
+def test_the_head_is_trained_and_not_copied():
+    model = Toy()
+    before = copy.deepcopy(model.head.state_dict())
+    variant = Peft(method="lora", options={"r": 2})
+    variant.plan(STEPS)
+    wrapped = variant.attach(model, HEAD)
+    heads = {name for name, p in wrapped.named_parameters() if ".head." in f".{name}" and p.requires_grad}
+    assert heads == {"base_model.model.head.weight", "base_model.model.head.bias"}
+    assert torch.equal(before["weight"], model.head.weight)
