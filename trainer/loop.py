@@ -294,12 +294,6 @@ class Loop(transformers.Trainer):
             return self._evaluated[step]
         return self.timed_evaluation(rows)
 
-    def take_best(self) -> int:
-        """Puts back the best checkpoint on the selection split; the step it is from."""
-        live.restore_weights(self.model, self.variant, checkpoint.load(self.best_folder / saving.STATE))
-        assert self.counters.best_step is not None
-        return self.counters.best_step
-
     # -- logs ---------------------------------------------------------------------------------
 
     @property
@@ -397,7 +391,17 @@ class Loop(transformers.Trainer):
             self.journal.forget_after(-1)
             self.rank_journal.forget_after(-1)
         self.train(resume_from_checkpoint=str(newest) if newest else None)
+
+    def hand_over(self) -> int:
+        """Makes the model the one that is reported, the best or the last, in its final form; its step."""
+        step = self.state.global_step
+        if self.cfg.train.checkpoint == "best":
+            live.restore_weights(self.model, self.variant, checkpoint.load(self.best_folder / saving.STATE))
+            assert self.counters.best_step is not None
+            step = self.counters.best_step
         self.variant.on_train_end(replace(self.step(), index=self.state.global_step))
+        self.log_ranks()
+        return step
 
     def remove_checkpoints(self) -> None:
         """Removes what only an unfinished run needs."""

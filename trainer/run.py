@@ -126,10 +126,8 @@ def _carry_out(planned: Planned, row: record.Record) -> None:
         )
         loop.fit()
         row.memory.cuda_train_allocated, row.memory.cuda_train_reserved = cost.cuda_peaks(device)
+        row.metric.checkpoint, row.metric.step = config.train.checkpoint, loop.hand_over()
         row.memory.optimizer = cost.optimizer_bytes(loop.step().optimizer)
-        row.metric.checkpoint, row.metric.step = "last", loop.state.global_step
-        if config.train.checkpoint == "best":
-            row.metric.checkpoint, row.metric.step = "best", loop.take_best()
 
         # Evaluate.
         _evaluate(loop, rows, row, folder)

@@ -79,14 +79,13 @@ class LoRA(AdapterVariant):
                 if not any(targets.matches(name, pattern) for name in found):
                     raise ValueError(f"{field_name}: no adapted layer ends in {pattern!r}")
         for name, layer in found.items():
-            out_features, in_features = layer.weight.shape
-            check_rank(pattern_value(self.rank_pattern, name, self.rank), out_features, in_features)
+            check_rank(pattern_value(self.rank_pattern, name, self.rank), layer)
 
     def attach(self, model: nn.Module, head: Sequence[str] = ()) -> nn.Module:
         self.check(model, head)
         return super().attach(model, head)
 
-    def build(self, name: str, layer: nn.Linear) -> LowRank:
+    def build(self, name: str, layer: nn.Module) -> LowRank:
         rank = pattern_value(self.rank_pattern, name, self.rank)
         alpha = pattern_value(self.alpha_pattern, name, self.alpha)
         return LowRank(layer, rank, SCALINGS[self.scaling](alpha, rank), self.dropout)

@@ -10,9 +10,10 @@ Hooks     attach          wraps the model with `get_peft_model`
           penalty         whatever the method's own forward adds to a loss (AdaLoRA: orthogonality)
           on_update       `update_and_allocate`, for the methods that have it (AdaLoRA, AdaMSS), with
                           the step counted from 0 as PEFT's examples count
-Differs   from using PEFT by hand in three ways. The head is trained by us, not copied into
+Differs   from using PEFT by hand in four ways. The head is trained by us, not copied into
           `modules_to_save`. `total_step` is filled in where a method asks for it. The allocator's
-          scores are part of a checkpoint, which PEFT's own saving leaves out.
+          scores are part of a checkpoint, which PEFT's own saving leaves out. AdaLoRA's `ranknum`, a
+          constant, is kept from being trained above a backbone that is not float32.
 Known     PEFT's AdaLoRA removes no rank: masked ones stay allocated (`effective_parameters` leaves
           them out). `target_r` equal to `init_r` stops it in the middle of a run (kthvalue of 0).
 """
@@ -89,6 +90,9 @@ class Peft(Variant):
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(f"{self.name}: PEFT refuses: {' '.join(str(error).split())}") from error
         for name, parameter in self._peft.named_parameters():
+            if ".ranknum." in name:
+                # A constant of AdaLoRA's; PEFT makes it trainable where the base is not float32.
+                parameter.requires_grad_(False)
             if targets.inside(name, head) and ".original_module." not in name:
                 parameter.requires_grad_(True)
         return self._peft

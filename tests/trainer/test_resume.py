@@ -96,6 +96,15 @@ def test_interrupted_at_every_step_it_ends_the_same(carry_out, interrupted, tmp_
     [
         ["variant=full"],
         ["variant=bitfit"],
+        [
+            "variant=adalora",
+            "variant.rank=4",
+            "variant.target_rank=2",
+            "variant.initial_steps=1",
+            "variant.final_steps=2",
+        ],
+        ["variant=adalora", "variant.rank=4", "variant.target_rank=2", "variant.hard=true", "variant.interval=3"],
+        ["variant=adalora", "variant.rank=4", "variant.target_rank=2", "variant.profile=released"],
         ["variant=peft_adalora", "variant.options.tinit=2", "variant.options.tfinal=3"],
         ["variant=peft", "variant.method=adamss", "variant.targets=[query]", "+variant.options.r=4"],
     ],

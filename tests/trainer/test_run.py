@@ -130,7 +130,7 @@ def test_limits_take_rows_by_seed_and_evaluate_every_seed_on_the_same(carry_out,
             "variant.targets=[quarry]",
             "variant.targets: no layer ends in 'quarry'; linear layers: query, key, value, dense",
         ),
-        ("variant.targets=[LayerNorm]", "variant.targets: bert.embeddings.LayerNorm is a LayerNorm, allowed: Linear"),
+        ("variant.targets=[LayerNorm]", "variant.targets: bert.embeddings.LayerNorm is a LayerNorm, allowed: Linear, "),
         ("variant.layers=[0,2]", "variant.layers: [0, 2], allowed: [first, last] with 0 ≤ first ≤ last ≤ 1"),
         ("variant.exclude=[query,nothing]", "variant.exclude: no layer ends in 'nothing'"),
         ("+variant.rank_pattern.quarry=2", "variant.rank_pattern: no adapted layer ends in 'quarry'"),
@@ -199,3 +199,21 @@ def test_data_and_backbone_are_loaded_once_for_several_runs(carry_out, monkeypat
     for seed in range(3):
         carry_out(f"seed={seed}", "train.max_steps=1")
     assert sorted(loads) in (["data", "model"], ["data"], ["model"], [])  # earlier tests may have loaded them
+
+
+@pytest.mark.parametrize("profile", ["paper", "released"])
+def test_ranks_that_are_pruned_leave_counts_memory_and_file(carry_out, tmp_path, profile):
+    settings = ["variant=adalora", "variant.rank=8", "variant.initial_steps=2", "variant.final_steps=3"]
+    settings += [f"variant.profile={profile}", "train.eval_every=1"]
+    full = carry_out(*settings, "variant.target_rank=8")
+    record = carry_out(*settings, "variant.target_rank=2")
+    assert (record.rank.start, record.rank.end) == (96, 24)
+    assert record.params.adapter_start == full.params.adapter_start == full.params.adapter_end
+    assert record.params.effective == record.params.adapter_end < record.params.adapter_start
+    left = record.params.adapter_end + record.params.head
+    assert record.memory.optimizer == 4 * (2 * left + 3 * 12 + 4)
+    assert record.memory.adapter_file < full.memory.adapter_file
+    assert record.metric.step >= 12 - 3 + (profile == "paper")
+    lines = [json.loads(line) for line in (folder_of(record, tmp_path) / "ranks.jsonl").read_text().splitlines()]
+    assert sum(lines[0]["ranks"].values()) == 96 and sum(lines[-1]["ranks"].values()) == 24
+    assert len(set(lines[-1]["ranks"].values())) > 1, "the budget is spread unevenly"

@@ -37,7 +37,7 @@ def test_layers_that_are_meant(arguments, names):
         ({"targets": ["c1"]}, r"targets: no layer ends in 'c1'; linear layers: fc1, fc2"),
         ({"targets": ["fc1", "fc3"]}, r"targets: no layer ends in 'fc3'"),
         ({"targets": ["head"]}, r"targets: no layer ends in 'head'"),
-        ({"targets": ["norm"]}, r"targets: layer.0.norm is a LayerNorm, allowed: Linear"),
+        ({"targets": ["norm"]}, r"targets: layer.0.norm is a LayerNorm, allowed: Linear, Conv1D"),
         ({"targets": "fc1", "exclude": ["fc1"]}, r"targets: 'fc1' leaves no layer to adapt"),
         ({"targets": "fc1", "exclude": ["fc9"]}, r"exclude: no layer ends in 'fc9'"),
         ({"targets": "fc1", "layers": [0, 2]}, r"layers: \[0, 2\], allowed: \[first, last\] with 0 ≤ first ≤ last ≤ 1"),

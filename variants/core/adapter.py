@@ -6,6 +6,8 @@ Most methods are one form with different parts frozen, initialised, pruned or gr
 
     x ──┬── W (frozen) ─────────────────────┬── y
         └── dropout ── A ── e ── B ── scale ┘
+
+ΔW is a matrix (out, in) for every kind of layer; `variants.core.layers` says how a kind applies one.
 """
 
 from __future__ import annotations
@@ -17,42 +19,53 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from variants.core import layers, resize
+
 
 class Adapter(nn.Module):
-    """Wraps `base`, a frozen linear layer with weight (out, in).
+    """Wraps `base`, a frozen layer of a kind that `variants.core.layers` knows.
 
-    A subclass defines `update`, `delta_weight`, `rank` and `closed_form`.
+    A subclass defines `update`, `delta`, `rank` and `closed_form`.
     """
 
-    def __init__(self, base: nn.Linear) -> None:
+    def __init__(self, base: nn.Module) -> None:
         super().__init__()
+        form = layers.of(base)
+        if form is None:
+            raise ValueError(f"targets: {type(base).__name__} can't be adapted, allowed: {layers.ALLOWED}")
         self.base = base.requires_grad_(False)
+        self.form = form
+        self.out_features, self.in_features = form.matrix.shape
         self._enabled = True
         self._original: torch.Tensor | None = None  # the weight before merging; there while merged
 
     @property
     def weight(self) -> torch.Tensor:
-        """The base weight (out, in): for code that looks at a layer's weight, its dtype, its device."""
-        return self.base.weight
+        """The base layer's weight: for code that looks at a layer's weight, its dtype, its device."""
+        return self.form.layer.weight
 
     @property
     def merged(self) -> bool:
         return self._original is not None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x: (…, in) → (…, out) in x's dtype; W x + b + ΔW x."""
+        """The base layer's output plus that of ΔW, in the base's dtype."""
         y = self.base(x)
         if self.merged or not self._enabled:
             return y
         return y + self.update(x).to(y.dtype)
 
     def update(self, x: torch.Tensor) -> torch.Tensor:
-        """ΔW applied to x: (…, in) → (…, out), without ever forming ΔW."""
+        """ΔW applied to the layer's input, without ever forming ΔW."""
         raise NotImplementedError(f"{type(self).__name__}.update")
 
+    def delta(self) -> torch.Tensor:
+        """ΔW as a dense matrix (out, in) in the adapter's dtype, without dropout."""
+        raise NotImplementedError(f"{type(self).__name__}.delta")
+
     def delta_weight(self) -> torch.Tensor:
-        """ΔW as a dense (out, in) matrix in the adapter's dtype, without dropout."""
-        raise NotImplementedError(f"{type(self).__name__}.delta_weight")
+        """ΔW in the layout of the layer's weight."""
+        return self.form.as_weight(self.delta())
 
     @property
     def rank(self) -> int:
@@ -73,21 +86,21 @@ class Adapter(nn.Module):
         if self.merged:
             raise RuntimeError("merge: already merged")
         # A copy, because subtracting ΔW again would not give back every bit.
-        self._original = self.base.weight.detach().clone()
+        self._original = self.weight.detach().clone()
         delta = self.delta_weight()
-        self.base.weight.copy_(self._original.to(delta.dtype) + delta)
+        self.weight.copy_(self._original.to(delta.dtype) + delta)
 
     @torch.no_grad()
     def unmerge(self) -> None:
         """Restores the base weight bit for bit."""
         if self._original is None:
             raise RuntimeError("unmerge: not merged")
-        self.base.weight.copy_(self._original)
+        self.weight.copy_(self._original)
         self._original = None
 
     @contextlib.contextmanager
     def disabled(self) -> Iterator[None]:
-        """Within it the layer computes W x + b with the base weight."""
+        """Within it the layer computes what it did before it was wrapped."""
         was_merged, was_enabled = self.merged, self._enabled
         if was_merged:
             self.unmerge()
@@ -101,45 +114,89 @@ class Adapter(nn.Module):
 
 
 class LowRank(Adapter):
-    """ΔW = scale · B A, with A (r, in) and B (out, r) trained; B starts at zero, so ΔW does too.
+    """ΔW = scale · B diag(e) A, with A (r, in), B (out, r) and, where wanted, e (r,) trained.
 
     rank: 1 … min(in, out). scale: a plain number. dropout: share of the adapter's input that
-    is zeroed in training. dtype: of A and B; float32 above a half-precision base.
+    is zeroed in training. diagonal: whether there is a trained e; without one it is all ones.
+
+    A starts kaiming-uniform, B at zero, e at one: ΔW starts at zero. A method that starts
+    otherwise fills them in `build`. A, B and e are float32 above a half-precision base.
     """
 
-    def __init__(self, base: nn.Linear, rank: int, scale: float, dropout: float = 0.0) -> None:
+    def __init__(
+        self, base: nn.Module, rank: int, scale: float, dropout: float = 0.0, *, diagonal: bool = False
+    ) -> None:
         super().__init__(base)
-        out_features, in_features = base.weight.shape
-        check_rank(rank, out_features, in_features)
-        dtype = torch.promote_types(base.weight.dtype, torch.float32)
-        device = base.weight.device
-        self.A = nn.Parameter(torch.empty(rank, in_features, device=device, dtype=dtype))
-        self.B = nn.Parameter(torch.zeros(out_features, rank, device=device, dtype=dtype))
+        check_rank(rank, base)
+        if dropout and not self.form.takes_dropout:
+            raise ValueError(f"dropout: {dropout} on a {type(base).__name__}, allowed: 0; its input is a row number")
+        device, dtype = self.weight.device, torch.promote_types(self.weight.dtype, torch.float32)
+        self.A = nn.Parameter(torch.empty((rank, self.in_features), device=device, dtype=dtype))
+        self.B = nn.Parameter(torch.zeros((self.out_features, rank), device=device, dtype=dtype))
+        self.e = nn.Parameter(torch.ones(rank, device=device, dtype=dtype)) if diagonal else None
         nn.init.kaiming_uniform_(self.A, a=5**0.5)
         self.scale = scale
         self.dropout = dropout
 
-    def update(self, x: torch.Tensor) -> torch.Tensor:
-        x = F.dropout(x.to(self.A.dtype), self.dropout, self.training)
-        return F.linear(F.linear(x, self.A), self.B * self.scale)
+    def diagonal(self) -> torch.Tensor | None:
+        """e as it acts now, (r,); None stands for ones. A method that masks e does it here."""
+        return self.e
 
-    def delta_weight(self) -> torch.Tensor:
-        return self.scale * self.B @ self.A
+    def _scaled_b(self) -> torch.Tensor:
+        e = self.diagonal()
+        return self.B * self.scale if e is None else self.B * (e * self.scale)
+
+    def update(self, x: torch.Tensor) -> torch.Tensor:
+        if x.is_floating_point():
+            x = F.dropout(x.to(self.A.dtype), self.dropout, self.training)
+        return self.form.expand(self.form.project(x, self.A), self._scaled_b())
+
+    def delta(self) -> torch.Tensor:
+        return self._scaled_b() @ self.A
 
     @property
     def rank(self) -> int:
         return self.A.shape[0]
 
     def closed_form(self) -> int:
-        out_features, in_features = self.base.weight.shape
-        return self.rank * (in_features + out_features)
+        return self.rank * self.cost
+
+    @property
+    def cost(self) -> int:
+        """Parameters of one rank."""
+        return self.in_features + self.out_features + (self.e is not None)
+
+    def keep(self, index: torch.Tensor, optimizer: torch.optim.Optimizer | None) -> None:
+        """Keeps the components `index` and frees the others, with their gradients and moments."""
+        resize.keep(self, "A", index, 0, optimizer)
+        resize.keep(self, "B", index, 1, optimizer)
+        if self.e is not None:
+            resize.keep(self, "e", index, 0, optimizer)
+
+    def reshape(self, rank: int) -> None:
+        """Makes room for `rank` saved components; what they hold is about to be loaded.
+
+        Parameters of the right size stay the objects that they are, so an optimizer keeps them.
+        """
+        have = self.A.shape[0]
+        if rank < have:
+            self.keep(torch.arange(rank), None)
+        elif rank > have:
+            more = rank - have
+            resize.append(self, "A", self.A.new_zeros(more, self.in_features), 0, None)
+            resize.append(self, "B", self.B.new_zeros(self.out_features, more), 1, None)
+            if self.e is not None:
+                resize.append(self, "e", self.e.new_zeros(more), 0, None)
 
     def extra_repr(self) -> str:
         return f"rank={self.rank}, scale={self.scale:g}, dropout={self.dropout:g}"
 
 
-def check_rank(rank: int, out_features: int, in_features: int) -> None:
+def check_rank(rank: int, layer: nn.Module) -> None:
     """Raises `ValueError` for a rank that a layer of this size can't have."""
+    form = layers.of(layer)
+    assert form is not None, f"{type(layer).__name__} is no layer that targets.select gives"
+    out_features, in_features = form.matrix.shape
     largest = min(in_features, out_features)
     if rank > largest:
         raise ValueError(f"rank: {rank} for a layer of size {out_features}×{in_features}, allowed: 1 … {largest}")

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Sequence
 
 from torch import nn
 
+from variants.core import layers as kinds
+
 ALL_LINEAR = "all-linear"
 
 
@@ -37,14 +39,14 @@ def select(
     exclude: Sequence[str] = (),
     layers: Sequence[int] | None = None,
     head: Sequence[str] = (),
-) -> dict[str, nn.Linear]:
+) -> dict[str, nn.Module]:
     """The layers to adapt, by name and in the model's order; the head is never among them.
 
     Raises `ValueError` where a pattern means no layer, a layer is of a kind that can't be
     adapted, its weight is shared with another module, or nothing is left.
     """
     modules = {name: module for name, module in model.named_modules() if name and not inside(name, head)}
-    linear = [name for name, module in modules.items() if isinstance(module, nn.Linear)]
+    linear = [name for name, module in modules.items() if kinds.is_linear(module)]
     if targets == ALL_LINEAR:
         chosen = linear
     else:
@@ -59,9 +61,9 @@ def select(
     found = {}
     for name in chosen:
         module = modules[name]
-        if not isinstance(module, nn.Linear):
+        if kinds.of(module) is None:
             kind = type(module).__name__
-            raise ValueError(f"targets: {name} is a {kind}, allowed: Linear; linear layers: {_kinds(linear)}")
+            raise ValueError(f"targets: {name} is a {kind}, allowed: {kinds.ALLOWED}; linear: {_kinds(linear)}")
         found[name] = module
     _refuse_shared(model, chosen)
     return found
@@ -79,7 +81,7 @@ def _meant(field: str, patterns: list[str], modules: dict[str, nn.Module], linea
         names = {name for name in modules if matches(name, pattern)}
         # With a wildcard the containers between the layers match too; only a plain name can mean one.
         if "*" in pattern:
-            names &= set(linear)
+            names = {name for name in names if kinds.of(modules[name]) is not None}
         if not names:
             raise ValueError(f"{field}: no layer ends in {pattern!r}; linear layers: {_kinds(linear)}")
         meant |= names

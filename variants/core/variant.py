@@ -106,7 +106,10 @@ class Variant:
         return True
 
     def on_train_end(self, step: Step) -> None:
-        """After the last step. Raises `RuntimeError` where the promised budget was not met."""
+        """After the last step, on the model that is handed over (the best checkpoint, or the last).
+
+        Raises `RuntimeError` where the promised budget was not met.
+        """
 
     def optimizer_options(self, name: str) -> Mapping[str, float]:
         """Optimizer options in which the parameter `name` departs from the run's.
@@ -158,11 +161,11 @@ class AdapterVariant(Variant):
 
     adapters: dict[str, Adapter] = field(init=False, repr=False, compare=False, default_factory=dict)
 
-    def build(self, name: str, layer: nn.Linear) -> Adapter:
+    def build(self, name: str, layer: nn.Module) -> Adapter:
         """The adapter for the layer `name`; ΔW is zero where the method starts from the base model."""
         raise NotImplementedError(f"{type(self).__name__}.build")
 
-    def select(self, model: nn.Module, head: Sequence[str] = ()) -> dict[str, nn.Linear]:
+    def select(self, model: nn.Module, head: Sequence[str] = ()) -> dict[str, nn.Module]:
         """The layers that `attach` will wrap, by name."""
         return targets.select(model, self.targets, exclude=self.exclude, layers=self.layers, head=head)
 

@@ -1,0 +1,92 @@
+"""Adapters on every kind of layer: A x and B h without ΔW give what the layer gives with W + ΔW."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from variants.core import layers
+from variants.core.adapter import LowRank
+
+X = torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(0))
+IMAGE = torch.randn(2, 3, 9, 9, generator=torch.Generator().manual_seed(0))
+ROWS = torch.tensor([[0, 3, 3], [9, 1, 0]])
+
+KINDS = [
+    pytest.param(nn.Linear(8, 6), X, id="Linear"),
+    pytest.param(nn.Linear(8, 6, bias=False), X, id="Linear without bias"),
+    pytest.param(Conv1D(6, 8), X, id="Conv1D"),
+    pytest.param(nn.Embedding(10, 6), ROWS, id="Embedding"),
+    pytest.param(nn.Embedding(10, 6, padding_idx=0), ROWS, id="Embedding with padding"),
+    pytest.param(nn.Conv2d(3, 6, 3), IMAGE, id="Conv2d"),
+    pytest.param(nn.Conv2d(3, 6, (3, 2), stride=2, padding=1, dilation=2), IMAGE, id="Conv2d with stride"),
+    pytest.param(nn.Conv2d(3, 6, 3, padding="same", padding_mode="reflect"), IMAGE, id="Conv2d reflecting"),
+]
+
+
+def filled(layer: nn.Module, **options) -> LowRank:
+    torch.manual_seed(1)
+    adapter = LowRank(copy.deepcopy(layer).double(), rank=3, scale=0.5, diagonal=True, **options)
+    for parameter in (adapter.A, adapter.B, adapter.e):
+        nn.init.normal_(parameter)
+    return adapter.eval()
+
+
+@pytest.mark.parametrize(("layer", "x"), KINDS)
+def test_the_update_is_that_of_the_dense_matrix(layer, x):
+    adapter = filled(layer)
+    x = x.double() if x.is_floating_point() else x
+    dense = copy.deepcopy(adapter.base)
+    with torch.no_grad():
+        dense.weight += adapter.delta_weight()
+    torch.testing.assert_close(adapter(x), dense(x), rtol=1e-12, atol=1e-12)
+    assert adapter.delta_weight().shape == layer.weight.shape
+    assert adapter.delta().shape == (adapter.out_features, adapter.in_features)
+    assert adapter.closed_form() == sum(p.numel() for p in adapter.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize(("layer", "x"), KINDS)
+def test_merged_equals_unmerged_and_disabled_the_base(layer, x):
+    adapter = filled(layer)
+    x = x.double() if x.is_floating_point() else x
+    unmerged, weight = adapter(x), adapter.weight.clone()
+    adapter.merge()
+    torch.testing.assert_close(adapter(x), unmerged, rtol=1e-12, atol=1e-12)
+    with adapter.disabled():
+        assert torch.equal(adapter(x), adapter.base(x)) and torch.equal(adapter.weight, weight)
+    adapter.unmerge()
+    assert torch.equal(adapter.weight, weight) and torch.equal(adapter(x), unmerged)
+
+
+@pytest.mark.parametrize(("layer", "x"), KINDS)
+def test_gradients_reach_every_factor(layer, x):
+    adapter = filled(layer)
+    adapter(x.double() if x.is_floating_point() else x).square().sum().backward()
+    assert all(p.grad is not None and p.grad.any() for p in (adapter.A, adapter.B, adapter.e))
+    assert adapter.weight.grad is None
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.LayerNorm(8),
+        nn.Conv2d(4, 4, 3, groups=2),
+        nn.Embedding(4, 4, max_norm=1.0),
+        nn.Conv1d(2, 2, 2),
+        nn.Bilinear(2, 2, 2),
+    ],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_other_layers_are_refused_by_name(layer):
+    assert layers.of(layer) is None
+    with pytest.raises(ValueError, match=f"targets: {type(layer).__name__} can't be adapted, allowed: Linear, Conv1D"):
+        LowRank(layer, rank=1, scale=1.0)
+
+
+def test_dropout_on_row_numbers_is_refused():
+    with pytest.raises(ValueError, match=r"dropout: 0.1 on a Embedding, allowed: 0"):
+        LowRank(nn.Embedding(10, 6), rank=2, scale=1.0, dropout=0.1)

@@ -1,0 +1,112 @@
+"""The kinds of layer that can be adapted, seen as one thing: a matrix (out, in) applied to something.
+
+| layer | weight | in | out | A x | B h |
+|---|---|---|---|---|---|
+| `nn.Linear` | (out, in) | features | features | linear | linear |
+| transformers' `Conv1D` | (in, out) | features | features | linear | linear |
+| `nn.Conv2d` | (out, channels, kh, kw) | channels · kh · kw | channels | convolution | 1×1 convolution |
+| `nn.Embedding` | (in, out) | rows | features | lookup | linear |
+
+A low-rank update never forms the matrix: `project` applies A (r, in), `expand` applies B (out, r).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class Form:
+    """How a layer applies its matrix. `of(layer)` finds the right one."""
+
+    takes_dropout = True
+
+    def __init__(self, layer: Any) -> None:
+        self.layer = layer
+
+    @property
+    def matrix(self) -> torch.Tensor:
+        """The layer's weight as (out, in), a view where the layout allows one."""
+        return self.layer.weight
+
+    def as_weight(self, matrix: torch.Tensor) -> torch.Tensor:
+        """A matrix (out, in) in the layout of the layer's weight."""
+        return matrix
+
+    def project(self, x: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
+        """A (r, in) applied to the layer's input: r features where the layer has `out`."""
+        return F.linear(x, a)
+
+    def expand(self, h: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        """B (out, r) applied to what `project` gave: what the layer's output is added to."""
+        return F.linear(h, b)
+
+
+class _Conv1D(Form):
+    @property
+    def matrix(self) -> torch.Tensor:
+        return self.layer.weight.T
+
+    def as_weight(self, matrix: torch.Tensor) -> torch.Tensor:
+        return matrix.T
+
+
+class _Embedding(Form):
+    takes_dropout = False  # its input is a row number
+
+    @property
+    def matrix(self) -> torch.Tensor:
+        return self.layer.weight.T
+
+    def as_weight(self, matrix: torch.Tensor) -> torch.Tensor:
+        return matrix.T
+
+    def project(self, x: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
+        return F.embedding(x, a.T)
+
+
+class _Conv2d(Form):
+    @property
+    def matrix(self) -> torch.Tensor:
+        return self.layer.weight.flatten(1)
+
+    def as_weight(self, matrix: torch.Tensor) -> torch.Tensor:
+        return matrix.reshape(self.layer.weight.shape)
+
+    def project(self, x: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
+        layer = self.layer
+        kernels = a.reshape(-1, *layer.weight.shape[1:])
+        if layer.padding_mode != "zeros":
+            x = F.pad(x, layer._reversed_padding_repeated_twice, mode=layer.padding_mode)
+            return F.conv2d(x, kernels, None, layer.stride, 0, layer.dilation)
+        return F.conv2d(x, kernels, None, layer.stride, layer.padding, layer.dilation)
+
+    def expand(self, h: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return F.conv2d(h, b[:, :, None, None])
+
+
+def is_linear(layer: nn.Module) -> bool:
+    """Whether "all-linear" means it: features in, features out."""
+    form = of(layer)
+    return type(form) in (Form, _Conv1D)
+
+
+ALLOWED = "Linear, Conv1D, Conv2d, Embedding"
+
+
+def of(layer: nn.Module) -> Form | None:
+    """The form of a layer, or None for a kind that can't be adapted."""
+    if isinstance(layer, nn.Linear):
+        return Form(layer)
+    if isinstance(layer, nn.Embedding):
+        # With a norm bound the lookup rewrites its own weight; a frozen matrix is what we need.
+        return _Embedding(layer) if layer.max_norm is None else None
+    if isinstance(layer, nn.Conv2d):
+        return _Conv2d(layer) if layer.groups == 1 else None
+    # transformers' own class, known by its name and shape so that transformers is not imported.
+    if type(layer).__name__ == "Conv1D" and hasattr(layer, "nf") and layer.weight.ndim == 2:
+        return _Conv1D(layer)
+    return None

@@ -1,0 +1,59 @@
+"""A parameter changes its size, and everything that hangs on it changes with it.
+
+A new `Parameter` takes the place of the old one: in its module, in its optimizer group (whose
+learning rate it goes on following), in the optimizer's state. Its gradient and its moments are cut
+or padded in the same way; a moment is known by having the parameter's shape. It is a new object
+because autograd remembers the shape of the old one for as long as anybody holds an old loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+
+@torch.no_grad()
+def keep(module: nn.Module, name: str, index: torch.Tensor, dim: int, optimizer: torch.optim.Optimizer | None) -> None:
+    """Keeps the slices `index` (n,) of the parameter `module.name` along `dim`; the others are freed.
+
+    optimizer: None where there is none yet, as when a saved state is loaded.
+    """
+    _replace(module, name, lambda tensor: tensor.index_select(dim, index.to(tensor.device)), optimizer)
+
+
+@torch.no_grad()
+def append(module: nn.Module, name: str, new: torch.Tensor, dim: int, optimizer: torch.optim.Optimizer | None) -> None:
+    """Appends `new` to the parameter `module.name`; the gradient and the moments of what is new are zero."""
+    size = new.shape[dim]
+
+    def pad(tensor: torch.Tensor) -> torch.Tensor:
+        return torch.cat([tensor, torch.zeros_like(new, dtype=tensor.dtype, device=tensor.device)], dim)
+
+    _replace(module, name, pad, optimizer)
+    parameter = module.get_parameter(name)
+    parameter.narrow(dim, parameter.shape[dim] - size, size).copy_(new)
+
+
+def _replace(
+    module: nn.Module,
+    name: str,
+    change: Callable[[torch.Tensor], torch.Tensor],
+    optimizer: torch.optim.Optimizer | None,
+) -> None:
+    """Puts `change(parameter)` in the place of the parameter, with its gradient and moments changed alike."""
+    old = module.get_parameter(name)
+    new = nn.Parameter(change(old.detach()), requires_grad=old.requires_grad)
+    if old.grad is not None:
+        new.grad = change(old.grad)
+    setattr(module, name, new)
+    if optimizer is None:
+        return
+    for group in optimizer.param_groups:
+        group["params"] = [new if parameter is old else parameter for parameter in group["params"]]
+    if old in optimizer.state:
+        optimizer.state[new] = {
+            key: change(entry) if isinstance(entry, torch.Tensor) and entry.shape == old.shape and entry.ndim else entry
+            for key, entry in optimizer.state.pop(old).items()
+        }

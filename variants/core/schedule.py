@@ -1,0 +1,47 @@
+"""How a budget moves over the steps of a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Cubic:
+    """From `start` to `target` along a cubic curve, between a warm-up and a final phase.
+
+        t ≤ tᵢ                 start, nothing is masked
+        tᵢ < t ≤ T − t_f       ⌊target + (start − target)(1 − (t − tᵢ)/(T − t_f − tᵢ))³⌋, masked where ΔT divides t
+        t > T − t_f            target, masked at every step
+
+    t counts from 0, as the released code of AdaLoRA does; the formula printed in that paper's
+    appendix has t − tᵢ − t_f in the numerator, which does not end at the target.
+
+    total: T. initial: tᵢ. final: t_f. interval: ΔT. All in optimizer steps.
+    """
+
+    start: int
+    target: int
+    total: int
+    initial: int
+    final: int
+    interval: int
+
+    def __post_init__(self) -> None:
+        if self.target > self.start:
+            raise ValueError(f"target: {self.target} in all, allowed: at most the {self.start} that there are")
+        if self.initial < 0 or self.final < 0 or self.initial + self.final >= self.total:
+            raise ValueError(
+                f"schedule: {self.initial} initial and {self.final} final steps do not fit into {self.total}; "
+                "initial + final must be smaller"
+            )
+        if self.interval < 1:
+            raise ValueError(f"interval: {self.interval}, allowed: a whole number ≥ 1")
+
+    def at(self, t: int) -> tuple[int, bool]:
+        """(budget, whether it is allocated) at step t, counted from 0."""
+        if t <= self.initial:
+            return self.start, False
+        if t > self.total - self.final:
+            return self.target, True
+        left = 1 - (t - self.initial) / (self.total - self.final - self.initial)
+        return int(self.target + (self.start - self.target) * left**3), t % self.interval == 0
