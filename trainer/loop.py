@@ -183,7 +183,10 @@ class Loop(transformers.Trainer):
     def step(self) -> Step:
         """The step being made, as the hooks see it."""
         optimizer = getattr(self.optimizer, "optimizer", self.optimizer)  # accelerate's wrapper
-        return Step(self.state.global_step + 1, self.state.max_steps, optimizer, self.lr_scheduler)
+        return Step(self.state.global_step + 1, self.state.max_steps, optimizer, self._schedule())
+
+    def _schedule(self) -> Any:
+        return getattr(self.lr_scheduler, "scheduler", self.lr_scheduler)  # accelerate's wrapper
 
     def begin_step(self) -> None:
         self._task_losses: list[torch.Tensor] = []
@@ -359,7 +362,7 @@ class Loop(transformers.Trainer):
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         state = self.weights() | {
             "optimizer": live.optimizer_state(self.model, self.step().optimizer),
-            "scheduler": self.lr_scheduler.state_dict(),
+            "scheduler": live.schedule_state(self._schedule()),
             "random": saving.random_state(),
             "counters": asdict(self.counters),
             "ranks": self._ranks,
@@ -378,7 +381,7 @@ class Loop(transformers.Trainer):
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
             live.restore_optimizer(self.model, self.step().optimizer, self._resumed["optimizer"])
-            self.lr_scheduler.load_state_dict(self._resumed["scheduler"])
+            live.restore_schedule(self._schedule(), self._resumed["scheduler"])
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         if checkpoint is not None:

@@ -254,6 +254,8 @@ class AdaLoRA(AdapterVariant):
         found: dict[str, nn.Parameter] = {}
         for name, adapter in self.adapters.items():
             assert adapter.e is not None
+            if adapter.is_empty:
+                continue  # it takes no part in the loss any more
             found |= {f"{name}.A": adapter.A, f"{name}.B": adapter.B, f"{name}.e": adapter.e}
         return found
 

@@ -81,15 +81,11 @@ class LoRA(AdapterVariant):
         for name, layer in found.items():
             check_rank(pattern_value(self.rank_pattern, name, self.rank), layer)
 
-    def attach(self, model: nn.Module, head: Sequence[str] = ()) -> nn.Module:
-        self.check(model, head)
-        return super().attach(model, head)
-
     def build(self, name: str, layer: nn.Module) -> LowRank:
         rank = pattern_value(self.rank_pattern, name, self.rank)
         alpha = pattern_value(self.alpha_pattern, name, self.alpha)
         return LowRank(layer, rank, SCALINGS[self.scaling](alpha, rank), self.dropout)
 
-    def optimizer_options(self, name: str) -> Mapping[str, float]:
+    def optimizer_options(self, name: str) -> Mapping[str, Any]:
         is_b = name.endswith(".B")
         return {"lr_scale": self.lr_ratio} if is_b and self.lr_ratio != 1.0 else {}

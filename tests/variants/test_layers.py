@@ -87,6 +87,15 @@ def test_other_layers_are_refused_by_name(layer):
         LowRank(layer, rank=1, scale=1.0)
 
 
+@pytest.mark.parametrize(("layer", "x"), KINDS)
+def test_a_layer_that_lost_all_its_ranks_is_the_base_layer(layer, x):
+    adapter = filled(layer)
+    adapter.keep(torch.arange(0), None)
+    x = x.double() if x.is_floating_point() else x
+    assert adapter.rank == 0 and torch.equal(adapter(x), adapter.base(x))
+    assert adapter.delta_weight().shape == layer.weight.shape and not adapter.delta_weight().any()
+
+
 def test_dropout_on_row_numbers_is_refused():
     with pytest.raises(ValueError, match=r"dropout: 0.1 on a Embedding, allowed: 0"):
         LowRank(nn.Embedding(10, 6), rank=2, scale=1.0, dropout=0.1)

@@ -51,9 +51,14 @@ class Adapter(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """The base layer's output plus that of ΔW, in the base's dtype."""
         y = self.base(x)
-        if self.merged or not self._enabled:
+        if self.merged or not self._enabled or self.is_empty:
             return y
         return y + self.update(x).to(y.dtype)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is left of ΔW, so that there is nothing to compute."""
+        return False
 
     def update(self, x: torch.Tensor) -> torch.Tensor:
         """ΔW applied to the layer's input, without ever forming ΔW."""
@@ -116,7 +121,7 @@ class Adapter(nn.Module):
 class LowRank(Adapter):
     """ΔW = scale · B diag(e) A, with A (r, in), B (out, r) and, where wanted, e (r,) trained.
 
-    rank: 1 … min(in, out). scale: a plain number. dropout: share of the adapter's input that
+    rank: number of components. scale: a plain number. dropout: share of the adapter's input that
     is zeroed in training. diagonal: whether there is a trained e; without one it is all ones.
 
     A starts kaiming-uniform, B at zero, e at one: ΔW starts at zero. A method that starts
@@ -127,7 +132,6 @@ class LowRank(Adapter):
         self, base: nn.Module, rank: int, scale: float, dropout: float = 0.0, *, diagonal: bool = False
     ) -> None:
         super().__init__(base)
-        check_rank(rank, base)
         if dropout and not self.form.takes_dropout:
             raise ValueError(f"dropout: {dropout} on a {type(base).__name__}, allowed: 0; its input is a row number")
         device, dtype = self.weight.device, torch.promote_types(self.weight.dtype, torch.float32)
@@ -153,6 +157,10 @@ class LowRank(Adapter):
 
     def delta(self) -> torch.Tensor:
         return self._scaled_b() @ self.A
+
+    @property
+    def is_empty(self) -> bool:
+        return self.A.shape[0] == 0
 
     @property
     def rank(self) -> int:

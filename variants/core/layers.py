@@ -17,6 +17,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.grad import conv2d_weight
 
 
 class Form:
@@ -44,6 +45,10 @@ class Form:
         """B (out, r) applied to what `project` gave: what the layer's output is added to."""
         return F.linear(h, b)
 
+    def gradient(self, x: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
+        """∂L/∂W as (out, in), from the layer's input and the gradient of its output."""
+        return output.flatten(0, -2).T @ x.flatten(0, -2)
+
 
 class _Conv1D(Form):
     @property
@@ -67,6 +72,10 @@ class _Embedding(Form):
     def project(self, x: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
         return F.embedding(x, a.T)
 
+    def gradient(self, x: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
+        rows = output.new_zeros(self.matrix.shape[1], self.matrix.shape[0])
+        return rows.index_add_(0, x.flatten(), output.flatten(0, -2)).T
+
 
 class _Conv2d(Form):
     @property
@@ -86,6 +95,14 @@ class _Conv2d(Form):
 
     def expand(self, h: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         return F.conv2d(h, b[:, :, None, None])
+
+    def gradient(self, x: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
+        layer, padding = self.layer, self.layer.padding
+        if layer.padding_mode != "zeros" or isinstance(padding, str):
+            mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+            x, padding = F.pad(x, layer._reversed_padding_repeated_twice, mode=mode), 0
+        shape = layer.weight.shape
+        return conv2d_weight(x, shape, output, layer.stride, padding, layer.dilation).flatten(1)
 
 
 def is_linear(layer: nn.Module) -> bool:

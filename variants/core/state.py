@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from variants.core.checkpoint import CorruptState
+from variants.core.grow import OwnWarmup
 from variants.core.variant import Variant
 
 
@@ -55,6 +56,19 @@ def restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, state:
             key: value.to(parameters[name].device) if isinstance(value, torch.Tensor) and key != "step" else value
             for key, value in entry.items()
         }
+
+
+def schedule_state(scheduler: torch.optim.lr_scheduler.LRScheduler) -> dict[str, Any]:
+    """The schedule's counters, and the curves of groups that joined during training."""
+    return scheduler.state_dict()
+
+
+def restore_schedule(scheduler: torch.optim.lr_scheduler.LRScheduler, state: Mapping[str, Any]) -> None:
+    """Puts back what `schedule_state` took; call it after `restore_optimizer`."""
+    curves = state.get("lr_lambdas", [])
+    if isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR):
+        scheduler.lr_lambdas.extend(OwnWarmup(**curve) for curve in curves[len(scheduler.lr_lambdas) :])
+    scheduler.load_state_dict(dict(state))
 
 
 @torch.no_grad()

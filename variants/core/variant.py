@@ -111,7 +111,7 @@ class Variant:
         Raises `RuntimeError` where the promised budget was not met.
         """
 
-    def optimizer_options(self, name: str) -> Mapping[str, float]:
+    def optimizer_options(self, name: str) -> Mapping[str, Any]:
         """Optimizer options in which the parameter `name` departs from the run's.
 
         `lr_scale` multiplies the run's learning rate; any other name (`weight_decay`, `eps`)
@@ -169,7 +169,11 @@ class AdapterVariant(Variant):
         """The layers that `attach` will wrap, by name."""
         return targets.select(model, self.targets, exclude=self.exclude, layers=self.layers, head=head)
 
+    def check(self, model: nn.Module, head: Sequence[str] = ()) -> None:
+        self.select(model, head)
+
     def attach(self, model: nn.Module, head: Sequence[str] = ()) -> nn.Module:
+        self.check(model, head)
         found = self.select(model, head)
         freeze(model, head)
         self.adapters = {name: self.build(name, layer) for name, layer in found.items()}
