@@ -20,7 +20,8 @@ def one_line(error: BaseException) -> str:
     for cause in _causes(error):
         if isinstance(cause, MissingConfigException) and cause.options is not None:
             group, _, name = (cause.missing_cfg_file or "").rpartition("/")
-            return f"{group}: {name!r}, allowed: {', '.join(sorted(cause.options))}"
+            allowed = sorted(option for option in cause.options if not option.startswith("_"))  # no templates
+            return f"{group}: {name!r}, allowed: {', '.join(allowed)}"
         if isinstance(cause, OmegaConfBaseException) and cause.full_key:
             return _config_line(cause)
     text = " ".join(str(error).split())
