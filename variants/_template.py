@@ -20,6 +20,7 @@ from typing import Any
 
 from torch import nn
 
+from variants.core import fields
 from variants.core.adapter import LowRank
 from variants.core.variant import AdapterVariant
 
@@ -50,10 +51,9 @@ class Template(AdapterVariant):
 
     def __post_init__(self) -> None:
         # todo: one line for each value that can't be: the field, the value, what is allowed
-        if self.rank < 1:
-            raise ValueError(f"rank: {self.rank!r}, allowed: a whole number ≥ 1")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout: {self.dropout!r}, allowed: 0 ≤ dropout < 1")
+        fields.whole(self, "rank")
+        fields.positive(self, "alpha")
+        fields.share(self, "dropout")
 
     @classmethod
     def test_params(cls) -> list[dict[str, Any]]:

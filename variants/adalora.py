@@ -34,7 +34,6 @@ Known     Budgets count ranks, not parameters: a rank costs 2.5 times as much in
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -42,6 +41,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from variants.core import fields
 from variants.core.adapter import LowRank, check_rank
 from variants.core.importance import Importance
 from variants.core.schedule import Cubic
@@ -122,27 +122,15 @@ class AdaLoRA(AdapterVariant):
     adapters: dict[str, Triplets] = field(init=False, repr=False, compare=False, default_factory=dict)  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
-        for name in ("rank", "target_rank", "interval"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name}: {value!r}, allowed: a whole number ≥ 1")
+        fields.whole(self, "rank", "target_rank", "interval")
+        fields.whole(self, "initial_steps", "final_steps", at_least=0)
         if self.target_rank > self.rank:
             raise ValueError(f"target_rank: {self.target_rank}, allowed: at most rank, which is {self.rank}")
-        for name in ("initial_steps", "final_steps"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}: {getattr(self, name)!r}, allowed: a whole number ≥ 0")
-        if not (math.isfinite(self.alpha) and self.alpha > 0):
-            raise ValueError(f"alpha: {self.alpha!r}, allowed: a number > 0")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout: {self.dropout!r}, allowed: 0 ≤ dropout < 1")
-        if not (math.isfinite(self.orthogonality) and self.orthogonality >= 0):
-            raise ValueError(f"orthogonality: {self.orthogonality!r}, allowed: a number ≥ 0")
-        for name in ("beta1", "beta2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name}: {getattr(self, name)!r}, allowed: 0 ≤ {name} < 1")
-        for name, allowed in (("score", SCORES), ("profile", PROFILES)):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name}: {getattr(self, name)!r}, allowed: {', '.join(allowed)}")
+        fields.positive(self, "alpha")
+        fields.not_negative(self, "orthogonality")
+        fields.share(self, "dropout", "beta1", "beta2")
+        fields.one_of(self, "score", SCORES)
+        fields.one_of(self, "profile", PROFILES)
         if self.hard and self.profile == "released":
             raise ValueError("hard: true, allowed with profile=released: false; the released code removes nothing")
         self._importance = Importance(self.beta1, self.beta2)

@@ -40,6 +40,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from variants.core import fields
 from variants.core.adapter import Adapter, check_rank
 from variants.core.grow import OwnWarmup, join, leave
 from variants.core.variant import AdapterVariant, Step
@@ -157,27 +158,16 @@ class IncreLoRA(AdapterVariant):
     adapters: dict[str, Components] = field(init=False, repr=False, compare=False, default_factory=dict)  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
-        for name in ("rank", "target_rank", "interval", "top", "add"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name}: {value!r}, allowed: a whole number ≥ 1")
+        fields.whole(self, "rank", "target_rank", "interval", "top", "add")
+        fields.whole(self, "initial_steps", at_least=0)
         if self.target_rank < self.rank:
             raise ValueError(f"target_rank: {self.target_rank}, allowed: at least rank, which is {self.rank}")
-        if self.initial_steps < 0:
-            raise ValueError(f"initial_steps: {self.initial_steps!r}, allowed: a whole number ≥ 0")
         if self.warmup is not None and self.warmup < 1:
             raise ValueError(f"warmup: {self.warmup!r}, allowed: a whole number ≥ 1, or null")
-        if not (math.isfinite(self.alpha) and self.alpha > 0):
-            raise ValueError(f"alpha: {self.alpha!r}, allowed: a number > 0")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout: {self.dropout!r}, allowed: 0 ≤ dropout < 1")
-        if not (math.isfinite(self.orthogonality) and self.orthogonality >= 0):
-            raise ValueError(f"orthogonality: {self.orthogonality!r}, allowed: a number ≥ 0")
-        for name in ("beta1", "beta2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name}: {getattr(self, name)!r}, allowed: 0 ≤ {name} < 1")
-        if self.profile not in PROFILES:
-            raise ValueError(f"profile: {self.profile!r}, allowed: {', '.join(PROFILES)}")
+        fields.positive(self, "alpha")
+        fields.not_negative(self, "orthogonality")
+        fields.share(self, "dropout", "beta1", "beta2")
+        fields.one_of(self, "profile", PROFILES)
         self._total_steps: int | None = None
         self._started = False  # whether the reserve is there
         self._mean = self._uncertainty = torch.zeros(0)

@@ -22,7 +22,7 @@ from typing import Any
 
 from torch import nn
 
-from variants.core import targets
+from variants.core import fields, targets
 from variants.core.adapter import LowRank, check_rank
 from variants.core.variant import AdapterVariant, pattern_value
 
@@ -57,12 +57,9 @@ class LoRA(AdapterVariant):
         for field_name, alpha in [("alpha", self.alpha), *(("alpha_pattern", a) for a in self.alpha_pattern.values())]:
             if not (isinstance(alpha, int | float) and math.isfinite(alpha) and alpha > 0):
                 raise ValueError(f"{field_name}: {alpha!r}, allowed: a number > 0")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout: {self.dropout!r}, allowed: 0 ≤ dropout < 1")
-        if self.scaling not in SCALINGS:
-            raise ValueError(f"scaling: {self.scaling!r}, allowed: {', '.join(SCALINGS)}")
-        if not (math.isfinite(self.lr_ratio) and self.lr_ratio > 0):
-            raise ValueError(f"lr_ratio: {self.lr_ratio!r}, allowed: a number > 0")
+        fields.share(self, "dropout")
+        fields.positive(self, "lr_ratio")
+        fields.one_of(self, "scaling", tuple(SCALINGS))
 
     @classmethod
     def test_params(cls) -> list[dict[str, Any]]:
