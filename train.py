@@ -37,8 +37,9 @@ def main(config: DictConfig) -> float | None:
         else:
             from trainer.run import run  # here, so that a finished sweep never imports torch
 
-            log.info("running: %s", planned.title)
-            record = run(planned, list(HydraConfig.get().overrides.task))
+            with planned.alone():
+                log.info("running: %s", planned.title)
+                record = run(planned, list(HydraConfig.get().overrides.task))
     except Exception as error:
         if HydraConfig.get().mode != hydra.types.RunMode.MULTIRUN and not FULL_ERROR:
             sys.exit(f"error: {one_line(error)}")

@@ -148,6 +148,7 @@ def validate(config: DictConfig) -> None:
     device = machine.device
     known = device in ("auto", "cpu", "cuda") or re.fullmatch(r"cuda:\d+", device)
     _check("machine.device", device, known, "auto, cpu, cuda, cuda:N")
+    _check("seed", config.seed, 0 <= config.seed < 2**32, "0 ≤ seed < 2³²")
     _check("study", config.study, config.study and Path(config.study).name == config.study, "a folder's name")
     for group in ("variant", "task", "model"):
         _check(group, config[group], isinstance(config[group], DictConfig), f"a file in conf/{group}")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from hydra.errors import InstantiationException
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig
@@ -39,6 +41,20 @@ class Planned:
     @property
     def failed(self) -> bool:
         return self.record is not None and self.record.status == "failed"
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Within it no other process on this machine carries out this run. Raises `ConfigError` where one does.
+
+        The system lets go of the lock when a process dies, however it dies.
+        """
+        place = self.folder.parent / ".locks" / f"{self.run_id}.lock"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(place, timeout=0):
+                yield
+        except Timeout:
+            raise ConfigError(f"{self.folder}: another process is carrying out this run; wait for it") from None
 
     @property
     def title(self) -> str:

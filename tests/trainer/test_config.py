@@ -72,6 +72,7 @@ def test_a_misspelt_name_is_refused_in_one_line(configured, override, message):
         ("data.select_share=1", "data.select_share: 1.0, allowed: 0 < share < 1"),
         ("optim.lr=0", "optim.lr: 0.0, allowed: a number > 0"),
         ("optim.schedule=linaer", "optim.schedule: 'linaer', allowed: "),
+        ("seed=-1", "seed: -1, allowed: 0 ≤ seed < 2³²"),
         ("train.batch_size=0", "train.batch_size: 0, allowed: a whole number ≥ 1"),
         ("train.eval_every=never", "train.eval_every: 'never', allowed: \"epoch\" or a number of steps ≥ 1"),
         ("train.checkpoint=first", "train.checkpoint: 'first', allowed: best, last"),

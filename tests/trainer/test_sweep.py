@@ -102,3 +102,16 @@ def test_a_corrupt_record_is_reported_and_the_run_done_again(configured, tiny_ov
     again = plan(config)
     assert not again.done and not again.failed
     assert "record.json: " in caplog.text and "the run is done again" in caplog.text
+
+
+def test_a_run_that_another_process_carries_out_is_left_alone(configured, tiny_overrides, tmp_path):
+    from trainer.plan import plan
+
+    run = plan(configured([*tiny_overrides, "train.max_steps=2"]))
+    with run.alone():
+        code, output = sweep([*tiny_overrides, "train.max_steps=2", "seed=0,1"])
+        assert code == 1 and "another process is carrying out this run" in output
+        assert records.read(run.folder) is None, "no failed record for a run that is in good hands"
+    assert len(list(records.find(tmp_path / "runs"))) == 1
+    code, output = sweep([*tiny_overrides, "train.max_steps=2", "seed=0,1"])
+    assert code == 0 and "2 runs: 1 done, 0 failed, 1 to do" in output
