@@ -38,8 +38,10 @@ def main(config: DictConfig) -> float | None:
             from trainer.run import run  # here, so that a finished sweep never imports torch
 
             with planned.alone():
-                log.info("running: %s", planned.title)
-                record = run(planned, list(HydraConfig.get().overrides.task))
+                planned = plan(config)  # another process may have ended it just now
+                if not planned.done:
+                    log.info("running: %s", planned.title)
+                record = planned.record if planned.done else run(planned, list(HydraConfig.get().overrides.task))
     except Exception as error:
         if HydraConfig.get().mode != hydra.types.RunMode.MULTIRUN and not FULL_ERROR:
             sys.exit(f"error: {one_line(error)}")
@@ -57,6 +59,9 @@ def cli() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then lets the error through, and we shape it
     try:
         main()
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(130)
     except Exception as error:
         if FULL_ERROR:
             raise

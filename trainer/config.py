@@ -7,6 +7,7 @@ composed. This module imports no torch; `--help` and a finished sweep come up at
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -119,6 +120,7 @@ def validate(config: DictConfig) -> None:
     for name, value in flatten(OmegaConf.to_container(config, resolve=False)):
         if value == MISSING:
             raise ConfigError(f"{name}: not given; set {name}=… on the command line")
+    _refuse_unknown(config)
     data, optim, train, machine = config.data, config.optim, config.train, config.machine
     _one_of("data.protocol", data.protocol, ("dev", "split"))
     _check("data.select_share", data.select_share, 0 < data.select_share < 1, "0 < share < 1")
@@ -126,12 +128,22 @@ def validate(config: DictConfig) -> None:
         _check(f"data.{name}", data[name], data[name] is None or data[name] >= 1, "a whole number ≥ 1, or null")
     _check("data.max_length", data.max_length, data.max_length >= 2, "a whole number ≥ 2")
     _check("optim.lr", optim.lr, math.isfinite(optim.lr) and optim.lr > 0, "a number > 0")
-    _check("optim.head_lr", optim.head_lr, optim.head_lr is None or optim.head_lr > 0, "a number > 0, or null")
-    _check("optim.weight_decay", optim.weight_decay, optim.weight_decay >= 0, "a number ≥ 0")
+    _check(
+        "optim.head_lr",
+        optim.head_lr,
+        optim.head_lr is None or (math.isfinite(optim.head_lr) and optim.head_lr > 0),
+        "a number > 0, or null",
+    )
+    _check(
+        "optim.weight_decay",
+        optim.weight_decay,
+        math.isfinite(optim.weight_decay) and optim.weight_decay >= 0,
+        "a number ≥ 0",
+    )
     _one_of("optim.schedule", optim.schedule, SCHEDULES)
     _check("optim.warmup", optim.warmup, optim.warmup >= 0, "a share below 1, or a number of steps")
     _check("optim.max_grad_norm", optim.max_grad_norm, optim.max_grad_norm >= 0, "a number ≥ 0")
-    _check("train.epochs", train.epochs, train.epochs > 0, "a number > 0")
+    _check("train.epochs", train.epochs, math.isfinite(train.epochs) and train.epochs > 0, "a number > 0")
     _check("train.max_steps", train.max_steps, train.max_steps is None or train.max_steps >= 1, "≥ 1, or null")
     for name in ("batch_size", "accumulate", "eval_batch_size"):
         _check(f"train.{name}", train[name], train[name] >= 1, "a whole number ≥ 1")
@@ -149,12 +161,26 @@ def validate(config: DictConfig) -> None:
     known = device in ("auto", "cpu", "cuda") or re.fullmatch(r"cuda:\d+", device)
     _check("machine.device", device, known, "auto, cpu, cuda, cuda:N")
     _check("seed", config.seed, 0 <= config.seed < 2**32, "0 ≤ seed < 2³²")
-    _check("study", config.study, config.study and Path(config.study).name == config.study, "a folder's name")
+    _check(
+        "study",
+        config.study,
+        config.study not in ("", "..") and Path(config.study).name == config.study,
+        "a folder's name",
+    )
     for group in ("variant", "task", "model"):
         _check(group, config[group], isinstance(config[group], DictConfig), f"a file in conf/{group}")
         _check(f"{group}.name", config[group].get("name"), bool(config[group].get("name")), "a name for tables")
     _one_of("model.dtype", config.model.get("dtype"), DTYPES)
     _check("task.metrics", config.task.get("metrics"), bool(config.task.get("metrics")), "a list of metrics")
+
+
+def _refuse_unknown(config: DictConfig) -> None:
+    """A `+` on the command line adds any field; one that nothing reads would be a silent no-op."""
+    for group, schema in (("", Config), ("data", Data), ("optim", Optim), ("train", Train), ("machine", Machine)):
+        allowed = [f.name for f in dataclasses.fields(schema)]
+        for name in config[group] if group else config:
+            if name not in allowed and name != "hydra":
+                raise ConfigError(f"{group}{'.' * bool(group)}{name}: no such field, allowed: {', '.join(allowed)}")
 
 
 def identity(config: DictConfig, content: Mapping[str, Any]) -> dict[str, Any]:
@@ -170,7 +196,7 @@ def identity(config: DictConfig, content: Mapping[str, Any]) -> dict[str, Any]:
         name: _canonical(value)
         for name, value in leaves.items()
         # null is the same as not there, so a new optional field changes no run's name
-        if value is not None and not name.endswith((".path", "_path"))
+        if value is not None and not (name.endswith((".path", "_path")) and name.startswith(("task.", "model.")))
     }
 
 

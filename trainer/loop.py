@@ -399,9 +399,12 @@ class Loop(transformers.Trainer):
         """Makes the model the one that is reported, the best or the last, in its final form; its step."""
         step = self.state.global_step
         if self.cfg.train.checkpoint == "best":
+            if self.counters.best_step is None:
+                raise RunFailed("train.checkpoint: best, but no evaluated model was within the method's budget")
             live.restore_weights(self.model, self.variant, checkpoint.load(self.best_folder / saving.STATE))
-            assert self.counters.best_step is not None
             step = self.counters.best_step
+        if type(self.variant).on_train_end is not Variant.on_train_end:
+            self._evaluated.clear()  # the method may change the model now, so that its numbers are taken anew
         self.variant.on_train_end(replace(self.step(), index=self.state.global_step))
         self.log_ranks()
         return step

@@ -48,7 +48,7 @@ def run(planned: Planned, overrides: list[str]) -> record.Record:
         config=planned.identity,
         git=_git(),
         versions=_versions(),
-        hardware=_hardware(),
+        hardware=_hardware(config.machine.threads),
     )
     planned.folder.mkdir(parents=True, exist_ok=True)
     (planned.folder / record.FILENAME).unlink(missing_ok=True)
@@ -254,13 +254,13 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _hardware() -> dict[str, Any]:
+def _hardware(threads: int | None) -> dict[str, Any]:
     names = [line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
     memory = [int(line.split()[1]) * 1024 for line in _lines("/proc/meminfo") if line.startswith("MemTotal")]
     found: dict[str, Any] = {
         "cpu": names[0] if names else platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
+        "threads": threads or torch.get_num_threads(),
         "memory": memory[0] if memory else None,
     }
     if torch.cuda.is_available():

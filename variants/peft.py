@@ -120,7 +120,8 @@ class Peft(Variant):
 
     def is_final_form(self, step: Step) -> bool:
         config = self._peft.peft_config["default"]
-        return not hasattr(config, "tfinal") or step.index - 1 >= step.total - config.tfinal
+        # At the last step whatever PEFT has allocated is final, also where tfinal is 0, its default.
+        return step.index >= step.total or not hasattr(config, "tfinal") or step.index - 1 >= step.total - config.tfinal
 
     def ranks(self) -> dict[str, int]:
         found = {}

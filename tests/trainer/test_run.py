@@ -217,3 +217,22 @@ def test_ranks_that_are_pruned_leave_counts_memory_and_file(carry_out, tmp_path,
     lines = [json.loads(line) for line in (folder_of(record, tmp_path) / "ranks.jsonl").read_text().splitlines()]
     assert sum(lines[0]["ranks"].values()) == 96 and sum(lines[-1]["ranks"].values()) == 24
     assert len(set(lines[-1]["ranks"].values())) > 1, "the budget is spread unevenly"
+
+
+def test_the_reported_metrics_are_those_of_the_model_that_is_saved(carry_out, tmp_path):
+    # The last allocation is made when the model is handed over: 4 does not divide 11.
+    settings = ["variant=adalora", "variant.rank=8", "variant.target_rank=1", "variant.interval=4", "optim.lr=3e-2"]
+    record = carry_out(*settings)
+    folder = folder_of(record, tmp_path)
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    found = pd.read_parquet(folder / "predictions.parquet")
+    assert record.rank.end == 12
+    assert (found.label == found.prediction).mean() == record.metric.value
+    assert lines[-1]["step"] == 12
+
+
+def test_pefts_adalora_with_its_default_schedule(carry_out):
+    record = carry_out(
+        "variant=peft", "variant.method=adalora", "+variant.options.init_r=4", "+variant.options.target_r=2"
+    )
+    assert record.status == "done" and record.metric.step == record.steps.total
