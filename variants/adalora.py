@@ -10,6 +10,9 @@
 Paper     Zhang et al. 2023, "AdaLoRA: Adaptive Budget Allocation for Parameter-Efficient
           Fine-Tuning", ICLR, arXiv 2303.10512: equations 3 to 12, algorithm 1.
 Code      QingruZhang/AdaLoRA d10f5eb.
+Budget    `budget` counts parameters in place of ranks: the components with the highest scores that fit into it
+          stay, so that it is missed by less than one rank. rank and target_rank then only say how many times the
+          final ranks the layers start with. Profile paper alone has it.
 Hooks     penalty    R, scaled by γ
           on_update  scores from the gradient of the step and the parameters after it, then the mask
 Cost      r(in + out + 1) parameters of the *initial* rank until ranks leave, and two averages of each.
@@ -34,6 +37,7 @@ Known     Budgets count ranks, not parameters: a rank costs 2.5 times as much in
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -41,8 +45,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from variants.core import fields
+from variants.core import fields, layers
 from variants.core.adapter import LowRank, check_rank
+from variants.core.budget import spread, within
 from variants.core.importance import Importance
 from variants.core.schedule import Cubic
 from variants.core.variant import AdapterVariant, Step
@@ -102,6 +107,7 @@ class AdaLoRA(AdapterVariant):
     beta1, beta2: shares of the past in sensitivity and uncertainty.
     score: "sensitivity_uncertainty" (the method), "sensitivity" or "magnitude" of Λ (its ablations).
     profile: "paper" or "released", see the module's text. hard: remove ranks at every allocation.
+    budget: trained parameters at the end, in place of the number of ranks (`variants.core.budget`).
     """
 
     name: str = "adalora"
@@ -118,6 +124,7 @@ class AdaLoRA(AdapterVariant):
     score: str = "sensitivity_uncertainty"
     profile: str = "paper"
     hard: bool = False
+    budget: int | None = None
 
     adapters: dict[str, Triplets] = field(init=False, repr=False, compare=False, default_factory=dict)  # type: ignore[assignment]
 
@@ -133,6 +140,10 @@ class AdaLoRA(AdapterVariant):
         fields.one_of(self, "profile", PROFILES)
         if self.hard and self.profile == "released":
             raise ValueError("hard: true, allowed with profile=released: false; the released code removes nothing")
+        fields.budget(self)
+        if self.budget is not None and self.profile == "released":
+            raise ValueError(f"budget: {self.budget} with profile: released, allowed: null; that code counts ranks")
+        self._starts: dict[str, int] = {}  # ranks of the layers at the start
         self._importance = Importance(self.beta1, self.beta2)
         self._final = False  # whether the masks can't change any more
 
@@ -145,20 +156,31 @@ class AdaLoRA(AdapterVariant):
             {"rank": 3, "target_rank": 3, **steps},
             {"rank": 4, "target_rank": 2, "score": "sensitivity", "initial_steps": 1, "final_steps": 1},
             {"rank": 4, "target_rank": 2, "profile": "released", "score": "magnitude", **steps},
+            {"rank": 3, "target_rank": 2, "budget": 150, **steps},
+            {"rank": 2, "target_rank": 1, "budget": 130, "hard": True, **steps},
         ]
 
     def plan(self, total_steps: int) -> None:
         Cubic(self.rank, self.target_rank, total_steps, self.initial_steps, self.final_steps, self.interval)
 
     def check(self, model: nn.Module, head: Sequence[str] = ()) -> None:
-        for layer in self.select(model, head).values():
-            check_rank(self.rank, layer)
+        found = self.select(model, head)
+        self._starts = dict.fromkeys(found, self.rank)
+        if self.budget is not None:
+            sizes = {name: layers.size(layer) for name, layer in found.items()}
+            most = {name: min(size) for name, size in sizes.items()}
+            even = spread({name: sum(size) + 1 for name, size in sizes.items()}, self.budget, most)
+            ratio = self.rank / self.target_rank
+            self._starts = {name: min(math.ceil(rank * ratio), most[name]) for name, rank in even.items()}
+        for name, layer in found.items():
+            check_rank(self._starts[name], layer)
 
     def build(self, name: str, layer: nn.Module) -> Triplets:
         # The released code divides by the initial rank plus 1e-5 and never by the current one:
         # its authors found rescaling to make results worse.
-        scale = self.alpha / (self.rank + 1e-5)
-        return Triplets(layer, self.rank, scale, self.dropout, masks_evaluation=self.profile == "paper")
+        rank = self._starts[name]
+        scale = self.alpha / (rank + 1e-5)
+        return Triplets(layer, rank, scale, self.dropout, masks_evaluation=self.profile == "paper")
 
     def penalty(self) -> torch.Tensor | None:
         if not self.orthogonality:
@@ -200,14 +222,21 @@ class AdaLoRA(AdapterVariant):
             self._mask(self.target)
         self._remove(step.optimizer)
         self._final = True
-        found = sum(self.ranks().values())
-        if found != self.target:
-            raise RuntimeError(f"budget: {found} ranks are left, the target is {self.target}")
+        found = sum(adapter.rank * self._price(adapter) for adapter in self.adapters.values())
+        # Of parameters less than a rank may be missing, and only where that rank does not fit.
+        slack = 0 if self.budget is None else max(adapter.cost for adapter in self.adapters.values())
+        if not self.target - slack <= found <= self.target:
+            what = "ranks" if self.budget is None else "parameters"
+            raise RuntimeError(f"budget: {found} {what} are left, the target is {self.target}")
 
     @property
     def target(self) -> int:
-        """Ranks over all layers at the end."""
-        return self.target_rank * len(self.adapters)
+        """Ranks over all layers at the end, or parameters where `budget` is given."""
+        return self.target_rank * len(self.adapters) if self.budget is None else self.budget
+
+    def _price(self, adapter: Triplets) -> int:
+        """What one rank of `adapter` takes of the budget."""
+        return 1 if self.budget is None else adapter.cost
 
     def scores(self) -> dict[str, torch.Tensor]:
         """S (r,) of every layer's components."""
@@ -248,24 +277,24 @@ class AdaLoRA(AdapterVariant):
         return found
 
     def _budget(self, total_steps: int) -> Cubic:
-        start = self.rank * len(self.adapters)
+        """The budget over the run, in what `target` counts."""
+        start = sum(self._starts[name] * self._price(adapter) for name, adapter in self.adapters.items())
         return Cubic(start, self.target, total_steps, self.initial_steps, self.final_steps, self.interval)
 
     @torch.no_grad()
     def _mask(self, budget: int) -> None:
-        """Leaves the `budget` components with the highest scores; the e of all others becomes zero."""
-        scores = self.scores()
-        together = torch.cat(list(scores.values()))
-        surplus = len(together) - budget
-        if surplus <= 0:
+        """Leaves the components with the highest scores, up to `budget`; the e of all others becomes zero."""
+        scores = list(self.scores().values())
+        together = torch.cat(scores)
+        prices = [self._price(adapter) for adapter in self.adapters.values()]
+        if sum(price * len(score) for price, score in zip(prices, scores, strict=True)) <= budget:
             return
         if self.profile == "released":
-            keep = together > torch.kthvalue(together, surplus).values
+            keep = together > torch.kthvalue(together, len(together) - budget).values
+            masks = keep.split([len(score) for score in scores])
         else:
-            # Sorted stably, so that equal scores are told apart by their place and the budget is exact.
-            keep = torch.ones_like(together, dtype=torch.bool)
-            keep[together.argsort(stable=True)[:surplus]] = False
-        for adapter, kept in zip(self.adapters.values(), keep.split([len(s) for s in scores.values()]), strict=True):
+            masks = within(scores, prices, budget)
+        for adapter, kept in zip(self.adapters.values(), masks, strict=True):
             assert adapter.e is not None
             adapter.kept = kept.clone()
             adapter.e.masked_fill_(~kept, 0.0)

@@ -10,6 +10,8 @@ they are aligned when growth makes their λ trainable. A new part warms up on a 
 Paper     Zhang et al. 2023, "IncreLoRA: Incremental Parameter Allocation Method for Parameter-Efficient
           Fine-tuning", arXiv 2308.12043.
 Code      FeiyuZhang98/IncreLoRA 51a2d73.
+Budget    `budget` counts parameters in place of ranks: modules grow in the order of their scores as long as a rank
+          of theirs still fits. Profile paper alone has it.
 Hooks     on_step_begin  forgets the gradient of the step before
           penalty        the orthogonality of AdaLoRA, over all components, the reserve included
           on_gradients   scores (the gradient before clipping), then growth, before the optimizer's step
@@ -40,8 +42,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from variants.core import fields
+from variants.core import fields, layers
 from variants.core.adapter import Adapter, check_rank
+from variants.core.budget import check_range
 from variants.core.grow import OwnWarmup, join, leave
 from variants.core.variant import AdapterVariant, Step
 
@@ -137,6 +140,7 @@ class IncreLoRA(AdapterVariant):
     reserve: whether modules hold a trained reserve (the paper's advance learning).
     beta1, beta2: shares of the past in sensitivity and uncertainty.
     profile: "paper" or "released", see the module's text.
+    budget: trained parameters at the end, in place of target_rank (`variants.core.budget`).
     """
 
     name: str = "increlora"
@@ -154,6 +158,7 @@ class IncreLoRA(AdapterVariant):
     beta1: float = 0.85
     beta2: float = 0.85
     profile: str = "paper"
+    budget: int | None = None
 
     adapters: dict[str, Components] = field(init=False, repr=False, compare=False, default_factory=dict)  # type: ignore[assignment]
 
@@ -168,6 +173,9 @@ class IncreLoRA(AdapterVariant):
         fields.not_negative(self, "orthogonality")
         fields.share(self, "dropout", "beta1", "beta2")
         fields.one_of(self, "profile", PROFILES)
+        fields.budget(self, "target_rank")
+        if self.budget is not None and self.profile == "released":
+            raise ValueError(f"budget: {self.budget} with profile: released, allowed: null; that code counts ranks")
         self._total_steps: int | None = None
         self._started = False  # whether the reserve is there
         self._mean = self._uncertainty = torch.zeros(0)
@@ -179,6 +187,7 @@ class IncreLoRA(AdapterVariant):
             {"target_rank": 2, "top": 3, "add": 2, "warmup": 2, "dropout": 0.1},
             {"target_rank": 2, "top": 4, "reserve": False, "initial_steps": 3},
             {"target_rank": 2, "top": 2, "interval": 3, "profile": "released"},
+            {"budget": 150, "top": 2, "interval": 2},
         ]
 
     def plan(self, total_steps: int) -> None:
@@ -190,7 +199,7 @@ class IncreLoRA(AdapterVariant):
             check_rank(self.rank, layer)
         if self._total_steps is None:
             return  # used without plan(): the budget is checked at the end alone
-        missing = (self.target_rank - self.rank) * len(found)
+        missing = self._missing_ranks([layers.size(layer) for layer in found.values()])
         rounds = len([t for t in range(self._total_steps) if t > self.initial_steps and t % self.interval == 0])
         at_most = rounds * min(self.top, len(found)) * self.add
         if at_most < missing:
@@ -198,6 +207,20 @@ class IncreLoRA(AdapterVariant):
                 f"interval: {self.interval} leaves {rounds} rounds in {self._total_steps} steps, in which top × add "
                 f"gives {at_most} ranks; {missing} are missing to the target"
             )
+
+    def _missing_ranks(self, sizes: Sequence[tuple[int, int]]) -> int:
+        """Ranks that are at most to be added to layers of these sizes."""
+        if self.budget is None:
+            return (self.target_rank - self.rank) * len(sizes)
+        costs = [sum(size) + 1 for size in sizes]
+        at_start = self.rank * sum(costs)
+        check_range(self.budget, at_start, sum(min(size) * cost for size, cost in zip(sizes, costs, strict=True)))
+        # Where all growth goes to the cheapest layers, as far as these can grow.
+        ranks, room = 0, self.budget - at_start
+        for size, cost in sorted(zip(sizes, costs, strict=True), key=lambda pair: pair[1]):
+            number = min(min(size) - self.rank, room // cost)
+            ranks, room = ranks + number, room - number * cost
+        return ranks
 
     def build(self, name: str, layer: nn.Module) -> Components:
         return Components(layer, self.rank, self.dropout)
@@ -211,13 +234,24 @@ class IncreLoRA(AdapterVariant):
 
     @property
     def target(self) -> int:
-        """Ranks over all layers at the end."""
-        return self.target_rank * len(self.adapters)
+        """Ranks over all layers at the end, or parameters where `budget` is given."""
+        return self.target_rank * len(self.adapters) if self.budget is None else self.budget
 
     @property
     def total(self) -> int:
-        """Ranks over all layers now."""
-        return sum(adapter.active for adapter in self.adapters.values())
+        """What there is now of what `target` counts."""
+        return sum(adapter.active * self._price(adapter) for adapter in self.adapters.values())
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the target is reached: no rank that a layer has room for fits any more."""
+        left = self.target - self.total
+        prices = [self._price(a) for a in self.adapters.values() if a.active < min(a.in_features, a.out_features)]
+        return left < min(prices, default=1)
+
+    def _price(self, adapter: Components) -> int:
+        """What one rank of `adapter` takes of the budget."""
+        return 1 if self.budget is None else adapter.cost
 
     def penalty(self) -> torch.Tensor | None:
         if not self.orthogonality:
@@ -232,13 +266,14 @@ class IncreLoRA(AdapterVariant):
         return self.orthogonality * torch.stack(squares).sqrt().mean()
 
     def on_step_begin(self, step: Step) -> None:
+        watched = not self.is_full
         for adapter in self.adapters.values():
             adapter.gradient = None
-            adapter.watched = self.total < self.target
+            adapter.watched = watched
 
     def on_gradients(self, step: Step) -> None:
         t = step.index - 1  # the method counts from 0
-        if self.total >= self.target:
+        if self.is_full:
             return
         self._score()  # of ΔW as the step has seen it: before anything joins
         if self.reserve and not self._started:
@@ -246,17 +281,19 @@ class IncreLoRA(AdapterVariant):
             self._join(step, [p for a in self.adapters.values() for p in self._new_reserve(a)], like="A")
         if t > self.initial_steps and t % self.interval == 0:
             self._grow(step)
-            if self.total == self.target or (self.total > self.target and self.profile == "paper"):
+            # The released code looks for equality, so that an overshoot leaves everything open.
+            if self.is_full if self.profile == "paper" else self.total == self.target:
                 self._close(step.optimizer)
 
     def is_final_form(self, step: Step) -> bool:
-        return self.total >= self.target
+        return self.is_full
 
     def on_train_end(self, step: Step) -> None:
         for adapter in self.adapters.values():
             leave(step.optimizer, adapter.drop_reserve())
-        if self.total < self.target or (self.total > self.target and self.profile == "paper"):
-            raise RuntimeError(f"budget: {self.total} ranks are there, the target is {self.target}")
+        if not self.is_full or (self.total > self.target and self.profile == "paper"):
+            what = "ranks" if self.budget is None else "parameters"
+            raise RuntimeError(f"budget: {self.total} {what} are there, the target is {self.target}")
 
     def scores(self) -> torch.Tensor:
         """S of every module, in the order of the adapters."""
@@ -314,13 +351,13 @@ class IncreLoRA(AdapterVariant):
             threshold = scores.topk(min(self.top, missing, len(adapters))).values[-1]
             chosen = [(i, self.add) for i in range(len(adapters)) if scores[i] >= threshold]
         else:
-            order = scores.argsort(descending=True, stable=True)[: self.top].tolist()
             chosen = []
-            for i in order:
+            for i in scores.argsort(descending=True, stable=True).tolist():
+                price = self._price(adapters[i])
                 room = min(adapters[i].in_features, adapters[i].out_features) - adapters[i].active
-                if (ranks := min(self.add, missing, room)) > 0:
+                if len(chosen) < self.top and (ranks := min(self.add, missing // price, room)) > 0:
                     chosen.append((i, ranks))
-                    missing -= ranks
+                    missing -= ranks * price
         for i, ranks in chosen:
             adapter = adapters[i]
             if not self.reserve:
@@ -363,5 +400,12 @@ class IncreLoRA(AdapterVariant):
 
     def _rescale(self) -> None:
         for adapter in self.adapters.values():
-            ranks = adapter.active + 1e-5 if self.profile == "released" else self.target_rank
+            ranks = adapter.active + 1e-5 if self.profile == "released" else self._average_rank
             adapter.scale = self.alpha / ranks
+
+    @property
+    def _average_rank(self) -> float:
+        """Of a layer at the end."""
+        if self.budget is None:
+            return self.target_rank
+        return self.budget / sum(adapter.cost for adapter in self.adapters.values())

@@ -101,7 +101,11 @@ class LoRAXS(BasisVariant):
             {"rank": 4},
             {"rank": 3, "dropout": 0.1, "decomposition": "randomized_svd", "seed": 42},
             {"rank": 0.9, "init_std": 0.0},
+            {"budget": 50},
         ]
+
+    def parameters(self, directions: int) -> int:
+        return directions**2
 
     def check(self, model: nn.Module, head: Sequence[str] = ()) -> None:
         super().check(model, head)
@@ -112,4 +116,4 @@ class LoRAXS(BasisVariant):
                 raise ValueError(f"dropout: {self.dropout} on the {kind} {name}, allowed: 0; its input is a row number")
 
     def build(self, name: str, layer: nn.Module) -> SmallCore:
-        return SmallCore(layer, self.factors(layer), self.alpha, self.dropout, self.init_std)
+        return SmallCore(layer, self.factors(name, layer), self.alpha, self.dropout, self.init_std)

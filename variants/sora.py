@@ -17,7 +17,7 @@ Hooks     penalty       the L1 term, scaled by λ
           on_update     the proximal step; decay after the step, where asked for
           on_train_end  components whose gate is zero leave parameters, gradients and moments
 Cost      r(in + out + 1) parameters of the initial rank throughout training; a few operations on r
-          numbers per layer and step. There is no budget: λ and ξ decide what is left.
+          numbers per layer and step. Without `budget` λ and ξ decide what is left.
 
 Where paper and released code differ, `profile` chooses:
 
@@ -47,6 +47,11 @@ What is as in the released code in neither:
   - Its later stages go on with a learning-rate schedule that has run out, so that gates there can
     only shrink. Here all stages lie within the run and its one schedule.
 
+Budget    The method has none; `budget` adds one. The open gates may cost no more than a cubic curve says, from all
+          of them after `initial_steps` to the budget `final_steps` before the end: the smallest |g| beyond it become
+          zero. And the largest |g| that fill the budget are left as they are where T_ξ would close them. So λ and ξ
+          shape what is left, and the count is given. Profile paper alone has it.
+
 Known     While B is about zero only the L1 term acts on a gate, and Adam normalises it: about one learning
           rate per step, whatever λ is. λ matters against the task's gradient only. As the learning
           rate falls, nothing brings gates back, so most of the sparsity comes late. ξ is per step:
@@ -66,7 +71,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from variants.core import fields, layers
 from variants.core.adapter import LowRank, check_rank
+from variants.core.budget import check_range, within
+from variants.core.schedule import Cubic
 from variants.core.variant import AdapterVariant, Step
 
 log = logging.getLogger(__name__)
@@ -136,7 +144,9 @@ class SoRA(AdapterVariant):
         The last stage goes on to the end of the run, and is the one that may be handed over.
     gate_lr_scale: learning rate of the gates over the run's.
     decay_after_step: weight decay of A and B after the step, in place of the run's; 0 leaves it to the run.
+    initial_steps, final_steps: with a budget, steps before the first gate has to close and with the final number.
     profile: "paper" or "released", see the module's text.
+    budget: trained parameters at the end, in place of what λ and ξ leave (`variants.core.budget`).
     """
 
     name: str = "sora"
@@ -152,7 +162,10 @@ class SoRA(AdapterVariant):
     first_stage_steps: int | None = None
     gate_lr_scale: float = 1.0
     decay_after_step: float = 0.0
+    initial_steps: int = 0
+    final_steps: int = 0
     profile: str = "paper"
+    budget: int | None = None
 
     adapters: dict[str, Gated] = field(init=False, repr=False, compare=False, default_factory=dict)  # type: ignore[assignment]
 
@@ -182,6 +195,13 @@ class SoRA(AdapterVariant):
                 raise ValueError("threshold: 0, allowed with schedule=exp_linear: a number > 0; it takes its logarithm")
             assert self.max_threshold is not None and self.stages is not None
             self._thresholds = thresholds(self.schedule, self.threshold, self.max_threshold, self.stages)
+        fields.budget(self)
+        fields.whole(self, "initial_steps", "final_steps", at_least=0)
+        if self.budget is None and (self.initial_steps or self.final_steps):
+            name = "initial_steps" if self.initial_steps else "final_steps"
+            raise ValueError(f"{name}: {getattr(self, name)}, allowed without a budget: 0; they time its curve")
+        if self.budget is not None and self.profile == "released":
+            raise ValueError(f"budget: {self.budget} with profile: released, allowed: null; that code has none")
         self._zeroed = False  # whether any gate has ever been zero
 
     @classmethod
@@ -193,9 +213,13 @@ class SoRA(AdapterVariant):
             {"rank": 4, "l1": 0.1, "schedule": "linear", "first_stage_steps": 5, **staged},
             {"rank": 3, "schedule": "exp_linear", "profile": "released", "gate_lr_scale": 2.0, **staged},
             {"rank": 2, "threshold": 0.5, "decay_after_step": 0.1, "l1": 0.0},
+            {"rank": 4, "threshold": 0.2, "budget": 150, "final_steps": 3},
+            {"rank": 4, "threshold": 1e-4, "budget": 150, "initial_steps": 2, "final_steps": 3},
         ]
 
     def plan(self, total_steps: int) -> None:
+        if self.budget is not None:
+            Cubic(self.budget, self.budget, total_steps - 1, self.initial_steps, self.final_steps, 1)
         begins = self._begin(len(self._thresholds) - 1)
         if begins >= total_steps:
             raise ValueError(
@@ -204,8 +228,12 @@ class SoRA(AdapterVariant):
             )
 
     def check(self, model: nn.Module, head: Sequence[str] = ()) -> None:
-        for layer in self.select(model, head).values():
+        found = self.select(model, head)
+        for layer in found.values():
             self._check_size(layer)
+        if self.budget is not None:
+            costs = [sum(layers.size(layer)) + 1 for layer in found.values()]
+            check_range(self.budget, min(costs), self.rank * sum(costs))
 
     def build(self, name: str, layer: nn.Module) -> Gated:
         self._check_size(layer)
@@ -244,11 +272,21 @@ class SoRA(AdapterVariant):
         if self.decay_after_step:
             self._decay(step.optimizer)
         threshold = self._thresholds[self._stage(step.index - 1)]
-        for adapter in self.adapters.values():
-            adapter.gate.copy_(proximal(adapter.gate, threshold, self.profile))
+        spared = None if self.budget is None else self._largest(self.budget)
+        for i, adapter in enumerate(self.adapters.values()):
+            gate = proximal(adapter.gate, threshold, self.profile)
+            if spared is not None:
+                gate = torch.where(spared[i] & (gate == 0), adapter.gate, gate)
+            adapter.gate.copy_(gate)
+        if self.budget is not None:
+            kept = self._largest(self._curve(step.total, step.index - 1))
+            for adapter, mask in zip(self.adapters.values(), kept, strict=True):
+                adapter.gate.masked_fill_(~mask, 0.0)
         self._zeroed = self._zeroed or any(adapter.open < len(adapter.gate) for adapter in self.adapters.values())
 
     def is_final_form(self, step: Step) -> bool:
+        if self.budget is not None and step.index < step.total - self.final_steps:
+            return False
         return self._stage(step.index - 1) == len(self._thresholds) - 1
 
     def on_train_end(self, step: Step) -> None:
@@ -257,6 +295,21 @@ class SoRA(AdapterVariant):
         for adapter in self.adapters.values():
             if adapter.open < len(adapter.gate):
                 adapter.keep(adapter.gate.detach().nonzero().flatten(), step.optimizer)
+        if self.budget is not None:
+            found, slack = self.effective_parameters(), max(adapter.cost for adapter in self.adapters.values())
+            if not self.budget - slack < found <= self.budget:
+                raise RuntimeError(f"budget: {found} parameters are left, the budget is {self.budget}")
+
+    def _curve(self, total: int, t: int) -> int:
+        """Parameters that the open gates may cost after step t, counted from 0."""
+        assert self.budget is not None
+        start = sum(adapter.closed_form() for adapter in self.adapters.values())
+        return Cubic(start, self.budget, total - 1, self.initial_steps, self.final_steps, 1).at(t)[0]
+
+    def _largest(self, budget: int) -> list[torch.Tensor]:
+        """Of every layer, which gates are among the largest |g| that `budget` pays for."""
+        adapters = list(self.adapters.values())
+        return within([adapter.gate.abs() for adapter in adapters], [adapter.cost for adapter in adapters], budget)
 
     def state_dict(self) -> dict[str, Any]:
         return {"gates": {name: len(adapter.gate) for name, adapter in self.adapters.items()}, "zeroed": self._zeroed}

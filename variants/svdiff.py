@@ -75,7 +75,8 @@ class SVDiff(BasisVariant):
             {"rank": 0.8, "decomposition": "randomized_svd", "iterations": 4, "seed": 1},
             {"rank": "gavish_donoho", "decomposition": "als"},
             {"rank": 4, "decomposition": "nmf"},
+            {"budget": 30},
         ]
 
     def build(self, name: str, layer: nn.Module) -> ShiftedValues:
-        return ShiftedValues(layer, self.factors(layer), self.scale)
+        return ShiftedValues(layer, self.factors(name, layer), self.scale)

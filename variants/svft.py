@@ -38,7 +38,7 @@ Known     The released start is no small one: with M as above and the gate at on
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,8 +47,9 @@ from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import structural_rank
 from torch import nn
 
-from variants.core import layers
-from variants.core.decompose import BasisVariant, Factors, InBasis, probe
+from variants.core import fields, layers
+from variants.core.budget import share_out, spread_priced
+from variants.core.decompose import BasisVariant, Factors, InBasis, Rule, probe
 
 PATTERNS = ("plain", "banded", "random", "top_k")
 PROFILES = ("paper", "released")
@@ -103,6 +104,7 @@ class SVFT(BasisVariant):
     rank: directions that M acts on: null for all, a number, a share of the energy, or "gavish_donoho".
     decomposition: "svd", "randomized_svd", "als" or "nmf"; iterations: its own.
     seed: of the decomposition's draws and of the random pattern.
+    budget: decides the directions of plain, d of each layer of banded, the entries of random and top_k.
     """
 
     name: str = "svft"
@@ -127,6 +129,12 @@ class SVFT(BasisVariant):
                 )
             if self.decomposition != "svd":
                 raise ValueError(f"decomposition: {self.decomposition!r}, allowed with profile=released: svd")
+            if self.budget is not None:
+                raise ValueError(f"budget: {self.budget} with profile: released, allowed: null; that code has none")
+        if self.pattern != "plain":
+            fields.budget(self, "off_diagonals")
+        self._bands: dict[str, int] = {}  # d of the layers, by name
+        self._entries: dict[str, int] = {}  # entries of M, where a budget decides them
 
     @classmethod
     def test_params(cls) -> list[dict[str, Any]]:
@@ -135,6 +143,9 @@ class SVFT(BasisVariant):
             {"pattern": "banded", "off_diagonals": 2},
             {"pattern": "banded", "off_diagonals": 1, "rank": 4, "decomposition": "randomized_svd"},
             {"pattern": "random", "off_diagonals": 1, "seed": 5},
+            {"budget": 30},
+            {"budget": 70, "pattern": "banded"},
+            {"budget": 77, "pattern": "random"},
         ]
 
     def check(self, model: nn.Module, head: Sequence[str] = ()) -> None:
@@ -149,8 +160,18 @@ class SVFT(BasisVariant):
             if self.rank is None or isinstance(self.rank, int):
                 entries(self.rank or min(out_features, in_features), self.off_diagonals)
 
+    def choose(self, most: Mapping[str, int], parameters: int) -> Mapping[str, Rule]:
+        if self.pattern == "plain":
+            return super().choose(most, parameters)
+        if self.pattern == "banded":
+            widest = {name: n - 1 for name, n in most.items()}
+            self._bands = spread_priced(lambda name, d: entries(most[name], d), parameters, widest, least=0)
+        else:
+            self._entries = share_out(most, parameters, {name: n * n for name, n in most.items()})
+        return {}
+
     def build(self, name: str, layer: nn.Module) -> SparseCore:
-        factors = self.factors(layer)
+        factors = self.factors(name, layer)
         released = self.profile == "released"
         adapter = SparseCore(layer, factors, self._index(name, factors), self.pattern == "plain", gated=released)
         if released:
@@ -160,9 +181,9 @@ class SVFT(BasisVariant):
     def _index(self, name: str, factors: Factors) -> torch.Tensor:
         """Rows and columns (2, k) of the entries of M."""
         n, released = len(factors.s), self.profile == "released"
-        k = entries(n, self.off_diagonals)
+        d = self._bands.get(name, self.off_diagonals)
+        k = self._entries[name] if self._entries else entries(n, d)
         if self.pattern in ("plain", "banded"):
-            d = self.off_diagonals
             return torch.ones(n, n, dtype=torch.bool).tril(d).triu(-d).nonzero().T
         if self.pattern == "random":
             generator = self.generator(name)

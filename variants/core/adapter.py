@@ -202,9 +202,7 @@ class LowRank(Adapter):
 
 def check_rank(rank: int, layer: nn.Module) -> None:
     """Raises `ValueError` for a rank that a layer of this size can't have."""
-    form = layers.of(layer)
-    assert form is not None, f"{type(layer).__name__} is no layer that targets.select gives"
-    out_features, in_features = form.matrix.shape
+    out_features, in_features = layers.size(layer)
     largest = min(in_features, out_features)
     if rank > largest:
         raise ValueError(f"rank: {rank} for a layer of size {out_features}×{in_features}, allowed: 1 … {largest}")

@@ -37,8 +37,9 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.extmath import randomized_svd
 from torch import nn
 
-from variants.core import layers
+from variants.core import fields, layers
 from variants.core.adapter import Adapter, check_rank
+from variants.core.budget import spread_priced
 from variants.core.checkpoint import CorruptState
 from variants.core.variant import AdapterVariant
 
@@ -269,33 +270,51 @@ class BasisVariant(AdapterVariant):
 
     rank: directions of each layer, a rule (see the module's text). decomposition: the method.
     iterations: of the decomposition; null for its own number. seed: of all random draws that the basis needs.
+    budget: replaces `rank` where the method says how many parameters a number of directions has.
     """
 
     rank: Rule = None
     decomposition: str = "svd"
     iterations: int | None = None
     seed: int = 0
+    budget: int | None = None
 
     adapters: dict[str, InBasis] = field(init=False, repr=False, compare=False, default_factory=dict)  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
-        check_rule(self.decomposition, self.rank, self.iterations, self.seed)
+        fields.budget(self, "rank")
+        # A budget decides on numbers of directions, which every decomposition takes.
+        check_rule(self.decomposition, self.rank if self.budget is None else 1, self.iterations, self.seed)
         self._fingerprints: dict[str, torch.Tensor] = {}
+        self._rules: dict[str, Rule] = {}  # of the layers, by name
+
+    def parameters(self, directions: int) -> int:
+        """Trained parameters of a layer with that many directions."""
+        return directions
 
     def check(self, model: nn.Module, head: Sequence[str] = ()) -> None:
-        for layer in self.select(model, head).values():
-            if isinstance(self.rank, int):
-                check_rank(self.rank, layer)
+        found = self.select(model, head)
+        self._rules = dict.fromkeys(found, self.rank)
+        if self.budget is not None:
+            self._rules |= self.choose({name: min(layers.size(layer)) for name, layer in found.items()}, self.budget)
+        for name, layer in found.items():
+            rule = self._rules[name]
+            if isinstance(rule, int):
+                check_rank(rule, layer)
+
+    def choose(self, most: Mapping[str, int], parameters: int) -> Mapping[str, Rule]:
+        """Directions by layer for a budget of `parameters`. most: the directions that a layer has."""
+        return spread_priced(lambda name, directions: self.parameters(directions), parameters, most)
 
     def attach(self, model: nn.Module, head: Sequence[str] = ()) -> nn.Module:
         self.check(model, head)
         self._fingerprints = {}
         return super().attach(model, head)
 
-    def factors(self, layer: nn.Module) -> Factors:
-        form = layers.of(layer)
-        assert form is not None
-        return decompose(form.matrix, self.decomposition, self.rank, iterations=self.iterations, seed=self.seed)
+    def factors(self, name: str, layer: nn.Module) -> Factors:
+        """The basis of the layer `name`."""
+        rule = self._rules[name]
+        return decompose(layers.matrix(layer), self.decomposition, rule, iterations=self.iterations, seed=self.seed)
 
     def generator(self, name: str) -> torch.Generator:
         """Draws that depend on `seed` and the layer's name, not on the order of layers."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -39,6 +40,21 @@ def one_of(variant: Any, name: str, allowed: Sequence[str]) -> None:
     """The field `name` is one of `allowed`. Raises `ValueError`."""
     value = getattr(variant, name)
     _check(name, value, value in allowed, ", ".join(allowed))
+
+
+def budget(variant: Any, *replaced: str) -> None:
+    """`budget` is null or a whole number ≥ 1, and with it the fields `replaced` keep their defaults.
+
+    Raises `ValueError`: what the budget decides can't be set as well.
+    """
+    if variant.budget is None:
+        return
+    whole(variant, "budget")
+    defaults = {f.name: f.default for f in dataclasses.fields(variant) if f.default is not dataclasses.MISSING}
+    for name in replaced:
+        value = getattr(variant, name)
+        if value != defaults.get(name) and (value or name in defaults):
+            raise ValueError(f"{name}: {value!r} with budget: {variant.budget}; the budget decides it, leave it out")
 
 
 def _check(name: str, value: Any, good: bool, allowed: str) -> None:

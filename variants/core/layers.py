@@ -105,6 +105,19 @@ class _Conv2d(Form):
         return conv2d_weight(x, shape, output, layer.stride, padding, layer.dilation).flatten(1)
 
 
+def matrix(layer: nn.Module) -> torch.Tensor:
+    """The weight (out, in) of a layer that can be adapted."""
+    form = of(layer)
+    assert form is not None, f"{type(layer).__name__} is no layer that targets.select gives"
+    return form.matrix
+
+
+def size(layer: nn.Module) -> tuple[int, int]:
+    """(out, in) of a layer that can be adapted."""
+    out_features, in_features = matrix(layer).shape
+    return out_features, in_features
+
+
 def is_linear(layer: nn.Module) -> bool:
     """Whether "all-linear" means it: features in, features out."""
     form = of(layer)

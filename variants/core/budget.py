@@ -1,0 +1,118 @@
+"""Equal budgets: ranks, or entries, chosen so that what a method ends with is a given number of parameters.
+
+A budget counts the adapter's trainable parameters at the end of training by real shapes. Ranks and
+entries are whole, so it is met as nearly as they allow and never exceeded: then two methods at one
+budget differ by less than one rank of one layer.
+
+`spread` is for methods that fix every layer's rank, `within` for those that rank components by a
+score, `share_out` for those that count single entries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+
+
+def spread(costs: Mapping[str, int], budget: int, most: Mapping[str, int], *, least: int = 1) -> dict[str, int]:
+    """Ranks by layer, as even as they can be, whose parameters come nearest to `budget` from below.
+
+    costs: parameters of one rank in each layer. most, least: bounds of a layer's rank. All layers get
+    the largest rank that they can all afford (up to their bound); a further one goes to those layers
+    that together fill the rest best, spread over the model's depth.
+    Raises `ValueError` for a budget that the bounds don't reach.
+    """
+    return spread_priced(lambda name, rank: costs[name] * rank, budget, most, least=least)
+
+
+def spread_priced(
+    price: Callable[[str, int], int], budget: int, most: Mapping[str, int], *, least: int = 1
+) -> dict[str, int]:
+    """`spread` where parameters are not in proportion to the rank: price(name, rank) says how many there are."""
+
+    def even(rank: int) -> dict[str, int]:
+        return {name: max(least, min(rank, limit)) for name, limit in most.items()}
+
+    def total(ranks: Mapping[str, int]) -> int:
+        return sum(price(name, rank) for name, rank in ranks.items())
+
+    check_range(budget, total(even(least)), total(most))
+    rank = least
+    while rank < max(most.values()) and total(even(rank + 1)) <= budget:
+        rank += 1
+    ranks = even(rank)
+    further = {name: price(name, r + 1) - price(name, r) for name, r in ranks.items() if r == rank < most[name]}
+    for name in _fill(further, budget - total(ranks)):
+        ranks[name] += 1
+    return ranks
+
+
+def within(scores: Sequence[torch.Tensor], costs: Sequence[int], budget: int) -> list[torch.Tensor]:
+    """Which components to keep: the highest scores first, each that still fits into `budget`.
+
+    scores: (r_i,) of each layer's components. costs: parameters of one component of each layer.
+    Returns a mask (r_i,) per layer. Of equal scores the first in the order of the layers goes first.
+    """
+    flat = torch.cat([score.detach().flatten() for score in scores]).cpu() if scores else torch.zeros(0)
+    owners = [i for i, score in enumerate(scores) for _ in range(score.numel())]
+    kept = torch.zeros(len(flat), dtype=torch.bool)
+    left, cheapest = budget, min(costs, default=0)
+    for place in flat.argsort(descending=True, stable=True).tolist():
+        if left < cheapest:
+            break
+        if costs[owners[place]] <= left:
+            kept[place] = True
+            left -= costs[owners[place]]
+    masks = kept.split([score.numel() for score in scores])
+    return [mask.to(score.device) for mask, score in zip(masks, scores, strict=True)]
+
+
+def share_out(sizes: Mapping[str, int], budget: int, most: Mapping[str, int]) -> dict[str, int]:
+    """Entries by layer, in proportion to `sizes`, whose sum is exactly `budget`.
+
+    most: the entries that a layer has; what a full layer can't take goes to the others.
+    Raises `ValueError` for a budget below 1 or above all entries.
+    """
+    check_range(budget, 1, sum(most.values()))
+    counts = dict.fromkeys(sizes, 0)
+    left = budget
+    while left:
+        open_layers = {name: size for name, size in sizes.items() if counts[name] < most[name]}
+        total = sum(open_layers.values())
+        exact = {name: left * size / total for name, size in open_layers.items()}
+        given = {name: min(int(share), most[name] - counts[name]) for name, share in exact.items()}
+        if not any(given.values()):
+            # Less than one each is left: the largest remainders, in the order of the layers.
+            for name in sorted(open_layers, key=lambda n: -exact[n])[:left]:
+                given[name] = 1
+        for name, number in given.items():
+            counts[name] += number
+            left -= number
+    return counts
+
+
+def check_range(budget: int, low: int, high: int) -> None:
+    """Raises `ValueError` for a budget that no choice of ranks or entries comes near to."""
+    if not low <= budget <= high:
+        raise ValueError(f"budget: {budget} parameters, allowed for these targets: {low} … {high}")
+
+
+def _fill(costs: Mapping[str, int], room: int) -> list[str]:
+    """The layers whose costs add up to as much of `room` as can be, each at most once."""
+    by_cost: dict[int, list[str]] = {}
+    for name, cost in costs.items():
+        by_cost.setdefault(cost, []).append(name)
+    # Sums that can be reached, each with how many layers of each cost make it: few costs, so few sums.
+    reached: dict[int, tuple[int, ...]] = {0: ()}
+    for cost, names in by_cost.items():
+        reached = {
+            total + number * cost: (*counts, number)
+            for total, counts in reversed(reached.items())
+            for number in range(len(names) + 1)
+            if total + number * cost <= room
+        }
+    chosen: list[str] = []
+    for names, number in zip(by_cost.values(), reached[max(reached)], strict=True):
+        chosen += [names[i * len(names) // number] for i in range(number)]
+    return chosen
