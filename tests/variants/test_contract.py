@@ -49,6 +49,8 @@ def test_the_folder_is_really_searched() -> None:
         "SVDiff",
         "SVFT",
         "LoRAXS",
+        "SHiRA",
+        "SparseLoRA",
         "Full",
         "Head",
         "BitFit",

@@ -1,0 +1,237 @@
+"""Sparse-masked LoRA: how many entries there are when, which they are, and that nothing dense is kept."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from variants.core import contract, state
+from variants.core.budget import share_out
+from variants.core.contract import STEPS, Step
+from variants.lora import LoRA
+from variants.sparse import Masked, SparseLoRA
+
+DENSE = 4 * 20 * 4  # rank 4 in four layers of 8×12
+
+
+def attached(**params) -> contract.Trained:
+    return contract.attach(SparseLoRA, {"rank": 4, **params}, torch.float64)
+
+
+def entries(run: contract.Trained) -> int:
+    return run.variant.effective_parameters()
+
+
+def history(**params) -> list[int]:
+    """Entries after each step."""
+    run = attached(**params)
+    found = []
+    for step in range(1, STEPS + 1):
+        contract.train(run, step)
+        found.append(entries(run))
+    return found
+
+
+def test_one_shot_keeps_all_entries_up_to_its_step_and_the_share_from_there_on():
+    assert history(schedule="one_shot", initial_steps=4, density=0.25) == [DENSE] * 3 + [DENSE // 4] * 9
+
+
+def test_gradual_follows_the_cubic_curve_to_the_share():
+    found = history(initial_steps=2, final_steps=4, density=0.5)
+    expected = [int(DENSE / 2 + DENSE / 2 * (1 - (t - 2) / 6) ** 3) for t in range(2, 8)]
+    assert found == [DENSE, *expected, *[DENSE // 2] * 5]
+
+
+def test_gradual_reaches_the_share_in_time_where_the_interval_does_not_divide_the_steps():
+    found = history(initial_steps=2, final_steps=3, interval=4, density=0.5)
+    assert found[7] > DENSE // 2 and found[8:] == [DENSE // 2] * 4
+
+
+def test_rigl_has_the_share_at_every_step_and_exchanges_less_and_less():
+    assert set(history(schedule="rigl", density=0.3, interval=2)) == {round(0.3 * DENSE)}
+    run = attached(schedule="rigl", density=0.5, regrow=0.8, initial_steps=1, final_steps=2)
+    moved = []
+    for step in range(1, STEPS - 1):
+        before = run.variant._moved
+        contract.train(run, step)
+        moved.append(run.variant._moved - before)
+    assert moved == sorted(moved, reverse=True) and moved[0] > moved[5] > 0
+
+
+@pytest.mark.parametrize("budget", [1, 33, 150, 319, 320])
+@pytest.mark.parametrize("scope", ["layer", "global"])
+def test_a_budget_is_met_to_the_entry(budget: int, scope: str):
+    assert history(budget=budget, scope=scope)[-1] == budget
+
+
+def test_values_and_moments_have_as_many_entries_as_the_mask_at_every_step():
+    run = attached(initial_steps=2, final_steps=2, density=0.2)
+    for step in range(1, STEPS + 1):
+        contract.train(run, step)
+        for adapter in run.variant.adapters.values():
+            for part in ("A", "B"):
+                value = adapter.get_parameter(part)
+                shapes = {tuple(t.shape) for t in run.optimizer.state[value].values() if t.ndim}
+                assert shapes == {(len(adapter.places[part]),)} == {tuple(value.shape)}
+
+
+def test_magnitude_keeps_the_largest_of_each_factor():
+    run = attached(schedule="one_shot", initial_steps=3, final_steps=1, density=0.25)
+    contract.train(run, 2)
+    twin = attached(schedule="one_shot", initial_steps=4, final_steps=1, density=0.25)
+    contract.train(twin, 3)
+    contract.train(run, 3)
+    for name, adapter in run.variant.adapters.items():
+        dense = twin.variant.adapters[name]
+        for part in ("A", "B"):
+            score = dense.get_parameter(part).detach().abs()
+            expected = score.argsort(descending=True, stable=True)[: len(score) // 4].sort().values
+            assert torch.equal(adapter.places[part], expected)
+            assert torch.equal(adapter.get_parameter(part), dense.get_parameter(part)[expected])
+
+
+def test_sensitivity_smooths_weight_times_gradient():
+    run = attached(score="sensitivity", initial_steps=8, beta=0.5)
+    expected: dict[str, torch.Tensor] = {}
+    on_gradients = run.variant.on_gradients
+
+    def spy(step: Step) -> None:
+        for name, adapter in run.variant.adapters.items():
+            found = (adapter.A * adapter.A.grad).abs().detach()
+            expected[name] = 0.5 * expected.get(name, 0) + 0.5 * found
+        on_gradients(step)
+
+    run.variant.on_gradients = spy
+    contract.train(run, 5)
+    for name, score in expected.items():
+        torch.testing.assert_close(run.variant._scores[f"{name}.A"], score)
+
+
+def test_rigl_grows_where_the_gradient_is_largest_and_starts_there_at_zero():
+    run = attached(schedule="rigl", density=0.5, initial_steps=2, interval=20, regrow=0.5)
+    contract.train(run, 1)
+    before = {name: adapter.places["A"].clone() for name, adapter in run.variant.adapters.items()}
+    gradients: dict[str, torch.Tensor] = {}
+    on_update = run.variant.on_update
+
+    def spy(step: Step) -> None:
+        gradients.update({name: adapter.gradients["A"].clone() for name, adapter in run.variant.adapters.items()})
+        on_update(step)
+
+    run.variant.on_update = spy
+    contract.train(run, 2)
+    for name, adapter in run.variant.adapters.items():
+        gone = torch.ones(len(gradients[name]), dtype=torch.bool)
+        gone[before[name]] = False
+        new = [i for i, place in enumerate(adapter.places["A"].tolist()) if gone[place]]
+        assert new and not adapter.A[new].any()
+        moments = run.optimizer.state[adapter.A]["exp_avg"]
+        assert not moments[new].any() and moments.any()
+        outside = gradients[name].abs() * gone
+        taken = adapter.places["A"][new]
+        assert outside[taken].min() >= outside.index_fill(0, taken, 0.0).max()
+
+
+def test_density_one_is_lora():
+    lora = contract.train(contract.attach(LoRA, {"rank": 4}, torch.float64))
+    assert torch.equal(contract.train(attached(density=1.0)).output(), lora.output())
+
+
+def test_an_empty_layer_trains_saves_loads_and_merges():
+    run = attached(score="random", scope="global", schedule="one_shot", budget=2, initial_steps=2)
+    contract.train(run)
+    empty = [adapter for adapter in run.variant.adapters.values() if adapter.is_empty]
+    assert empty and all(adapter.rank == 0 and not adapter.delta().any() for adapter in empty)
+    again = attached(score="random", scope="global", schedule="one_shot", budget=2, initial_steps=2)
+    saved = contract.through_disk(state.weights(run.model, run.variant, run.optimizer))
+    state.restore_weights(again.model, again.variant, saved)
+    output = run.output()
+    assert torch.equal(again.output(), output)
+    for adapter in again.variant.adapters.values():
+        adapter.merge()
+    torch.testing.assert_close(again.output(), output)
+
+
+def test_two_accumulated_batches_make_the_masks_of_one():
+    runs = []
+    for parts in ([slice(0, 64)], [slice(0, 32), slice(32, 64)]):
+        run = attached(schedule="rigl", score="sensitivity", density=0.5)
+        x, y = contract.data(torch.float64)
+        for index in range(1, 6):
+            step = Step(index, STEPS, run.optimizer, run.scheduler)
+            run.variant.on_step_begin(step)
+            for part in parts:
+                (F.mse_loss(run.model(x[part]), y[part]) / len(parts)).backward()
+            run.variant.on_gradients(step)
+            run.optimizer.step()
+            run.variant.on_update(step)
+            run.model.zero_grad()
+        runs.append(run.variant)
+    for name, adapter in runs[0].adapters.items():
+        other = runs[1].adapters[name]
+        assert all(torch.equal(adapter.places[part], other.places[part]) for part in ("A", "B"))
+        torch.testing.assert_close(adapter.delta(), other.delta(), rtol=1e-9, atol=1e-12)
+
+
+def test_a_gradient_that_is_not_finite_enters_no_average():
+    run = attached(score="gradient", initial_steps=8)
+    contract.train(run, 2)
+    before = {key: score.clone() for key, score in run.variant._scores.items()}
+    next(iter(run.variant.adapters.values())).A.grad = torch.full((32,), math.nan, dtype=torch.float64)
+    with pytest.raises(ValueError, match=r"importance: the gradient of layer.0.fc1.A is not finite"):
+        run.variant.on_gradients(Step(3, STEPS, run.optimizer, run.scheduler))
+    assert all(torch.equal(run.variant._scores[key], score) for key, score in before.items())
+
+
+def test_only_the_final_number_of_entries_may_be_handed_over():
+    run = attached(initial_steps=2, final_steps=4)
+    forms = []
+    for step in range(1, STEPS + 1):
+        contract.train(run, step)
+        forms.append(run.variant.is_final_form(Step(step, STEPS, run.optimizer, run.scheduler)))
+    assert forms == [False] * 6 + [True] * 6  # the curve is below one entry more at step 7
+
+
+def test_the_rank_is_that_of_disjoint_ways_and_not_the_smaller_of_the_factors():
+    adapter = Masked(torch.nn.Linear(4, 4), 2, 1.0, 0.0)
+    # Both components read the same column, so that BA has rank 1 though B has rank 2.
+    adapter.take_places({"A": torch.tensor([0, 4]), "B": torch.arange(8)})
+    assert adapter.rank == 1
+    adapter.take_places({"A": torch.tensor([0, 5]), "B": torch.arange(8)})
+    assert adapter.rank == 2
+
+
+def test_share_out_gives_parts_their_share():
+    assert share_out({"A": 32, "B": 48}, 40, {"A": 32, "B": 48}) == {"A": 16, "B": 24}
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"density": 0.0}, r"density: 0.0, allowed: a number > 0"),
+        ({"density": 1.5}, r"density: 1.5, allowed: 0 < density ≤ 1"),
+        ({"density": 0.3, "budget": 9}, r"density: 0.3 with budget: 9"),
+        ({"regrow": 0.2}, r"regrow: 0.2 with schedule: gradual, allowed: 0.3"),
+        ({"interval": 2, "schedule": "one_shot"}, r"interval: 2 with schedule: one_shot, allowed: 1"),
+        ({"beta": 0.5}, r"beta: 0.5 with score: magnitude, allowed: 0.85"),
+        ({"seed": 1}, r"seed: 1 with score: magnitude, allowed: 0"),
+        ({"score": "random", "schedule": "rigl"}, r"score: 'random' with schedule: rigl"),
+        ({"scope": "block"}, r"scope: 'block', allowed: layer, global"),
+    ],
+)
+def test_what_it_refuses(params: dict, message: str):
+    with pytest.raises(ValueError, match=message):
+        SparseLoRA(**params)
+
+
+def test_a_schedule_longer_than_the_run_is_refused():
+    with pytest.raises(ValueError, match=r"schedule: 8 initial and 4 final steps do not fit into 12"):
+        SparseLoRA(initial_steps=8, final_steps=4).plan(12)
+
+
+def test_a_budget_above_all_entries_is_refused():
+    with pytest.raises(ValueError, match=r"budget: 321 parameters, allowed for these targets: 1 … 320"):
+        attached(budget=321)

@@ -1,0 +1,404 @@
+"""Sparse-masked LoRA: A and B are trained under a mask that is learned.
+
+    y = W x + (α/r) (M_B ∘ B)(M_A ∘ A) dropout(x)        A: r×in, kaiming-uniform(√5)    B: out×r, zero
+
+  | score of an entry v with gradient g | |
+  |---|---|
+  | magnitude | abs(v) |
+  | gradient | abs(g), smoothed: s ← β s + (1 − β) abs(g) |
+  | sensitivity | abs(v g), smoothed in the same way |
+  | random | drawn once with `seed` |
+
+  | schedule | |
+  |---|---|
+  | one_shot | dense up to step `initial_steps`, then the entries with the highest scores |
+  | gradual | dense up to then, fewer every `interval` steps along a cubic curve, until `final_steps` before the end |
+  | rigl | the final number from the start, drawn with `seed`; every `interval` steps between the two, the share |
+  | | `regrow` · (1 + cos(π t/(T − t_f)))/2 with the smallest scores makes place for the entries that have the |
+  | | largest abs(g) of those that were not there; these start at zero, without moments |
+
+Sources   Zhu and Gupta 2017, arXiv 1710.01878 (the cubic curve); Evci et al. 2020, "Rigging the Lottery",
+          arXiv 1911.11134 (rigl); Molchanov et al. 2019, arXiv 1906.10771 (sensitivity), on the factors of LoRA.
+          A common form of what sparse LoRA papers do; no single paper's code is reproduced.
+Budget    `budget` replaces density: exactly so many entries at the end.
+Hooks     on_step_begin  whether gradients of masked entries are wanted (rigl)
+          on_gradients   takes the gradients into the scores
+          on_update      the mask, after the step
+Cost      as LoRA, and building A and B out of their entries, twice r(in + out) numbers a layer and pass.
+          Values, gradients and moments have as many entries as the mask. rigl needs the dense gradients of
+          A and B at its allocations, which the backward pass forms anyway.
+Known     scope global compares all A's with each other and all B's with each other, but no A with a B: B starts at
+          zero and would lose everything to magnitude.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from scipy.sparse import csr_matrix
+from scipy.sparse.csgraph import maximum_flow
+from torch import nn
+
+from variants.core import fields, layers, resize
+from variants.core.adapter import Adapter, check_rank
+from variants.core.budget import check_range, share_out
+from variants.core.schedule import Cubic
+from variants.core.sparse import largest
+from variants.core.variant import AdapterVariant, Step
+
+SCORES = ("magnitude", "gradient", "sensitivity", "random")
+SMOOTHED = ("gradient", "sensitivity")
+SCOPES = ("layer", "global")
+SCHEDULES = ("one_shot", "gradual", "rigl")
+PARTS = ("A", "B")
+
+
+class Masked(Adapter):
+    """ΔW = scale · B A of which only some entries exist: `A` and `B` (n,) at `places[part]` (n,) of r×in and out×r.
+
+    watched: whether the gradients of all entries are wanted; they are summed up in `gradients`, by part.
+    """
+
+    def __init__(self, base: nn.Module, components: int, scale: float, dropout: float) -> None:
+        super().__init__(base)
+        if dropout and not self.form.takes_dropout:
+            raise ValueError(f"dropout: {dropout} on a {type(base).__name__}, allowed: 0; its input is a row number")
+        device, dtype = self.weight.device, torch.promote_types(self.weight.dtype, torch.float32)
+        a = torch.empty(components, self.in_features, device=device, dtype=dtype)
+        nn.init.kaiming_uniform_(a, a=5**0.5)
+        self.A = nn.Parameter(a.flatten())
+        self.B = nn.Parameter(torch.zeros(self.out_features * components, device=device, dtype=dtype))
+        self.shapes = {"A": (components, self.in_features), "B": (self.out_features, components)}
+        self.places = {part: torch.arange(math.prod(shape), device=device) for part, shape in self.shapes.items()}
+        self.scale, self.dropout = scale, dropout
+        self.watched = False
+        self.gradients: dict[str, torch.Tensor] = {}
+        self._rank: int | None = None
+
+    def factor(self, part: str) -> torch.Tensor:
+        """A (r, in) or B (out, r), with zeros where there is no entry."""
+        values, shape = self.get_parameter(part), self.shapes[part]
+        if len(values) == math.prod(shape):
+            dense = values.view(shape)
+        else:
+            dense = values.new_zeros(math.prod(shape)).index_put((self.places[part],), values).view(shape)
+        if self.watched and dense.requires_grad:
+            dense.register_hook(lambda gradient: self._collect(part, gradient))
+        return dense
+
+    def _collect(self, part: str, gradient: torch.Tensor) -> None:
+        self.gradients[part] = gradient.flatten() + self.gradients.get(part, 0)
+
+    def update(self, x: torch.Tensor) -> torch.Tensor:
+        a, b = self.factor("A"), self.factor("B")
+        if x.is_floating_point():
+            x = F.dropout(x.to(a.dtype), self.dropout, self.training)
+        return self.form.expand(self.form.project(x, a), b * self.scale)
+
+    def delta(self) -> torch.Tensor:
+        return (self.factor("B") * self.scale) @ self.factor("A")
+
+    @property
+    def is_empty(self) -> bool:
+        return not len(self.A) or not len(self.B)
+
+    @property
+    def rank(self) -> int:
+        """The rank that the places allow: the disjoint ways from a column of A through a component to a row of B."""
+        if self._rank is None:
+            self._rank = self._flow()
+        return self._rank
+
+    def _flow(self) -> int:
+        if self.is_empty:
+            return 0
+        r, columns = self.shapes["A"]
+        rows, _ = self.shapes["B"]
+        a, b = self.places["A"].cpu(), self.places["B"].cpu()
+        # Nodes: source, columns, components twice, rows, sink; every edge can be used once.
+        first, entry, leave, last = 1, 1 + columns, 1 + columns + r, 1 + columns + 2 * r
+        sink, step = last + rows, torch.arange(max(columns, rows, r))
+        edges = [
+            (torch.zeros(columns, dtype=torch.int64), first + step[:columns]),
+            (first + a % columns, entry + a // columns),
+            (entry + step[:r], leave + step[:r]),
+            (leave + b % r, last + b // r),
+            (last + step[:rows], torch.full((rows,), sink)),
+        ]
+        source, target = (torch.cat(side).numpy() for side in zip(*edges, strict=True))
+        graph = csr_matrix(([1] * len(source), (source, target)), shape=(sink + 1, sink + 1), dtype="int32")
+        return int(maximum_flow(graph, 0, sink).flow_value)
+
+    def closed_form(self) -> int:
+        return len(self.A) + len(self.B)
+
+    def move(self, part: str, kept: torch.Tensor, new: torch.Tensor, optimizer: torch.optim.Optimizer | None) -> None:
+        """Keeps the entries `kept` (numbers of values) and adds zeros at the places `new`, with their moments."""
+        if len(kept) < len(self.places[part]):
+            resize.keep(self, part, kept, 0, optimizer)
+            self.places[part] = self.places[part][kept]
+        if len(new):
+            resize.append(self, part, self.get_parameter(part).new_zeros(len(new)), 0, optimizer)
+            self.places[part] = torch.cat([self.places[part], new])
+        self._rank = None
+
+    def take_places(self, places: Mapping[str, torch.Tensor]) -> None:
+        """Makes room for values at `places`; the values are about to be loaded."""
+        for part in PARTS:
+            found = places[part].to(self.A.device)
+            here = len(self.places[part])
+            self.move(part, torch.arange(min(here, len(found)), device=found.device), found[here:], None)
+            self.places[part] = found
+
+    def extra_repr(self) -> str:
+        return f"entries={self.closed_form()} of {sum(map(math.prod, self.shapes.values()))}, scale={self.scale:g}"
+
+
+@dataclass(kw_only=True)
+class SparseLoRA(AdapterVariant):
+    """LoRA under a learned mask.
+
+    rank, alpha, dropout: as in LoRA. density: share of the entries of A and B that is left.
+    score, schedule: see the module's text. beta: β of smoothed scores.
+    scope: "layer": every A and every B keeps the same share; "global": the best of all A's, and of all B's.
+    initial_steps, final_steps, interval: steps before the mask first changes, after it last does, between changes.
+    regrow: share that is exchanged at the start (rigl). seed: of random scores and of rigl's first mask.
+    budget: trained parameters at the end, in place of density (`variants.core.budget`).
+    """
+
+    name: str = "sparse"
+    rank: int = 16
+    alpha: float = 16.0
+    dropout: float = 0.0
+    density: float = 0.5
+    score: str = "magnitude"
+    scope: str = "layer"
+    schedule: str = "gradual"
+    initial_steps: int = 1
+    final_steps: int = 1
+    interval: int = 1
+    beta: float = 0.85
+    regrow: float = 0.3
+    seed: int = 0
+    budget: int | None = None
+
+    adapters: dict[str, Masked] = field(init=False, repr=False, compare=False, default_factory=dict)  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        fields.whole(self, "rank", "interval", "initial_steps", "final_steps")
+        fields.whole(self, "seed", at_least=0)
+        fields.positive(self, "alpha", "density", "regrow")
+        fields.share(self, "dropout", "beta")
+        for name in ("density", "regrow"):
+            if getattr(self, name) > 1:
+                raise ValueError(f"{name}: {getattr(self, name)!r}, allowed: 0 < {name} ≤ 1")
+        fields.one_of(self, "score", SCORES)
+        fields.one_of(self, "scope", SCOPES)
+        fields.one_of(self, "schedule", SCHEDULES)
+        fields.budget(self, "density")
+        self._refuse_ignored("regrow", self.schedule == "rigl", f"schedule: {self.schedule}")
+        self._refuse_ignored("interval", self.schedule != "one_shot", "schedule: one_shot")
+        self._refuse_ignored("beta", self.score in SMOOTHED, f"score: {self.score}")
+        self._refuse_ignored("seed", "rigl" in self.schedule or self.score == "random", f"score: {self.score}")
+        if self.schedule == "rigl" and self.score == "random":
+            raise ValueError("score: 'random' with schedule: rigl, allowed: magnitude, gradient, sensitivity")
+        self._scores: dict[str, torch.Tensor] = {}  # smoothed or drawn, by "layer.part"; of the entries there are
+        self._moved = 0  # entries that have left or come
+
+    def _refuse_ignored(self, name: str, used: bool, by: str) -> None:
+        default = type(self).__dataclass_fields__[name].default
+        if not used and getattr(self, name) != default:
+            raise ValueError(f"{name}: {getattr(self, name)!r} with {by}, allowed: {default}; it has no effect there")
+
+    @classmethod
+    def test_params(cls) -> list[dict[str, Any]]:
+        steps = {"initial_steps": 2, "final_steps": 3}
+        return [
+            {"rank": 4, **steps},
+            {"rank": 4, "score": "sensitivity", "scope": "global", "interval": 3, "dropout": 0.1, **steps},
+            {"rank": 4, "schedule": "one_shot", "score": "gradient", "density": 0.7, **steps},
+            {"rank": 4, "schedule": "one_shot", "score": "random", "density": 0.6, "seed": 2, **steps},
+            {"rank": 4, "schedule": "rigl", "interval": 2, "regrow": 0.5, **steps},
+            {"rank": 4, "schedule": "rigl", "score": "sensitivity", "scope": "global", "density": 0.4, **steps},
+            {"rank": 5, "budget": 151, **steps},
+        ]
+
+    def plan(self, total_steps: int) -> None:
+        if self.initial_steps + self.final_steps >= total_steps:
+            raise ValueError(
+                f"schedule: {self.initial_steps} initial and {self.final_steps} final steps do not fit into "
+                f"{total_steps}; initial + final must be smaller"
+            )
+
+    def check(self, model: nn.Module, head: Sequence[str] = ()) -> None:
+        found = self.select(model, head)
+        for layer in found.values():
+            check_rank(self.rank, layer)
+        if self.budget is not None:
+            check_range(self.budget, 1, self.rank * sum(sum(layers.size(layer)) for layer in found.values()))
+
+    def build(self, name: str, layer: nn.Module) -> Masked:
+        return Masked(layer, self.rank, self.alpha / self.rank, self.dropout)
+
+    def attach(self, model: nn.Module, head: Sequence[str] = ()) -> nn.Module:
+        model = super().attach(model, head)
+        if self.score == "random" or self.schedule == "rigl":
+            for name, adapter in self.adapters.items():
+                for part in PARTS:
+                    key = f"{name}.{part}"
+                    generator = torch.Generator().manual_seed(self.seed + (zlib.crc32(key.encode()) << 32))
+                    self._scores[key] = torch.rand(len(adapter.places[part]), generator=generator)
+        if self.schedule == "rigl":
+            self._shrink(self._counts(self.target), self._scores, None)
+            self._scores = {}
+        return model
+
+    @property
+    def target(self) -> int:
+        """Entries over all layers at the end."""
+        return self.budget if self.budget is not None else max(1, round(self.density * self._dense))
+
+    @property
+    def _dense(self) -> int:
+        return sum(math.prod(shape) for adapter in self.adapters.values() for shape in adapter.shapes.values())
+
+    def on_step_begin(self, step: Step) -> None:
+        for adapter in self.adapters.values():
+            adapter.gradients = {}
+            adapter.watched = self.schedule == "rigl" and self._changes(step)
+
+    @torch.no_grad()
+    def on_gradients(self, step: Step) -> None:
+        if self.score not in SMOOTHED:
+            return
+        for name, adapter in self.adapters.items():
+            for part in PARTS:
+                value = adapter.get_parameter(part)
+                if value.grad is None:
+                    continue  # an empty layer takes no part in the loss any more
+                found = value.grad.abs() if self.score == "gradient" else (value.grad * value).abs()
+                if not bool(torch.isfinite(found).all()):
+                    raise ValueError(f"importance: the gradient of {name}.{part} is not finite")
+                key = f"{name}.{part}"
+                self._scores[key] = self.beta * self._scores.get(key, torch.zeros_like(found)) + (1 - self.beta) * found
+
+    @torch.no_grad()
+    def on_update(self, step: Step) -> None:
+        if not self._changes(step):
+            return
+        if self.schedule == "rigl":
+            self._exchange(step)
+            return
+        count = self.target
+        if self.schedule == "gradual":
+            curve = Cubic(self._dense, self.target, step.total, self.initial_steps, self.final_steps, self.interval)
+            last = step.index == step.total - self.final_steps
+            count = self.target if last else curve.at(step.index)[0]
+        self._shrink(self._counts(count), self._entry_scores(), step.optimizer)
+
+    def _changes(self, step: Step) -> bool:
+        """Whether this step ends with a new mask."""
+        last = step.total - self.final_steps
+        if self.schedule == "one_shot":
+            return step.index == self.initial_steps
+        between = self.initial_steps <= step.index <= last
+        if self.schedule == "gradual" and step.index == last:
+            return True
+        return between and (step.index - self.initial_steps) % self.interval == 0
+
+    def is_final_form(self, step: Step) -> bool:
+        return sum(adapter.closed_form() for adapter in self.adapters.values()) == self.target
+
+    def on_train_end(self, step: Step) -> None:
+        found = sum(adapter.closed_form() for adapter in self.adapters.values())
+        if found != self.target:
+            raise RuntimeError(f"budget: {found} entries are left, the target is {self.target}")
+        if not self._moved and self.target < self._dense:
+            raise RuntimeError("mask: no entry ever left or came")
+
+    def _entry_scores(self) -> dict[str, torch.Tensor]:
+        """The score of every entry that there is, by "layer.part"."""
+        values = {f"{n}.{p}": a.get_parameter(p).detach() for n, a in self.adapters.items() for p in PARTS}
+        if self.score == "magnitude":
+            return {key: value.abs() for key, value in values.items()}
+        return {key: self._scores.get(key, torch.zeros_like(value)).to(value.device) for key, value in values.items()}
+
+    def _groups(self) -> dict[str, list[tuple[str, str]]]:
+        """What is compared with each other: lists of (layer, part)."""
+        if self.scope == "layer":
+            return {f"{name}.{part}": [(name, part)] for name in self.adapters for part in PARTS}
+        return {part: [(name, part) for name in self.adapters] for part in PARTS}
+
+    def _counts(self, total: int) -> dict[str, int]:
+        """Entries of each group when there are `total` in all; never more than it still has."""
+        sizes, have = {}, {}
+        for group, members in self._groups().items():
+            sizes[group] = sum(math.prod(self.adapters[name].shapes[part]) for name, part in members)
+            have[group] = sum(len(self.adapters[name].places[part]) for name, part in members)
+        return share_out(sizes, total, have)
+
+    def _shrink(
+        self, counts: Mapping[str, int], scores: Mapping[str, torch.Tensor], optimizer: torch.optim.Optimizer | None
+    ) -> None:
+        """Leaves in every group the `counts[group]` entries with the highest scores."""
+        for group, members in self._groups().items():
+            parts = [scores[f"{name}.{part}"] for name, part in members]
+            for (name, part), kept in zip(
+                members, _split(largest(torch.cat(parts), counts[group]), parts), strict=True
+            ):
+                self._move(name, part, kept, kept[:0], optimizer)
+
+    def _exchange(self, step: Step) -> None:
+        """rigl: the entries with the smallest scores go, those with the largest gradients that were not there come."""
+        share = self.regrow * (1 + math.cos(math.pi * step.index / (step.total - self.final_steps))) / 2
+        scores = self._entry_scores()
+        for members in self._groups().values():
+            mine = [scores[f"{name}.{part}"] for name, part in members]
+            outside = []
+            for name, part in members:
+                adapter = self.adapters[name]
+                gradient = adapter.gradients.get(part, torch.zeros(math.prod(adapter.shapes[part])).to(adapter.A))
+                # Entries that are there can't come: below every gradient's absolute value.
+                outside.append(gradient.abs().index_fill(0, adapter.places[part], -1.0))
+            have = sum(map(len, mine))
+            count = min(round(share * have), sum(map(len, outside)) - have)
+            if not count:
+                continue
+            kept = _split(largest(torch.cat(mine), have - count), mine)
+            new = _split(largest(torch.cat(outside), count), outside)
+            for (name, part), stay, come in zip(members, kept, new, strict=True):
+                self._move(name, part, stay, come, step.optimizer)
+
+    def _move(
+        self, name: str, part: str, kept: torch.Tensor, new: torch.Tensor, optimizer: torch.optim.Optimizer | None
+    ) -> None:
+        adapter, key = self.adapters[name], f"{name}.{part}"
+        self._moved += len(adapter.places[part]) - len(kept) + len(new)
+        adapter.move(part, kept, new, optimizer)
+        if key in self._scores:
+            self._scores[key] = torch.cat([self._scores[key][kept], self._scores[key].new_zeros(len(new))])
+
+    def state_dict(self) -> dict[str, Any]:
+        places = {name: dict(adapter.places) for name, adapter in self.adapters.items()}
+        return {"places": places, "scores": dict(self._scores), "moved": self._moved}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._scores, self._moved = dict(state["scores"]), state["moved"]
+        for name, adapter in self.adapters.items():
+            adapter.take_places(state["places"][name])
+
+
+def _split(places: torch.Tensor, parts: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Places in the concatenation of `parts`, as places in each of them."""
+    found, start = [], 0
+    for part in parts:
+        inside = places[(places >= start) & (places < start + len(part))]
+        found.append(inside - start)
+        start += len(part)
+    return found
