@@ -182,6 +182,9 @@ def _count(
     row.params.adapter_end, _ = cost.trainable_parameters(model, loop.head)
     effective = variant.effective_parameters()
     row.params.effective = row.params.adapter_end if effective is None else effective
+    if (budget := config.variant.get("budget")) is not None:
+        off = 100 * (row.params.effective - budget) / budget
+        log.info("budget %s: %s parameters are in use (%+.2f %%)", f"{budget:,}", f"{row.params.effective:,}", off)
     ranks = variant.ranks()
     row.rank.layers, row.rank.end = (len(ranks), _total(ranks)) if ranks else (None, None)
     row.memory.weights = cost.weight_bytes(model)

@@ -240,3 +240,29 @@ def test_pefts_adalora_with_its_default_schedule(carry_out):
         "variant=peft", "variant.method=adalora", "+variant.options.init_r=4", "+variant.options.target_r=2"
     )
     assert record.status == "done" and record.metric.step == record.steps.total
+
+
+BUDGETED = {
+    "lora": [],
+    "adalora": ["variant.final_steps=2"],
+    "increlora": ["variant.top=6"],
+    "sora": ["variant.final_steps=2"],
+    "sparse": ["variant.final_steps=2"],
+    "shira": ["variant.mask=gradient"],
+    "svft": ["variant.pattern=banded"],
+    "lora_xs": [],
+}
+
+
+@pytest.mark.parametrize("variant", BUDGETED)
+@pytest.mark.parametrize("way", ["", "train.gradient_checkpointing=true", "train.batch_size=2,train.accumulate=2"])
+def test_a_run_ends_within_one_rank_of_its_budget_and_says_how_near(carry_out, caplog, variant, way):
+    caplog.set_level("INFO", logger="trainer.run")
+    budget = 2500
+    record = carry_out(
+        f"variant={variant}", f"variant.budget={budget}", *BUDGETED[variant], *filter(None, way.split(","))
+    )
+    # The dearest rank is that of a feed-forward matrix of 16×32, and of LoRA-XS one of 14² to 15².
+    assert budget - 49 < record.params.effective <= budget
+    assert record.params.adapter_end == record.params.effective
+    assert f"budget 2,500: {record.params.effective:,} parameters are in use" in caplog.text
