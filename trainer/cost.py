@@ -36,6 +36,11 @@ def gradient_bytes(model: nn.Module) -> int:
     return storage_bytes(p.grad for p in model.parameters() if p.grad is not None)
 
 
+def trainable_bytes(model: nn.Module) -> int:
+    """Bytes of the gradients that a step would make: one for each trainable parameter."""
+    return sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+
+
 def optimizer_bytes(optimizer: torch.optim.Optimizer) -> int:
     """Bytes of the tensors in the optimizer's state."""
     state = optimizer.state.values()

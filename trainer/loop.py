@@ -49,9 +49,11 @@ class Counters:
     tokens: int = 0
     train_seconds: float = 0.0
     eval_seconds: float = 0.0
-    largest_batch: int = 0  # padded tokens of the batch that `activations` belongs to
-    activations: int = 0
+    largest_batch: int = 0  # padded tokens of the largest batch so far, the one that `activations` is measured on
+    activations: int = 0  # bytes, as the next three: the largest over the steps
+    weights: int = 0
     gradients: int = 0
+    optimizer: int = 0
     best_value: float | None = None
     best_step: int | None = None
     worse: int = 0  # evaluations since the best one
@@ -165,11 +167,12 @@ class Loop(transformers.Trainer):
             return (loss, {"logits": logits}) if return_outputs else loss
         penalty = self.variant.penalty()
         tokens = inputs["input_ids"].numel()
-        if tokens > self.counters.largest_batch:
+        if tokens >= self.counters.largest_batch:
             self.counters.largest_batch = tokens
             with self._saved_activations.counting():
                 loss = self.task_loss(model(**inputs).logits, labels)
-            self.counters.activations = self._saved_activations.bytes
+            # Of two batches of one size the later may need more: ranks grow.
+            self.counters.activations = max(self.counters.activations, self._saved_activations.bytes)
         else:
             loss = self.task_loss(model(**inputs).logits, labels)
         self._task_losses.append(loss.detach())
@@ -212,8 +215,12 @@ class Loop(transformers.Trainer):
                     f"whose loss or gradient is not finite, allowed: {self.cfg.train.max_skipped}"
                 )
             return
-        counters.gradients = cost.gradient_bytes(self.model)
-        self.variant.on_update(self.step())
+        step = self.step()
+        # Before the variant acts: what it is about to remove was there.
+        counters.weights = max(counters.weights, cost.weight_bytes(self.model))
+        counters.gradients = max(counters.gradients, cost.gradient_bytes(self.model))
+        counters.optimizer = max(counters.optimizer, cost.optimizer_bytes(step.optimizer))
+        self.variant.on_update(step)
         counters.logged_steps += 1
         counters.task_loss += float(torch.stack(self._task_losses).mean())
         if self._penalties:

@@ -85,12 +85,18 @@ class Rank:
 
 @dataclass
 class Memory:
-    """Bytes. The first four are computed from shapes and storages, the rest is measured."""
+    """Bytes, computed from shapes and storages; peak_rss and CUDA's are measured.
+
+    The first four are the largest over the run's steps: what a machine must hold. What is left once
+    ranks have gone, or has come with them, stands in the two that end in `_end`.
+    """
 
     weights: int | None = None
     gradients: int | None = None
-    optimizer: int | None = None  # at the end of the run
-    activations: int | None = None  # saved for backward, in the largest training batch measured
+    optimizer: int | None = None
+    activations: int | None = None  # saved for backward, in the largest training batch
+    gradients_end: int | None = None
+    optimizer_end: int | None = None
     adapter_file: int | None = None  # adapter and head on disk
     peak_rss: int | None = None  # of the process, reset when the run starts
     cuda_train_allocated: int | None = None
@@ -131,6 +137,7 @@ class Record:
     hardware: dict[str, Any] = field(default_factory=dict)
     metric: Metric = field(default_factory=Metric)
     metrics: dict[str, float] = field(default_factory=dict)  # every metric, by name
+    method: dict[str, float] = field(default_factory=dict)  # what the method says of itself, see Variant.report
     data: Data = field(default_factory=Data)
     steps: Steps = field(default_factory=Steps)
     params: Params = field(default_factory=Params)
@@ -195,7 +202,7 @@ _GROUPS: dict[str, type] = {
 }
 
 # Fields that stand as `name.rest` on disk.
-_NAMESPACES = {*_GROUPS, "config", "git", "versions", "hardware", "metrics"}
+_NAMESPACES = {*_GROUPS, "config", "git", "versions", "hardware", "metrics", "method"}
 
 # What a field's annotation allows, by the annotation's first word.
 _ALLOWED: dict[str, tuple[tuple[type, ...], str]] = {

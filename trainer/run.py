@@ -127,7 +127,8 @@ def _carry_out(planned: Planned, row: record.Record) -> None:
         loop.fit()
         row.memory.cuda_train_allocated, row.memory.cuda_train_reserved = cost.cuda_peaks(device)
         row.metric.checkpoint, row.metric.step = config.train.checkpoint, loop.hand_over()
-        row.memory.optimizer = cost.optimizer_bytes(loop.step().optimizer)
+        row.memory.gradients_end = cost.trainable_bytes(model)
+        row.memory.optimizer_end = cost.optimizer_bytes(loop.step().optimizer)
 
         # Evaluate.
         _evaluate(loop, rows, row, folder)
@@ -185,11 +186,11 @@ def _count(
     if (budget := config.variant.get("budget")) is not None:
         off = 100 * (row.params.effective - budget) / budget
         log.info("budget %s: %s parameters are in use (%+.2f %%)", f"{budget:,}", f"{row.params.effective:,}", off)
+    row.method = variant.report()
     ranks = variant.ranks()
     row.rank.layers, row.rank.end = (len(ranks), _total(ranks)) if ranks else (None, None)
-    row.memory.weights = cost.weight_bytes(model)
-    row.memory.gradients = counters.gradients
-    row.memory.activations = counters.activations
+    row.memory.weights, row.memory.gradients = counters.weights, counters.gradients
+    row.memory.optimizer, row.memory.activations = counters.optimizer, counters.activations
     row.memory.adapter_file = sum(file.stat().st_size for file in (folder / "adapter").iterdir())
     row.data = record.Data(
         protocol=config.data.protocol,

@@ -210,8 +210,12 @@ def test_ranks_that_are_pruned_leave_counts_memory_and_file(carry_out, tmp_path,
     assert (record.rank.start, record.rank.end) == (96, 24)
     assert record.params.adapter_start == full.params.adapter_start == full.params.adapter_end
     assert record.params.effective == record.params.adapter_end < record.params.adapter_start
-    left = record.params.adapter_end + record.params.head
-    assert record.memory.optimizer == 4 * (2 * left + 3 * 12 + 4)
+    left, held = (count + record.params.head for count in (record.params.adapter_end, record.params.adapter_start))
+    tensors = 3 * 12 + 4  # each with a step count
+    assert record.memory.optimizer_end == 4 * (2 * left + tensors) and record.memory.gradients_end == 4 * left
+    assert record.memory.optimizer == full.memory.optimizer == 4 * (2 * held + tensors)
+    assert record.memory.gradients == full.memory.gradients == 4 * held
+    assert record.memory.weights == full.memory.weights
     assert record.memory.adapter_file < full.memory.adapter_file
     assert record.metric.step >= 12 - 3 + (profile == "paper")
     lines = [json.loads(line) for line in (folder_of(record, tmp_path) / "ranks.jsonl").read_text().splitlines()]
@@ -233,6 +237,29 @@ def test_the_reported_metrics_are_those_of_the_model_that_is_saved(carry_out, mo
     calls.clear()
     carry_out("variant=lora")
     assert calls[-1] == "hand_over", "a model that nothing changes at the end is not evaluated twice"
+
+
+def test_the_gates_that_close_leave_the_optimizer_as_counted(carry_out):
+    record = carry_out("variant=sora", "variant.budget=2500", "variant.final_steps=2")
+    left, held = (count + record.params.head for count in (record.params.adapter_end, record.params.adapter_start))
+    assert left < held and record.memory.optimizer == 4 * (2 * held + 3 * 12 + 4)
+    assert record.memory.optimizer_end == 4 * (2 * left + 3 * 12 + 4)
+
+
+def test_ranks_that_come_are_in_the_peak(carry_out):
+    record = carry_out("variant=increlora", "variant.target_rank=2", "variant.top=12", "variant.reserve=false")
+    assert record.params.adapter_end == 2 * record.params.adapter_start
+    end = record.params.adapter_end + record.params.head
+    assert record.memory.gradients == record.memory.gradients_end == 4 * end
+    assert record.memory.optimizer == record.memory.optimizer_end
+
+
+def test_what_a_method_says_of_itself_is_in_the_record(carry_out):
+    record = carry_out("variant=svft", "variant.rank=4", "train.max_steps=2")
+    assert record.method["decomposition.directions"] == 4
+    assert 0 < record.method["decomposition.relative_error"] <= record.method["decomposition.largest_error"] < 1
+    assert 0 < record.method["decomposition.explained"] < 1
+    assert carry_out("variant=lora", "train.max_steps=2").method == {}
 
 
 def test_pefts_adalora_with_its_default_schedule(carry_out):

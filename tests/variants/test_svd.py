@@ -356,6 +356,19 @@ def test_the_basis_is_in_no_state_and_reported(cls):
         assert found == {"directions": 3, "relative_error": alone.relative_error, "explained": alone.explained}
 
 
+def test_the_report_weighs_the_energy_of_the_layers():
+    run = attach(SVDiff, {"rank": 3})
+    adapters = run.variant.adapters.values()
+    weights, deltas = (
+        [m.detach() for m in part] for part in zip(*((a.form.matrix, a.U * a.s @ a.Vh) for a in adapters), strict=True)
+    )
+    missed = sum((w - d).square().sum() for w, d in zip(weights, deltas, strict=True))
+    found = run.variant.report()
+    assert found["decomposition.explained"] == pytest.approx(1 - float(missed / sum(w.square().sum() for w in weights)))
+    assert found["decomposition.largest_error"] >= found["decomposition.relative_error"] > 0
+    assert found["decomposition.directions"] == 3
+
+
 def test_a_state_does_not_fit_another_basis():
     settings = {"pattern": "random", "off_diagonals": 1}
     saved = attach(SVFT, settings).variant.state_dict()

@@ -331,6 +331,19 @@ class BasisVariant(AdapterVariant):
             for name, adapter in self.adapters.items()
         }
 
+    def report(self) -> dict[str, float]:
+        """How well the bases carry the weights: mean directions, energy, mean and largest relative error."""
+        found = self.decompositions().values()
+        errors = [layer["relative_error"] for layer in found]
+        energy = sum(float(adapter.form.matrix.square().sum()) for adapter in self.adapters.values())
+        kept = sum(a.explained * float(a.form.matrix.square().sum()) for a in self.adapters.values())
+        return {
+            "decomposition.directions": sum(layer["directions"] for layer in found) / len(errors),
+            "decomposition.explained": kept / energy,
+            "decomposition.relative_error": sum(errors) / len(errors),
+            "decomposition.largest_error": max(errors),
+        }
+
     def state_dict(self) -> dict[str, Any]:
         if not self._fingerprints:  # found once: the basis never changes, and states are saved often
             self._fingerprints = {name: adapter.fingerprint() for name, adapter in self.adapters.items()}

@@ -131,6 +131,10 @@ class Variant:
         """Parameters that still act, counted by real shapes; None: all that are trainable do."""
         return None
 
+    def report(self) -> dict[str, float]:
+        """Numbers that the method has to say about itself once it is trained; they stand in the record."""
+        return {}
+
     def state_dict(self) -> dict[str, Any]:
         """What the method needs to go on besides its parameters: nested dicts of tensors and scalars."""
         return {}
