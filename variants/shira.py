@@ -122,7 +122,9 @@ class SHiRA(AdapterVariant):
             places = _structured(matrix.shape[0], matrix.shape[1], count)
         else:
             places = torch.arange(count)  # until the gradients are there
-        return SparseDelta(layer, places, self.scale)
+        adapter = SparseDelta(layer, places, self.scale)
+        adapter.settled = self._chosen
+        return adapter
 
     def on_step_begin(self, step: Step) -> None:
         for adapter in self.adapters.values():
@@ -137,13 +139,13 @@ class SHiRA(AdapterVariant):
                 raise ValueError(f"mask: {name} took no part in the loss; exclude it")
             found = adapter.gradient.abs() / self.collect_steps
             self._sums[name] = self._sums[name] + found if name in self._sums else found
-            adapter.values.grad = None
         if step.index >= self.collect_steps:
             for name, adapter in self.adapters.items():
                 score = self._sums.pop(name)
                 if self.mask == "snip":
                     score = score * layers.matrix(adapter.base).abs()
                 adapter.set_indices(largest(score, self._counts[name]))
+                adapter.settled = True
             self._chosen = True
 
     def is_final_form(self, step: Step) -> bool:
@@ -158,9 +160,11 @@ class SHiRA(AdapterVariant):
         return {"indices": indices, "chosen": self._chosen, "sums": dict(self._sums)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._chosen, self._sums = state["chosen"], dict(state["sums"])
+        self._chosen = state["chosen"]
+        self._sums = {name: sums.to(self.adapters[name].weight.device) for name, sums in state["sums"].items()}
         for name, adapter in self.adapters.items():
             adapter.set_indices(state["indices"][name])
+            adapter.settled = self._chosen
 
 
 def _structured(rows: int, columns: int, count: int) -> torch.Tensor:

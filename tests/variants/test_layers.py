@@ -46,6 +46,7 @@ def test_the_update_is_that_of_the_dense_matrix(layer, x):
     torch.testing.assert_close(adapter(x), dense(x), rtol=1e-12, atol=1e-12)
     assert adapter.delta_weight().shape == layer.weight.shape
     assert adapter.delta().shape == (adapter.out_features, adapter.in_features)
+    assert torch.equal(adapter.form.as_matrix(adapter.delta_weight()), adapter.delta())
     assert adapter.closed_form() == sum(p.numel() for p in adapter.parameters() if p.requires_grad)
 
 

@@ -124,6 +124,12 @@ def test_the_structured_mask_has_whole_rows_whole_columns_and_the_diagonal():
 
 def test_values_stay_zero_until_the_gradients_have_chosen():
     run = contract.attach(SHiRA, {"rank": 1, "mask": "gradient", "collect_steps": 3}, torch.float64)
+    run.variant.on_step_begin(contract.Step(1, contract.STEPS, run.optimizer, run.scheduler))
+    run.model(contract.data(torch.float64)[0]).sum().backward()
+    for adapter in run.variant.adapters.values():
+        assert adapter.values.grad is None, "or clipping would count it"
+        assert adapter.rank == adapter.effective_parameters() == 0 < adapter.closed_form()
+    run.model.zero_grad()
     contract.train(run, 3)
     for adapter in run.variant.adapters.values():
         assert not adapter.values.any() and adapter.values not in run.optimizer.state

@@ -31,7 +31,11 @@ class Form:
     @property
     def matrix(self) -> torch.Tensor:
         """The layer's weight as (out, in), a view where the layout allows one."""
-        return self.layer.weight
+        return self.as_matrix(self.layer.weight)
+
+    def as_matrix(self, weight: torch.Tensor) -> torch.Tensor:
+        """What has the layout of the layer's weight, as a matrix (out, in)."""
+        return weight
 
     def as_weight(self, matrix: torch.Tensor) -> torch.Tensor:
         """A matrix (out, in) in the layout of the layer's weight."""
@@ -51,9 +55,8 @@ class Form:
 
 
 class _Conv1D(Form):
-    @property
-    def matrix(self) -> torch.Tensor:
-        return self.layer.weight.T
+    def as_matrix(self, weight: torch.Tensor) -> torch.Tensor:
+        return weight.T
 
     def as_weight(self, matrix: torch.Tensor) -> torch.Tensor:
         return matrix.T
@@ -62,9 +65,8 @@ class _Conv1D(Form):
 class _Embedding(Form):
     takes_dropout = False  # its input is a row number
 
-    @property
-    def matrix(self) -> torch.Tensor:
-        return self.layer.weight.T
+    def as_matrix(self, weight: torch.Tensor) -> torch.Tensor:
+        return weight.T
 
     def as_weight(self, matrix: torch.Tensor) -> torch.Tensor:
         return matrix.T
@@ -78,9 +80,8 @@ class _Embedding(Form):
 
 
 class _Conv2d(Form):
-    @property
-    def matrix(self) -> torch.Tensor:
-        return self.layer.weight.flatten(1)
+    def as_matrix(self, weight: torch.Tensor) -> torch.Tensor:
+        return weight.flatten(1)
 
     def as_weight(self, matrix: torch.Tensor) -> torch.Tensor:
         return matrix.reshape(self.layer.weight.shape)

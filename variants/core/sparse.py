@@ -9,6 +9,8 @@ the optimizer's moments have nnz entries; ΔW is formed within a forward pass on
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import structural_rank
@@ -22,17 +24,24 @@ class SparseDelta(Adapter):
     """ΔW with trained `values` at `indices`, which start at zero.
 
     indices: (nnz,) int64, places in the flattened matrix (out, in). scale: of the values.
-    watched: whether the gradient of ΔW as a whole is wanted; it is summed up in `gradient` (out, in).
+    settled: whether the places are chosen. Until then the values stay out of the product, of the gradients and
+        of what counts.
+    watched: whether `collect` is given the gradient of ΔW as a whole, in every backward pass.
+    gradient: (out, in), what `collect` has summed up.
     """
 
     indices: torch.Tensor
 
     def __init__(self, base: nn.Module, indices: torch.Tensor, scale: float = 1.0) -> None:
         super().__init__(base)
+        self.scale = scale
+        self.hold(indices)
+
+    def hold(self, indices: torch.Tensor) -> None:
+        """Adds the values; apart from `__init__` for adapters that have more than them."""
         device, dtype = self.weight.device, torch.promote_types(self.weight.dtype, torch.float32)
         self.values = nn.Parameter(torch.zeros(len(indices), device=device, dtype=dtype))
-        self.scale = scale
-        self.watched = False
+        self.settled, self.watched = True, False
         self.gradient: torch.Tensor | None = None
         self.register_buffer("indices", indices.to(device), persistent=False)
         self.set_indices(indices)
@@ -45,55 +54,72 @@ class SparseDelta(Adapter):
         self._places: torch.Tensor | None = None  # the same in the layout of the layer's weight
         self._rank: int | None = None
 
-    def _layout(self) -> torch.Tensor:
-        """Where each entry of the matrix (out · in,) lies in the flattened weight."""
-        count = self.out_features * self.in_features
-        matrix = torch.arange(count, device=self.indices.device).view(self.out_features, self.in_features)
-        order = self.form.as_weight(matrix).flatten()
-        return torch.empty_like(order).index_put((order,), torch.arange(count, device=order.device))
+    @property
+    def _acts(self) -> bool:
+        """Whether the forward pass has to do with the entries."""
+        return len(self.values) > 0 and (self.settled or self.watched)
+
+    @property
+    def _joins(self) -> bool:
+        """Whether that is by one product with W + ΔW."""
+        return self._acts and self._enabled and not self.merged and self.weight.dtype == self.values.dtype
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if self.merged or not self._enabled or self.is_empty or self.weight.dtype != self.values.dtype:
+        if not self._joins:
             return super().forward(x)
         if self._places is None:
-            self._places = self._layout()[self.indices]
-        weight = self.weight.flatten().index_add(0, self._places, self.values * self.scale).view_as(self.weight)
-        if self.watched and weight.requires_grad:
-            weight.register_hook(self._collect_weight)
+            numbers = torch.arange(self.weight.numel(), device=self.weight.device).view_as(self.weight)
+            self._places = self.form.as_matrix(numbers).flatten()[self.indices]
+        weight = self.weight.flatten().index_add(0, self._places, self._scaled_values()).view_as(self.weight)
+        self._watch(weight, lambda gradient: self.collect(self.form.as_matrix(gradient)))
         return functional_call(self.base, {"weight": weight}, (x,))
 
     def update(self, x: torch.Tensor) -> torch.Tensor:
-        matrix = self.delta()
-        if self.watched and matrix.requires_grad:
-            matrix.register_hook(self._collect)
+        matrix = self.dense()
+        self._watch(matrix, self.collect)
         return self.form.project(x.to(matrix.dtype) if x.is_floating_point() else x, matrix)
 
-    def _collect_weight(self, gradient: torch.Tensor) -> None:
-        self._collect(gradient.flatten()[self._layout()].view(self.out_features, self.in_features))
+    def _watch(self, tensor: torch.Tensor, collect: Callable[[torch.Tensor], None]) -> None:
+        if self.watched and torch.is_grad_enabled():
+            # Without values in it, as before they settle, the tensor would want no gradient.
+            tensor.requires_grad_().register_hook(collect)
 
-    def _collect(self, gradient: torch.Tensor) -> None:
+    def collect(self, gradient: torch.Tensor) -> None:
+        """Takes in the gradient (out, in) of one use of the layer in one batch: a step may have several."""
         self.gradient = gradient if self.gradient is None else self.gradient + gradient
 
-    def delta(self) -> torch.Tensor:
+    def _scaled_values(self) -> torch.Tensor:
+        return (self.values if self.settled else self.values.detach()) * self.scale
+
+    def dense(self) -> torch.Tensor:
+        """The entries as a matrix (out, in)."""
         flat = self.values.new_zeros(self.out_features * self.in_features)
-        return flat.index_add(0, self.indices, self.values * self.scale).view(self.out_features, self.in_features)
+        return flat.index_add(0, self.indices, self._scaled_values()).view(self.out_features, self.in_features)
+
+    def delta(self) -> torch.Tensor:
+        return self.dense()
 
     @property
     def is_empty(self) -> bool:
-        return len(self.values) == 0
+        return not self._acts
 
     @property
     def rank(self) -> int:
         """The rank that the places allow: that of a matrix with numbers of no pattern in them."""
+        if not self.settled or not len(self.indices):
+            return 0
         if self._rank is None:
             rows, columns = self.indices.cpu() // self.in_features, self.indices.cpu() % self.in_features
             shape = (self.out_features, self.in_features)
             pattern = coo_matrix((torch.ones(len(rows)).numpy(), (rows.numpy(), columns.numpy())), shape=shape)
-            self._rank = int(structural_rank(pattern.tocsr())) if len(rows) else 0
+            self._rank = int(structural_rank(pattern.tocsr()))
         return self._rank
 
     def closed_form(self) -> int:
         return len(self.values)
+
+    def effective_parameters(self) -> int:
+        return len(self.values) if self.settled else 0
 
     def extra_repr(self) -> str:
         return f"entries={len(self.values)} of {self.out_features * self.in_features}, scale={self.scale:g}"
