@@ -276,6 +276,7 @@ BUDGETED = {
     "sora": ["variant.final_steps=2"],
     "sparse": ["variant.final_steps=2"],
     "shira": ["variant.mask=gradient"],
+    "rosa": ["variant.warmup_steps=2"],
     "svft": ["variant.pattern=banded"],
     "lora_xs": [],
 }

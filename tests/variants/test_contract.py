@@ -51,6 +51,7 @@ def test_the_folder_is_really_searched() -> None:
         "LoRAXS",
         "SHiRA",
         "SparseLoRA",
+        "RoSA",
         "Full",
         "Head",
         "BitFit",

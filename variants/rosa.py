@@ -1,0 +1,273 @@
+"""RoSA: robust adaptation; a low-rank update and a sparse one, trained together.
+
+    y = (W + S) x + (α/r) B A dropout(x)    A: r×in, kaiming-uniform(√5)    B: out×r, zero
+                                            S: k trained values on a fixed support, zero at the start
+
+  | steps | |
+  |---|---|
+  | 1 … `warmup_steps` | LoRA alone |
+  | the next `collect_steps` | LoRA alone; the gradients G = ∂L/∂W of the whole weights are collected |
+  | all others | A, B and S, whose support in each layer is the k entries with the largest |
+  | | mean G² (`squared_mean`, a diagonal Fisher information) or abs(mean G) (`mean`) |
+
+Paper     Nikdan et al. 2024, "RoSA: Accurate Parameter-Efficient Fine-Tuning via Robust Adaptation", ICML,
+          arXiv 2401.04679.
+Code      IST-DASLab/RoSA 5f70c49, with its peft-rosa 810da6a; its schedule `wlK` is the table above.
+Budget    `budget` replaces rank and density: the low-rank part gets ranks as even as they can be from all but
+          `sparse_share` of it, the sparse part exactly the rest, by the layers' sizes. It is met to the entry.
+Hooks     on_step_begin  whether gradients are collected
+          on_gradients   adds them up
+          on_update      after the last of them: the supports, and the restart
+Cost      r(in + out) + k parameters a layer. Before the supports are there, LoRA's step; while gradients are
+          collected and from then on also W + S and its gradient, which cost about what full fine-tuning costs in
+          these layers. The statistic is as large as the adapted weights, and freed when the supports are chosen.
+Restart   The authors recommend to choose the supports in a run of its own and to train from the start with them.
+          `restart` does so within one run: when the supports are there, A and B go back to their start values and
+          their moments to nothing; the head and the learning-rate schedule go on. We default to false: runs are
+          compared at equal numbers of steps, and a restart throws away what the first of them have learned. For
+          the recommended recipe set it, and give the run warmup_steps + collect_steps more.
+
+What the released code does otherwise:
+
+  - It squares the gradient of each accumulated batch, here that of the step, so that supports do not depend on how
+    a batch is split; without accumulation there is no difference.
+  - It freezes every parameter before each step and frees the adapters alone: a classification head is never
+    trained. Here it is.
+  - Its parameters are bfloat16, here float32; its column numbers 16 bits wide, so that wider layers fail.
+  - Its collecting hook zeroes the layer's input in place; with dropout 0 and equal dtypes autograd raises.
+
+Known     No results on GLUE: GSM8K, ViGGO and SQL with LLaMA 2. Gradients are those before clipping.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from variants.core import fields, layers
+from variants.core.adapter import LowRank, check_rank
+from variants.core.budget import check_range, share_out, spread
+from variants.core.sparse import SparseDelta, largest
+from variants.core.variant import AdapterVariant, Step
+
+STATISTICS = ("squared_mean", "mean")
+
+
+class LowRankAndSparse(SparseDelta, LowRank):
+    """ΔW = scale · B A + S; S is there once its places are settled. Dropout acts on the input of A alone."""
+
+    def __init__(self, base: nn.Module, rank: int, scale: float, dropout: float, entries: int) -> None:
+        LowRank.__init__(self, base, rank, scale, dropout)
+        self.hold(torch.arange(entries))  # until the gradients are there
+        self.settled = False
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = super().forward(x)
+        return y + LowRank.update(self, x) if self._joins else y
+
+    def update(self, x: torch.Tensor) -> torch.Tensor:
+        low_rank = LowRank.update(self, x)
+        return low_rank + SparseDelta.update(self, x) if self._acts else low_rank
+
+    def _scaled_values(self) -> torch.Tensor:
+        return self.values if self.settled else self.values.detach()
+
+    def delta(self) -> torch.Tensor:
+        return LowRank.delta(self) + self.dense()
+
+    @property
+    def is_empty(self) -> bool:
+        return False
+
+    @property
+    def rank(self) -> int:
+        """That of BA and that of S's places: numbers of no pattern share no direction before the size forces them."""
+        return min(self.A.shape[0] + super().rank, self.out_features, self.in_features)
+
+    def closed_form(self) -> int:
+        return self.A.shape[0] * self.cost + len(self.values)
+
+    def effective_parameters(self) -> int:
+        return self.A.shape[0] * self.cost + super().effective_parameters()
+
+    def extra_repr(self) -> str:
+        return f"rank={self.A.shape[0]}, entries={len(self.values)}, scale={self.scale:g}, dropout={self.dropout:g}"
+
+
+@dataclass(kw_only=True)
+class RoSA(AdapterVariant):
+    """RoSA.
+
+    rank, alpha, dropout: of the low-rank part, as in LoRA. density: share of a layer's entries in the sparse part.
+    warmup_steps: steps before gradients are collected. collect_steps: steps whose gradients choose the supports.
+    statistic: "squared_mean" or "mean", see the module's text.
+    restart: whether A and B start anew when the supports are there.
+    budget: trained parameters at the end, in place of rank and density (`variants.core.budget`).
+    sparse_share: share of the budget that the sparse part gets.
+    """
+
+    name: str = "rosa"
+    rank: int = 8
+    alpha: float = 16.0
+    dropout: float = 0.0
+    density: float = 0.006
+    warmup_steps: int = 64
+    collect_steps: int = 1
+    statistic: str = "squared_mean"
+    restart: bool = False
+    budget: int | None = None
+    sparse_share: float = 0.5
+
+    adapters: dict[str, LowRankAndSparse] = field(init=False, repr=False, compare=False, default_factory=dict)  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        fields.whole(self, "rank", "collect_steps")
+        fields.whole(self, "warmup_steps", at_least=0)
+        fields.positive(self, "alpha", "density", "sparse_share")
+        fields.share(self, "dropout", "sparse_share")
+        if self.density > 1:
+            raise ValueError(f"density: {self.density!r}, allowed: 0 < density ≤ 1")
+        fields.one_of(self, "statistic", STATISTICS)
+        fields.budget(self, "rank", "density")
+        if self.budget is None and self.sparse_share != type(self).sparse_share:
+            raise ValueError(f"sparse_share: {self.sparse_share} without a budget, allowed: {type(self).sparse_share}")
+        self._ranks: dict[str, int] = {}
+        self._entries: dict[str, int] = {}
+        self._sums: dict[str, torch.Tensor] = {}  # of G² or G over the collected steps
+        self._collected = 0
+        self._chosen = False
+        self._start: dict[str, torch.Tensor] = {}  # A as it was drawn, until the restart
+
+    @classmethod
+    def test_params(cls) -> list[dict[str, Any]]:
+        return [
+            {"rank": 2, "density": 0.1, "warmup_steps": 2, "collect_steps": 2},
+            {"rank": 1, "density": 0.2, "warmup_steps": 0, "statistic": "mean", "dropout": 0.1},
+            {"rank": 1, "density": 0.1, "warmup_steps": 3, "collect_steps": 3, "restart": True},
+            {"budget": 151, "sparse_share": 0.3, "warmup_steps": 1},
+        ]
+
+    def plan(self, total_steps: int) -> None:
+        if self.warmup_steps + self.collect_steps >= total_steps:
+            raise ValueError(
+                f"warmup_steps: {self.warmup_steps} and collect_steps: {self.collect_steps}, "
+                f"allowed: together fewer than the run's {total_steps} steps"
+            )
+
+    def check(self, model: nn.Module, head: Sequence[str] = ()) -> None:
+        found = self.select(model, head)
+        sizes = {name: layers.size(layer) for name, layer in found.items()}
+        if self.budget is not None:
+            self._divide(self.budget, sizes)
+            return
+        self._ranks = dict.fromkeys(found, self.rank)
+        self._entries = {name: int(self.density * math.prod(size)) for name, size in sizes.items()}
+        for name, layer in found.items():
+            check_rank(self.rank, layer)
+            if not self._entries[name]:
+                rows, columns = sizes[name]
+                raise ValueError(
+                    f"density: {self.density} leaves no entry in {name} of size {rows}×{columns}, "
+                    f"allowed: at least {1 / (rows * columns):.2g}"
+                )
+
+    def _divide(self, budget: int, sizes: Mapping[str, tuple[int, int]]) -> None:
+        """Ranks and entries of the layers that make up exactly `budget` parameters."""
+        costs = {name: sum(size) for name, size in sizes.items()}
+        most = {name: min(size) for name, size in sizes.items()}
+        entries = {name: math.prod(size) for name, size in sizes.items()}
+        dearest, all_entries = sum(costs[name] * rank for name, rank in most.items()), sum(entries.values())
+        # Of the smallest budget the low-rank part's share pays for one rank of every layer.
+        least = _ceil(sum(costs.values()) / (1 - self.sparse_share))
+        check_range(budget, least, dearest + all_entries)
+        self._ranks = spread(costs, min(budget - _ceil(budget * self.sparse_share), dearest), most)
+        rest = budget - sum(costs[name] * rank for name, rank in self._ranks.items())
+        if rest > all_entries:
+            raise ValueError(
+                f"sparse_share: {self.sparse_share} of budget: {budget} makes {rest} entries, "
+                f"allowed: at most the {all_entries} that the layers have"
+            )
+        self._entries = share_out(entries, rest, entries)
+
+    def attach(self, model: nn.Module, head: Sequence[str] = ()) -> nn.Module:
+        model = super().attach(model, head)
+        if self.restart:
+            self._start = {name: adapter.A.detach().clone() for name, adapter in self.adapters.items()}
+        return model
+
+    def build(self, name: str, layer: nn.Module) -> LowRankAndSparse:
+        rank = self._ranks[name]
+        return LowRankAndSparse(layer, rank, self.alpha / rank, self.dropout, self._entries[name])
+
+    def on_step_begin(self, step: Step) -> None:
+        for adapter in self.adapters.values():
+            adapter.watched, adapter.gradient = self._collects(step), None
+
+    def _collects(self, step: Step) -> bool:
+        return not self._chosen and step.index > self.warmup_steps
+
+    @torch.no_grad()
+    def on_gradients(self, step: Step) -> None:
+        if not self._collects(step):
+            return
+        for name, adapter in self.adapters.items():
+            if not len(adapter.values):
+                continue  # a budget smaller than the layers' shares
+            if adapter.gradient is None:
+                raise ValueError(f"mask: {name} took no part in the loss; exclude it")
+            found = adapter.gradient.square() if self.statistic == "squared_mean" else adapter.gradient
+            self._sums[name] = self._sums[name] + found if name in self._sums else found
+            adapter.gradient = None
+        self._collected += 1
+
+    @torch.no_grad()
+    def on_update(self, step: Step) -> None:
+        if self._chosen or self._collected < self.collect_steps:
+            return
+        for name, adapter in self.adapters.items():
+            if name in self._sums:
+                adapter.set_indices(largest(self._sums.pop(name).abs(), len(adapter.values)))
+            adapter.settled = True
+            if self.restart:
+                adapter.A.copy_(self._start.pop(name))
+                adapter.B.zero_()
+                for parameter in (adapter.A, adapter.B):
+                    step.optimizer.state.pop(parameter, None)
+        self._chosen = True
+
+    def is_final_form(self, step: Step) -> bool:
+        return self._chosen
+
+    def on_train_end(self, step: Step) -> None:
+        if not self._chosen:
+            raise RuntimeError("mask: none was chosen, for too few steps had gradients")
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "indices": {name: adapter.indices for name, adapter in self.adapters.items()},
+            "chosen": self._chosen,
+            "collected": self._collected,
+            "sums": dict(self._sums),
+            "start": dict(self._start),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._chosen, self._collected = state["chosen"], state["collected"]
+        self._sums, self._start = (self._here(state[name]) for name in ("sums", "start"))
+        for name, adapter in self.adapters.items():
+            adapter.set_indices(state["indices"][name])
+            adapter.settled = self._chosen
+
+    def _here(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """`tensors`, by layer, on the devices of their layers."""
+        return {name: tensor.to(self.adapters[name].weight.device) for name, tensor in tensors.items()}
+
+
+def _ceil(value: float) -> int:
+    """The next whole number; a value that rounding alone has put above one is that one."""
+    return math.ceil(value - 1e-9 * abs(value))
