@@ -108,6 +108,7 @@ def test_interrupted_at_every_step_it_ends_the_same(carry_out, interrupted, tmp_
         ["variant=increlora", "variant.target_rank=2", "variant.top=6", "variant.interval=2", "variant.warmup=2"],
         ["variant=sora", "variant.rank=4", "variant.threshold=0.02"],
         ["variant=rosa", "variant.warmup_steps=2", "variant.collect_steps=4", "variant.restart=true"],
+        ["variant=spiel", "variant.reselection_steps=6", "variant.accumulation_steps=5"],
         ["variant=svdiff"],
         ["variant=peft_adalora", "variant.options.tinit=2", "variant.options.tfinal=3"],
         ["variant=peft", "variant.method=adamss", "variant.targets=[query]", "+variant.options.r=4"],

@@ -277,6 +277,7 @@ BUDGETED = {
     "sparse": ["variant.final_steps=2"],
     "shira": ["variant.mask=gradient"],
     "rosa": ["variant.warmup_steps=2"],
+    "spiel": ["variant.reselection_steps=5", "variant.accumulation_steps=2"],
     "svft": ["variant.pattern=banded"],
     "lora_xs": [],
 }

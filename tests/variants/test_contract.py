@@ -52,6 +52,7 @@ def test_the_folder_is_really_searched() -> None:
         "SHiRA",
         "SparseLoRA",
         "RoSA",
+        "SpIEL",
         "Full",
         "Head",
         "BitFit",

@@ -1,0 +1,353 @@
+"""SpIEL: sparse fine-tuning whose entries move; those that change little make place for those with large gradients.
+
+    y = (W + S) x        S: k trained values, zero at the start, at places that are drawn first
+
+Every `reselection_steps` steps, in every layer, when gradients G = ∂L/∂W of `accumulation_steps` steps are collected:
+
+  - candidates are the k places with the largest abs(G) of the first batch; their G alone are summed up
+  - the p k values with the smallest abs(value) are dropped
+  - as many candidates that are not there any more are grown, those with the largest abs(Σ G); one that was just
+    dropped stays as it was
+  - a grown value starts at zero, but its Adam moments do not: with a collected gradients,
+    m = mean(G) (1 − β₁ᵃ), v = mean(G²) (1 − β₂ᵃ), so that both are unbiased after Adam's correction
+  - every value has an age of its own, the number of gradients in its moments, by which they are corrected
+
+p is 1 at the first selection, so that nothing is left of the draw, then `reselection_rate` (1 − t/T) (linear) or
+`reselection_rate` (1 + cos(π t/T))/2 (cosine) at step t of T.
+
+Paper     Ansell et al. 2024, "Scaling Sparse Fine-Tuning to Large Language Models", arXiv 2401.16405: SpIEL-AG.
+Code      AlanAnsell/peft 73b455b, its selection "rigl".
+Budget    `budget` replaces density: exactly so many entries, by the layers' sizes.
+Hooks     on_step_begin  whether gradients are collected
+          on_gradients   adds those of the step to the sums
+          on_update      ages, the step by each value's own age, then the selection
+Cost      k parameters, k places and k ages a layer; while gradients are collected 3 k numbers more. W + S is formed in
+          each forward pass and its gradient in each backward pass: a training step costs about what full
+          fine-tuning costs in these layers, but no two layers' dense gradients are kept at once.
+          The released code has a compiled kernel that forms neither.
+
+torch's Adam counts steps for a parameter as a whole. Its moments do not depend on that count, so the difference
+between its step and the one by each value's own age is added after it; this needs Adam or AdamW.
+
+Where the released code departs from the method, `profile` chooses:
+
+  | | paper (default) | released |
+  |---|---|---|
+  | collected steps | the last `accumulation_steps` before a selection | one more, but before the first |
+  | what is summed up | gradients of steps, clipped as for the optimizer | those of single batches, not clipped: |
+  | | | of n a step, m is n times too small, v n² times |
+  | a grown value's first step | corrected by age a + 1 | by a, though its moments hold one more |
+  | ε | as torch adds it | added to √v before the correction |
+  | first selection, cosine | everything | by the curve |
+
+We default to paper. What the paper leaves open it settles by what seeds and ages are for: that a grown value goes on
+as if it had been there while gradients were collected. And it does the same however a batch is split, candidates apart.
+
+Known     The second variant, SpIEL-MA, which grows where SM3's row and column accumulators are large, is not here:
+          they belong to an optimizer of its own. `density` is a share of the adapted weights; the released code
+          takes it of the whole model's. A layer that is used several times in a forward pass takes its candidates
+          from the use whose gradient arrives first. No results on GLUE.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from variants.core import fields, layers
+from variants.core.budget import check_range, share_out
+from variants.core.sparse import SparseDelta
+from variants.core.variant import AdapterVariant, Step
+
+PROFILES = ("paper", "released")
+SCHEDULES = ("linear", "cosine")
+
+
+@dataclass
+class Estimate:
+    """What is known of the candidates' gradients: places (k,), their sum (k,), the sum of their squares (k,).
+
+    samples: gradients in the sums. steps: steps that they are from.
+    """
+
+    places: torch.Tensor
+    total: torch.Tensor
+    squares: torch.Tensor
+    samples: int = 0
+    steps: int = 0
+
+    @classmethod
+    def empty(cls, places: torch.Tensor, like: torch.Tensor) -> Estimate:
+        zeros = torch.zeros(len(places), dtype=like.dtype, device=like.device)
+        return cls(places, zeros, zeros)
+
+    def add(self, total: torch.Tensor, squares: torch.Tensor, samples: int) -> None:
+        self.total, self.squares = self.total + total, self.squares + squares
+        self.samples += samples
+
+
+class Moving(SparseDelta):
+    """Entries that move: with ages (nnz,), and estimates of what other places are worth.
+
+    estimate: of the finished steps of a collection. fresh: of the step being made, batch by batch.
+    present: (nnz,) gradients at the entries themselves in the step being made.
+    """
+
+    def __init__(self, base: nn.Module, indices: torch.Tensor) -> None:
+        super().__init__(base, indices)
+        self.ages = torch.zeros_like(self.indices)
+        self.estimate: Estimate | None = None
+        self.begin_step(watched=False)
+
+    def begin_step(self, watched: bool) -> None:
+        """Forgets what an unfinished step has left."""
+        self.watched = watched
+        self.fresh: Estimate | None = None
+        self.present = torch.zeros_like(self.values)
+
+    def collect(self, gradient: torch.Tensor) -> None:
+        flat = gradient.detach().flatten()
+        if self.fresh is None:
+            if self.estimate is not None:
+                places = self.estimate.places
+            else:
+                # The step may yet be skipped for gradients that are not finite; until then anything may be taken.
+                places = flat.abs().nan_to_num().topk(len(self.values), sorted=False).indices
+            self.fresh = Estimate.empty(places, flat)
+        found = flat[self.fresh.places]
+        self.fresh.add(found, found.square(), 1)
+        self.present = self.present + flat[self.indices]
+
+
+@dataclass(kw_only=True)
+class SpIEL(AdapterVariant):
+    """SpIEL-AG.
+
+    density: share of the adapted layers' entries that is trained; every layer has the same. seed: of the first places.
+    reselection_steps: from one selection to the next. accumulation_steps: whose gradients choose what grows.
+    reselection_rate: share that is exchanged, at step 0. rate_schedule: "linear" or "cosine".
+    profile: "paper" or "released", see the module's text.
+    budget: trained parameters, in place of density (`variants.core.budget`).
+    """
+
+    name: str = "spiel"
+    density: float = 0.01
+    reselection_steps: int = 20
+    accumulation_steps: int = 5
+    reselection_rate: float = 0.2
+    rate_schedule: str = "linear"
+    seed: int = 0
+    profile: str = "paper"
+    budget: int | None = None
+
+    adapters: dict[str, Moving] = field(init=False, repr=False, compare=False, default_factory=dict)  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        fields.whole(self, "reselection_steps", "accumulation_steps")
+        fields.whole(self, "seed", at_least=0)
+        fields.positive(self, "density", "reselection_rate")
+        fields.share(self, "density")
+        if self.reselection_rate > 1:
+            raise ValueError(f"reselection_rate: {self.reselection_rate!r}, allowed: 0 < reselection_rate ≤ 1")
+        fields.one_of(self, "rate_schedule", SCHEDULES)
+        fields.one_of(self, "profile", PROFILES)
+        most = self.reselection_steps - (2 if self.profile == "released" else 1)
+        if self.accumulation_steps > most:
+            raise ValueError(
+                f"accumulation_steps: {self.accumulation_steps}, allowed: at most {most} with "
+                f"reselection_steps: {self.reselection_steps} and profile: {self.profile}"
+            )
+        fields.budget(self, "density")
+        self._entries: dict[str, int] = {}
+        self._selections = 0
+        self._moved = 0  # entries that have moved
+
+    @classmethod
+    def test_params(cls) -> list[dict[str, Any]]:
+        steps = {"reselection_steps": 4, "accumulation_steps": 2}
+        return [
+            {"density": 0.2, **steps},
+            {"density": 0.1, "rate_schedule": "cosine", "reselection_rate": 0.5, "seed": 1, **steps},
+            {"density": 0.2, "profile": "released", "reselection_rate": 0.6, **steps},
+            {"budget": 101, "reselection_steps": 5, "accumulation_steps": 4},
+        ]
+
+    def plan(self, total_steps: int) -> None:
+        if self.accumulation_steps >= total_steps:
+            raise ValueError(
+                f"accumulation_steps: {self.accumulation_steps}, allowed: fewer than the run's {total_steps} steps"
+            )
+
+    def check(self, model: nn.Module, head: Sequence[str] = ()) -> None:
+        sizes = {name: math.prod(layers.size(layer)) for name, layer in self.select(model, head).items()}
+        total = sum(sizes.values())
+        if self.budget is not None:
+            check_range(self.budget, 1, total - 1)  # of all entries none can move
+        elif round(self.density * total) < 1:
+            raise ValueError(f"density: {self.density} of {total} entries is none, allowed: at least {1 / total:.2g}")
+        count = round(self.density * total) if self.budget is None else self.budget
+        self._entries = share_out(sizes, count, sizes)
+
+    def build(self, name: str, layer: nn.Module) -> Moving:
+        generator = torch.Generator().manual_seed(self.seed + (zlib.crc32(name.encode()) << 32))
+        places = torch.randperm(layers.matrix(layer).numel(), generator=generator)[: self._entries[name]]
+        return Moving(layer, places.sort().values)
+
+    def on_step_begin(self, step: Step) -> None:
+        _check_optimizer(step.optimizer)
+        place = step.index % self.reselection_steps
+        first = 0 if self.profile == "released" else 1
+        for adapter in self.adapters.values():
+            if place == first or step.index == 1:
+                adapter.estimate = None
+            adapter.begin_step(watched=first <= place <= self.accumulation_steps)
+
+    @torch.no_grad()
+    def on_gradients(self, step: Step) -> None:
+        watched = {name: adapter for name, adapter in self.adapters.items() if adapter.watched and not adapter.is_empty}
+        clipped = self._clipping(watched) if self.profile == "paper" else 1.0
+        for name, adapter in watched.items():
+            new = adapter.fresh
+            if new is None:
+                raise ValueError(f"selection: {name} took no part in the loss; exclude it")
+            if not bool(torch.isfinite(new.squares).all()):
+                raise ValueError(f"selection: a gradient of {name} is not finite")
+            estimate = adapter.estimate or Estimate.empty(new.places, new.total)
+            if self.profile == "paper":
+                whole = new.total * clipped
+                estimate.add(whole, whole.square(), 1)
+            else:
+                estimate.add(new.total, new.squares, new.samples)
+            estimate.steps += 1
+            adapter.estimate = estimate
+
+    @staticmethod
+    def _clipping(adapters: Mapping[str, Moving]) -> float:
+        """What clipping has multiplied all gradients of the step with."""
+        before, after = 0.0, 0.0
+        for adapter in adapters.values():
+            if adapter.values.grad is not None:
+                before += float(adapter.present @ adapter.present)
+                after += float(adapter.values.grad @ adapter.present)
+        return after / before if before else 1.0
+
+    @torch.no_grad()
+    def on_update(self, step: Step) -> None:
+        groups = {id(parameter): group for group in step.optimizer.param_groups for parameter in group["params"]}
+        for adapter in self.adapters.values():
+            if adapter.values.grad is not None:  # or the optimizer has left it out
+                adapter.ages += 1
+                self._correct(adapter, groups[id(adapter.values)], step.optimizer.state[adapter.values])
+        due = [adapter for adapter in self.adapters.values() if adapter.estimate is not None]
+        if due and step.index % self.reselection_steps >= self.accumulation_steps:
+            share = self._rate(step)
+            for adapter in due:
+                betas = groups[id(adapter.values)]["betas"]
+                self._exchange(adapter, share, betas, step.optimizer.state[adapter.values])
+                adapter.estimate = None
+            self._selections += 1
+
+    def _correct(self, adapter: Moving, group: Mapping[str, Any], state: Mapping[str, Any]) -> None:
+        """Puts the step by each value's own age in the place of the one that torch has made."""
+        m, v, ages = state["exp_avg"], state["exp_avg_sq"], adapter.ages.to(adapter.values.dtype)
+        options = group["lr"], group["betas"], group["eps"]
+        made = _adam_step(m, v, torch.full_like(ages, float(state["step"])), *options)
+        own = _adam_step(m, v, ages, *options, corrects_eps=self.profile == "released")
+        adapter.values.add_(made - own)
+
+    def _rate(self, step: Step) -> float:
+        """p of the selection after this step."""
+        done = step.index / step.total
+        if not self._selections and (self.profile == "paper" or self.rate_schedule == "linear"):
+            return 1.0
+        curve = 1 - done if self.rate_schedule == "linear" else (1 + math.cos(math.pi * done)) / 2
+        return self.reselection_rate * curve
+
+    def _exchange(
+        self, adapter: Moving, share: float, betas: tuple[float, float], state: Mapping[str, torch.Tensor]
+    ) -> None:
+        """Drops the values that changed least and grows the candidates with the largest gradients in their slots."""
+        estimate = adapter.estimate
+        assert estimate is not None
+        count = int(len(adapter.values) * share)
+        dropped = adapter.values.abs().argsort(stable=True)[:count]  # slots, the smallest first
+        stays = torch.ones_like(adapter.indices, dtype=torch.bool).index_fill(0, dropped, False)
+        free = (~torch.isin(estimate.places, adapter.indices[stays])).nonzero().flatten()
+        grown = free[estimate.total[free].abs().argsort(descending=True, stable=True)[:count]]
+        back = torch.isin(adapter.indices[dropped], estimate.places[grown])  # dropped and grown at once: they stay
+        new = grown[~torch.isin(estimate.places[grown], adapter.indices[dropped])]
+        slots = dropped[~back][: len(new)]
+
+        indices = adapter.indices.clone()
+        indices[slots] = estimate.places[new]
+        adapter.set_indices(indices)
+        adapter.values[slots] = 0.0
+        for moment, total, beta in zip(
+            ("exp_avg", "exp_avg_sq"), (estimate.total, estimate.squares), betas, strict=True
+        ):
+            mean = total[new] / estimate.samples * (1 - beta**estimate.steps)
+            state[moment][slots] = mean.to(state[moment].dtype)
+        adapter.ages[slots] = estimate.steps - (self.profile == "released")
+        self._moved += len(slots)
+
+    def is_final_form(self, step: Step) -> bool:
+        return self._selections > 0
+
+    def on_train_end(self, step: Step) -> None:
+        if not self._selections:
+            raise RuntimeError("selection: none was made, for too few steps had gradients")
+        if not self._moved:
+            raise RuntimeError("selection: no entry has ever moved; a larger reselection_rate or density lets them")
+
+    def state_dict(self) -> dict[str, Any]:
+        found = {}
+        for name, adapter in self.adapters.items():
+            estimate = None if adapter.estimate is None else vars(adapter.estimate)
+            found[name] = {"indices": adapter.indices, "ages": adapter.ages, "estimate": estimate}
+        return {"layers": found, "selections": self._selections, "moved": self._moved}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        # An earlier checkpoint that is taken up again does not undo that entries have moved.
+        self._selections, self._moved = state["selections"], max(self._moved, state["moved"])
+        for name, adapter in self.adapters.items():
+            saved, device = state["layers"][name], adapter.weight.device
+            adapter.set_indices(saved["indices"])
+            adapter.ages = saved["ages"].to(device, copy=True)
+            estimate = saved["estimate"]
+            if estimate is not None:
+                tensors = {key: estimate[key].to(device) for key in ("places", "total", "squares")}
+                estimate = Estimate(**estimate | tensors)
+            adapter.estimate = estimate
+
+
+def _adam_step(
+    m: torch.Tensor,
+    v: torch.Tensor,
+    ages: torch.Tensor,
+    lr: float,
+    betas: tuple[float, float],
+    eps: float,
+    corrects_eps: bool = False,
+) -> torch.Tensor:
+    """What Adam subtracts for moments m, v (nnz,) that hold `ages` (nnz,) gradients.
+
+    corrects_eps: whether ε is added to √v before its bias correction.
+    """
+    # 1 − βᵃ as −expm1(a ln β), which does not lose its digits where β is near 1.
+    first, second = (-torch.expm1(ages * (math.log(beta) if beta else -math.inf)) for beta in betas)
+    root = (v.sqrt() + eps) / second.sqrt() if corrects_eps else v.sqrt() / second.sqrt() + eps
+    return lr * (m / first) / root
+
+
+def _check_optimizer(optimizer: torch.optim.Optimizer) -> None:
+    if not isinstance(optimizer, torch.optim.Adam):  # AdamW is one
+        found = type(optimizer).__name__
+        raise ValueError(f"optim.optimizer: {found}, allowed: Adam, AdamW; entries that move have moments and ages")
+    if any(group["amsgrad"] for group in optimizer.param_groups):
+        raise ValueError("optim.optimizer: amsgrad, allowed: false; a largest moment does not move with an entry")
