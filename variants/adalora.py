@@ -45,20 +45,20 @@ from typing import Any
 import torch
 from torch import nn
 
-from variants.core import fields, layers
-from variants.core.adapter import LowRank, check_rank
+from variants.core import fields, layers, triplets
+from variants.core.adapter import check_rank
 from variants.core.budget import spread, within
 from variants.core.importance import Importance
 from variants.core.schedule import Cubic
+from variants.core.triplets import PARTS, Triplets
 from variants.core.variant import AdapterVariant, Step
 
 PROFILES = ("paper", "released")
 SCORES = ("sensitivity_uncertainty", "sensitivity", "magnitude")
-INIT_STD = 0.02
 
 
-class Triplets(LowRank):
-    """B diag(e) A whose components can be masked: `kept` (r,) says which of them a mask has left.
+class MaskedTriplets(Triplets):
+    """Triplets that can be masked: `kept` (r,) says which of them a mask has left.
 
     masks_evaluation: whether evaluation leaves masked components out although their e is not zero.
     """
@@ -66,23 +66,17 @@ class Triplets(LowRank):
     kept: torch.Tensor
 
     def __init__(self, base: nn.Module, rank: int, scale: float, dropout: float, masks_evaluation: bool) -> None:
-        super().__init__(base, rank, scale, dropout, diagonal=True)
-        assert self.e is not None
-        nn.init.normal_(self.A, std=INIT_STD)
-        nn.init.normal_(self.B, std=INIT_STD)
-        nn.init.zeros_(self.e)
+        super().__init__(base, rank, scale, dropout)
         self.masks_evaluation = masks_evaluation
         self.register_buffer("kept", torch.ones(rank, dtype=torch.bool, device=self.e.device), persistent=False)
 
     def diagonal(self) -> torch.Tensor | None:
-        assert self.e is not None
         return self.e if self.training or not self.masks_evaluation else self.e * self.kept
 
     @property
     def rank(self) -> int:
         if self.masks_evaluation:
             return int(self.kept.sum())
-        assert self.e is not None
         # Masked values come back by themselves: what is not zero counts. All zero is the start.
         return int(torch.count_nonzero(self.e)) or len(self.kept)
 
@@ -126,7 +120,7 @@ class AdaLoRA(AdapterVariant):
     hard: bool = False
     budget: int | None = None
 
-    adapters: dict[str, Triplets] = field(init=False, repr=False, compare=False, default_factory=dict)  # type: ignore[assignment]
+    adapters: dict[str, MaskedTriplets] = field(init=False, repr=False, compare=False, default_factory=dict)  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         fields.whole(self, "rank", "target_rank", "interval")
@@ -175,27 +169,18 @@ class AdaLoRA(AdapterVariant):
         for name, layer in found.items():
             check_rank(self._starts[name], layer)
 
-    def build(self, name: str, layer: nn.Module) -> Triplets:
+    def build(self, name: str, layer: nn.Module) -> MaskedTriplets:
         # The released code divides by the initial rank plus 1e-5 and never by the current one:
         # its authors found rescaling to make results worse.
         rank = self._starts[name]
         scale = self.alpha / (rank + 1e-5)
-        return Triplets(layer, rank, scale, self.dropout, masks_evaluation=self.profile == "paper")
+        return MaskedTriplets(layer, rank, scale, self.dropout, masks_evaluation=self.profile == "paper")
 
     def penalty(self) -> torch.Tensor | None:
         if not self.orthogonality:
             return None
-        squares = []
-        for adapter in self.adapters.values():
-            a, b = adapter.A, adapter.B
-            if len(a):
-                eye = torch.eye(len(a), dtype=a.dtype, device=a.device)
-                squares += [(a @ a.T - eye).square().sum(), (b.T @ b - eye).square().sum()]
-        if not squares:
-            return None
-        if self.profile == "paper":
-            return self.orthogonality * torch.stack(squares).sum()
-        return self.orthogonality * torch.stack(squares).sqrt().mean()
+        found = triplets.orthogonality(((a.A, a.B) for a in self.adapters.values()), self.profile)
+        return None if found is None else self.orthogonality * found
 
     def on_update(self, step: Step) -> None:
         t = step.index - 1  # the method counts from 0
@@ -203,7 +188,7 @@ class AdaLoRA(AdapterVariant):
             return
         frozen_from = step.total - self.final_steps
         if t < frozen_from and self.score != "magnitude":
-            self._importance.update(self._parameters())
+            self._importance.update(triplets.parameters(self.adapters))
         budget, masks = self._budget(step.total).at(t)
         if self.profile == "paper" and t >= frozen_from:
             budget, masks = self.target, True
@@ -234,26 +219,17 @@ class AdaLoRA(AdapterVariant):
         """Ranks over all layers at the end, or parameters where `budget` is given."""
         return self.target_rank * len(self.adapters) if self.budget is None else self.budget
 
-    def _price(self, adapter: Triplets) -> int:
+    def _price(self, adapter: MaskedTriplets) -> int:
         """What one rank of `adapter` takes of the budget."""
         return 1 if self.budget is None else adapter.cost
 
     def scores(self) -> dict[str, torch.Tensor]:
         """S (r,) of every layer's components."""
-        found = {}
-        for name, adapter in self.adapters.items():
-            assert adapter.e is not None
-            if self.score == "magnitude":
-                found[name] = adapter.e.detach().abs()
-                continue
-            of_element = (
-                self._importance.score if self.score == "sensitivity_uncertainty" else self._importance.mean.get
-            )
-            a, b, e = (of_element(f"{name}.{part}") for part in ("A", "B", "e"))
-            assert a is not None and b is not None and e is not None
-            # A layer that has lost all its ranks has no column to take a mean of.
-            found[name] = e + a.mean(1) + b.mean(0) if len(e) else e
-        return found
+        if self.score == "magnitude":
+            return {name: adapter.e.detach().abs() for name, adapter in self.adapters.items()}
+        importance = self._importance
+        of_entry = importance.score if self.score == "sensitivity_uncertainty" else importance.mean.__getitem__
+        return {name: triplets.score(of_entry, name) for name in self.adapters}
 
     def state_dict(self) -> dict[str, Any]:
         kept = {name: adapter.kept for name, adapter in self.adapters.items()}
@@ -266,15 +242,6 @@ class AdaLoRA(AdapterVariant):
             kept = state["kept"][name]
             adapter.reshape(len(kept))
             adapter.kept = kept.to(adapter.kept.device)
-
-    def _parameters(self) -> dict[str, nn.Parameter]:
-        found: dict[str, nn.Parameter] = {}
-        for name, adapter in self.adapters.items():
-            assert adapter.e is not None
-            if adapter.is_empty:
-                continue  # it takes no part in the loss any more
-            found |= {f"{name}.A": adapter.A, f"{name}.B": adapter.B, f"{name}.e": adapter.e}
-        return found
 
     def _budget(self, total_steps: int) -> Cubic:
         """The budget over the run, in what `target` counts."""
@@ -295,7 +262,6 @@ class AdaLoRA(AdapterVariant):
         else:
             masks = within(scores, prices, budget)
         for adapter, kept in zip(self.adapters.values(), masks, strict=True):
-            assert adapter.e is not None
             adapter.kept = kept.clone()
             adapter.e.masked_fill_(~kept, 0.0)
 
@@ -306,5 +272,5 @@ class AdaLoRA(AdapterVariant):
             if len(index) == len(adapter.kept):
                 continue
             adapter.keep(index, optimizer)
-            for part, dim in (("A", 0), ("B", 1), ("e", 0)):
+            for part, dim in PARTS.items():
                 self._importance.keep(f"{name}.{part}", index, dim)

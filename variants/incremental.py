@@ -46,10 +46,10 @@ from variants.core import fields, layers
 from variants.core.adapter import Adapter, check_rank
 from variants.core.budget import check_range
 from variants.core.grow import OwnWarmup, join, leave
+from variants.core.triplets import INIT_STD, orthogonality
 from variants.core.variant import AdapterVariant, Step
 
 PROFILES = ("paper", "released")
-INIT_STD = 0.02
 RESERVE = 1e-5
 
 
@@ -256,14 +256,8 @@ class IncreLoRA(AdapterVariant):
     def penalty(self) -> torch.Tensor | None:
         if not self.orthogonality:
             return None
-        squares = []
-        for adapter in self.adapters.values():
-            a, b, _ = adapter.factors()
-            eye = torch.eye(len(a), dtype=a.dtype, device=a.device)
-            squares += [(a @ a.T - eye).square().sum(), (b.T @ b - eye).square().sum()]
-        if self.profile == "paper":
-            return self.orthogonality * torch.stack(squares).sum()
-        return self.orthogonality * torch.stack(squares).sqrt().mean()
+        found = orthogonality((adapter.factors()[:2] for adapter in self.adapters.values()), self.profile)
+        return None if found is None else self.orthogonality * found
 
     def on_step_begin(self, step: Step) -> None:
         watched = not self.is_full

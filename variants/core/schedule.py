@@ -29,11 +29,7 @@ class Cubic:
     def __post_init__(self) -> None:
         if self.target > self.start:
             raise ValueError(f"target: {self.target} in all, allowed: at most the {self.start} that there are")
-        if self.initial < 0 or self.final < 0 or self.initial + self.final >= self.total:
-            raise ValueError(
-                f"schedule: {self.initial} initial and {self.final} final steps do not fit into {self.total}; "
-                "initial + final must be smaller"
-            )
+        check_fits(self.initial, self.final, self.total)
         if self.interval < 1:
             raise ValueError(f"interval: {self.interval}, allowed: a whole number ≥ 1")
 
@@ -45,3 +41,12 @@ class Cubic:
             return self.target, True
         left = 1 - (t - self.initial) / (self.total - self.final - self.initial)
         return int(self.target + (self.start - self.target) * left**3), t % self.interval == 0
+
+
+def check_fits(initial: int, final: int, total: int) -> None:
+    """Raises `ValueError` where the phases before and after the allocations leave no step between them."""
+    if initial < 0 or final < 0 or initial + final >= total:
+        raise ValueError(
+            f"schedule: {initial} initial and {final} final steps do not fit into {total}; "
+            "initial + final must be smaller"
+        )
