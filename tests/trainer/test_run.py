@@ -273,6 +273,7 @@ BUDGETED = {
     "lora": [],
     "adalora": ["variant.final_steps=2"],
     "increlora": ["variant.top=6"],
+    "elalora": ["variant.interval=3"],
     "sora": ["variant.final_steps=2"],
     "sparse": ["variant.final_steps=2"],
     "shira": ["variant.mask=gradient"],

@@ -12,6 +12,7 @@ from variants.adalora import AdaLoRA
 from variants.core import contract
 from variants.core.budget import share_out, spread, spread_priced, within
 from variants.core.variant import AdapterVariant, field_names
+from variants.elalora import ElaLoRA
 from variants.incremental import IncreLoRA
 from variants.lora import LoRA
 from variants.lora_xs import LoRAXS
@@ -125,6 +126,8 @@ def test_ranks_differ_between_layers_where_scores_decide() -> None:
         (LoRA, {"rank": 4}, "rank: 4 with budget: 300"),
         (LoRA, {"rank_pattern": {"fc1": 2}}, "rank_pattern: .* with budget: 300"),
         (IncreLoRA, {"target_rank": 4}, "target_rank: 4 with budget: 300"),
+        (ElaLoRA, {"rank": 4}, "rank: 4 with budget: 300"),
+        (ElaLoRA, {"profile": "released"}, "budget: 300 with profile: released"),
         (AdaLoRA, {"profile": "released"}, "budget: 300 with profile: released"),
         (SoRA, {"profile": "released"}, "budget: 300 with profile: released"),
         (LoRAXS, {"rank": 3}, "rank: 3 with budget: 300"),

@@ -46,6 +46,7 @@ def test_the_folder_is_really_searched() -> None:
         "AdaLoRA",
         "SoRA",
         "IncreLoRA",
+        "ElaLoRA",
         "SVDiff",
         "SVFT",
         "LoRAXS",

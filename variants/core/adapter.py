@@ -181,6 +181,15 @@ class LowRank(Adapter):
         if self.e is not None:
             resize.keep(self, "e", index, 0, optimizer)
 
+    def append(
+        self, a: torch.Tensor, b: torch.Tensor, e: torch.Tensor, optimizer: torch.optim.Optimizer | None
+    ) -> None:
+        """Adds components: rows a (n, in), columns b (out, n), and e (n,) where there is one; without moments yet."""
+        resize.append(self, "A", a, 0, optimizer)
+        resize.append(self, "B", b, 1, optimizer)
+        if self.e is not None:
+            resize.append(self, "e", e, 0, optimizer)
+
     def reshape(self, rank: int) -> None:
         """Makes room for `rank` saved components; what they hold is about to be loaded.
 
@@ -191,10 +200,8 @@ class LowRank(Adapter):
             self.keep(torch.arange(rank), None)
         elif rank > have:
             more = rank - have
-            resize.append(self, "A", self.A.new_zeros(more, self.in_features), 0, None)
-            resize.append(self, "B", self.B.new_zeros(self.out_features, more), 1, None)
-            if self.e is not None:
-                resize.append(self, "e", self.e.new_zeros(more), 0, None)
+            a, b = self.A.new_zeros(more, self.in_features), self.B.new_zeros(self.out_features, more)
+            self.append(a, b, self.A.new_zeros(more), None)
 
     def extra_repr(self) -> str:
         return f"rank={self.rank}, scale={self.scale:g}, dropout={self.dropout:g}"

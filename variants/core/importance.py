@@ -65,6 +65,14 @@ class Importance:
             if name in average:
                 average[name] = average[name].index_select(dim, index)
 
+    def append(self, name: str, count: int, dim: int) -> None:
+        """Adds `count` slices along `dim` to a parameter that has grown; their averages start at zero."""
+        for average in (self.mean, self.uncertainty):
+            if name in average:
+                shape = list(average[name].shape)
+                shape[dim] = count
+                average[name] = torch.cat([average[name], average[name].new_zeros(shape)], dim)
+
     def state_dict(self) -> dict[str, Any]:
         return {"mean": dict(self.mean), "uncertainty": dict(self.uncertainty)}
 

@@ -1,0 +1,314 @@
+"""ElaLoRA: ranks are pruned and grown in one go, so that they wander between layers under a constant budget.
+
+    y = W x + s · P Λ Q dropout(x)        Q: r×in (our A), P: out×r (our B), N(0, 0.02²)    Λ: r (our e), zero
+    s = α / (r + 10⁻⁵), r the rank at the start throughout        S_i and R(P, Q) as in AdaLoRA
+
+    after step t, counted from 0, where tᵢ < t < T − t_f and ΔT divides t:
+      pool      of every layer the min(k, r − 1) components with the lowest S_i: no layer loses its last
+      pruned    the b lowest of the pool
+      grown     +1 for the layers that own the b highest of the pool, once for each that they own
+      b(t)      round(b₀ (1 − ((t − tᵢ)/(T − t_f − tᵢ))³)), or b₀ throughout
+    a new component: p, q ~ N(0, I) without what lies in the span of the layer's others, at length 1,
+    λ = min(min_i |λ_i|, 10⁻¹³); its scores are zero, those of the components that stay are kept
+
+Paper     Chang et al. 2025, "ElaLoRA: Elastic & Learnable Low-Rank Adaptation for Efficient Model
+          Fine-Tuning", arXiv 2504.00254.
+Code      HuandongChang/ElaLoRA 3865a37; its scripts have k = 2, b₀ = 4 and r = 10, on QNLI 2.
+Budget    `budget` counts parameters in place of ranks. The layers start with ranks as even as it allows. What
+          pruning has freed goes to the owners of the pool's components, from the highest to the lowest and over
+          again, one rank each as long as it fits: parameters never exceed the budget, and after every round
+          another rank of a layer in the pool would not fit. Two cheap ranks may so take the place of a dear one;
+          the sum of ranks is then not constant. Profile paper alone has it.
+Hooks     on_step_begin  released alone: the learning rate
+          penalty        R, scaled by γ
+          on_update      scores from the gradient of the step and the parameters after it, then pruning and growth
+Cost      r(in + out + 1) parameters for r ranks, and two averages of each up to the final phase. Components
+          that are pruned leave parameters, gradients and moments; those that grow join them.
+
+Where the released code does not do what it means to, `profile` chooses:
+
+  | | paper (default) | released |
+  |---|---|---|
+  | p, q | orthogonal to the layer's others (QR) | v − Aᵀ(A v), which is so if A has orthonormal rows only |
+  | moments | stay with the components that stay | every state of the optimizer is lost in every round |
+  | learning rate | follows the schedule | the base rate from the first round to the end |
+  | R | sum of squares over modules | mean of norms, not squared |
+
+The released code makes a new optimizer in every round and looks up the old states by `id()` where they are
+numbered: when its functions were run, none was found, and the rate went from 5e-4 to its base of 1e-3 and stayed
+there, for the schedule went on moving the old optimizer. The head's states are lost with the others. With the
+AdamW of current PyTorch, making that optimizer raises a TypeError.
+
+Differences from both
+  Half the pool at most is pruned, so that no component is on both sides. A layer whose rank is min(in, out)
+  is passed over in growth; the next one of the pool takes its turn.
+
+Known     A layer at rank 1 has no component in the pool: it never grows again. A new component starts with score
+          zero, so an interval of few steps prunes what has just grown. The first step of a new λ, whose moments
+          start late in Adam's count, is up to (1 − β₁)/√(1 − β₂) ≈ 3 times the learning rate. ΔW has the ranks
+          that are reported from the step after a round on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from variants.core import fields, layers, triplets
+from variants.core.adapter import check_rank
+from variants.core.budget import spread
+from variants.core.importance import Importance
+from variants.core.schedule import check_fits
+from variants.core.triplets import PARTS, Triplets
+from variants.core.variant import AdapterVariant, Step
+
+PROFILES = ("paper", "released")
+SCHEDULES = ("cubic", "constant")
+NEW = 1e-13  # largest λ of a new component
+
+
+@dataclass(kw_only=True)
+class ElaLoRA(AdapterVariant):
+    """ElaLoRA.
+
+    rank: of every layer at the start, and their average throughout. alpha, dropout: as in LoRA.
+    orthogonality: γ. pool: k, components that a layer puts up. exchange: b₀, components that change places.
+    schedule: "cubic" (b falls to zero) or "constant".
+    initial_steps, final_steps, interval: tᵢ, t_f and ΔT, in optimizer steps.
+    beta1, beta2: shares of the past in sensitivity and uncertainty.
+    profile: "paper" or "released", see the module's text.
+    budget: trained parameters, in place of rank (`variants.core.budget`).
+    """
+
+    name: str = "elalora"
+    rank: int = 8
+    alpha: float = 16.0
+    dropout: float = 0.0
+    orthogonality: float = 0.1
+    pool: int = 2
+    exchange: int = 4
+    schedule: str = "cubic"
+    initial_steps: int = 0
+    final_steps: int = 1
+    interval: int = 10
+    beta1: float = 0.85
+    beta2: float = 0.85
+    profile: str = "paper"
+    budget: int | None = None
+
+    adapters: dict[str, Triplets] = field(init=False, repr=False, compare=False, default_factory=dict)  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        fields.whole(self, "rank", at_least=2)  # the last rank of a layer never leaves it
+        fields.whole(self, "pool", "exchange", "interval", "final_steps")
+        fields.whole(self, "initial_steps", at_least=0)
+        fields.positive(self, "alpha")
+        fields.not_negative(self, "orthogonality")
+        fields.share(self, "dropout", "beta1", "beta2")
+        fields.one_of(self, "schedule", SCHEDULES)
+        fields.one_of(self, "profile", PROFILES)
+        fields.budget(self, "rank")
+        if self.budget is not None and self.profile == "released":
+            raise ValueError(f"budget: {self.budget} with profile: released, allowed: null; that code counts ranks")
+        self._starts: dict[str, int] = {}  # ranks of the layers at the start
+        self._importance = Importance(self.beta1, self.beta2)
+        self._rounds = 0  # that have been made
+        self._moved = 0  # ranks that have gone from one layer to another
+
+    @classmethod
+    def test_params(cls) -> list[dict[str, Any]]:
+        steps = {"initial_steps": 1, "final_steps": 2, "interval": 3}
+        return [
+            {"rank": 4, "exchange": 2, **steps},
+            {"rank": 3, "exchange": 3, "dropout": 0.1, "interval": 2, "final_steps": 3},
+            {"rank": 4, "pool": 3, "exchange": 3, "schedule": "constant", **steps},
+            {"rank": 4, "exchange": 2, "profile": "released", **steps},
+            {"budget": 235, "exchange": 2, **steps},
+        ]
+
+    def plan(self, total_steps: int) -> None:
+        check_fits(self.initial_steps, self.final_steps, total_steps)
+        if not any(self.exchanged(t, total_steps) for t in range(total_steps)):
+            raise ValueError(
+                f"interval: {self.interval} leaves no round with b ≥ 1 between {self.initial_steps} initial and "
+                f"{self.final_steps} final steps of {total_steps}, allowed: a smaller interval or a larger exchange"
+            )
+
+    def check(self, model: nn.Module, head: Sequence[str] = ()) -> None:
+        found = self.select(model, head)
+        sizes = {name: layers.size(layer) for name, layer in found.items()}
+        most = {name: min(size) for name, size in sizes.items()}
+        if self.budget is None:
+            self._starts = dict.fromkeys(found, self.rank)
+            for layer in found.values():
+                check_rank(self.rank, layer)
+        else:
+            self._starts = spread({name: sum(size) + 1 for name, size in sizes.items()}, self.budget, most)
+        givers = [name for name, rank in self._starts.items() if rank > 1]
+        if len(givers) < 2 or all(self._starts[name] == most[name] for name in givers):
+            asked = f"rank: {self.rank}" if self.budget is None else f"budget: {self.budget}"
+            raise ValueError(
+                f"{asked} for {len(found)} layers leaves no rank that can move, allowed: one by which two layers "
+                "have rank 2 or more, one of them less than its size allows"
+            )
+
+    def build(self, name: str, layer: nn.Module) -> Triplets:
+        rank = self._starts[name]
+        return Triplets(layer, rank, self.alpha / (rank + 1e-5), self.dropout)
+
+    def penalty(self) -> torch.Tensor | None:
+        if not self.orthogonality:
+            return None
+        found = triplets.orthogonality(((a.A, a.B) for a in self.adapters.values()), self.profile)
+        return None if found is None else self.orthogonality * found
+
+    def exchanged(self, t: int, total: int) -> int:
+        """b(t): components that change places after step t, counted from 0; 0 where there is no round."""
+        end = total - self.final_steps
+        if not self.initial_steps < t < end or t % self.interval:
+            return 0
+        if self.schedule == "constant":
+            return self.exchange
+        return round(self.exchange * (1 - ((t - self.initial_steps) / (end - self.initial_steps)) ** 3))
+
+    def on_step_begin(self, step: Step) -> None:
+        if self.profile == "released":
+            if not isinstance(step.scheduler, LambdaLR):
+                found = type(step.scheduler).__name__
+                raise ValueError(f"optim.schedule: {found} with profile: released can't be stopped, allowed: linear")
+            if self._rounds:
+                _hold(step.optimizer, step.scheduler)  # once more: a run that goes on has a schedule of its own
+
+    def on_update(self, step: Step) -> None:
+        t = step.index - 1  # the method counts from 0
+        if t >= step.total - self.final_steps:
+            return
+        self._importance.update(triplets.parameters(self.adapters))
+        if exchanged := self.exchanged(t, step.total):
+            self._exchange(exchanged, step.optimizer)
+            if self.profile == "released":
+                step.optimizer.state.clear()
+                assert isinstance(step.scheduler, LambdaLR)
+                _hold(step.optimizer, step.scheduler)
+
+    def is_final_form(self, step: Step) -> bool:
+        return step.index - 1 >= step.total - self.final_steps
+
+    def on_train_end(self, step: Step) -> None:
+        if not self._moved:
+            raise RuntimeError(f"rank: none has moved from one layer to another in {self._rounds} rounds")
+        found = sum(adapter.rank * self._price(adapter) for adapter in self.adapters.values())
+        slack = 0 if self.budget is None else max(adapter.cost for adapter in self.adapters.values()) - 1
+        if not self.target - slack <= found <= self.target:
+            what = "ranks" if self.budget is None else "parameters"
+            raise RuntimeError(f"budget: {found} {what} are there, the target is {self.target}")
+
+    @property
+    def target(self) -> int:
+        """Ranks over all layers, or parameters where `budget` is given."""
+        return self.rank * len(self.adapters) if self.budget is None else self.budget
+
+    def _price(self, adapter: Triplets) -> int:
+        """What one rank of `adapter` takes of the budget."""
+        return 1 if self.budget is None else adapter.cost
+
+    def scores(self) -> dict[str, torch.Tensor]:
+        """S (r,) of every layer's components."""
+        return {name: triplets.score(self._importance.score, name) for name in self.adapters}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "ranks": self.ranks(),
+            "importance": self._importance.state_dict(),
+            "rounds": self._rounds,
+            "moved": self._moved,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._importance.load_state_dict(state["importance"])
+        self._rounds, self._moved = state["rounds"], state["moved"]
+        for name, adapter in self.adapters.items():
+            adapter.reshape(state["ranks"][name])
+
+    def _exchange(self, count: int, optimizer: torch.optim.Optimizer) -> None:
+        """One round: prunes the `count` lowest of the pool and grows the owners of its highest."""
+        scores, pool = self.scores(), []
+        for name, score in scores.items():
+            lowest = score.argsort(stable=True)[: min(self.pool, len(score) - 1)].tolist()
+            pool += [(float(score[i]), name, i) for i in lowest]
+        pool.sort(key=lambda entry: entry[0])  # stable: of equal scores the first in the order of the layers
+        pruned: dict[str, set[int]] = {name: set() for name in self.adapters}
+        for _, name, i in pool[: min(count, len(pool) // 2)]:
+            pruned[name].add(i)
+        grown = self._grown([name for _, name, _ in reversed(pool)], pruned)
+        for name, adapter in self.adapters.items():
+            kept = [i for i in range(len(scores[name])) if i not in pruned[name]]
+            if pruned[name]:
+                self._keep(name, torch.tensor(kept, device=adapter.A.device), optimizer)
+            if grown[name]:
+                self._append(name, grown[name], optimizer)
+        self._rounds += 1
+        self._moved += sum(max(0, grown[name] - len(pruned[name])) for name in self.adapters)
+
+    def _grown(self, owners: Sequence[str], pruned: Mapping[str, set[int]]) -> dict[str, int]:
+        """Ranks that the layers get: one for each turn among `owners`, as long as it fits."""
+        ranks = {name: adapter.rank - len(pruned[name]) for name, adapter in self.adapters.items()}
+        room = self.target - sum(rank * self._price(self.adapters[name]) for name, rank in ranks.items())
+        grown, found = dict.fromkeys(ranks, 0), True
+        while found:
+            found = False
+            for name in owners:
+                adapter = self.adapters[name]
+                fits = ranks[name] + grown[name] < min(adapter.in_features, adapter.out_features)
+                if fits and self._price(adapter) <= room:
+                    room -= self._price(adapter)
+                    grown[name] += 1
+                    found = True
+        return grown
+
+    def _keep(self, name: str, index: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
+        self.adapters[name].keep(index, optimizer)
+        for part, dim in PARTS.items():
+            self._importance.keep(f"{name}.{part}", index, dim)
+
+    @torch.no_grad()
+    def _append(self, name: str, count: int, optimizer: torch.optim.Optimizer) -> None:
+        adapter, exact = self.adapters[name], self.profile == "paper"
+        a, b = directions(adapter.A, count, exact), directions(adapter.B.T, count, exact).T
+        e = adapter.e.abs().min().clamp(max=NEW).repeat(count)
+        adapter.append(a, b, e, optimizer)
+        for part, dim in PARTS.items():
+            self._importance.append(f"{name}.{part}", count, dim)
+
+
+@torch.no_grad()
+def directions(rows: torch.Tensor, count: int, exact: bool) -> torch.Tensor:
+    """`count` new rows (count, n) of length 1, drawn from a normal, away from `rows` (r, n) and each other.
+
+    exact: orthogonal to all of them; otherwise v − Aᵀ(A v), with A the rows that there are already.
+    """
+    drawn = torch.randn(count, rows.shape[1], dtype=rows.dtype).to(rows.device)
+    if exact:
+        q, r = torch.linalg.qr(torch.cat([rows, drawn]).T)
+        return (q * r.diagonal().sign()).T[len(rows) :]
+    found = rows
+    for v in drawn:
+        v = v - found.T @ (found @ v)
+        found = torch.cat([found, v[None] / v.norm()])
+    return found[len(rows) :]
+
+
+def _hold(optimizer: torch.optim.Optimizer, scheduler: LambdaLR) -> None:
+    """Every group learns at its base rate from here on, whatever the schedule was."""
+    scheduler.lr_lambdas = [_one] * len(scheduler.lr_lambdas)
+    for group, base in zip(optimizer.param_groups, scheduler.base_lrs, strict=True):
+        group["lr"] = base
+
+
+def _one(step: int) -> float:
+    return 1.0
