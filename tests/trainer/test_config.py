@@ -48,7 +48,7 @@ def test_every_experiment_composes(configured, path):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("variant=lorra", "variant: 'lorra', allowed: adalora, bitfit, elalora, full, "),
+        ("variant=lorra", "variant: 'lorra', allowed: adalora, bitfit, dylora, elalora, "),
         ("task=movies", "task: 'movies', allowed: boolq, cola, file, "),
         ("variant.rnak=3", "variant.rnak: no such field, allowed: _target_, name, rank, alpha, "),
         ("optim.lrr=3", "optim.lrr: no such field, allowed: lr, head_lr, "),

@@ -108,6 +108,7 @@ def test_interrupted_at_every_step_it_ends_the_same(carry_out, interrupted, tmp_
         ["variant=increlora", "variant.target_rank=2", "variant.top=6", "variant.interval=2", "variant.warmup=2"],
         ["variant=elalora", "variant.rank=4", "variant.interval=3"],
         ["variant=elalora", "variant.rank=4", "variant.interval=3", "variant.profile=released"],
+        ["variant=dylora", "variant.rank=4", "variant.eval_rank=2"],
         ["variant=sora", "variant.rank=4", "variant.threshold=0.02"],
         ["variant=rosa", "variant.warmup_steps=2", "variant.collect_steps=4", "variant.restart=true"],
         ["variant=spiel", "variant.reselection_steps=6", "variant.accumulation_steps=5"],

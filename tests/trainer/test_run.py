@@ -274,6 +274,7 @@ BUDGETED = {
     "adalora": ["variant.final_steps=2"],
     "increlora": ["variant.top=6"],
     "elalora": ["variant.interval=3"],
+    "dylora": [],
     "sora": ["variant.final_steps=2"],
     "sparse": ["variant.final_steps=2"],
     "shira": ["variant.mask=gradient"],

@@ -47,6 +47,7 @@ def test_the_folder_is_really_searched() -> None:
         "SoRA",
         "IncreLoRA",
         "ElaLoRA",
+        "DyLoRA",
         "SVDiff",
         "SVFT",
         "LoRAXS",

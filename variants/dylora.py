@@ -1,0 +1,219 @@
+"""DyLoRA: one training for all ranks up to R; in every step a rank is drawn, and the first components are used.
+
+    b ~ U{0 … R − 1}, one draw a step for all layers           A: r×in, kaiming-uniform(√5)    B: out×r, zero
+    y = W x + α/(b + 1) · B[:, 0…b] A[0…b] dropout(x)          r = R
+    frozen: of these only row b of A and column b of B are trained, the others are held
+    in evaluation and at the end b + 1 is `eval_rank`, whatever was drawn last
+
+Paper     Valipour et al. 2023, "DyLoRA: Parameter-Efficient Tuning of Pre-trained Models using Dynamic
+          Search-Free Low-Rank Adaptation", EACL, arXiv 2210.07558: algorithm 1.
+Code      huawei-noah/Efficient-NLP bb44348, which scales both factors by √(R/(b + 1)) and the product by α/R.
+Budget    `budget` replaces rank and eval_rank: ranks as even as integers allow, all of them kept. A layer with
+          one rank less than others uses all it has where more are drawn.
+Hooks     on_step_begin  the draw, from a generator of the method's own
+          on_gradients   released alone: zero gradients for what has none
+          on_train_end   what is beyond eval_rank leaves
+Cost      R(in + out) parameters in training, eval_rank(in + out) at the end. A step computes b + 1 components;
+          with `frozen` it has gradients of one. Every component is a parameter of its own.
+
+Where paper and released code differ, `profile` chooses:
+
+  | | paper (default) | released |
+  |---|---|---|
+  | components that a step does not train | stay as they are: no moment, no decay, no count of steps | have a
+  | | | gradient of zero, so that Adam's moments and the decay go on moving them |
+
+Differences from both
+  The released code evaluates during training at whatever rank was drawn last, which makes the choice of a best
+  checkpoint a matter of luck: a good draw beats a good model. Here every evaluation is at `eval_rank`, and so is
+  the model that is handed over. On several devices the released code draws a rank for each of them.
+
+Known     A component is trained in one of R steps only (`frozen`), and later ones on top of what the earlier ones
+          were at that moment. A run of few steps may draw some component never; it says so at its end.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from variants.core import budget, fields, layers
+from variants.core.adapter import Adapter, check_rank
+from variants.core.grow import leave
+from variants.core.variant import AdapterVariant, Step
+
+log = logging.getLogger(__name__)
+
+PROFILES = ("paper", "released")
+
+
+class Nested(Adapter):
+    """ΔW = α/n Σ B_i A_i over the first n components, A_i (1, in) and B_i (out, 1).
+
+    Each is a parameter of its own: one that has no gradient is none of the optimizer's business.
+    kept: n in evaluation, and of ΔW. drawn: n in the training step being made, None before the first one.
+    frozen: whether of these n only the last has a gradient.
+    """
+
+    def __init__(self, base: nn.Module, rank: int, alpha: float, dropout: float, kept: int, frozen: bool) -> None:
+        super().__init__(base)
+        if dropout and not self.form.takes_dropout:
+            raise ValueError(f"dropout: {dropout} on a {type(base).__name__}, allowed: 0; its input is a row number")
+        device, dtype = self.weight.device, torch.promote_types(self.weight.dtype, torch.float32)
+        a = torch.empty(rank, self.in_features, device=device, dtype=dtype)
+        nn.init.kaiming_uniform_(a, a=5**0.5)
+        self.A = nn.ParameterList(a.split(1))
+        self.B = nn.ParameterList([a.new_zeros(self.out_features, 1) for _ in range(rank)])
+        self.alpha, self.dropout, self.kept, self.frozen = alpha, dropout, kept, frozen
+        self.drawn: int | None = None
+
+    def _factor(self, components: nn.ParameterList, n: int, dim: int) -> torch.Tensor:
+        parts = list(components)[:n]
+        if self.training and self.frozen and self.drawn is not None:
+            parts = [part.detach() for part in parts[:-1]] + parts[-1:]
+        return torch.cat(parts, dim)
+
+    def update(self, x: torch.Tensor) -> torch.Tensor:
+        n = self.kept if self.drawn is None or not self.training else self.drawn
+        a, b = self._factor(self.A, n, 0), self._factor(self.B, n, 1)
+        if x.is_floating_point():
+            x = F.dropout(x.to(a.dtype), self.dropout, self.training)
+        return self.form.expand(self.form.project(x, a), b * (self.alpha / n))
+
+    def delta(self) -> torch.Tensor:
+        a, b = torch.cat(list(self.A)[: self.kept]), torch.cat(list(self.B)[: self.kept], 1)
+        return (b * (self.alpha / self.kept)) @ a
+
+    @property
+    def rank(self) -> int:
+        return self.kept
+
+    @property
+    def cost(self) -> int:
+        """Parameters of one rank."""
+        return self.in_features + self.out_features
+
+    def closed_form(self) -> int:
+        return len(self.A) * self.cost
+
+    def effective_parameters(self) -> int:
+        return self.kept * self.cost
+
+    def components(self) -> list[nn.Parameter]:
+        """The parameters: A_0 …, B_0 …"""
+        return [*self.A, *self.B]
+
+    def cut(self, count: int) -> list[nn.Parameter]:
+        """Removes the components after the first `count`; the parameters that are gone."""
+        gone = [*list(self.A)[count:], *list(self.B)[count:]]
+        self.A, self.B = nn.ParameterList(list(self.A)[:count]), nn.ParameterList(list(self.B)[:count])
+        return gone
+
+    def extra_repr(self) -> str:
+        return f"rank={self.kept} of {len(self.A)}, alpha={self.alpha:g}, dropout={self.dropout:g}"
+
+
+@dataclass(kw_only=True)
+class DyLoRA(AdapterVariant):
+    """DyLoRA.
+
+    rank: R, the largest that is trained. alpha, dropout: as in LoRA.
+    eval_rank: of every evaluation and of the model that is handed over; null for R.
+    frozen: whether a step trains the last of its components alone.
+    profile: "paper" or "released", see the module's text. seed: of the draws.
+    budget: trained parameters at the end, in place of rank and eval_rank (`variants.core.budget`).
+    """
+
+    name: str = "dylora"
+    rank: int = 8
+    alpha: float = 16.0
+    dropout: float = 0.0
+    eval_rank: int | None = None
+    frozen: bool = True
+    profile: str = "paper"
+    seed: int = 0
+    budget: int | None = None
+
+    adapters: dict[str, Nested] = field(init=False, repr=False, compare=False, default_factory=dict)  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        fields.whole(self, "rank")
+        fields.whole(self, "seed", at_least=0)
+        fields.positive(self, "alpha")
+        fields.share(self, "dropout")
+        fields.one_of(self, "profile", PROFILES)
+        fields.budget(self, "rank", "eval_rank")
+        if self.eval_rank is not None:
+            fields.whole(self, "eval_rank")
+            if self.eval_rank > self.rank:
+                raise ValueError(f"eval_rank: {self.eval_rank}, allowed: at most rank, which is {self.rank}")
+        self._ranks: dict[str, int] = {}  # R of the layers
+        self._generator = torch.Generator().manual_seed(self.seed)
+
+    @classmethod
+    def test_params(cls) -> list[dict[str, Any]]:
+        return [
+            {"rank": 3},
+            {"rank": 4, "eval_rank": 2, "dropout": 0.1},
+            {"rank": 4, "frozen": False, "alpha": 4.0},
+            {"rank": 3, "profile": "released", "seed": 3},
+            {"budget": 150},
+        ]
+
+    def check(self, model: nn.Module, head: Sequence[str] = ()) -> None:
+        found = self.select(model, head)
+        if self.budget is None:
+            self._ranks = dict.fromkeys(found, self.rank)
+            for layer in found.values():
+                check_rank(self.rank, layer)
+            return
+        sizes = {name: layers.size(layer) for name, layer in found.items()}
+        costs = {name: sum(size) for name, size in sizes.items()}
+        self._ranks = budget.spread(costs, self.budget, {name: min(size) for name, size in sizes.items()})
+
+    def build(self, name: str, layer: nn.Module) -> Nested:
+        rank = self._ranks[name]
+        return Nested(layer, rank, self.alpha, self.dropout, self.eval_rank or rank, self.frozen)
+
+    def draw(self) -> int:
+        """b, from 0 to R − 1."""
+        return int(torch.randint(max(self._ranks.values()), (1,), generator=self._generator))
+
+    def on_step_begin(self, step: Step) -> None:
+        number = self.draw() + 1
+        for adapter in self.adapters.values():
+            adapter.drawn = min(number, len(adapter.A))
+
+    def on_gradients(self, step: Step) -> None:
+        if self.profile != "released":
+            return
+        for adapter in self.adapters.values():
+            for parameter in adapter.components():
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+
+    def on_train_end(self, step: Step) -> None:
+        for adapter in self.adapters.values():
+            leave(step.optimizer, adapter.cut(adapter.kept))
+            adapter.drawn = None
+        untrained = {i for adapter in self.adapters.values() for i, b in enumerate(adapter.B) if not b.any()}
+        if untrained:
+            numbers = ", ".join(map(str, sorted(untrained)))
+            log.warning("%s: component %s was never drawn: ΔW has a lower rank; train longer", self.name, numbers)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"generator": self._generator.get_state(), "ranks": {n: len(a.A) for n, a in self.adapters.items()}}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._generator.set_state(state["generator"].cpu())
+        for name, adapter in self.adapters.items():
+            saved, here = state["ranks"][name], len(adapter.A)
+            if saved > here:
+                raise ValueError(f"{name}: rank {here}, allowed: at least the {saved} of the saved state")
+            adapter.cut(saved)
