@@ -48,7 +48,7 @@ def test_every_experiment_composes(configured, path):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("variant=lorra", "variant: 'lorra', allowed: adalora, bitfit, dylora, elalora, "),
+        ("variant=lorra", "variant: 'lorra', allowed: adalora, bitfit, dora, dylora, "),
         ("task=movies", "task: 'movies', allowed: boolq, cola, file, "),
         ("variant.rnak=3", "variant.rnak: no such field, allowed: _target_, name, rank, alpha, "),
         ("optim.lrr=3", "optim.lrr: no such field, allowed: lr, head_lr, "),
@@ -159,7 +159,8 @@ def test_help_and_config_come_up_without_torch(arguments):
 
 
 def test_the_trainer_names_no_method():
-    methods = ["adalora", "sora", "increlora", "elalora", "svft", "pissa", "dylora", "rosa", "relora", "bitfit", "lora"]
+    methods = ["adalora", "sora", "increlora", "elalora", "dylora", "svft", "pissa", "rosa", "relora", "bitfit"]
+    methods += ["lora", "dora"]
     for path in [*Path(ROOT, "trainer").rglob("*.py"), ROOT / "train.py"]:
         words = set(path.read_text().lower().replace(".", " ").replace("=", " ").split())
         found = words & set(methods) - ({"lora"} if path.name == "train.py" else set())

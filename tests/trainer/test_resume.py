@@ -109,6 +109,7 @@ def test_interrupted_at_every_step_it_ends_the_same(carry_out, interrupted, tmp_
         ["variant=elalora", "variant.rank=4", "variant.interval=3"],
         ["variant=elalora", "variant.rank=4", "variant.interval=3", "variant.profile=released"],
         ["variant=dylora", "variant.rank=4", "variant.eval_rank=2"],
+        ["variant=dora", "variant.rank=4", "variant.magnitude_decay=0.01"],
         ["variant=sora", "variant.rank=4", "variant.threshold=0.02"],
         ["variant=rosa", "variant.warmup_steps=2", "variant.collect_steps=4", "variant.restart=true"],
         ["variant=spiel", "variant.reselection_steps=6", "variant.accumulation_steps=5"],

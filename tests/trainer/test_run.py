@@ -275,6 +275,7 @@ BUDGETED = {
     "increlora": ["variant.top=6"],
     "elalora": ["variant.interval=3"],
     "dylora": [],
+    "dora": [],
     "sora": ["variant.final_steps=2"],
     "sparse": ["variant.final_steps=2"],
     "shira": ["variant.mask=gradient"],

@@ -12,6 +12,7 @@ from variants.adalora import AdaLoRA
 from variants.core import contract
 from variants.core.budget import share_out, spread, spread_priced, within
 from variants.core.variant import AdapterVariant, field_names
+from variants.dora import DoRA
 from variants.dylora import DyLoRA
 from variants.elalora import ElaLoRA
 from variants.incremental import IncreLoRA
@@ -130,6 +131,7 @@ def test_ranks_differ_between_layers_where_scores_decide() -> None:
         (IncreLoRA, {"target_rank": 4}, "target_rank: 4 with budget: 300"),
         (ElaLoRA, {"rank": 4}, "rank: 4 with budget: 300"),
         (ElaLoRA, {"profile": "released"}, "budget: 300 with profile: released"),
+        (DoRA, {"rank": 4}, "rank: 4 with budget: 300"),
         (DyLoRA, {"eval_rank": 4}, "eval_rank: 4 with budget: 300"),
         (AdaLoRA, {"profile": "released"}, "budget: 300 with profile: released"),
         (SoRA, {"profile": "released"}, "budget: 300 with profile: released"),

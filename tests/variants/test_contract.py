@@ -48,6 +48,7 @@ def test_the_folder_is_really_searched() -> None:
         "IncreLoRA",
         "ElaLoRA",
         "DyLoRA",
+        "DoRA",
         "SVDiff",
         "SVFT",
         "LoRAXS",

@@ -34,7 +34,7 @@ class Form:
         return self.as_matrix(self.layer.weight)
 
     def as_matrix(self, weight: torch.Tensor) -> torch.Tensor:
-        """What has the layout of the layer's weight, as a matrix (out, in)."""
+        """A tensor in the layout of the layer's weight as (out, in)."""
         return weight
 
     def as_weight(self, matrix: torch.Tensor) -> torch.Tensor:
@@ -48,6 +48,10 @@ class Form:
     def expand(self, h: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         """B (out, r) applied to what `project` gave: what the layer's output is added to."""
         return F.linear(h, b)
+
+    def over_output(self, values: torch.Tensor) -> torch.Tensor:
+        """One number for each of the `out` features (out,), shaped to be broadcast over the layer's output."""
+        return values
 
     def gradient(self, x: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
         """∂L/∂W as (out, in), from the layer's input and the gradient of its output."""
@@ -96,6 +100,9 @@ class _Conv2d(Form):
 
     def expand(self, h: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         return F.conv2d(h, b[:, :, None, None])
+
+    def over_output(self, values: torch.Tensor) -> torch.Tensor:
+        return values[:, None, None]
 
     def gradient(self, x: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
         layer, padding = self.layer, self.layer.padding
