@@ -40,11 +40,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from variants.core import budget, fields, layers
-from variants.core.adapter import Adapter, check_rank
+from variants.core.adapter import Factored, check_rank
 from variants.core.grow import leave
 from variants.core.variant import AdapterVariant, Step
 
@@ -53,7 +52,7 @@ log = logging.getLogger(__name__)
 PROFILES = ("paper", "released")
 
 
-class Nested(Adapter):
+class Nested(Factored):
     """ΔW = α/n Σ B_i A_i over the first n components, A_i (1, in) and B_i (out, 1).
 
     Each is a parameter of its own: one that has no gradient is none of the optimizer's business.
@@ -63,14 +62,13 @@ class Nested(Adapter):
 
     def __init__(self, base: nn.Module, rank: int, alpha: float, dropout: float, kept: int, frozen: bool) -> None:
         super().__init__(base)
-        if dropout and not self.form.takes_dropout:
-            raise ValueError(f"dropout: {dropout} on a {type(base).__name__}, allowed: 0; its input is a row number")
+        self.set_dropout(dropout)
         device, dtype = self.weight.device, torch.promote_types(self.weight.dtype, torch.float32)
         a = torch.empty(rank, self.in_features, device=device, dtype=dtype)
         nn.init.kaiming_uniform_(a, a=5**0.5)
         self.A = nn.ParameterList(a.split(1))
         self.B = nn.ParameterList([a.new_zeros(self.out_features, 1) for _ in range(rank)])
-        self.alpha, self.dropout, self.kept, self.frozen = alpha, dropout, kept, frozen
+        self.alpha, self.kept, self.frozen = alpha, kept, frozen
         self.drawn: int | None = None
 
     def _factor(self, components: nn.ParameterList, n: int, dim: int) -> torch.Tensor:
@@ -79,14 +77,20 @@ class Nested(Adapter):
             parts = [part.detach() for part in parts[:-1]] + parts[-1:]
         return torch.cat(parts, dim)
 
-    def update(self, x: torch.Tensor) -> torch.Tensor:
-        n = self.kept if self.drawn is None or not self.training else self.drawn
-        a, b = self._factor(self.A, n, 0), self._factor(self.B, n, 1)
-        if x.is_floating_point():
-            x = F.dropout(x.to(a.dtype), self.dropout, self.training)
-        return self.form.expand(self.form.project(x, a), b * (self.alpha / n))
+    @property
+    def acting(self) -> int:
+        """n of the pass being made."""
+        return self.kept if self.drawn is None or not self.training else self.drawn
+
+    @property
+    def scale(self) -> float:  # type: ignore[override]
+        return self.alpha / self.acting
+
+    def factors(self) -> tuple[torch.Tensor, torch.Tensor, None]:
+        return self._factor(self.A, self.acting, 0), self._factor(self.B, self.acting, 1), None
 
     def delta(self) -> torch.Tensor:
+        # Of what evaluation sees, also while a step is being made with another n.
         a, b = torch.cat(list(self.A)[: self.kept]), torch.cat(list(self.B)[: self.kept], 1)
         return (b * (self.alpha / self.kept)) @ a
 

@@ -43,7 +43,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from variants.core import fields, layers
-from variants.core.adapter import Adapter, check_rank
+from variants.core.adapter import Factored, check_rank
 from variants.core.budget import check_range
 from variants.core.grow import OwnWarmup, join, leave
 from variants.core.triplets import INIT_STD, orthogonality
@@ -53,7 +53,7 @@ PROFILES = ("paper", "released")
 RESERVE = 1e-5
 
 
-class Components(Adapter):
+class Components(Factored):
     """ΔW = scale · Σ λ_i B_i A_i with every component a parameter of its own, so that each has its own moments.
 
     active: how many components count as rank; those after them are the reserve.
@@ -61,9 +61,7 @@ class Components(Adapter):
 
     def __init__(self, base: nn.Module, rank: int, dropout: float) -> None:
         super().__init__(base)
-        if dropout and not self.form.takes_dropout:
-            raise ValueError(f"dropout: {dropout} on a {type(base).__name__}, allowed: 0; its input is a row number")
-        self.dropout = dropout
+        self.set_dropout(dropout)
         self.scale = 1.0
         self.active = 0
         self.A, self.B, self.e = nn.ParameterList(), nn.ParameterList(), nn.ParameterList()
@@ -95,22 +93,21 @@ class Components(Adapter):
         """A (n, in), B (out, n) and λ (n,), the reserve included."""
         return torch.cat(list(self.A)), torch.cat(list(self.B), 1), torch.cat(list(self.e))
 
-    def update(self, x: torch.Tensor) -> torch.Tensor:
-        a, b, e = self.factors()
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not (self.watched and self.training and self._enabled):
+            return super().forward(x)
+        seen = x
         if x.is_floating_point():
-            x = F.dropout(x.to(a.dtype), self.dropout, self.training)
-        y = self.form.expand(self.form.project(x, a), b * (e * self.scale))
-        if self.watched and self.training and y.requires_grad:
-            y.register_hook(lambda gradient: self._collect(x, gradient))
+            seen = F.dropout(x.to(self.A[0].dtype), self.dropout)
+        y = self.base(x)
+        y = y + self.through(seen).to(y.dtype)
+        if y.requires_grad:
+            y.register_hook(lambda gradient: self._collect(seen, gradient))
         return y
 
     def _collect(self, x: torch.Tensor, gradient: torch.Tensor) -> None:
-        found = self.form.gradient(x.detach(), gradient)
+        found = self.form.gradient(x.detach(), gradient.to(self.A[0].dtype))
         self.gradient = found if self.gradient is None else self.gradient + found
-
-    def delta(self) -> torch.Tensor:
-        a, b, e = self.factors()
-        return (b * (e * self.scale)) @ a
 
     @property
     def rank(self) -> int:

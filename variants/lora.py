@@ -61,7 +61,6 @@ class FromWeight(LowRank):
 
     def __init__(self, base: nn.Module, scale: float, a: torch.Tensor, b: torch.Tensor) -> None:
         super().__init__(base, len(a), scale)
-        # Laid out like A and B, so that the products of both round alike.
         self.register_buffer("A0", torch.empty_like(self.A), persistent=False)
         self.register_buffer("B0", torch.empty_like(self.B), persistent=False)
         self.set_start(a, b)
@@ -73,15 +72,9 @@ class FromWeight(LowRank):
             parameter.copy_(value)
             start.copy_(value)
 
-    def update(self, x: torch.Tensor) -> torch.Tensor:
-        if x.is_floating_point():
-            x = x.to(self.A.dtype)
-        # Two products of one shape each: with B A = B₀ A₀ their difference is exactly zero.
-        start = self.form.expand(self.form.project(x, self.A0), self.B0 * self.scale)
-        return super().update(x) - start
-
-    def delta(self) -> torch.Tensor:
-        return super().delta() - (self.B0 * self.scale) @ self.A0
+    def factors(self) -> tuple[torch.Tensor, torch.Tensor, None]:
+        # B A − B₀ A₀ = B (A − A₀) + (B − B₀) A₀: at the start every product in it is exactly zero.
+        return torch.cat([self.A - self.A0, self.A0]), torch.cat([self.B, self.B - self.B0], 1), None
 
     @property
     def rank(self) -> int:

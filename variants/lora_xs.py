@@ -29,7 +29,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from variants.core import layers
@@ -37,7 +36,7 @@ from variants.core.decompose import BasisVariant, Factors, InBasis, Rule
 
 
 class SmallCore(InBasis):
-    """C = (α/r) R diag(s), so that diag(s) Vh is the method's A."""
+    """C = R diag(s), so that diag(s) Vh is the method's A; scale = α/r."""
 
     s: torch.Tensor
 
@@ -49,15 +48,10 @@ class SmallCore(InBasis):
         if init_std:
             nn.init.normal_(self.R, std=init_std)
         self.scale = alpha / r
-        self.dropout = dropout
+        self.set_dropout(dropout)
 
     def core(self) -> torch.Tensor:
-        return self.R * (self.s * self.scale)
-
-    def update(self, x: torch.Tensor) -> torch.Tensor:
-        if x.is_floating_point():
-            x = F.dropout(x.to(self.U.dtype), self.dropout, self.training)
-        return super().update(x)
+        return self.R * self.s
 
     @property
     def rank(self) -> int:

@@ -50,7 +50,7 @@ import torch
 from torch import nn
 
 from variants.core import fields, layers
-from variants.core.adapter import LowRank, check_rank
+from variants.core.adapter import Adapter, LowRank, check_rank
 from variants.core.budget import check_range, share_out, spread
 from variants.core.sparse import SparseDelta, largest
 from variants.core.variant import AdapterVariant, Step
@@ -67,8 +67,13 @@ class LowRankAndSparse(SparseDelta, LowRank):
         self.settled = False
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = super().forward(x)
-        return y + LowRank.update(self, x) if self._joins else y
+        if not self._acts:
+            return LowRank.forward(self, x)
+        if not self._joins:
+            return Adapter.forward(self, x)
+        if self.form.is_product:
+            return self.product(x, self.form.as_matrix(self.joined()))
+        return SparseDelta.forward(self, x) + LowRank.update(self, x)
 
     def update(self, x: torch.Tensor) -> torch.Tensor:
         low_rank = LowRank.update(self, x)

@@ -40,13 +40,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import maximum_flow
 from torch import nn
 
 from variants.core import fields, layers, resize
-from variants.core.adapter import Adapter, check_rank
+from variants.core.adapter import Factored, check_rank
 from variants.core.budget import check_range, share_out
 from variants.core.schedule import Cubic
 from variants.core.sparse import largest
@@ -59,7 +58,7 @@ SCHEDULES = ("one_shot", "gradual", "rigl")
 PARTS = ("A", "B")
 
 
-class Masked(Adapter):
+class Masked(Factored):
     """ΔW = scale · B A of which only some entries exist: `A` and `B` (n,) at `places[part]` (n,) of r×in and out×r.
 
     watched: whether the gradients of all entries are wanted; they are summed up in `gradients`, by part.
@@ -67,8 +66,7 @@ class Masked(Adapter):
 
     def __init__(self, base: nn.Module, components: int, scale: float, dropout: float) -> None:
         super().__init__(base)
-        if dropout and not self.form.takes_dropout:
-            raise ValueError(f"dropout: {dropout} on a {type(base).__name__}, allowed: 0; its input is a row number")
+        self.set_dropout(dropout)
         device, dtype = self.weight.device, torch.promote_types(self.weight.dtype, torch.float32)
         a = torch.empty(components, self.in_features, device=device, dtype=dtype)
         nn.init.kaiming_uniform_(a, a=5**0.5)
@@ -76,7 +74,7 @@ class Masked(Adapter):
         self.B = nn.Parameter(torch.zeros(self.out_features * components, device=device, dtype=dtype))
         self.shapes = {"A": (components, self.in_features), "B": (self.out_features, components)}
         self.places = {part: torch.arange(math.prod(shape), device=device) for part, shape in self.shapes.items()}
-        self.scale, self.dropout = scale, dropout
+        self.scale = scale
         self.watched = False
         self.gradients: dict[str, torch.Tensor] = {}
         self._rank: int | None = None
@@ -95,14 +93,8 @@ class Masked(Adapter):
     def _collect(self, part: str, gradient: torch.Tensor) -> None:
         self.gradients[part] = gradient.flatten() + self.gradients.get(part, 0)
 
-    def update(self, x: torch.Tensor) -> torch.Tensor:
-        a, b = self.factor("A"), self.factor("B")
-        if x.is_floating_point():
-            x = F.dropout(x.to(a.dtype), self.dropout, self.training)
-        return self.form.expand(self.form.project(x, a), b * self.scale)
-
-    def delta(self) -> torch.Tensor:
-        return (self.factor("B") * self.scale) @ self.factor("A")
+    def factors(self) -> tuple[torch.Tensor, torch.Tensor, None]:
+        return self.factor("A"), self.factor("B"), None
 
     @property
     def is_empty(self) -> bool:

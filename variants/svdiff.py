@@ -36,7 +36,7 @@ from variants.core.decompose import BasisVariant, Factors, InBasis
 
 
 class ShiftedValues(InBasis):
-    """C = diag(ReLU(s + scale·δ) − s)."""
+    """C = diag(ReLU(s + step·δ) − s)."""
 
     s: torch.Tensor
 
@@ -44,10 +44,10 @@ class ShiftedValues(InBasis):
         super().__init__(base, factors)
         self.register_buffer("s", factors.s, persistent=False)
         self.delta_s = nn.Parameter(torch.zeros_like(factors.s))
-        self.scale = scale
+        self.step = scale
 
     def core(self) -> torch.Tensor:
-        return torch.relu(self.s + self.scale * self.delta_s) - self.s
+        return torch.relu(self.s + self.step * self.delta_s) - self.s
 
 
 @dataclass(kw_only=True)

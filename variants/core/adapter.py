@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from variants.core import layers, resize
+from variants.core import kernel, layers, resize
 
 
 class Adapter(nn.Module):
@@ -118,7 +118,59 @@ class Adapter(nn.Module):
                 self.merge()
 
 
-class LowRank(Adapter):
+class Factored(Adapter):
+    """ΔW = scale · B C A, from `factors`: in one product with the base layer (`variants.core.kernel`).
+
+    dropout: share of the adapter's input that is zeroed in training.
+    A subclass defines `factors`, `rank` and `closed_form`.
+    """
+
+    scale: float
+    dropout: float = 0.0
+
+    def factors(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """A (r, in), B (out, r) and C as they act now: C is (r,) for a diagonal, (r, r), or None for the identity."""
+        raise NotImplementedError(f"{type(self).__name__}.factors")
+
+    def set_dropout(self, dropout: float) -> None:
+        """Raises `ValueError` on a layer whose input can't be dropped."""
+        if dropout and not self.form.takes_dropout:
+            kind = type(self.base).__name__
+            raise ValueError(f"dropout: {dropout} on a {kind}, allowed: 0; its input is a row number")
+        self.dropout = dropout
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.form.is_product or self.merged or not self._enabled or self.is_empty:
+            return super().forward(x)
+        return self.product(x, self.form.matrix)
+
+    def product(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """(weight + ΔW) x + bias, for a layer that is a matrix product. weight: (out, in)."""
+        a, b, core = self.factors()
+        dropout = self.dropout if self.training else 0.0
+        return kernel.low_rank_linear(x, weight, self.form.layer.bias, a, b, core, self.scale, dropout)
+
+    def update(self, x: torch.Tensor) -> torch.Tensor:
+        if x.is_floating_point():
+            x = F.dropout(x.to(torch.promote_types(x.dtype, torch.float32)), self.dropout, self.training)
+        return self.through(x)
+
+    def through(self, x: torch.Tensor) -> torch.Tensor:
+        """ΔW applied to x, without dropout."""
+        a, b, core = self.factors()
+        h = self.form.project(x, a)
+        if core is not None:
+            h = h * self.form.over_output(core) if core.ndim == 1 else self.form.expand(h, core)
+        return self.form.expand(h, b * self.scale)
+
+    def delta(self) -> torch.Tensor:
+        a, b, core = self.factors()
+        if core is not None:
+            b = b * core if core.ndim == 1 else b @ core
+        return (b * self.scale) @ a
+
+
+class LowRank(Factored):
     """ΔW = scale · B diag(e) A, with A (r, in), B (out, r) and, where wanted, e (r,) trained.
 
     rank: number of components. scale: a plain number. dropout: share of the adapter's input that
@@ -132,31 +184,20 @@ class LowRank(Adapter):
         self, base: nn.Module, rank: int, scale: float, dropout: float = 0.0, *, diagonal: bool = False
     ) -> None:
         super().__init__(base)
-        if dropout and not self.form.takes_dropout:
-            raise ValueError(f"dropout: {dropout} on a {type(base).__name__}, allowed: 0; its input is a row number")
+        self.set_dropout(dropout)
         device, dtype = self.weight.device, torch.promote_types(self.weight.dtype, torch.float32)
         self.A = nn.Parameter(torch.empty((rank, self.in_features), device=device, dtype=dtype))
         self.B = nn.Parameter(torch.zeros((self.out_features, rank), device=device, dtype=dtype))
         self.e = nn.Parameter(torch.ones(rank, device=device, dtype=dtype)) if diagonal else None
         nn.init.kaiming_uniform_(self.A, a=5**0.5)
         self.scale = scale
-        self.dropout = dropout
 
     def diagonal(self) -> torch.Tensor | None:
         """e as it acts now, (r,); None stands for ones. A method that masks e does it here."""
         return self.e
 
-    def _scaled_b(self) -> torch.Tensor:
-        e = self.diagonal()
-        return self.B * self.scale if e is None else self.B * (e * self.scale)
-
-    def update(self, x: torch.Tensor) -> torch.Tensor:
-        if x.is_floating_point():
-            x = F.dropout(x.to(self.A.dtype), self.dropout, self.training)
-        return self.form.expand(self.form.project(x, self.A), self._scaled_b())
-
-    def delta(self) -> torch.Tensor:
-        return self._scaled_b() @ self.A
+    def factors(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        return self.A, self.B, self.diagonal()
 
     @property
     def is_empty(self) -> bool:

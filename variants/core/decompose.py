@@ -38,7 +38,7 @@ from sklearn.utils.extmath import randomized_svd
 from torch import nn
 
 from variants.core import fields, layers
-from variants.core.adapter import Adapter, check_rank
+from variants.core.adapter import Factored, check_rank
 from variants.core.budget import spread_priced
 from variants.core.checkpoint import CorruptState
 from variants.core.variant import AdapterVariant
@@ -199,7 +199,7 @@ def _nmf(w: torch.Tensor, r: int, iterations: int, seed: int) -> Triplets:
     return (u / lengths[0])[:, order], s[order], (vh / lengths[1][:, None])[order]
 
 
-class InBasis(Adapter):
+class InBasis(Factored):
     """ΔW = U C Vh in a frozen basis U (out, r), Vh (r, in); C is small and trained: `core`.
 
     x ──┬── W (frozen) ──────── y
@@ -212,6 +212,7 @@ class InBasis(Adapter):
 
     U: torch.Tensor
     Vh: torch.Tensor
+    scale = 1.0
 
     def __init__(self, base: nn.Module, factors: Factors) -> None:
         super().__init__(base)
@@ -223,20 +224,8 @@ class InBasis(Adapter):
         """C as it acts now: (r, r), or (r,) for a diagonal one."""
         raise NotImplementedError(f"{type(self).__name__}.core")
 
-    def update(self, x: torch.Tensor) -> torch.Tensor:
-        if x.is_floating_point():
-            x = x.to(self.U.dtype)
-        h, c = self.form.project(x, self.Vh), self.core()
-        if c.ndim == 2:
-            h = self.form.expand(h, c)
-        else:
-            # Features come last, but first after the batch behind a convolution.
-            h = h * (c[:, None, None] if isinstance(self.form.layer, nn.Conv2d) else c)
-        return self.form.expand(h, self.U)
-
-    def delta(self) -> torch.Tensor:
-        c = self.core()
-        return (self.U @ c if c.ndim == 2 else self.U * c) @ self.Vh
+    def factors(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        return self.Vh, self.U, self.core()
 
     @property
     def rank(self) -> int:

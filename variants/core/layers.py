@@ -24,6 +24,7 @@ class Form:
     """How a layer applies its matrix. `of(layer)` finds the right one."""
 
     takes_dropout = True
+    is_product = True  # whether the layer is x Wᵀ + b for rows x, and nothing else
 
     def __init__(self, layer: Any) -> None:
         self.layer = layer
@@ -50,7 +51,7 @@ class Form:
         return F.linear(h, b)
 
     def over_output(self, values: torch.Tensor) -> torch.Tensor:
-        """One number for each of the `out` features (out,), shaped to be broadcast over the layer's output."""
+        """One number for each feature of the output, or of what `project` gives, shaped to be broadcast over it."""
         return values
 
     def gradient(self, x: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
@@ -68,6 +69,7 @@ class _Conv1D(Form):
 
 class _Embedding(Form):
     takes_dropout = False  # its input is a row number
+    is_product = False
 
     def as_matrix(self, weight: torch.Tensor) -> torch.Tensor:
         return weight.T
@@ -84,6 +86,8 @@ class _Embedding(Form):
 
 
 class _Conv2d(Form):
+    is_product = False
+
     def as_matrix(self, weight: torch.Tensor) -> torch.Tensor:
         return weight.flatten(1)
 

@@ -65,14 +65,16 @@ class SparseDelta(Adapter):
         return self._acts and self._enabled and not self.merged and self.weight.dtype == self.values.dtype
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if not self._joins:
-            return super().forward(x)
+        return functional_call(self.base, {"weight": self.joined()}, (x,)) if self._joins else super().forward(x)
+
+    def joined(self) -> torch.Tensor:
+        """W + ΔW in the layout of the layer's weight."""
         if self._places is None:
             numbers = torch.arange(self.weight.numel(), device=self.weight.device).view_as(self.weight)
             self._places = self.form.as_matrix(numbers).flatten()[self.indices]
         weight = self.weight.flatten().index_add(0, self._places, self._scaled_values()).view_as(self.weight)
         self._watch(weight, lambda gradient: self.collect(self.form.as_matrix(gradient)))
-        return functional_call(self.base, {"weight": weight}, (x,))
+        return weight
 
     def update(self, x: torch.Tensor) -> torch.Tensor:
         matrix = self.dense()

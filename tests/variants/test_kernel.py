@@ -1,0 +1,171 @@
+"""The one kernel: equal to the reference in every setting, its gradients right, its dropout a true one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from scipy import stats
+from torch.utils.checkpoint import checkpoint
+
+from variants.core import kernel
+from variants.core.kernel import keep_mask, low_rank_linear
+
+
+@pytest.fixture(autouse=True)
+def fused_again() -> Iterator[None]:
+    torch.manual_seed(0)
+    yield
+    kernel.use("fused")
+
+
+def tensors(dtype: torch.dtype = torch.float64, shape: tuple[int, ...] = (3, 5, 8), r: int = 2):
+    """x, weight (6, 8), bias, a, b; what trains has a gradient."""
+    draw = lambda *size: torch.randn(*size, dtype=dtype)  # noqa: E731
+    x, a, b = (draw(*size).requires_grad_() for size in (shape, (r, 8), (6, r)))
+    return x, draw(6, 8), draw(6), a, b
+
+
+CORES = {"none": (), "diagonal": (2,), "square": (2, 2)}
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 8), (4, 8), (8,), (0, 8)])
+@pytest.mark.parametrize("biased", [True, False])
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("core", CORES)
+def test_it_equals_the_reference_with_its_gradients(
+    shape: tuple[int, ...], biased: bool, dropout: float, core: str
+) -> None:
+    found = {}
+    for name in kernel.KERNELS:
+        torch.manual_seed(1)
+        kernel.use(name)
+        x, weight, bias, a, b = tensors(shape=shape)
+        c = torch.randn(CORES[core], dtype=x.dtype, requires_grad=True) if CORES[core] else None
+        y = low_rank_linear(x, weight, bias if biased else None, a, b, c, 1.7, dropout)
+        y.backward(torch.cos(y.detach() * 3))
+        found[name] = (y.detach(), x.grad, a.grad, b.grad, *([] if c is None else [c.grad]))
+    for fused, plain in zip(found["fused"], found["plain"], strict=True):
+        torch.testing.assert_close(fused, plain, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("frozen", ["", "w", "xw", "aw", "bw", "abw", "xaw", "xbw"])
+@pytest.mark.parametrize("core", CORES)
+def test_gradcheck(masked: bool, frozen: str, core: str) -> None:
+    x, weight, bias, a, b = tensors()
+    keep = torch.rand(x.shape) > 0.3 if masked else None
+    c = torch.randn(CORES[core], dtype=x.dtype, requires_grad=True) if CORES[core] else None
+    for name, tensor in (("x", x), ("a", a), ("b", b), ("w", weight)):
+        tensor.requires_grad_(name not in frozen)
+    call = lambda x, w, a, b, c: kernel._LowRankLinear.apply(x, w, bias, a, b, c, 0.7, keep)  # noqa: E731
+    assert torch.autograd.gradcheck(call, (x, weight, a, b, c))
+
+
+def test_a_weight_that_lies_transposed_serves_as_well() -> None:
+    x, weight, bias, a, b = tensors()
+    transposed = weight.t().contiguous().t()
+    assert transposed.stride() != weight.stride()
+    torch.testing.assert_close(low_rank_linear(x, transposed, bias, a, b), low_rank_linear(x, weight, bias, a, b))
+
+
+def test_a_layer_used_twice_sums_its_gradients() -> None:
+    x, _, _, a, b = tensors()
+    square, b = torch.randn(8, 8, dtype=torch.float64), torch.randn(8, 2, dtype=torch.float64, requires_grad=True)
+    twice = lambda x, a, b: low_rank_linear(low_rank_linear(x, square, None, a, b), square, None, a, b)  # noqa: E731
+    assert torch.autograd.gradcheck(twice, (x, a, b))
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_gradient_checkpointing_gives_the_same_bits(dropout: float) -> None:
+    found = []
+    for recompute in (False, True):
+        torch.manual_seed(5)
+        x, weight, bias, a, b = tensors()
+        call = lambda x, a, b, w=weight, c=bias: low_rank_linear(x, w, c, a, b, dropout=dropout)  # noqa: E731
+        y = checkpoint(call, x, a, b, use_reentrant=False) if recompute else call(x, a, b)
+        y.square().sum().backward()
+        found.append((y.detach(), x.grad, a.grad, b.grad))
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("name", kernel.KERNELS)
+def test_above_bfloat16_products_are_in_bfloat16_and_gradients_in_float32(name: str) -> None:
+    kernel.use(name)
+    x, weight, bias, a, b = tensors(torch.float32)
+    exact = low_rank_linear(x, weight, bias, a, b)
+    y = low_rank_linear(x.bfloat16(), weight.bfloat16(), bias.bfloat16(), a, b)
+    assert y.dtype == torch.bfloat16
+    torch.testing.assert_close(y.float(), exact, rtol=0.05, atol=0.2)
+    y.float().sum().backward()
+    assert a.grad.dtype == b.grad.dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", kernel.KERNELS)
+def test_under_autocast_the_output_is_what_the_base_layer_gives(name: str) -> None:
+    kernel.use(name)
+    x, weight, bias, a, b = tensors(torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = low_rank_linear(x, weight, bias, a, b)
+        assert y.dtype == torch.nn.functional.linear(x, weight, bias).dtype == torch.bfloat16
+    y.float().sum().backward()
+    assert x.grad.dtype == a.grad.dtype == b.grad.dtype == torch.float32
+
+
+def test_it_compiles_without_a_break() -> None:
+    x, weight, bias, a, b = tensors(torch.float32)
+    explained = torch._dynamo.explain(lambda x: low_rank_linear(x, weight, bias, a, b).sum())(x)
+    assert explained.graph_break_count == 0 and explained.graph_count == 1
+
+
+def test_what_it_saves_is_the_input_and_rank_sized_tensors() -> None:
+    x, weight, bias, a, b = tensors(torch.float32)
+    saved: dict[int, torch.Tensor] = {}
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.setdefault(id(t), t), lambda t: t):
+        low_rank_linear(x, weight, bias, a, b)
+    own = [
+        t
+        for t in saved.values()
+        if all(t.untyped_storage().data_ptr() != o.untyped_storage().data_ptr() for o in (x, weight, bias, a, b))
+    ]
+    assert sorted(t.numel() for t in own) == [15 * 2]  # h
+
+
+@pytest.mark.parametrize("dropout", [0.1, 0.5, 0.03])
+def test_dropout_keeps_each_entry_alone_with_its_probability(dropout: float) -> None:
+    x = torch.empty(1 << 20)
+    keep, scale = keep_mask(x, dropout)
+    count = int(keep.sum())
+    assert stats.binomtest(count, keep.numel(), 1 - dropout).pvalue > 1e-3
+    assert scale == pytest.approx(1 / (1 - dropout), rel=2e-4)
+    # Neighbours, whose bits come out of one draw, know nothing of each other.
+    for distance in (1, 2, 3, 4):
+        table = torch.zeros(2, 2)
+        first, second = keep[:-distance:8].long(), keep[distance::8].long()
+        table.index_put_((first[: len(second)], second[: len(first)]), torch.tensor(1.0), accumulate=True)
+        assert stats.chi2_contingency(table.numpy()).pvalue > 1e-3
+    runs = torch.diff(torch.nonzero(~keep).flatten())  # gaps between dropped entries are geometric
+    observed = torch.bincount(runs[runs <= 20], minlength=21)[1:].double()
+    expected = torch.tensor([dropout * (1 - dropout) ** (k - 1) for k in range(1, 21)]).double() * len(runs)
+    assert stats.chisquare(observed.numpy(), expected.numpy() * float(observed.sum() / expected.sum())).pvalue > 1e-3
+
+
+def test_dropout_leaves_the_mean_as_it_is() -> None:
+    x, weight, bias, a, b = (t.detach() for t in tensors())
+    outputs = torch.stack([low_rank_linear(x, weight, bias, a, b, dropout=0.4) for _ in range(4000)])
+    error = (outputs.mean(0) - low_rank_linear(x, weight, bias, a, b)).abs() / (outputs.std(0) / 4000**0.5)
+    assert error.max() < 4.5
+
+
+def test_dropout_follows_torchs_seed() -> None:
+    x = torch.empty(1001)
+    torch.manual_seed(3)
+    first = keep_mask(x, 0.2)[0]
+    torch.manual_seed(3)
+    assert torch.equal(first, keep_mask(x, 0.2)[0]) and not torch.equal(first, keep_mask(x, 0.2)[0])
+
+
+def test_an_unknown_kernel_is_refused() -> None:
+    with pytest.raises(ValueError, match="kernel: 'fast', allowed: fused, plain"):
+        kernel.use("fast")
