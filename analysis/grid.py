@@ -78,7 +78,7 @@ COSTS = (
 )
 
 # Decimals at most: of a metric ×100, and of one as it is.
-_MOST = {True: 2, False: 4}
+MOST = {True: 2, False: 4}
 
 
 def build(rows: Rows) -> Grid:
@@ -127,7 +127,7 @@ def _cell(row: Row, task: str, fractions: dict[str, bool]) -> Cell:
     sd = float(statistics.stdev(values)) if len(values) > 1 else None
     fraction = fractions[_metric(runs[0])]
     scale = 100 if fraction else 1
-    places = numbers.decimals(None if sd is None else scale * sd, _MOST[fraction])
+    places = numbers.decimals(None if sd is None else scale * sd, MOST[fraction])
     sd_text = "" if sd is None else numbers.fixed(scale * sd, places)
     return Cell(runs, failed, mean, sd, numbers.fixed(scale * mean, places), sd_text)
 

@@ -23,11 +23,16 @@ def render(grid: Grid, notes: Sequence[Note]) -> str:
         for cost, value in zip(COSTS, grid.costs[place], strict=True):
             line.append("" if value is None else cost.text(value))
         body.append(line)
-    widths = [max(3, *(min(_WIDEST, _width(line[column])) for line in [head, *body])) for column in range(len(head))]
-    rule = [":" + "-" * (widths[0] - 1), *("-" * (width - 1) + ":" for width in widths[1:])]
-    lines = [_line(line, widths) for line in (head, rule, *body)]
+    lines = table(head, body)
     bullets = [f"- {escape(note.text)}" for note in notes]
     return "\n".join([*lines, "", *bullets]) + "\n"
+
+
+def table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table of escaped cells: the first column to the left, the others to the right."""
+    widths = [max(3, *(min(_WIDEST, _width(line[column])) for line in [head, *body])) for column in range(len(head))]
+    rule = [":" + "-" * (widths[0] - 1), *("-" * (width - 1) + ":" for width in widths[1:])]
+    return [_line(line, widths) for line in (head, rule, *body)]
 
 
 def _header(column: Column) -> str:

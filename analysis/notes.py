@@ -31,25 +31,29 @@ def build(found: Found, rows: Rows, grid: Grid) -> list[Note]:
     explanations = [
         *_spread(grid),
         *_metrics(grid),
-        *_protocols(found.done),
+        *protocols(found.done),
         *_costs(grid),
         *_compared(rows, grid),
     ]
     problems = [
-        *_mixed(found.done or found.failed),
+        *mixed(found.done or found.failed),
         *_twice(grid),
-        *_failed(rows),
+        *failed(rows),
         *_blank(grid),
-        *(f"Not used, can't be trusted: {reason}" for reason in found.untrusted),
-        *_duplicates(found),
-        *(f"Nothing found: {reason}" for reason in found.empty),
+        *left_out(found),
     ]
-    code = _code(found.done or found.failed)
     return [
         *(Note(text) for text in explanations),
-        code,
+        code(found.done or found.failed),
         *(Note(text, problem=True) for text in problems),
     ]
+
+
+def left_out(found: Found) -> Iterator[str]:
+    """Everything in the folders that no number is from, failed runs apart."""
+    yield from (f"Not used, can't be trusted: {reason}" for reason in found.untrusted)
+    yield from _duplicates(found)
+    yield from (f"Nothing found: {reason}" for reason in found.empty)
 
 
 def _spread(grid: Grid) -> Iterator[str]:
@@ -81,7 +85,7 @@ def _metrics(grid: Grid) -> Iterator[str]:
 _CHOSEN = {"dev": "chosen and ", "split": "chosen on a part of train, "}
 
 
-def _protocols(done: Iterable[Run]) -> Iterator[str]:
+def protocols(done: Iterable[Run]) -> Iterator[str]:
     """Which split the numbers are from, and on which the checkpoint was chosen."""
     tasks: dict[tuple[str, str, str], set[str]] = defaultdict(set)
     for run in done:
@@ -134,12 +138,13 @@ def _compared(rows: Rows, grid: Grid) -> Iterator[str]:
             for name, labels in sorted(within.items(), key=lambda item: natural(item[0]))
         ]
         yield f"Within a row, from task to task, differ: {', '.join(parts)}."
-    between = {name for column in grid.columns for name in _between(column.task, grid.rows, rows.seed_names)}
-    if between:
-        yield f"Within a column, from row to row, differ besides the variant: {_names(between, most=30)}."
+    differ = {name for column in grid.columns for name in between(column.task, grid.rows, rows.seed_names)}
+    if differ:
+        yield f"Within a column, from row to row, differ besides the variant: {_names(differ, most=30)}."
 
 
-def _between(task: str, rows: Sequence[Row], seed_names: frozenset[str]) -> Iterator[str]:
+def between(task: str, rows: Sequence[Row], seed_names: frozenset[str]) -> Iterator[str]:
+    """Settings in which the rows differ on a task, besides the variant, the model and what labels say."""
     here = [row for row in rows if row.runs.get(task)]
     some = [row.runs[task][0].record for row in here]
     labelled = {name for row in here for name, _ in row.told_apart}
@@ -154,7 +159,7 @@ def _between(task: str, rows: Sequence[Row], seed_names: frozenset[str]) -> Iter
             yield settings.short(name)
 
 
-def _code(runs: Iterable[Run]) -> Note:
+def code(runs: Iterable[Run]) -> Note:
     """The commits that the runs were made with. More than one, or a dirty tree, is a problem."""
     commits: dict[str, int] = defaultdict(int)
     dirty = total = 0
@@ -175,7 +180,7 @@ def _commit(commit: str) -> str:
     return f"commit {commit[:10]}" if commit else "commit not recorded"
 
 
-def _mixed(runs: Sequence[Run]) -> Iterator[str]:
+def mixed(runs: Sequence[Run]) -> Iterator[str]:
     """Library versions and machines: numbers and times of different ones are hard to compare."""
     for title, field in (("Mixed library versions", "versions"), ("Mixed hardware", "hardware")):
         values: dict[str, set[str]] = defaultdict(set)
@@ -197,7 +202,7 @@ def _twice(grid: Grid) -> Iterator[str]:
                 yield f"Seed {_names(map(str, again))} more than once in {row.label} on {column.task}."
 
 
-def _failed(rows: Rows) -> Iterator[str]:
+def failed(rows: Rows) -> Iterator[str]:
     """Every failed run, those with one error in one line."""
     seeds: dict[tuple[str, str, str], set[int]] = defaultdict(set)
     seen: set[str] = set()

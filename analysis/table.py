@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from analysis import grid, latex, markdown, notes, rows, runs, tidy
-from analysis.verb import AnalysisError, Verb, add_runs, emit
+from analysis.verb import Verb, add_runs, emit, read_runs
 
 FORMATS = ("md", "csv", "latex")
 _ENDINGS = {".csv": "csv", ".tex": "latex"}
@@ -24,11 +24,7 @@ def run(options: argparse.Namespace) -> int:
     """Prints the table. Raises `AnalysisError` where there is no record to make it from."""
     output: Path | None = options.output
     form = options.format or _ENDINGS.get(output.suffix if output else "", "md")
-    found = runs.read(options.runs)
-    if not found.done and not found.failed:
-        for reason in found.untrusted:
-            print(f"Not used, can't be trusted: {reason}", file=sys.stderr)
-        raise AnalysisError(_nothing(found))
+    found = read_runs(options.runs)
     text, problems = render(found, form)
     emit(text, output)
     for problem in problems:
@@ -44,12 +40,6 @@ def render(found: runs.Found, form: str) -> tuple[str, list[str]]:
     if form == "csv":
         return tidy.render(table), [markdown.one_line(note.text) for note in lines if note.problem]
     return (latex.render if form == "latex" else markdown.render)(table, lines), []
-
-
-def _nothing(found: runs.Found) -> str:
-    if found.untrusted:
-        return f"no record that can be trusted; {len(found.untrusted)} that can't"
-    return "no records: " + "; ".join(found.empty)
 
 
 VERB = Verb(

@@ -6,9 +6,12 @@ import argparse
 import contextlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+
+from analysis import runs
+from analysis.runs import Found
 
 
 class AnalysisError(Exception):
@@ -32,6 +35,18 @@ def add_runs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "runs", nargs="+", type=Path, help="run folders, or folders with run folders at any depth below"
     )
+
+
+def read_runs(roots: Iterable[Path]) -> Found:
+    """All runs below `roots`. Raises `AnalysisError` where there is no record to be made anything of."""
+    found = runs.read(roots)
+    if found.done or found.failed:
+        return found
+    for reason in found.untrusted:
+        print(f"Not used, can't be trusted: {reason}", file=sys.stderr)
+    if found.untrusted:
+        raise AnalysisError(f"no record that can be trusted; {len(found.untrusted)} that can't")
+    raise AnalysisError("no records: " + "; ".join(found.empty))
 
 
 def emit(text: str, output: Path | None) -> None:

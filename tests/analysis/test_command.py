@@ -62,6 +62,18 @@ def test_a_table_never_imports_torch(store):
     assert done.stdout.splitlines()[-1] == b"[]"
 
 
+def test_help_is_fast():
+    """What takes a second to import belongs inside the verb that needs it."""
+    code = """if True:
+        import sys
+        from analysis import cli
+        cli.parser().format_help()
+        print([name for name in ("torch", "pandas", "numpy", "scipy", "pyarrow", "matplotlib") if name in sys.modules])
+    """
+    done = python("-c", code)
+    assert done.stdout == b"[]\n", done.stderr.decode()
+
+
 def test_two_interpreters_give_the_same_bytes(store):
     for rank in (4, 8, 16):
         for task in ("movie", "opinion", "boolq"):

@@ -1,0 +1,204 @@
+"""What stands below a comparison: what its numbers are, and everything that weakens them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from analysis import notes, settings
+from analysis.comparison import words
+from analysis.comparison.outcome import Outcome, Outcomes, Unusable
+from analysis.comparison.pairs import Paired
+from analysis.comparison.sides import Sides
+from analysis.comparison.verdict import scale_of
+from analysis.notes import Note
+from analysis.numbers import human
+from analysis.order import natural
+from analysis.rows import Rows
+from analysis.runs import Found
+from analysis.stats import ALPHA, seeds
+from trainer.record import Record
+
+# Budgets that are further apart than this are not equal.
+_BUDGET = 0.01
+_MOST_ROWS = 10  # that one line names
+
+
+def build(found: Found, rows: Rows, sides: Sides, outcomes: Outcomes, resamples: int) -> list[Note]:
+    """All lines below a comparison, in their order."""
+    runs = [run for outcome in outcomes.done for pair in outcome.paired.pairs for run in pair]
+    explanations = [
+        *_numbers(outcomes, resamples),
+        *_floors(outcomes.done),
+        *notes.protocols(runs),
+        *_settings(rows, sides),
+    ]
+    problems = [
+        *_unequal_budgets(outcomes.done),
+        *_unlike_sides(sides, outcomes.done),
+        *notes.mixed(runs),
+        *(line for outcome in outcomes.done for line in _unpaired(outcome.paired)),
+        *(line for outcome in outcomes.refused for line in _refused(outcome)),
+        *_without_examples(outcomes.done),
+        *notes.failed(Rows(sides.rows, rows.tasks, {}, rows.seed_names)),
+        *notes.left_out(found),
+    ]
+    code = [notes.code(runs)] if runs else []
+    return [*map(Note, explanations), *code, *(Note(text, problem=True) for text in problems)]
+
+
+def _numbers(outcomes: Outcomes, resamples: int) -> Iterator[str]:
+    """What the numbers are."""
+    done = outcomes.done
+    if not done:
+        yield "There is no pair of runs with one seed: nothing is compared."
+        return
+    scales = {scale.metric: scale.fraction for scale in map(scale_of, done)}
+    points = [metric for metric, fraction in sorted(scales.items()) if fraction]
+    measured = [metric for metric, fraction in sorted(scales.items()) if not fraction and metric]
+    if points:
+        yield f"×100, differences in points: {words.listed(points)}."
+    if measured:
+        yield f"As measured: {words.listed(measured)}."
+    if any(outcome.seeds.n > 1 for outcome in done):
+        yield (
+            "±, sd: standard deviation of the paired differences over seeds (ddof 1); n: paired seeds; p in brackets: "
+            f"by Holm for the family, {words.times(outcomes.t_tests, 'test')} of its kind."
+        )
+        yield (
+            f"Verdict: better, where Holm's p of the paired t test is below {ALPHA}; equal, where every paired seed "
+            "has the same value; else the data don't say. g_z: mean over sd of the differences, Hedges-corrected."
+        )
+    if any(outcome.seeds.n == 1 for outcome in done):
+        yield "With one paired seed nothing is known about the spread over seeds: no ±, no interval, no p over seeds."
+    if any(outcome.seeds.n > 1 and outcome.seeds.p is None for outcome in done):
+        yield "Differences without a spread have no t: they count in Holm's family as tests that did not reject."
+    if any(outcome.examples.by_seed for outcome in done):
+        text = (
+            f"Over test examples: 95 % percentile bootstrap, {resamples:,} resamples, of the mean difference over the "
+            "seeds at hand, the trained models as they are."
+        )
+        if outcomes.mcnemar_tests:
+            text += (
+                " McNemar by seed: examples that the first alone : the second alone gets right, exact p, in brackets "
+                f"by Holm for {words.times(outcomes.mcnemar_tests, 'test')}; it is about two trained models."
+            )
+        yield text
+
+
+def _floors(done: Sequence[Outcome]) -> Iterator[str]:
+    """What the sign-flip test can't say, by number of seeds."""
+    for n in sorted({outcome.seeds.n for outcome in done} - {1}):
+        floor = seeds.flip_floor(n)
+        text = f"n={n}: the sign-flip p can't be below 2/2^{n} = {words.p_value(floor)}"
+        if floor >= ALPHA:
+            text += f", so no permutation test over these seeds can reach {ALPHA}"
+        if n > seeds.MOST_EXACT:
+            text += f"; of the flips {2**seeds.MOST_EXACT:,} are drawn"
+        yield f"{text}."
+
+
+def _settings(rows: Rows, sides: Sides) -> Iterator[str]:
+    for a, b in sides.pairs:
+        shared = [task for task in rows.tasks if a.runs.get(task) and b.runs.get(task)]
+        names = {name for task in shared for name in notes.between(task, [a, b], rows.seed_names)}
+        if names:
+            listed = words.listed(sorted(names, key=natural))
+            yield f"Besides the variant and what the labels say, {a.label} and {b.label} differ in: {listed}."
+
+
+# In what the two runs of a pair should be alike.
+_ALIKE: dict[str, Callable[[Record], str | bool | None]] = {
+    "model": lambda record: record.model,
+    "protocol": lambda record: record.data.protocol,
+    "checkpoint": lambda record: record.metric.checkpoint,
+    "commit": lambda record: (record.git.get("commit") or "")[:10] or None,
+    "uncommitted changes": lambda record: record.git.get("dirty"),
+}
+
+
+def _unlike_sides(sides: Sides, done: Sequence[Outcome]) -> Iterator[str]:
+    """Pairs of runs that were not made alike."""
+    for a, b in sides.pairs:
+        pairs = [
+            pair for outcome in done if outcome.paired.a is a and outcome.paired.b is b for pair in _records(outcome)
+        ]
+        for what, of in _ALIKE.items():
+            unlike = [(of(left), of(right)) for left, right in pairs if of(left) != of(right)]
+            if unlike:
+                left, right = ({_text(value) for value in side} for side in zip(*unlike, strict=True))
+                yield (
+                    f"The two runs of a pair differ in {what}, {len(unlike)} of {words.times(len(pairs), 'pair')}: "
+                    f"{a.label} {words.listed(sorted(left))}; {b.label} {words.listed(sorted(right))}."
+                )
+
+
+def _text(value: str | bool | None) -> str:
+    if value is None:
+        return "not recorded"
+    return value if isinstance(value, str) else settings.text(value)
+
+
+def _records(outcome: Outcome) -> Iterator[tuple[Record, Record]]:
+    return ((a.record, b.record) for a, b in outcome.paired.pairs)
+
+
+def _unequal_budgets(done: Sequence[Outcome]) -> Iterator[str]:
+    """Rows whose effective parameters are more than 1 % apart in some pair, those alike in one line."""
+    tasks: dict[str, list[str]] = defaultdict(list)
+    for outcome in done:
+        counts = [(a.params.effective, b.params.effective) for a, b in _records(outcome)]
+        known = [(a, b) for a, b in counts if a is not None and b is not None]
+        names = f"{outcome.paired.a.label} and {outcome.paired.b.label}"
+        if len(known) < len(counts):
+            tasks[f"Whether the budgets of {names} are equal is not recorded"].append(outcome.paired.task)
+        elif any(max(pair) > (1 + _BUDGET) * min(pair) for pair in known):
+            means = (human(sum(side) / len(known)) for side in zip(*known, strict=True))
+            text = f"Unequal budgets: {names} have {' and '.join(means)} effective parameters, over 1 % apart"
+            tasks[text].append(outcome.paired.task)
+    for text, where in tasks.items():
+        yield f"{text} ({words.listed(where)})."
+
+
+def _unpaired(paired: Paired) -> Iterator[str]:
+    """Runs that are in the table and not in the comparison."""
+    alone = [
+        f"{row.label} {_seeds(only)}" for row, only in ((paired.a, paired.only_a), (paired.b, paired.only_b)) if only
+    ]
+    names = _names(paired)
+    if alone:
+        yield f"Unpaired, not used, {names}: {'; '.join(alone)}."
+    if paired.repeated:
+        yield f"More than once on a side, not used, {names}: {_seeds(paired.repeated)}."
+
+
+def _refused(paired: Paired) -> Iterator[str]:
+    yield f"Not compared, {_names(paired)}: {paired.refused}."
+    yield from _unpaired(paired)
+
+
+def _without_examples(done: Sequence[Outcome]) -> Iterator[str]:
+    """Why there is nothing over examples; rows of which the same is true in one line."""
+    where: dict[Unusable, list[str]] = defaultdict(list)
+    for outcome in done:
+        for why, missing in outcome.examples.unusable.items():
+            place = f"{outcome.paired.task} {_seeds(missing)}"
+            if place not in where[why]:  # a baseline is in many pairs
+                where[why].append(place)
+    rows: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for why, places in where.items():
+        rows["; ".join(places), why.reason].append(" and ".join(why.rows))
+    for (tasks, reason), names in rows.items():
+        yield f"Not compared over test examples, {words.listed(names, _MOST_ROWS)} on {tasks}: {reason}."
+    for outcome in done:
+        if outcome.examples.by_seed and outcome.examples.mean is None:
+            yield f"No mean over seeds of test examples, {_names(outcome.paired)}: each seed has other examples."
+
+
+def _names(paired: Paired) -> str:
+    return f"{paired.a.label} and {paired.b.label} on {paired.task}"
+
+
+def _seeds(numbers: Iterable[int]) -> str:
+    numbers = list(numbers)
+    return f"seed{'' if len(numbers) == 1 else 's'} {words.listed(numbers)}"

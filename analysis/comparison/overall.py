@@ -1,0 +1,79 @@
+"""All rows of a comparison over all its tasks: average ranks, Friedman's and Nemenyi's tests."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from analysis import settings
+from analysis.comparison.words import listed
+from analysis.rows import Row
+from analysis.stats import ranks
+from analysis.stats.ranks import Friedman
+
+
+@dataclass(frozen=True)
+class Overall:
+    """Ranks of rows by their mean over all their done seeds, on the tasks that all of them have."""
+
+    rows: list[Row]
+    tasks: list[str]
+    left_out: list[str]  # tasks and rows that are not in the ranks, with the reason
+    average: list[float]  # by row, 1 the best; empty for fewer than two rows or two tasks
+    untested: str | None  # why there is no test
+    friedman: Friedman | None
+    nemenyi: np.ndarray | None  # p of each two rows; None where Friedman's test doesn't reject
+    critical_difference: float | None
+
+
+def build(rows: Sequence[Row], tasks: Sequence[str]) -> Overall:
+    """Ranks the rows. A row without any done run, and a task that a row lacks, are left out."""
+    ranked = [row for row in rows if any(row.runs.values())]
+    left_out = [f"{row.label} (no run is done)" for row in rows if row not in ranked]
+    reasons = {task: _incomparable(ranked, task) for task in tasks if any(row.runs.get(task) for row in ranked)}
+    left_out += [f"{task} ({reason})" for task, reason in reasons.items() if reason]
+    common = [task for task, reason in reasons.items() if not reason]
+    matrix = np.asarray([[_goodness(row, task) for row in ranked] for task in common], dtype=np.float64)
+    average = [float(rank) for rank in ranks.average(matrix)] if min(len(common), len(ranked)) > 1 else []
+    untested = _too_few(len(common), len(ranked))
+    if untested:
+        return Overall(ranked, common, left_out, average, untested, None, None, None)
+    friedman = ranks.friedman(matrix)
+    return Overall(
+        *(ranked, common, left_out, average, None, friedman),
+        nemenyi=ranks.nemenyi(matrix) if friedman.rejects else None,
+        critical_difference=ranks.critical_difference(len(ranked), len(common)),
+    )
+
+
+def _too_few(tasks: int, rows: int) -> str | None:
+    if tasks >= ranks.FEWEST_TASKS and rows >= ranks.FEWEST_METHODS:
+        return None
+    return (
+        f"a test of ranks needs {ranks.FEWEST_TASKS} tasks that all rows have and {ranks.FEWEST_METHODS} rows; "
+        f"here: {tasks} and {rows}"
+    )
+
+
+def _incomparable(rows: Sequence[Row], task: str) -> str | None:
+    without = [row.label for row in rows if not row.runs.get(task)]
+    if without:
+        return f"no done run of {listed(without)}"
+    records = [row.runs[task][0].record for row in rows]
+    mixed = [settings.OBSERVED[n] for n in settings.COMPARABLE if len({settings.value(r, n) for r in records}) > 1]
+    if mixed:
+        return f"the rows differ in {listed(mixed)}"
+    if records[0].metric.higher_is_better is None:
+        return "no run says whether higher is better"
+    return None
+
+
+def _goodness(row: Row, task: str) -> float:
+    """The mean over the row's seeds, turned so that higher is better."""
+    metrics = [run.record.metric for run in row.runs[task]]
+    # As a table has it: exact, so that equal runs have equal means and share a rank.
+    mean = float(statistics.mean(metric.value or 0.0 for metric in metrics))
+    return mean if metrics[0].higher_is_better else -mean

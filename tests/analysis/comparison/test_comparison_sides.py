@@ -1,0 +1,108 @@
+"""Which rows a command line names."""
+
+from __future__ import annotations
+
+import pytest
+
+from analysis import cli
+
+
+@pytest.fixture
+def fails(capsys):
+    """`python -m analysis compare …`, which must fail; its error."""
+
+    def call(*arguments: str) -> str:
+        assert cli.main(["compare", *arguments]) == 2
+        output = capsys.readouterr()
+        assert output.out == ""
+        return output.err
+
+    return call
+
+
+@pytest.fixture
+def ranks(store):
+    """lora with rank 4 and 8 at two learning rates, and head."""
+    for seed in (0, 1):
+        for rank in (4, 8):
+            for lr in (0.001, 0.01):
+                store.add("lora", seed, rank / 10 + lr + seed / 100, config={"variant.rank": rank, "optim.lr": lr})
+        store.add("head", seed, 0.5)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["lora rank=4 optim.lr=0.01", "lora optim.lr=0.01 rank=4"],
+    ids=["the label", "its settings in another order"],
+)
+def test_a_row_by_its_settings(ranks, data, name):
+    assert data(name, "head")["verdicts"][0]["a"] == "lora rank=4 optim.lr=0.01"
+
+
+def test_a_row_by_its_variant_where_that_is_one_row(ranks, data):
+    assert data("lora rank=4 optim.lr=0.01", "head")["verdicts"][0]["b"] == "head"
+
+
+def test_part_of_the_settings_is_enough_where_one_row_has_them(store, data):
+    store.add("lora", 0, config={"variant.rank": 4, "optim.lr": 0.01})
+    store.add("lora", 0, config={"variant.rank": 8, "optim.lr": 0.01})
+    store.add("lora", 0, config={"variant.rank": 8, "optim.lr": 0.02})
+    (verdict,) = data("lora rank=4", "lora optim.lr=0.02")["verdicts"]
+    assert (verdict["a"], verdict["b"]) == ("lora rank=4 optim.lr=0.01", "lora rank=8 optim.lr=0.02")
+
+
+def test_a_label_that_starts_another_is_that_row(store, data):
+    store.add("lora", 0)
+    store.add("lora rank=4", 0)
+    assert data("lora", "lora rank=4")["verdicts"][0]["a"] == "lora"
+
+
+def test_an_ambiguous_name_lists_its_candidates(ranks, fails):
+    assert fails("lora rank=4", "head", "runs") == (
+        "analysis: compare: 'lora rank=4' is 2 rows; name one of 'lora rank=4 optim.lr=0.001', "
+        "'lora rank=4 optim.lr=0.01'\n"
+    )
+
+
+def test_a_name_that_no_row_has_lists_all(ranks, fails):
+    error = fails("loar", "head", "runs")
+    assert error.startswith("analysis: compare: no row is called 'loar'; rows: 'head', 'lora rank=4 ")
+    assert error.count("\n") == 1
+
+
+def test_a_long_list_is_cut_with_its_number(store, fails):
+    for number in range(200):
+        store.add(f"v{number}", 0)
+    assert fails("lora", "head", "runs").endswith("'v29' and 170 more\n")
+
+
+def test_a_row_is_not_compared_with_itself(store, fails):
+    store.add("lora", 0)
+    assert fails("lora", "lora", "runs") == "analysis: compare: 'lora' and 'lora' are the same row: 'lora'\n"
+    assert "is the only row" in fails("--all", "lora", "runs")
+
+
+@pytest.mark.parametrize("arguments", [["lora"], ["lora", "head"]])
+def test_names_without_folders_are_an_error(fails, arguments):
+    assert fails(*arguments) == ("analysis: compare: no run folders; expected: A B runs …, or --all BASELINE runs …\n")
+
+
+def test_no_records_are_an_error(store, fails):
+    assert fails("lora", "head", "nowhere") == "analysis: no records: nowhere: no such folder\n"
+
+
+@pytest.mark.parametrize("resamples", ["0", "99", "-5", "1e3", "many", "²", "2000000"])
+def test_a_number_of_resamples_that_makes_no_interval_is_refused(store, capsys, resamples):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["compare", "lora", "head", "runs", "--resamples", resamples])
+    assert stop.value.code == 2
+    assert "allowed: a whole number from 100 to 1000000" in capsys.readouterr().err
+
+
+def test_every_other_row_against_one(store, data):
+    for variant in ("sora", "lora", "head"):
+        for seed in (0, 1):
+            store.add(variant, seed, 0.7 + seed / 10)
+    found = data("--all", "lora")
+    assert [(v["a"], v["b"]) for v in found["verdicts"]] == [("head", "lora"), ("sora", "lora")]
+    assert found["ranks"]["rows"] == ["head", "lora", "sora"]
