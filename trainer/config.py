@@ -26,6 +26,7 @@ from trainer.record import flatten
 # transformers' schedules that need nothing but the number of steps.
 SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt")
 DTYPES = ("float32", "bfloat16", "float64")
+KERNELS = ("fused", "plain")  # those of variants.core.kernel
 
 # The parts of a config that a run is a function of. Where it runs, what it logs and how
 # often it saves are not among them.
@@ -80,6 +81,7 @@ class Machine:
 
     device: str = "auto"  # auto, cpu, cuda, cuda:1
     threads: int | None = None  # of torch; null leaves torch's choice
+    kernel: str = "fused"  # what adapters compute with; plain: the reference in ordinary operations
     workers: int = 0  # processes that load data
     log_every: int = 10  # steps
     save_every: int = 50  # steps between checkpoints
@@ -157,6 +159,7 @@ def validate(config: DictConfig) -> None:
     _check("machine.threads", machine.threads, machine.threads is None or machine.threads >= 1, "≥ 1, or null")
     for name in ("log_every", "save_every"):
         _check(f"machine.{name}", machine[name], machine[name] >= 1, "a whole number ≥ 1")
+    _one_of("machine.kernel", machine.kernel, KERNELS)
     device = machine.device
     known = device in ("auto", "cpu", "cuda") or re.fullmatch(r"cuda:\d+", device)
     _check("machine.device", device, known, "auto, cpu, cuda, cuda:N")

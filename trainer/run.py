@@ -25,7 +25,7 @@ from trainer.errors import ConfigError
 from trainer.loop import Loop, RunFailed, total_steps
 from trainer.plan import Planned, make, model_sources, named
 from trainer.sources import fetch_model
-from variants.core import checkpoint
+from variants.core import checkpoint, kernel
 from variants.core.variant import Variant
 
 log = logging.getLogger(__name__)
@@ -87,6 +87,7 @@ def _carry_out(planned: Planned, row: record.Record) -> None:
         torch.set_num_threads(config.machine.threads)
     try:
         cost.reset_peaks(device)
+        kernel.use(config.machine.kernel)
 
         # Check: everything that can be wrong is found before a weight is loaded.
         variant: Variant = make("variant", config.variant)

@@ -7,12 +7,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from omegaconf import open_dict
+from omegaconf import OmegaConf, open_dict
 
 from tests.conftest import ROOT
 from trainer import config as run_config
 from trainer.errors import ConfigError, one_line
+from trainer.loop import total_steps
 from trainer.plan import make, plan
+from variants.core import kernel
 from variants.core.variant import field_names
 
 GROUPS = [
@@ -20,6 +22,7 @@ GROUPS = [
     for group in ("variant", "task", "model")
     for path in sorted((ROOT / "conf" / group).glob("*.yaml"))
 ]
+FAMILIES = sorted(path.stem for path in (ROOT / "conf" / "variant" / "families").glob("*.yaml"))
 NEEDED = {
     "file": ["task.source.train_path=train.csv"],
     "hub": ["model.id=roberta-base"],
@@ -43,6 +46,27 @@ def test_a_variants_yaml_names_every_field_of_its_class_and_instantiates(configu
 @pytest.mark.parametrize("path", sorted((ROOT / "conf" / "experiment").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_experiment_composes(configured, path):
     assert configured([f"experiment={path.stem}"]).study
+
+
+def test_the_kernels_are_those_that_there_are():
+    assert run_config.KERNELS == kernel.KERNELS
+
+
+def test_the_families_experiment_runs_every_family_at_one_budget(configured):
+    params = OmegaConf.load(ROOT / "conf" / "experiment" / "families.yaml").hydra.sweeper.params
+    assert sorted(params.variant.strip().split(",")) == [f"families/{name}" for name in FAMILIES]
+    budgets = {name: configured([f"variant=families/{name}"]).variant.get("budget") for name in FAMILIES}
+    # All singular values of the encoder are fewer than that, and the head alone has no adapter.
+    assert {name for name, budget in budgets.items() if budget != 300_000} == {"svdiff", "head"}
+    assert budgets["svdiff"] is budgets["head"] is None
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_familys_schedule_fits_the_experiment_and_its_name_is_that_of_its_file(configured, name):
+    config = configured([f"variant=families/{name}", "experiment=families"])
+    run_config.validate(config)
+    assert config.variant.name == name
+    make("variant", config.variant).plan(total_steps(config.data.limit, config.train))
 
 
 @pytest.mark.parametrize(
@@ -81,6 +105,7 @@ def test_a_misspelt_name_is_refused_in_one_line(configured, override, message):
         ("train.checkpoint=first", "train.checkpoint: 'first', allowed: best, last"),
         ("study=a/b", "study: 'a/b', allowed: a folder's name"),
         ("model.dtype=float8", "model.dtype: 'float8', allowed: float32, bfloat16, float64"),
+        ("machine.kernel=fast", "machine.kernel: 'fast', allowed: fused, plain"),
         ("machine.device=gpu", "machine.device: 'gpu', allowed: auto, cpu, cuda, cuda:N"),
     ],
 )

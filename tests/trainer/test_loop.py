@@ -196,6 +196,19 @@ def test_gradient_checkpointing_gives_the_same_numbers_and_saves_activations(car
     assert saved.memory.activations < plain.memory.activations
 
 
+@pytest.mark.parametrize("variant", ["lora", "adalora", "rosa"])
+def test_the_plain_kernel_gives_the_same_training(carry_out, tmp_path, variant):
+    settings = [f"variant={variant}", "model.dtype=float64", "machine.log_every=1", "train.max_steps=6"]
+    settings += ["variant.warmup_steps=2"] * (variant == "rosa")
+    logs = []
+    for kernel in ("fused", "plain"):
+        record = carry_out(*settings, f"machine.kernel={kernel}", f"study={kernel}")
+        logs.append([line for line in lines(folder_of(record, tmp_path) / "metrics.jsonl") if "lr" in line])
+    losses, norms = ([[line[key] for line in log] for log in logs] for key in ("train/task_loss", "grad_norm"))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)  # the loss is logged in float32
+    assert norms[0] == pytest.approx(norms[1], rel=1e-9)
+
+
 def test_accumulated_batches_make_the_step_of_one_large_batch(carry_out, tmp_path, monkeypatch):
     fresh = models.fresh
 
