@@ -92,6 +92,14 @@ def pristine(folder: Path, labels: int) -> Pristine:
     return Pristine(model, new, head)
 
 
+def as_loaded(folder: Path, labels: int, dtype: str) -> nn.Module:
+    """The model as transformers loads it, in `dtype` throughout, its head drawn anew: what an adapter is put on."""
+    from transformers import AutoModelForSequenceClassification
+
+    config = copy.deepcopy(model_config(folder, labels))
+    return AutoModelForSequenceClassification.from_pretrained(folder, config=config, dtype=getattr(torch, dtype)).eval()
+
+
 def head_modules(model: Any) -> tuple[str, ...]:
     """The modules that belong to the task: all outside the encoder, and the encoder's pooler."""
     base = model.base_model_prefix

@@ -65,12 +65,7 @@ class Planned:
 
 def plan(config: DictConfig) -> Planned:
     """The run that `config` means. Raises `ConfigError` for a config that no run can have."""
-    run_config.validate(config)
-    content = {
-        "task": {"source": make("task.source", config.task.source).identity()},
-        "model": {"content": model_identity(model_sources(config), config.model.files)},
-    }
-    identity = run_config.identity(config, content)
+    identity = identify(config)
     run_id = run_config.run_id(identity)
     folder = Path(config.runs_dir) / config.study / run_id
     try:
@@ -79,6 +74,16 @@ def plan(config: DictConfig) -> Planned:
         log.warning("%s; the run is done again", error)
         found = None
     return Planned(config, identity, run_id, folder, found)
+
+
+def identify(config: DictConfig) -> dict[str, Any]:
+    """What the run of `config` is a function of, content of files included. Raises `ConfigError`."""
+    run_config.validate(config)
+    content = {
+        "task": {"source": make("task.source", config.task.source).identity()},
+        "model": {"content": model_identity(model_sources(config), config.model.files)},
+    }
+    return run_config.identity(config, content)
 
 
 def model_sources(config: DictConfig) -> list[ModelSource]:

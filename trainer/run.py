@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import functools
-import gc
 import importlib.metadata
 import logging
 import os
@@ -16,16 +15,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate.state import AcceleratorState
 from omegaconf import OmegaConf
 
-from trainer import cost, data, metrics, record
-from trainer import model as models
+from trainer import assemble, cost, data, record
+from trainer.assemble import ADAPTER
 from trainer.errors import ConfigError
-from trainer.loop import Loop, RunFailed, total_steps
-from trainer.plan import Planned, make, model_sources, named
-from trainer.sources import fetch_model
-from variants.core import checkpoint, kernel
+from trainer.loop import Loop, RunFailed
+from trainer.plan import Planned
+from variants.core import checkpoint
 from variants.core.variant import Variant
 
 log = logging.getLogger(__name__)
@@ -47,7 +44,7 @@ def run(planned: Planned, overrides: list[str]) -> record.Record:
         overrides=overrides,
         config=planned.identity,
         git=_git(),
-        versions=_versions(),
+        versions=versions(),
         hardware=_hardware(config.machine.threads),
     )
     planned.folder.mkdir(parents=True, exist_ok=True)
@@ -55,7 +52,7 @@ def run(planned: Planned, overrides: list[str]) -> record.Record:
     (planned.folder / "traceback.txt").unlink(missing_ok=True)
     OmegaConf.save(config, planned.folder / "config.yaml", resolve=True)
     try:
-        with torch.random.fork_rng(devices=[]):
+        with assemble.apart(config):
             _carry_out(planned, row)
     except Exception as error:
         failed = record.Record(**{name: getattr(row, name) for name in _IDENTITY}, status="failed")
@@ -64,12 +61,6 @@ def run(planned: Planned, overrides: list[str]) -> record.Record:
             (planned.folder / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
         record.write(failed, planned.folder)
         raise
-    finally:
-        # A sweep runs in one process: nothing of this run may reach the next one.
-        AcceleratorState._reset_state(reset_partial_state=True)
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
     return row
 
 
@@ -81,64 +72,31 @@ _IDENTITY = (
 
 def _carry_out(planned: Planned, row: record.Record) -> None:
     config, folder = planned.config, planned.folder
-    device = _device(config.machine.device)
-    threads = torch.get_num_threads()
-    if config.machine.threads is not None:
-        torch.set_num_threads(config.machine.threads)
-    try:
-        cost.reset_peaks(device)
-        kernel.use(config.machine.kernel)
+    device = assemble.device(config.machine.device)
+    cost.reset_peaks(device)
+    parts = assemble.check(config)  # everything that can be wrong is found before a weight is loaded
+    if parts.rows.truncated:
+        log.info("%d texts are longer than %d tokens and are cut", parts.rows.truncated, parts.max_length)
+    model = assemble.load(parts)
 
-        # Check: everything that can be wrong is found before a weight is loaded.
-        variant: Variant = make("variant", config.variant)
-        source = fetch_model(model_sources(config), config.model.files)
-        positions = models.longest_text(source)
-        max_length = min(config.data.max_length, positions or config.data.max_length)
-        metrics.check(config.task.metrics, regression=data.load(config.task).labels is None)
-        rows = data.prepare(config.task, config.data, config.seed, source, max_length)
-        if rows.truncated:
-            log.info("%d texts are longer than %d tokens and are cut", rows.truncated, max_length)
-        labels = 1 if rows.labels is None else len(rows.labels)
-        named("variant", variant.plan, total_steps(len(rows.train), config.train))
-        bare = models.skeleton(source, labels)
-        named("variant", variant.check, bare, models.head_modules(bare))
+    # Train.
+    row.params.total = sum(p.numel() for p in model.parameters())
+    row.params.adapter_start, row.params.head = cost.trainable_parameters(model, parts.head)
+    row.params.closed_form = parts.variant.closed_form()
+    row.rank.start = _total(parts.variant.ranks())
+    loop = assemble.loop(parts, model, folder, device)
+    loop.fit()
+    row.memory.cuda_train_allocated, row.memory.cuda_train_reserved = cost.cuda_peaks(device)
+    row.metric.checkpoint, row.metric.step = config.train.checkpoint, loop.hand_over()
+    row.memory.gradients_end = cost.trainable_bytes(model)
+    row.memory.optimizer_end = cost.optimizer_bytes(loop.step().optimizer)
 
-        # Load.
-        pristine = models.pristine(source, labels)
-        model = models.fresh(pristine, config.seed, config.model.dtype)
-        model = named("variant", variant.attach, model, pristine.head)
-        models.refuse_half_precision(model, variant.name)
-
-        # Train.
-        row.params.total = sum(p.numel() for p in model.parameters())
-        row.params.adapter_start, row.params.head = cost.trainable_parameters(model, pristine.head)
-        row.params.closed_form = variant.closed_form()
-        row.rank.start = _total(variant.ranks())
-        loop = Loop(
-            model=model,
-            variant=variant,
-            head=pristine.head,
-            rows=rows,
-            task=config.task,
-            config=config,
-            folder=folder,
-            tokens=source,
-            device=device,
-        )
-        loop.fit()
-        row.memory.cuda_train_allocated, row.memory.cuda_train_reserved = cost.cuda_peaks(device)
-        row.metric.checkpoint, row.metric.step = config.train.checkpoint, loop.hand_over()
-        row.memory.gradients_end = cost.trainable_bytes(model)
-        row.memory.optimizer_end = cost.optimizer_bytes(loop.step().optimizer)
-
-        # Evaluate.
-        _evaluate(loop, rows, row, folder)
-        checkpoint.save(loop.weights(), folder / "adapter" / "state")
-        _count(loop, variant, model, rows, row, folder)
-        row.memory.peak_rss = cost.peak_rss()
-        row.memory.cuda_eval_allocated, row.memory.cuda_eval_reserved = cost.cuda_peaks(device)
-    finally:
-        torch.set_num_threads(threads)
+    # Evaluate.
+    _evaluate(loop, parts.rows, row, folder)
+    checkpoint.save(loop.weights(), folder / ADAPTER)
+    _count(loop, parts.variant, model, parts.rows, row, folder)
+    row.memory.peak_rss = cost.peak_rss()
+    row.memory.cuda_eval_allocated, row.memory.cuda_eval_reserved = cost.cuda_peaks(device)
 
     # Write: the record last, then what only an unfinished run needs goes.
     row.finished = _now()
@@ -215,14 +173,6 @@ def _total(ranks: dict[str, int]) -> int | None:
     return sum(ranks.values()) if ranks else None
 
 
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name != "cpu" and not torch.cuda.is_available():
-        raise ConfigError(f"machine.device: {name!r}, allowed here, without a CUDA device: auto, cpu")
-    return torch.device(name)
-
-
 def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
@@ -249,7 +199,8 @@ def _git() -> dict[str, Any]:
 
 
 @functools.cache
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that decide what a run computes."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:

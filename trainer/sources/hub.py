@@ -149,6 +149,11 @@ class HubModel:
             scan_cache_dir().delete_revisions(folder.name).execute()
 
 
+def reference(sources: Iterable[object]) -> tuple[str, str] | None:
+    """Id and revision under which the Hub has the model that `sources` give; None where none of them is the Hub."""
+    return next(((source.repo, source.revision) for source in sources if isinstance(source, HubModel)), None)
+
+
 def within(seconds: float, call: Callable[[], Any]) -> Any:
     """What `call` returns or raises; `TimeoutError` if it takes longer (it is left to itself then)."""
     outcome: list[Any] = []

@@ -1,0 +1,123 @@
+"""A finished run, opened again: its model as it was handed over, and what it was evaluated on.
+
+    with opened("runs/demo/0123456789ab") as run:
+        run.evaluate().metrics       # what the record says
+
+Nothing in the run's folder is touched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from torch import nn
+from yaml import YAMLError
+
+from trainer import assemble, record
+from trainer.assemble import ADAPTER, Parts
+from trainer.errors import ConfigError, one_line
+from trainer.loop import Evaluation, Loop
+from trainer.plan import identify
+from trainer.record import CorruptRecord, Record
+from variants.core import checkpoint
+from variants.core import state as live
+from variants.core.variant import Variant
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run and its model, in evaluation mode."""
+
+    folder: Path
+    record: Record
+    parts: Parts
+    model: nn.Module
+    device: torch.device
+    scratch: Path  # where the loop thinks that its files are
+
+    @property
+    def config(self) -> DictConfig:
+        return self.parts.config
+
+    @property
+    def variant(self) -> Variant:
+        return self.parts.variant
+
+    @property
+    def split(self) -> str:
+        """The split that the record's metric is of."""
+        return next(iter(self.parts.rows.report))
+
+    @property
+    def title(self) -> str:
+        """How the run is called on a terminal."""
+        row = self.record
+        return f"{row.variant} on {row.task}, seed {row.seed} ({row.run_id})"
+
+    def evaluate(self) -> Evaluation:
+        """The model as it is now on `split`, in the way that the run was evaluated."""
+        return self._loop.timed_evaluation(self.parts.rows.report[self.split])
+
+    @functools.cached_property
+    def _loop(self) -> Loop:
+        return assemble.loop(self.parts, self.model, self.scratch, self.device)
+
+
+@contextlib.contextmanager
+def opened(folder: str | os.PathLike[str], device: str | None = None) -> Iterator[Finished]:
+    """The run in `folder`. device: in place of the run's own `machine.device`.
+
+    Raises `ConfigError`, in one line, for a folder without a finished run, and for a run whose model, texts
+    or config are not what they were.
+    """
+    folder = Path(folder)
+    row = _record(folder)
+    config = _config(folder, row)
+    place = assemble.device(device or config.machine.device)
+    with assemble.apart(config), tempfile.TemporaryDirectory() as scratch:
+        parts = assemble.check(config)
+        model = assemble.load(parts)
+        try:
+            live.restore_weights(model, parts.variant, checkpoint.load(folder / ADAPTER))
+        except checkpoint.CorruptState as error:
+            raise ConfigError(f"{folder / ADAPTER.parent}: not what this run trained: {error}") from None
+        yield Finished(folder, row, parts, model.eval(), place, Path(scratch))
+
+
+def _record(folder: Path) -> Record:
+    try:
+        row = record.read(folder)
+    except CorruptRecord as error:
+        raise ConfigError(str(error)) from None
+    if row is None:
+        raise ConfigError(f"{folder}: no finished run, which has a {record.FILENAME}")
+    if row.status != "done":
+        raise ConfigError(f"{folder}: the run has failed: {row.error}")
+    return row
+
+
+def _config(folder: Path, row: Record) -> DictConfig:
+    """The run's config; that it names the same run today says that model and texts are the same."""
+    path = folder / "config.yaml"
+    try:
+        config = OmegaConf.load(path)
+        assert isinstance(config, DictConfig)
+        now = identify(config)
+    except ConfigError:
+        raise
+    except (OSError, AssertionError, YAMLError, OmegaConfBaseException) as error:
+        raise ConfigError(f"{path}: not the config of a run: {one_line(error)}") from None
+    for name in sorted({*now, *row.config}):
+        if now.get(name) != row.config.get(name):
+            was, found = row.config.get(name), now.get(name)
+            raise ConfigError(f"{folder}: {name} is {found!r}, the run was made with {was!r}")
+    return config
