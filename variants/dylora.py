@@ -43,8 +43,9 @@ import torch
 from torch import nn
 
 from variants.core import budget, fields, layers
-from variants.core.adapter import Factored, check_rank
+from variants.core.adapter import Adapter, Factored, check_rank
 from variants.core.grow import leave
+from variants.core.low_rank import Product
 from variants.core.variant import AdapterVariant, Step
 
 log = logging.getLogger(__name__)
@@ -93,6 +94,9 @@ class Nested(Factored):
         # Of what evaluation sees, also while a step is being made with another n.
         a, b = torch.cat(list(self.A)[: self.kept]), torch.cat(list(self.B)[: self.kept], 1)
         return (b * (self.alpha / self.kept)) @ a
+
+    def as_product(self) -> Product:
+        return Adapter.as_product(self)
 
     @property
     def rank(self) -> int:

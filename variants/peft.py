@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -32,6 +31,7 @@ import torch
 from torch import nn
 
 from variants.core import targets
+from variants.core.handover import CannotHandOver, quiet_peft
 from variants.core.variant import Step, Variant
 
 # Attributes in which PEFT's allocators keep their averages, outside any state_dict of theirs.
@@ -83,9 +83,7 @@ class Peft(Variant):
 
         config = self._config(self._target_modules(model, head))
         try:
-            with warnings.catch_warnings():
-                # PEFT asks transformers for a property under its old name.
-                warnings.filterwarnings("ignore", message=".is_gradient_checkpointing. is deprecated")
+            with quiet_peft():
                 self._peft = peft.get_peft_model(model, config)
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(f"{self.name}: PEFT refuses: {' '.join(str(error).split())}") from error
@@ -171,6 +169,23 @@ class Peft(Variant):
             parameter.requires_grad_(name not in frozen)
         if state["rank_pattern"] is not None:
             self._tuner().peft_config["default"].rank_pattern = state["rank_pattern"]
+
+    def merged(self, model: nn.Module) -> nn.Module:
+        tuner = self._tuner()
+        if tuner is None:
+            raise CannotHandOver(f"PEFT can't merge {self.method}: it is in no layer's weight; allowed: peft")
+        try:
+            return tuner.merge_and_unload()
+        except (NotImplementedError, AttributeError, ValueError) as error:
+            raise CannotHandOver(f"PEFT can't merge {self.method}: {' '.join(str(error).split())}") from error
+
+    def to_peft(self, model: nn.Module, head: Sequence[str] = ()) -> Any:
+        from peft.utils import set_additional_trainable_modules
+
+        config = self._peft.peft_config["default"]
+        config.modules_to_save = list(head)
+        set_additional_trainable_modules(self._peft, config, None, "default")
+        return self._peft
 
     @contextlib.contextmanager
     def disabled(self) -> Iterator[None]:

@@ -52,6 +52,7 @@ from torch import nn
 from variants.core import fields, layers
 from variants.core.adapter import Adapter, LowRank, check_rank
 from variants.core.budget import check_range, share_out, spread
+from variants.core.low_rank import Product
 from variants.core.sparse import SparseDelta, largest
 from variants.core.variant import AdapterVariant, Step
 
@@ -84,6 +85,9 @@ class LowRankAndSparse(SparseDelta, LowRank):
 
     def delta(self) -> torch.Tensor:
         return LowRank.delta(self) + self.dense()
+
+    def as_product(self) -> Product:
+        return Adapter.as_product(self)
 
     @property
     def is_empty(self) -> bool:

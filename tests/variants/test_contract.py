@@ -13,6 +13,7 @@ from torch import nn
 
 from tests.variants.found import all_variants, cases
 from variants.core import contract
+from variants.core.adapter import LowRank
 from variants.core.contract import CHECKS, check_variant
 from variants.core.variant import Variant
 from variants.lora import LoRA
@@ -133,6 +134,21 @@ class ReportsTooMuch(LoRA):
         return adapter
 
 
+class Doubled(LowRank):
+    """Hands over another ΔW than it trains."""
+
+    def as_product(self):
+        return self.A.detach(), 2 * self._scaled_b().detach()
+
+
+@dataclass(kw_only=True)
+class HandsOverAnother(LoRA):
+    """Its adapters do."""
+
+    def build(self, name, layer):
+        return Doubled(layer, self.rank, 1.0)
+
+
 @pytest.mark.parametrize(
     ("cls", "check"),
     [
@@ -144,6 +160,7 @@ class ReportsTooMuch(LoRA):
         (DrawsFromTheClock, contract.repeats_with_a_seed),
         (NeverLearns, contract.trains_the_head),
         (NeverLearns, contract.lowers_the_loss),
+        (HandsOverAnother, contract.goes_out_as_factors),
         (ReportsTooMuch, contract.reports_the_rank_of_the_update),
     ],
 )

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from variants.core import kernel, layers, resize
+from variants.core import kernel, layers, low_rank, resize
 
 
 class Adapter(nn.Module):
@@ -71,6 +71,13 @@ class Adapter(nn.Module):
     def delta_weight(self) -> torch.Tensor:
         """ΔW in the layout of the layer's weight."""
         return self.form.as_weight(self.delta())
+
+    def as_product(self) -> low_rank.Product:
+        """A (r, in) and B (out, r) with ΔW = B A to rounding: what an export as a low-rank adapter writes.
+
+        Here from the SVD of ΔW. A form that knows its factors gives these, without components that are zero.
+        """
+        return low_rank.of_matrix(self.delta()).product()
 
     @property
     def rank(self) -> int:
@@ -163,11 +170,19 @@ class Factored(Adapter):
             h = h * self.form.over_output(core) if core.ndim == 1 else self.form.expand(h, core)
         return self.form.expand(h, b * self.scale)
 
-    def delta(self) -> torch.Tensor:
+    def _two_factors(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """A (r, in) and B (out, r) with C and the scale in B."""
         a, b, core = self.factors()
         if core is not None:
             b = b * core if core.ndim == 1 else b @ core
-        return (b * self.scale) @ a
+        return a, b * self.scale
+
+    def delta(self) -> torch.Tensor:
+        a, b = self._two_factors()
+        return b @ a
+
+    def as_product(self) -> low_rank.Product:
+        return low_rank.without_zeros(*self._two_factors())
 
 
 class LowRank(Factored):

@@ -197,6 +197,17 @@ def merges(cls: type[Variant], params: dict[str, Any]) -> None:
     assert torch.equal(run.output(), unmerged), "the output after unmerge() is not what it was before"
 
 
+def goes_out_as_factors(cls: type[Variant], params: dict[str, Any]) -> None:
+    """After training the factors that a hand-over writes are ΔW, with as many components as its rank or more."""
+    run = train(attach(cls, params, torch.float64))
+    run.model.eval()
+    for name, adapter in adapters(run):
+        delta, (a, b) = adapter.delta().detach(), adapter.as_product()
+        same = torch.allclose(b @ a, delta, rtol=0, atol=1e-12 * max(1.0, float(delta.abs().max())))
+        assert same, f"{name}: as_product() is not ΔW as delta() gives it"
+        assert len(a) >= adapter.rank, f"{name}: as_product() has {len(a)} components, ΔW has rank {adapter.rank}"
+
+
 def saves_and_loads(cls: type[Variant], params: dict[str, Any]) -> None:
     """A fresh model that takes up the saved state gives the same output, bit for bit."""
     run = train(attach(cls, params))
@@ -272,6 +283,7 @@ CHECKS: tuple[Callable[[type[Variant], dict[str, Any]], None], ...] = (
     reports_the_rank_of_the_update,
     can_be_disabled,
     merges,
+    goes_out_as_factors,
     saves_and_loads,
     resumes_bit_for_bit,
     repeats_with_a_seed,

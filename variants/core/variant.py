@@ -31,8 +31,9 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import nn
 
-from variants.core import targets
+from variants.core import handover, targets
 from variants.core.adapter import Adapter
+from variants.core.handover import CannotHandOver
 
 T = TypeVar("T")
 
@@ -55,12 +56,14 @@ class Step:
 class Variant:
     """The hooks, each with a default that does nothing; `attach` alone must be written.
 
-    name: what tables call the method.
+    name: what tables call the method. adapters: of the wrapped layers, by name; a method may wrap none.
     """
 
     exact_at_start: ClassVar[bool] = True  # the attached model's first output equals the base model's
 
     name: str = ""
+
+    adapters: dict[str, Adapter] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     @classmethod
     def test_params(cls) -> list[dict[str, Any]]:
@@ -148,6 +151,20 @@ class Variant:
         """Within it the model computes what the base model does (the head stays as trained)."""
         raise ValueError(f"{self.name or type(self).__name__}: trains the model's own weights; nothing to disable")
 
+    def merged(self, model: nn.Module) -> nn.Module:
+        """The plain model, with what was trained in its own weights (rounded to their dtype).
+
+        `model`, and with it the variant, is used up. Raises `CannotHandOver`.
+        """
+        return model
+
+    def to_peft(self, model: nn.Module, head: Sequence[str] = ()) -> Any:
+        """A `peft.PeftModel` that computes what `model` does; its `save_pretrained` writes head and adapters.
+
+        `model`, and with it the variant, is used up. Raises `CannotHandOver`.
+        """
+        raise CannotHandOver(f"{self.name or type(self).__name__} wraps no layer; allowed: merged")
+
 
 @dataclass(kw_only=True)
 class AdapterVariant(Variant):
@@ -162,8 +179,6 @@ class AdapterVariant(Variant):
     targets: Sequence[str] | str = "all-linear"
     exclude: Sequence[str] = ()
     layers: Sequence[int] | None = None
-
-    adapters: dict[str, Adapter] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def build(self, name: str, layer: nn.Module) -> Adapter:
         """The adapter for the layer `name`; ΔW is zero where the method starts from the base model."""
@@ -200,6 +215,15 @@ class AdapterVariant(Variant):
             for adapter in self.adapters.values():
                 stack.enter_context(adapter.disabled())
             yield
+
+    def merged(self, model: nn.Module) -> nn.Module:
+        for adapter in self.adapters.values():
+            adapter.merge()
+        handover.unwrap(model, self.adapters)
+        return model
+
+    def to_peft(self, model: nn.Module, head: Sequence[str] = ()) -> Any:
+        return handover.to_peft(model, self.adapters, head)
 
 
 def freeze(model: nn.Module, head: Sequence[str] = ()) -> None:
