@@ -378,7 +378,9 @@ class SparseLoRA(AdapterVariant):
 
     def state_dict(self) -> dict[str, Any]:
         places = {name: dict(adapter.places) for name, adapter in self.adapters.items()}
-        return {"places": places, "scores": dict(self._scores), "moved": self._moved}
+        # Fixed for a run, and there for readers without the model: places mean nothing without them.
+        shapes = {n: {part: list(shape) for part, shape in a.shapes.items()} for n, a in self.adapters.items()}
+        return {"places": places, "shapes": shapes, "scores": dict(self._scores), "moved": self._moved}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._scores, self._moved = dict(state["scores"]), state["moved"]

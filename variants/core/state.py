@@ -14,14 +14,20 @@ from torch import nn
 
 from variants.core.checkpoint import CorruptState
 from variants.core.grow import OwnWarmup
-from variants.core.variant import Variant
+from variants.core.variant import AdapterVariant, Variant
 
 
 def weights(model: nn.Module, variant: Variant, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """What training has changed: the trained parameters by name, and the variant's own state."""
+    """What training has changed: the trained parameters by name, and the variant's own state.
+
+    `layers` has the size [out, in] of every adapted layer, for readers that have no model: places in a
+    matrix mean nothing without it.
+    """
     trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     parameters = {name: p.detach() for name, p in model.named_parameters() if id(p) in trained}
-    return {"parameters": parameters, "variant": variant.state_dict()}
+    adapters = variant.adapters if isinstance(variant, AdapterVariant) else {}
+    layers = {name: [adapter.out_features, adapter.in_features] for name, adapter in adapters.items()}
+    return {"parameters": parameters, "variant": variant.state_dict(), "layers": layers}
 
 
 def restore_weights(model: nn.Module, variant: Variant, state: Mapping[str, Any]) -> None:

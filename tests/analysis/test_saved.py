@@ -1,0 +1,175 @@
+"""ΔW, factors and patterns out of a run's adapter folder, beside what the live adapters say."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from analysis.folder import Unusable
+from analysis.saved import Saved
+from tests.variants import found
+from variants.adalora import AdaLoRA
+from variants.core import checkpoint, contract, state
+from variants.core.sparse import SparseDelta
+from variants.core.variant import AdapterVariant
+from variants.dylora import DyLoRA
+from variants.elalora import ElaLoRA
+from variants.incremental import IncreLoRA
+from variants.lora import LoRA
+from variants.lora_xs import LoRAXS
+from variants.rosa import RoSA
+from variants.shira import SHiRA
+from variants.sora import SoRA
+from variants.sparse import SparseLoRA
+from variants.spiel import SpIEL
+
+READABLE = (LoRA, AdaLoRA, IncreLoRA, ElaLoRA, DyLoRA, SoRA, SparseLoRA, SHiRA, SpIEL)
+SPARSE = (SparseLoRA, SHiRA, SpIEL, RoSA)
+
+
+def trained(cls, params, folder):
+    """A variant trained on the toy and saved as a run saves it."""
+    run = contract.train(contract.attach(cls, params, torch.float64))
+    weights = state.weights(run.model, run.variant, run.optimizer)
+    checkpoint.save(weights, folder / "adapter" / "state")
+    return run.variant
+
+
+def relative(values) -> np.ndarray:
+    """Singular values over the largest, from place 0 to 7: the toy's layers have no more."""
+    values = np.pad(np.asarray(values), (0, 12))[:8]
+    return values / values[0] if values[0] > 0 else values
+
+
+@pytest.mark.parametrize("cls, params", found.cases(), ids=lambda case: getattr(case, "__name__", None))
+def test_a_saved_spectrum_is_that_of_the_update_or_is_refused(cls, params, tmp_path):
+    variant = trained(cls, params, tmp_path)
+    saved = Saved(tmp_path)
+    if not isinstance(variant, AdapterVariant):
+        with pytest.raises(Unusable, match="names no adapted layers: ΔW can't be told without the base model"):
+            saved.layers  # noqa: B018
+        return
+    assert saved.layers == list(variant.adapters)
+    for name, adapter in variant.adapters.items():
+        try:
+            values = saved.singular_values(name)
+        except Unusable:
+            assert cls not in READABLE
+            continue
+        expected = torch.linalg.svdvals(adapter.delta().detach())
+        np.testing.assert_allclose(relative(values), relative(expected), atol=1e-9)
+
+
+@pytest.mark.parametrize("cls, params", [c for c in found.cases() if c[0] in SPARSE])
+def test_a_saved_pattern_is_where_the_update_has_entries(cls, params, tmp_path):
+    variant = trained(cls, params, tmp_path)
+    patterns = Saved(tmp_path).patterns()
+    for name, adapter in variant.adapters.items():
+        if isinstance(adapter, SparseDelta):
+            assert patterns[name].shape == (adapter.out_features, adapter.in_features)
+            assert patterns[name].places.tolist() == adapter.indices.tolist()
+            continue
+        for part, shape in adapter.shapes.items():
+            pattern = patterns[f"{name}.{part}"]
+            assert pattern.shape == shape
+            assert pattern.density == len(adapter.places[part]) / (shape[0] * shape[1])
+
+
+@pytest.mark.parametrize(
+    "cls, reason",
+    [(LoRA, "the update is not sparse"), (LoRAXS, "the update is not sparse")],
+)
+def test_a_dense_update_has_no_pattern(cls, reason, tmp_path):
+    trained(cls, cls.test_params()[0], tmp_path)
+    with pytest.raises(Unusable, match=reason):
+        Saved(tmp_path).patterns()
+
+
+def test_an_update_in_the_basis_of_the_weight_needs_the_model(tmp_path):
+    trained(LoRAXS, LoRAXS.test_params()[0], tmp_path)
+    with pytest.raises(Unusable) as error:
+        Saved(tmp_path).singular_values("layer.0.fc1")
+    assert str(error.value) == "saved of a layer is R: its ΔW can't be told without the base model"
+
+
+def test_factors_are_those_that_were_trained(tmp_path):
+    variant = trained(AdaLoRA, AdaLoRA.test_params()[0], tmp_path)
+    adapter = variant.adapters["layer.1.fc2"]
+    factors = Saved(tmp_path).factors("layer.1.fc2")
+    np.testing.assert_array_equal(factors.A, adapter.A.detach().numpy())
+    np.testing.assert_array_equal(factors.B, adapter.B.detach().numpy())
+    np.testing.assert_array_equal(factors.e, adapter.e.detach().numpy())
+
+
+def test_factors_are_there_also_where_the_update_is_more_than_they_are(tmp_path):
+    variant = trained(RoSA, RoSA.test_params()[0], tmp_path)
+    factors = Saved(tmp_path).factors("layer.0.fc1")
+    np.testing.assert_array_equal(factors.A, variant.adapters["layer.0.fc1"].A.detach().numpy())
+
+
+def test_a_layer_that_has_lost_all_its_ranks_has_no_singular_values(tmp_path):
+    tree = {
+        "parameters": {"fc.A": torch.zeros(0, 3), "fc.B": torch.zeros(2, 0)},
+        "variant": {},
+        "layers": {"fc": [2, 3]},
+    }
+    checkpoint.save(tree, tmp_path / "adapter" / "state")
+    assert not Saved(tmp_path).singular_values("fc").any()
+
+
+def test_low_rank_and_sparse_parts_together_are_refused(tmp_path):
+    tree = {
+        "parameters": {"fc.A": torch.ones(1, 3), "fc.B": torch.ones(2, 1), "fc.values": torch.ones(2)},
+        "variant": {"indices": {"fc": torch.tensor([0, 4])}},
+        "layers": {"fc": [2, 3]},
+    }
+    checkpoint.save(tree, tmp_path / "adapter" / "state")
+    saved = Saved(tmp_path)
+    with pytest.raises(Unusable, match="saved of a sparse layer is A, B, values: parts added up by scales"):
+        saved.singular_values("fc")
+    assert saved.patterns()["fc"].places.tolist() == [0, 4]
+
+
+@pytest.mark.parametrize(
+    "parameters, variant, reason",
+    [
+        ({"fc.A": torch.ones(2, 3), "fc.B": torch.ones(2, 1)}, {}, r"A \(2, 3\) and B \(2, 1\): no factors of its ΔW"),
+        ({"fc.values": torch.ones(1)}, {"indices": {"fc": torch.tensor([6])}}, "not places of a matrix 2×3"),
+        ({"fc.values": torch.ones(2)}, {"indices": {"fc": torch.tensor([1, 1])}}, "not places of a matrix 2×3"),
+        ({"fc.values": torch.ones(3)}, {"indices": {"fc": torch.tensor([1])}}, "1 indices/fc for 3 values"),
+        (
+            {"fc.A": torch.ones(1), "fc.B": torch.ones(1)},
+            {"places": {"fc": {"A": torch.tensor([0]), "B": torch.tensor([0])}}},
+            "places of fc.A without a shape",
+        ),
+    ],
+)
+def test_a_state_that_contradicts_itself_is_refused(parameters, variant, reason, tmp_path):
+    tree = {"parameters": parameters, "variant": variant, "layers": {"fc": [2, 3]}}
+    checkpoint.save(tree, tmp_path / "adapter" / "state")
+    with pytest.raises(Unusable, match=reason):
+        Saved(tmp_path).singular_values("fc")
+
+
+def test_a_folder_without_an_adapter_says_so(tmp_path):
+    with pytest.raises(Unusable, match=r"no adapter/ with state.json and state.safetensors"):
+        Saved(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["state.json", "state.safetensors"])
+def test_a_broken_file_says_so(tmp_path, name):
+    trained(LoRA, {"rank": 1}, tmp_path)
+    path = tmp_path / "adapter" / name
+    path.write_bytes(path.read_bytes()[:20])
+    with pytest.raises(Unusable, match="adapter/: can't be read"):
+        Saved(tmp_path)
+
+
+def test_a_state_of_something_else_says_so(tmp_path):
+    checkpoint.save({"other": torch.ones(1)}, tmp_path / "adapter" / "state")
+    assert json.loads((tmp_path / "adapter" / "state.json").read_text())
+    with pytest.raises(Unusable, match="adapter/: can't be read"):
+        Saved(tmp_path)
