@@ -6,17 +6,17 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from analysis import compare, table
+from analysis import compare, figures, spectrum, table
 from analysis.verb import AnalysisError, Verb
 
-VERBS: tuple[Verb, ...] = (table.VERB, compare.VERB)
+VERBS: tuple[Verb, ...] = (table.VERB, compare.VERB, figures.VERB, spectrum.VERB)
 
 
 def parser() -> argparse.ArgumentParser:
     """The parser of all verbs; `--help` lists them."""
     top = argparse.ArgumentParser(
         prog="python -m analysis",
-        description="Tables and comparisons from the records in run folders.",
+        description="Tables, comparisons and figures from run folders.",
         epilog="python -m analysis <verb> --help shows the options of a verb and an example.",
     )
     verbs = top.add_subparsers(title="verbs", metavar="<verb>", dest="verb", required=True)

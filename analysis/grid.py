@@ -61,7 +61,7 @@ class Grid:
     fractions: dict[str, bool]  # metrics of the table → printed ×100?
 
 
-def _memory(memory: Memory) -> int | None:
+def training_memory(memory: Memory) -> int | None:
     """Bytes that training needs. A sum with a part missing would look like a small one."""
     parts = (memory.weights, memory.gradients, memory.optimizer, memory.activations)
     return None if None in parts else sum(part for part in parts if part is not None)
@@ -71,7 +71,7 @@ COSTS = (
     Cost("trainable", "trainable_start", lambda r: r.params.adapter_start, numbers.human),
     Cost("effective", "effective_end", lambda r: r.params.effective, numbers.human),
     Cost("head", "head", lambda r: r.params.head, numbers.human),
-    Cost("memory MiB", "memory_bytes", lambda r: _memory(r.memory), numbers.mebibytes),
+    Cost("memory MiB", "memory_bytes", lambda r: training_memory(r.memory), numbers.mebibytes),
     Cost("peak RSS MiB", "peak_rss_bytes", lambda r: r.memory.peak_rss, numbers.mebibytes),
     Cost("train s", "train_seconds", lambda r: r.time.train, lambda s: numbers.fixed(s, 1)),
     Cost("tokens/s", "tokens_per_second", lambda r: r.time.tokens_per_second, lambda s: numbers.fixed(s, 0)),

@@ -1,0 +1,194 @@
+"""How every figure looks, and how it is written: one place.
+
+Colours are those of Okabe and Ito 2008 ("Color Universal Design") without the yellow, which white paper
+swallows. No colour stands alone: rows of a table have a marker and a line style as well, bars a hatch, and
+heat maps go from dark to light in cividis, so that a grey print says the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import io
+import math
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ParamSpec, TypeVar
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+from analysis import numbers
+from analysis.markdown import one_line
+
+FORMATS = ("png", "svg")
+
+BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK = COLOURS = (
+    *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"),
+    "#000000",
+)
+GREY = "#888888"
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", "p", ">", "h")
+LINES = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)))
+HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\")
+SEQUENTIAL = "cividis"
+WIDTH = 7.0  # inches: the text width of a page
+
+_STYLE: Any = {
+    "axes.axisbelow": True,
+    "axes.edgecolor": "#444444",
+    "axes.formatter.use_mathtext": False,
+    "axes.grid": True,
+    "axes.linewidth": 0.7,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "axes.unicode_minus": True,
+    "errorbar.capsize": 2,
+    "figure.dpi": 100,
+    "font.family": ["DejaVu Sans"],  # comes with matplotlib: the same on every machine
+    "font.size": 8,
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.5,
+    "hatch.linewidth": 0.6,
+    "legend.fontsize": 7,
+    "legend.frameon": False,
+    "legend.title_fontsize": 7,
+    "lines.linewidth": 1.3,
+    "lines.markersize": 4.5,
+    "savefig.dpi": 200,
+    "svg.fonttype": "path",
+    "svg.hashsalt": "loratory",  # ids in an SVG are random without it
+    "text.parse_math": False,  # a name with two dollars in it is a name
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+}
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@contextlib.contextmanager
+def applied() -> Iterator[None]:
+    """Within it matplotlib has this style and nothing of the user's own."""
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(_STYLE)
+        yield
+
+
+def styled(draw: Callable[P, R]) -> Callable[P, R]:
+    """Makes a function draw in this style."""
+
+    @functools.wraps(draw)
+    def drawn(*arguments: P.args, **keywords: P.kwargs) -> R:
+        with applied():
+            return draw(*arguments, **keywords)
+
+    return drawn
+
+
+def encode(figure: Figure, form: str) -> bytes:
+    """The figure as a file of one of `FORMATS`; the same figure gives the same bytes."""
+    file = io.BytesIO()
+    # Dates and versions would make every file a new one.
+    metadata = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}[form]
+    with applied():
+        figure.savefig(file, format=form, metadata=metadata)
+    return file.getvalue()
+
+
+@dataclass(frozen=True)
+class Look:
+    """What tells one row from the others, in colour and without it."""
+
+    colour: str
+    marker: str
+    line: Any
+
+
+def look(number: int) -> Look:
+    """The look of row `number`; the first 385 are all different."""
+    return Look(COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)], LINES[number % len(LINES)])
+
+
+def name(text: str, most: int = 44) -> str:
+    """A name as a figure shows it: one line, its end cut off where it is long, without missing glyphs."""
+    text = "".join(letter if _has_glyph(letter) else f"\\u{ord(letter):04x}" for letter in one_line(text))
+    if len(text) > most:
+        mark = hashlib.sha256(text.encode()).hexdigest()[:6]  # tells it from others with the same start
+        text = f"{text[: most - 7]}…{mark}"
+    # matplotlib keeps labels that start with an underscore out of legends.
+    return f"\u200a{text}" if text.startswith("_") else text
+
+
+@functools.cache
+def _glyphs() -> frozenset[int]:
+    return frozenset(get_font(findfont(FontProperties(family="DejaVu Sans"))).get_charmap())
+
+
+def _has_glyph(letter: str) -> bool:
+    return ord(letter) in _glyphs()
+
+
+def legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str], title: str) -> None:
+    """A legend below the axes, in as many columns as its longest label allows."""
+    longest = max(map(len, labels))
+    columns = max(1, min(4, len(labels), int(118 / (longest + 8))))
+    figure.legend(handles, labels, title=title, loc="outside lower center", ncols=columns)
+
+
+def count_axis(axes: Axes, values: Sequence[float]) -> None:
+    """An x axis of counts or sizes over several orders of magnitude: logarithmic, with room for zero."""
+    positive = [value for value in values if value > 0]
+    if positive and max(positive) > 20 * min(positive):
+        if len(positive) < len(values):
+            axes.set_xscale("symlog", linthresh=min(positive) / 2, linscale=0.4)
+        else:
+            axes.set_xscale("log")
+            if max(positive) > 1e4 * min(positive):
+                axes.xaxis.set_minor_locator(LogLocator(subs=()))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: count(value)))
+
+
+def count(value: float) -> str:
+    """A count on an axis: 20k, 331.8k, 22.7M."""
+    return re.sub(r"\.0(?=\D|$)", "", numbers.human(value))
+
+
+def digits(value: float) -> str:
+    """Three significant digits, zeros included: 302, 15.3, 7.80."""
+    return f"{value:#.3g}".rstrip(".") if value else "0"
+
+
+def number(value: float) -> str:
+    """Any other number on an axis: as short as it can be, with a real minus."""
+    return f"{value:.6g}".replace("-", "\u2212")
+
+
+_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def power_axis(axes: Axes) -> None:
+    """A logarithmic y axis whose ticks read 10⁻², without mathtext."""
+
+    def text(value: float, _: int) -> str:
+        exponent = round(math.log10(value)) if value > 0 else 0
+        return "10" + str(exponent).translate(_SUPERSCRIPTS) if exponent else "1"
+
+    axes.yaxis.set_major_formatter(FuncFormatter(text))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.tick_params(axis="y", which="minor", length=0)
+
+
+def whole_ticks(axes: Axes) -> None:
+    """Ticks at whole numbers alone, on both axes."""
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))

@@ -1,0 +1,169 @@
+"""The verb `figures`: files, captions, choices, what is not drawn."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from analysis import cli, figures
+from tests.analysis.plots.conftest import LAYERS, allocate, log, save_entries, save_factors
+from tests.analysis.test_command import python
+
+
+def files(folder: str | Path = "out") -> dict[str, str]:
+    """The hash of every file in a folder, by name."""
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(Path(folder).iterdir())}
+
+
+@pytest.fixture
+def runs(store) -> None:
+    """Two seeds of two methods, with all that a run leaves behind."""
+    for seed in (0, 1):
+        for variant, end in (("adalora", [1, 2, 3, 4, 0, 8]), ("shira", [5] * 6)):
+            folder = store.add(variant, seed, 0.7 + seed / 10)
+            log(folder, {5: 0.5, 10: 0.7}, {5: 0.7, 10: 0.4})
+            allocate(folder, (0, [5] * 6), (8, end))
+            if variant == "adalora":
+                save_factors(folder, seed)
+            else:
+                save_entries(folder, {name: [seed, 7] for name in LAYERS})
+
+
+def call(*arguments: str) -> int:
+    return cli.main(["figures", "runs", "--output", "out", *arguments])
+
+
+def test_every_kind_that_the_runs_allow_is_drawn_in_both_formats(runs, capsys):
+    assert call() == 0
+    names = {name.rpartition(".")[0] for name in files()} - {"captions"}
+    assert {name.partition(".")[0] for name in names} == set(figures.NAMES) - {"metric-kept-rank"}
+    assert set(files()) == {f"{name}.{form}" for name in names for form in ("png", "svg")} | {"captions.md"}
+    assert Path("out/rank-map.movie.adalora.png").read_bytes().startswith(b"\x89PNG")
+    assert b"<svg" in Path("out/rank-map.movie.adalora.svg").read_bytes()
+
+
+def test_the_same_runs_give_the_same_bytes_in_every_process(runs):
+    kinds = "metric-time,learning-curves,rank-map,rank-over-time,sparsity-overlap,delta-spectrum,memory"
+    found = []
+    for seed in "12":
+        done = python(
+            *("-m", "analysis", "figures", "runs", "--output", f"out{seed}", "--only", kinds), PYTHONHASHSEED=seed
+        )
+        assert done.returncode == 0, done.stderr.decode()
+        found.append(files(f"out{seed}"))
+    assert found[0] == found[1] and len(found[0]) > 12
+
+
+def test_captions_say_what_is_shown_and_what_is_not(runs, capsys):
+    assert call("--only", "rank-map,metric-kept-rank", "--format", "png") == 0
+    text = Path("out/captions.md").read_text()
+    assert "## rank-map.movie.adalora\n\nFinal rank of every layer of adalora on movie: mean of 2 seeds." in text
+    assert "([png](rank-map.movie.adalora.png))" in text
+    assert "- rank-map, shira on movie: every layer ends at one rank (5): no map is needed\n" in text
+    assert "- metric-kept-rank, adalora on movie; shira on movie: no truncation.json" in text
+    assert "## The runs\n\n- Code: commit 0123456789.\n" in text
+
+
+def test_what_is_not_drawn_is_printed_with_the_reason(runs, capsys):
+    assert call("--only", "rank-map,metric-kept-rank", "--format", "svg") == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "out/rank-map.movie.adalora .svg",
+        "Not drawn: rank-map, shira on movie: every layer ends at one rank (5): no map is needed",
+        "Not drawn: metric-kept-rank, adalora on movie; shira on movie: no truncation.json: "
+        "the run was not evaluated at lower ranks",
+    ]
+
+
+def test_where_nothing_can_be_drawn_the_command_fails_and_says_why(store, capsys):
+    store.add("lora", 0)
+    assert call("--only", "rank-map") == 2
+    out, err = capsys.readouterr()
+    assert out == "Not drawn: rank-map, lora on movie: no ranks.jsonl: the method has no ranks\n"
+    assert err == "analysis: none of these figures can be drawn from the given runs\n"
+    assert not Path("out").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--only", "rank-mop"], "--only: 'rank-mop', allowed: metric-parameters, metric-memory"),
+        (["--only", ","], "--only: ',', allowed: one or more of metric-parameters"),
+        (["--format", "pdf"], "--format: 'pdf', allowed: png, svg"),
+        (["--pair", "x", "y"], "--pair: 'x', allowed: a folder with one finished run, or a run_id among the runs"),
+    ],
+)
+def test_a_wrong_choice_is_one_line(store, capsys, arguments, message):
+    store.add("lora", 0)
+    assert call(*arguments) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"analysis: {message}") and err.count("\n") == 1
+
+
+def test_no_finished_run_is_one_line(store, capsys):
+    store.add("lora", 0, error="no memory")
+    store.raw("broken", "{")
+    assert call() == 2
+    err = capsys.readouterr().err
+    assert "Not used, can't be trusted: runs/broken/record.json" in err
+    assert err.endswith("analysis: no finished run to draw\n")
+
+
+def test_a_pair_is_given_by_run_id_or_by_folder(runs, capsys):
+    one, two = sorted(path for path in Path("runs").iterdir() if (path / "adapter").is_dir())[:2]
+    call("--only", "subspace-similarity", "--pair", one.name, str(two))
+    assert f"{one.name}) and " in capsys.readouterr().out or f"subspace-similarity.{one.name}.{two.name}.png" in files()
+
+
+def test_an_output_that_can_not_be_written_is_one_line(store, capsys):
+    store.add("lora", 0)
+    Path("out").write_text("a file")
+    assert call("--only", "memory") == 2
+    assert capsys.readouterr().err == "analysis: can't write out/memory.movie.png: File exists\n"
+
+
+def test_figures_never_import_torch(runs):
+    code = """if True:
+        import sys
+        from analysis import cli
+        cli.main(["figures", "runs", "--output", "out", "--format", "svg"])
+        print([name for name in ("torch", "transformers", "matplotlib.pyplot") if name in sys.modules])
+    """
+    done = python("-c", code)
+    assert done.returncode == 0, done.stderr.decode()
+    assert done.stdout.splitlines()[-1] == b"[]"
+
+
+@pytest.mark.filterwarnings("error")  # a glyph that the font has not got is one
+def test_long_and_strange_names_give_files_and_labels(store, capsys):
+    for variant in ("v" * 300 + "1", "v" * 300 + "2", "變體 $a$ $b$", "_under", "a/b", "A/B"):
+        folder = store.add(variant, 0, task="任務\n$x$")
+        log(folder, {5: 0.5, 10: 0.7}, {5: 0.7})
+        allocate(folder, (0, [1, 2, 3, 4, 5, 6]))
+    assert call("--only", "learning-curves,metric-parameters,rank-map,memory", "--format", "svg") == 0
+    names = [name for name in files() if name.startswith("rank-map")]
+    assert len({name.casefold() for name in names}) == 6
+    assert all(len(name) < 100 and name.isascii() for name in names)
+
+
+def test_failed_runs_are_no_part_of_a_picture_and_are_named_below(store, capsys):
+    store.add("lora", 0)
+    store.add("lora", 1, error="no memory")
+    assert call("--only", "memory", "--format", "png") == 0
+    assert "- Failed: lora on movie, seed 1: no memory\n" in Path("out/captions.md").read_text()
+
+
+def test_what_a_real_run_leaves_behind_is_drawn(carry_out, tmp_path):
+    settings = ("variant=adalora", "variant.rank=3", "variant.target_rank=2", "variant.final_steps=2")
+    for seed in (0, 1):
+        carry_out(*settings, f"seed={seed}", "machine.log_every=2")
+    kinds = "metric-memory,learning-curves,rank-map,rank-total,delta-spectrum,memory,subspace-similarity"
+    out = tmp_path / "out"
+    arguments = [str(tmp_path / "runs"), "--output", str(out), "--only", kinds, "--format", "svg"]
+    assert cli.main(["figures", *arguments]) == 0
+    assert {name.partition(".")[0] for name in files(out)} == {*kinds.split(","), "captions"}
+
+
+def test_help_lists_kinds_that_exist(capsys):
+    assert [kind.name for kind in figures.kinds()] == list(figures.NAMES)
