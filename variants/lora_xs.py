@@ -24,14 +24,12 @@ Known     The published GLUE numbers for MRPC, RTE and STS-B start from an MNLI 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
-from variants.core import layers
 from variants.core.decompose import BasisVariant, Factors, InBasis, Rule
 
 
@@ -100,14 +98,6 @@ class LoRAXS(BasisVariant):
 
     def parameters(self, directions: int) -> int:
         return directions**2
-
-    def check(self, model: nn.Module, head: Sequence[str] = ()) -> None:
-        super().check(model, head)
-        for name, layer in self.select(model, head).items():
-            form = layers.of(layer)
-            if self.dropout and form is not None and not form.takes_dropout:
-                kind = type(layer).__name__
-                raise ValueError(f"dropout: {self.dropout} on the {kind} {name}, allowed: 0; its input is a row number")
 
     def build(self, name: str, layer: nn.Module) -> SmallCore:
         return SmallCore(layer, self.factors(name, layer), self.alpha, self.dropout, self.init_std)

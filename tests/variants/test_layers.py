@@ -9,8 +9,10 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from tests.variants.found import all_variants
 from variants.core import layers
 from variants.core.adapter import LowRank
+from variants.core.variant import field_names
 
 X = torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(0))
 IMAGE = torch.randn(2, 3, 9, 9, generator=torch.Generator().manual_seed(0))
@@ -100,3 +102,12 @@ def test_a_layer_that_lost_all_its_ranks_is_the_base_layer(layer, x):
 def test_dropout_on_row_numbers_is_refused():
     with pytest.raises(ValueError, match=r"dropout: 0.1 on a Embedding, allowed: 0"):
         LowRank(nn.Embedding(10, 6), rank=2, scale=1.0, dropout=0.1)
+
+
+@pytest.mark.parametrize("cls", [cls for cls in all_variants() if "dropout" in field_names(cls)])
+def test_a_variant_refuses_it_before_the_weights_are_there(cls):
+    with torch.device("meta"):
+        model = nn.ModuleDict({"rows": nn.Embedding(64, 64), "fc": nn.Linear(64, 64)})
+    with pytest.raises(ValueError, match="dropout: 0.1 on the Embedding rows, allowed: 0; its input is a row number"):
+        cls(targets=["rows", "fc"], dropout=0.1).check(model)
+    cls(targets=["fc"], dropout=0.1).check(model)

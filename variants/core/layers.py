@@ -130,6 +130,12 @@ def size(layer: nn.Module) -> tuple[int, int]:
     return out_features, in_features
 
 
+def takes_dropout(layer: nn.Module) -> bool:
+    """Whether the input of a layer that can be adapted is made of numbers that can be dropped."""
+    form = of(layer)
+    return form is not None and form.takes_dropout
+
+
 def is_linear(layer: nn.Module) -> bool:
     """Whether "all-linear" means it: features in, features out."""
     form = of(layer)

@@ -32,6 +32,7 @@ import torch
 from torch import nn
 
 from variants.core import handover, targets
+from variants.core import layers as kinds
 from variants.core.adapter import Adapter
 from variants.core.handover import CannotHandOver
 
@@ -185,8 +186,17 @@ class AdapterVariant(Variant):
         raise NotImplementedError(f"{type(self).__name__}.build")
 
     def select(self, model: nn.Module, head: Sequence[str] = ()) -> dict[str, nn.Module]:
-        """The layers that `attach` will wrap, by name."""
-        return targets.select(model, self.targets, exclude=self.exclude, layers=self.layers, head=head)
+        """The layers that `attach` will wrap, by name.
+
+        Raises `ValueError` as `targets.select` does, and for a `dropout` on layers that can't have one.
+        """
+        found = targets.select(model, self.targets, exclude=self.exclude, layers=self.layers, head=head)
+        if dropout := getattr(self, "dropout", 0.0):
+            for name, layer in found.items():
+                if not kinds.takes_dropout(layer):
+                    kind = type(layer).__name__
+                    raise ValueError(f"dropout: {dropout} on the {kind} {name}, allowed: 0; its input is a row number")
+        return found
 
     def check(self, model: nn.Module, head: Sequence[str] = ()) -> None:
         self.select(model, head)
