@@ -13,8 +13,9 @@ Code      QingruZhang/AdaLoRA d10f5eb.
 Budget    `budget` counts parameters in place of ranks: the components with the highest scores that fit into it
           stay, so that it is missed by less than one rank. rank and target_rank then only say how many times the
           final ranks the layers start with. Profile paper alone has it.
-Hooks     penalty    R, scaled by γ
-          on_update  scores from the gradient of the step and the parameters after it, then the mask
+Hooks     penalty       R, scaled by γ
+          on_update     scores from the gradient of the step and the parameters after it, then the mask
+          on_train_end  what is masked leaves; raises where the target was not met
 Cost      r(in + out + 1) parameters of the *initial* rank until ranks leave, and two averages of each.
 
 Where paper and released code differ, `profile` chooses:

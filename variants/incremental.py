@@ -15,6 +15,7 @@ Budget    `budget` counts parameters in place of ranks: modules grow in the orde
 Hooks     on_step_begin  forgets the gradient of the step before
           penalty        the orthogonality of AdaLoRA, over all components, the reserve included
           on_gradients   scores (the gradient before clipping), then growth, before the optimizer's step
+          on_train_end   what is left of the reserve leaves; raises where the target was not met
 Cost      r_k(in + out + 1) parameters, the reserve on top of it; one dense product (out×in) a step and
           module for the score, until the target is reached. No dense ΔW in the forward pass.
 

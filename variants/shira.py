@@ -16,6 +16,7 @@ Code      PEFT's `shira` (the official repository has none), whose mask is rando
 Budget    `budget` replaces rank: exactly so many entries, shared between the layers as r(in + out) does.
 Hooks     on_step_begin  whether gradients are collected
           on_gradients   masks made of gradients: collects, then chooses; until then no value moves
+          on_train_end   raises where no mask was chosen
 Cost      k parameters for each layer, as many as LoRA of rank r. W + ΔW is formed in each forward pass, and its
           gradient in each backward pass: a training step costs about what full fine-tuning costs in these layers.
           Optimizer state and file have k entries (and k places).

@@ -24,6 +24,7 @@ Budget    `budget` replaces density: exactly so many entries at the end.
 Hooks     on_step_begin  whether gradients of masked entries are wanted (rigl)
           on_gradients   takes the gradients into the scores
           on_update      the mask, after the step
+          on_train_end   raises where there are not as many entries as there should be
 Cost      as LoRA, and building A and B out of their entries, twice r(in + out) numbers a layer and pass.
           Values, gradients and moments have as many entries as the mask. rigl needs the dense gradients of
           A and B at its allocations, which the backward pass forms anyway.

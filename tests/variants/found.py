@@ -1,14 +1,23 @@
-"""Every variant that the folder holds, found by looking."""
+"""Every variant that the folder holds, found by looking, and what a variant has beside its class."""
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import inspect
 import pkgutil
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import yaml
+
 import variants
-from variants.core.variant import Variant
+from variants.core.case import Case
+from variants.core.toys import KINDS
+from variants.core.variant import Variant, field_names
+
+CONF = Path(__file__).parents[2] / "conf" / "variant"
 
 
 def all_variants() -> list[type[Variant]]:
@@ -24,6 +33,36 @@ def all_variants() -> list[type[Variant]]:
     return found
 
 
-def cases() -> list[tuple[type[Variant], dict[str, Any]]]:
-    """(class, settings) for every entry of every variant's test_params."""
-    return [(cls, params) for cls in all_variants() for params in cls.test_params()]
+def cases() -> list[Case]:
+    """A case for every entry of every variant's test_params on every kind of layer."""
+    return [Case(cls, params, kind) for cls in all_variants() for params in cls.test_params() for kind in KINDS]
+
+
+def yaml_faults(cls: type[Variant], folder: Path = CONF) -> str | None:
+    """What is wrong with a class's YAML, in words: there is none, or its fields or defaults are not the class's."""
+    nodes = [(path.name, yaml.safe_load(path.read_text())) for path in sorted(folder.glob("*.yaml"))]
+    target = f"{cls.__module__}.{cls.__name__}"
+    mine = {name: node.get("variant", node) for name, node in nodes if target in str(node.get("variant", node))}
+    if not mine:
+        return f"no file in {folder.name} has _target_: {target}"
+    faults = {name: _faults(cls, node) for name, node in mine.items()}
+    # A further file may hold other values, as a preset; one has the defaults.
+    return None if None in faults.values() else "; ".join(f"{name}: {fault}" for name, fault in faults.items())
+
+
+def _faults(cls: type[Variant], node: Mapping[str, Any]) -> str | None:
+    given, fields = set(node) - {"_target_"}, set(field_names(cls))
+    if given != fields:
+        return f"{', '.join(sorted(given ^ fields))} is in the YAML or in the class, and not in both"
+    for f in dataclasses.fields(cls):
+        value = node.get(f.name)
+        if not f.init or "${" in str(value):  # a name that is made of another field
+            continue
+        default = f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
+        if _plain(default) != _plain(value):
+            return f"{f.name} is {value!r}, the class's default is {default!r}"
+    return None
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

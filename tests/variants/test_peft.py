@@ -55,7 +55,7 @@ def test_adaloras_trajectory_is_that_of_peft_used_by_hand():
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - 0.5 * step / STEPS)
     x, y = data(torch.float64)
     for step in range(STEPS):
-        loss = F.mse_loss(model(x).float(), y)
+        loss = F.mse_loss(model(x), y.double())
         regulariser = sum(
             torch.norm(p @ p.T - torch.eye(len(p)) if "lora_A" in n else p.T @ p - torch.eye(p.shape[1]))
             for n, p in model.named_parameters()

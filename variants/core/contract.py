@@ -1,173 +1,195 @@
-"""What every variant promises, as checks that run in a second.
+"""What every variant promises, as checks that run in a second or two.
 
     from variants.core.contract import check_variant
     check_variant(MyVariant)             # raises AssertionError naming the promise that is broken
 
-`CHECKS` lists the promises one by one; a test suite may run each of them for each variant.
-They use a toy model of width 8 and the settings in `cls.test_params()`.
+`CHECKS` lists the promises one by one: each is a function of a `Case`, or of a class, its settings and a kind
+of layer. They train on the toys of `variants.core.toys` with the settings in `cls.test_params()`, on layers of
+every kind; what can't depend on the kind is checked on Linear alone. Where a method refuses a kind, in one line
+and before any weight is loaded, nothing more is asked of it there; `Case.refusal` has that line.
 """
 
 from __future__ import annotations
 
-import copy
+import functools
 import inspect
-import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
+import re
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
-from variants.core import checkpoint, state
-from variants.core.adapter import Adapter
+from variants.core import state
+from variants.core.case import Case, adapters, finite, loose_ends, same
 from variants.core.targets import inside
-from variants.core.variant import Step, Variant
+from variants.core.toys import (
+    HEAD,
+    KINDS,
+    STEPS,
+    Toy,
+    Trained,
+    attach,
+    base_output,
+    data,
+    prepared,
+    through_disk,
+    train,
+)
+from variants.core.variant import AdapterVariant, Step, Variant, field_names
 
-HEAD = ("head",)
-STEPS = 12
-
-
-class Toy(nn.Module):
-    """Two blocks of two linear layers and a norm, then a head: 8 inputs, 3 outputs."""
-
-    def __init__(self, dtype: torch.dtype = torch.float32) -> None:
-        super().__init__()
-        torch.manual_seed(7)
-        block = [nn.ModuleDict({"fc1": nn.Linear(8, 12), "fc2": nn.Linear(12, 8), "norm": nn.LayerNorm(8)})]
-        self.layer = nn.ModuleList([*block, *copy.deepcopy(block)])
-        self.head = nn.Linear(8, 3)
-        for parameter in self.parameters():
-            nn.init.normal_(parameter, std=0.3)
-        self.to(dtype)
-        if dtype.itemsize < 4:
-            self.head.float()
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        for block in self.layer:
-            assert isinstance(block, nn.ModuleDict)
-            x = block["norm"](x + block["fc2"](torch.tanh(block["fc1"](x))))
-        return self.head(x.to(self.head.weight.dtype))
+HOOKS = ("on_step_begin", "penalty", "on_gradients", "on_update", "on_train_end")
+SKIPPED = 5  # the step that is left out in `forgets_a_step_that_is_left_out`
 
 
-def data(dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor]:
-    """64 inputs (64, 8) and targets (64, 3) that a small change of the model can fit."""
-    generator = torch.Generator().manual_seed(3)
-    x = torch.randn(64, 8, generator=generator)
-    return x.to(dtype), torch.tanh(x[:, :3] * 2 - x[:, 3:6])
+def promise(check: Callable[[Case], None]) -> Callable[..., None]:
+    """Makes a check of a `Case` one that takes a class, its settings and a kind of layer as well."""
+
+    @functools.wraps(check)
+    def of(case: Case | type[Variant], params: Mapping[str, Any] | None = None, kind: str = "Linear") -> None:
+        check(case if isinstance(case, Case) else Case(case, params or {}, kind))
+
+    return of
 
 
-@dataclass
-class Trained:
-    """A variant on the toy, and its training so far."""
-
-    variant: Variant
-    model: nn.Module
-    optimizer: torch.optim.Optimizer
-    scheduler: torch.optim.lr_scheduler.LRScheduler
-    dtype: torch.dtype  # of the backbone
-    steps_done: int = 0
-    losses: list[float] = field(default_factory=list)
-
-    def output(self) -> torch.Tensor:
-        """The toy's outputs (64, 3), in evaluation mode."""
-        self.model.eval()
-        with torch.no_grad():
-            return self.model(data(self.dtype)[0])
+# -- what it is ------------------------------------------------------------------------------
 
 
-def attach(cls: type[Variant], params: dict[str, Any], dtype: torch.dtype = torch.float32, seed: int = 0) -> Trained:
-    """A fresh variant on a fresh toy, before any step."""
-    variant = cls(**params)
-    variant.plan(STEPS)
-    with torch.device("meta"):
-        variant.check(Toy(), HEAD)
-    model: nn.Module = Toy(dtype)
-    torch.manual_seed(seed)
-    model = variant.attach(model, HEAD)
-    trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    groups = []
-    for name, parameter in trainable.items():
-        options = {} if inside(name, HEAD) else dict(variant.optimizer_options(name))
-        groups.append({"params": [parameter], "lr": 0.02 * options.pop("lr_scale", 1.0), **options})
-    optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - 0.5 * step / STEPS)
-    return Trained(variant, model, optimizer, scheduler, dtype)
+@promise
+def says_what_it_is(case: Case) -> None:
+    """The file has a method card with cost and source, the class a docstring and test_params of its own."""
+    card, cls = _card(case.cls), case.cls
+    assert len(card.splitlines()) >= 4, "the module's docstring is no method card"
+    assert re.search(r"^(Cost|Library)\b", card, re.MULTILINE), "the card names no cost"
+    source = re.search(r"arXiv:? ?\d{4}\.\d{4,5}|\bdoi\b|^Library\b|\breference\b", card, re.MULTILINE)
+    assert source, "the card names no source: an arXiv number, a doi, a Library, or that it is a reference"
+    # What @dataclass writes where there is none begins like a call.
+    assert cls.__doc__ and not cls.__doc__.startswith(f"{cls.__name__}("), "the class has no docstring"
+    own = sorted(set(inspect.get_annotations(cls)) & set(field_names(cls)) - {"name"})
+    assert not own or "test_params" in vars(cls), f"test_params() is not its own, and says nothing of {', '.join(own)}"
+    assert cls.test_params(), "test_params() is empty"
 
 
-def train(run: Trained, until: int = STEPS) -> Trained:
-    """Makes the steps up to `until`: the documented loop, without anything around it."""
-    variant, model = run.variant, run.model
-    x, y = data(run.dtype)
-    for index in range(run.steps_done + 1, until + 1):
-        step = Step(index, STEPS, run.optimizer, run.scheduler)
-        model.train()
-        variant.on_step_begin(step)
-        loss = F.mse_loss(model(x).float(), y)
-        penalty = variant.penalty()
-        (loss if penalty is None else loss + penalty).backward()
-        variant.on_gradients(step)
-        run.optimizer.step()
-        variant.on_update(step)
-        run.scheduler.step()
-        model.zero_grad()
-        run.losses.append(loss.item())
-        run.steps_done = index
-    if until == STEPS:
-        variant.on_train_end(Step(STEPS, STEPS, run.optimizer, run.scheduler))
-    return run
+@promise
+def is_set_by_its_fields(case: Case) -> None:
+    """Its settings are dataclass fields that keep what they are given; a misspelt one is a TypeError."""
+    cls, variant = case.cls, case.cls(**case.params)
+    own = [name for name, kind in inspect.get_annotations(cls).items() if "ClassVar" not in str(kind)]
+    decorated = "__dataclass_params__" in vars(cls)
+    assert decorated or not own, f"{', '.join(own)}: no field, for the class lacks @dataclass(kw_only=True)"
+    for name, value in case.params.items():
+        assert getattr(variant, name) == value, f"{name} was set to {value!r} and is {getattr(variant, name)!r}"
+    for name in field_names(cls):
+        try:
+            cls(**case.params, **{f"{name}_": getattr(variant, name)})
+        except TypeError:
+            continue
+        raise AssertionError(f"{name}_, which is no field, is accepted")
 
 
-def starts_at_the_base_model(cls: type[Variant], params: dict[str, Any]) -> None:
+@promise
+def acts_in_its_hooks_alone(case: Case) -> None:
+    """The card lists under Hooks what is overridden and nothing else; forward and backward passes change nothing."""
+    listed = re.search(r"^Hooks\b.*(?:\n[ \t]+\S.*)*", _card(case.cls), re.MULTILINE)
+    assert listed, "the card has no Hooks"
+    named = {hook for hook in HOOKS if re.search(rf"\b{hook}\b", listed[0])}
+    missing = _overridden(case.cls) - named
+    assert not missing, f"the card's Hooks leave out {', '.join(sorted(missing))}"
+    module = inspect.getmodule(case.cls)
+    in_file = [c for _, c in inspect.getmembers(module, inspect.isclass) if issubclass(c, Variant)]
+    extra = named - _overridden(case.cls).union(*(_overridden(c) for c in in_file if inspect.getmodule(c) is module))
+    assert not extra, f"the card's Hooks name {', '.join(sorted(extra))}, which does nothing"
+    for number, moment in enumerate(case.moments, 1):
+        assert moment.changed is None, f"the passes of step {number} changed {moment.changed}, outside of every hook"
+
+
+# -- the model that it makes -----------------------------------------------------------------
+
+
+@promise
+def starts_at_the_base_model(case: Case) -> None:
     """Attached and not yet trained, the model computes what the base model computes."""
-    run = attach(cls, params)
-    if run.variant.exact_at_start:
-        same = torch.equal(run.output(), base_output())
-        assert same, "the first output differs from the base model's; set exact_at_start = False if it must"
+    if case.cls.exact_at_start:
+        equal = torch.equal(case.attached().output(), base_output(case.kind, case.dtype))
+        assert equal, "the first output differs from the base model's; set exact_at_start = False if it must"
 
 
-def leaves_the_base_weights(cls: type[Variant], params: dict[str, Any]) -> None:
+@promise
+def leaves_the_base_weights(case: Case) -> None:
     """What is not trained keeps every bit."""
-    run = attach(cls, params)
-    before = {name: p.detach().clone() for name, p in run.model.named_parameters() if not p.requires_grad}
-    train(run)
-    after = dict(run.model.named_parameters())
-    moved = [name for name, tensor in before.items() if name in after and not torch.equal(tensor, after[name])]
+    after = dict(case.straight.model.named_parameters())
+    frozen = case.start.frozen
+    moved = [name for name, tensor in frozen.items() if name in after and not torch.equal(tensor, after[name])]
     assert not moved, f"frozen weights moved: {moved}"
 
 
-def trains_the_head(cls: type[Variant], params: dict[str, Any]) -> None:
+@promise
+def trains_the_head(case: Case) -> None:
     """The head is trainable and moves."""
-    run = attach(cls, params)
-    weight = dict(run.model.named_parameters())[_find(run.model, "weight")]
-    before = weight.detach().clone()
-    train(run, 2)
-    assert not torch.equal(before, weight), "the head does not move"
+    weight = _head(case.straight)["weight"]
+    assert not torch.equal(Toy(case.dtype, case.kind).head.weight, weight), "the head does not move"
 
 
-def counts_by_formula(cls: type[Variant], params: dict[str, Any]) -> None:
-    """The trainable parameters outside the head are as many as the method's formula says."""
-    run = attach(cls, params)
-    count = sum(p.numel() for n, p in run.model.named_parameters() if p.requires_grad and not inside(n, HEAD))
-    formula = run.variant.closed_form()
-    assert formula is None or formula == count, f"closed_form() says {formula}, trainable are {count}"
-    effective = run.variant.effective_parameters()
-    assert effective is None or effective <= count, f"effective_parameters() says {effective} of {count}"
+@promise
+def counts_by_formula(case: Case) -> None:
+    """At the start and at the end the trainable parameters outside the head are as many as the formula says."""
+    start = case.start
+    matches = start.formula is None or start.formula == start.trainable
+    assert matches, f"closed_form() says {start.formula}, trainable are {start.trainable}"
+    for name, adapter in adapters(case.straight):
+        count = sum(p.numel() for p in adapter.parameters() if p.requires_grad)
+        said = adapter.closed_form()
+        assert said == count, f"{name}: closed_form() says {said} at the end, trainable are {count}"
 
 
-def reports_the_rank_of_the_update(cls: type[Variant], params: dict[str, Any]) -> None:
+@promise
+def holds_its_budget(case: Case) -> None:
+    """Parameters in use never exceed the trainable ones, what start and end have by formula, or a budget.
+
+    With `budget` they come to within one rank of it, and the last step's model may be handed over.
+    """
+    variant, moments = case.straight.variant, case.moments
+    budget = getattr(variant, "budget", None)
+    formulas = [case.start.formula, variant.closed_form()]
+    for number, moment in enumerate(moments, 1):
+        used, after = moment.effective, f"after step {number}"
+        assert 0 <= used <= moment.trainable, f"effective_parameters() says {used} of {moment.trainable} {after}"
+        if None not in formulas:
+            most = max(filter(None, formulas), default=0)
+            assert used <= most, f"{used} parameters are in use {after}, at the start and at the end at most {most}"
+        if budget is not None and moment.final:
+            assert used <= budget, f"budget: {used} parameters are in use {after}, allowed: {budget}"
+    assert moments[-1].final, "is_final_form() is False after the last step, so that no model may be handed over"
+    if budget is not None:
+        left = variant.effective_parameters()
+        assert left is not None and left <= budget, f"budget: {left} parameters are in use at the end, {budget} allowed"
+        rank = max(adapter.in_features + adapter.out_features + 1 for _, adapter in adapters(case.straight))
+        assert left > budget - rank, f"budget: {left} parameters at the end, {budget} allowed: a rank more would fit"
+
+
+@promise
+def keeps_the_optimizer_in_step(case: Case) -> None:
+    """After every step the optimizer has what trains, nothing that has gone, and moments of the right shapes."""
+    for number, moment in enumerate(case.moments, 1):
+        assert moment.loose is None, f"after step {number} {moment.loose}"
+    loose = loose_ends(case.straight)
+    assert loose is None, f"after on_train_end {loose}"
+
+
+@promise
+def reports_the_rank_of_the_update(case: Case) -> None:
     """After training the reported rank of every layer is the numerical rank of its ΔW."""
-    run = train(attach(cls, params, torch.float64))
-    for name, adapter in adapters(run):
-        numerical = int(torch.linalg.matrix_rank(adapter.delta_weight().detach()))
+    for name, adapter in adapters(case.exact):
+        delta = adapter.delta().detach()
+        assert adapter.delta_weight().shape == adapter.weight.shape, f"{name}: delta_weight() has another shape than W"
+        numerical = int(torch.linalg.matrix_rank(delta))
         assert adapter.rank == numerical, f"{name}: rank {adapter.rank} reported, ΔW has {numerical}"
 
 
-def can_be_disabled(cls: type[Variant], params: dict[str, Any]) -> None:
+@promise
+def can_be_disabled(case: Case) -> None:
     """Within `disabled()` the backbone computes what the base model computes; after it, what it did."""
-    run = train(attach(cls, params))
+    run = case.straight
     trained = run.output()
     try:
         with run.variant.disabled():
@@ -175,16 +197,18 @@ def can_be_disabled(cls: type[Variant], params: dict[str, Any]) -> None:
     except ValueError:
         assert not list(adapters(run)), "a method with adapters must be able to disable them"
         return
-    toy = Toy()
-    toy.head.load_state_dict({n: dict(run.model.named_parameters())[_find(run.model, n)] for n in ("weight", "bias")})
+    toy = Toy(run.dtype, case.kind)
+    toy.head.load_state_dict(_head(run))
     with torch.no_grad():
-        assert torch.equal(without, toy.eval()(data()[0])), "disabled() does not give the base model"
+        base = toy.eval()(data(run.dtype, case.kind)[0])
+    assert torch.equal(without, base), "disabled() does not give the base model"
     assert torch.equal(run.output(), trained), "the output after disabled() is not what it was before"
 
 
-def merges(cls: type[Variant], params: dict[str, Any]) -> None:
+@promise
+def merges(case: Case) -> None:
     """Merged and unmerged models agree to rounding; unmerging gives every bit back."""
-    run = train(attach(cls, params, torch.float64))
+    run = case.exact
     found = [adapter for _, adapter in adapters(run)]
     unmerged, weights = run.output(), [adapter.weight.detach().clone() for adapter in found]
     for adapter in found:
@@ -197,89 +221,140 @@ def merges(cls: type[Variant], params: dict[str, Any]) -> None:
     assert torch.equal(run.output(), unmerged), "the output after unmerge() is not what it was before"
 
 
-def goes_out_as_factors(cls: type[Variant], params: dict[str, Any]) -> None:
+@promise
+def goes_out_as_factors(case: Case) -> None:
     """After training the factors that a hand-over writes are ΔW, with as many components as its rank or more."""
-    run = train(attach(cls, params, torch.float64))
+    run = case.exact
     run.model.eval()
     for name, adapter in adapters(run):
         delta, (a, b) = adapter.delta().detach(), adapter.as_product()
-        same = torch.allclose(b @ a, delta, rtol=0, atol=1e-12 * max(1.0, float(delta.abs().max())))
-        assert same, f"{name}: as_product() is not ΔW as delta() gives it"
+        equal = torch.allclose(b @ a, delta, rtol=0, atol=1e-12 * max(1.0, float(delta.abs().max())))
+        assert equal, f"{name}: as_product() is not ΔW as delta() gives it"
         assert len(a) >= adapter.rank, f"{name}: as_product() has {len(a)} components, ΔW has rank {adapter.rank}"
 
 
-def saves_and_loads(cls: type[Variant], params: dict[str, Any]) -> None:
-    """A fresh model that takes up the saved state gives the same output, bit for bit."""
-    run = train(attach(cls, params))
-    again = attach(cls, params)
-    saved = state.weights(run.model, run.variant, run.optimizer)
-    state.restore_weights(again.model, again.variant, through_disk(saved))
+# -- what it leaves behind, and takes up again -----------------------------------------------
+
+
+@promise
+def saves_and_loads(case: Case) -> None:
+    """A fresh model that takes up the saved state gives the same output, bit for bit, and has the same state."""
+    run, again = case.straight, case.attached()
+    saved = through_disk(state.weights(run.model, run.variant, run.optimizer))
+    state.restore_weights(again.model, again.variant, saved)
     assert torch.equal(again.output(), run.output()), "the loaded model's output differs"
     assert again.variant.ranks() == run.variant.ranks(), "the loaded model's ranks differ"
+    assert same(again.variant.state_dict(), saved["variant"]), "the loaded variant's state differs from the saved one"
 
 
-def resumes_bit_for_bit(cls: type[Variant], params: dict[str, Any]) -> None:
-    """Stopped after a step and taken up again, training ends with the same bits."""
-    straight = train(attach(cls, params))
-    for stop in (1, 4, 7, 10, STEPS - 1):
-        first = train(attach(cls, params), stop)
-        saved = through_disk(
-            {
-                "weights": state.weights(first.model, first.variant, first.optimizer),
-                "optimizer": state.optimizer_state(first.model, first.optimizer),
-                "scheduler": state.schedule_state(first.scheduler),
-                "random": torch.get_rng_state(),
-            }
-        )
-        second = attach(cls, params)
-        state.restore_weights(second.model, second.variant, saved["weights"])
-        state.restore_optimizer(second.model, second.optimizer, saved["optimizer"])
-        state.restore_schedule(second.scheduler, saved["scheduler"])
-        second.steps_done = stop
-        torch.set_rng_state(saved["random"])
-        train(second)
-        assert torch.equal(second.output(), straight.output()), f"resumed after step {stop} it ends elsewhere"
-        assert second.variant.ranks() == straight.variant.ranks(), f"resumed after step {stop} the ranks differ"
+@promise
+def resumes_bit_for_bit(case: Case) -> None:
+    """Stopped after any step and taken up again, training ends with the same bits."""
+    run, losses = case.attached(), list[float]()
+    for stop in range(1, STEPS):
+        left = train(run, stop).snapshot()
+        losses += run.losses
+        run = case.attached().restore(through_disk(left) if stop == 7 else left)
+    train(run)
+    losses += run.losses
+    pairs = enumerate(zip(losses, case.straight.losses, strict=True), 1)
+    first = next((number for number, (resumed, straight) in pairs if resumed != straight), None)
+    assert first is None, f"resumed after step after step, the loss of step {first} differs"
+    assert case.ends_as(run), "resumed after step after step, it ends elsewhere"
 
 
-def repeats_with_a_seed(cls: type[Variant], params: dict[str, Any]) -> None:
-    """Two runs with one seed are equal."""
-    outputs = [train(attach(cls, params)).output() for _ in range(2)]
-    assert torch.equal(*outputs), "two runs with the same seed differ"
+@promise
+def repeats_with_a_seed(case: Case) -> None:
+    """Two runs with one seed are equal; evaluation between steps and gradient checkpointing change no bit."""
+
+    def repeats(*, evaluated: bool, checkpointed: bool) -> bool:
+        run = case.attached()
+        run.toy.checkpointing = checkpointed
+
+        def evaluate(event: str, run: Trained) -> None:
+            if event == "updated":
+                run.output()
+
+        return case.ends_as(train(run, watch=evaluate if evaluated else None))
+
+    if repeats(evaluated=True, checkpointed=True):
+        return
+    assert repeats(evaluated=False, checkpointed=False), "two runs with the same seed differ"
+    assert repeats(evaluated=True, checkpointed=False), "evaluation between steps changes training"
+    assert repeats(evaluated=False, checkpointed=True), "gradient checkpointing changes training"
+    raise AssertionError("evaluation and gradient checkpointing together change training")
 
 
-def trains_above_bfloat16(cls: type[Variant], params: dict[str, Any]) -> None:
+@promise
+def accumulates(case: Case) -> None:
+    """Two half batches make the step of the whole batch, in float64 to 1e-9, with the same ranks.
+
+    Left out where a forward pass draws random numbers, as with dropout: halves draw others.
+    """
+    run = case.attached(torch.float64)
+    before = torch.get_rng_state()
+    run.model.train()(data(run.dtype, case.kind)[0])
+    if not torch.equal(before, torch.get_rng_state()):
+        return
+    train(run, parts=2)
+    assert run.variant.ranks() == case.exact.variant.ranks(), "two half batches give other ranks than the whole one"
+    differ = "two half batches give another model than the whole one"
+    torch.testing.assert_close(run.output(), case.exact.output(), rtol=1e-9, atol=1e-9, msg=differ)
+
+
+@promise
+def forgets_a_step_that_is_left_out(case: Case) -> None:
+    """A step whose gradients are not finite is left out as the trainer does it, and leaves no trace."""
+    run = train(case.attached(), SKIPPED - 1)
+    x, y = data(run.dtype, case.kind)
+    run.model.train()
+    run.variant.on_step_begin(run.step(SKIPPED))
+    before = run.snapshot()
+    loss, penalty = F.mse_loss(run.model(x), y.to(run.dtype)), run.variant.penalty()
+    ((loss if penalty is None else loss + penalty) * float("nan")).backward()
+    run.model.zero_grad()
+    run.optimizer.step()
+    now = run.snapshot()
+    for part in ("weights", "optimizer"):
+        assert same(before[part], now[part]), f"a step that was left out changed the {part}"
+    run.scheduler.step()
+    run.steps_done = SKIPPED
+    left = train(run).snapshot()
+    assert torch.isfinite(run.output()).all() and finite(left), "a number that is not finite stayed behind"
+
+
+# -- what it learns --------------------------------------------------------------------------
+
+
+@promise
+def trains_above_bfloat16(case: Case) -> None:
     """Above a bfloat16 backbone every adapter's parameter is float32, and training lowers the loss."""
-    run = attach(cls, params, torch.bfloat16)
-    trained = {n: p.dtype for n, p in run.model.named_parameters() if p.requires_grad and not inside(n, HEAD)}
+    run = case.attached(torch.bfloat16)
     if not list(adapters(run)):
         return
-    assert set(trained.values()) == {torch.float32}, f"parameters in half precision: {trained}"
-    train(run)
-    assert run.losses[-1] < run.losses[0], f"the loss does not fall in bfloat16: {run.losses[0]} to {run.losses[-1]}"
+    dtypes = {name: p.dtype for name, p in run.trainable().items()}
+    assert set(dtypes.values()) == {torch.float32}, f"parameters in half precision: {dtypes}"
+    losses = train(run, STEPS if case.kind == "Linear" else 4).losses
+    assert losses[-1] < losses[0], f"the loss does not fall in bfloat16: {losses[0]} to {losses[-1]}"
 
 
-def lowers_the_loss(cls: type[Variant], params: dict[str, Any]) -> None:
+@promise
+def lowers_the_loss(case: Case) -> None:
     """Training lowers the loss on a task that a small change can fit."""
-    losses = train(attach(cls, params)).losses
+    losses = case.straight.losses
     assert losses[-1] < 0.9 * losses[0], f"the loss does not fall: {losses[0]:.4f} to {losses[-1]:.4f}"
 
 
-def says_what_it_is(cls: type[Variant], params: dict[str, Any]) -> None:
-    """The file has a method card, the class a docstring and test_params of its own that work."""
-    card = inspect.getdoc(inspect.getmodule(cls)) or ""
-    assert len(card.splitlines()) >= 4, "the module's docstring is no method card"
-    assert ("Hooks" in card and "Cost" in card) or "Library" in card, "the card names no hooks or no cost"
-    assert cls.__doc__, "the class has no docstring"
-    assert cls.test_params(), "test_params() is empty"
-
-
-CHECKS: tuple[Callable[[type[Variant], dict[str, Any]], None], ...] = (
+CHECKS: tuple[Callable[..., None], ...] = (
     says_what_it_is,
+    is_set_by_its_fields,
+    acts_in_its_hooks_alone,
     starts_at_the_base_model,
     leaves_the_base_weights,
     trains_the_head,
     counts_by_formula,
+    holds_its_budget,
+    keeps_the_optimizer_in_step,
     reports_the_rank_of_the_update,
     can_be_disabled,
     merges,
@@ -287,37 +362,95 @@ CHECKS: tuple[Callable[[type[Variant], dict[str, Any]], None], ...] = (
     saves_and_loads,
     resumes_bit_for_bit,
     repeats_with_a_seed,
+    accumulates,
+    forgets_a_step_that_is_left_out,
+    trains_above_bfloat16,
+    lowers_the_loss,
+)
+# What the layout of a weight, or how a kind applies its matrix, can break.
+ON_EVERY_KIND = (
+    starts_at_the_base_model,
+    leaves_the_base_weights,
+    trains_the_head,
+    counts_by_formula,
+    holds_its_budget,
+    keeps_the_optimizer_in_step,
+    reports_the_rank_of_the_update,
+    can_be_disabled,
+    merges,
+    goes_out_as_factors,
+    saves_and_loads,
+    accumulates,
     trains_above_bfloat16,
     lowers_the_loss,
 )
 
 
+@promise
+def refuses_in_one_line(case: Case) -> None:
+    """A kind that a method does not take is refused before weights are there, in one line that names it.
+
+    The card names it too, unless it is the dropout that is refused, or a library that decides.
+    """
+    text, card = case.refusal, _card(case.cls)
+    assert text is not None, f"{case.kind} is not refused"
+    assert "\n" not in text and case.kind in text, f"the refusal is not one line that names {case.kind}: {text}"
+    known = text.startswith("dropout: ") or case.kind in card or re.search(r"^Library\b", card, re.MULTILINE)
+    assert known, f"the card does not say that {case.kind} is refused: {text}"
+    try:
+        prepared(case.cls, case.params, case.kind)
+    except ValueError:
+        return
+    assert not issubclass(case.cls, AdapterVariant), (
+        "it is refused by attach() and not by check(), before weights are there"
+    )
+
+
+def check_case(case: Case) -> None:
+    """Runs the checks of a case. Raises `AssertionError` naming the case and the promise that is broken."""
+    checks = CHECKS if case.kind == "Linear" else ON_EVERY_KIND
+    for check in checks if case.refusal is None else (refuses_in_one_line,):
+        try:
+            check(case)
+        except AssertionError as error:
+            raise AssertionError(f"{case} {check.__name__}: {error}") from error
+
+
 def check_variant(cls: type[Variant]) -> None:
-    """Runs every check for every entry of `cls.test_params()`. Raises `AssertionError`."""
+    """Runs every check for every entry of `cls.test_params()` on every kind of layer. Raises `AssertionError`."""
     for params in cls.test_params():
-        for check in CHECKS:
-            try:
-                check(cls, params)
-            except AssertionError as error:
-                raise AssertionError(f"{cls.__name__}({params}) {check.__name__}: {error}") from error
+        for kind in KINDS:
+            check_case(Case(cls, params, kind))
 
 
-def adapters(run: Trained) -> Iterator[tuple[str, Adapter]]:
-    """The adapters in a model, by name; none for a method that wraps no layer."""
-    return ((name, module) for name, module in run.model.named_modules() if isinstance(module, Adapter))
+def _card(cls: type[Variant]) -> str:
+    return inspect.getdoc(inspect.getmodule(cls)) or ""
 
 
-def base_output() -> torch.Tensor:
-    with torch.no_grad():
-        return Toy().eval()(data()[0])
+def _overridden(cls: type[Variant]) -> set[str]:
+    return {hook for hook in HOOKS if getattr(cls, hook) is not getattr(Variant, hook)}
 
 
-def through_disk(tree: Any) -> Any:
-    """`tree` written and read again."""
-    with tempfile.TemporaryDirectory() as folder:
-        checkpoint.save(tree, Path(folder) / "state")
-        return checkpoint.load(Path(folder) / "state")
+def _head(run: Trained) -> dict[str, torch.Tensor]:
+    """The trained head's parameters by their last names."""
+    found = {name: p for name, p in run.model.named_parameters() if inside(name, HEAD) and p.requires_grad}
+    return {name.rpartition(".")[2]: p.detach() for name, p in found.items()}
 
 
-def _find(model: nn.Module, name: str) -> str:
-    return next(n for n, p in model.named_parameters() if inside(n, HEAD) and n.endswith(name) and p.requires_grad)
+__all__ = [
+    "CHECKS",
+    "HEAD",
+    "KINDS",
+    "STEPS",
+    "Case",
+    "Step",
+    "Toy",
+    "Trained",
+    "attach",
+    "base_output",
+    "check_case",
+    "check_variant",
+    "data",
+    "through_disk",
+    "train",
+]

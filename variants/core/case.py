@@ -1,0 +1,187 @@
+"""A variant with one of its settings on one kind of layer: its trainings, each made once, and what happened in them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from variants.core.adapter import Adapter
+from variants.core.toys import Trained, attach, train
+from variants.core.variant import Variant
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A variant as it was after a step.
+
+    trainable: parameters outside the head. changed: a parameter that forward or backward pass changed.
+    loose: what did not fit between model and optimizer.
+    """
+
+    trainable: int
+    effective: int
+    final: bool
+    changed: str | None
+    loose: str | None
+
+
+@dataclass(frozen=True)
+class Start:
+    """What was there before the first step.
+
+    frozen: values of what is not to train. formula: `closed_form`. trainable: as in `Moment`.
+    """
+
+    frozen: dict[str, torch.Tensor]
+    formula: int | None
+    trainable: int
+
+
+@dataclass
+class Case:
+    """What the checks of the contract are given. A check that changes one of these runs puts it back."""
+
+    cls: type[Variant]
+    params: Mapping[str, Any]
+    kind: str = "Linear"
+
+    def __str__(self) -> str:
+        return f"{self.cls.__name__}({dict(self.params)}) on {self.kind}"
+
+    @property
+    def dtype(self) -> torch.dtype:
+        # The other kinds differ from Linear in layout alone: there one run in float64 serves every check.
+        return torch.float32 if self.kind == "Linear" else torch.float64
+
+    def attached(self, dtype: torch.dtype | None = None) -> Trained:
+        """A fresh run, before any step."""
+        return attach(self.cls, self.params, dtype or self.dtype, kind=self.kind)
+
+    @cached_property
+    def refusal(self) -> str | None:
+        """Why the method takes no layers of this kind with these settings; None where it does, as with Linear."""
+        if self.kind == "Linear":
+            return None
+        try:
+            self.attached()
+        except ValueError as error:
+            return str(error)
+        return None
+
+    @property
+    def straight(self) -> Trained:
+        """A run that nothing disturbs."""
+        return self._watched[0]
+
+    @property
+    def start(self) -> Start:
+        """Of `straight`."""
+        return self._watched[1]
+
+    @property
+    def moments(self) -> list[Moment]:
+        """One for each step of `straight`."""
+        return self._watched[2]
+
+    @cached_property
+    def exact(self) -> Trained:
+        """A run in float64."""
+        return self.straight if self.dtype == torch.float64 else train(self.attached(torch.float64))
+
+    @cached_property
+    def output(self) -> torch.Tensor:
+        """Of `straight` at its end."""
+        return self.straight.output()
+
+    def ends_as(self, other: Trained) -> bool:
+        """Whether the undisturbed run ended with the bits of `other`."""
+        return torch.equal(other.output(), self.output) and other.variant.ranks() == self.straight.variant.ranks()
+
+    @cached_property
+    def _watched(self) -> tuple[Trained, Start, list[Moment]]:
+        run = self.attached()
+        frozen = {name: p.detach().clone() for name, p in run.model.named_parameters() if not p.requires_grad}
+        start = Start(frozen, run.variant.closed_form(), trainable(run))
+        watch = _Watch()
+        train(run, watch=watch)
+        return run, start, watch.moments
+
+
+class _Watch:
+    """Writes down what happens in a run."""
+
+    def __init__(self) -> None:
+        self.moments: list[Moment] = []
+        self.begun: dict[str, tuple[torch.Tensor, torch.Tensor, bool]] = {}
+        self.changed: str | None = None
+
+    def __call__(self, event: str, run: Trained) -> None:
+        now = dict(run.model.named_parameters())
+        if event == "begun":
+            self.begun = {name: (p, p.detach().clone(), p.requires_grad) for name, p in now.items()}
+        elif event == "gradients":
+            came_or_went = self.begun.keys() ^ now.keys()
+            changed = (
+                name
+                for name, (before, value, trained) in self.begun.items()
+                if now.get(name) is not before or before.requires_grad != trained or not torch.equal(before, value)
+            )
+            self.changed = next(iter(came_or_went), None) or next(changed, None)
+        else:
+            count, effective = trainable(run), run.variant.effective_parameters()
+            final = run.variant.is_final_form(run.step(run.steps_done))
+            used = count if effective is None else effective
+            self.moments.append(Moment(count, used, final, self.changed, loose_ends(run)))
+
+
+def adapters(run: Trained) -> Iterator[tuple[str, Adapter]]:
+    """The adapters in a model, by name; none for a method that wraps no layer."""
+    return ((name, module) for name, module in run.model.named_modules() if isinstance(module, Adapter))
+
+
+def trainable(run: Trained) -> int:
+    """Trainable parameters outside the head."""
+    return sum(parameter.numel() for parameter in run.trainable().values())
+
+
+def loose_ends(run: Trained) -> str | None:
+    """What does not fit between the model and its optimizer, in words."""
+    names = {id(parameter): name for name, parameter in run.model.named_parameters()}
+    held = {id(parameter) for group in run.optimizer.param_groups for parameter in group["params"]}
+    for name, parameter in run.trainable().items():
+        if id(parameter) not in held:
+            return f"{name} is trainable and in no group of the optimizer"
+    if held - names.keys():
+        return "the optimizer holds a parameter that has left the model"
+    for owner, entry in run.optimizer.state.items():
+        if id(owner) not in held:
+            return "the optimizer has a state for a parameter that it does not hold"
+        for key, moment in entry.items():
+            if isinstance(moment, torch.Tensor) and moment.ndim and moment.shape != owner.shape:
+                shapes = f"{tuple(moment.shape)}, allowed: {tuple(owner.shape)}"
+                return f"the optimizer's {key} of {names[id(owner)]} has shape {shapes}"
+    return None
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two nests of tensors and plain values are equal, bit for bit."""
+    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
+        return one.dtype == other.dtype and torch.equal(one, other)
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    return type(one) is type(other) and bool(one == other)
+
+
+def finite(tree: Any) -> bool:
+    """Whether every tensor in a nest is finite."""
+    if isinstance(tree, torch.Tensor):
+        return bool(torch.isfinite(tree).all())
+    if isinstance(tree, Mapping):
+        return all(map(finite, tree.values()))
+    return all(map(finite, tree)) if isinstance(tree, list | tuple) else True

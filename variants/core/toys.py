@@ -1,0 +1,256 @@
+"""Toy models and a toy task: what the contract trains variants on, one model for each kind of layer.
+
+Every toy has two blocks with the adapted layers `fc1` (a matrix 12×8) and `fc2` (8×12) and a norm, then a
+head with 3 outputs. A training run is `STEPS` steps on 64 examples and takes milliseconds.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.checkpoint import checkpoint as checkpointed
+
+from variants.core import checkpoint, state
+from variants.core.targets import inside
+from variants.core.variant import Step, Variant, field_names
+
+HEAD = ("head",)
+STEPS = 12
+LR = 0.02
+TARGETS = ("fc1", "fc2")
+
+
+class Conv1D(nn.Module):
+    """As transformers' class of this name: y = x W + b with W (in, out), known by its name and shape."""
+
+    def __init__(self, nf: int, nx: int) -> None:
+        super().__init__()
+        self.nf = nf
+        self.weight = nn.Parameter(torch.empty(nx, nf))
+        self.bias = nn.Parameter(torch.empty(nf))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.matmul(x, self.weight) + self.bias
+
+
+# What makes fc1 and fc2 of a kind.
+KINDS: dict[str, Callable[[], tuple[nn.Module, nn.Module]]] = {
+    "Linear": lambda: (nn.Linear(8, 12), nn.Linear(12, 8)),
+    "Conv1D": lambda: (Conv1D(12, 8), Conv1D(8, 12)),
+    "Conv2d": lambda: (nn.Conv2d(2, 12, 2, padding=1), nn.Conv2d(12, 8, 1, stride=2)),
+    "Embedding": lambda: (nn.Embedding(8, 12), nn.Embedding(12, 8)),
+}
+
+
+class Toy(nn.Module):
+    """Two blocks of two layers of a kind and a norm, then a head: 8 inputs (4 row numbers), 3 outputs.
+
+    checkpointing: whether blocks are computed again in the backward pass instead of kept.
+    """
+
+    def __init__(self, dtype: torch.dtype = torch.float32, kind: str = "Linear") -> None:
+        super().__init__()
+        torch.manual_seed(7)
+        self.kind, self.checkpointing = kind, False
+        self.layer = nn.ModuleList()
+        for _ in range(2):
+            fc1, fc2 = KINDS[kind]()
+            self.layer.append(nn.ModuleDict({"fc1": fc1, "fc2": fc2, "norm": nn.LayerNorm(8)}))
+        self.head = nn.Linear(8, 3)
+        for parameter in self.parameters():
+            nn.init.normal_(parameter, std=0.3)
+        self.to(dtype)
+        if dtype.itemsize < 4:
+            self.head.float()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = x
+        if self.kind == "Embedding":
+            h = torch.zeros(len(x), 8, device=x.device, dtype=self.get_parameter("layer.0.norm.weight").dtype)
+        for number, block in enumerate(self.layer):
+            assert isinstance(block, nn.ModuleDict)
+            rows = x[:, 2 * number : 2 * number + 2]
+            if self.checkpointing and self.training:
+                h = checkpointed(self._block, block, h, rows, use_reentrant=False)
+            else:
+                h = self._block(block, h, rows)
+        return self.head(h.to(self.head.weight.dtype))
+
+    def _block(self, block: nn.ModuleDict, h: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        fc1, fc2 = block["fc1"], block["fc2"]
+        if self.kind == "Conv2d":
+            update = fc2(torch.tanh(fc1(h.view(-1, 2, 2, 2)))).mean((-2, -1))
+        elif self.kind == "Embedding":
+            first = torch.tanh(fc1(rows[:, 0]))
+            update = first[:, :8] + first[:, 8:].repeat(1, 2) + fc2(rows[:, 1])
+        else:
+            update = fc2(torch.tanh(fc1(h)))
+        return block["norm"](h + update)
+
+
+def data(dtype: torch.dtype = torch.float32, kind: str = "Linear") -> tuple[torch.Tensor, torch.Tensor]:
+    """64 inputs and targets (64, 3) that a small change of the model can fit.
+
+    Inputs are (64, 8) in `dtype`, or row numbers (64, 4) for embeddings, of 8 and 12 rows in turn.
+    """
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(64, 8, generator=generator)
+    if kind == "Embedding":
+        # By their order, so that every row occurs as often as every other.
+        rows = (x[:, :4].argsort(0).argsort(0) % torch.tensor([8, 12, 8, 12])).long()
+        parts = torch.cos(rows[:, :, None] * torch.tensor([1.0, 2.0, 3.0]))
+        return rows, torch.tanh(parts[:, 0] + parts[:, 1] - parts[:, 2] * parts[:, 3])
+    return x.to(dtype), torch.tanh(x[:, :3] * 2 - x[:, 3:6])
+
+
+@dataclass
+class Trained:
+    """A variant on a toy, and its training so far."""
+
+    variant: Variant
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    scheduler: torch.optim.lr_scheduler.LRScheduler
+    dtype: torch.dtype  # of the backbone
+    kind: str = "Linear"
+    steps_done: int = 0
+    losses: list[float] = field(default_factory=list)
+
+    @property
+    def toy(self) -> Toy:
+        """The toy, whatever was put around it."""
+        return next(module for module in self.model.modules() if isinstance(module, Toy))
+
+    def output(self) -> torch.Tensor:
+        """The toy's outputs (64, 3), in evaluation mode."""
+        self.model.eval()
+        with torch.no_grad():
+            return self.model(data(self.dtype, self.kind)[0])
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """What is trained outside the head, by name."""
+        return {n: p for n, p in self.model.named_parameters() if p.requires_grad and not inside(n, HEAD)}
+
+    def step(self, index: int) -> Step:
+        return Step(index, STEPS, self.optimizer, self.scheduler)
+
+    def snapshot(self) -> dict[str, Any]:
+        """A copy of all that training has changed, as the trainer saves it."""
+        return copy.deepcopy(
+            {
+                "weights": state.weights(self.model, self.variant, self.optimizer),
+                "optimizer": state.optimizer_state(self.model, self.optimizer),
+                "scheduler": state.schedule_state(self.scheduler),
+                "random": torch.get_rng_state(),
+                "steps_done": self.steps_done,
+            }
+        )
+
+    def restore(self, snapshot: Mapping[str, Any]) -> Trained:
+        """Takes up what `snapshot` of another run of the same settings gave."""
+        state.restore_weights(self.model, self.variant, snapshot["weights"])
+        state.restore_optimizer(self.model, self.optimizer, snapshot["optimizer"])
+        state.restore_schedule(self.scheduler, snapshot["scheduler"])
+        torch.set_rng_state(snapshot["random"])
+        self.steps_done = snapshot["steps_done"]
+        return self
+
+
+def attach(
+    cls: type[Variant],
+    params: Mapping[str, Any],
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+    kind: str = "Linear",
+) -> Trained:
+    """A fresh variant on a fresh toy, before any step."""
+    variant = prepared(cls, params, kind)
+    model: nn.Module = Toy(dtype, kind)
+    torch.manual_seed(seed)
+    model = variant.attach(model, HEAD)
+    groups: dict[str, dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            options = {} if inside(name, HEAD) else dict(variant.optimizer_options(name))
+            options = {"lr": LR * options.pop("lr_scale", 1.0), **options}
+            groups.setdefault(repr(options), {"params": [], **options})["params"].append(parameter)
+    optimizer = torch.optim.AdamW(list(groups.values()), weight_decay=0.0)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - 0.5 * step / STEPS)
+    return Trained(variant, model, optimizer, scheduler, dtype, kind)
+
+
+def prepared(cls: type[Variant], params: Mapping[str, Any], kind: str = "Linear") -> Variant:
+    """A variant that has seen how long the run is and how large the layers are, and no weight yet."""
+    if kind not in ("Linear", "Conv1D") and "targets" in field_names(cls):
+        params = {"targets": list(TARGETS), **params}  # "all-linear" would mean no layer
+    variant = cls(**params)
+    variant.plan(STEPS)
+    with torch.device("meta"):
+        variant.check(_skeleton(kind, KINDS[kind]), HEAD)
+    return variant
+
+
+def train(
+    run: Trained, until: int = STEPS, *, parts: int = 1, watch: Callable[[str, Trained], None] | None = None
+) -> Trained:
+    """Makes the steps up to `until`: the documented loop, without anything around it.
+
+    parts: batches of equal size that a step accumulates. watch: is told "begun" before the forward
+    passes, "gradients" after the backward passes, "updated" after `on_update`.
+    """
+    variant, model = run.variant, run.model
+    watch = watch or (lambda event, run: None)
+    x, y = data(run.dtype, run.kind)
+    for index in range(run.steps_done + 1, until + 1):
+        step = run.step(index)
+        model.train()
+        variant.on_step_begin(step)
+        watch("begun", run)
+        total = 0.0
+        for part_x, part_y in zip(x.chunk(parts), y.chunk(parts), strict=True):
+            output = model(part_x)
+            loss = F.mse_loss(output, part_y.to(output.dtype))
+            penalty = variant.penalty()
+            ((loss if penalty is None else loss + penalty) / parts).backward()
+            total += loss.item() / parts
+        watch("gradients", run)
+        variant.on_gradients(step)
+        run.optimizer.step()
+        variant.on_update(step)
+        run.scheduler.step()
+        model.zero_grad()
+        run.losses.append(total)
+        run.steps_done = index
+        watch("updated", run)
+    if until == STEPS:
+        variant.on_train_end(run.step(STEPS))
+    return run
+
+
+@functools.cache
+def _skeleton(kind: str, layers: Any) -> Toy:
+    """The toy on the meta device. layers: what makes its layers, so that another maker gives another toy."""
+    with torch.device("meta"):
+        return Toy(kind=kind)
+
+
+def base_output(kind: str = "Linear", dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """What a toy computes that nothing was attached to."""
+    with torch.no_grad():
+        return Toy(dtype, kind).eval()(data(dtype, kind)[0])
+
+
+def through_disk(tree: Any) -> Any:
+    """`tree` written and read again."""
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint.save(tree, Path(folder) / "state")
+        return checkpoint.load(Path(folder) / "state")
