@@ -289,27 +289,31 @@ class SparseLoRA(AdapterVariant):
             self._exchange(step)
             return
         count = self.target
-        if self.schedule == "gradual":
+        if self.schedule == "gradual" and step.index < step.total - self.final_steps:
             curve = Cubic(self._dense, self.target, step.total, self.initial_steps, self.final_steps, self.interval)
-            last = step.index == step.total - self.final_steps
-            count = self.target if last else curve.at(step.index)[0]
+            count = curve.at(step.index)[0]
         self._shrink(self._counts(count), self._entry_scores(), step.optimizer)
 
     def _changes(self, step: Step) -> bool:
         """Whether this step ends with a new mask."""
         last = step.total - self.final_steps
+        # Not at that step alone: its gradients may not have been finite, and then it was left out.
         if self.schedule == "one_shot":
-            return step.index == self.initial_steps
-        between = self.initial_steps <= step.index <= last
-        if self.schedule == "gradual" and step.index == last:
-            return True
-        return between and (step.index - self.initial_steps) % self.interval == 0
+            return step.index >= self.initial_steps and self._entries > self.target
+        if self.schedule == "gradual" and step.index >= last:
+            return self._entries > self.target
+        return self.initial_steps <= step.index <= last and (step.index - self.initial_steps) % self.interval == 0
+
+    @property
+    def _entries(self) -> int:
+        """Entries over all layers now."""
+        return sum(adapter.closed_form() for adapter in self.adapters.values())
 
     def is_final_form(self, step: Step) -> bool:
-        return sum(adapter.closed_form() for adapter in self.adapters.values()) == self.target
+        return self._entries == self.target
 
     def on_train_end(self, step: Step) -> None:
-        found = sum(adapter.closed_form() for adapter in self.adapters.values())
+        found = self._entries
         if found != self.target:
             raise RuntimeError(f"budget: {found} entries are left, the target is {self.target}")
         if not self._moved and self.target < self._dense:

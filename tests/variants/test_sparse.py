@@ -186,6 +186,21 @@ def test_a_gradient_that_is_not_finite_enters_no_average():
     assert all(torch.equal(run.variant._scores[key], score) for key, score in before.items())
 
 
+@pytest.mark.parametrize(
+    ("settings", "left_out"),
+    [({"schedule": "one_shot", "initial_steps": 4}, 4), ({"interval": 5, "density": 0.1, "final_steps": 2}, 10)],
+    ids=["one_shot", "gradual"],
+)
+def test_a_change_whose_step_was_left_out_is_made_at_the_next(settings, left_out):
+    run = contract.train(attached(**settings), left_out - 1)
+    target = run.variant.target
+    assert entries(run) > target
+    run.variant.on_step_begin(run.step(left_out))  # and then its gradients were not finite
+    run.steps_done = left_out
+    assert entries(contract.train(run, left_out + 1)) == target
+    contract.train(run)
+
+
 def test_only_the_final_number_of_entries_may_be_handed_over():
     run = attached(initial_steps=2, final_steps=4)
     forms = []
