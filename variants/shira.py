@@ -27,7 +27,6 @@ Known     ΔW has full rank where entries allow it, so a hand-over as a low-rank
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -35,7 +34,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from variants.core import fields, layers
+from variants.core import draw, fields, layers
 from variants.core.adapter import check_rank
 from variants.core.budget import share_out
 from variants.core.sparse import SparseDelta, largest
@@ -115,7 +114,7 @@ class SHiRA(AdapterVariant):
         count = self._counts[name]
         matrix = layers.matrix(layer).detach()
         if self.mask == "random":
-            generator = torch.Generator().manual_seed(self.seed + (zlib.crc32(name.encode()) << 32))
+            generator = draw.generator(self.seed, name)
             places = torch.randperm(matrix.numel(), generator=generator)[:count].sort().values
         elif self.mask == "magnitude":
             places = largest(matrix.abs(), count)

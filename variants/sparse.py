@@ -35,7 +35,6 @@ Known     scope global compares all A's with each other and all B's with each ot
 from __future__ import annotations
 
 import math
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -45,7 +44,7 @@ from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import maximum_flow
 from torch import nn
 
-from variants.core import fields, layers, resize
+from variants.core import draw, fields, layers, resize
 from variants.core.adapter import Factored, check_rank
 from variants.core.budget import check_range, share_out
 from variants.core.schedule import Cubic
@@ -245,8 +244,7 @@ class SparseLoRA(AdapterVariant):
             for name, adapter in self.adapters.items():
                 for part in PARTS:
                     key = f"{name}.{part}"
-                    generator = torch.Generator().manual_seed(self.seed + (zlib.crc32(key.encode()) << 32))
-                    self._scores[key] = torch.rand(len(adapter.places[part]), generator=generator)
+                    self._scores[key] = torch.rand(len(adapter.places[part]), generator=draw.generator(self.seed, key))
         if self.schedule == "rigl":
             self._shrink(self._counts(self.target), self._scores, None)
             self._scores = {}

@@ -47,7 +47,7 @@ from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import structural_rank
 from torch import nn
 
-from variants.core import fields, layers
+from variants.core import draw, fields, layers
 from variants.core.budget import share_out, spread_priced
 from variants.core.decompose import BasisVariant, Factors, InBasis, Rule, probe
 
@@ -186,7 +186,7 @@ class SVFT(BasisVariant):
         if self.pattern in ("plain", "banded"):
             return torch.ones(n, n, dtype=torch.bool).tril(d).triu(-d).nonzero().T
         if self.pattern == "random":
-            generator = self.generator(name)
+            generator = draw.generator(self.seed, name)
             if released:
                 return torch.randint(0, n, (2, k), generator=generator)
             chosen = torch.randperm(n * n, generator=generator)[:k].sort().values

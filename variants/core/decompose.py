@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import math
 import warnings
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -304,10 +303,6 @@ class BasisVariant(AdapterVariant):
         """The basis of the layer `name`."""
         rule = self._rules[name]
         return decompose(layers.matrix(layer), self.decomposition, rule, iterations=self.iterations, seed=self.seed)
-
-    def generator(self, name: str) -> torch.Generator:
-        """Draws that depend on `seed` and the layer's name, not on the order of layers."""
-        return torch.Generator().manual_seed(self.seed + (zlib.crc32(name.encode()) << 32))
 
     def decompositions(self) -> dict[str, dict[str, float]]:
         """Of every layer: directions, relative error and explained energy of its decomposition."""
