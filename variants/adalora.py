@@ -133,6 +133,10 @@ class AdaLoRA(AdapterVariant):
         fields.share(self, "dropout", "beta1", "beta2")
         fields.one_of(self, "score", SCORES)
         fields.one_of(self, "profile", PROFILES)
+        if self.score != "sensitivity_uncertainty":
+            fields.without_effect(self, "beta2", f"score: {self.score}")
+        if self.score == "magnitude":
+            fields.without_effect(self, "beta1", "score: magnitude")
         if self.hard and self.profile == "released":
             raise ValueError("hard: true, allowed with profile=released: false; the released code removes nothing")
         fields.budget(self)

@@ -148,6 +148,10 @@ class SVFT(BasisVariant):
             {"budget": 77, "pattern": "random"},
         ]
 
+    @property
+    def draws(self) -> bool:
+        return super().draws or self.pattern == "random"
+
     def check(self, model: nn.Module, head: Sequence[str] = ()) -> None:
         super().check(model, head)
         for layer in self.select(model, head).values():

@@ -273,8 +273,15 @@ class BasisVariant(AdapterVariant):
         fields.budget(self, "rank")
         # A budget decides on numbers of directions, which every decomposition takes.
         check_rule(self.decomposition, self.rank if self.budget is None else 1, self.iterations, self.seed)
+        if not self.draws:
+            fields.without_effect(self, "seed", f"decomposition: {self.decomposition}")
         self._fingerprints: dict[str, torch.Tensor] = {}
         self._rules: dict[str, Rule] = {}  # of the layers, by name
+
+    @property
+    def draws(self) -> bool:
+        """Whether anything is drawn with `seed`."""
+        return self.decomposition != "svd"
 
     def parameters(self, directions: int) -> int:
         """Trained parameters of a layer with that many directions."""

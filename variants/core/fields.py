@@ -57,6 +57,16 @@ def budget(variant: Any, *replaced: str) -> None:
             raise ValueError(f"{name}: {value!r} with budget: {variant.budget}; the budget decides it, leave it out")
 
 
+def without_effect(variant: Any, name: str, where: str) -> None:
+    """The field `name` keeps its default, for `where`, in words, it does nothing. Raises `ValueError`.
+
+    An option that is silently ignored is worse than one that does not exist.
+    """
+    value, default = getattr(variant, name), type(variant).__dataclass_fields__[name].default
+    if value != default:
+        raise ValueError(f"{name}: {value!r} with {where}, allowed: {default}; it has no effect there")
+
+
 def _check(name: str, value: Any, good: bool, allowed: str) -> None:
     if not good:
         raise ValueError(f"{name}: {value!r}, allowed: {allowed}")
