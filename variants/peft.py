@@ -36,6 +36,14 @@ from variants.core.variant import Step, Variant
 
 # Attributes in which PEFT's allocators keep their averages, outside any state_dict of theirs.
 _SCORES = ("ipt", "exp_avg_ipt", "exp_avg_unc", "exp_avg_ipt_A", "exp_avg_ipt_B", "exp_avg_unc_A", "exp_avg_unc_B")
+# Options that a method's config takes over from LoRA's and that nothing of PEFT's (0.21) reads there.
+UNREAD = {
+    "adalora": (
+        "r", "use_rslora", "rank_pattern", "alpha_pattern", "lora_bias", "loftq_config", "eva_config", "corda_config",
+        "lora_ga_config", "velora_config", "alora_invocation_tokens", "use_qalora", "qalora_group_size", "use_bdlora",
+        "arrow_config", "kasa_config", "megatron_config",
+    )
+}  # fmt: skip
 
 
 @dataclass(kw_only=True)
@@ -45,7 +53,7 @@ class Peft(Variant):
     method: PEFT's name for it, in lower case (lora, adalora, ia3, vera, shira, prefix_tuning, …).
     options: fields of that method's config class.
     targets: "all-linear", names, or null for PEFT's own choice; it sets `target_modules` unless
-        `options` does, and is without effect for methods that have no such field (prompt tuning).
+        `options` does, and for methods that have no such field (prompt tuning) is left as it is.
     """
 
     name: str = ""
@@ -62,6 +70,7 @@ class Peft(Variant):
         for option in self.options:
             if option not in allowed:
                 raise ValueError(f"options: {self.method} has no {option!r}, allowed: {', '.join(sorted(allowed))}")
+        self._refuse_ignored(allowed)
         self.name = self.name or f"peft-{self.method}"
 
     @classmethod
@@ -70,6 +79,25 @@ class Peft(Variant):
             {"method": "lora", "options": {"r": 2}},
             {"method": "adalora", "options": {"init_r": 3, "target_r": 1, "tinit": 2, "tfinal": 2, "deltaT": 1}},
         ]
+
+    def _refuse_ignored(self, allowed: set[str]) -> None:
+        """Raises `ValueError` for what PEFT would take and never look at."""
+        chosen, own = self.targets not in ("all-linear", None), self.options.get("target_modules")
+        if chosen and "target_modules" not in allowed:
+            raise ValueError(f"targets: {self.targets!r}, allowed with method: {self.method}, which has none: null")
+        if chosen and own is not None:
+            raise ValueError(f"targets: {self.targets!r} with options.target_modules: {own!r}, allowed: one of the two")
+        for option in ("layers_to_transform", "layers_pattern"):
+            value = self.options.get(option)
+            # Where every layer is named in full, PEFT looks no further.
+            if value is not None and self.targets is not None and own is None:
+                raise ValueError(f"options.{option}: {value!r}, allowed with targets: null alone; targets name layers")
+        for option in UNREAD.get(self.method, ()):
+            if self.options.get(option):
+                raise ValueError(f"options.{option}: {self.options[option]!r}, allowed: none; {self.method} ignores it")
+        start = self.options.get("init_lora_weights", True)
+        if self.method == "adalora" and not isinstance(start, bool):
+            raise ValueError(f"options.init_lora_weights: {start!r}, allowed: true, false; adalora has one start")
 
     def plan(self, total_steps: int) -> None:
         self._total_steps = total_steps

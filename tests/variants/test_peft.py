@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from variants import peft as bridge
 from variants.core import contract
 from variants.core.contract import HEAD, STEPS, Toy, attach, data, train
 from variants.peft import Peft
@@ -102,3 +103,52 @@ def test_the_head_is_trained_and_not_copied():
     heads = {name for name, p in wrapped.named_parameters() if ".head." in f".{name}" and p.requires_grad}
     assert heads == {"base_model.model.head.weight", "base_model.model.head.bias"}
     assert torch.equal(before["weight"], model.head.weight)
+
+
+VALUES = {"r": 4, "use_rslora": True, "rank_pattern": {"fc1": 1}, "alpha_pattern": {"fc1": 64}, "lora_bias": True,
+          "alora_invocation_tokens": [1], "use_qalora": True, "qalora_group_size": 4}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("option", bridge.UNREAD["adalora"])
+def test_an_option_that_pefts_adalora_takes_and_never_reads_is_refused(option, monkeypatch):
+    value = VALUES.get(option, {"a": 1})
+    params = {"method": "adalora", "options": {**ADALORA, option: value}}
+    with pytest.raises(ValueError, match=rf"options.{option}: .*, allowed: none; adalora ignores it"):
+        Peft(**params)
+    monkeypatch.setattr(bridge, "UNREAD", {})
+    with_it, without = train(attach(Peft, params)), train(attach(Peft, {**params, "options": ADALORA}))
+    assert torch.equal(with_it.output(), without.output()), "PEFT reads it now: allow it"
+
+
+def test_a_start_that_pefts_adalora_does_not_have_is_refused():
+    with pytest.raises(ValueError, match=r"options.init_lora_weights: 'pissa', allowed: true, false; adalora has one"):
+        Peft(method="adalora", options={"init_lora_weights": "pissa"})
+    assert Peft(method="lora", options={"init_lora_weights": "pissa"})
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        (
+            {"method": "prompt_tuning", "targets": ["query"]},
+            r"targets: \['query'\], allowed with method: prompt_tuning, which has none: null",
+        ),
+        (
+            {"targets": ["query"], "options": {"target_modules": ["value"]}},
+            r"targets: \['query'\] with options.target_modules: \['value'\], allowed: one of the two",
+        ),
+        (
+            {"options": {"layers_to_transform": [0]}},
+            r"options.layers_to_transform: \[0\], allowed with targets: null alone",
+        ),
+    ],
+)
+def test_targets_that_would_be_ignored_are_refused(params, message):
+    with pytest.raises(ValueError, match=message):
+        Peft(**params)
+
+
+def test_with_pefts_own_choice_of_layers_its_choice_of_blocks_acts():
+    options = {"target_modules": ["fc1"], "layers_to_transform": [1], "layers_pattern": "layer"}
+    assert list(attach(Peft, {"targets": None, "options": options}).variant.ranks()) == ["layer.1.fc1"]
