@@ -52,7 +52,6 @@ Known     The second variant, SpIEL-MA, which grows where SM3's row and column a
 from __future__ import annotations
 
 import math
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -60,7 +59,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from variants.core import fields, layers
+from variants.core import draw, fields, layers
 from variants.core.budget import check_range, share_out
 from variants.core.sparse import SparseDelta
 from variants.core.variant import AdapterVariant, Step
@@ -195,7 +194,7 @@ class SpIEL(AdapterVariant):
         self._entries = share_out(sizes, count, sizes)
 
     def build(self, name: str, layer: nn.Module) -> Moving:
-        generator = torch.Generator().manual_seed(self.seed + (zlib.crc32(name.encode()) << 32))
+        generator = draw.generator(self.seed, name)
         places = torch.randperm(layers.matrix(layer).numel(), generator=generator)[: self._entries[name]]
         return Moving(layer, places.sort().values)
 
