@@ -9,6 +9,7 @@ from variants.core.draw import generator
 from variants.core.toys import attach
 from variants.shira import SHiRA
 from variants.sparse import SparseLoRA
+from variants.spiel import SpIEL
 from variants.svft import SVFT
 
 
@@ -32,8 +33,9 @@ def test_no_two_of_many_layers_draw_the_same(seed: int):
         (SHiRA, {"rank": 2}, lambda adapter: adapter.indices),
         (SVFT, {"pattern": "random", "off_diagonals": 1}, lambda adapter: torch.stack([adapter.rows, adapter.columns])),
         (SparseLoRA, {"rank": 4, "schedule": "rigl"}, lambda adapter: adapter.places["A"]),
+        (SpIEL, {"density": 0.2}, lambda adapter: adapter.indices),
     ],
-    ids=str,
+    ids=["shira", "svft", "sparse", "spiel"],
 )
 def test_two_layers_of_one_size_have_masks_of_their_own(cls, params, places):
     def found(seed: int) -> list[torch.Tensor]:
