@@ -22,6 +22,7 @@ Budget    `budget` counts parameters in place of ranks. The layers start with ra
 Hooks     on_step_begin  released alone: the learning rate
           penalty        R, scaled by γ
           on_update      scores from the gradient of the step and the parameters after it, then pruning and growth
+          on_train_end   an error where no rank ever moved
 Cost      r(in + out + 1) parameters for r ranks, and two averages of each up to the final phase. Components
           that are pruned leave parameters, gradients and moments; those that grow join them.
 

@@ -18,6 +18,7 @@ Budget    `budget` replaces rank and density: the low-rank part gets ranks as ev
 Hooks     on_step_begin  whether gradients are collected
           on_gradients   adds them up
           on_update      after the last of them: the supports, and the restart
+          on_train_end   an error where no support was chosen
 Cost      r(in + out) + k parameters a layer. Before the supports are there, LoRA's step; while gradients are
           collected and from then on also W + S and its gradient, which cost about what full fine-tuning costs in
           these layers. The statistic is as large as the adapted weights, and freed when the supports are chosen.

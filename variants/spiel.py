@@ -21,6 +21,7 @@ Budget    `budget` replaces density: exactly so many entries, by the layers' siz
 Hooks     on_step_begin  whether gradients are collected
           on_gradients   adds those of the step to the sums
           on_update      ages, the step by each value's own age, then the selection
+          on_train_end   an error where nothing was ever exchanged
 Cost      k parameters, k places and k ages a layer; while gradients are collected 3 k numbers more. W + S is formed in
           each forward pass and its gradient in each backward pass: a training step costs about what full
           fine-tuning costs in these layers, but no two layers' dense gradients are kept at once.
@@ -54,7 +55,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -134,6 +135,8 @@ class SpIEL(AdapterVariant):
     profile: "paper" or "released", see the module's text.
     budget: trained parameters, in place of density (`variants.core.budget`).
     """
+
+    same_in_batches: ClassVar[bool] = False  # the first batch of a step chooses the candidates
 
     name: str = "spiel"
     density: float = 0.01

@@ -61,6 +61,7 @@ class Variant:
     """
 
     exact_at_start: ClassVar[bool] = True  # the attached model's first output equals the base model's
+    same_in_batches: ClassVar[bool] = True  # a step is the same into however many batches its rows are split
 
     name: str = ""
 
