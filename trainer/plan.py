@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import logging
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,9 +103,13 @@ def make(field: str, node: Any, **arguments: Any) -> Any:
         if isinstance(cause, ConfigError):
             raise cause from None
         text = " ".join(str(cause if cause is not None else error).split())
-        if isinstance(cause, TypeError) and "unexpected keyword" in text:
-            cls = get_class(node["_target_"])
-            raise ConfigError(f"{field}: {text}, allowed: {', '.join(inspect.signature(cls).parameters)}") from error
+        unknown = re.search(r"unexpected keyword argument '(\w+)'", text) if isinstance(cause, TypeError) else None
+        if unknown and unknown[1] in node:
+            cls, value = get_class(node["_target_"]), node[unknown[1]]
+            allowed = ", ".join(inspect.signature(cls).parameters)
+            raise ConfigError(
+                f"{field}.{unknown[1]}: {value!r}, {cls.__name__} has no such field, allowed: {allowed}"
+            ) from error
         raise ConfigError(f"{field}.{text}" if isinstance(cause, ValueError) else f"{field}: {text}") from error
 
 
