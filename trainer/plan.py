@@ -105,11 +105,10 @@ def make(field: str, node: Any, **arguments: Any) -> Any:
         text = " ".join(str(cause if cause is not None else error).split())
         unknown = re.search(r"unexpected keyword argument '(\w+)'", text) if isinstance(cause, TypeError) else None
         if unknown and unknown[1] in node:
-            cls, value = get_class(node["_target_"]), node[unknown[1]]
+            name, cls = unknown[1], get_class(node["_target_"])
             allowed = ", ".join(inspect.signature(cls).parameters)
-            raise ConfigError(
-                f"{field}.{unknown[1]}: {value!r}, {cls.__name__} has no such field, allowed: {allowed}"
-            ) from error
+            line = f"{field}.{name}: {node[name]!r}, {cls.__name__} has no such field, allowed: {allowed}"
+            raise ConfigError(line) from error
         raise ConfigError(f"{field}.{text}" if isinstance(cause, ValueError) else f"{field}: {text}") from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from pathlib import Path
 
@@ -18,6 +19,7 @@ KNOWN = {"lora", "adalora", "sora", "increlora", "svft", "svdiff", "lora_xs", "p
 }  # fmt: skip
 
 
+@functools.cache
 def names() -> set[str]:
     """What methods are called: their files, their classes, their `name`."""
     stems = {path.stem for path in Path(ROOT, "variants").glob("*.py") if not path.stem.startswith("_")}
