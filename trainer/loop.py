@@ -263,7 +263,10 @@ class Loop(transformers.Trainer):
     def timed_evaluation(self, rows: Rows) -> Evaluation:
         """The model on `rows`, without the penalty; its seconds are counted as evaluation."""
         start = time.perf_counter()
+        # A data loader draws a number, so that without this the dropout of all later steps would be another.
+        random = saving.random_state()
         found = self.predict(rows)
+        saving.restore_random(random)
         self.counters.eval_seconds += time.perf_counter() - start
         outputs, labels = np.asarray(found.predictions), np.asarray(found.label_ids)
         if not np.isfinite(outputs).all():

@@ -13,6 +13,7 @@ import torch
 from tests.conftest import folder_of
 from trainer import model as models
 from trainer.loop import RunFailed
+from variants.core import checkpoint
 from variants.core.variant import Step
 from variants.lora import LoRA
 
@@ -161,6 +162,14 @@ def test_the_best_checkpoint_is_reported_or_the_last(carry_out, tmp_path):
     assert best.metric.step == 1 + values.index(max(values))
     assert last.metric.value == values[-1] and (last.metric.checkpoint, last.metric.step) == ("last", 36)
     assert max(values) > values[-1], "choose settings under which the two differ"
+
+
+def test_how_often_it_is_evaluated_changes_nothing_about_the_training(carry_out, tmp_path):
+    settings = ["variant.dropout=0.2", "train.checkpoint=last", "train.max_steps=8"]
+    records = [carry_out(*settings, f"train.eval_every={every}") for every in (1, 8)]
+    states = [checkpoint.load(folder_of(record, tmp_path) / "adapter" / "state") for record in records]
+    for name, tensor in states[0]["parameters"].items():
+        assert torch.equal(tensor, states[1]["parameters"][name]), name
 
 
 def test_early_stopping_ends_the_run_after_so_many_worse_evaluations(carry_out):
