@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from analysis import notes, runs
 from analysis.markdown import escape, one_line
-from analysis.verb import AnalysisError, Verb, add_runs
+from analysis.verb import AnalysisError, Verb, add_runs, read_runs
 
 if TYPE_CHECKING:
     from analysis.plots.kind import Kind, LeftOut, Picture, Study
@@ -68,11 +67,9 @@ def run(options: argparse.Namespace) -> int:
     """Draws and writes. Raises `AnalysisError` where there is nothing to draw, or nowhere to write."""
     only = chosen("--only", options.only, NAMES)
     formats = chosen("--format", options.format, FORMATS)
-    found = runs.read(options.runs)
+    found = read_runs(options.runs)
     if not found.done:
-        for reason in found.untrusted:
-            print(f"Not used, can't be trusted: {reason}", file=sys.stderr)
-        raise AnalysisError("no finished run to draw" + "".join(f"; {reason}" for reason in found.empty))
+        raise AnalysisError(f"no finished run to draw; {len(found.failed)} failed")
     pair = None if options.pair is None else (_pick(options.pair[0], found), _pick(options.pair[1], found))
     from analysis.plots.kind import Picture, Study
     from analysis.plots.style import encode

@@ -10,6 +10,8 @@ import pytest
 from analysis import cli, figures
 from tests.analysis.plots.conftest import LAYERS, allocate, log, save_entries, save_factors
 from tests.analysis.test_command import python
+from tests.conftest import folder_of
+from variants.command import cli as handover
 
 
 def files(folder: str | Path = "out") -> dict[str, str]:
@@ -103,17 +105,21 @@ def test_a_wrong_choice_is_one_line(store, capsys, arguments, message):
 
 def test_no_finished_run_is_one_line(store, capsys):
     store.add("lora", 0, error="no memory")
-    store.raw("broken", "{")
     assert call() == 2
-    err = capsys.readouterr().err
-    assert "Not used, can't be trusted: runs/broken/record.json" in err
-    assert err.endswith("analysis: no finished run to draw\n")
+    assert capsys.readouterr().err == "analysis: no finished run to draw; 1 failed\n"
 
 
-def test_a_pair_is_given_by_run_id_or_by_folder(runs, capsys):
-    one, two = sorted(path for path in Path("runs").iterdir() if (path / "adapter").is_dir())[:2]
-    call("--only", "subspace-similarity", "--pair", one.name, str(two))
-    assert f"{one.name}) and " in capsys.readouterr().out or f"subspace-similarity.{one.name}.{two.name}.png" in files()
+def test_no_run_at_all_is_one_line(store, capsys):
+    assert call() == 2
+    assert capsys.readouterr().err == "analysis: no records: runs: no such folder\n"
+
+
+def test_a_pair_is_given_by_run_id_or_by_folder(store, capsys):
+    one, two = store.add("lora", 0), store.add("adalora", 0, under="elsewhere")
+    for seed, folder in enumerate((one, two)):
+        save_factors(folder, seed)
+    assert call("--only", "subspace-similarity", "--format", "svg", "--pair", one.name, str(two)) == 0
+    assert set(files()) == {f"subspace-similarity.{one.name}.{two.name}.svg", "captions.md"}
 
 
 def test_an_output_that_can_not_be_written_is_one_line(store, capsys):
@@ -157,8 +163,9 @@ def test_failed_runs_are_no_part_of_a_picture_and_are_named_below(store, capsys)
 def test_what_a_real_run_leaves_behind_is_drawn(carry_out, tmp_path):
     settings = ("variant=adalora", "variant.rank=3", "variant.target_rank=2", "variant.final_steps=2")
     for seed in (0, 1):
-        carry_out(*settings, f"seed={seed}", "machine.log_every=2")
-    kinds = "metric-memory,learning-curves,rank-map,rank-total,delta-spectrum,memory,subspace-similarity"
+        record = carry_out(*settings, f"seed={seed}", "machine.log_every=2")
+        assert handover.main(["truncate", str(folder_of(record, tmp_path)), "--rank", "1,2"]) == 0
+    kinds = "learning-curves,rank-map,rank-total,delta-spectrum,metric-kept-rank,memory,subspace-similarity"
     out = tmp_path / "out"
     arguments = [str(tmp_path / "runs"), "--output", str(out), "--only", kinds, "--format", "svg"]
     assert cli.main(["figures", *arguments]) == 0
