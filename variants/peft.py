@@ -15,7 +15,7 @@ Differs   from using PEFT by hand in four ways. The head is trained by us, not c
           scores are part of a checkpoint, which PEFT's own saving leaves out. AdaLoRA's `ranknum`, a
           constant, is kept from being trained above a backbone that is not float32.
 Known     PEFT's AdaLoRA removes no rank: masked ones stay allocated (`effective_parameters` leaves
-          them out). `target_r` equal to `init_r` stops it in the middle of a run (kthvalue of 0).
+          them out). `target_r` equal to `init_r` stops it in the middle of a run (kthvalue of 0): refused here.
 """
 
 from __future__ import annotations
@@ -101,7 +101,10 @@ class Peft(Variant):
 
     def plan(self, total_steps: int) -> None:
         self._total_steps = total_steps
-        self._config([])
+        config = self._config([])
+        start, target = getattr(config, "init_r", None), getattr(config, "target_r", None)
+        if start is not None and target is not None and target >= start:
+            raise ValueError(f"options.target_r: {target}, allowed: below init_r, {start}; PEFT would stop in mid-run")
 
     def check(self, model: nn.Module, head: Sequence[str] = ()) -> None:
         self._target_modules(model, head)

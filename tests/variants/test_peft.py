@@ -31,6 +31,13 @@ def test_a_schedule_that_does_not_fit_is_refused_before_a_model_is_there():
         variant.plan(STEPS)
 
 
+@pytest.mark.parametrize("target", [3, 4])
+def test_a_target_that_would_stop_pefts_adalora_in_the_middle_of_a_run_is_refused(target):
+    variant = Peft(method="adalora", options={**ADALORA, "target_r": target})
+    with pytest.raises(ValueError, match=rf"options.target_r: {target}, allowed: below init_r, 3; PEFT would stop"):
+        variant.plan(STEPS)
+
+
 def test_adaloras_allocator_is_called_and_meets_its_budget():
     run = attach(Peft, {"method": "adalora", "options": ADALORA})
     assert sum(run.variant.ranks().values()) == 4 * 3
