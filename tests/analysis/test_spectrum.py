@@ -112,9 +112,9 @@ def test_output_holds_table_csv_and_figures(tiny_model, call):
 
 def test_the_same_model_gives_the_same_bytes(tiny_model, call):
     for folder in ("one", "two"):
-        call(tiny_model, "--output", folder, "--ranks", "2", "--targets", "query,output.dense")
+        call(tiny_model, "--output", folder, "--format", "svg", "--ranks", "2", "--targets", "query")
     one, two = ({p.name: p.read_bytes() for p in Path(folder).iterdir()} for folder in ("one", "two"))
-    assert one == two and len(one) == 10
+    assert one == two and len(one) == 6
 
 
 def test_a_model_of_conf_is_fetched_as_a_run_fetches_it(tiny_model, call):
