@@ -24,6 +24,7 @@ from yaml import YAMLError
 
 from trainer import assemble, record
 from trainer.assemble import ADAPTER, Parts
+from trainer.config import Config
 from trainer.errors import ConfigError, one_line
 from trainer.loop import Evaluation, Loop
 from trainer.plan import identify
@@ -109,7 +110,10 @@ def _config(folder: Path, row: Record) -> DictConfig:
     """The run's config; that it names the same run today says that model and texts are the same."""
     path = folder / "config.yaml"
     try:
-        config = OmegaConf.load(path)
+        saved = OmegaConf.load(path)
+        assert isinstance(saved, DictConfig) and {"variant", "task", "model"} <= saved.keys(), "it lacks a group"
+        # A field that has come since the run was made has its default.
+        config = OmegaConf.merge(OmegaConf.structured(Config), saved)
         assert isinstance(config, DictConfig)
         now = identify(config)
     except ConfigError:

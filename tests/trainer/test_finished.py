@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from tests.conftest import folder_of, write_csv
 from trainer.errors import ConfigError
@@ -134,6 +135,15 @@ def test_a_config_that_is_another_runs_is_refused(finished):
     assert refusal(finished).startswith(f"{path}: not the config of a run: ")
     path.unlink()
     assert refusal(finished).startswith(f"{path}: not the config of a run: ")
+
+
+def test_a_field_that_has_come_since_has_its_default(finished):
+    path = finished / "config.yaml"
+    config = OmegaConf.load(path)
+    del config.machine["kernel"]
+    OmegaConf.save(config, path)
+    with opened(finished) as run:
+        assert run.parts.config.machine.kernel == "fused"
 
 
 def test_weights_that_are_not_there_or_of_another_shape_are_refused(finished):
