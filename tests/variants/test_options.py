@@ -107,7 +107,7 @@ def others(cls: type[Variant], name: str, params: dict[str, Any]) -> Iterator[An
     if isinstance(now, bool):
         yield not now
     elif isinstance(now, int):
-        yield from (now + 1, now - 1, now * 2, now // 2)
+        yield from (now + 1, now - 1, now * 2, now // 2, now + 4)
     elif isinstance(now, float):
         yield from (now / 2, now * 2, 0.1, 0.0)
     elif isinstance(now, str):
