@@ -341,10 +341,10 @@ class CountsCalls(LowRank):
 
     counts_training = True
 
-    def update(self, x):
+    def forward(self, x):
         if self.training == self.counts_training:
             self.scale *= 1.01
-        return super().update(x)
+        return super().forward(x)
 
 
 class CountsEvaluations(CountsCalls):

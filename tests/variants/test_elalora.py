@@ -182,7 +182,8 @@ def test_its_trajectory_is_that_of_a_straight_implementation(profile, exchange):
     assert len(set(seen)) > 2, "ranks have changed several times"
     for name, adapter in run.variant.adapters.items():
         for found, expected in zip((adapter.A, adapter.B, adapter.e), straight.parts[name], strict=True):
-            torch.testing.assert_close(found.detach(), expected, rtol=1e-9, atol=1e-12)
+            error = (found.detach() - expected).abs().max()
+            assert error <= 1e-9 * expected.abs().max(), f"{name}: off by {error:.2g}"  # as the oracles are compared
 
 
 def test_the_sum_of_ranks_is_constant_and_no_layer_loses_its_last():

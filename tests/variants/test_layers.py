@@ -107,7 +107,7 @@ def test_dropout_on_row_numbers_is_refused():
 @pytest.mark.parametrize("cls", [cls for cls in all_variants() if "dropout" in field_names(cls)])
 def test_a_variant_refuses_it_before_the_weights_are_there(cls):
     with torch.device("meta"):
-        model = nn.ModuleDict({"rows": nn.Embedding(64, 64), "fc": nn.Linear(64, 64)})
+        model = nn.ModuleDict({"rows": nn.Embedding(64, 64), "fc": nn.Linear(64, 64), "out": nn.Linear(64, 64)})
     with pytest.raises(ValueError, match=r"dropout: 0.1 on the Embedding rows, allowed: 0; its input is a row number"):
         cls(targets=["rows", "fc"], dropout=0.1).check(model)
-    cls(targets=["fc"], dropout=0.1).check(model)
+    cls(targets=["fc", "out"], dropout=0.1).check(model)
