@@ -21,9 +21,15 @@ def storage_bytes(tensors: Iterable[torch.Tensor]) -> int:
     """Bytes held by `tensors`, each storage counted once."""
     sizes = {}
     for tensor in tensors:
-        storage = tensor.untyped_storage()
-        sizes[(tensor.device, storage.data_ptr())] = storage.nbytes()
+        for storage in _storages(tensor):
+            sizes[(tensor.device, storage.data_ptr())] = storage.nbytes()
     return sum(sizes.values())
+
+
+def _storages(tensor: torch.Tensor) -> list[torch.UntypedStorage]:
+    """Where a tensor's numbers lie: one place, or two for a sparse one, its places and its values."""
+    parts = [tensor._indices(), tensor._values()] if tensor.layout == torch.sparse_coo else [tensor]
+    return [part.untyped_storage() for part in parts]
 
 
 def weight_bytes(model: nn.Module) -> int:
@@ -70,9 +76,9 @@ class SavedActivations:
         kept: dict[int, torch.UntypedStorage] = {}  # held, so that no freed address is used twice
 
         def pack(tensor: torch.Tensor) -> torch.Tensor:
-            storage = tensor.untyped_storage()
-            if storage.data_ptr() not in own:
-                kept[storage.data_ptr()] = storage
+            for storage in _storages(tensor):
+                if storage.data_ptr() not in own:
+                    kept[storage.data_ptr()] = storage
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):

@@ -19,6 +19,15 @@ def test_a_storage_counts_once():
     assert cost.weight_bytes(tied) == 64
 
 
+def test_a_sparse_tensor_counts_its_places_and_its_values():
+    places, values = torch.tensor([[0, 1, 2], [1, 1, 0]]), torch.ones(3, requires_grad=True)
+    assert cost.storage_bytes([torch.sparse_coo_tensor(places, torch.ones(3), (4, 4))]) == 3 * (2 * 8 + 4)
+    saved = cost.SavedActivations(nn.Module())
+    with saved.counting():
+        torch.sparse.mm(torch.sparse_coo_tensor(places, values, (4, 4)), torch.ones(4, 2))
+    assert saved.bytes > 0
+
+
 def test_gradients_and_optimizer_state_are_those_that_are_there():
     model = nn.Linear(8, 8)
     model.bias.requires_grad_(False)

@@ -262,6 +262,13 @@ def test_what_a_method_says_of_itself_is_in_the_record(carry_out):
     assert carry_out("variant=lora", "train.max_steps=2").method == {}
 
 
+def test_pefts_sparse_updates_are_counted(carry_out):
+    assert (
+        carry_out("variant=peft", "variant.method=shira", "+variant.options.r=2", "train.max_steps=2").rank.end
+        is not None
+    )
+
+
 def test_pefts_adalora_with_its_default_schedule(carry_out):
     record = carry_out(
         "variant=peft", "variant.method=adalora", "+variant.options.init_r=4", "+variant.options.target_r=2"
