@@ -19,7 +19,9 @@ def one_line(error: BaseException) -> str:
 
     for cause in _causes(error):
         if isinstance(cause, MissingConfigException) and cause.options is not None:
-            group, _, name = (cause.missing_cfg_file or "").rpartition("/")
+            file = cause.missing_cfg_file or ""
+            # The options are those of the group that was chosen from: `variant` for variant=families/x.
+            group, _, name = file.rpartition("/") if file.startswith("hydra/") else file.partition("/")
             allowed = sorted(option for option in cause.options if not option.startswith("_"))  # no templates
             return f"{group}: {name!r}, allowed: {', '.join(allowed)}"
         if isinstance(cause, OmegaConfBaseException) and cause.full_key:
