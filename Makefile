@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench
+.PHONY: help setup demo test lint table bench bench-analysis
 
 help: ## this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1|/' | column -t -s '|'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | column -t -s '|'
 
 setup: $(STAMP) ## a virtual environment in .venv with the versions of constraints.txt
 
@@ -30,5 +30,11 @@ lint: $(STAMP) ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+table: $(STAMP) ## the result tables of README.md from runs/reference; CHECK=1 only compares
+	$(BIN)/python -m analysis readme README.md $(if $(CHECK),--check)
+
 bench: $(STAMP) ## cost of a training step beside PEFT's, in one process
 	$(BIN)/python -m benchmarks.step_cost
+
+bench-analysis: $(STAMP) ## time and memory of table and collect on 10,000 records
+	$(BIN)/python -m benchmarks.analysis_speed

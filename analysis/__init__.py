@@ -6,13 +6,20 @@ bytes, whatever the order in which the folders are named. It reads records throu
 exception is backbone.py, which says why. scipy, matplotlib and what stands on them are
 imported inside the verb that needs them.
 
+    reading.py    many records, fast and small
     runs.py       folders → trusted records, and a list of all that was left out
     settings.py   which settings tell runs of one variant apart
     rows.py       records → rows of a table
-    grid.py       rows → cells: mean, sd, n, the best of a column, costs
-    notes.py      what stands below a table
-    markdown.py, latex.py, tidy.py    a table as text
-    table.py      the verb `table`
+    grid.py       rows → cells: mean, sd, n, the best of a column (marks.py), costs (costs.py)
+    summary.py    cells → averages in GLUE's way (glue.py) and average ranks
+    papers.py     published numbers to stand beside ours, from published/
+    notes.py      what stands below a table; provenance.py: code, libraries, machines, protocols
+    layout.py     all of it as lines of entries
+    markdown.py, latex.py, html.py, tidy.py    a table as text
+    spool.py      folders → rows of the flat record that wait in a file
+    columns.py, arrow.py    these rows as csv, as parquet or as a frame
+    table.py, collect.py, readme.py    the verbs of these
+
     compare.py    the verb `compare`
     comparison/   rows against each other: pairs, verdicts, ranks, what weakens them
     stats/        the statistics of it, on bare arrays
@@ -25,5 +32,7 @@ imported inside the verb that needs them.
     backbone.py   a model's weights, decomposed
     spectrum.py   the verb `spectrum`
 
-A further verb is one file with a `VERB` (see verb.py) and one line in cli.py.
+In Python: `grid.build(rows.build(runs.read(folders)))` has every cell with its mean, sd, n and
+runs, `collect.frame(folders)` is the tidy frame. A further verb is one file with a `VERB` (see
+verb.py) and one line in cli.py.
 """

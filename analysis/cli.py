@@ -6,10 +6,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from analysis import compare, figures, spectrum, table
+from analysis import collect, compare, figures, readme, spectrum, table
 from analysis.verb import AnalysisError, Verb
 
-VERBS: tuple[Verb, ...] = (table.VERB, compare.VERB, figures.VERB, spectrum.VERB)
+VERBS: tuple[Verb, ...] = (table.VERB, collect.VERB, compare.VERB, figures.VERB, spectrum.VERB, readme.VERB)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -34,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; returns its exit code: 0, or 2 for something that can't be done."""
+    """Runs one command; returns its exit code: 0, 1 for a check that fails, or 2 for what can't be done."""
     options = parser().parse_args(arguments)
     try:
         code: int = options.run(options)

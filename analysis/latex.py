@@ -2,33 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from analysis.grid import COSTS, Cell, Column, Grid
+from analysis.layout import Entry, Head, Section, Sheet
 from analysis.markdown import one_line
 from analysis.notes import Note
 
 
-def render(grid: Grid, notes: Sequence[Note]) -> str:
+def render(sheet: Sheet, notes: Sequence[Note]) -> str:
     """A `table` environment: the tabular, then the notes in small print."""
-    head = ["variant", *map(_header, grid.columns), *(escape(cost.header) for cost in COSTS)]
+    head = ["variant", *map(_head, sheet.heads)]
     lines = [
         "% needs \\usepackage{booktabs}",
         "\\begin{table}",
         "\\centering",
-        f"\\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}",
+        f"\\begin{{tabular}}{{l{'r' * len(sheet.heads)}}}",
         "\\toprule",
         " & ".join(head) + " \\\\",
-        "\\midrule",
     ]
-    for place, row in enumerate(grid.rows):
-        # Behind the \\\\ of the line before, a bracket or a star would belong to it.
-        line = [("{}" if row.label.startswith(("[", "*")) else "") + escape(row.label)]
-        for column, cell in zip(grid.columns, grid.cells[place], strict=True):
-            line.append(_cell(cell, place in column.best))
-        for cost, value in zip(COSTS, grid.costs[place], strict=True):
-            line.append("" if value is None else cost.text(value))
-        lines.append(" & ".join(line) + " \\\\")
+    for section in sheet.sections:
+        lines += ["\\midrule", *_section(section, len(head))]
     lines += ["\\bottomrule", "\\end{tabular}", "", "\\medskip"]
     lines += ["\\begin{minipage}{\\linewidth}\\footnotesize"]
     lines += [f"{escape(note.text)}\\par" for note in notes]
@@ -36,22 +29,35 @@ def render(grid: Grid, notes: Sequence[Note]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _header(column: Column) -> str:
+def _head(head: Head) -> str:
     """Task, metric and checkpoint one below the other: they are longer than the numbers."""
-    parts = [escape(part) for part in (column.task, column.metric, column.reading) if part]
+    parts = [escape(part) for part in (head.name, head.metric, head.reading) if part]
     if len(parts) == 1:
         return parts[0]
     return "\\shortstack[r]{" + " \\\\ ".join(parts) + "}"
 
 
-def _cell(cell: Cell, best: bool) -> str:
-    if not cell.n:
-        return ""
-    mean = _number(cell.mean_text)
-    spread = f" $\\pm$ {_number(cell.sd_text)}" if cell.sd_text else ""
-    if best:
-        mean = f"\\textbf{{{mean}}}"
-    return f"{mean}{spread} ({cell.n})"
+def _section(section: Section, width: int) -> Iterator[str]:
+    if section.title is not None:
+        yield f"\\multicolumn{{{width}}}{{l}}{{\\emph{{{escape(section.title)}}}}} \\\\"
+    for line in section.lines:
+        # Behind the \\\\ of the line before, a bracket or a star would belong to it.
+        label = ("{}" if line.label.startswith(("[", "*")) else "") + escape(line.label)
+        if section.foreign:
+            entries = [f"\\textit{{{_number(entry.text)}}}" if entry.text else "" for entry in line.entries]
+            label = f"\\textit{{{label}}}"
+        else:
+            entries = list(map(_entry, line.entries))
+        yield " & ".join([label, *entries]) + " \\\\"
+
+
+_MARKS = {"best": "\\textbf{{{}}}", "second": "\\underline{{{}}}", "": "{}"}
+
+
+def _entry(entry: Entry) -> str:
+    text = _MARKS[entry.mark].format(_number(entry.text))
+    spread = f" $\\pm$ {_number(entry.sd)}" if entry.sd else ""
+    return f"{text}{spread} ({entry.n})" if entry.n else f"{text}{spread}"
 
 
 def _number(text: str) -> str:

@@ -4,28 +4,20 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from analysis.grid import COSTS, Cell, Column, Grid
+from analysis.layout import Entry, Head, Section, Sheet
 from analysis.notes import Note
 
 _WIDEST = 44  # a longer name sticks out of its column instead of widening every line
 
 
-def render(grid: Grid, notes: Sequence[Note]) -> str:
+def render(sheet: Sheet, notes: Sequence[Note]) -> str:
     """The table, then one bullet for each note."""
-    head = ["variant", *(_header(column) for column in grid.columns), *(cost.header for cost in COSTS)]
-    body = []
-    for place, row in enumerate(grid.rows):
-        line = [escape(row.label)]
-        for column, cell in zip(grid.columns, grid.cells[place], strict=True):
-            line.append(_cell(cell, place in column.best))
-        for cost, value in zip(COSTS, grid.costs[place], strict=True):
-            line.append("" if value is None else cost.text(value))
-        body.append(line)
-    lines = table(head, body)
+    head = ["variant", *map(_head, sheet.heads)]
+    body = [line for section in sheet.sections for line in _section(section, len(head))]
     bullets = [f"- {escape(note.text)}" for note in notes]
-    return "\n".join([*lines, "", *bullets]) + "\n"
+    return "\n".join([*table(head, body), "", *bullets]) + "\n"
 
 
 def table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
@@ -35,17 +27,26 @@ def table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
     return [_line(line, widths) for line in (head, rule, *body)]
 
 
-def _header(column: Column) -> str:
-    text = " ".join(filter(None, [column.task, column.metric]))
-    return escape(f"{text}, {column.reading}" if column.reading else text)
+def _head(head: Head) -> str:
+    text = " ".join(filter(None, [head.name, head.metric]))
+    return escape(f"{text}, {head.reading}" if head.reading else text)
 
 
-def _cell(cell: Cell, best: bool) -> str:
-    if not cell.n:
-        return ""
-    mean = f"**{cell.mean_text}**" if best else cell.mean_text
-    spread = f" ± {cell.sd_text}" if cell.sd_text else ""
-    return f"{mean}{spread} ({cell.n})"
+def _section(section: Section, width: int) -> Iterator[list[str]]:
+    if section.title is not None:
+        yield [f"**{escape(section.title)}**", *[""] * (width - 1)]
+    for line in section.lines:
+        label = escape(line.label)
+        if section.foreign:
+            yield [f"*{label}*", *(f"*{entry.text}*" if entry.text else "" for entry in line.entries)]
+        else:
+            yield [label, *map(_entry, line.entries)]
+
+
+def _entry(entry: Entry) -> str:
+    text = f"**{entry.text}**" if entry.mark == "best" else entry.text
+    spread = f" ± {entry.sd}" if entry.sd else ""
+    return f"{text}{spread} ({entry.n})" if entry.n else f"{text}{spread}"
 
 
 def _line(cells: Sequence[str], widths: Sequence[int]) -> str:

@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from analysis import settings
+from analysis import glue, settings
 from analysis.grid import Grid
 from analysis.numbers import human
 from analysis.order import natural
+from analysis.papers import Paper
+from analysis.provenance import Provenance
 from analysis.rows import Row, Rows
-from analysis.runs import Found, Run
+from analysis.runs import Found, Listed, Run
+from analysis.summary import Averages, Ranks
+from analysis.wording import names, runs
+from trainer.record import Record
 
-_MOST_NAMES = 10  # of a list that is a detail; failures and untrusted records are never cut
 _MOST_ERROR = 300  # characters
 
 
@@ -26,14 +29,27 @@ class Note:
     problem: bool = False
 
 
-def build(found: Found, rows: Rows, grid: Grid) -> list[Note]:
-    """All lines below a table, in their order."""
+def build(
+    found: Found,
+    rows: Rows,
+    grid: Grid,
+    averages: Averages | None = None,
+    ranks: Ranks | None = None,
+    papers: Sequence[Paper] = (),
+    *,
+    underlined: bool = False,
+) -> list[Note]:
+    """All lines below a table, in their order. underlined: whether the format marks the second best."""
     explanations = [
         *_spread(grid),
-        *_metrics(grid),
+        *_metrics(grid, underlined),
+        *(_averages(grid, averages) if averages else ()),
+        *(_ranks(grid, ranks) if ranks else ()),
         *protocols(found.done),
+        *_final_forms(grid),
         *_costs(grid),
         *_compared(rows, grid),
+        *_published(grid, papers),
     ]
     problems = [
         *mixed(found.done or found.failed),
@@ -49,11 +65,22 @@ def build(found: Found, rows: Rows, grid: Grid) -> list[Note]:
     ]
 
 
-def left_out(found: Found) -> Iterator[str]:
+def code(made: Iterable[Run]) -> Note:
+    """The commits that runs were made with. More than one, or a dirty tree, is a problem."""
+    text, wrong = Provenance.of(run.record for run in made).code()
+    return Note(text, problem=wrong)
+
+
+def mixed(made: Iterable[Run]) -> Iterator[str]:
+    """Library versions and machines, where runs have several."""
+    return Provenance.of(run.record for run in made).mixed()
+
+
+def left_out(listed: Listed) -> Iterator[str]:
     """Everything in the folders that no number is from, failed runs apart."""
-    yield from (f"Not used, can't be trusted: {reason}" for reason in found.untrusted)
-    yield from _duplicates(found)
-    yield from (f"Nothing found: {reason}" for reason in found.empty)
+    yield from (f"Not used, can't be trusted: {reason}" for reason in listed.untrusted)
+    yield from _duplicates(listed)
+    yield from (f"Nothing found: {reason}" for reason in listed.empty)
 
 
 def _spread(grid: Grid) -> Iterator[str]:
@@ -67,19 +94,57 @@ def _spread(grid: Grid) -> Iterator[str]:
         yield (f"Cells: mean ± sd (n): sd is the standard deviation over seeds (ddof 1), n the number of runs{single}.")
 
 
-def _metrics(grid: Grid) -> Iterator[str]:
+def _metrics(grid: Grid, underlined: bool) -> Iterator[str]:
     scaled = [name for name, fraction in grid.fractions.items() if fraction]
     raw = [name for name, fraction in grid.fractions.items() if not fraction and name]
     parts = [f"×100: {', '.join(scaled)}"] if scaled else []
     parts += [f"as measured: {', '.join(raw)}"] if raw else []
-    marked = "bold: the best mean of its column and its ties" if any(c.best for c in grid.columns) else ""
+    where = "of its column" if len(grid.groups) == 1 else "of its column among the rows of a group"
+    if any(column.marks.best for column in grid.columns):
+        parts.append(f"bold: the best mean {where} and its ties")
+    if underlined and any(column.marks.second for column in grid.columns):
+        parts.append("underlined: the second best and its ties")
     # The sentence starts with what is there; a metric without a name is in none of the lists.
-    sentence = "; ".join([*parts, *([marked] if marked else [])])
+    sentence = "; ".join(parts)
     if sentence:
         yield sentence[0].upper() + sentence[1:] + "."
     for column in grid.columns:
-        if column.unmarked:
+        filled = sum(cell.n > 0 for cell in grid.column(column))
+        if column.unmarked and filled > 1:
             yield f"No best is marked for {column.task}: {column.unmarked}."
+
+
+def _averages(grid: Grid, averages: Averages) -> Iterator[str]:
+    if averages.shown:
+        tasks = [column.task for column in grid.columns]
+        parts = [f"the mean over the {len(tasks)} tasks"]
+        if any(spread and spread.sd is not None for spread in averages.spreads):
+            parts[0] += ", ± its sd over seeds"
+        if any(spread and not spread.n for spread in averages.spreads):
+            parts.append("without (n) where the tasks of a row have different seeds")
+        merged = [task for task in tasks if task in glue.AVERAGED]
+        parts += [f"{task} counts with the mean of {' and '.join(glue.AVERAGED[task])}" for task in merged]
+        yield f"Average: {'; '.join(parts)}{_only_complete(grid)}."
+    elif averages.why_none:
+        yield f"No average over tasks: {averages.why_none}."
+    for label, task, metric in averages.lacking:
+        yield f"No average for {label}: GLUE averages {metric} in, and a run on {task} has none."
+
+
+def _ranks(grid: Grid, ranks: Ranks) -> Iterator[str]:
+    if ranks.shown:
+        within = " in its group" if len(grid.groups) > 1 else ""
+        yield (
+            f"Rank: the mean over tasks of the rank of a row's mean{within}, 1 for the best, ties share theirs"
+            f"{_only_complete(grid)}."
+        )
+    elif ranks.why_none:
+        yield f"No rank over tasks: {ranks.why_none}."
+
+
+def _only_complete(grid: Grid) -> str:
+    blank = any(not cell.n for line in grid.cells for cell in line)
+    return "; rows without runs on every task have none" if blank else ""
 
 
 _CHOSEN = {"dev": "chosen and ", "split": "chosen on a part of train, "}
@@ -97,50 +162,86 @@ def protocols(done: Iterable[Run]) -> Iterator[str]:
         chosen = _CHOSEN.get(protocol, "") if checkpoint == "best" and split else ""
         parts.append(f"{chosen}reported on {split}" if split else "split not recorded")
         parts.append(f"protocol {protocol}" if protocol else "protocol not recorded")
-        which = "" if here == everything else f" ({_names(here)})"
+        which = "" if here == everything else f" ({names(here)})"
         yield f"{', '.join(parts)}{which}."
+
+
+def _final_forms(grid: Grid) -> Iterator[str]:
+    """Methods that change their size: not every evaluation of theirs may compete for the best checkpoint."""
+    changing = []
+    for row in grid.rows:
+        if any(map(_changed_size, (run.record for own in row.runs.values() for run in own))):
+            changing.append(row.label)
+    if changing:
+        yield (
+            f"The best checkpoint is chosen among models in their final form; {names(changing)} changed in size "
+            "while training, so that fewer evaluations may have competed than for the other rows."
+        )
+
+
+def _changed_size(record: Record) -> bool:
+    params = record.params
+    sizes = {params.adapter_start, params.adapter_end, params.effective}
+    return len(sizes - {None}) > 1 and record.metric.checkpoint == "best"
+
+
+_COSTS = {
+    "trainable_start": "trainable: parameters of the adapter at the start",
+    "effective_end": "effective: what is not switched off at the end",
+    "head": "the head is in neither",
+    "file_bytes": "file: adapter and head on disk",
+    "memory_bytes": "memory: weights, gradients, optimizer state and saved activations",
+    "peak_rss_bytes": "peak RSS: the whole process",
+    "cuda_train_allocated_bytes": "peak CUDA: allocated in training",
+}
 
 
 def _costs(grid: Grid) -> Iterator[str]:
     over = "over the runs and tasks of a row" if len(grid.columns) > 1 else "over the runs of a row"
-    yield (
-        f"Costs: means {over}. trainable: parameters of the adapter at the start; effective: what is not "
-        "switched off at the end; the head is in neither. memory: weights, gradients, optimizer state and "
-        "saved activations; peak RSS: the whole process."
-    )
+    meanings = [_COSTS[cost.key] for cost in grid.cost_columns if cost.key in _COSTS]
+    yield f"Costs: means {over}. {meanings[0][0].upper()}{meanings[0][1:]}; {'; '.join(meanings[1:])}."
     unequal = []
     for row in grid.rows:
-        counts = [run.record.params.adapter_start for runs in row.runs.values() for run in runs]
+        counts = {run.record.params.adapter_start for own in row.runs.values() for run in own}
         known = [count for count in counts if count is not None]
-        if known and min(known) != max(known):
+        if len(known) > 1:
             unequal.append(f"{row.label} ({human(min(known))} to {human(max(known))})")
     if unequal:
         yield f"Trainable is not one number within {', '.join(unequal)}."
 
 
+def _published(grid: Grid, papers: Sequence[Paper]) -> Iterator[str]:
+    for paper in papers:
+        remarks = "".join(f"; {remark}" for remark in paper.remarks(grid.columns))
+        yield (
+            f"{paper.name}: numbers of other people under another protocol, in per cent as printed, never marked and "
+            f"in no average of ours. {paper.source}. {paper.protocol}{remarks}."
+        )
+
+
 def _compared(rows: Rows, grid: Grid) -> Iterator[str]:
     """Settings in which the numbers of a line, or of a column, differ besides what labels say."""
     along: dict[str, list[str]] = defaultdict(list)
-    for variant, names in rows.along.items():
-        along[_names(map(settings.short, names))].append(variant)
+    for variant, others in rows.along.items():
+        along[names(map(settings.short, others))].append(variant)
     for listed, variants in sorted(along.items()):
-        yield f"Along with what their labels say, the rows of {_names(variants)} differ in: {listed}."
+        yield f"Along with what their labels say, the rows of {names(variants)} differ in: {listed}."
     within: dict[str, set[str]] = defaultdict(set)
     for row in grid.rows:
-        some = [runs[0].record for runs in row.runs.values()]
+        some = [own[0].record for own in row.runs.values()]
         # What belongs to a task is its own affair.
         for name in settings.differing(some, rows.seed_names):
             if not name.startswith("config.task.") and name != "config.task":
                 within[settings.short(name)].add(row.label)
     if within:
         parts = [
-            name if len(labels) == len(grid.rows) else f"{name} ({_names(labels)})"
+            name if len(labels) == len(grid.rows) else f"{name} ({names(labels)})"
             for name, labels in sorted(within.items(), key=lambda item: natural(item[0]))
         ]
         yield f"Within a row, from task to task, differ: {', '.join(parts)}."
     differ = {name for column in grid.columns for name in between(column.task, grid.rows, rows.seed_names)}
     if differ:
-        yield f"Within a column, from row to row, differ besides the variant: {_names(differ, most=30)}."
+        yield f"Within a column, from row to row, differ besides the variant: {names(differ, most=30)}."
 
 
 def between(task: str, rows: Sequence[Row], seed_names: frozenset[str]) -> Iterator[str]:
@@ -159,39 +260,6 @@ def between(task: str, rows: Sequence[Row], seed_names: frozenset[str]) -> Itera
             yield settings.short(name)
 
 
-def code(runs: Iterable[Run]) -> Note:
-    """The commits that the runs were made with. More than one, or a dirty tree, is a problem."""
-    commits: dict[str, int] = defaultdict(int)
-    dirty = total = 0
-    for run in runs:
-        git = run.record.git
-        commits[git.get("commit") or ""] += 1
-        dirty += bool(git.get("dirty"))
-        total += 1
-    changed = f"; {_runs(dirty)} of {total} from a tree with uncommitted changes" if dirty else ""
-    if len(commits) == 1:
-        (commit,) = commits
-        return Note(f"Code: {_commit(commit)}{changed}.", problem=bool(dirty) or not commit)
-    listed = ", ".join(f"{_commit(c)} ({_runs(n)})" for c, n in sorted(commits.items()))
-    return Note(f"Mixed code in one comparison: {listed}{changed}.", problem=True)
-
-
-def _commit(commit: str) -> str:
-    return f"commit {commit[:10]}" if commit else "commit not recorded"
-
-
-def mixed(runs: Sequence[Run]) -> Iterator[str]:
-    """Library versions and machines: numbers and times of different ones are hard to compare."""
-    for title, field in (("Mixed library versions", "versions"), ("Mixed hardware", "hardware")):
-        values: dict[str, set[str]] = defaultdict(set)
-        for run in runs:
-            for name, value in getattr(run.record, field).items():
-                values[name].add(settings.text(value))
-        parts = [f"{name} {_names(found)}" for name, found in sorted(values.items()) if len(found) > 1]
-        if parts:
-            yield f"{title} in one comparison: {'; '.join(parts)}."
-
-
 def _twice(grid: Grid) -> Iterator[str]:
     """A seed that is in a cell more than once makes n larger than it is."""
     for row, line in zip(grid.rows, grid.cells, strict=True):
@@ -199,7 +267,7 @@ def _twice(grid: Grid) -> Iterator[str]:
             seeds = [run.record.seed for run in cell.runs]
             again = sorted({seed for seed in seeds if seeds.count(seed) > 1}) if cell.n > 1 else []
             if again:
-                yield f"Seed {_names(map(str, again))} more than once in {row.label} on {column.task}."
+                yield f"Seed {names(map(str, again))} more than once in {row.label} on {column.task}."
 
 
 def failed(rows: Rows) -> Iterator[str]:
@@ -233,31 +301,21 @@ def _blank(grid: Grid) -> Iterator[str]:
         for row, line in zip(grid.rows, grid.cells, strict=True):
             cell = line[place]
             if not cell.n:
-                reasons[f"{_runs(cell.failed)} failed" if cell.failed else "no run"].append(row.label)
+                reasons[f"{runs(cell.failed)} failed" if cell.failed else "no run"].append(row.label)
         for reason, labels in sorted(reasons.items()):
             yield f"Blank on {column.task}, {reason}: {', '.join(labels)}"
 
 
-def _duplicates(found: Found) -> Iterator[str]:
+def _duplicates(found: Listed) -> Iterator[str]:
     same = [duplicate for duplicate in found.duplicates if not duplicate.differs]
     if same:
         word = "was" if len(same) == 1 else "were"
-        ids = _names([d.used.record.run_id for d in same])
-        yield f"Counted once: {_runs(len(same))} that {word} found in more than one place: {ids}."
+        ids = names([duplicate.run_id for duplicate in same])
+        yield f"Counted once: {runs(len(same))} that {word} found in more than one place: {ids}."
     for duplicate in found.duplicates:
         if duplicate.differs:
             others = ", ".join(map(str, duplicate.left_out))
             yield (
-                f"Counted once, with different records: run {duplicate.used.record.run_id}: "
-                f"used {duplicate.used.folder}, left out {others}."
+                f"Counted once, with different records: run {duplicate.run_id}: "
+                f"used {duplicate.used}, left out {others}."
             )
-
-
-def _runs(count: int) -> str:
-    return "1 run" if count == 1 else f"{count} runs"
-
-
-def _names(names: Iterable[Any], most: int = _MOST_NAMES) -> str:
-    ordered = sorted(names, key=lambda name: natural(str(name)))
-    more = len(ordered) - most
-    return ", ".join(map(str, ordered[:most])) + (f" and {more} more" if more > 0 else "")

@@ -58,3 +58,10 @@ def exact(value: float | None) -> str:
     if value is None:
         return ""
     return str(int(value)) if value == int(value) and abs(value) < 2**53 else repr(value)
+
+
+def magnitude(text: str) -> float:
+    """The count that a text like `1.27M` stands for."""
+    unit = {"k": 1e3, "M": 1e6, "G": 1e9, "B": 1e9, "T": 1e12}.get(text[-1:])
+    # Rounded, since 0.33 × 1e6 is 330000.00000000006.
+    return round(float(text) if unit is None else float(text[:-1]) * unit, 3)

@@ -3,96 +3,139 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple, Protocol, TypeVar
 
+from analysis.reading import Reader, steady
 from trainer import record as records
-from trainer.record import CorruptRecord, Record
+from trainer.record import Record
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(NamedTuple):
     """A record and the folder that it lies in, named as the user named it."""
 
-    folder: Path
+    path: str
     record: Record
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.path)
+
+    @property
+    def done(self) -> bool:
+        return self.record.status == "done"
+
+    @property
+    def finished(self) -> str:
+        return self.record.finished or ""
 
 
 @dataclass(frozen=True)
 class Duplicate:
-    """One run_id in several folders: the run that is used, and the folders that are not."""
+    """One run_id in several folders: the one that is used, and those that are not."""
 
-    used: Run
+    run_id: str
+    used: Path
     left_out: tuple[Path, ...]
     differs: bool  # the records are not the same
 
 
 @dataclass
-class Found:
+class Listed:
+    """What lies below some folders and is not used."""
+
+    duplicates: list[Duplicate] = field(default_factory=list)
+    _untrusted: dict[Path, str] = field(default_factory=dict)
+    _empty: set[str] = field(default_factory=set)
+
+    @property
+    def untrusted(self) -> list[str]:
+        """`path: reason` for every record that can't be trusted."""
+        return sorted(self._untrusted.values())
+
+    @property
+    def empty(self) -> list[str]:
+        """`path: reason` for every folder, as it was named, that holds no record at all."""
+        return sorted(self._empty)
+
+    def distrust(self, path: str, reason: str) -> None:
+        """A record, or a folder, that can't be trusted; one reached on two ways counts once."""
+        place = Path(path).resolve()
+        self._untrusted[place] = min(reason, self._untrusted.get(place, reason))
+
+    def add_empty(self, reason: str) -> None:
+        self._empty.add(reason)
+
+
+@dataclass
+class Found(Listed):
     """All that lies below some folders, in an order of its own: by run_id."""
 
     done: list[Run] = field(default_factory=list)
     failed: list[Run] = field(default_factory=list)
-    untrusted: list[str] = field(default_factory=list)  # "path: reason"
-    duplicates: list[Duplicate] = field(default_factory=list)
-    empty: list[str] = field(default_factory=list)  # "path: reason", for what holds no record at all
 
 
-def read(roots: Iterable[Path]) -> Found:
+def read(roots: Iterable[Path | str]) -> Found:
     """Reads every record below `roots`. Never raises for what it finds there."""
     found = Found()
-    folders: set[Path] = set()
-    for root in roots:
-        below = list(records.find(root)) if os.path.isdir(root) else []
-        folders.update(below)
-        if not below:
-            found.empty.append(f"{root}: {_why_empty(root)}")
     by_id: dict[str, list[Run]] = {}
-    untrusted: dict[Path, str] = {}
-    for folder in sorted(folders, key=str):
-        run = _read_one(folder)
-        if isinstance(run, Run):
-            by_id.setdefault(run.record.run_id, []).append(run)
-        else:
-            untrusted.setdefault(folder.resolve(), run)
-    for _, same in sorted(by_id.items()):
-        run = _used(same, found.duplicates)
-        (found.done if run.record.status == "done" else found.failed).append(run)
-    found.untrusted = sorted(untrusted.values())
-    found.empty = sorted(set(found.empty))
+    with steady():
+        for folder, record in Reader().records(folders(roots, found), found.distrust):
+            by_id.setdefault(record.run_id, []).append(Run(folder, record))
+        for run_id, same in sorted(by_id.items()):
+            run, others = choose(same)
+            if others:
+                differs = any(other.record != run.record for other in others)
+                found.duplicates.append(Duplicate(run_id, run.folder, tuple(o.folder for o in others), differs))
+            (found.done if run.done else found.failed).append(run)
     return found
 
 
-def _why_empty(root: Path) -> str:
-    # os.path, unlike Path, takes a folder that may not be looked into for one that is not there.
-    if not os.path.exists(root):
-        return "no such folder"
-    return "no record in it" if os.path.isdir(root) else "not a folder"
+def folders(roots: Iterable[Path | str], listed: Listed) -> Iterable[str]:
+    """The folders below `roots` that hold a record, each once; what can't be looked into goes to `listed`."""
+    everything: dict[str, None] = {}
+    for root in roots:
+        errors: list[OSError] = []
+        below = dict.fromkeys(records.find(root, unread=errors.append))
+        everything |= below
+        at_root = [error for error in errors if error.filename == os.fspath(root)]
+        for error in errors:
+            if error not in at_root:
+                listed.distrust(error.filename, f"{error.filename}: {error.strerror}")
+        if not below:
+            why = _WHY.get(type(at_root[0]), at_root[0].strerror) if at_root else _NOTHING
+            listed.add_empty(f"{root}: {why}")
+    return everything
 
 
-def _read_one(folder: Path) -> Run | str:
-    """The run in a folder, or why it can't be trusted, with the path."""
-    try:
-        record = records.read(folder)
-        if record is None:
-            return f"{folder / records.FILENAME}: vanished while the folders were read"
-    except CorruptRecord as error:
-        return str(error)
-    return Run(folder, record)
+_NOTHING = "no record in it"
+_WHY: dict[type[OSError], str] = {FileNotFoundError: "no such folder", NotADirectoryError: "not a folder"}
 
 
-def _used(same: list[Run], duplicates: list[Duplicate]) -> Run:
-    """The one to count among runs of one run_id: a done one, then the newest, then the first by path."""
+class Candidate(Protocol):
+    """One of several runs with one run_id."""
+
+    @property
+    def path(self) -> str: ...
+    @property
+    def done(self) -> bool: ...
+    @property
+    def finished(self) -> str: ...
+
+
+C = TypeVar("C", bound=Candidate)
+
+
+def choose(same: Sequence[C]) -> tuple[C, list[C]]:
+    """Of runs with one run_id the one to count, and the others: a done one, then the newest, then the first by path."""
     if len(same) == 1:
-        return same[0]
+        return same[0], []
     # One folder reached on two ways is no duplicate.
-    places: dict[Path, Run] = {}
-    for run in same:
-        places.setdefault(run.folder.resolve(), run)
-    ranked = sorted(places.values(), key=lambda run: run.record.finished or "", reverse=True)
-    used, *others = sorted(ranked, key=lambda run: run.record.status != "done")
-    if others:
-        differs = any(run.record != used.record for run in others)
-        duplicates.append(Duplicate(used, tuple(sorted(run.folder for run in others)), differs))
-    return used
+    places: dict[Path, C] = {}
+    for run in sorted(same, key=lambda run: run.path):
+        places.setdefault(Path(run.path).resolve(), run)
+    ranked = sorted(places.values(), key=lambda run: run.finished, reverse=True)
+    used, *others = sorted(ranked, key=lambda run: not run.done)
+    return used, sorted(others, key=lambda run: Path(run.path))

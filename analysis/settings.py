@@ -7,7 +7,6 @@ equal as JSON, and a missing entry equals null (a record leaves nulls out).
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Collection, Iterable, Sequence
 from itertools import compress
@@ -15,6 +14,7 @@ from operator import ne
 from typing import Any
 
 from analysis.order import natural
+from analysis.reading import Config
 from trainer.record import Record
 
 CONFIG = "config."
@@ -61,33 +61,37 @@ class _Json(str):
 
 def seed_names(records: Iterable[Record]) -> frozenset[str]:
     """Settings that repeat the run's seed under another name (`config.data.seed: ${seed}`)."""
-    records = list(records)
-    names = {name for name in set().union(*(r.config for r in records)) if "seed" in name.rpartition(".")[2]}
-    repeated = (name for name in names if all(r.config[name] == r.seed for r in records if name in r.config))
-    return frozenset({CONFIG + "seed", *(CONFIG + name for name in repeated)})
+    # Runs of one seed share these settings: there are few pairs.
+    pairs = {(id(seeds), record.seed): seeds for record in records for seeds in [Config.of(record.config).seeds]}
+    names: set[str] = set().union(*pairs.values())
+    own = {name for (_, seed), seeds in pairs.items() for name, entry in seeds.items() if entry != seed}
+    return frozenset({CONFIG + "seed", *(CONFIG + name for name in names - own)})
 
 
-def differing(records: Sequence[Record], ignored: Collection[str] = ()) -> set[str]:
+def differing(records: Iterable[Record], ignored: Collection[str] = ()) -> set[str]:
     """The names of the `config.…` settings in which some records differ."""
-    if len(records) < 2:
-        return set()
-    first = records[0].config
-    order = list(first)
-    names: set[str] = set()
-    for record in records[1:]:
-        config = record.config
-        if list(config) == order:
-            # Nearly always: the names are stored in sorted order. No step of this runs in Python.
-            names.update(compress(order, map(ne, config.values(), first.values())))
-        else:
-            names.update(name for name, entry in config.items() if first.get(name) != entry)
-            names.update(name for name in first.keys() - config.keys())
+    configs = [Config.of(record.config) for record in records]
+    # Runs that differ in their seed alone share the rest: most comparisons are never made.
+    names = unequal({id(config.base): config.base for config in configs}.values())
+    names |= unequal({id(config.seeds): config.seeds for config in configs}.values())
     return {CONFIG + name for name in names}.difference(ignored)
+
+
+def unequal(parts: Iterable[dict[str, Any]]) -> set[str]:
+    """The names under which some of the dictionaries have something else than the first."""
+    first, *others = [*parts] or [{}]
+    names: set[str] = set()
+    for other in others:
+        # No step of this runs in Python. A name that the first one lacks is None there.
+        names.update(compress(other, map(ne, other.values(), map(first.get, other))))
+        names.update(first.keys() - other.keys())
+    return names
 
 
 def typed(records: Iterable[Record]) -> set[str]:
     """The `config.…` names that were typed on the command line of some run."""
-    return {CONFIG + str(override).lstrip("+").partition("=")[0] for record in records for override in record.overrides}
+    overrides = {override for record in records for override in record.overrides}
+    return {CONFIG + override.lstrip("+").partition("=")[0] for override in overrides}
 
 
 def telling(cells: Iterable[Sequence[Record]], names: Collection[str], typed_names: Collection[str]) -> list[str]:
@@ -97,6 +101,8 @@ def telling(cells: Iterable[Sequence[Record]], names: Collection[str], typed_nam
     after the rank. What was typed on a command line goes first, then the rank, then the
     variant's other settings, then the alphabet.
     """
+    if len(names) < 2:
+        return list(names)
     ordered = sorted(
         names,
         key=lambda n: (n not in typed_names, n != VARIANT + "rank", not n.startswith(VARIANT), natural(n)),
@@ -122,6 +128,8 @@ def label(name: str, setting: Any) -> str:
     """`rank=4`, `optim.lr=0.001`; of a long value the start and a mark that tells it from others."""
     shown = text(setting)
     if len(shown) > _LONGEST:
+        import hashlib  # few tables need it
+
         mark = hashlib.sha256(shown.encode()).hexdigest()[:6]
         shown = f"{shown[: _LONGEST - 7]}…{mark}"
     return f"{short(name)}={shown}"

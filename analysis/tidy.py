@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Iterator, Sequence
+from typing import Any
 
-from analysis.grid import COSTS, Grid, mean_costs
-from analysis.numbers import exact
+from analysis import costs, settings
+from analysis.grid import Grid, budgets
+from analysis.numbers import exact, magnitude
+from analysis.papers import Paper
+from analysis.summary import Averages, Ranks
 
 HEADER = (
     "variant",
     "settings",  # what tells the row apart from others of its variant
+    "budget",  # config.variant.budget
+    "published",  # the set, where the row is other people's; blank for ours
     "model",
     "task",
     "metric",
@@ -23,37 +30,68 @@ HEADER = (
     "mean",  # as measured: never ×100
     "sd",  # ddof 1
     "seeds",  # of the n runs, a space between
-    *(cost.key for cost in COSTS),  # means over the n runs; bytes, seconds
+    "average",  # over the tasks, the same in every line of a row; then its sd and n over seeds
+    "average_sd",
+    "average_n",
+    "average_rank",
+    *(cost.key for cost in costs.COSTS),  # means over the n runs; bytes, seconds
 )
 
 
-def render(grid: Grid) -> str:
+def render(grid: Grid, averages: Averages, ranks: Ranks, papers: Sequence[Paper] = ()) -> str:
     """The whole file; a task without done runs has n = 0 and blanks."""
     file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(HEADER)
-    for row, line in zip(grid.rows, grid.cells, strict=True):
-        for column, cell in zip(grid.columns, line, strict=True):
-            # The runs of a cell have one metric and one protocol, or they would be several rows.
-            metric = cell.runs[0].record.metric if cell.runs else None
-            higher = metric.higher_is_better if metric else None
-            writer.writerow(
-                [
-                    row.variant,
-                    row.settings,
-                    row.model,
-                    column.task,
-                    metric.name if metric else None,
-                    metric.checkpoint if metric else None,
-                    metric.split if metric else None,
-                    cell.runs[0].record.data.protocol if cell.runs else None,
-                    "" if higher is None else str(higher).lower(),
-                    cell.n,
-                    cell.failed,
-                    exact(cell.mean),
-                    exact(cell.sd),
-                    " ".join(str(run.record.seed) for run in cell.runs),
-                    *map(exact, mean_costs(cell.runs)),
-                ]
-            )
+    writer = csv.DictWriter(file, HEADER, restval="", extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    for place in range(len(grid.rows)):
+        writer.writerows(_lines(grid, averages, ranks, place))
+    for paper in papers:
+        writer.writerows(_published(grid, paper))
     return file.getvalue()
+
+
+def _lines(grid: Grid, averages: Averages, ranks: Ranks, place: int) -> Iterator[dict[str, Any]]:
+    row, average, rank = grid.rows[place], averages.spreads[place], ranks.means[place]
+    shared: dict[str, Any] = {
+        "variant": row.variant,
+        "settings": row.settings,
+        "budget": " ".join(settings.text(budget) for budget in budgets(row) if budget is not None),
+        "model": row.model,
+        "average_rank": exact(rank),
+    }
+    if average is not None:
+        shared |= {"average": exact(average.mean), "average_sd": exact(average.sd), "average_n": average.n or ""}
+    for column, cell in zip(grid.columns, grid.cells[place], strict=True):
+        line = shared | {"task": column.task, "n": cell.n, "failed": cell.failed}
+        if cell.spread is not None:
+            # The runs of a cell have one metric and one protocol, or they would be several rows.
+            record = cell.runs[0].record
+            higher = record.metric.higher_is_better
+            line |= {
+                "metric": record.metric.name,
+                "checkpoint": record.metric.checkpoint,
+                "split": record.metric.split,
+                "protocol": record.data.protocol,
+                "higher_is_better": "" if higher is None else str(higher).lower(),
+                "mean": exact(cell.spread.mean),
+                "sd": exact(cell.spread.sd),
+                "seeds": " ".join(str(run.record.seed) for run in cell.runs),
+            }
+            means = costs.means([run.record for run in cell.runs], costs.COSTS)
+            line |= {cost.key: exact(mean) for cost, mean in zip(costs.COSTS, means, strict=True)}
+        yield line
+
+
+def _published(grid: Grid, paper: Paper) -> Iterator[dict[str, Any]]:
+    for row in paper.rows:
+        for column in grid.columns:
+            value, place = paper.value(row, column), paper.place(column)
+            if value and place is not None:
+                yield {
+                    "variant": row.label,
+                    "published": paper.name,
+                    "task": column.task,
+                    "metric": paper.metrics[column.task][place],
+                    "mean": exact(round(float(value) / 100, 6)),
+                    "trainable_start": exact(magnitude(row.parameters)) if row.parameters else "",
+                }

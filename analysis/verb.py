@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from analysis import runs
-from analysis.runs import Found
+from analysis.runs import Found, Listed
 
 
 class AnalysisError(Exception):
@@ -37,16 +37,22 @@ def add_runs(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def read_runs(roots: Iterable[Path]) -> Found:
+def read_runs(roots: Iterable[Path | str]) -> Found:
     """All runs below `roots`. Raises `AnalysisError` where there is no record to be made anything of."""
     found = runs.read(roots)
-    if found.done or found.failed:
-        return found
-    for reason in found.untrusted:
+    refuse_nothing(found, len(found.done) + len(found.failed))
+    return found
+
+
+def refuse_nothing(listed: Listed, count: int) -> None:
+    """Raises `AnalysisError` where there are no runs, and says why."""
+    if count:
+        return
+    for reason in listed.untrusted:
         print(f"Not used, can't be trusted: {reason}", file=sys.stderr)
-    if found.untrusted:
-        raise AnalysisError(f"no record that can be trusted; {len(found.untrusted)} that can't")
-    raise AnalysisError("no records: " + "; ".join(found.empty))
+    if listed.untrusted:
+        raise AnalysisError(f"no record that can be trusted; {len(listed.untrusted)} that can't")
+    raise AnalysisError("no records: " + "; ".join(listed.empty))
 
 
 def emit(text: str, output: Path | None) -> None:
@@ -54,9 +60,15 @@ def emit(text: str, output: Path | None) -> None:
 
     Raises `AnalysisError` where the file can't be written.
     """
+    emit_parts([text], output)
+
+
+def emit_parts(parts: Iterable[str], output: Path | None) -> None:
+    """As `emit`, part after part."""
     if output is not None:
         try:
-            output.write_text(text, encoding="utf-8", newline="\n")
+            with open(output, "w", encoding="utf-8", newline="\n") as file:
+                file.writelines(parts)
         except OSError as error:
             raise AnalysisError(f"can't write {output}: {error.strerror or error}") from None
         return
@@ -65,7 +77,7 @@ def emit(text: str, output: Path | None) -> None:
     if reconfigure is not None:
         reconfigure(encoding="utf-8", newline="\n")
     try:
-        sys.stdout.write(text)
+        sys.stdout.writelines(parts)
         sys.stdout.flush()
     except BrokenPipeError:
         # The reader (`| head`) has seen enough. The interpreter flushes once more on its way

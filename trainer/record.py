@@ -16,21 +16,22 @@ import dataclasses
 import json
 import math
 import os
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 VERSION = 1
 FILENAME = "record.json"
+
+T = TypeVar("T")
 
 
 class CorruptRecord(ValueError):
     """A `record.json` that can't be read as a record of this version; says where and why."""
 
 
-@dataclass
+@dataclass(slots=True)
 class Metric:
     """The task's own metric: what a table shows."""
 
@@ -42,7 +43,7 @@ class Metric:
     step: int | None = None  # the optimizer step of that checkpoint
 
 
-@dataclass
+@dataclass(slots=True)
 class Data:
     """Numbers of examples, after limits and splits."""
 
@@ -54,7 +55,7 @@ class Data:
     truncated: int | None = None  # texts cut at the longest length that the model takes
 
 
-@dataclass
+@dataclass(slots=True)
 class Steps:
     total: int | None = None
     done: int | None = None  # fewer than total after early stopping
@@ -62,7 +63,7 @@ class Steps:
     skipped: int | None = None  # steps left out because a gradient was not finite
 
 
-@dataclass
+@dataclass(slots=True)
 class Params:
     """Numbers of parameters; the head is never part of an adapter's count."""
 
@@ -74,7 +75,7 @@ class Params:
     closed_form: int | None = None  # what the method's formula says for adapter_start
 
 
-@dataclass
+@dataclass(slots=True)
 class Rank:
     """Sums over the adapted layers; absent for methods without a rank."""
 
@@ -83,7 +84,7 @@ class Rank:
     end: int | None = None
 
 
-@dataclass
+@dataclass(slots=True)
 class Memory:
     """Bytes, computed from shapes and storages; peak_rss and CUDA's are measured.
 
@@ -105,7 +106,7 @@ class Memory:
     cuda_eval_reserved: int | None = None
 
 
-@dataclass
+@dataclass(slots=True)
 class Time:
     """Seconds spent and what they yielded, over all parts of an interrupted run."""
 
@@ -115,7 +116,7 @@ class Time:
     steps_per_second: float | None = None
 
 
-@dataclass
+@dataclass(slots=True)
 class Record:
     """One run. `status` is "done" or "failed"; a failed run has an `error` and no metrics."""
 
@@ -147,51 +148,28 @@ class Record:
 
     def row(self) -> dict[str, Any]:
         """The flat row, names joined by dots; absent numbers are left out."""
-        return {name: value for name, value in flatten(dataclasses.asdict(self)) if value is not None}
+        tree = {name: getattr(self, name) for name in FIELDS[Record]}
+        for name, group in GROUPS.items():
+            tree[name] = {rest: getattr(tree[name], rest) for rest in FIELDS[group]}
+        return {name: value for name, value in flatten(tree) if value is not None}
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Record:
         """The record that a flat row stands for. Raises `CorruptRecord`."""
-        if row.get("version") != VERSION:
-            raise CorruptRecord(f"version: {row.get('version')!r}, this is version {VERSION}")
+        check(row)
         parts: dict[str, Any] = {}
-        known = {f.name for f in dataclasses.fields(cls)}
         for name, value in row.items():
             head, _, rest = name.partition(".")
-            if head not in known:
-                raise CorruptRecord(f"unknown field {name!r}")
-            if head in _NAMESPACES and not rest:
-                raise CorruptRecord(f"{head}: {value!r} is not a group")
-            if rest and head not in _NAMESPACES:
-                raise CorruptRecord(f"{name}: {head} is no group")
             if rest:
                 parts.setdefault(head, {})[rest] = value
             else:
                 parts[head] = value
-        try:
-            for name, group_class in _GROUPS.items():
-                parts[name] = group_class(**parts.get(name, {}))
-            record = cls(**parts)
-        except TypeError as error:
-            raise CorruptRecord(str(error).replace("__init__() ", "")) from None
-        record._check()
-        return record
-
-    def _check(self) -> None:
-        _check_fields(self, "")
-        for name in _GROUPS:
-            _check_fields(getattr(self, name), f"{name}.")
-        if not isinstance(self.git.get("commit", ""), str):
-            raise CorruptRecord(f"git.commit: {self.git['commit']!r} is not text")
-        if self.status not in ("done", "failed"):
-            raise CorruptRecord(f"status: {self.status!r}, allowed: done, failed")
-        if self.status == "done" and self.metric.value is None:
-            raise CorruptRecord("metric.value: missing in a finished run")
-        if self.status == "failed" and (self.metric != Metric() or self.metrics):
-            raise CorruptRecord("metric: a failed run has none")
+        for name, group in GROUPS.items():
+            parts[name] = group(**parts.get(name, {}))
+        return cls(**parts)
 
 
-_GROUPS: dict[str, type] = {
+GROUPS: dict[str, type] = {
     "metric": Metric,
     "data": Data,
     "steps": Steps,
@@ -201,33 +179,79 @@ _GROUPS: dict[str, type] = {
     "time": Time,
 }
 
-# Fields that stand as `name.rest` on disk.
-_NAMESPACES = {*_GROUPS, "config", "git", "versions", "hardware", "metrics", "method"}
+# Groups of any names; in Python they are dictionaries.
+OPEN_GROUPS = ("config", "git", "versions", "hardware", "metrics", "method")
+
+FIELDS = {cls: tuple(f.name for f in dataclasses.fields(cls)) for cls in (Record, *GROUPS.values())}
+
+_Kind = tuple[frozenset[type], str]  # the types that are allowed, and how an error calls them
 
 # What a field's annotation allows, by the annotation's first word.
-_ALLOWED: dict[str, tuple[tuple[type, ...], str]] = {
-    "str": ((str,), "text"),
-    "int": ((int,), "a whole number"),
-    "float": ((int, float), "a finite number"),
-    "bool": ((bool,), "true or false"),
-    "list[str]": ((list,), "a list"),
+_ALLOWED: dict[str, _Kind] = {
+    "str": (frozenset({str}), "text"),
+    "int": (frozenset({int}), "a whole number"),
+    "float": (frozenset({int, float}), "a finite number"),
+    "bool": (frozenset({bool}), "true or false"),
+    "list[str]": (frozenset({list}), "a list of texts"),
 }
-_FIELDS = {
-    cls: [(f.name, str(f.type).partition(" ")[0]) for f in dataclasses.fields(cls)]
-    for cls in (Record, *_GROUPS.values())
-}
-_REQUIRED = ("run_id", "study", "variant", "task", "model", "seed", "status")
 
 
-def _check_fields(part: Any, prefix: str) -> None:
-    """Raises `CorruptRecord` for a value that is not of its field's kind."""
-    for name, annotation in _FIELDS[type(part)]:
-        value = getattr(part, name)
-        if annotation not in _ALLOWED or (value is None and name not in _REQUIRED):
-            continue
-        kinds, what = _ALLOWED[annotation]
-        if type(value) not in kinds or (isinstance(value, float) and not math.isfinite(value)):
-            raise CorruptRecord(f"{prefix}{name}: {value!r} is not {what}")
+def _kinds(cls: type, prefix: str = "") -> dict[str, _Kind]:
+    words = {f.name: str(f.type).partition(" ")[0] for f in dataclasses.fields(cls)}
+    return {f"{prefix}{name}": _ALLOWED[word] for name, word in words.items() if word in _ALLOWED}
+
+
+# What each field may be, by its name in a row.
+_KINDS = _kinds(Record) | {"git.commit": _ALLOWED["str"]}
+for _name, _group in GROUPS.items():
+    _KINDS |= _kinds(_group, f"{_name}.")
+
+_REQUIRED = ("run_id", "study", "variant", "task", "model", "seed", "status", "version")
+
+
+def _kind_of(name: str) -> _Kind | None:
+    return _ALLOWED["float"] if name.startswith("metrics.") else _KINDS.get(name)
+
+
+def types_of(name: str) -> frozenset[type] | None:
+    """The types that the value of a field may have; None for a field that may be anything."""
+    kind = _kind_of(name)
+    if kind is None or name in _REQUIRED or name.startswith("metrics."):
+        return kind and kind[0]
+    return kind[0] | {type(None)}
+
+
+def check(row: Mapping[str, Any]) -> None:
+    """Raises `CorruptRecord` for a row that is no record of this version."""
+    if row.get("version") != VERSION:
+        raise CorruptRecord(f"version: {row.get('version')!r}, this is version {VERSION}")
+    for name, value in row.items():
+        head, _, rest = name.partition(".")
+        is_group = head in GROUPS or head in OPEN_GROUPS
+        if head not in FIELDS[Record] or (head in GROUPS and rest and name not in _KINDS):
+            raise CorruptRecord(f"unknown field {name!r}")
+        if is_group and not rest:
+            raise CorruptRecord(f"{head}: {value!r} is not a group")
+        if not is_group and name != head:
+            raise CorruptRecord(f"{name}: {head} is no group")
+    for name in dict.fromkeys([*_REQUIRED, *row]):
+        _check_value(name, row.get(name))
+    if row["status"] not in ("done", "failed"):
+        raise CorruptRecord(f"status: {row['status']!r}, allowed: done, failed")
+    if row["status"] == "done" and row.get("metric.value") is None:
+        raise CorruptRecord("metric.value: missing in a finished run")
+    measured = (value for name, value in row.items() if name.startswith(("metric.", "metrics.")))
+    if row["status"] == "failed" and any(value is not None for value in measured):
+        raise CorruptRecord("metric: a failed run has none")
+
+
+def _check_value(name: str, value: Any) -> None:
+    kind, types = _kind_of(name), types_of(name)
+    if kind is None or types is None:
+        return
+    bad = type(value) not in types or (isinstance(value, float) and not math.isfinite(value))
+    if bad or (isinstance(value, list) and not all(type(text) is str for text in value)):
+        raise CorruptRecord(f"{name}: {value!r} is not {kind[1]}")
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -241,12 +265,15 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 def write(record: Record, folder: str | os.PathLike[str]) -> Path:
     """Writes `folder/record.json` so that a reader sees the whole record or none."""
-    record._check()
-    return write_json(Path(folder) / FILENAME, record.row())
+    row = record.row()
+    check(row)
+    return write_json(Path(folder) / FILENAME, row)
 
 
 def write_json(path: Path, content: Any) -> Path:
     """Writes JSON to a temporary name beside `path`, then renames: never a half-written file."""
+    import tempfile  # analysis, which reads, comes up without it
+
     text = json.dumps(content, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
@@ -268,26 +295,72 @@ def read(folder: str | os.PathLike[str]) -> Record | None:
 
     Raises `CorruptRecord`, naming the file, for one that is there but can't be trusted.
     """
-    path = Path(folder) / FILENAME
+    return load(folder, lambda text: Record.from_row(parse(text)))
+
+
+def load(folder: str | os.PathLike[str], make: Callable[[str], T]) -> T | None:
+    """What `make` makes of the text of a folder's record, else as `read`."""
+    path = f"{os.fspath(folder)}{os.sep}{FILENAME}"
     try:
-        text = path.read_text(encoding="utf-8")
+        content = _content(path)
     except FileNotFoundError:
         return None
-    except (OSError, UnicodeDecodeError) as error:
-        raise CorruptRecord(f"{path}: {getattr(error, 'strerror', None) or error}") from None
+    except OSError as error:
+        raise CorruptRecord(f"{path}: {error.strerror or error}") from None
     try:
-        row = json.loads(text)
-        if not isinstance(row, dict):
-            raise CorruptRecord("not an object")
-        return Record.from_row(row)
+        return make(str(content, "utf-8"))
     except (ValueError, RecursionError) as error:
         raise CorruptRecord(f"{path}: {error}") from None
 
 
-def find(*roots: str | os.PathLike[str]) -> Iterator[Path]:
-    """Folders below `roots` (themselves included) that hold a record, in sorted order."""
+def parse(text: str) -> dict[str, Any]:
+    """The flat row that a text holds, not checked. Raises `ValueError` or `RecursionError`."""
+    row = json.loads(text)
+    if not isinstance(row, dict):
+        raise CorruptRecord("not an object")
+    return row
+
+
+def _content(path: str) -> bytes:
+    # A study has thousands of records of a few kilobytes: opening a Python file takes longer than reading one.
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+    try:
+        content = part = os.read(handle, _CHUNK)
+        while len(part) == _CHUNK:
+            part = os.read(handle, _CHUNK)
+            content += part
+        return content
+    finally:
+        os.close(handle)
+
+
+_CHUNK = 1 << 16
+
+
+def find(*roots: str | os.PathLike[str], unread: Callable[[OSError], None] | None = None) -> Iterator[str]:
+    """Folders below `roots` (themselves included) that hold a record, in sorted order.
+
+    `unread` is called with the error for a folder that can't be looked into. Links to folders are
+    not followed.
+    """
     for root in roots:
-        for folder, names, files in os.walk(root):
-            names.sort()
-            if FILENAME in files:
-                yield Path(folder)
+        waiting = [os.fspath(root)]
+        while waiting:
+            folder = waiting.pop()
+            below: list[str] = []
+            found = False
+            try:
+                with os.scandir(folder) as entries:
+                    for entry in entries:
+                        if entry.is_dir(follow_symlinks=False):
+                            below.append(entry.path)
+                        elif entry.name == FILENAME:
+                            found = True
+            except OSError as error:
+                if unread is not None:
+                    unread(error)
+                continue
+            if found:
+                yield folder
+            below.sort(reverse=True)  # the last is the next
+            waiting += below

@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
-from analysis import grid, numbers
+from analysis import numbers
+from analysis.costs import training_memory
 from analysis.measures import pareto_front
 from analysis.plots import style
 from analysis.plots.kind import Group, Kind, LeftOut, Picture, Study, file_name, seeds
@@ -59,7 +60,7 @@ AXES = (
     Axis(
         "memory",
         "training memory in MiB",
-        lambda record: _scaled(grid.training_memory(record.memory), 2**-20),
+        lambda record: _scaled(training_memory(record.memory), 2**-20),
         numbers.human,
         "Memory is weights, gradients, optimizer state and saved activations.",
     ),

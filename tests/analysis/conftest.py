@@ -29,6 +29,7 @@ METRIC = {
     "memory.gradients": 2 * MIB,
     "memory.optimizer": 4 * MIB,
     "memory.activations": 50 * MIB,
+    "memory.adapter_file": 3 * MIB // 2,
     "memory.peak_rss": 700 * MIB,
     "time.train": 12.5,
     "time.tokens_per_second": 4321.4,

@@ -41,7 +41,7 @@ def test_help_of_a_verb_shows_an_example_that_parses(capsys, verb):
         assert cli.parser().parse_args(command[3:]).verb == verb.name
 
 
-@pytest.mark.parametrize("arguments", [[], ["tabel"], ["table"], ["table", "runs", "--format", "html"]])
+@pytest.mark.parametrize("arguments", [[], ["tabel"], ["table"], ["table", "runs", "--format", "pdf"]])
 def test_a_wrong_command_exits_2(capsys, arguments):
     with pytest.raises(SystemExit) as stop:
         cli.main(arguments)
@@ -49,13 +49,28 @@ def test_a_wrong_command_exits_2(capsys, arguments):
     assert "usage: python -m analysis" in capsys.readouterr().err
 
 
-def test_a_table_never_imports_torch(store):
+def test_a_table_imports_nothing_that_takes_its_time(store):
     store.add("lora", 0)
     code = """if True:
         import sys
         from analysis import cli
         cli.main(["table", "runs"])
-        print([name for name in ("torch", "transformers", "pandas", "numpy") if name in sys.modules])
+        heavy = ("torch", "transformers", "pandas", "numpy", "pyarrow", "scipy", "jinja2", "yaml")
+        print([name for name in heavy if name in sys.modules])
+    """
+    done = python("-c", code)
+    assert done.returncode == 0, done.stderr.decode()
+    assert done.stdout.splitlines()[-1] == b"[]"
+
+
+@pytest.mark.parametrize("name", ["runs.csv", "runs.parquet"])
+def test_collecting_never_imports_torch(store, name):
+    store.add("lora", 0)
+    code = f"""if True:
+        import sys
+        from analysis import cli
+        cli.main(["collect", "runs", "--output", "{name}"])
+        print([name for name in ("torch", "transformers", "scipy") if name in sys.modules])
     """
     done = python("-c", code)
     assert done.returncode == 0, done.stderr.decode()
@@ -98,7 +113,9 @@ def test_output_goes_to_a_file(store, table, tmp_path):
     assert Path("table.md").read_bytes() == printed.encode()
 
 
-@pytest.mark.parametrize("name, form", [("t.csv", "csv"), ("t.tex", "latex"), ("t.md", "md"), ("t.txt", "md")])
+@pytest.mark.parametrize(
+    "name, form", [("t.csv", "csv"), ("t.tex", "latex"), ("t.html", "html"), ("t.md", "md"), ("t.txt", "md")]
+)
 def test_the_ending_of_the_file_says_the_format(store, table, name, form):
     store.add("lora", 0)
     table("runs", "--output", name)

@@ -122,3 +122,21 @@ def test_long_lists_are_cut_with_their_number(store, table):
     note = table("one", "two").note("Counted once: ")
     assert note.startswith("12 runs that were found in more than one place: ")
     assert note.endswith(" and 2 more.")
+
+
+@pytest.mark.parametrize(
+    "changes, named",
+    [
+        ({"params__effective": 100_000}, True),
+        ({"params__adapter_end": 200_000}, True),
+        ({"params__adapter_end": 331_776}, False),
+        ({"params__effective": 100_000, "metric__checkpoint": "last"}, False),
+    ],
+)
+def test_fewer_evaluations_may_compete_where_a_method_changes_its_size(store, table, changes, named):
+    store.add("lora", 0, **changes)
+    notes = [note for note in table().notes if note.startswith("The best checkpoint is chosen among ")]
+    assert notes == named * [
+        "The best checkpoint is chosen among models in their final form; lora changed in size while training, so "
+        "that fewer evaluations may have competed than for the other rows."
+    ]

@@ -136,12 +136,39 @@ def test_what_was_not_measured_is_blank(store, table):
         params__adapter_start=None,
         params__effective=None,
         params__head=None,
+        memory__adapter_file=None,
         memory__activations=None,
         memory__peak_rss=None,
         time__train=None,
         time__tokens_per_second=None,
     )
-    assert table().cells[1][2:] == [""] * 7, "three parts of the memory are not the memory"
+    assert table().cells[1][2:] == [""] * 8, "three parts of the memory are not the memory"
+
+
+def test_the_file_is_in_mebibytes_to_the_hundredth(store, table):
+    store.add("lora", 0, memory__adapter_file=300_000)
+    assert table().column("file MiB") == ["0.29"]
+
+
+def test_memory_comes_in_its_parts_where_asked_for(store, table):
+    store.add("lora", 0)
+    split = ["weights MiB", "gradients MiB", "optimizer MiB", "activations MiB"]
+    assert not set(split) & set(table().cells[0])
+    out = table("runs", "--memory")
+    assert [out.column(name) for name in ("memory MiB", *split)] == [["146.0"], ["90.0"], ["2.0"], ["4.0"], ["50.0"]]
+
+
+def test_cuda_has_columns_where_a_run_used_it(store, table):
+    store.add("lora", 0)
+    assert "peak CUDA MiB" not in table().cells[0]
+    sizes = ("train_allocated", "train_reserved", "eval_allocated", "eval_reserved")
+    store.add("lora", 1, **{f"memory__cuda_{name}": (place + 1) * 2**20 for place, name in enumerate(sizes)})
+    out = table()
+    assert out.column("peak CUDA MiB") == ["1.0"], "over the runs that have it"
+    assert "reserved MiB" not in out.cells[0]
+    split = table("runs", "--memory")
+    shown = ("peak CUDA MiB", "reserved MiB", "eval CUDA MiB", "eval reserved MiB")
+    assert [split.column(name) for name in shown] == [["1.0"], ["2.0"], ["3.0"], ["4.0"]]
 
 
 def test_none_is_not_zero(store, table):
@@ -190,6 +217,13 @@ def test_counts_for_people(count, expected):
 )
 def test_all_digits(value, expected):
     assert numbers.exact(value) == expected
+
+
+@pytest.mark.parametrize(
+    "text, expected", [("184M", 184e6), ("0.33M", 330_000), ("1.5B", 1.5e9), ("12k", 12_000), ("770", 770)]
+)
+def test_a_printed_count_is_a_number(text, expected):
+    assert numbers.magnitude(text) == expected
 
 
 def test_natural_order():

@@ -53,7 +53,7 @@ def test_what_is_no_record_is_listed_with_its_path(store, base, table, text, rea
         ({"memory__peak_rss": True}, "memory.peak_rss: True is not a whole number"),
         ({"metric__name": 3}, "metric.name: 3 is not text"),
         ({"metric__higher_is_better": "yes"}, "metric.higher_is_better: 'yes' is not true or false"),
-        ({"overrides": "lora"}, "overrides: 'lora' is not a list"),
+        ({"overrides": "lora"}, "overrides: 'lora' is not a list of texts"),
         ({"git__commit": 5}, "git.commit: 5 is not text"),
         ({"seed": "zero"}, "seed: 'zero' is not a whole number"),
         ({"surprise": 1}, "unknown field 'surprise'"),

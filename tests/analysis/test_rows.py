@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from analysis import rows, runs
+from trainer import record as records
+
 
 def test_seeds_are_averaged_and_nothing_else(store, table):
     for rank, value in ((4, 0.7), (8, 0.8)):
@@ -231,3 +234,15 @@ def test_tasks_are_in_the_order_of_the_alphabet(store, table):
     for task in ("sst2", "boolq", "movie"):
         store.add("lora", 0, task=task)
     assert [name.split()[0] for name in table().cells[0][1:4]] == ["boolq", "movie", "sst2"]
+
+
+def test_records_from_elsewhere_make_the_same_rows(store):
+    for rank in (4, 8):
+        for seed in range(4):
+            store.add("lora", seed, config={"variant.rank": rank, "data.seed": seed, "data.split_seed": seed // 2})
+    found = runs.read(["runs"])
+    plain = runs.Found(done=[runs.Run(run.path, records.read(run.folder)) for run in found.done])
+    assert type(plain.done[0].record.config) is dict
+    labels = [row.label for row in rows.build(found).rows]
+    assert labels == [row.label for row in rows.build(plain).rows]
+    assert labels == [f"lora rank={rank} data.split_seed={seed}" for rank in (4, 8) for seed in (0, 1)]

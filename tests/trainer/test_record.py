@@ -257,16 +257,32 @@ def test_find_goes_through_every_depth_in_sorted_order(tmp_path):
     killed = tmp_path / "killed"
     killed.mkdir()
     (killed / ".record.json.x1y2z3").write_text("{")
-    below = [str(folder.relative_to(tmp_path)) for folder in records.find(tmp_path)]
+    below = [os.path.relpath(folder, tmp_path) for folder in records.find(tmp_path)]
     assert below == ["a", "a/b/c", "a/z", "b/run", "b10", "b2"]
     assert list(records.find(tmp_path / "b", tmp_path / "a" / "z")) == [
-        tmp_path / "b" / "run",
-        tmp_path / "a" / "z",
+        str(tmp_path / "b" / "run"),
+        str(tmp_path / "a" / "z"),
     ], "roots in the order in which they are named, themselves included"
 
 
 def test_find_finds_nothing_where_there_is_nothing(tmp_path):
     assert list(records.find(tmp_path, tmp_path / "nowhere")) == []
+
+
+def test_a_folder_that_can_not_be_looked_into_is_told(tmp_path, monkeypatch):
+    records.write(done(), tmp_path / "a")
+    (tmp_path / "secret").mkdir()
+    scandir = os.scandir
+
+    def refuse(folder: str) -> object:
+        if os.path.basename(folder) == "secret":
+            raise PermissionError(errno.EACCES, "Permission denied", folder)
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    told: list[OSError] = []
+    assert list(records.find(tmp_path, unread=told.append)) == [str(tmp_path / "a")]
+    assert [error.filename for error in told] == [str(tmp_path / "secret")]
 
 
 def test_records_need_the_standard_library_alone():

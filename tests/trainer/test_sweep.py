@@ -35,7 +35,7 @@ def rows(folder) -> dict[str, dict]:
     changing = ("time.", "started", "finished", "memory.peak_rss", "study", "overrides")
     return {
         path.name: {k: v for k, v in records.read(path).row().items() if not k.startswith(changing)}
-        for path in records.find(folder)
+        for path in map(Path, records.find(folder))
     }
 
 

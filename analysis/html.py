@@ -1,0 +1,45 @@
+"""A table as HTML: one page without scripts that needs nothing from elsewhere."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from analysis.layout import Sheet
+from analysis.markdown import one_line
+from analysis.notes import Note
+
+_TEMPLATES = Path(__file__).parent / "templates"
+
+
+def render(sheet: Sheet, notes: Sequence[Note], title: str = "Results") -> str:
+    """The page: the table, then one item for each note."""
+    return str(_module().page(sheet, notes, title)).strip() + "\n"
+
+
+def table(sheet: Sheet) -> str:
+    """The `<table>` alone, for a page that brings `style`."""
+    return str(_module().table(sheet))
+
+
+def style() -> str:
+    """CSS of `table`."""
+    return str(_module().style())
+
+
+@functools.cache
+def _module() -> Any:
+    # Only this format needs the library; the others come up without it.
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: one_line(value) if type(value) is str else value,  # what is marked up stays
+    )
+    return environment.get_template("table.html.jinja").module

@@ -1,0 +1,263 @@
+"""Time and memory of the verbs that make tables, as multiples of reading the same files with the standard library.
+
+    python -m benchmarks.analysis_speed [--runs 1000 10000] [--rounds N] [--json FILE]
+
+N records of a study (tasks of GLUE × settings of every variant × five seeds, a hundredth of them
+failed) are written into a temporary folder. The floor opens each `record.json` and calls
+`json.load`; where the files are it is told beforehand. The verbs find them, check and write.
+
+Floor and verbs take turns, each in a process of its own. A process first does its work on ten
+records (`start`: imports, once per process however many records there are), then on all. A ratio is
+the median over the rounds of a verb's seconds of processor time over the floor's in the same round:
+on a machine that is doing nothing else these are the seconds that pass, on another they are not. The
+peak is what the kernel says of the whole process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import hashlib
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+VERBS = {
+    "table md": ("table", "RUNS", "--output", "{out}/table.md"),
+    "table csv": ("table", "RUNS", "--output", "{out}/table.csv"),
+    "table latex": ("table", "RUNS", "--output", "{out}/table.tex"),
+    "table html": ("table", "RUNS", "--output", "{out}/table.html"),
+    "collect csv": ("collect", "RUNS", "--output", "{out}/runs.csv"),
+    "collect parquet": ("collect", "RUNS", "--output", "{out}/runs.parquet"),
+}
+SEEDS = 5
+MIB = 2**20
+
+# What a child process runs; the last line that it prints: seconds on few records, seconds and
+# processor seconds on all, peak in KiB.
+_CHILD = """
+import sys, time
+{body}
+few, all = sys.argv[1:3]
+start = time.perf_counter()
+prepare(few)()
+first = time.perf_counter() - start
+work = prepare(all)
+start, busy = time.perf_counter(), time.process_time()
+work()
+busy = time.process_time() - busy
+seconds = time.perf_counter() - start
+peak = next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM"))
+print(first, seconds, busy, peak)
+"""
+_FLOOR = """
+def prepare(runs):
+    import json, os
+    paths = [os.path.join(folder, "record.json") for folder, _, files in os.walk(runs) if "record.json" in files]
+    def work():
+        for path in paths:
+            with open(path, encoding="utf-8") as file:
+                json.load(file)
+    return work
+"""
+_VERB = """
+def prepare(runs):
+    def work():
+        from analysis.cli import main
+        assert main([part.replace("RUNS", runs) for part in sys.argv[3:]]) == 0
+    return work
+"""
+
+
+@functools.cache
+def configs() -> dict[str, list[dict[str, Any]]]:
+    """By task, the config of every variant as a record has it."""
+    from hydra import compose, initialize_config_dir
+
+    from trainer import config as run_config
+
+    run_config.register()
+    variants = sorted(path.stem for path in (ROOT / "conf/variant").glob("[!_]*.yaml"))
+    tasks = ("cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2", "stsb")
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        bare = [run_config.identity(compose("config", [f"variant={name}", "task=cola"]), {}) for name in variants]
+        of_task = {}
+        for task in tasks:
+            whole = run_config.identity(compose("config", [f"task={task}"]), {})
+            of_task[task] = {name: value for name, value in whole.items() if name.startswith("task.")}
+    return {task: [{**config, **own} for config in bare] for task, own in of_task.items()}
+
+
+def rows(count: int) -> Iterator[dict[str, Any]]:
+    """`count` flat records of one study, the same each time."""
+    draw = random.Random(0)
+    by_task = configs()
+    for number in range(count):
+        setting, seed = divmod(number, SEEDS)
+        setting, task = divmod(setting, len(by_task))
+        task = list(by_task)[task]
+        setting, variant = divmod(setting, len(by_task[task]))
+        config = by_task[task][variant] | {"seed": seed, "optim.lr": (setting + 1) * 1e-4}
+        yield _row(draw, config, seed, failed=draw.random() < 0.01)
+
+
+def _row(draw: random.Random, config: dict[str, Any], seed: int, failed: bool) -> dict[str, Any]:
+    variant, task, metrics = config["variant.name"], config["task.name"], config["task.metrics"]
+    run_id = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]
+    row = {
+        "version": 1,
+        "run_id": run_id,
+        "study": "speed",
+        "variant": variant,
+        "task": task,
+        "model": config["model.name"],
+        "seed": seed,
+        "status": "failed" if failed else "done",
+        "started": f"2026-01-0{1 + seed}T03:04:05+00:00",
+        "finished": f"2026-01-0{1 + seed}T03:05:{draw.randrange(10, 60)}+00:00",
+        "overrides": [f"variant={variant}", f"task={task}", f"seed={seed}", f"optim.lr={config['optim.lr']}"],
+        "git.commit": "c293269ad6d1c2a4b1d3b4fe2f4c0a9b7e5d1f02",
+        "git.dirty": False,
+        "hardware.cpu": "AMD EPYC 7B13",
+        "hardware.cores": 2,
+        "hardware.threads": 2,
+        "hardware.memory": 8_323_072_000,
+        **{f"config.{name}": value for name, value in config.items()},
+    }
+    packages = ("accelerate", "datasets", "hydra-core", "loratory", "numpy", "peft", "python", "tokenizers", "torch")
+    row |= {f"versions.{name}": f"1.{place}.0" for place, name in enumerate(packages)}
+    if failed:
+        return row | {"error": "RuntimeError: loss is not finite"}
+    value = {name: 0.8 + draw.gauss(0, 0.02) for name in metrics}
+    split = "validation_matched" if task == "mnli" else "validation"
+    row |= {f"metrics.{name}": number for name, number in value.items()}
+    if task == "mnli":
+        row |= {f"metrics.validation_mismatched.{name}": 0.8 + draw.gauss(0, 0.02) for name in metrics}
+    steps, adapter = 100 * len(task), 1000 * len(variant) ** 3
+    return row | {
+        "metric.name": metrics[0],
+        "metric.value": value[metrics[0]],
+        "metric.higher_is_better": True,
+        "metric.split": split,
+        "metric.checkpoint": "best",
+        "metric.step": steps - 100,
+        "data.protocol": "dev",
+        "data.train": 3668,
+        "data.select": 408,
+        "data.report": 408,
+        "data.labels": 2,
+        "data.truncated": draw.randrange(9),
+        "steps.total": steps,
+        "steps.done": steps,
+        "steps.epochs": 3.0,
+        "steps.skipped": 0,
+        "params.total": 22_713_216 + adapter,
+        "params.head": 148_610,
+        "params.adapter_start": adapter,
+        "params.adapter_end": adapter,
+        "params.effective": adapter,
+        "params.closed_form": adapter,
+        "rank.layers": 36,
+        "rank.start": 288,
+        "rank.end": 288,
+        "memory.weights": 92 * MIB,
+        "memory.gradients": 4 * adapter,
+        "memory.optimizer": 8 * adapter,
+        "memory.activations": draw.randrange(400 * MIB, 500 * MIB),
+        "memory.adapter_file": 4 * adapter + 600_000,
+        "memory.peak_rss": draw.randrange(1600 * MIB, 1900 * MIB),
+        "time.train": draw.uniform(50, 70),
+        "time.eval": draw.uniform(3, 5),
+        "time.tokens_per_second": draw.uniform(900, 1100),
+        "time.steps_per_second": draw.uniform(1, 2),
+    }
+
+
+def write(count: int, folder: Path) -> None:
+    """`count` run folders below `folder`."""
+    from trainer.record import FILENAME, Record
+
+    for row in rows(count):
+        Record.from_row(row)  # raises for a row that is no record
+        home = folder / row["run_id"]
+        home.mkdir(parents=True)
+        text = json.dumps(row, indent=1, sort_keys=True, ensure_ascii=False)
+        (home / FILENAME).write_text(text + "\n", encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One process."""
+
+    start: float  # seconds on ten records, imports among them
+    seconds: float
+    busy: float  # of the processor
+    peak: float  # MiB
+
+
+def child(body: str, *arguments: str) -> Measured:
+    """A fresh interpreter that runs `body`."""
+    command = [sys.executable, "-c", _CHILD.format(body=body), *arguments]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=env)
+    start, seconds, busy, peak = done.stdout.splitlines()[-1].split()
+    return Measured(float(start), float(seconds), float(busy), int(peak) / 1024)
+
+
+def measure(count: int, rounds: int, verbs: dict[str, tuple[str, ...]]) -> dict[str, dict[str, float]]:
+    """For the floor and each verb: median seconds, ratio to the floor, and peak MiB."""
+    with tempfile.TemporaryDirectory() as place:
+        few, runs, out = (Path(place) / name for name in ("few", "runs", "out"))
+        out.mkdir()
+        write(10, few)
+        write(count, runs)
+        found: dict[str, list[Measured]] = {"floor": [], **{name: [] for name in verbs}}
+        for turn in range(rounds + 1):
+            for name, measured in found.items():
+                arguments = [part.format(out=out) for part in verbs.get(name, ())]
+                one = child(_VERB if name in verbs else _FLOOR, str(few), str(runs), *arguments)
+                if turn:  # the first warms the file cache
+                    measured.append(one)
+    return {
+        name: {
+            "start_seconds": statistics.median(one.start for one in measured),
+            "seconds": statistics.median(one.seconds for one in measured),
+            "busy_seconds": statistics.median(one.busy for one in measured),
+            "ratio": statistics.median(one.busy / low.busy for one, low in zip(measured, found["floor"], strict=True)),
+            "peak_mib": max(one.peak for one in measured),
+        }
+        for name, measured in found.items()
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--runs", type=int, nargs="+", default=[1000, 10_000], metavar="N", help="numbers of records")
+    parser.add_argument("--rounds", type=int, default=5, help="measurements of each, after one that warms up")
+    parser.add_argument("--verbs", nargs="+", choices=VERBS, default=list(VERBS), metavar="VERB", help="; ".join(VERBS))
+    parser.add_argument("--json", type=Path, metavar="FILE", help="writes all numbers there")
+    arguments = parser.parse_args()
+    results = {}
+    for count in arguments.runs:
+        found = results[count] = measure(count, arguments.rounds, {name: VERBS[name] for name in arguments.verbs})
+        print(f"{count:,} records, {arguments.rounds} rounds, Python {sys.version.split()[0]}\n")
+        print("| | start s | s | processor s | × floor | peak MiB |\n|---|---:|---:|---:|---:|---:|")
+        for name, row in found.items():
+            print(f"| {name} | {row['start_seconds']:.2f} | {row['seconds']:.2f} ", end="")
+            print(f"| {row['busy_seconds']:.2f} | {row['ratio']:.2f} | {row['peak_mib']:.0f} |")
+        print(flush=True)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(results, indent=1))
+
+
+if __name__ == "__main__":
+    main()
