@@ -55,15 +55,15 @@ def _type(name: str, kinds: set[type]) -> pa.DataType:
 
 def _batches(columns: Columns, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     rows = iter(columns)
-    width = len(columns.own)
+    first = list(schema)[: len(columns.own) + len(columns.code)]
     while batch := list(itertools.islice(rows, _BATCH)):
-        own = zip(*(values for values, _ in batch), strict=True)
-        arrays = [_array(field, column) for field, column in zip(list(schema)[:width], own, strict=True)]
+        values = zip(*(own + code for own, code, _ in batch), strict=True)
+        arrays = [_array(field, column) for field, column in zip(first, values, strict=True)]
         # Of each base once what its settings are, then which row has which base.
-        order = {place: number for number, place in enumerate(dict.fromkeys(place for _, place in batch))}
+        order = {place: number for number, place in enumerate(dict.fromkeys(place for *_, place in batch))}
         bases = [columns.bases[place] for place in order]
-        taken = pa.array([order[place] for _, place in batch], pa.int32())
-        for field, name in zip(list(schema)[width:], columns.shared, strict=True):
+        taken = pa.array([order[place] for *_, place in batch], pa.int32())
+        for field, name in zip(list(schema)[len(first) :], columns.shared, strict=True):
             entries = _array(field, [base.get(name) for base in bases])
             arrays.append(pa.DictionaryArray.from_arrays(taken, entries).dictionary_decode())
         yield pa.RecordBatch.from_arrays(arrays, schema=schema)

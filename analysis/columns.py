@@ -7,7 +7,7 @@ import json
 import marshal
 import operator
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from analysis import runs, settings
@@ -17,49 +17,40 @@ from analysis.reading import Values
 from analysis.spool import Spool
 from trainer.record import FIELDS, GROUPS, Record
 
-# Behind the plain fields; each of these is a group of names.
-_ORDER = (
-    "metric",
-    "metrics",
-    "method",
-    "data",
-    "steps",
-    "params",
-    "rank",
-    "memory",
-    "time",
-    "git",
-    "versions",
-    "hardware",
-)
-_CODE = ("git.", "versions.", "hardware.")
+_CODE = ("git", "versions", "hardware")
+# Behind the plain fields; each of these is a group of names. Seeds are settings; the others are behind all of these.
+_ORDER = ("metric", "metrics", "method", "data", "steps", "params", "rank", "memory", "time", "config", *_CODE)
 
 
 class Columns:
-    """Iterating gives the rows, each as (values of `own`, place in `bases`)."""
+    """The rows of a spool on columns in three parts: `own`, `code`, which few rows have anew, and `shared`.
+
+    Iterating gives each row as (values of `own`, values of `code`, place in `bases`).
+    """
 
     def __init__(self, spool: Spool) -> None:
         self._spool = spool
         self.listed: runs.Listed = spool.listed
-        self.own = sorted({name for names in spool.names for name in names}, key=_place)
-        # Settings but for seeds: the same in many rows, and so made once.
+        names = sorted({name for names in spool.names for name in names}, key=_place)
+        self.own = [name for name in names if name.partition(".")[0] not in _CODE]
+        self.code = [name for name in names if name.partition(".")[0] in _CODE]
+        # Settings but for seeds.
         self.bases = spool.bases
         self.shared = sorted({name for base in spool.bases for name in base}, key=natural)
-        self._picks = [_picker(names, self.own) for names in spool.names]
-        self._flags = [[name for name in names if _is_flag(name)] for names in spool.names]
-        self._flag_picks = [_picker(*pair) for pair in zip(spool.names, self._flags, strict=True)]
-        self._seen: Counter[tuple[int, bytes]] = Counter()
+        self._picks = [[_picker(own, part) for part in (self.own, self.code, _FLAGS)] for own in spool.names]
+        self._seen: Counter[tuple[bytes, Values]] = Counter()
 
     @property
     def names(self) -> list[str]:
-        """All columns: those of `own`, then those of `shared`."""
-        return [*self.own, *(f"config.{name}" for name in self.shared)]
+        """All columns, in their order."""
+        return [*self.own, *self.code, *(f"config.{name}" for name in self.shared)]
 
-    def __iter__(self) -> Iterator[tuple[Values, int]]:
+    def __iter__(self) -> Iterator[tuple[Values, Values, int]]:
         self._seen.clear()
         for number, base, values in self._spool:
-            self._seen[number, marshal.dumps(self._flag_picks[number](values), 2)] += 1
-            yield self._picks[number](values), base
+            own, code, flags = (pick(values) for pick in self._picks[number])
+            self._seen[marshal.dumps(code, 2), flags] += 1
+            yield own, code, base
 
     def kinds(self) -> dict[str, set[type]]:
         """The types of the values in each column."""
@@ -75,35 +66,41 @@ class Columns:
     def provenance(self) -> Provenance:
         """Where the rows come from that were given the last time."""
         found = Provenance()
-        for (number, key), times in self._seen.items():
-            flags = dict(zip(self._flags[number], marshal.loads(key), strict=True))
-            git, versions, hardware = (
-                {name.removeprefix(group): value for name, value in flags.items() if name.startswith(group)}
-                for group in _CODE
-            )
-            found.add(git, versions, hardware, times)
-            if flags["status"] == "done":
-                observed = {name: flags.get(name) for name in settings.COMPARABLE}
-                found.add_protocol(flags["task"], observed, times)
+        for (code, (status, task, *observed)), times in self._seen.items():
+            groups: dict[str, dict[str, Any]] = {group: {} for group in _CODE}
+            for name, value in zip(self.code, marshal.loads(code), strict=True):
+                group, _, rest = name.partition(".")
+                if value is not None:
+                    groups[group][rest] = value
+            found.add(groups["git"], groups["versions"], groups["hardware"], times)
+            if status == "done":
+                found.add_protocol(task, dict(zip(settings.COMPARABLE, observed, strict=True)), times)
         return found
 
     def csv(self) -> Iterator[str]:
         """Line by line; lists are JSON, what is absent is empty."""
         lines: list[str] = []
         writer = csv.writer(_Into(lines), lineterminator="\n")
-        writer.writerow(self.names)
-        yield lines.pop()
-        ends: dict[int, str] = {}
-        for values, place in self:
-            end = ends.get(place)
-            if end is None:
-                base = self.bases[place]
-                writer.writerow([text(base.get(name)) for name in self.shared])
-                end = ends[place] = lines.pop()
+
+        def written(values: Iterable[Any]) -> str:
             writer.writerow([text(value) if type(value) in _ODD else value for value in values])
-            yield f"{lines.pop()[:-1]},{end}" if self.shared else lines.pop()
+            return lines.pop()[:-1]
+
+        yield written(self.names) + "\n"
+        # Few are different: each is made once.
+        codes: dict[bytes, str] = {}
+        ends: dict[int, str] = {}
+        for own, code, place in self:
+            key = marshal.dumps(code, 2)
+            if key not in codes:
+                codes[key] = "," + written(code) if self.code else ""
+            if place not in ends:
+                base = self.bases[place]
+                ends[place] = "," + written(map(base.get, self.shared)) if self.shared else ""
+            yield f"{written(own)}{codes[key]}{ends[place]}\n"
 
 
+_FLAGS = ("status", "task", *settings.COMPARABLE)
 _ODD = {bool, list, dict}
 _TEXT = {str}
 _JSON = json.JSONEncoder(ensure_ascii=False).encode
@@ -129,17 +126,13 @@ def _place(name: str) -> tuple[int, int, tuple[object, ...]]:
     if not dot:
         return (0, FIELDS[Record].index(name), ())
     known = FIELDS[GROUPS[group]] if group in GROUPS else ()
-    # Seeds are settings: the other settings are behind them.
-    number = _ORDER.index(group) if group in _ORDER else len(_ORDER)
-    return (1 + number, known.index(rest) if rest in known else 0, natural(rest))
-
-
-def _is_flag(name: str) -> bool:
-    return name in ("task", "status", *settings.COMPARABLE) or name.startswith(_CODE)
+    return (1 + _ORDER.index(group), known.index(rest) if rest in known else 0, natural(rest))
 
 
 def _picker(names: Sequence[str], wanted: Sequence[str]) -> Callable[[Values], Values]:
-    """From values of `names`, with a None behind them, to those of `wanted`; there are several of these."""
+    """From values of `names`, with a None behind them, to those of `wanted`."""
     place = {name: number for number, name in enumerate(names)}
-    pick: Callable[[Values], Values] = operator.itemgetter(*(place.get(name, -1) for name in wanted))
-    return pick
+    numbers = [place.get(name, -1) for name in wanted]
+    if len(numbers) > 1:
+        return operator.itemgetter(*numbers)
+    return lambda values: tuple(values[number] for number in numbers)

@@ -34,13 +34,13 @@ EXACT = """\
 run_id,study,variant,task,model,seed,status,error,version,overrides,metric.name,metric.value,metric.higher_is_better,\
 metric.split,metric.checkpoint,metrics.accuracy,metrics.f1,data.protocol,steps.total,params.head,params.adapter_start,\
 params.effective,memory.weights,memory.gradients,memory.optimizer,memory.activations,memory.adapter_file,\
-memory.peak_rss,time.train,time.tokens_per_second,git.commit,git.dirty,config.seed,config.model.name,config.optim.lr,\
+memory.peak_rss,time.train,time.tokens_per_second,config.seed,git.commit,git.dirty,config.model.name,config.optim.lr,\
 config.task.name,config.variant.rank,config.variant.targets
 one,demo,lora,movie,minilm,0,done,,1,"[""variant=lora"", ""seed=0""]",accuracy,0.8,true,validation,best,0.8,0.75,dev,\
-100,770,331776,331776,94371840,2097152,4194304,52428800,1572864,734003200,12.5,4321.4,0123456789abcdef,false,0,\
+100,770,331776,331776,94371840,2097152,4194304,52428800,1572864,734003200,12.5,4321.4,0,0123456789abcdef,false,\
 minilm,0.001,movie,8,"[""query"", ""größe""]"
 two,demo,sora,movie,minilm,1,failed,"no memory, none
-at all",1,"[""variant=sora"", ""seed=1""]",,,,,,,,,,,,,,,,,,,,,0123456789abcdef,false,1,minilm,0.001,movie,8,all-linear
+at all",1,"[""variant=sora"", ""seed=1""]",,,,,,,,,,,,,,,,,,,,,1,0123456789abcdef,false,minilm,0.001,movie,8,all-linear
 """
 
 
