@@ -1,0 +1,68 @@
+"""Pictures inside the page: as SVG, or as PNG where that is much smaller."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from analysis.plots.kind import Study
+
+LARGE = 128 * 1024  # bytes of an SVG; above that a page has the PNG
+MOST = 40  # pictures of one kind
+
+
+@dataclass(frozen=True)
+class Image:
+    name: str
+    caption: str
+    source: str  # a data: URL
+    width: int  # pixels of a screen, as it was drawn
+    height: int
+
+
+@dataclass(frozen=True)
+class Kind:
+    """The pictures of one kind, and one line for each reason why others are missing."""
+
+    name: str
+    summary: str
+    images: tuple[Image, ...]
+    left_out: tuple[str, ...]
+
+
+def build(study: Study, only: Iterable[str]) -> list[Kind]:
+    """Draws all pictures of these kinds."""
+    from analysis import figures
+    from analysis.plots.kind import LeftOut
+
+    found: dict[str, tuple[str, list[Image], dict[str, list[str]]]] = {}
+    for kind, item in figures.pictures(study, only):
+        _, images, left_out = found.setdefault(kind.name, (kind.summary, [], {}))
+        if isinstance(item, LeftOut):
+            left_out.setdefault(item.reason, []).append(item.what)
+        elif len(images) == MOST:
+            more = f"the page holds {MOST} pictures of a kind; `figures --only {kind.name}` draws all"
+            left_out.setdefault(more, []).append(item.name)
+        else:
+            images.append(_image(item.name, item.caption, item.draw()))
+    return [
+        Kind(name, summary, tuple(images), tuple(f"{'; '.join(what)}: {reason}" for reason, what in left_out.items()))
+        for name, (summary, images, left_out) in found.items()
+    ]
+
+
+def _image(name: str, caption: str, figure: object) -> Image:
+    from matplotlib.figure import Figure
+
+    from analysis.plots.style import encode
+
+    assert isinstance(figure, Figure)
+    content, kind = encode(figure, "svg"), "svg+xml"
+    if len(content) > LARGE:
+        content, kind = min((content, kind), (encode(figure, "png"), "png"), key=lambda pair: len(pair[0]))
+    source = f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+    width, height = figure.get_size_inches() * 100
+    return Image(name, caption, source, round(width), round(height))
