@@ -35,7 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "or the row that has the most seeds in common with others",
     )
     pictures = parser.add_mutually_exclusive_group()
-    pictures.add_argument("--only", metavar="NAME,…", help=f"kinds of pictures: {', '.join(figures.NAMES)}; default: all")
+    pictures.add_argument(
+        "--only", metavar="NAME,…", help=f"kinds of pictures: {', '.join(figures.NAMES)}; default: all"
+    )
     pictures.add_argument("--no-pictures", action="store_true", help="a smaller file, sooner")
     table.add_options(parser)
 

@@ -63,9 +63,7 @@ def build(grid: Grid, sheet: Sheet) -> Headline:
             lines = [Line(None, line.label, "", "", line.entries, ("",) * len(line.entries)) for line in section.lines]
         else:
             numbers = grid.groups[place].places
-            lines = [
-                _line(grid, number, line.entries) for number, line in zip(numbers, section.lines, strict=True)
-            ]
+            lines = [_line(grid, number, line.entries) for number, line in zip(numbers, section.lines, strict=True)]
         sections.append(Section(section.title, section.foreign, tuple(lines)))
     found = {line.status for section in sections for line in section.lines}
     return Headline(

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from analysis.plots.kind import Study
 
 LARGE = 128 * 1024  # bytes of an SVG; above that a page has the PNG
-MOST = 40  # pictures of one kind
+MOST = 24  # pictures of one kind
 
 
 @dataclass(frozen=True)

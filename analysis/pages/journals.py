@@ -82,7 +82,10 @@ def ranks(runs: Sequence[Run]) -> dict[str, Any]:
         try:
             entries = folder.ranks(run.folder)
         except Unusable as error:
-            found.append(reasons.number(str(error), str(error)))
+            # A record that lies alone says itself whether the method has ranks.
+            missing = run.record.rank.start is not None and not (run.folder / "ranks.jsonl").exists()
+            reason = "no ranks.jsonl" if missing else str(error)
+            found.append(reasons.number(reason, reason))
             continue
         first, last = entries[0], entries[-1]
         names = tuple(last.ranks)

@@ -38,7 +38,7 @@ class Line:
     sentence: str
 
 
-HEADS = ("row", "baseline", "difference", "sd", "n", "95 % interval", "p by Holm", "g_z")
+HEADS = ("its mean", "baseline's", "difference", "sd", "n", "95 % interval", "p by Holm", "g_z")
 
 
 @dataclass(frozen=True)
@@ -115,6 +115,3 @@ def _computed(found: Found, all_rows: Rows, compared: sides.Sides, why: str) -> 
         over_tasks=tuple(text.over_tasks(overall.build(compared.rows, all_rows.tasks))),
         notes=tuple(flags.build(found, all_rows, compared, outcomes, RESAMPLES)),
     )
-
-
-

@@ -81,7 +81,7 @@ function fields(number) {
     shown.textContent = sought.length ? `${hits} fields` : "";
   };
   find.addEventListener("input", filter);
-  return [el("div", { class: "tools" }, el("label", {}, "Find a field ", find), shown), groups.map((group) => group.box)];
+  return [el("div", { class: "tools" }, el("label", {}, "Find a field ", find), shown), el("div", { class: "fields" }, groups.map((group) => group.box))];
 }
 
 function identity(number) {

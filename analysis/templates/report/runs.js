@@ -103,7 +103,7 @@ function different(name) {
 
 function drawHeads() {
   const columns = state.more ? [...COLUMNS, state.more] : COLUMNS;
-  const heads = columns.map((column) => el("th", { scope: "col", "data-first": column.first }, column.name));
+  const heads = columns.map((column) => el("th", { scope: "col", class: column.text ? "text" : null, "data-first": column.first }, column.name));
   sortable(heads, (place, direction) => {
     state.sort = { column: columns[place], direction };
     renew();
