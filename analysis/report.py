@@ -58,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
 
 def build(found: Found, options: argparse.Namespace, only: Sequence[str]) -> Content:
     """Everything that the page shows. only: kinds of pictures. Raises `AnalysisError`."""
-    from analysis.pages import headline, images, journals, origin, page, records, tracker, verdicts
+    from analysis.pages import headline, journals, origin, page, records, tracker, verdicts
 
     all_rows = rows.build(found)
     chosen = table.options_of(options)

@@ -39,7 +39,10 @@ class _Pool:
 
 
 def curves(runs: Sequence[Run]) -> dict[str, Any]:
-    """For each run its curves, each (name, number of its steps in `steps`, values, points that were logged), or why not."""
+    """For each run its curves, or why it has none.
+
+    A curve is (name, number of its steps in `steps`, values, number of points that were logged).
+    """
     steps = _Pool()
     most = min(_MOST, max(_FEWEST, _POINTS // (_CURVES * max(1, len(runs)))))
     found: list[Any] = []

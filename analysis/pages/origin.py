@@ -55,8 +55,8 @@ def made_with(records: Iterable[Record]) -> list[tuple[str, str]]:
         listed = [f"{value} ({counted(n)})" for value, n in parts]
         return ", ".join([*listed, *([f"not recorded ({counted(missing)})"] if missing else [])])
 
-    groups = ["git", "versions", "hardware"]
-    order = sorted(values, key=lambda name: (groups.index(name.partition(".")[0]), natural(name)))
+    places = ["git", "versions", "hardware"]
+    order = sorted(values, key=lambda name: (places.index(name.partition(".")[0]), natural(name)))
     return [(name, text(values[name])) for name in order]
 
 

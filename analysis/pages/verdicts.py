@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-
 
 from analysis.comparison import sides
 from analysis.notes import Note
