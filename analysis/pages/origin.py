@@ -45,7 +45,8 @@ def made_with(records: Iterable[Record]) -> list[tuple[str, str]]:
         groups = {"git": record.git, "versions": record.versions, "hardware": record.hardware}
         for group, entries in groups.items():
             for name, value in entries.items():
-                values.setdefault(f"{group}.{name}", Counter())[settings.text(value)] += 1
+                shown = value if isinstance(value, str) else settings.text(value)
+                values.setdefault(f"{group}.{name}", Counter())[shown] += 1
 
     def text(found: Counter[str]) -> str:
         missing = total - sum(found.values())

@@ -61,8 +61,6 @@ def test_the_page_says_what_makes_it_once_more(store, report):
     assert command in text
     assert re.search(r"git checkout [0-9a-f]{40}", text) or "its commit is not known" in text
     assert all(name in text for name in ("python 3.", "matplotlib ", "scipy ", "git.commit 0123456789abcdef"))
-    again = [part.replace("\0", " ") for part in re.findall(r"'--title=.*?ours'|\S+", command)][3:]
-    assert again[0] == "report"
 
 
 def test_that_command_parses_to_the_same_options(store):
@@ -135,10 +133,10 @@ def test_what_is_wrong_stands_at_the_top(store, report):
     store.raw("bad", "{")
     text = report().section("flags")
     assert "Mixed code in one comparison: commit 0123456789" in text
-    assert "1 of 10 from a tree with uncommitted changes" in text or "from a tree with uncommitted changes" in text
-    assert "Mixed library versions in one comparison: torch 2.7, 2.8" in text
+    assert "1 run of 9 from a tree with uncommitted changes" in text
+    assert 'Mixed library versions in one comparison: torch "2.7", "2.8"' in text
     assert "Unequal protocols on movie: checkpoint best (7 runs), last (2 runs)." in text
-    assert "Failed: sora on movie, seed 8: no memory" in text
+    assert "Failed: sora checkpoint=best on movie, seed 8: no memory" in text
     assert "Not used, can't be trusted: runs/bad/record.json" in text
 
 
@@ -149,7 +147,7 @@ def test_where_nothing_is_wrong_the_top_says_that(store, report):
 
 def test_every_row_is_compared_with_lora(store, report):
     two_rows(store)
-    store.add("adalora", 0, 0.7)
+    store.add("adalora", 0, 0.6)
     text = report().section("verdicts")
     assert "Every row against lora (the method that the others are variants of" in text
     assert "sora is better than lora on movie by 9.99 ± 0.01 points" in text
@@ -243,14 +241,22 @@ def test_nothing_from_a_record_becomes_markup(store, report):
     assert page.lines[0][0] == EVIL or any(line[0].startswith(EVIL) for line in page.lines)
 
 
-@pytest.mark.parametrize("name", ["低秩 🙂 Ünïcödé", "v" * 3000, "two\nlines", "a‮b", " x", "{{ 7 * 7 }}", "\ud800"])
-def test_strange_names_are_shown(store, report, name):
-    if name.isprintable() or "\n" in name or "‮" in name:
-        store.add(name, 0)
-        store.add("lora", 0)
-        page = report()
-        assert name in page.column("variant")
-        assert "49" not in page.lines[0][0] and len(page.lines) == 2
+@pytest.mark.parametrize(
+    "name", ["低秩 🙂 Ünïcödé", "v" * 3000, "two\nlines", "a\u202eb", " x", "{{ 7 * 7 }}", "&amp;"]
+)
+def test_strange_names_are_shown_letter_by_letter(store, report, name):
+    store.add(name, 0)
+    store.add("w", 1)
+    page = report()
+    assert name in page.column("variant")
+    assert sorted(line[0] for line in page.lines) == sorted([" ".join(name.split()), "w"])
+
+
+def test_half_a_surrogate_pair_in_a_record_is_shown_as_unknown(store, report):
+    folder = store.add("lora", 0)
+    path = folder / "record.json"
+    path.write_text(path.read_text().replace('"variant": "lora"', '"variant": "lo\\ud800ra"'))
+    assert report().lines[0][0] == "lo?ra"
 
 
 def test_one_seed_has_no_spread_and_one_row_no_verdict(store, report):

@@ -323,6 +323,7 @@ def test_commands_of_the_runs_that_are_shown(study, visit):
     page = visit()
     page.fill("#runs-here input", "adalora")
     page.click("#commands summary")
+    page.wait_for_selector("#commands code >> text=seed=1")
     lines = page.inner_text("#commands code").splitlines()
     assert [line.partition("  #")[0] for line in lines] == [
         "python train.py variant=adalora seed=0",
