@@ -35,10 +35,10 @@ function route(event) {
   show(false);
   if (back) {
     scrollTo(0, left.scrolled);
-  } else if (kind === "row") {
+  } else if (kind === "row" && rest in data("runs").rows) {
     filterByRow(rest);
     document.getElementById("runs").scrollIntoView();
-  } else if (location.hash) {
+  } else if (location.hash && !kind) {
     document.getElementById(decoded(location.hash.slice(1)))?.scrollIntoView();
   }
 }
