@@ -63,7 +63,7 @@ def build(found: Found, options: argparse.Namespace, only: Sequence[str]) -> Con
     all_rows = rows.build(found)
     chosen = table.options_of(options)
     results = grid.build(all_rows, group_by_budget=chosen.group == "budget", memory=chosen.memory)
-    compared = verdicts.build(found, all_rows, options.baseline)
+    compared = verdicts.build(found, all_rows, options.baseline, pictures=bool(only))
     averages, ranks = summary.averages(results), summary.ranks(results)
     beside = papers.beside(results, chosen.published)
     lines = notes.build(found, all_rows, results, averages, ranks, beside, underlined=True)

@@ -63,7 +63,9 @@ def build(grid: Grid, sheet: Sheet) -> Headline:
             lines = [Line(None, line.label, "", "", line.entries, ("",) * len(line.entries)) for line in section.lines]
         else:
             numbers = grid.groups[place].places
-            lines = [_line(grid, number, line.entries) for number, line in zip(numbers, section.lines, strict=True)]
+            lines = [
+                _line(grid, sheet, number, line.entries) for number, line in zip(numbers, section.lines, strict=True)
+            ]
         sections.append(Section(section.title, section.foreign, tuple(lines)))
     found = {line.status for section in sections for line in section.lines}
     return Headline(
@@ -84,13 +86,22 @@ def _columns(grid: Grid, sheet: Sheet) -> Iterator[Column]:
             yield Column(head, None, "descending" if head.name in ("average", "tokens/s") else "ascending")
 
 
-def _line(grid: Grid, number: int, entries: Sequence[Entry]) -> Line:
+# Why a row with runs on every task has none.
+_OVER_TASKS = {"average": "a metric is missing", "rank": "the only row to rank"}
+
+
+def _line(grid: Grid, sheet: Sheet, number: int, entries: Sequence[Entry]) -> Line:
     row, cells = grid.rows[number], grid.cells[number]
     reasons = [_reason(cell) for cell in cells]
-    over_all = "no run is done" if not any(cell.n for cell in cells) else "not on every task"
+    done = sum(cell.n > 0 for cell in cells)
     for place, entry in enumerate(entries[len(cells) :], len(cells)):
         cost = place >= len(entries) - len(grid.cost_columns)
-        reasons.append("" if entry.text else "not measured" if cost and any(cell.n for cell in cells) else over_all)
+        if entry.text:
+            reasons.append("")
+        elif done < len(cells) and not (cost and done):
+            reasons.append("not on every task" if done else "no run is done")
+        else:
+            reasons.append("not measured" if cost else _OVER_TASKS[sheet.heads[place].name])
     return Line(number, row.label, row.model, _status(row, cells), tuple(entries), tuple(reasons))
 
 

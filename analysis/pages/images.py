@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from analysis.plots.kind import Study
 
 LARGE = 128 * 1024  # bytes of an SVG; above that a page has the PNG
@@ -54,15 +56,18 @@ def build(study: Study, only: Iterable[str]) -> list[Kind]:
     ]
 
 
-def _image(name: str, caption: str, figure: object) -> Image:
-    from matplotlib.figure import Figure
-
+def _image(name: str, caption: str, figure: Figure) -> Image:
     from analysis.plots.style import encode
 
-    assert isinstance(figure, Figure)
-    content, kind = encode(figure, "svg"), "svg+xml"
+    content, form = encode(figure, "svg"), "svg"
     if len(content) > LARGE:
-        content, kind = min((content, kind), (encode(figure, "png"), "png"), key=lambda pair: len(pair[0]))
+        content, form = min((content, form), (encode(figure, "png"), "png"), key=lambda pair: len(pair[0]))
+    width, height = figure.get_size_inches()
+    return image(name, caption, content, form, (width, height))
+
+
+def image(name: str, caption: str, content: bytes, form: str, inches: tuple[float, float]) -> Image:
+    """A picture from what would be its file. form: svg or png."""
+    kind = {"svg": "svg+xml", "png": "png"}[form]
     source = f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
-    width, height = figure.get_size_inches() * 100
-    return Image(name, caption, source, round(width), round(height))
+    return Image(name, caption, source, *(round(100 * length) for length in inches))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from analysis.comparison import sides
 from analysis.notes import Note
+from analysis.pages.images import Image, image
 from analysis.rows import Row, Rows
 from analysis.runs import Found
 
@@ -13,6 +14,7 @@ MOST_ROWS = 100  # that are compared unasked
 RESAMPLES = 2000
 # The method that the others are variants of: where a study has it, that is what a reader asks about.
 USUAL = "lora"
+_CAPTION = "Average ranks of all rows over the tasks that all of them have (Friedman's and Nemenyi's tests)."
 
 
 @dataclass(frozen=True)
@@ -49,10 +51,11 @@ class Verdicts:
     lines: tuple[Line, ...] = ()
     tally: tuple[tuple[str, int], ...] = ()  # how often each word was said
     over_tasks: tuple[str, ...] = ()
+    picture: Image | None = None  # the critical-difference diagram, where ranks can be tested
     notes: tuple[Note, ...] = ()
 
 
-def build(found: Found, all_rows: Rows, baseline: str | None) -> Verdicts:
+def build(found: Found, all_rows: Rows, baseline: str | None, pictures: bool) -> Verdicts:
     """Compares all rows with `baseline`, or with a row that suits. Raises `AnalysisError` for a name that is no row."""
     if baseline is not None:
         chosen, why = sides.find(all_rows.rows, baseline), "as it was asked for"
@@ -66,7 +69,7 @@ def build(found: Found, all_rows: Rows, baseline: str | None) -> Verdicts:
             return Verdicts(why_none="no two rows have done runs on one task with one seed")
         chosen, why = picked
     compared = sides.Sides(tuple((row, chosen) for row in all_rows.rows if row is not chosen), chosen)
-    return _computed(found, all_rows, compared, why)
+    return _computed(found, all_rows, compared, why, pictures)
 
 
 def choose(all_rows: Rows) -> tuple[Row, str] | None:
@@ -84,9 +87,9 @@ def choose(all_rows: Rows) -> tuple[Row, str] | None:
     return row, "of all rows it has the most seeds in common with others; --baseline names another"
 
 
-def _computed(found: Found, all_rows: Rows, compared: sides.Sides, why: str) -> Verdicts:
+def _computed(found: Found, all_rows: Rows, compared: sides.Sides, why: str, pictures: bool) -> Verdicts:
     # What follows is about numbers, and brings scipy.
-    from analysis.comparison import flags, outcome, overall, text, verdict, words
+    from analysis.comparison import figure, flags, outcome, overall, text, verdict, words
 
     outcomes = outcome.compute(compared, all_rows.tasks, RESAMPLES)
     verdicts = [verdict.judge(one, outcomes.t_tests) for one in outcomes.done]
@@ -104,12 +107,17 @@ def _computed(found: Found, all_rows: Rows, compared: sides.Sides, why: str) -> 
         lines.append(
             Line(a.label, places[id(a)], one.paired.task, scale.metric, judged.word, tuple(cells), judged.text)
         )
+    ranks = overall.build(compared.rows, all_rows.tasks)
+    picture = None
+    if pictures and not ranks.untested:
+        picture = image("critical-difference", _CAPTION, figure.encode(ranks, "svg"), "svg", figure.size(ranks))
     said = [judged.word for judged in verdicts]
     return Verdicts(
         baseline=compared.baseline.label,
         why=why,
         lines=tuple(lines),
         tally=tuple((word, said.count(word)) for word in dict.fromkeys(sorted(said))),
-        over_tasks=tuple(text.over_tasks(overall.build(compared.rows, all_rows.tasks))),
+        over_tasks=tuple(text.over_tasks(ranks)),
+        picture=picture,
         notes=tuple(flags.build(found, all_rows, compared, outcomes, RESAMPLES)),
     )

@@ -45,6 +45,9 @@ def test_the_same_runs_give_the_same_bytes_wherever_and_in_whatever_order_of_fol
         folder = store.add("adalora", seed, 0.8, under="more")
         log(folder, {5: 0.5, 10: 0.7}, {5: 0.7, 10: 0.4})
         allocate(folder, (0, [5] * 6), (8, [1, 2, 3, 4, 0, 8]))
+    for task in "abcde":
+        for variant in ("lora", "sora", "adalora"):
+            store.add(variant, 0, task=task)
     for seed, folders in (("1", ["runs", "more"]), ("2", ["more", "runs"])):
         arguments = [*folders, "--output", f"{seed}.html", "--only", "learning-curves,rank-map"]
         done = python("-m", "analysis", "report", *arguments, PYTHONHASHSEED=seed)
@@ -119,6 +122,22 @@ def test_a_cell_is_sorted_by_its_exact_mean_and_a_blank_says_why(store, report):
     assert 'data-status="failed"' in page and 'data-status="blank"' in page
 
 
+def test_a_row_without_average_or_rank_says_why(store, report):
+    both = {"metrics__accuracy": 0.9, "metrics__f1": 0.5}
+    for task in ("mrpc", "rte"):
+        store.add("lora", 0, 0.9, task, config={"variant.budget": 1000})
+        for variant in ("adalora", "sora"):
+            store.add(variant, 0, 0.9, task, config={"variant.budget": 2000}, **both)
+    store.add("head", 0, 0.5, "rte", config={"variant.budget": 2000})
+    page = report("runs", "--no-pictures", "--group", "budget")
+    assert [(line[0], *line[3:5]) for line in page.lines] == [
+        ("lora", "a metric is missing", "the only row to rank"),
+        ("adalora", "80.00 (1)", "1.50"),
+        ("head", "not on every task", "not on every task"),
+        ("sora", "80.00 (1)", "1.50"),
+    ]
+
+
 def test_a_cost_that_no_run_measured_says_so(store, report):
     store.add("lora", 0, 0.5, memory__adapter_file=None)
     assert "not measured" in report().lines[0]
@@ -152,6 +171,16 @@ def test_every_row_is_compared_with_lora(store, report):
     assert "Every row against lora (the method that the others are variants of" in text
     assert "sora is better than lora on movie by 9.99 ± 0.01 points" in text
     assert "On movie the data don't say: adalora" in text
+
+
+def test_ranks_that_can_be_tested_are_drawn(store, report):
+    for number, variant in enumerate(("lora", "sora", "adalora")):
+        for task in "abcde":
+            for seed in range(2):
+                store.add(variant, seed, 0.5 + number / 10 + seed / 100, task)
+    page = report("runs", "--only", "memory")
+    assert "critical-difference . Average ranks of all rows" in page.section("verdicts")
+    assert "critical-difference ." not in report("runs", "--no-pictures").section("verdicts")
 
 
 def test_without_lora_the_row_with_the_most_seeds_in_common_is_the_baseline(store):

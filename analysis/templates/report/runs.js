@@ -5,13 +5,13 @@ const LEAF = 50;
 const COLUMNS = [
   { name: "run", first: "ascending", of: labelOf, sorted: (n) => rowsOf(n)[0], head: true },
   { name: "task", first: "ascending", of: (n) => value("task", n), text: true },
-  { name: "model", first: "ascending", of: (n) => value("model", n), text: true },
   { name: "seed", first: "ascending", of: (n) => String(value("seed", n)), sorted: (n) => value("seed", n) },
-  { name: "status", first: "ascending", of: (n) => value("status", n), text: true },
   { name: "metric", first: "descending", of: metric, sorted: (n) => value("metric.value", n) },
+  { name: "status", first: "ascending", of: (n) => value("status", n), text: true },
   { name: "trainable", first: "ascending", ...count("params.adapter_start") },
   { name: "effective", first: "ascending", ...count("params.effective") },
   { name: "train s", first: "ascending", of: (n) => value("time.train", n)?.toFixed(1) ?? "", sorted: (n) => value("time.train", n) },
+  { name: "model", first: "ascending", of: (n) => value("model", n), text: true },
   { name: "run_id", first: "ascending", of: (n) => value("run_id", n), text: true },
 ];
 

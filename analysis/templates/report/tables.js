@@ -54,8 +54,9 @@ function filterTable(table, tools) {
     const own = row.dataset;
     row.hidden = !sought.every((word) => text.includes(word)) ||
       ["model", "status", "word", ...(hasTasks ? [] : ["task"])].some((name) => chosen[name] && own[name] !== chosen[name]);
-    all += 1;
-    shown += !row.hidden;
+    const ours = !row.parentElement.classList.contains("foreign");
+    all += ours;
+    shown += ours && !row.hidden;
   }
   // Where tasks are columns, one task leaves its column and those over all tasks.
   heads.forEach((head, place) => {
