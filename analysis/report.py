@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from analysis import figures, grid, layout, notes, papers, rows, settings, summary, table
 from analysis.provenance import Provenance
-from analysis.reading import steady
 from analysis.rows import Rows
 from analysis.runs import Found
 from analysis.verb import Verb, add_runs, emit, read_runs
@@ -47,9 +46,8 @@ def run(options: argparse.Namespace) -> int:
     from analysis.pages import page
 
     only = figures.chosen("--only", options.only, figures.NAMES)
-    with steady():
-        content = build(read_runs(options.runs), options, [] if options.no_pictures else only)
-        text = page.render(content)
+    content = build(read_runs(options.runs), options, [] if options.no_pictures else only)
+    text = page.render(content)
     emit(text, options.output)
     pictures = sum(len(kind.images) for kind in content.kinds)
     print(f"{options.output}: {content.summary} {pictures} pictures, {len(text.encode()) / 2**20:.1f} MiB.")

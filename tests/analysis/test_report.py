@@ -169,8 +169,17 @@ def test_every_row_is_compared_with_lora(store, report):
     store.add("adalora", 0, 0.6)
     text = report().section("verdicts")
     assert "Every row against lora (the method that the others are variants of" in text
+    assert "What weakens these comparisons" in text
+    assert "Unpaired, not used, adalora and lora on movie: lora seeds 1, 2." in text
     assert "sora is better than lora on movie by 9.99 ± 0.01 points" in text
     assert "On movie the data don't say: adalora" in text
+
+
+def test_what_stands_at_the_top_is_not_said_again_below_the_verdicts(store, report):
+    two_rows(store)
+    store.raw("bad", "{")
+    page = report()
+    assert "can't be trusted" in page.section("flags") and "can't be trusted" not in page.section("verdicts")
 
 
 def test_ranks_that_can_be_tested_are_drawn(store, report):

@@ -35,7 +35,7 @@ function route(event) {
   show(false);
   if (back) {
     scrollTo(0, left.scrolled);
-  } else if (kind === "row" && rest in data("runs").rows) {
+  } else if (kind === "row" && /^\d+$/.test(rest) && rest in data("runs").rows) {
     filterByRow(rest);
     document.getElementById("runs").scrollIntoView();
   } else if (location.hash && !kind) {
