@@ -1,4 +1,4 @@
-"""Run folders → tables, comparisons and figures: `python -m analysis <verb> <runs…>`.
+"""Run folders → tables, comparisons, figures and reports: `python -m analysis <verb> <runs…>`.
 
 Everything here is a pure function of what is in the run folders: the same runs give the same
 bytes, whatever the order in which the folders are named. It reads records through
@@ -29,6 +29,8 @@ imported inside the verb that needs them.
     layer_names.py    dotted names as a grid of modules and blocks
     plots/        one file for each kind of figure
     figures.py    the verb `figures`
+    report.py     the verb `report`: all of these in one HTML file
+    pages/        the parts of it; its template, style and scripts are in templates/
     backbone.py   a model's weights, decomposed
     spectrum.py   the verb `spectrum`
 

@@ -6,17 +6,20 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from analysis import collect, compare, figures, readme, spectrum, table
+from analysis import collect, compare, figures, readme, report, spectrum, table
 from analysis.verb import AnalysisError, Verb
 
-VERBS: tuple[Verb, ...] = (table.VERB, collect.VERB, compare.VERB, figures.VERB, spectrum.VERB, readme.VERB)
+VERBS: tuple[Verb, ...] = (
+    *(table.VERB, collect.VERB, compare.VERB, figures.VERB, report.VERB),
+    *(spectrum.VERB, readme.VERB),
+)
 
 
 def parser() -> argparse.ArgumentParser:
     """The parser of all verbs; `--help` lists them."""
     top = argparse.ArgumentParser(
         prog="python -m analysis",
-        description="Tables, comparisons and figures from run folders.",
+        description="Tables, comparisons, figures and reports from run folders.",
         epilog="python -m analysis <verb> --help shows the options of a verb and an example.",
     )
     verbs = top.add_subparsers(title="verbs", metavar="<verb>", dest="verb", required=True)

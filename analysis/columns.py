@@ -31,7 +31,7 @@ class Columns:
     def __init__(self, spool: Spool) -> None:
         self._spool = spool
         self.listed: runs.Listed = spool.listed
-        names = sorted({name for names in spool.names for name in names}, key=_place)
+        names = sorted({name for names in spool.names for name in names}, key=place)
         self.own = [name for name in names if name.partition(".")[0] not in _CODE]
         self.code = [name for name in names if name.partition(".")[0] in _CODE]
         # Settings but for seeds.
@@ -121,7 +121,8 @@ class _Into:
         self.write = lines.append
 
 
-def _place(name: str) -> tuple[int, int, tuple[object, ...]]:
+def place(name: str) -> tuple[int, int, tuple[object, ...]]:
+    """Sorts the names of a flat row: plain fields first, then group by group."""
     group, dot, rest = name.partition(".")
     if not dot:
         return (0, FIELDS[Record].index(name), ())

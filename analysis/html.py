@@ -5,13 +5,16 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from analysis.layout import Sheet
 from analysis.markdown import one_line
 from analysis.notes import Note
 
-_TEMPLATES = Path(__file__).parent / "templates"
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+TEMPLATES = Path(__file__).parent / "templates"
 
 
 def render(sheet: Sheet, notes: Sequence[Note], title: str = "Results") -> str:
@@ -31,15 +34,20 @@ def style() -> str:
 
 @functools.cache
 def _module() -> Any:
-    # Only this format needs the library; the others come up without it.
+    return environment().get_template("table.html.jinja").module
+
+
+@functools.cache
+def environment() -> Environment:
+    """Where templates come from. Whatever a template shows is escaped, and on one line."""
+    # Only pages need the library; other formats come up without it.
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
+    return Environment(
+        loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         finalize=lambda value: one_line(value) if type(value) is str else value,  # what is marked up stays
     )
-    return environment.get_template("table.html.jinja").module

@@ -28,6 +28,7 @@ class Entry:
     sd: str = ""
     n: int = 0  # 0: not shown
     mark: str = ""  # "best", "second" or nothing
+    value: float | None = None  # the number that the text is of; None too for other people's
 
 
 @dataclass(frozen=True)
@@ -75,14 +76,15 @@ def _line(grid: Grid, averages: Averages, ranks: Ranks, place: int) -> Line:
         entries.append(_entry(averages.spreads[place], averages.marks.of(place)))
     if ranks.shown:
         rank = ranks.means[place]
-        entries.append(Entry() if rank is None else Entry(numbers.fixed(rank, 2), mark=ranks.marks.of(place)))
+        mark = ranks.marks.of(place)
+        entries.append(Entry() if rank is None else Entry(numbers.fixed(rank, 2), mark=mark, value=rank))
     for cost, value in zip(grid.cost_columns, grid.costs[place], strict=True):
-        entries.append(Entry() if value is None else Entry(cost.text(value)))
+        entries.append(Entry() if value is None else Entry(cost.text(value), value=value))
     return Line(grid.rows[place].label, tuple(entries))
 
 
 def _entry(spread: Spread | None, mark: str) -> Entry:
-    return Entry() if spread is None else Entry(spread.mean_text, spread.sd_text, spread.n, mark)
+    return Entry() if spread is None else Entry(spread.mean_text, spread.sd_text, spread.n, mark, spread.mean)
 
 
 def _published(grid: Grid, paper: Paper, width: int) -> Section:

@@ -5,6 +5,7 @@ Demšar, "Statistical Comparisons of Classifiers over Multiple Data Sets", JMLR 
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,23 @@ def check(path: Path) -> None:
 
 
 def draw(overall: Overall, path: Path) -> None:
-    """Writes the figure; the same ranks give the same bytes.
+    """Writes the figure. Raises `AnalysisError` where the file can't be written."""
+    content = encode(overall, path.suffix.lstrip(".").lower())
+    try:
+        path.write_bytes(content)
+    except OSError as error:
+        raise AnalysisError(f"can't write {path}: {error.strerror or error}") from None
 
-    Needs tested ranks. Where Friedman's test doesn't reject, one bar joins all rows. Raises
-    `AnalysisError` where the file can't be written.
+
+def size(overall: Overall) -> tuple[float, float]:
+    """(width, height) in inches."""
+    return 8, 1.6 + 0.25 * len(overall.rows)
+
+
+def encode(overall: Overall, form: str) -> bytes:
+    """The figure as a file of one of `FORMATS`; the same ranks give the same bytes.
+
+    Needs tested ranks. Where Friedman's test doesn't reject, one bar joins all rows.
     """
     import matplotlib as mpl
     from matplotlib.figure import Figure
@@ -39,7 +53,7 @@ def draw(overall: Overall, path: Path) -> None:
     nemenyi = np.ones((count, count)) if overall.nemenyi is None else overall.nemenyi
     # Text stays text in an SVG; without a salt its ids, and with a date its bytes, would change.
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "loratory", "font.size": 9}):
-        figure = Figure(figsize=(8, 1.6 + 0.25 * count), layout="constrained")
+        figure = Figure(figsize=size(overall), layout="constrained")
         axes = figure.add_subplot()
         # Rows by number: sets of names would be drawn in an order that changes from run to run.
         drawn = critical_difference_diagram(
@@ -62,11 +76,9 @@ def draw(overall: Overall, path: Path) -> None:
             _scale_bar(axes, min(overall.average), overall.critical_difference)
         axes.set_xlabel(f"average rank over {len(overall.tasks)} tasks, 1 the best; a bar joins what is not told apart")
         axes.xaxis.set_label_position("bottom")
-        form = path.suffix.lstrip(".").lower()
-        try:
-            figure.savefig(path, format=form, dpi=200, metadata={"Date": None} if form == "svg" else None)
-        except OSError as error:
-            raise AnalysisError(f"can't write {path}: {error.strerror or error}") from None
+        file = io.BytesIO()
+        figure.savefig(file, format=form, dpi=200, metadata={"Date": None} if form == "svg" else None)
+        return file.getvalue()
 
 
 def _scale_bar(axes: Any, start: float, length: float) -> None:

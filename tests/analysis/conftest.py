@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import html
 import json
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -132,5 +134,45 @@ def table(capsys: pytest.CaptureFixture[str]) -> Callable[..., Table]:
     def call(*arguments: str) -> Table:
         assert cli.main(["table", *(arguments or ("runs",))]) == 0
         return Table(capsys.readouterr().out)
+
+    return call
+
+
+class Report(str):
+    """The text of a page, which can be asked for its parts."""
+
+    def data(self, name: str) -> Any:
+        """What scripts read under a name."""
+        (text,) = re.findall(f'<script type="application/json" id="data-{name}">(.*?)</script>', self, re.DOTALL)
+        return json.loads(text)
+
+    def column(self, name: str) -> list[Any]:
+        """All values of a field, run by run, as the scripts decode them."""
+        found = self.data("runs")["fields"][name]
+        if "pool" in found:
+            return [found["pool"][place] for place in found["at"]]
+        return found.get("all") or [found["same"]] * self.data("runs")["count"]
+
+    def section(self, name: str) -> str:
+        """A part as a reader sees it: no tags, spaces as one."""
+        (part,) = re.findall(f'<section id="{name}".*?</section>', self, re.DOTALL)
+        return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", part)).split())
+
+    @property
+    def lines(self) -> list[list[str]]:
+        """The rows of the headline's table, cell by cell."""
+        (table,) = re.findall(r'<table class="results sortable" id="headline">.*?</table>', self, re.DOTALL)
+        rows = re.findall(r"<tr data-model.*?</tr>", table, re.DOTALL)
+        cells = [re.findall(r"<t[hd].*?</t[hd]>", row, re.DOTALL) for row in rows]
+        return [[" ".join(html.unescape(re.sub(r"<[^>]*>", " ", cell)).split()) for cell in row] for row in cells]
+
+
+@pytest.fixture
+def report(capsys) -> Callable[..., Report]:
+    """`python -m analysis report …`, which must succeed; without pictures and from `runs` by default."""
+
+    def call(*arguments: str) -> Report:
+        assert cli.main(["report", *(arguments or ("runs", "--no-pictures"))]) == 0
+        return Report(Path("report.html").read_text(encoding="utf-8"))
 
     return call
