@@ -30,7 +30,7 @@ from trainer.trackers.tracker import RunInfo, Tracker
 
 log = logging.getLogger(__name__)
 
-LOG = "tracker.log"  # in a run's folder: what the tracker's process printed, where it printed anything
+LOG = "tracker.log"  # in a run's folder: the traceback of a tracker that has raised
 
 
 def begin(planned: Planned) -> Guard | None:
@@ -120,7 +120,8 @@ class Guard:
                     continue
                 part = process.stdout.read(1 << 16)
                 if part == b"":
-                    process.wait(self.timeout)
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        process.wait(self.timeout)
                     return f"its process ended (exit code {process.returncode})"
                 *lines, text = (text + (part or b"")).split(b"\n")
                 for message in map(json.loads, lines):
@@ -171,7 +172,7 @@ def _write(pipe: IO[bytes], content: bytes) -> int:
 
 @contextlib.contextmanager
 def _printed(path: Path) -> Any:
-    """The file for what the process prints, which goes if that is nothing."""
+    """The file for what the process says of its end, which goes if that is nothing."""
     try:
         file = path.open("wb")
     except OSError:

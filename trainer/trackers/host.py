@@ -89,9 +89,10 @@ def main() -> None:
     """Serves one run."""
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, signal.SIG_IGN)  # meant for the run; when that ends, so does this
-    # What libraries print must not get between the lines.
-    channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
+    # What libraries print is chatter; it must not get between the lines, nor a key of theirs into a log.
+    channel, errors = (os.fdopen(os.dup(number), "w", encoding="utf-8") for number in (1, 2))
+    for number in (1, 2):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), number)
 
     def say(**message: Any) -> None:
         try:
@@ -113,7 +114,7 @@ def main() -> None:
 
         Host(tracker, run, order["name"], order["seen"]).serve(say, wait)
     except Exception as error:
-        traceback.print_exc()
+        print(scrubbed(traceback.format_exc()), file=errors, flush=True)
         text = " ".join(str(error).split())
         say(failed=f"{type(error).__name__}: {text}" if text else type(error).__name__)
         os._exit(1)  # a library that is in trouble may hang in its exit handlers

@@ -100,7 +100,7 @@ class Wandb:
             name=run.name,
             group=run.study,
             job_type=self.job_type,
-            tags=[run.variant, run.task, run.model, *self.tags],
+            tags=list(dict.fromkeys([run.variant, run.task, run.model, *self.tags])),
             notes=self.notes,
             config=run.config,
             dir=str(folder),
