@@ -20,6 +20,8 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
+pytest_plugins = ["tests.browser"]
+
 ROOT = Path(__file__).parents[1]
 GOOD, BAD, OTHER = ["fine", "great", "lovely"], ["poor", "awful", "dull"], ["film", "plot", "the", "a", "very"]
 
