@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -59,13 +60,15 @@ class Wandb:
             raise PermissionError(f"{logs} can't be written to")
         os.environ.setdefault("WANDB_DATA_DIR", str(logs))  # tables wait there to be uploaded; W&B's place is the home
         mode, why = self._mode()
-        warning = None
+        warning, before = None, set(logs.iterdir())
         try:
             self._run = self._init(run, folder, mode)
         except wandb.errors.Error as error:
             if mode != "online":
                 raise
             wandb.teardown()
+            for empty in set(logs.iterdir()) - before:  # nothing was logged yet
+                shutil.rmtree(empty) if empty.is_dir() and not empty.is_symlink() else empty.unlink()
             mode, self._run = "offline", self._init(run, folder, "offline")
             warning = f"logs offline to {logs}, because W&B could not be reached: {' '.join(str(error).split())}"
         self._run.define_metric("step", hidden=True)
