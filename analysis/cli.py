@@ -6,10 +6,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from analysis import collect, compare, figures, readme, spectrum, table
+from analysis import collect, compare, dashboard, figures, readme, spectrum, sync, table
 from analysis.verb import AnalysisError, Verb
 
-VERBS: tuple[Verb, ...] = (table.VERB, collect.VERB, compare.VERB, figures.VERB, spectrum.VERB, readme.VERB)
+VERBS: tuple[Verb, ...] = (
+    *(table.VERB, collect.VERB, compare.VERB, figures.VERB, spectrum.VERB),
+    *(readme.VERB, dashboard.VERB, sync.VERB),
+)
 
 
 def parser() -> argparse.ArgumentParser:

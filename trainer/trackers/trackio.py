@@ -57,16 +57,21 @@ class Trackio:
             auto_log_gpu=False,
             auto_log_cpu=False,
         )
+        self._rows = self._kept()
         return Started(self.project, run.study, run.name, f"logs to {folder}; `make dashboard` opens it")
 
     def log(self, row: dict[str, Any]) -> None:
         values = {name: value for name, value in row.items() if value is not None and name != "step"}
-        self._run.log(values, step=row["step"])
-        self._step = row["step"]
+        self._put(values, row["step"])
+
+    def _put(self, values: dict[str, Any], step: int) -> None:
+        self._run.log(values, step=step)
+        self._step, self._rows = step, self._rows + 1
 
     def finish(self, record: dict[str, Any] | None, ranks: list[dict[str, Any]]) -> None:
         import pandas as pd
         import trackio
+        from trackio.utils import get_storage_mode
 
         if record is not None:
             last = rows.final(record)
@@ -74,5 +79,14 @@ class Trackio:
                 columns = ["step", "layer", "rank"]
                 last["ranks/layers"] = trackio.Table(dataframe=pd.DataFrame(rows.by_layer(ranks), columns=columns))
                 last["ranks/map"] = trackio.Image(rank_map(ranks), caption="rank of each layer")
-            self._run.log(last, step=record.get("steps.done", getattr(self, "_step", 0)))
+            self._put(last, record.get("steps.done", getattr(self, "_step", 0)))
         self._run.finish()
+        # It writes in a thread, whose errors it keeps to itself. On a network's file system it leaves the rows
+        # in files for the dashboard to take in, and there is no count yet.
+        if get_storage_mode() == "sqlite" and (kept := self._kept()) != self._rows:
+            raise OSError(f"{kept} of {self._rows} rows are in {self.dir}")
+
+    def _kept(self) -> int:
+        from trackio.sqlite_storage import SQLiteStorage
+
+        return int(SQLiteStorage.get_log_count(self.project, run_id=self._run.id))
