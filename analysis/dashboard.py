@@ -189,7 +189,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 VERB = Verb(
     name="dashboard",
-    summary="a W&B workspace with the charts that compare variants",
+    summary="a W&B workspace that compares variants",
     description=(
         "Builds a W&B workspace for runs that were logged with tracker=wandb: result against parameters, memory by\n"
         "its parts, learning curves by variant, ranks, a table of runs. Prints its address. With --dry-run nothing\n"

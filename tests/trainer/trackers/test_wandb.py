@@ -9,6 +9,7 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
+from analysis import dashboard
 from tests.conftest import folder_of
 from tests.trainer.trackers.inspected import Inspected, inspect, runs_in
 from trainer.errors import ConfigError
@@ -31,6 +32,18 @@ def only(folder: Path) -> Inspected:
 
 def without_nulls(row: dict) -> dict:
     return {name: value for name, value in row.items() if value is not None}
+
+
+def shown_by_the_dashboard() -> set[str]:
+    """Every name of a logged number or picture in the workspace."""
+    spec = json.loads(dashboard.as_json(dashboard.workspace("p", "e", ("accuracy",))))["spec"]["section"]
+    configs = [panel["config"] for part in spec["panelBankConfig"]["sections"] for panel in part["panels"]]
+    places = ("xAxis", "yAxis", "zAxis", "metrics", "mediaKeys")
+    values = [config[place] for config in configs for place in places if place in config]
+    names = [name for value in values for name in (value if isinstance(value, list) else [value])]
+    names += [name for name in spec["runSets"][0]["runFeed"]["columnOrder"] if name.startswith("summary:")]
+    assert len(names) > 25
+    return {name.removeprefix("summary:") for name in names}
 
 
 def test_a_run_is_read_back_as_its_own_files_say(carry_out, tmp_path, caplog):
@@ -76,6 +89,9 @@ def test_a_run_is_read_back_as_its_own_files_say(carry_out, tmp_path, caplog):
     assert table["data"] == [[line["step"], layer, rank] for line in ranks for layer, rank in line["ranks"].items()]
     assert (logged.folder / "files" / last["ranks/map.path"]).read_bytes().startswith(b"\x89PNG")
     assert logged.exit_code == 0
+
+    # The dashboard shows nothing that isn't there.
+    assert {name for name in shown_by_the_dashboard() if name not in logged.summary} == set()
 
     # What the terminal and the folder say of it.
     said = [message for message in caplog.messages if message.startswith("tracker")]
