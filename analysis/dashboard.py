@@ -25,6 +25,7 @@ SPLIT = ("memory/weights", "memory/gradients", "memory/optimizer", "memory/activ
 LOSS, PENALTY, EVAL_LOSS = "train/task_loss", "train/penalty", "eval/loss"
 RATE, NORM, SKIPPED = "lr", "grad_norm", "skipped"
 TOTAL_RANK, RANKS = "budget/total_rank", ("ranks/min", "ranks/mean", "ranks/max")
+SPARSITY = "sparsity"  # of methods that have one
 RANK_MAP = "ranks/map"
 PARAMETERS = ("params/effective", "params/adapter_start", "params/adapter_end")
 SECONDS = "time/train"
@@ -46,7 +47,7 @@ def workspace(project: str, entity: str, metrics: tuple[str, ...] = ()) -> ws.Wo
             ws.Section(name="Result against cost", panels=_costs(), is_open=True),
             ws.Section(name="Learning curves by variant", panels=_curves(metrics), is_open=True),
             ws.Section(name="Memory by its parts", panels=_memory(), is_open=True),
-            ws.Section(name="Ranks", panels=_ranks(), is_open=True),
+            ws.Section(name="Ranks and sparsity", panels=_ranks(), is_open=True),
             ws.Section(name="Runs side by side", panels=_runs(), is_open=False),
         ],
         settings=ws.WorkspaceSettings(x_axis=STEP, smoothing_type="none", smoothing_weight=0, max_runs=100),
@@ -94,6 +95,7 @@ def _ranks() -> list[Any]:
     return [
         _by_variant(f"{TOTAL_RANK}, mean ± sd", TOTAL_RANK),
         *(_by_variant(f"{name} of a layer, mean ± sd", name) for name in RANKS),
+        _by_variant(f"{SPARSITY}, mean ± sd", SPARSITY),
         wr.MediaBrowser(title="rank of each layer", media_keys=[RANK_MAP], num_columns=2),
     ]
 

@@ -54,12 +54,13 @@ def test_memory_is_split_into_its_parts_by_variant():
 
 
 def test_ranks_are_shown_over_time_and_as_maps():
-    shown = panels("Ranks")
+    shown = panels("Ranks and sparsity")
     assert [panel["metrics"] for panel in shown if panel["kind"] == "Run History Line Plot"] == [
         ["budget/total_rank"],
         ["ranks/min"],
         ["ranks/mean"],
         ["ranks/max"],
+        ["sparsity"],
     ]
     assert [panel["mediaKeys"] for panel in shown if panel["kind"] == "Media Browser"] == [["ranks/map"]]
 

@@ -44,7 +44,9 @@ def left_by(folder: Path) -> dict[str, object]:
 
 
 def warnings(caplog) -> list[str]:
-    return [entry.getMessage() for entry in caplog.records if entry.levelno >= logging.WARNING and "tracker" in entry.name]
+    return [
+        entry.getMessage() for entry in caplog.records if entry.levelno >= logging.WARNING and "tracker" in entry.name
+    ]
 
 
 @pytest.mark.parametrize("how", ["raises in start", "hangs in log", "dies in finish"])

@@ -91,13 +91,14 @@ def test_a_run_is_read_back_as_its_own_files_say(carry_out, tmp_path, caplog):
     assert logged.exit_code == 0
 
     # The dashboard shows nothing that isn't there.
-    assert {name for name in shown_by_the_dashboard() if name not in logged.summary} == set()
+    sparse = lines(folder_of(carry_out("variant=sparse", "study=sparse"), tmp_path) / "metrics.jsonl")
+    assert shown_by_the_dashboard() - logged.summary.keys() == {"sparsity"}
+    assert "sparsity" in sparse[0]
 
     # What the terminal and the folder say of it.
     said = [message for message in caplog.messages if message.startswith("tracker")]
     assert said == [
-        "tracker wandb: offline, no key is configured (WANDB_API_KEY or `wandb login`), "
-        f"logs to {folder / 'wandb'}"
+        f"tracker wandb: offline, no key is configured (WANDB_API_KEY or `wandb login`), logs to {folder / 'wandb'}"
     ]
     assert json.loads((folder / "tracker.json").read_text()) == {
         "name": "wandb",
@@ -157,7 +158,9 @@ def test_an_interrupted_run_goes_on_with_its_curve(configured, tiny_overrides, t
     assert dict(flatten(rest.summary))["metric.value"] == record.metric.value
 
 
-@pytest.mark.parametrize("settings", [["tracker=wandb", "tracker.project=x", "tracker.mode=offline"], ["tracker=trackio"]])
+@pytest.mark.parametrize(
+    "settings", [["tracker=wandb", "tracker.project=x", "tracker.mode=offline"], ["tracker=trackio"]]
+)
 def test_a_tracker_is_no_part_of_what_a_run_is(settings, configured, tiny_overrides):
     assert plan(configured([*tiny_overrides, *settings])).run_id == plan(configured(tiny_overrides)).run_id
 
