@@ -181,7 +181,7 @@ def run(arguments: argparse.Namespace) -> int:
     import wandb
 
     try:
-        entity = arguments.entity or wandb.Api().default_entity
+        entity = arguments.entity or str(wandb.Api().default_entity)
         saved = workspace(arguments.project, entity, metrics).save()
     except Exception as error:  # of requests, of GraphQL, of W&B: there is no common one
         raise AnalysisError(f"dashboard: W&B did not take it: {' '.join(str(error).split())}") from None

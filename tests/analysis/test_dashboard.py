@@ -95,7 +95,8 @@ def test_a_workspace_that_does_not_come_back_as_it_was_is_an_error(monkeypatch):
 def test_without_a_key_it_says_in_one_line_what_to_set(capsys):
     assert cli.main(["dashboard", "--project", "p"]) == 2
     assert capsys.readouterr().err.splitlines()[-1] == (
-        "analysis: no key is configured for http://127.0.0.1:9; set WANDB_API_KEY or run `wandb login`, or use --dry-run"
+        "analysis: no key is configured for http://127.0.0.1:9; "
+        "set WANDB_API_KEY or run `wandb login`, or use --dry-run"
     )
 
 

@@ -12,6 +12,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from tests.conftest import folder_of
+from trainer import plan
 from trainer.errors import ConfigError
 from trainer.plan import Planned
 from trainer.record import read
@@ -129,12 +130,13 @@ def test_a_key_in_an_error_is_blotted_out(tracked, tmp_path, caplog, monkeypatch
     assert "0123456789abcdef" not in (tmp_path / "0123456789ab" / guard.LOG).read_text()
 
 
-def test_a_class_that_is_no_tracker_is_refused(tracked):
+def test_a_class_that_is_no_tracker_is_refused():
+    config = OmegaConf.create({"tracker": {"_target_": TROUBLE.replace("Trouble", "NoTracker")}})
     with pytest.raises(ConfigError, match=r"tracker\._target_: 'NoTracker' is no tracker: it has no check\(\)"):
-        name = TROUBLE.replace("Trouble", "NoTracker")
-        guard.plan.tracker(OmegaConf.create({"tracker": {"_target_": name}}))
+        plan.tracker(config)
 
 
-def test_a_misspelt_setting_is_refused_with_the_names_that_exist(tracked):
+def test_a_misspelt_setting_is_refused_with_the_names_that_exist():
+    config = OmegaConf.create({"tracker": {"_target_": TROUBLE, "hwo": 1}})
     with pytest.raises(ConfigError, match=r"tracker\.hwo: 1, Trouble has no such field, allowed: name, how, timeout"):
-        guard.plan.tracker(OmegaConf.create({"tracker": {"_target_": TROUBLE, "hwo": 1}}))
+        plan.tracker(config)

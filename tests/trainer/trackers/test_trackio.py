@@ -121,10 +121,8 @@ def free_port() -> int:
 
 
 def test_the_page_shows_the_runs_and_asks_nobody_else(carry_out, page_of, chromium, tmp_path):
-    names = [
-        f"{r.variant}-tiny-0-{r.run_id}"
-        for r in (carry_out("variant=lora", *TRACKIO), carry_out("variant=head", *TRACKIO))
-    ]
+    records = [carry_out("variant=lora", *TRACKIO), carry_out("variant=head", *TRACKIO)]
+    names = [f"{record.variant}-tiny-0-{record.run_id}" for record in records]
     address = page_of()
     page = chromium.new_page(viewport={"width": 1400, "height": 1200})
     asked: list[str] = []

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from omegaconf import OmegaConf
 
 from analysis import dashboard
 from tests.conftest import folder_of
-from tests.trainer.trackers.inspected import Inspected, inspect, runs_in
+from tests.trainer.trackers.inspected import Inspected, runs_in
 from trainer.errors import ConfigError
 from trainer.plan import plan
 from trainer.record import flatten, read

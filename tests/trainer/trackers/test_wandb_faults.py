@@ -131,7 +131,7 @@ def test_no_key_reaches_a_file_or_the_terminal(carry_out, tmp_path, monkeypatch,
     carry_out("+tracker._target_=tests.trainer.trackers.trouble.Trouble", "+tracker.how='raises in log'", "seed=2")
     with pytest.raises(ConfigError):
         carry_out("tracker=wandb", "tracker.mode=offline", "seed=3", "variant.rank=0")
-    assert len([path for path in tmp_path.rglob("record.json")]) == 4
+    assert len(list(tmp_path.rglob("record.json"))) == 4
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert len(written) > 40
     assert not [path for path in written if KEY.encode() in path.read_bytes()]
