@@ -30,6 +30,7 @@ from trainer.trackers.tracker import RunInfo, Tracker
 
 log = logging.getLogger(__name__)
 
+BOOT = 60.0  # seconds that its process may take to come up: no fault of the tracker's
 LOG = "tracker.log"  # in a run's folder: the traceback of a tracker that has raised
 
 
@@ -104,18 +105,18 @@ class Guard:
         assert process.stdin and process.stdout
         os.set_blocking(process.stdin.fileno(), False)
         os.set_blocking(process.stdout.fileno(), False)
-        busy, limit, told, text = "start", time.monotonic() + self.timeout, False, b""
+        busy, limit, text = "its process did not come up", time.monotonic() + BOOT, b""
+        up = told = False
         with selectors.DefaultSelector() as ready:
             ready.register(process.stdout, selectors.EVENT_READ)
             while True:
                 if order:
                     order = order[_write(process.stdin, order) :]
-                elif self._ending and not told:
+                elif self._ending and up and not told:
                     # From here on all that is left to do has one limit.
-                    told, limit, busy = True, time.monotonic() + self.timeout, busy or "finish"
-                    order = b"finish\n"
+                    told, limit, order = True, time.monotonic() + self.timeout, b"finish\n"
                 if time.monotonic() > limit:
-                    return f"no answer within {self.timeout:g} s ({busy})"
+                    return f"no answer within {self.timeout if up else BOOT:g} s ({busy})"
                 if not ready.select(0.05 if self._ending or order else 0.25):
                     continue
                 part = process.stdout.read(1 << 16)
@@ -129,6 +130,7 @@ class Guard:
                         return str(message["failed"])
                     if "done" in message:
                         return None
+                    up = True
                     if message.get("warning"):
                         log.warning("tracker %s: %s", self.name, message["warning"])
                     if message.get("note"):
@@ -137,7 +139,8 @@ class Guard:
                         busy = message["busy"]
                     if not told:
                         limit = time.monotonic() + self.timeout if message.get("busy") else float("inf")
-                self._family = _children(process) or self._family
+                    if "note" in message or "warning" in message:
+                        self._family = _children(process)
 
     def _kill(self, process: subprocess.Popen[bytes]) -> None:
         for victim in [*_children(process), *self._family]:
