@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint table bench bench-analysis
+.PHONY: help setup demo dashboard test lint table bench bench-analysis
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | column -t -s '|'
@@ -21,6 +21,9 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP) ## the first study: six methods on film reviews, then the table
 	$(BIN)/python train.py experiment=demo
 	$(BIN)/python -m analysis table runs/demo
+
+dashboard: $(STAMP) ## the runs of tracker=trackio, in a browser on this machine
+	TRACKIO_DIR=$${TRACKIO_DIR:-runs/.trackio} $(BIN)/trackio show --host 127.0.0.1
 
 test: lint ## lint, types and the whole test suite
 	$(BIN)/python -m pytest -n 2

@@ -34,6 +34,9 @@ imported inside the verb that needs them.
     backbone.py   a model's weights, decomposed
     spectrum.py   the verb `spectrum`
 
+    dashboard.py, sync.py    the verbs of W&B, which see nothing of the run folders but W&B's own part
+    account.py    whether W&B has a key
+
 In Python: `grid.build(rows.build(runs.read(folders)))` has every cell with its mean, sd, n and
 runs, `collect.frame(folders)` is the tidy frame. A further verb is one file with a `VERB` (see
 verb.py) and one line in cli.py.

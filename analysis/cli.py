@@ -6,12 +6,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from analysis import collect, compare, figures, readme, report, spectrum, table
+from analysis import collect, compare, dashboard, figures, readme, report, spectrum, sync, table
 from analysis.verb import AnalysisError, Verb
 
 VERBS: tuple[Verb, ...] = (
     *(table.VERB, collect.VERB, compare.VERB, figures.VERB, report.VERB),
-    *(spectrum.VERB, readme.VERB),
+    *(spectrum.VERB, readme.VERB, dashboard.VERB, sync.VERB),
 )
 
 

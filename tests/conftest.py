@@ -80,12 +80,17 @@ def tiny_task(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 @pytest.fixture
 def tiny_overrides(tiny_model: Path, tiny_task: tuple[Path, Path], tmp_path: Path) -> list[str]:
     """Overrides of a run that takes a second: tiny model, tiny task, twelve steps."""
+    return tiny_run(tiny_model, tiny_task, tmp_path)
+
+
+def tiny_run(model: Path, task: tuple[Path, Path], folder: Path) -> list[str]:
+    """The same, for runs in `folder / "runs"`."""
     return [
-        *("model=folder", f"model.path={tiny_model}", "model.name=tiny"),
-        *("task=file", f"task.source.train_path={tiny_task[0]}", f"task.source.validation_path={tiny_task[1]}"),
+        *("model=folder", f"model.path={model}", "model.name=tiny"),
+        *("task=file", f"task.source.train_path={task[0]}", f"task.source.validation_path={task[1]}"),
         *("task.name=tiny", "task.metrics=[accuracy]"),
         *("train.batch_size=8", "train.epochs=2", "optim.lr=1e-2"),
-        *(f"runs_dir={tmp_path / 'runs'}", "study=test"),
+        *(f"runs_dir={folder / 'runs'}", "study=test"),
         *("machine.progress=false", "machine.device=cpu"),
     ]
 

@@ -20,6 +20,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
+from trainer import secrets
 from trainer.errors import ConfigError
 from trainer.record import flatten
 
@@ -110,6 +111,7 @@ class Config:
     study: str = "scratch"
     runs_dir: str = "runs"
     machine: Machine = field(default_factory=Machine)
+    tracker: Any = None  # a dashboard, by its `_target_`; no part of a run's identity
     glue: Glue = field(default_factory=Glue)
 
 
@@ -124,6 +126,7 @@ def validate(config: DictConfig) -> None:
         if value == MISSING:
             raise ConfigError(f"{name}: not given; set {name}=… on the command line")
     _refuse_unknown(config)
+    secrets.refuse(config)
     data, optim, train, machine = config.data, config.optim, config.train, config.machine
     _one_of("data.protocol", data.protocol, ("dev", "split"))
     _check("data.select_share", data.select_share, 0 < data.select_share < 1, "0 < share < 1")

@@ -323,6 +323,8 @@ class Loop(transformers.Trainer):
         values |= {"lr": lr, "grad_norm": self._grad_norm, "skipped": counters.skipped}
         if self._ranks:
             values["budget/total_rank"] = sum(self._ranks.values())
+        if (sparsity := self.variant.sparsity()) is not None:
+            values["sparsity"] = sparsity
         self.journal.write(self.state.global_step, epoch=self.epoch, **values)
         self.last_loss = values["train/task_loss"]
         counters.logged_steps, counters.task_loss, counters.penalty = 0, 0.0, 0.0

@@ -67,6 +67,7 @@ class Planned:
 def plan(config: DictConfig) -> Planned:
     """The run that `config` means. Raises `ConfigError` for a config that no run can have."""
     identity = identify(config)
+    tracker(config)
     run_id = run_config.run_id(identity)
     folder = Path(config.runs_dir) / config.study / run_id
     try:
@@ -90,6 +91,18 @@ def identify(config: DictConfig) -> dict[str, Any]:
 def model_sources(config: DictConfig) -> list[ModelSource]:
     """The places that the model may come from, in the order in which they are tried."""
     return [make("model.sources", source) for source in config.model.sources]
+
+
+def tracker(config: DictConfig) -> Any:
+    """The tracker that `config` names, not started; None for none. Raises `ConfigError` where it can't work."""
+    if not config.tracker:
+        return None
+    found = make("tracker", config.tracker)
+    for method in ("check", "start", "log", "finish"):  # see trainer.trackers.tracker.Tracker
+        if not callable(getattr(found, method, None)):
+            raise ConfigError(f"tracker._target_: {type(found).__name__!r} is no tracker: it has no {method}()")
+    found.check()
+    return found
 
 
 def make(field: str, node: Any, **arguments: Any) -> Any:

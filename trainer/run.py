@@ -23,6 +23,7 @@ from trainer.assemble import ADAPTER
 from trainer.errors import ConfigError
 from trainer.loop import Loop, RunFailed
 from trainer.plan import Planned
+from trainer.trackers import guard
 from variants.core import checkpoint
 from variants.core.variant import Variant
 
@@ -53,6 +54,7 @@ def run(planned: Planned, overrides: list[str]) -> record.Record:
     (planned.folder / record.FILENAME).unlink(missing_ok=True)
     (planned.folder / "traceback.txt").unlink(missing_ok=True)
     OmegaConf.save(config, planned.folder / "config.yaml", resolve=True)
+    tracker = guard.begin(planned)
     try:
         with assemble.apart(config):
             _carry_out(planned, row)
@@ -63,6 +65,9 @@ def run(planned: Planned, overrides: list[str]) -> record.Record:
             (planned.folder / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
         record.write(failed, planned.folder)
         raise
+    finally:
+        if tracker is not None:
+            tracker.end()  # the record is there: the tracker shows it, whatever became of the run
     return row
 
 

@@ -130,6 +130,9 @@ class Masked(Factored):
     def closed_form(self) -> int:
         return len(self.A) + len(self.B)
 
+    def places_taken(self) -> tuple[int, int]:
+        return len(self.A) + len(self.B), sum(map(math.prod, self.shapes.values()))
+
     def move(self, part: str, kept: torch.Tensor, new: torch.Tensor, optimizer: torch.optim.Optimizer | None) -> None:
         """Keeps the entries `kept` (numbers of values) and adds zeros at the places `new`, with their moments."""
         if len(kept) < len(self.places[part]):

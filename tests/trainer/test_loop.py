@@ -265,3 +265,17 @@ def test_the_optimizer_gets_the_rates_that_were_asked_for(carry_out, monkeypatch
     assert set(seen[0.01, 0.1]) == {(8, 16), (8, 32)}  # A
     assert set(seen[0.04, 0.1]) == {(16, 8), (32, 8)}  # B
     assert set(seen[0.02, 0.0]) == {(16,), (2,)}  # the head's biases are not decayed
+
+
+def test_the_sparsity_of_a_sparse_method_is_logged_and_of_no_other(carry_out, tmp_path):
+    def last(*overrides: str):
+        record = carry_out(*overrides)
+        rows = [line for line in lines(folder_of(record, tmp_path) / "metrics.jsonl") if "lr" in line]
+        return record, rows[-1]
+
+    record, row = last("variant=shira", "variant.targets=[query]")
+    assert row["sparsity"] == pytest.approx(1 - record.params.effective / (2 * 16 * 16))  # of ΔW, in two layers
+    record, row = last("variant=sparse")
+    assert row["sparsity"] == pytest.approx(1 - record.params.effective / record.params.closed_form)  # of A and B
+    assert 0 < row["sparsity"] < 1
+    assert "sparsity" not in last("variant=lora")[1]

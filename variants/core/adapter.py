@@ -92,6 +92,10 @@ class Adapter(nn.Module):
         """Trainable parameters that still act on ΔW, counted by real shapes."""
         return sum(p.numel() for p in self.parameters() if p.requires_grad)
 
+    def places_taken(self) -> tuple[int, int] | None:
+        """(taken, all): places of the sparse matrices, in which few have a number; None where there is no such one."""
+        return None
+
     @torch.no_grad()
     def merge(self) -> None:
         """Adds ΔW to the base weight, rounded once to its dtype; the adapter then adds nothing."""

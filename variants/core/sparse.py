@@ -123,6 +123,9 @@ class SparseDelta(Adapter):
     def effective_parameters(self) -> int:
         return len(self.values) if self.settled else 0
 
+    def places_taken(self) -> tuple[int, int]:
+        return len(self.values) if self.settled else 0, self.out_features * self.in_features
+
     def extra_repr(self) -> str:
         return f"entries={len(self.values)} of {self.out_features * self.in_features}, scale={self.scale:g}"
 

@@ -143,6 +143,10 @@ class Variant:
         """Parameters that still act, counted by real shapes; None: all that are trainable do."""
         return None
 
+    def sparsity(self) -> float | None:
+        """Share of the entries of its sparse matrices that are zero by their place; None for a method without them."""
+        return None
+
     def report(self) -> dict[str, float]:
         """Numbers that the method has to say about itself once it is trained; they stand in the record."""
         return {}
@@ -226,6 +230,10 @@ class AdapterVariant(Variant):
 
     def effective_parameters(self) -> int:
         return sum(adapter.effective_parameters() for adapter in self.adapters.values())
+
+    def sparsity(self) -> float | None:
+        found = [counts for adapter in self.adapters.values() if (counts := adapter.places_taken()) is not None]
+        return 1 - sum(taken for taken, _ in found) / sum(places for _, places in found) if found else None
 
     @contextlib.contextmanager
     def disabled(self) -> Iterator[None]:

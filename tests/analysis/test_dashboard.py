@@ -1,0 +1,113 @@
+"""The W&B workspace as code: what it shows, and that it can be made without an account."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from analysis import cli, dashboard
+
+ws = pytest.importorskip("wandb_workspaces.workspaces")
+
+
+@pytest.fixture(autouse=True)
+def no_account(monkeypatch, tmp_path):
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "config"))
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # nobody answers there
+
+
+def panels(section: str) -> list[dict]:
+    made = json.loads(dashboard.as_json(dashboard.workspace("p", "e", ("accuracy", "pearson"))))
+    sections = made["spec"]["section"]["panelBankConfig"]["sections"]
+    (found,) = [each for each in sections if each["name"] == section]
+    return [panel["config"] | {"kind": panel["viewType"]} for panel in found["panels"]]
+
+
+def test_results_stand_against_parameters_memory_and_time():
+    shown = {(panel["kind"], panel["xAxis"], panel["yAxis"]) for panel in panels("Result against cost")}
+    assert shown == {
+        ("Scatter Plot", f"summary:{name}", "summary:metric/value")
+        for name in ("params/effective", "memory/optimizer", "time/train")
+    }
+
+
+def test_curves_are_mean_and_sd_of_a_variant_over_steps():
+    curves = panels("Learning curves by variant")
+    assert {"eval/accuracy", "eval/pearson", "eval/loss", "train/task_loss", "train/penalty"} <= {
+        curve["metrics"][0] for curve in curves
+    }
+    for curve in curves:
+        assert curve["xAxis"] == "step"
+        assert curve["groupBy"] == "variant.value.name"  # as W&B keeps config.variant.name
+        assert (curve["groupAgg"], curve["groupArea"]) == ("mean", "stddev")
+
+
+def test_memory_is_split_into_its_parts_by_variant():
+    bars = [panel for panel in panels("Memory by its parts") if panel["metrics"][0].startswith("memory/")]
+    assert [bar["metrics"] for bar in bars] == [
+        [f"memory/{part}"] for part in ("weights", "gradients", "optimizer", "activations")
+    ]
+    assert {bar["groupBy"] for bar in bars} == {"variant.value.name"}
+
+
+def test_ranks_are_shown_over_time_and_as_maps():
+    shown = panels("Ranks and sparsity")
+    assert [panel["metrics"] for panel in shown if panel["kind"] == "Run History Line Plot"] == [
+        ["budget/total_rank"],
+        ["ranks/min"],
+        ["ranks/mean"],
+        ["ranks/max"],
+        ["sparsity"],
+    ]
+    assert [panel["mediaKeys"] for panel in shown if panel["kind"] == "Media Browser"] == [["ranks/map"]]
+
+
+def test_the_table_of_runs_is_grouped_by_variant_with_the_best_first():
+    (runs,) = json.loads(dashboard.as_json(dashboard.workspace("p", "e")))["spec"]["section"]["runSets"]
+    assert runs["grouping"] == [{"section": "config", "name": "variant.value.name"}]
+    assert runs["sort"]["keys"] == [{"key": {"section": "summary", "name": "metric/value"}, "ascending": False}]
+    assert "summary:params/effective" in runs["runFeed"]["columnPinned"]
+
+
+def test_dry_run_prints_what_would_be_saved(capsys):
+    assert cli.main(["dashboard", "--project", "p", "--entity", "e", "--dry-run"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert (printed["entity"], printed["project"], printed["displayName"]) == ("e", "p", "Loratory")
+
+
+def test_a_workspace_that_does_not_come_back_as_it_was_is_an_error(monkeypatch):
+    made = dashboard.workspace("p", "e")
+    back = ws.Workspace._from_model
+
+    def loses(model):
+        found = back(model)
+        found.sections[0].panels.pop()
+        return found
+
+    monkeypatch.setattr(ws.Workspace, "_from_model", staticmethod(loses))
+    with pytest.raises(dashboard.AnalysisError, match="does not read this workspace as it was written"):
+        dashboard.as_json(made)
+
+
+def test_without_a_key_it_says_in_one_line_what_to_set(capsys):
+    assert cli.main(["dashboard", "--project", "p"]) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "analysis: no key is configured for http://127.0.0.1:9; "
+        "set WANDB_API_KEY or run `wandb login`, or use --dry-run"
+    )
+
+
+def test_a_key_that_is_none_is_not_repeated(capsys, monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", "too-short")
+    assert cli.main(["dashboard", "--project", "p"]) == 2
+    error = capsys.readouterr().err
+    assert "is none that W&B could have given" in error and "too-short" not in error
+
+
+def test_a_missing_extra_is_named(capsys, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "wandb_workspaces.workspaces", None)
+    assert cli.main(["dashboard", "--project", "p", "--dry-run"]) == 2
+    assert "pip install 'loratory[workspaces]'" in capsys.readouterr().err

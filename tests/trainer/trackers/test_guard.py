@@ -1,0 +1,142 @@
+"""A tracker that fails, hangs or dies costs a run one warning and nothing else."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from omegaconf import OmegaConf
+
+from tests.conftest import folder_of
+from trainer import plan
+from trainer.errors import ConfigError
+from trainer.plan import Planned
+from trainer.record import read
+from trainer.trackers import guard
+
+TROUBLE = "tests.trainer.trackers.trouble.Trouble"
+
+
+def overrides(how: str, timeout: float = 3.0) -> list[str]:
+    return [f"+tracker._target_={TROUBLE}", f"+tracker.how='{how}'", f"+tracker.timeout={timeout}"]
+
+
+def left_by(folder: Path) -> dict[str, object]:
+    """All of a finished run that a tracker must not touch."""
+    record = read(folder)
+    assert record is not None
+    row = {
+        name: value
+        for name, value in record.row().items()
+        if not name.startswith(("time.", "started", "finished", "memory.peak", "overrides"))
+    }
+    return {
+        "row": row,
+        "files": {path.name for path in folder.iterdir()} - {"tracker.json", guard.LOG, "wandb"},
+        "metrics": (folder / "metrics.jsonl").read_text(),
+        "ranks": (folder / "ranks.jsonl").read_text(),
+        "adapter": (folder / "adapter" / "state.safetensors").read_bytes(),
+        "predictions": (folder / "predictions.parquet").read_bytes(),
+    }
+
+
+def warnings(caplog) -> list[str]:
+    return [
+        entry.getMessage() for entry in caplog.records if entry.levelno >= logging.WARNING and "tracker" in entry.name
+    ]
+
+
+@pytest.mark.parametrize("how", ["raises in start", "hangs in log", "dies in finish"])
+def test_a_run_ends_as_it_would_have_without_its_tracker(how, carry_out, tmp_path, caplog):
+    plain = left_by(folder_of(carry_out("variant=adalora", "study=plain"), tmp_path))
+    folder = folder_of(carry_out("variant=adalora", *overrides(how)), tmp_path)
+    disturbed = left_by(folder)
+    assert (plain["row"].pop("study"), disturbed["row"].pop("study")) == ("plain", "test")
+    assert disturbed == plain
+    (warning,) = warnings(caplog)
+    assert warning.startswith("tracker trouble: ")
+    assert warning.endswith("; it is off for this run, whose own files are complete")
+
+
+@pytest.fixture
+def tracked(tmp_path):
+    """A run's folder with ten lines of metrics, and its tracker, at work."""
+    folder = tmp_path / "0123456789ab"
+    folder.mkdir()
+    lines = [json.dumps({"step": step, "train/task_loss": 1 / step}) + "\n" for step in range(1, 11)]
+    (folder / "metrics.jsonl").write_text("".join(lines))
+    started: list[guard.Guard] = []
+
+    def begun(how: str, timeout: float = 2.0, **settings: object) -> guard.Guard:
+        tracker = {"_target_": TROUBLE, "how": how, "timeout": timeout} | settings
+        names = {group: {"name": group} for group in ("variant", "task", "model")}
+        config = OmegaConf.create({"study": "test", "seed": 0, "tracker": tracker} | names)
+        started.append(guard.begin(Planned(config, {}, folder.name, folder, None)))
+        return started[-1]
+
+    yield begun
+    for each in started:
+        each.end()
+    assert not [child for child in psutil.Process().children() if "trainer.trackers.host" in " ".join(child.cmdline())]
+
+
+@pytest.mark.parametrize(
+    "how, says",
+    [
+        ("raises in start", "RuntimeError: no luck with this"),
+        ("raises in log", "RuntimeError: no luck with this"),
+        ("raises in finish", "RuntimeError: no luck with this"),
+        ("hangs in start", "no answer within 2 s (start)"),
+        ("hangs in log", "no answer within 2 s (log)"),
+        ("hangs in finish", "no answer within 2 s (finish)"),
+        ("stops in log", "no answer within 2 s (log)"),
+        ("dies in start", "its process ended (exit code -9)"),
+        ("dies in log", "its process ended (exit code -9)"),
+        ("exits in finish", "its process ended (exit code 3)"),
+    ],
+)
+def test_trouble_is_one_warning_that_names_it_and_leaves_no_process(how, says, tracked, caplog):
+    begun = time.monotonic()
+    tracked(how).end()
+    assert time.monotonic() - begun < 10
+    assert warnings(caplog) == [f"tracker trouble: {says}; it is off for this run, whose own files are complete"]
+
+
+def test_a_hang_is_noticed_while_the_run_goes_on(tracked, caplog):
+    at_work = tracked("hangs in log", timeout=1.5)
+    until = time.monotonic() + 20
+    while not warnings(caplog) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert "no answer within 1.5 s (log)" in warnings(caplog)[0]
+    at_work.end()
+    assert len(warnings(caplog)) == 1
+
+
+def test_what_a_library_prints_stays_out_of_the_way(tracked, tmp_path, caplog):
+    tracked("shouts in log", timeout=30).end()
+    assert not warnings(caplog)
+    assert (tmp_path / "finished").exists()
+
+
+def test_a_key_in_an_error_is_blotted_out(tracked, tmp_path, caplog, monkeypatch):
+    monkeypatch.setenv("SOME_API_KEY", "0123456789abcdef")
+    tracked("raises in log", timeout=30).end()
+    (warning,) = warnings(caplog)
+    assert "RuntimeError: no luck with ***;" in warning
+    assert "0123456789abcdef" not in (tmp_path / "0123456789ab" / guard.LOG).read_text()
+
+
+def test_a_class_that_is_no_tracker_is_refused():
+    config = OmegaConf.create({"tracker": {"_target_": TROUBLE.replace("Trouble", "NoTracker")}})
+    with pytest.raises(ConfigError, match=r"tracker\._target_: 'NoTracker' is no tracker: it has no check\(\)"):
+        plan.tracker(config)
+
+
+def test_a_misspelt_setting_is_refused_with_the_names_that_exist():
+    config = OmegaConf.create({"tracker": {"_target_": TROUBLE, "hwo": 1}})
+    with pytest.raises(ConfigError, match=r"tracker\.hwo: 1, Trouble has no such field, allowed: name, how, timeout"):
+        plan.tracker(config)

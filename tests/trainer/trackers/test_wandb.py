@@ -1,0 +1,178 @@
+"""What W&B is given is what the run's own files say: offline runs, read back with W&B's own tool."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from analysis import dashboard
+from tests.conftest import folder_of
+from tests.trainer.trackers.inspected import Inspected, runs_in
+from trainer.errors import ConfigError
+from trainer.plan import plan
+from trainer.record import flatten, read
+from trainer.run import run
+from trainer.trackers.wandb import Wandb
+
+WANDB = ["tracker=wandb", "machine.log_every=2"]
+
+
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def only(folder: Path) -> Inspected:
+    (found,) = runs_in(folder)
+    return found
+
+
+def without_nulls(row: dict) -> dict:
+    return {name: value for name, value in row.items() if value is not None}
+
+
+def shown_by_the_dashboard() -> set[str]:
+    """Every name of a logged number or picture in the workspace."""
+    spec = json.loads(dashboard.as_json(dashboard.workspace("p", "e", ("accuracy",))))["spec"]["section"]
+    configs = [panel["config"] for part in spec["panelBankConfig"]["sections"] for panel in part["panels"]]
+    places = ("xAxis", "yAxis", "zAxis", "metrics", "mediaKeys")
+    values = [config[place] for config in configs for place in places if place in config]
+    names = [name for value in values for name in (value if isinstance(value, list) else [value])]
+    names += [name for name in spec["runSets"][0]["runFeed"]["columnOrder"] if name.startswith("summary:")]
+    assert len(names) > 25
+    return {name.removeprefix("summary:") for name in names}
+
+
+def test_a_run_is_read_back_as_its_own_files_say(carry_out, tmp_path, caplog):
+    caplog.set_level("INFO", "trainer")
+    record = carry_out("variant=adalora", "tracker.tags=[first]", *WANDB)
+    folder = folder_of(record, tmp_path)
+    logged = only(folder)
+
+    # Who it is.
+    assert logged.run["display_name"] == f"adalora-tiny-0-{record.run_id}"
+    assert logged.run["run_id"].startswith(f"{record.run_id}-")
+    assert (logged.run["project"], logged.run["run_group"], logged.run["job_type"]) == ("loratory", "test", "train")
+    assert logged.run["tags"] == ["adalora", "tiny", "first"]
+    saved = yaml.safe_load((folder / "config.yaml").read_text())
+    assert dict(flatten(logged.run["config"])) == dict(flatten(saved))  # nested; W&B drops empty mappings
+    assert logged.folder.parent == folder / "wandb"
+
+    # Row by row, in their order.
+    axis = {"glob_name": "*", "options": {"defined": True, "step_sync": True}, "step_metric": "step"}
+    assert axis in logged.metrics
+    assert [row for row in logged.history if "epoch" in row] == lines(folder / "metrics.jsonl")
+    ranks = lines(folder / "ranks.jsonl")
+    assert len(ranks) > 3
+    assert [row for row in logged.history if "ranks/max" in row] == [
+        {
+            "step": line["step"],
+            "ranks/min": min(line["ranks"].values()),
+            "ranks/mean": pytest.approx(sum(line["ranks"].values()) / len(line["ranks"])),
+            "ranks/max": max(line["ranks"].values()),
+        }
+        for line in ranks
+    ]
+
+    # The end: the record, the table and the picture.
+    last, row = logged.history[-1], record.row()
+    assert last["step"] == record.steps.done
+    assert last["params/effective"] == record.params.effective
+    assert last["memory/optimizer"] == record.memory.optimizer
+    shown = {name: value for name, value in flatten(logged.summary) if name in row}
+    assert shown == row
+    table = json.loads((logged.folder / "files" / last["ranks/layers.path"]).read_text())
+    assert table["columns"] == ["step", "layer", "rank"]
+    assert table["data"] == [[line["step"], layer, rank] for line in ranks for layer, rank in line["ranks"].items()]
+    assert (logged.folder / "files" / last["ranks/map.path"]).read_bytes().startswith(b"\x89PNG")
+    assert logged.exit_code == 0
+
+    # The dashboard shows nothing that isn't there.
+    sparse = lines(folder_of(carry_out("variant=sparse", "study=sparse"), tmp_path) / "metrics.jsonl")
+    assert shown_by_the_dashboard() - logged.summary.keys() == {"sparsity"}
+    assert "sparsity" in sparse[0]
+
+    # What the terminal and the folder say of it.
+    said = [message for message in caplog.messages if message.startswith("tracker")]
+    assert said == [
+        f"tracker wandb: offline, no key is configured (WANDB_API_KEY or `wandb login`), logs to {folder / 'wandb'}"
+    ]
+    assert json.loads((folder / "tracker.json").read_text()) == {
+        "name": "wandb",
+        "project": "loratory",
+        "group": "test",
+        "run": f"adalora-tiny-0-{record.run_id}",
+        "url": None,
+        "sent": {"metrics.jsonl": len(lines(folder / "metrics.jsonl")), "ranks.jsonl": len(ranks)},
+    }
+
+
+def test_two_runs_of_one_process_are_two_runs(carry_out, tmp_path):
+    first, second = carry_out("seed=0", *WANDB), carry_out("seed=1", *WANDB)
+    found = [only(folder_of(record, tmp_path)) for record in (first, second)]
+    assert len({logged.run["run_id"] for logged in found}) == 2
+    for record, logged in zip((first, second), found, strict=True):
+        assert logged.run["config"]["seed"] == record.seed
+        assert [row for row in logged.history if "epoch" in row] == lines(folder_of(record, tmp_path) / "metrics.jsonl")
+
+
+def test_a_failed_run_ends_as_failed_with_its_error(carry_out, tmp_path):
+    with pytest.raises(ConfigError):
+        carry_out("variant.rank=0", *WANDB)
+    (folder,) = (tmp_path / "runs" / "test").glob("[0-9a-f]*")
+    record, logged = read(folder), only(folder)
+    assert record.status == "failed" and logged.exit_code == 1
+    assert logged.summary["error"] == record.error == "variant.rank: 0, allowed: a whole number ≥ 1"
+
+
+def test_an_interrupted_run_goes_on_with_its_curve(configured, tiny_overrides, tmp_path, monkeypatch):
+    overrides = [*tiny_overrides, "variant=adalora", "machine.save_every=4", "machine.log_every=1", *WANDB[:1]]
+    from trainer.loop import Loop
+
+    end_step = Loop.end_step
+
+    def interrupt(self, control):
+        end_step(self, control)
+        if self.state.global_step == 7:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Loop, "end_step", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run(plan(configured(overrides)), [])
+    folder = plan(configured(overrides)).folder
+    (cut,) = runs_in(folder)
+    assert cut.exit_code == 255
+    record = run(plan(configured(overrides)), [])
+
+    cut, rest = runs_in(folder)
+    assert cut.run["run_id"] == rest.run["run_id"]
+    rows = lines(folder / "metrics.jsonl")
+    sent = [row for logged in (cut, rest) for row in logged.history if "epoch" in row]
+    # What was made again came out as it was, and isn't sent again.
+    assert sent == rows
+    assert [row["step"] for row in cut.history if "epoch" in row][-1] == 7
+    assert dict(flatten(rest.summary))["metric.value"] == record.metric.value
+
+
+@pytest.mark.parametrize(
+    "settings", [["tracker=wandb", "tracker.project=x", "tracker.mode=offline"], ["tracker=trackio"]]
+)
+def test_a_tracker_is_no_part_of_what_a_run_is(settings, configured, tiny_overrides):
+    assert plan(configured([*tiny_overrides, *settings])).run_id == plan(configured(tiny_overrides)).run_id
+
+
+@pytest.mark.parametrize(
+    "settings, says",
+    [
+        ({"mode": "sometimes"}, "tracker.mode: 'sometimes', allowed: online, offline, or null"),
+        ({"project": "a/b"}, r"tracker.project: 'a/b', allowed: up to 128 characters without /\#?%:"),
+        ({"timeout": 0}, "tracker.timeout: 0, allowed: a number of seconds > 0"),
+    ],
+)
+def test_settings_that_can_not_work_are_refused_by_name(settings, says):
+    with pytest.raises(ConfigError) as error:
+        Wandb(**settings).check()
+    assert str(error.value) == says

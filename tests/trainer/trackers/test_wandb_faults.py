@@ -1,0 +1,178 @@
+"""W&B in trouble: its service killed or stopped, its folder closed, no network, a key that must not be seen."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.conftest import ROOT, folder_of
+from tests.trainer.trackers.inspected import runs_in
+from tests.trainer.trackers.test_guard import left_by, warnings
+from trainer.errors import ConfigError
+from trainer.loop import Loop
+from trainer.plan import plan
+from trainer.run import run
+
+KEY = "a1b2c3d4e5" * 4  # forty characters, as W&B's are
+
+
+def service() -> psutil.Process:
+    """W&B's own process, which the tracker's process has started."""
+    for child in psutil.Process().children(recursive=True):
+        if child.name() == "wandb-core":
+            return child
+    raise LookupError("no wandb-core")
+
+
+@pytest.fixture
+def at_step_five(monkeypatch, tmp_path):
+    """Does something to W&B's service at the fifth step, once it is there."""
+    met: list[psutil.Process] = []
+
+    def do(number: int) -> list[psutil.Process]:
+        end_step = Loop.end_step
+
+        def disturbed(self, control):
+            end_step(self, control)
+            if self.state.global_step != 5:
+                return
+            until = time.monotonic() + 60
+            while not (self.journal.path.parent / "tracker.json").exists():
+                assert time.monotonic() < until, "W&B has not started"
+                time.sleep(0.05)
+            met.append(service())
+            met[0].send_signal(number)
+
+        monkeypatch.setattr(Loop, "end_step", disturbed)
+        return met
+
+    return do
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_service_that_dies_or_stops_costs_one_warning(number, carry_out, at_step_five, tmp_path, caplog):
+    settings = ["variant=adalora", "machine.log_every=1"]
+    plain = left_by(folder_of(carry_out(*settings, "study=plain"), tmp_path))
+    met = at_step_five(number)
+    disturbed = left_by(folder_of(carry_out(*settings, "tracker=wandb", "tracker.timeout=12"), tmp_path))
+    plain["row"].pop("study"), disturbed["row"].pop("study")
+    assert disturbed == plain
+    (warning,) = warnings(caplog)
+    assert warning.startswith("tracker wandb: ")
+    psutil.wait_procs(met, timeout=10)
+    assert not met[0].is_running()
+
+
+def test_a_folder_that_can_not_be_written_costs_one_warning(carry_out, tmp_path, caplog):
+    # Not even root can make a folder there; one that is only read-only would not stop root.
+    record = carry_out("tracker=wandb", "tracker.dir=/proc/loratory")
+    (warning,) = warnings(caplog)
+    assert warning.startswith("tracker wandb: FileNotFoundError: ")
+    assert record.status == "done" and not (folder_of(record, tmp_path) / "tracker.json").exists()
+
+
+def test_without_a_network_the_run_is_kept_offline(carry_out, tmp_path, caplog, monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    folder = folder_of(carry_out("tracker=wandb", "tracker.timeout=20"), tmp_path)
+    (warning,) = warnings(caplog)
+    assert warning.startswith(f"tracker wandb: logs offline to {folder / 'wandb'}, because W&B could not be reached: ")
+    (logged,) = runs_in(folder)
+    assert logged.folder.name.startswith("offline-run-")
+    assert logged.exit_code == 0 and logged.summary["metric/value"] is not None
+
+
+def test_a_run_that_is_killed_goes_on_with_its_curve_and_leaves_no_process(tiny_overrides, configured, tmp_path):
+    slow = "variant._target_=tests.trainer.trackers.slow.Slow"
+    overrides = [*tiny_overrides, slow, "tracker=wandb", "train.max_steps=40", "machine.log_every=1"]
+    overrides += ["train.eval_every=10", "machine.save_every=5"]
+    planned = plan(configured(overrides))
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen([sys.executable, "train.py", *overrides], cwd=ROOT, env=environment)
+    try:
+        until = time.monotonic() + 120
+        while sent(planned.folder) < 7:
+            assert process.poll() is None and time.monotonic() < until
+            time.sleep(0.05)
+        (host,) = (each for each in psutil.Process(process.pid).children() if "trainer.trackers.host" in each.cmdline())
+    finally:
+        process.kill()
+        process.wait()
+    gone, alive = psutil.wait_procs([host], timeout=60)
+    assert gone and not alive
+    (cut,) = runs_in(planned.folder)
+    assert cut.exit_code == 255
+
+    run(plan(configured(overrides)), [])
+    cut, rest = runs_in(planned.folder)
+    assert cut.run["run_id"] == rest.run["run_id"]
+    logged = [row for part in (cut, rest) for row in part.history if "epoch" in row]
+    rows = [json.loads(line) for line in (planned.folder / "metrics.jsonl").read_text().splitlines()]
+    assert len(cut.history) > 6 and len(rest.history) > 1
+    assert logged == rows
+
+
+def sent(folder: Path) -> int:
+    try:
+        return json.loads((folder / "tracker.json").read_text())["sent"]["metrics.jsonl"]
+    except FileNotFoundError:
+        return 0
+
+
+@pytest.mark.parametrize("how", ["hangs in start", "hangs in finish"])
+def test_the_process_ends_whatever_the_tracker_does(how, tiny_overrides):
+    tracker = [
+        "+tracker._target_=tests.trainer.trackers.trouble.Trouble",
+        f"+tracker.how='{how}'",
+        "+tracker.timeout=2",
+    ]
+    done = subprocess.run(
+        [sys.executable, "train.py", *tiny_overrides, *tracker, "train.max_steps=2"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,  # the tracker hangs for longer
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("no answer within 2 s") == 1
+
+
+@pytest.mark.parametrize(
+    "settings, says",
+    [
+        (["+tracker.api_key=" + KEY], "tracker.api_key: no setting for it, a config is copied into every run's folder"),
+        (["+tracker.options.token=" + KEY], "tracker.options.token: no setting for it"),
+        (["tracker.notes=${oc.env:WANDB_API_KEY}"], "tracker.notes: holds the value of the environment variable"),
+        (["study=${oc.env:WANDB_API_KEY}"], "study: holds the value of the environment variable WANDB_API_KEY"),
+    ],
+)
+def test_a_key_in_a_config_is_refused_by_name(settings, says, carry_out, tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    with pytest.raises(ConfigError) as error:
+        carry_out("tracker=wandb", *settings)
+    assert says in str(error.value) and KEY not in str(error.value)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_no_key_reaches_a_file_or_the_terminal(carry_out, tmp_path, monkeypatch, capfd, caplog):
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    monkeypatch.setenv("HF_TOKEN", "hf_" + KEY)
+    carry_out("tracker=wandb", "tracker.mode=offline")
+    carry_out("tracker=wandb", "tracker.timeout=6", "seed=1")  # online, where nobody answers
+    carry_out("+tracker._target_=tests.trainer.trackers.trouble.Trouble", "+tracker.how='raises in log'", "seed=2")
+    with pytest.raises(ConfigError):
+        carry_out("tracker=wandb", "tracker.mode=offline", "seed=3", "variant.rank=0")
+    assert len(list(tmp_path.rglob("record.json"))) == 4
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(written) > 40
+    assert not [path for path in written if KEY.encode() in path.read_bytes()]
+    said = capfd.readouterr()
+    assert KEY not in said.out + said.err + caplog.text

@@ -1,0 +1,92 @@
+"""trackio, https://github.com/gradio-app/trackio: a dashboard on this machine, without an account or a network.
+
+One SQLite file for each project in `dir`. Written for trackio 0.43.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trainer.errors import ConfigError
+from trainer.trackers import rows
+from trainer.trackers.picture import rank_map
+from trainer.trackers.tracker import RunInfo, Started
+
+# Any of these would send the run somewhere else.
+ELSEWHERE = ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL", "TRACKIO_BUCKET_ID", "TRACKIO_DATASET_ID", "TRACKIO_WEBHOOK_URL")
+
+
+@dataclass(kw_only=True)
+class Trackio:
+    """See conf/tracker/trackio.yaml for the fields."""
+
+    name: str = "trackio"
+    project: str
+    dir: str
+    timeout: float = 60.0
+
+    def check(self) -> None:
+        if not self.timeout > 0:
+            raise ConfigError(f"tracker.timeout: {self.timeout!r}, allowed: a number of seconds > 0")
+        if not self.project:
+            raise ConfigError(f"tracker.project: {self.project!r}, allowed: a name")
+        if importlib.util.find_spec("trackio") is None:
+            raise ConfigError("tracker: 'trackio' is not installed: pip install 'loratory[trackio]'")
+
+    def start(self, run: RunInfo) -> Started:
+        folder = Path(self.dir).absolute()
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK | os.X_OK):  # trackio would say nothing and keep nothing
+            raise PermissionError(f"{folder} can't be written to")
+        for name in ELSEWHERE:
+            os.environ.pop(name, None)
+        os.environ |= {"TRACKIO_DIR": str(folder), "HF_HUB_OFFLINE": "1"}
+        import trackio
+
+        self._run = trackio.init(
+            project=self.project,
+            name=run.name,
+            group=run.study,
+            config=run.config,
+            resume="allow",
+            embed=False,
+            auto_log_gpu=False,
+            auto_log_cpu=False,
+        )
+        self._rows = self._kept()
+        return Started(self.project, run.study, run.name, f"logs to {folder}; `make dashboard` opens it")
+
+    def log(self, row: dict[str, Any]) -> None:
+        values = {name: value for name, value in row.items() if value is not None and name != "step"}
+        self._put(values, row["step"])
+
+    def _put(self, values: dict[str, Any], step: int) -> None:
+        self._run.log(values, step=step)
+        self._step, self._rows = step, self._rows + 1
+
+    def finish(self, record: dict[str, Any] | None, ranks: list[dict[str, Any]]) -> None:
+        import pandas as pd
+        import trackio
+        from trackio.utils import get_storage_mode
+
+        if record is not None:
+            last = rows.final(record)
+            if ranks:
+                columns = ["step", "layer", "rank"]
+                last["ranks/layers"] = trackio.Table(dataframe=pd.DataFrame(rows.by_layer(ranks), columns=columns))
+                last["ranks/map"] = trackio.Image(rank_map(ranks), caption="rank of each layer")
+            self._put(last, record.get("steps.done", getattr(self, "_step", 0)))
+        self._run.finish()
+        # It writes in a thread, whose errors it keeps to itself. On a network's file system it leaves the rows
+        # in files for the dashboard to take in, and there is no count yet.
+        if get_storage_mode() == "sqlite" and (kept := self._kept()) != self._rows:
+            raise OSError(f"{kept} of {self._rows} rows are in {self.dir}")
+
+    def _kept(self) -> int:
+        from trackio.sqlite_storage import SQLiteStorage
+
+        return int(SQLiteStorage.get_log_count(self.project, run_id=self._run.id))

@@ -1,0 +1,141 @@
+"""Weights & Biases, https://docs.wandb.ai. Written for wandb 0.31.
+
+One W&B run for each run, whatever process and session it is carried out in: the id is made from the run's own,
+so that an interrupted run goes on with its curve. Every chart's axis is `step`, the optimizer step, and not
+W&B's own count of calls, which an interruption would shift.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from trainer.errors import ConfigError
+from trainer.trackers import rows
+from trainer.trackers.picture import rank_map
+from trainer.trackers.tracker import RunInfo, Started
+
+MODES = ("online", "offline")
+FORBIDDEN = r"/\#?%:"  # in a project's name, by W&B
+EXIT = {"done": 0, "failed": 1}
+INTERRUPTED = 255
+
+
+@dataclass(kw_only=True)
+class Wandb:
+    """See conf/tracker/wandb.yaml for the fields."""
+
+    name: str = "wandb"
+    project: str = "loratory"
+    entity: str | None = None
+    mode: str | None = None
+    job_type: str = "train"
+    tags: list[str] = field(default_factory=list)
+    notes: str | None = None
+    dir: str | None = None
+    system_stats: bool = False
+    timeout: float = 60.0
+
+    def check(self) -> None:
+        if self.mode not in (None, *MODES):
+            raise ConfigError(f"tracker.mode: {self.mode!r}, allowed: {', '.join(MODES)}, or null")
+        if not self.project or len(self.project) > 128 or set(self.project) & set(FORBIDDEN):
+            raise ConfigError(f"tracker.project: {self.project!r}, allowed: up to 128 characters without {FORBIDDEN}")
+        if not self.timeout > 0:
+            raise ConfigError(f"tracker.timeout: {self.timeout!r}, allowed: a number of seconds > 0")
+        if importlib.util.find_spec("wandb") is None:
+            raise ConfigError("tracker: 'wandb' is not installed: pip install wandb")
+
+    def start(self, run: RunInfo) -> Started:
+        import wandb
+
+        folder = Path(self.dir) if self.dir else run.folder
+        logs = folder / "wandb"
+        logs.mkdir(parents=True, exist_ok=True)
+        if not os.access(logs, os.W_OK | os.X_OK):  # W&B would go to a temporary folder
+            raise PermissionError(f"{logs} can't be written to")
+        os.environ.setdefault("WANDB_DATA_DIR", str(logs))  # tables wait there to be uploaded; W&B's place is the home
+        mode, why = self._mode()
+        warning, before = None, set(logs.iterdir())
+        try:
+            self._run = self._init(run, folder, mode)
+        except wandb.errors.Error as error:
+            if mode != "online":
+                raise
+            wandb.teardown()
+            for empty in set(logs.iterdir()) - before:  # nothing was logged yet
+                shutil.rmtree(empty) if empty.is_dir() and not empty.is_symlink() else empty.unlink()
+            mode, self._run = "offline", self._init(run, folder, "offline")
+            warning = f"logs offline to {logs}, because W&B could not be reached: {' '.join(str(error).split())}"
+        self._run.define_metric("step", hidden=True)
+        self._run.define_metric("*", step_metric="step")
+        url = self._run.url if mode == "online" else None
+        note = f"online, {url}" if mode == "online" else f"{mode}{why}, logs to {logs}"
+        return Started(self.project, run.study, run.name, note, url, warning)
+
+    def _mode(self) -> tuple[str, str]:
+        """W&B's mode, and why it isn't online."""
+        import wandb
+        from wandb.sdk.lib import wbauth
+
+        if self.mode:
+            return self.mode, ""
+        settings = wandb.setup().settings
+        if settings.mode in ("offline", "dryrun", "disabled"):
+            return settings.mode.replace("dryrun", "offline"), " as W&B's own settings or WANDB_MODE say"
+        found = wbauth.authenticate_session(
+            host=settings.base_url, source="loratory", prompt=False, update_session=False
+        )
+        return ("online", "") if found else ("offline", ", no key is configured (WANDB_API_KEY or `wandb login`)")
+
+    def _init(self, run: RunInfo, folder: Path, mode: str) -> Any:
+        import wandb
+
+        return wandb.init(
+            project=self.project,
+            entity=self.entity,
+            id=run.key,
+            resume="allow",
+            name=run.name,
+            group=run.study,
+            job_type=self.job_type,
+            tags=list(dict.fromkeys([run.variant, run.task, run.model, *self.tags])),
+            notes=self.notes,
+            config=run.config,
+            dir=str(folder),
+            mode=mode,
+            settings=wandb.Settings(
+                console="off",
+                silent=True,
+                save_code=False,
+                disable_code=True,
+                disable_git=True,
+                x_disable_machine_info=not self.system_stats,
+                x_disable_stats=not self.system_stats,
+                x_stats_pid=run.pid,
+                x_save_requirements=False,
+                init_timeout=self.timeout / 2,
+            ),
+        )
+
+    def log(self, row: dict[str, Any]) -> None:
+        self._run.log({name: value for name, value in row.items() if value is not None})
+        self._step = row["step"]
+
+    def finish(self, record: dict[str, Any] | None, ranks: list[dict[str, Any]]) -> None:
+        import wandb
+
+        if record is None:
+            self._run.finish(INTERRUPTED)
+            return
+        last = {"step": record.get("steps.done", getattr(self, "_step", 0)), **rows.final(record)}
+        if ranks:
+            last["ranks/layers"] = wandb.Table(columns=["step", "layer", "rank"], data=rows.by_layer(ranks))
+            last["ranks/map"] = wandb.Image(rank_map(ranks), caption="rank of each layer")
+        self._run.log(last)
+        self._run.summary.update(rows.nested(record))
+        self._run.finish(EXIT[record["status"]])
