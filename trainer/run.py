@@ -17,11 +17,12 @@ import numpy as np
 import torch
 from omegaconf import OmegaConf
 
-from trainer import assemble, cost, data, record
+from trainer import assemble, cost, data, processes, record
 from trainer.assemble import ADAPTER
 from trainer.errors import ConfigError
 from trainer.loop import Loop, RunFailed
 from trainer.plan import Planned
+from trainer.processes import Diverged, ProcessLost
 from variants.core import checkpoint
 from variants.core.variant import Variant
 
@@ -47,22 +48,30 @@ def run(planned: Planned, overrides: list[str]) -> record.Record:
         versions=versions(),
         hardware=_hardware(config.machine.threads),
     )
-    planned.folder.mkdir(parents=True, exist_ok=True)
-    (planned.folder / record.FILENAME).unlink(missing_ok=True)
-    (planned.folder / "traceback.txt").unlink(missing_ok=True)
-    OmegaConf.save(config, planned.folder / "config.yaml", resolve=True)
+    if processes.is_first():
+        planned.folder.mkdir(parents=True, exist_ok=True)
+        (planned.folder / record.FILENAME).unlink(missing_ok=True)
+        (planned.folder / "traceback.txt").unlink(missing_ok=True)
+        OmegaConf.save(config, planned.folder / "config.yaml", resolve=True)
     try:
         with assemble.apart(config):
             _carry_out(planned, row)
-    except Exception as error:
+    except Exception as raised:
+        error = processes.cause(raised)
+        if not processes.is_first():
+            raise error from raised
         failed = record.Record(**{name: getattr(row, name) for name in _IDENTITY}, status="failed")
         failed.error, failed.finished = _line(error), _now()
-        if not isinstance(error, ConfigError | RunFailed):
+        if not isinstance(error, _KNOWN):
             (planned.folder / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
         record.write(failed, planned.folder)
-        raise
+        if error is raised:
+            raise
+        raise error from raised
     return row
 
+
+_KNOWN = (ConfigError, RunFailed, Diverged, ProcessLost)  # their text says all
 
 _IDENTITY = (
     *("run_id", "study", "variant", "task", "model", "seed"),
@@ -93,15 +102,17 @@ def _carry_out(planned: Planned, row: record.Record) -> None:
 
     # Evaluate.
     _evaluate(loop, parts.rows, row, folder)
-    checkpoint.save(loop.weights(), folder / ADAPTER)
+    if processes.is_first():
+        checkpoint.save(loop.weights(), folder / ADAPTER)
     _count(loop, parts.variant, model, parts.rows, row, folder)
     row.memory.peak_rss = cost.peak_rss()
     row.memory.cuda_eval_allocated, row.memory.cuda_eval_reserved = cost.cuda_peaks(device)
 
     # Write: the record last, then what only an unfinished run needs goes.
     row.finished = _now()
-    record.write(row, folder)
-    loop.remove_checkpoints()
+    if processes.is_first():
+        record.write(row, folder)
+        loop.remove_checkpoints()
 
 
 def _evaluate(loop: Loop, rows: data.Prepared, row: record.Record, folder: Path) -> None:
@@ -129,6 +140,8 @@ def _evaluate(loop: Loop, rows: data.Prepared, row: record.Record, folder: Path)
             name = loop.metric_names[0]
             row.metric.name, row.metric.value, row.metric.split = name, found.metrics[name], split
             row.metric.higher_is_better = loop.higher_is_better
+    if not processes.is_first():
+        return
     path = folder / "predictions.parquet"
     temporary = path.with_name(f".{path.name}.tmp")
     pd.concat(frames).to_parquet(temporary, index=False)
@@ -150,6 +163,7 @@ def _count(
     row.rank.layers, row.rank.end = (len(ranks), _total(ranks)) if ranks else (None, None)
     row.memory.weights, row.memory.gradients = counters.weights, counters.gradients
     row.memory.optimizer, row.memory.activations = counters.optimizer, counters.activations
+    processes.wait()  # until the first has written it
     row.memory.adapter_file = sum(file.stat().st_size for file in (folder / "adapter").iterdir())
     row.data = record.Data(
         protocol=config.data.protocol,
@@ -180,8 +194,7 @@ def _now() -> str:
 def _line(error: Exception) -> str:
     """An error as one line; a name in front where the message alone would not say what happened."""
     text = " ".join(str(error).split())
-    known = isinstance(error, ConfigError | RunFailed)
-    return text if known else f"{type(error).__name__}: {text}"
+    return text if isinstance(error, _KNOWN) else f"{type(error).__name__}: {text}"
 
 
 @functools.cache
