@@ -84,6 +84,7 @@ class Machine:
     threads: int | None = None  # of torch; null leaves torch's choice
     kernel: str = "fused"  # what adapters compute with; plain: the reference in ordinary operations
     workers: int = 0  # processes that load data
+    fsdp: bool = False  # whether the processes of a run divide the frozen backbone among them
     log_every: int = 10  # steps
     save_every: int = 50  # steps between checkpoints
     progress: bool = True

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from variants.core.targets import inside
 
@@ -28,6 +29,7 @@ def storage_bytes(tensors: Iterable[torch.Tensor]) -> int:
 
 def _storages(tensor: torch.Tensor) -> list[torch.UntypedStorage]:
     """Where a tensor's numbers lie: one place, or two for a sparse one, its places and its values."""
+    tensor = tensor.to_local() if isinstance(tensor, DTensor) else tensor  # of a divided weight this process's part
     parts = [tensor._indices(), tensor._values()] if tensor.layout == torch.sparse_coo else [tensor]
     return [part.untyped_storage() for part in parts]
 
@@ -72,7 +74,8 @@ class SavedActivations:
     @contextlib.contextmanager
     def counting(self) -> Iterator[None]:
         """Within it every tensor saved for backward is counted, each storage once."""
-        own = {t.untyped_storage().data_ptr() for t in [*self._model.parameters(), *self._model.buffers()]}
+        held = [*self._model.parameters(), *self._model.buffers()]
+        own = {storage.data_ptr() for tensor in held for storage in _storages(tensor)}
         kept: dict[int, torch.UntypedStorage] = {}  # held, so that no freed address is used twice
 
         def pack(tensor: torch.Tensor) -> torch.Tensor:
@@ -83,6 +86,7 @@ class SavedActivations:
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             yield
+        # A divided weight that was put together for the forward pass has been let go, and counts as nothing.
         self.bytes = sum(storage.nbytes() for storage in kept.values())
 
 

@@ -293,18 +293,16 @@ class Loop(transformers.Trainer):
 
     def _outputs(self, rows: Rows) -> tuple[np.ndarray, float]:
         """Raw outputs for all of `rows`, in their order, and the mean loss; each process computes a part."""
-        batch = self.cfg.train.eval_batch_size
-        mine = shard.evaluated(rows, batch, processes.rank(), processes.count())
-        part = (np.zeros(0), 0.0)
-        if mine:
-            found = self.predict(rows.view(np.asarray(mine)) if processes.count() > 1 else rows)
-            part = np.asarray(found.predictions), float(found.metrics["test_loss"])
         if processes.count() == 1:
-            return part
-        parts = processes.gathered((mine, *part))
-        outputs = np.concatenate([found for places, found, _ in parts if places])
-        order = np.argsort([place for places, *_ in parts for place in places])
-        return outputs[order], sum(loss * len(places) for places, _, loss in parts) / len(rows)
+            found = self.predict(rows)
+            return np.asarray(found.predictions), float(found.metrics["test_loss"])
+        batch = self.cfg.train.eval_batch_size
+        mine = shard.evaluated(len(rows), batch, processes.rank(), processes.count())
+        parts = processes.gathered((mine, np.asarray(self.predict(rows.view(np.asarray(mine))).predictions)))
+        outputs = np.empty((len(rows), *parts[0][1].shape[1:]), parts[0][1].dtype)
+        for places, found in parts:
+            outputs[places] = found
+        return outputs, float(self.task_loss(torch.from_numpy(outputs), torch.from_numpy(rows.labels)))
 
     def predicted(self, outputs: np.ndarray) -> np.ndarray:
         """Class ids, or values of a regression, from the model's raw outputs."""

@@ -89,6 +89,8 @@ def _settle_processes(config: DictConfig) -> None:
     if wanted is not None and wanted != started:
         how = f"torchrun --nproc-per-node {wanted} train.py … starts as many"
         raise ConfigError(f"train.processes: {wanted}, allowed: {started}, as were started, or null; {how}")
+    if config.machine.fsdp and started == 1:
+        raise ConfigError("machine.fsdp: true with one process, allowed: false; there is none to share with")
     config.train.processes = started if started > 1 else None
 
 

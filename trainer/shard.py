@@ -72,7 +72,11 @@ class Collator:
         return batch
 
 
-def evaluated(rows: Rows, batch: int, rank: int, count: int) -> list[int]:
-    """Places of the rows that process `rank` evaluates: every `count`-th of the batches that one process would see."""
-    numbers = range(rank, math.ceil(len(rows) / batch), count)
-    return [place for number in numbers for place in range(len(rows))[number * batch : (number + 1) * batch]]
+def evaluated(rows: int, batch: int, rank: int, count: int) -> list[int]:
+    """Places of the rows that process `rank` evaluates: every `count`-th of the batches that one process would see.
+
+    All evaluate as many, for a divided backbone is put together in step: who has none left takes the last again.
+    """
+    last = math.ceil(rows / batch) - 1
+    numbers = [min(first + rank, last) for first in range(0, last + 1, count)]
+    return [place for number in numbers for place in range(rows)[number * batch : (number + 1) * batch]]

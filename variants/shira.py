@@ -148,6 +148,9 @@ class SHiRA(AdapterVariant):
                 adapter.settled = True
             self._chosen = True
 
+    def needs_whole_weights(self) -> str | None:
+        return "mask: snip" if self.mask == "snip" else None
+
     def is_final_form(self, step: Step) -> bool:
         return self._chosen
 

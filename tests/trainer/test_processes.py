@@ -6,8 +6,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +15,6 @@ import pandas as pd
 import pytest
 import torch
 
-from tests.conftest import ROOT
 from tests.trainer import alike, pair
 from trainer import launch
 from variants.core import checkpoint, state, toys
@@ -73,7 +70,13 @@ def steady_model(tiny_model, tmp_path_factory) -> Path:
 @pytest.fixture
 def steady(steady_model, tiny_overrides) -> list[str]:
     """Overrides of a tiny run without dropout; two of three evaluations end in the middle of a batch."""
-    return [*tiny_overrides, f"model.path={steady_model}", "train.eval_batch_size=5", "data.limit=43", "model.dtype=float64"]
+    return [
+        *tiny_overrides,
+        f"model.path={steady_model}",
+        "train.eval_batch_size=5",
+        "data.limit=43",
+        "model.dtype=float64",
+    ]
 
 
 def folder_of_run(tmp_path: Path, study: str) -> Path:
