@@ -102,6 +102,13 @@ def cause(error: Exception) -> Exception:
         return error
     assert _store is not None
     board = dist.PrefixStore(f"errors of run {_joined}", _store)
+    try:
+        return _told(error, board)
+    except dist.DistError:
+        return ProcessLost("the process that holds the store of this run has ended without a word")
+
+
+def _told(error: Exception, board: dist.Store) -> Exception:
     if type(error) is RuntimeError or isinstance(error, dist.DistError):  # as collectives raise
         for other in range(count()):
             if other != rank() and board.check([str(other)]):

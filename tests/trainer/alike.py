@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
 from tests.variants.found import cases
-from trainer import processes
+from trainer import processes, sharding
+from trainer.errors import ConfigError
 from variants.core import checkpoint, state
 from variants.core.case import Case
-from variants.core.toys import STEPS, Trained, data
+from variants.core.toys import STEPS, Toy, Trained, data
 
 FIRST = 5 / 8  # the share of a batch that the first process has
 
@@ -59,14 +61,31 @@ def train(run: Trained, parts: int) -> Trained:
     return run
 
 
+def sharded(case: Case, parts: int, whole: Trained) -> str:
+    """The same with the frozen weights divided: "equal" where it ends with the same bits; else the refusal."""
+    names = {name for name, _ in Toy().named_parameters()}  # before the draws of what follows
+    run = case.attached(torch.float64)
+    own = [p for name, p in run.model.named_parameters() if name in names or ".base" in name]
+    try:
+        sharding.shard(run.model, own, run.variant, torch.device("cpu"))
+    except ConfigError as error:
+        return str(error)
+    same = torch.equal(train(run, parts).output(), whole.output()) and run.variant.ranks() == whole.variant.ranks()
+    return "equal" if same else "different"
+
+
 def all_cases(folder: Path) -> None:
     """Trains every case in this process and the other; the first writes what came of it."""
     with processes.joined():
-        found = {}
+        found: dict[str, Any] = {}
+        seen: set[type] = set()
         for name, (case, parts) in named().items():
             run = train(case.attached(torch.float64), parts)
             weights = state.weights(run.model, run.variant, run.optimizer)
             processes.compare(weights, run.model, STEPS)
             found[name] = {"weights": weights, "ranks": run.variant.ranks()}
+            if case.cls not in seen or run.variant.needs_whole_weights():  # one setting of each method is enough here
+                found[name]["sharded"] = sharded(case, parts, run)
+            seen.add(case.cls)
         if processes.is_first():
             checkpoint.save(found, folder / "found")

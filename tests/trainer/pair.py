@@ -15,7 +15,7 @@ from typing import Any
 
 from trainer import launch
 
-SECONDS = 60  # after which nothing of a pair is left
+SECONDS = 120  # after which nothing of a pair is left
 
 _forks = multiprocessing.get_context("forkserver")
 _forks.set_forkserver_preload(["tests.trainer.pair", "trainer.run", "transformers.trainer", "tests.variants.found"])

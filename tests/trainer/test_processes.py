@@ -53,6 +53,15 @@ def test_two_processes_train_every_variant_as_one_does_with_the_whole_batch(in_t
             assert found[place] == (pytest.approx(value, rel=1e-9) if isinstance(value, float) else value), place
 
 
+def test_a_divided_backbone_changes_no_bit_of_any_variant_or_is_refused(in_two):
+    found = {name.split()[1].split("(")[0]: line["sharded"] for name, line in in_two.items() if "sharded" in line}
+    assert set(found) == {case.cls.__name__ for case, _ in alike.named().values()}
+    assert {name: line for name, line in found.items() if line != "equal"} == {
+        "SHiRA": "machine.fsdp: true with variant.mask: snip, allowed: false; it reads weights between passes",
+        "Full": "machine.fsdp: true with full, allowed: false; it leaves no weight frozen",
+    }
+
+
 # -- whole runs -----------------------------------------------------------------------------------
 
 
