@@ -68,5 +68,5 @@ def _take_device(local: int, processes: int) -> None:
     if not devices:
         return  # no CUDA is wanted
     if len(devices) < processes:
-        raise ConfigError(f"CUDA_VISIBLE_DEVICES: {given!r}, allowed: one device for each of the {processes} processes")
+        raise ConfigError(f"CUDA_VISIBLE_DEVICES: {given!r}, allowed: {processes} devices, one for each process, or ''")
     os.environ["CUDA_VISIBLE_DEVICES"] = devices[local]

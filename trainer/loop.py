@@ -402,23 +402,24 @@ class Loop(transformers.Trainer):
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         weights = self.weights()
         processes.compare(weights, self.model, self.state.global_step)
-        first, *others = processes.gathered(saving.random_state())
+        own = {"random": saving.random_state(), "counters": asdict(self.counters)}
+        first, *others = processes.gathered(own)
         if not processes.is_first():
             return
         state = weights | {
             "optimizer": live.optimizer_state(self.model, self.step().optimizer),
             "scheduler": live.schedule_state(self._schedule()),
-            "random": first,
-            "counters": asdict(self.counters),
             "ranks": self._ranks,
+            **first,
+            **{f"process {number}": other for number, other in enumerate(others, 1)},
         }
-        if others:
-            state["random_of"] = {str(number): random for number, random in enumerate(others, 1)}
         self.checkpoints.write(self.state.global_step, state, self.state)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         self._resumed = checkpoint.load(Path(resume_from_checkpoint) / saving.STATE)
         live.restore_weights(self.model, self.variant, self._resumed)
+        if not processes.is_first():
+            self._resumed |= self._resumed[f"process {processes.rank()}"]
         self.counters = Counters(**self._resumed["counters"])
         self._ranks = self._resumed["ranks"]
         step = int(Path(resume_from_checkpoint).name.partition("-")[2])
@@ -432,9 +433,7 @@ class Loop(transformers.Trainer):
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
-            first = processes.is_first()
-            random = self._resumed["random"] if first else self._resumed["random_of"][str(processes.rank())]
-            saving.restore_random(random)
+            saving.restore_random(self._resumed["random"])
 
     def fit(self) -> None:
         """Trains to the end, from the newest checkpoint where there is one."""

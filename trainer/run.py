@@ -10,6 +10,7 @@ import os
 import platform
 import subprocess
 import traceback
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,7 @@ _IDENTITY = (
 def _carry_out(planned: Planned, row: record.Record) -> None:
     config, folder = planned.config, planned.folder
     device = assemble.device(config.machine.device)
+    processes.agree("machine.device", device.type)
     cost.reset_peaks(device)
     parts = assemble.check(config)  # everything that can be wrong is found before a weight is loaded
     if parts.rows.truncated:
@@ -107,6 +109,7 @@ def _carry_out(planned: Planned, row: record.Record) -> None:
     _count(loop, parts.variant, model, parts.rows, row, folder)
     row.memory.peak_rss = cost.peak_rss()
     row.memory.cuda_eval_allocated, row.memory.cuda_eval_reserved = cost.cuda_peaks(device)
+    row.memory = _largest(row.memory)
 
     # Write: the record last, then what only an unfinished run needs goes.
     row.finished = _now()
@@ -181,6 +184,15 @@ def _count(
         tokens_per_second=counters.tokens / counters.train_seconds,
         steps_per_second=done / counters.train_seconds,
     )
+
+
+def _largest(memory: record.Memory) -> record.Memory:
+    """Of every number, that of the process that needs most."""
+    everyone = [asdict(found) for found in processes.gathered(memory)]
+    most = {
+        name: max((found[name] for found in everyone if found[name] is not None), default=None) for name in everyone[0]
+    }
+    return record.Memory(**most)
 
 
 def _total(ranks: dict[str, int]) -> int | None:

@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +17,9 @@ import pandas as pd
 import pytest
 import torch
 
+from tests.conftest import ROOT
 from tests.trainer import alike, pair
-from trainer import launch
+from trainer import finished, launch
 from variants.core import checkpoint, state, toys
 from variants.lora import LoRA
 
@@ -129,6 +132,48 @@ def test_a_run_in_two_processes_is_the_run_in_one_with_twice_the_batch(carry_out
             assert rows[1][name] == (pytest.approx(value, rel=1e-6) if isinstance(value, float) else value), name
 
 
+def test_three_processes_with_a_last_batch_of_two_rows_are_still_one_run(carry_out, steady, tmp_path):
+    settings = [*steady, "data.limit=38", "train.accumulate=2", "variant.dropout=0"]
+    carry_out(*settings, "study=one", "train.batch_size=12")
+    with pair.started(pair.run, [*settings, "study=three", "train.batch_size=4"], tmp_path, count=3) as three:
+        assert three.ends() == [0, 0, 0]
+    one, three = (checkpoint.load(folder_of_run(tmp_path, s) / "adapter" / "state") for s in ("one", "three"))
+    for name, value in one["parameters"].items():
+        torch.testing.assert_close(three["parameters"][name], value, rtol=1e-6, atol=1e-6)
+
+
+def test_a_divided_backbone_takes_less_memory_and_ends_with_the_same_bits(steady, tmp_path):
+    settings = [*steady, "variant=rosa", "variant.warmup_steps=2", "machine.save_every=2", "train.batch_size=4"]
+    with (
+        pair.started(pair.run, [*settings, "study=whole"], tmp_path) as whole,
+        pair.started(pair.run, [*settings, "study=divided", "machine.fsdp=true"], tmp_path) as divided,
+    ):
+        assert whole.ends() + divided.ends() == [0, 0, 0, 0]
+    one, two = (folder_of_run(tmp_path, study) for study in ("whole", "divided"))
+    for name in ("metrics.jsonl", "ranks.jsonl", "predictions.parquet", "adapter/state.safetensors"):
+        assert (one / name).read_bytes() == (two / name).read_bytes(), name
+    first, second = record_of(one), record_of(two)
+    assert second["memory.weights"] < 0.75 * first["memory.weights"]
+    for name in ("activations", "gradients", "optimizer"):
+        assert second[f"memory.{name}"] == first[f"memory.{name}"], name
+    with finished.opened(two) as run:  # in this process, alone
+        assert run.evaluate().metrics["accuracy"] == second["metric.value"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        (["variant=full"], "machine.fsdp: true with full, allowed: false; it leaves no weight frozen"),
+        (["variant=shira", "variant.mask=snip"], "machine.fsdp: true with variant.mask: snip, allowed: false"),
+    ],
+)
+def test_what_can_not_be_divided_is_refused_before_training(steady, overrides, line, tmp_path):
+    with pair.started(pair.run, [*steady, *overrides, "machine.fsdp=true"], tmp_path) as two:
+        assert two.ends() == [1, 1]
+    assert line in (tmp_path / "error-0").read_text()
+    assert line in record_of(folder_of_run(tmp_path, "test"))["error"]
+
+
 @dataclass(kw_only=True)
 class Troubled(LoRA):
     """LoRA to which `trouble` happens at step 4, in the second process alone."""
@@ -195,3 +240,22 @@ def test_a_run_whose_processes_died_goes_on_and_ends_with_the_bits_of_the_undist
     straight, cut = (folder_of_run(tmp_path, study) for study in ("straight", "cut"))
     for name in ("metrics.jsonl", "ranks.jsonl", "predictions.parquet", "adapter/state.safetensors"):
         assert (straight / name).read_bytes() == (cut / name).read_bytes(), name
+
+
+def test_torchrun_carries_out_a_sweep_in_which_a_failed_run_holds_up_nothing_and_a_done_one_is_skipped(
+    steady, tmp_path
+):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "train.py", "-m"]
+    command += [*steady, "train.max_steps=2", "variant.rank=2,400,3,2"]
+    environment = {name: value for name, value in os.environ.items() if name != "HYDRA_FULL_ERROR"}
+    environment["OMP_NUM_THREADS"] = "1"
+    ended = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=pair.SECONDS, check=False
+    )
+    assert ended.returncode == 1, "one of them failed"
+    told = [line.partition(" on tiny")[0] for line in ended.stderr.splitlines() if line.startswith(("done", "failed"))]
+    failed = "failed: variant.rank: 400 for a layer of size 16×16, allowed: 1 … 16"
+    assert told == ["done: lora", failed, "done: lora", "done already: lora"], ended.stderr
+    records = [record_of(path.parent) for path in (tmp_path / "runs" / "test").glob("*/record.json")]
+    assert sorted(row["status"] for row in records) == ["done", "done", "failed"]
+    assert all(row["config.train.processes"] == 2 for row in records)
