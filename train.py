@@ -3,6 +3,7 @@
 python train.py variant=lora task=movie                     one run
 python train.py -m variant=lora,head task=movie seed=0,1,2  a sweep; finished runs are skipped
 python train.py experiment=demo                             a sweep from conf/experiment/
+torchrun --nproc-per-node 2 train.py variant=lora task=movie  one run in two processes
 python train.py --cfg job                                   the config that would run, and nothing else
 python train.py variant=adalora --dry-run                   parameters and memory of the run, and nothing else
 """
@@ -12,12 +13,14 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from typing import NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from trainer import config as run_config
+from trainer import launch
 from trainer.errors import one_line
 from trainer.plan import plan
 
@@ -38,19 +41,21 @@ def main(config: DictConfig) -> float | None:
 
             print(planned.title, *predict(planned).lines(), sep="\n")
             return None
-        if planned.done:
+        if planned.done and launch.this().count == 1:
             record = planned.record
         else:
-            from trainer.run import run  # here, so that a finished sweep never imports torch
+            from trainer import processes  # here, so that a finished sweep never imports torch
+            from trainer.run import run
 
-            with planned.alone():
-                planned = plan(config)  # another process may have ended it just now
+            with processes.joined(), planned.alone():
+                processes.agree("run", planned.title)
+                planned = processes.in_turn(lambda: plan(config))  # another process may have ended it just now
                 if not planned.done:
                     log.info("running: %s", planned.title)
                 record = planned.record if planned.done else run(planned, list(HydraConfig.get().overrides.task))
     except Exception as error:
         if HydraConfig.get().mode != hydra.types.RunMode.MULTIRUN and not FULL_ERROR:
-            sys.exit(f"error: {one_line(error)}")
+            _exit(error)
         log.error("failed: %s", one_line(error))  # the sweep goes on, and ends with exit code 1
         raise
     assert record is not None and record.metric.value is not None
@@ -66,6 +71,7 @@ def cli() -> None:
     if "--dry-run" in sys.argv:  # Hydra knows no flags but its own
         sys.argv[sys.argv.index("--dry-run")] = "machine.dry_run=true"
     try:
+        launch.take()
         main()
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
@@ -73,7 +79,11 @@ def cli() -> None:
     except Exception as error:
         if FULL_ERROR:
             raise
-        sys.exit(f"error: {one_line(error)}")
+        _exit(error)
+
+
+def _exit(error: Exception) -> NoReturn:
+    sys.exit(1 if isinstance(error, launch.ToldElsewhere) else f"error: {one_line(error)}")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from accelerate.state import AcceleratorState
 from omegaconf import DictConfig
 from torch import nn
 
-from trainer import data, metrics
+from trainer import data, metrics, processes, sharding
 from trainer import model as models
 from trainer.errors import ConfigError
 from trainer.loop import Loop, total_steps
@@ -97,8 +97,12 @@ def check(config: DictConfig) -> Parts:
 
 def load(parts: Parts) -> nn.Module:
     """The model with the variant attached. Raises `ConfigError`."""
-    model = named("variant", parts.variant.attach, parts.base(), parts.head)
+    base = parts.base()
+    backbone = list(base.parameters())
+    model = named("variant", parts.variant.attach, base, parts.head)
     models.refuse_half_precision(model, parts.variant.name)
+    if parts.config.machine.fsdp and processes.count() > 1:
+        sharding.shard(model, backbone, parts.variant, device(parts.config.machine.device))
     return model
 
 

@@ -66,6 +66,7 @@ class Train:
     max_steps: int | None = None  # takes the place of epochs
     batch_size: int = 32
     accumulate: int = 1  # batches per optimizer step
+    processes: int | None = None  # that share a run, each with batch_size rows of a batch; null: those started
     eval_batch_size: int = 128
     eval_every: Any = "epoch"  # "epoch" or a number of steps
     checkpoint: str = "best"  # the one that is reported: best on the selection split, or last
@@ -84,6 +85,7 @@ class Machine:
     threads: int | None = None  # of torch; null leaves torch's choice
     kernel: str = "fused"  # what adapters compute with; plain: the reference in ordinary operations
     workers: int = 0  # processes that load data
+    fsdp: bool = False  # whether the processes of a run divide the frozen backbone among them
     log_every: int = 10  # steps
     save_every: int = 50  # steps between checkpoints
     progress: bool = True
@@ -159,6 +161,7 @@ def validate(config: DictConfig) -> None:
     _one_of("train.checkpoint", train.checkpoint, ("best", "last"))
     stopping = train.early_stopping
     _check("train.early_stopping", stopping, stopping is None or stopping >= 1, "a whole number ≥ 1, or null")
+    _check("train.processes", train.processes, train.processes is None or train.processes >= 1, "≥ 1, or null")
     _check("train.max_skipped", train.max_skipped, train.max_skipped >= 0, "a whole number ≥ 0")
     _check("machine.threads", machine.threads, machine.threads is None or machine.threads >= 1, "≥ 1, or null")
     for name in ("log_every", "save_every"):

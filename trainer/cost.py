@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from variants.core.targets import inside
 
@@ -24,6 +25,7 @@ def storage_bytes(tensors: Iterable[torch.Tensor]) -> int:
 
 def _storages(tensor: torch.Tensor) -> list[torch.UntypedStorage]:
     """Where a tensor's numbers lie: one place, or two for a sparse one, its places and its values."""
+    tensor = tensor.to_local() if isinstance(tensor, DTensor) else tensor  # of a divided weight this process's part
     parts = [tensor._indices(), tensor._values()] if tensor.layout == torch.sparse_coo else [tensor]
     return [part.untyped_storage() for part in parts]
 
@@ -81,7 +83,8 @@ class SavedActivations:
 
         Not counted are the model's own tensors and those in `besides`.
         """
-        own = {_key(t.untyped_storage()) for t in [*own_tensors(self._model), *besides]}
+        held = [*own_tensors(self._model), *besides]
+        own = {_key(storage) for tensor in held for storage in _storages(tensor)}
         kept: dict[int, torch.UntypedStorage] = {}  # held, so that no freed place is used twice
 
         def pack(tensor: torch.Tensor) -> torch.Tensor:
@@ -92,6 +95,7 @@ class SavedActivations:
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             yield
+        # A divided weight that was put together for the forward pass has been let go, and counts as nothing.
         self.bytes = sum(storage.nbytes() for storage in kept.values())
 
 

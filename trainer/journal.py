@@ -14,19 +14,25 @@ from typing import Any
 
 
 class Journal:
-    """Appends to one file. Every line has a `step`; numbers that are not finite become null."""
+    """Appends to one file. Every line has a `step`; numbers that are not finite become null.
 
-    def __init__(self, path: Path) -> None:
+    writes: False for the processes of a run that leave its files to the first one.
+    """
+
+    def __init__(self, path: Path, writes: bool = True) -> None:
         self.path = path
+        self.writes = writes
 
     def write(self, step: int, **values: Any) -> None:
+        if not self.writes:
+            return
         line = {"step": step} | {name: _plain(value) for name, value in values.items()}
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
     def forget_after(self, step: int) -> None:
         """Drops the lines of later steps, and a last line that was only half written."""
-        if not self.path.exists():
+        if not self.writes or not self.path.exists():
             return
         kept = []
         for line in self.path.read_text(encoding="utf-8").splitlines():

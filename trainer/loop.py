@@ -27,12 +27,12 @@ import transformers
 from omegaconf import DictConfig
 from torch import nn
 
-from trainer import cost, metrics, saving
+from trainer import cost, metrics, processes, saving, shard
 from trainer.data import Order, Prepared, Rows, collator
 from trainer.journal import Journal
 from trainer.optim import build_optimizer, build_schedule
 from trainer.progress import Progress
-from variants.core import checkpoint
+from variants.core import checkpoint, reduce
 from variants.core import state as live
 from variants.core.variant import Step, Variant
 
@@ -79,7 +79,8 @@ def total_steps(rows: int, train: DictConfig) -> int:
 
 
 def steps_per_epoch(rows: int, train: DictConfig) -> int:
-    return math.ceil(math.ceil(rows / train.batch_size) / train.accumulate)
+    batch = train.batch_size * (train.processes or 1)
+    return math.ceil(math.ceil(rows / batch) / train.accumulate)
 
 
 class Loop(transformers.Trainer):
@@ -105,11 +106,17 @@ class Loop(transformers.Trainer):
         self.counters = Counters()
         self.checkpoints = saving.Checkpoints(folder / "checkpoints")
         self.best_folder = folder / "best"
-        self.journal = Journal(folder / "metrics.jsonl")
-        self.rank_journal = Journal(folder / "ranks.jsonl")
+        self.journal = Journal(folder / "metrics.jsonl", writes=processes.is_first())
+        self.rank_journal = Journal(folder / "ranks.jsonl", writes=processes.is_first())
         self.steps = total_steps(len(rows.train), train)
         self.epoch_steps = steps_per_epoch(len(rows.train), train)
-        self.order = Order(rows.train, train.batch_size * train.accumulate, train.group_by_length, config.seed)
+        group = train.batch_size * processes.count() * train.accumulate
+        self.order = Order(rows.train, group, train.group_by_length, config.seed)
+        self._sampler: torch.utils.data.Sampler = self.order
+        train_rows: torch.utils.data.Dataset = rows.train
+        if processes.count() > 1:
+            self._sampler = shard.Shard(self.order, train.batch_size, processes.rank(), processes.count())
+            train_rows = shard.SharedRows(rows.train)
         self._ranks: dict[str, int] | None = None
         self._evaluated: dict[int, Evaluation] = {}  # on the selection split: the best so far, and the last
         self._grad_norm = 0.0
@@ -139,10 +146,10 @@ class Loop(transformers.Trainer):
                 remove_unused_columns=False,
                 label_names=["labels"],
             ),
-            data_collator=collator(tokens),
-            train_dataset=rows.train,
+            data_collator=shard.Collator(collator(tokens)),
+            train_dataset=train_rows,
             eval_dataset=rows.select,
-            callbacks=[_Hooks(self), Progress(machine.progress, self.postfix)],
+            callbacks=[_Hooks(self), Progress(machine.progress and processes.is_first(), self.postfix)],
         )
         self.remove_callback(transformers.PrinterCallback)
         self.model_accepts_loss_kwargs = False  # the loss is ours, a mean over the batch
@@ -165,6 +172,7 @@ class Loop(transformers.Trainer):
             logits = model(**inputs).logits
             loss = self.task_loss(logits, labels)
             return (loss, {"logits": logits}) if return_outputs else loss
+        share = float(inputs.pop("share")[0]) if "share" in inputs else 1.0  # of the batch that the processes share
         penalty = self.variant.penalty()
         tokens = inputs["input_ids"].numel()
         if tokens >= self.counters.largest_batch:
@@ -175,11 +183,18 @@ class Loop(transformers.Trainer):
             self.counters.activations = max(self.counters.activations, self._saved_activations.bytes)
         else:
             loss = self.task_loss(model(**inputs).logits, labels)
-        self._task_losses.append(loss.detach())
+        self._task_losses.append(loss.detach() * share)
         if penalty is not None:
             self._penalties.append(penalty.detach())
-        self._tokens.append(inputs["attention_mask"].sum())
-        return loss if penalty is None else loss + penalty
+        self._tokens.append(inputs["attention_mask"].sum() * (share > 0))
+        loss = loss if penalty is None else loss + penalty
+        return loss if share == 1.0 else loss * share
+
+    def training_step(self, *arguments: Any, **keywords: Any) -> torch.Tensor:
+        loss = super().training_step(*arguments, **keywords)
+        if self.accelerator.sync_gradients:  # the last batch of the step
+            processes.sum_gradients(self.model)
+        return loss
 
     # -- one step -----------------------------------------------------------------------------
 
@@ -195,7 +210,8 @@ class Loop(transformers.Trainer):
         self._task_losses: list[torch.Tensor] = []
         self._penalties: list[torch.Tensor] = []
         self._tokens: list[torch.Tensor] = []
-        self.variant.on_step_begin(self.step())
+        with processes.same_draws():
+            self.variant.on_step_begin(self.step())
 
     def on_gradients(self) -> None:
         self._skip = not math.isfinite(self._grad_norm)
@@ -203,7 +219,8 @@ class Loop(transformers.Trainer):
             # Without gradients the optimizer moves nothing: no parameter, no moment, no decay.
             self.model.zero_grad(set_to_none=True)
             return
-        self.variant.on_gradients(self.step())
+        with processes.same_draws():
+            self.variant.on_gradients(self.step())
 
     def on_update(self) -> None:
         counters = self.counters
@@ -220,16 +237,17 @@ class Loop(transformers.Trainer):
         counters.weights = max(counters.weights, cost.weight_bytes(self.model))
         counters.gradients = max(counters.gradients, cost.gradient_bytes(self.model))
         counters.optimizer = max(counters.optimizer, cost.optimizer_bytes(step.optimizer))
-        self.variant.on_update(step)
+        with processes.same_draws():
+            self.variant.on_update(step)
         counters.logged_steps += 1
-        counters.task_loss += float(torch.stack(self._task_losses).mean())
+        counters.task_loss += float(reduce.total(torch.stack(self._task_losses).mean()))
         if self._penalties:
             counters.penalty += float(torch.stack(self._penalties).mean())
 
     def end_step(self, control: transformers.TrainerControl) -> None:
         """After the schedule has moved on: global_step is the step that was made."""
         step, machine = self.state.global_step, self.cfg.machine
-        self.counters.tokens += int(torch.stack(self._tokens).sum())
+        self.counters.tokens += int(reduce.total(torch.stack(self._tokens).sum()))
         now = time.perf_counter()
         self.counters.train_seconds += now - self._mark
         self.log_ranks()
@@ -265,14 +283,26 @@ class Loop(transformers.Trainer):
         start = time.perf_counter()
         # A data loader draws a number, so that without this the dropout of all later steps would be another.
         random = saving.random_state()
-        found = self.predict(rows)
+        outputs, loss = self._outputs(rows)
         saving.restore_random(random)
         self.counters.eval_seconds += time.perf_counter() - start
-        outputs, labels = np.asarray(found.predictions), np.asarray(found.label_ids)
         if not np.isfinite(outputs).all():
             raise RunFailed(f"the model's outputs are not finite after step {self.state.global_step}")
-        computed = metrics.compute(self.metric_names, self.predicted(outputs), labels)
-        return Evaluation(computed, float(found.metrics["test_loss"]), outputs)
+        computed = metrics.compute(self.metric_names, self.predicted(outputs), rows.labels)
+        return Evaluation(computed, loss, outputs)
+
+    def _outputs(self, rows: Rows) -> tuple[np.ndarray, float]:
+        """Raw outputs for all of `rows`, in their order, and the mean loss; each process computes a part."""
+        if processes.count() == 1:
+            found = self.predict(rows)
+            return np.asarray(found.predictions), float(found.metrics["test_loss"])
+        batch = self.cfg.train.eval_batch_size
+        mine = shard.evaluated(len(rows), batch, processes.rank(), processes.count())
+        parts = processes.gathered((mine, np.asarray(self.predict(rows.view(np.asarray(mine))).predictions)))
+        outputs = np.empty((len(rows), *parts[0][1].shape[1:]), parts[0][1].dtype)
+        for places, found in parts:
+            outputs[places] = found
+        return outputs, float(self.task_loss(torch.from_numpy(outputs), torch.from_numpy(rows.labels)))
 
     def predicted(self, outputs: np.ndarray) -> np.ndarray:
         """Class ids, or values of a regression, from the model's raw outputs."""
@@ -292,7 +322,7 @@ class Loop(transformers.Trainer):
         value = found.metrics[self.metric_names[0]] * (1 if self.higher_is_better else -1)
         if counters.best_value is None or value > counters.best_value:
             counters.best_value, counters.best_step, counters.worse = value, step, 0
-            if self.cfg.train.checkpoint == "best":
+            if self.cfg.train.checkpoint == "best" and processes.is_first():
                 checkpoint.save(self.weights(), self.best_folder / saving.STATE)
         else:
             counters.worse += 1
@@ -364,7 +394,7 @@ class Loop(transformers.Trainer):
         return self.lr_scheduler
 
     def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler:
-        return self.order
+        return self._sampler
 
     # -- checkpoints --------------------------------------------------------------------------
 
@@ -372,18 +402,26 @@ class Loop(transformers.Trainer):
         return live.weights(self.model, self.variant, self.step().optimizer)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        state = self.weights() | {
+        weights = self.weights()
+        processes.compare(weights, self.model, self.state.global_step)
+        own = {"random": saving.random_state(), "counters": asdict(self.counters)}
+        first, *others = processes.gathered(own)
+        if not processes.is_first():
+            return
+        state = weights | {
             "optimizer": live.optimizer_state(self.model, self.step().optimizer),
             "scheduler": live.schedule_state(self._schedule()),
-            "random": saving.random_state(),
-            "counters": asdict(self.counters),
             "ranks": self._ranks,
+            **first,
+            **{f"process {number}": other for number, other in enumerate(others, 1)},
         }
         self.checkpoints.write(self.state.global_step, state, self.state)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         self._resumed = checkpoint.load(Path(resume_from_checkpoint) / saving.STATE)
         live.restore_weights(self.model, self.variant, self._resumed)
+        if not processes.is_first():
+            self._resumed |= self._resumed[f"process {processes.rank()}"]
         self.counters = Counters(**self._resumed["counters"])
         self._ranks = self._resumed["ranks"]
         step = int(Path(resume_from_checkpoint).name.partition("-")[2])
@@ -401,7 +439,7 @@ class Loop(transformers.Trainer):
 
     def fit(self) -> None:
         """Trains to the end, from the newest checkpoint where there is one."""
-        newest = self.checkpoints.newest()
+        newest = processes.from_first(self.checkpoints.newest)
         if newest is None:
             self.journal.forget_after(-1)
             self.rank_journal.forget_after(-1)
@@ -413,11 +451,14 @@ class Loop(transformers.Trainer):
         if self.cfg.train.checkpoint == "best":
             if self.counters.best_step is None:
                 raise RunFailed("train.checkpoint: best, but no evaluated model was within the method's budget")
+            processes.wait()  # until it is written
             live.restore_weights(self.model, self.variant, checkpoint.load(self.best_folder / saving.STATE))
             step = self.counters.best_step
         if type(self.variant).on_train_end is not Variant.on_train_end:
             self._evaluated.clear()  # the method may change the model now, so that its numbers are taken anew
-        self.variant.on_train_end(replace(self.step(), index=self.state.global_step))
+        with processes.same_draws():
+            self.variant.on_train_end(replace(self.step(), index=self.state.global_step))
+        processes.compare(self.weights(), self.model, self.state.global_step)
         self.log_ranks()
         return step
 
@@ -435,6 +476,7 @@ class _Hooks(transformers.TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.loop._mark = time.perf_counter()
+        processes.part_ways(args.seed)
         self.loop.log_ranks()
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

@@ -17,6 +17,7 @@ from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig
 
 from trainer import config as run_config
+from trainer import launch
 from trainer import record as run_record
 from trainer.errors import ConfigError
 from trainer.record import CorruptRecord, Record
@@ -47,8 +48,12 @@ class Planned:
     def alone(self) -> Iterator[None]:
         """Within it no other process on this machine carries out this run. Raises `ConfigError` where one does.
 
-        The system lets go of the lock when a process dies, however it dies.
+        The system lets go of the lock when a process dies, however it dies. Of several processes for one run
+        the first holds it.
         """
+        if launch.this().rank:
+            yield
+            return
         place = self.folder.parent / ".locks" / f"{self.run_id}.lock"
         place.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -66,6 +71,7 @@ class Planned:
 
 def plan(config: DictConfig) -> Planned:
     """The run that `config` means. Raises `ConfigError` for a config that no run can have."""
+    _settle_processes(config)
     identity = identify(config)
     tracker(config)
     run_id = run_config.run_id(identity)
@@ -76,6 +82,17 @@ def plan(config: DictConfig) -> Planned:
         log.warning("%s; the run is done again", error)
         found = None
     return Planned(config, identity, run_id, folder, found)
+
+
+def _settle_processes(config: DictConfig) -> None:
+    """Makes `train.processes` the number that was started: the result is a function of it. Null is one."""
+    started, wanted = launch.this().count, config.train.processes
+    if wanted is not None and wanted != started:
+        how = f"torchrun --nproc-per-node {wanted} train.py … starts as many"
+        raise ConfigError(f"train.processes: {wanted}, allowed: {started}, as were started, or null; {how}")
+    if config.machine.fsdp and started == 1:
+        raise ConfigError("machine.fsdp: true with one process, allowed: false; there is none to share with")
+    config.train.processes = started if started > 1 else None
 
 
 def identify(config: DictConfig) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import os
 import platform
 import subprocess
 import traceback
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,12 @@ import numpy as np
 import torch
 from omegaconf import OmegaConf
 
-from trainer import assemble, cost, data, record
+from trainer import assemble, cost, data, processes, record
 from trainer.assemble import ADAPTER
 from trainer.errors import ConfigError
 from trainer.loop import Loop, RunFailed
 from trainer.plan import Planned
+from trainer.processes import Diverged, ProcessLost
 from trainer.trackers import guard
 from variants.core import checkpoint
 from variants.core.variant import Variant
@@ -50,26 +52,34 @@ def run(planned: Planned, overrides: list[str]) -> record.Record:
         versions=versions(),
         hardware=_hardware(config.machine.threads),
     )
-    planned.folder.mkdir(parents=True, exist_ok=True)
-    (planned.folder / record.FILENAME).unlink(missing_ok=True)
-    (planned.folder / "traceback.txt").unlink(missing_ok=True)
-    OmegaConf.save(config, planned.folder / "config.yaml", resolve=True)
-    tracker = guard.begin(planned)
+    if processes.is_first():
+        planned.folder.mkdir(parents=True, exist_ok=True)
+        (planned.folder / record.FILENAME).unlink(missing_ok=True)
+        (planned.folder / "traceback.txt").unlink(missing_ok=True)
+        OmegaConf.save(config, planned.folder / "config.yaml", resolve=True)
+    tracker = guard.begin(planned) if processes.is_first() else None
     try:
         with assemble.apart(config):
             _carry_out(planned, row)
-    except Exception as error:
+    except Exception as raised:
+        error = processes.cause(raised)
+        if not processes.is_first():
+            raise error from raised
         failed = record.Record(**{name: getattr(row, name) for name in _IDENTITY}, status="failed")
         failed.error, failed.finished = _line(error), _now()
-        if not isinstance(error, ConfigError | RunFailed):
+        if not isinstance(error, _KNOWN):
             (planned.folder / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
         record.write(failed, planned.folder)
-        raise
+        if error is raised:
+            raise
+        raise error from raised
     finally:
         if tracker is not None:
             tracker.end()  # the record is there: the tracker shows it, whatever became of the run
     return row
 
+
+_KNOWN = (ConfigError, RunFailed, Diverged, ProcessLost)  # their text says all
 
 _IDENTITY = (
     *("run_id", "study", "variant", "task", "model", "seed"),
@@ -87,6 +97,7 @@ def _spare_the_collector() -> None:
 def _carry_out(planned: Planned, row: record.Record) -> None:
     config, folder = planned.config, planned.folder
     device = assemble.device(config.machine.device)
+    processes.agree("machine.device", device.type)
     cost.reset_peaks(device)
     parts = assemble.check(config)  # everything that can be wrong is found before a weight is loaded
     if parts.rows.truncated:
@@ -107,15 +118,18 @@ def _carry_out(planned: Planned, row: record.Record) -> None:
 
     # Evaluate.
     _evaluate(loop, parts.rows, row, folder)
-    checkpoint.save(loop.weights(), folder / ADAPTER)
+    if processes.is_first():
+        checkpoint.save(loop.weights(), folder / ADAPTER)
     _count(loop, parts.variant, model, parts.rows, row, folder)
     row.memory.peak_rss = cost.peak_rss()
     row.memory.cuda_eval_allocated, row.memory.cuda_eval_reserved = cost.cuda_peaks(device)
+    row.memory = _largest(row.memory)
 
     # Write: the record last, then what only an unfinished run needs goes.
     row.finished = _now()
-    record.write(row, folder)
-    loop.remove_checkpoints()
+    if processes.is_first():
+        record.write(row, folder)
+        loop.remove_checkpoints()
 
 
 def _evaluate(loop: Loop, rows: data.Prepared, row: record.Record, folder: Path) -> None:
@@ -143,6 +157,8 @@ def _evaluate(loop: Loop, rows: data.Prepared, row: record.Record, folder: Path)
             name = loop.metric_names[0]
             row.metric.name, row.metric.value, row.metric.split = name, found.metrics[name], split
             row.metric.higher_is_better = loop.higher_is_better
+    if not processes.is_first():
+        return
     path = folder / "predictions.parquet"
     temporary = path.with_name(f".{path.name}.tmp")
     pd.concat(frames).to_parquet(temporary, index=False)
@@ -164,6 +180,7 @@ def _count(
     row.rank.layers, row.rank.end = (len(ranks), _total(ranks)) if ranks else (None, None)
     row.memory.weights, row.memory.gradients = counters.weights, counters.gradients
     row.memory.optimizer, row.memory.activations = counters.optimizer, counters.activations
+    processes.wait()  # until the first has written it
     row.memory.adapter_file = sum(file.stat().st_size for file in (folder / "adapter").iterdir())
     row.data = record.Data(
         protocol=config.data.protocol,
@@ -183,6 +200,15 @@ def _count(
     )
 
 
+def _largest(memory: record.Memory) -> record.Memory:
+    """Of every number, that of the process that needs most."""
+    everyone = [asdict(found) for found in processes.gathered(memory)]
+    most = {
+        name: max((found[name] for found in everyone if found[name] is not None), default=None) for name in everyone[0]
+    }
+    return record.Memory(**most)
+
+
 def _total(ranks: dict[str, int]) -> int | None:
     return sum(ranks.values()) if ranks else None
 
@@ -194,8 +220,7 @@ def _now() -> str:
 def _line(error: Exception) -> str:
     """An error as one line; a name in front where the message alone would not say what happened."""
     text = " ".join(str(error).split())
-    known = isinstance(error, ConfigError | RunFailed)
-    return text if known else f"{type(error).__name__}: {text}"
+    return text if isinstance(error, _KNOWN) else f"{type(error).__name__}: {text}"
 
 
 @functools.cache

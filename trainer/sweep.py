@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
@@ -12,18 +13,21 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
+from trainer import launch
 from trainer.errors import ConfigError
 from trainer.plan import plan
 
 log = logging.getLogger(__name__)
 
 BASIC = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
+LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 
 
 class Plan(Callback):
     """Hydra's callback: composes the jobs of a multirun and says how many are done."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        _refuse_several_processes(config.hydra)
         if config.hydra.sweeper._target_ != BASIC:
             return  # a search decides its runs as it goes
         done = failed = left = 0
@@ -36,6 +40,19 @@ class Plan(Callback):
             done, failed, left = done + run.done, failed + run.failed, left + (run.record is None)
         again = " (failed runs are tried again)" if failed else ""
         log.info("%d runs: %d done, %d failed, %d to do%s", done + failed + left, done, failed, left, again)
+
+
+def _refuse_several_processes(hydra: DictConfig) -> None:
+    """Ends the process where others that were started with it would go through other runs.
+
+    Hydra turns the errors of a callback into warnings, and so this is no `ConfigError`.
+    """
+    if launch.this().count == 1:
+        return
+    for part, allowed in (("sweeper", BASIC), ("launcher", LAUNCHER)):
+        if (found := hydra[part]._target_) != allowed:
+            name = found.rpartition(".")[2]
+            sys.exit(f"error: hydra/{part}: {name} in several processes for one run, allowed: basic")
 
 
 def jobs(config: DictConfig) -> list[DictConfig]:

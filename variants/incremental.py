@@ -43,7 +43,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from variants.core import fields, layers
+from variants.core import fields, layers, reduce
 from variants.core.adapter import Factored, check_rank
 from variants.core.budget import check_range
 from variants.core.grow import OwnWarmup, join, leave
@@ -328,8 +328,8 @@ class IncreLoRA(AdapterVariant):
             if adapter.gradient is None:
                 raise ValueError(f"importance: {name} took no part in the loss; exclude it")
             size = adapter.gradient.numel()
-            total = (adapter.delta().detach() * adapter.gradient).abs().sum()
-            values.append(total / (size if self.profile == "paper" else math.sqrt(size)))
+            found = (adapter.delta().detach() * reduce.total(adapter.gradient)).abs().sum()
+            values.append(found / (size if self.profile == "paper" else math.sqrt(size)))
         importance = torch.stack(values).to("cpu", torch.float64)
         if not bool(torch.isfinite(importance).all()):
             raise ValueError("importance: a gradient is not finite")

@@ -50,7 +50,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from variants.core import fields, layers
+from variants.core import fields, layers, reduce
 from variants.core.adapter import Adapter, LowRank, check_rank
 from variants.core.budget import check_range, share_out, spread
 from variants.core.low_rank import Product
@@ -230,7 +230,8 @@ class RoSA(AdapterVariant):
                 continue  # a budget smaller than the layers' shares
             if adapter.gradient is None:
                 raise ValueError(f"mask: {name} took no part in the loss; exclude it")
-            found = adapter.gradient.square() if self.statistic == "squared_mean" else adapter.gradient
+            gradient = reduce.total(adapter.gradient)
+            found = gradient.square() if self.statistic == "squared_mean" else gradient
             self._sums[name] = self._sums[name] + found if name in self._sums else found
             adapter.gradient = None
         self._collected += 1

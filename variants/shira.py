@@ -34,7 +34,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from variants.core import draw, fields, layers
+from variants.core import draw, fields, layers, reduce
 from variants.core.adapter import check_rank
 from variants.core.budget import share_out
 from variants.core.sparse import SparseDelta, largest
@@ -137,7 +137,7 @@ class SHiRA(AdapterVariant):
         for name, adapter in self.adapters.items():
             if adapter.gradient is None:
                 raise ValueError(f"mask: {name} took no part in the loss; exclude it")
-            found = adapter.gradient.abs() / self.collect_steps
+            found = reduce.total(adapter.gradient).abs() / self.collect_steps
             self._sums[name] = self._sums[name] + found if name in self._sums else found
         if step.index >= self.collect_steps:
             for name, adapter in self.adapters.items():
@@ -147,6 +147,9 @@ class SHiRA(AdapterVariant):
                 adapter.set_indices(largest(score, self._counts[name]))
                 adapter.settled = True
             self._chosen = True
+
+    def needs_whole_weights(self) -> str | None:
+        return "mask: snip" if self.mask == "snip" else None
 
     def is_final_form(self, step: Step) -> bool:
         return self._chosen

@@ -44,7 +44,7 @@ from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import maximum_flow
 from torch import nn
 
-from variants.core import draw, fields, layers, resize
+from variants.core import draw, fields, layers, reduce, resize
 from variants.core.adapter import Factored, check_rank
 from variants.core.budget import check_range, share_out
 from variants.core.schedule import Cubic
@@ -363,7 +363,7 @@ class SparseLoRA(AdapterVariant):
                 adapter = self.adapters[name]
                 gradient = adapter.gradients.get(part, torch.zeros(math.prod(adapter.shapes[part])).to(adapter.A))
                 # Entries that are there can't come: below every gradient's absolute value.
-                outside.append(gradient.abs().index_fill(0, adapter.places[part], -1.0))
+                outside.append(reduce.total(gradient).abs().index_fill(0, adapter.places[part], -1.0))
             have = sum(map(len, mine))
             count = min(round(share * have), sum(map(len, outside)) - have)
             if not count:

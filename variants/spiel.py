@@ -60,7 +60,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from variants.core import draw, fields, layers
+from variants.core import draw, fields, layers, reduce
 from variants.core.budget import check_range, share_out
 from variants.core.sparse import SparseDelta
 from variants.core.variant import AdapterVariant, Step
@@ -118,9 +118,9 @@ class Moving(SparseDelta):
                 places = self.estimate.places
             else:
                 # The step may yet be skipped for gradients that are not finite; until then anything may be taken.
-                places = flat.abs().nan_to_num().topk(len(self.values), sorted=False).indices
+                places = reduce.total(flat).abs().nan_to_num().topk(len(self.values), sorted=False).indices
             self.fresh = Estimate.empty(places, flat)
-        found = flat[self.fresh.places]
+        found = reduce.total(flat[self.fresh.places])  # before it is squared: the whole batch's
         self.fresh.add(found, found.square(), 1)
         self.present = self.present + flat[self.indices]
 
@@ -235,8 +235,9 @@ class SpIEL(AdapterVariant):
         before, after = 0.0, 0.0
         for adapter in adapters.values():
             if adapter.values.grad is not None:
-                before += float(adapter.present @ adapter.present)
-                after += float(adapter.values.grad @ adapter.present)
+                present = reduce.total(adapter.present)
+                before += float(present @ present)
+                after += float(adapter.values.grad @ present)
         return after / before if before else 1.0
 
     @torch.no_grad()

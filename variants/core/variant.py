@@ -124,6 +124,13 @@ class Variant:
         """
         return {}
 
+    def needs_whole_weights(self) -> str | None:
+        """The field by whose value a hook reads the base weights in training; None where forward passes alone do.
+
+        Between forward and backward passes a process of several may hold but a part of each base weight.
+        """
+        return None
+
     def ranks(self) -> dict[str, int]:
         """Rank in use of every adapted layer; empty for a method without ranks."""
         return {}

@@ -1,0 +1,13 @@
+"""Sums over the processes of a run; what several processes get is in tests/trainer/test_processes.py."""
+
+from __future__ import annotations
+
+import torch
+
+from variants.core import reduce
+
+
+def test_one_process_is_the_whole_run():
+    part = torch.arange(3.0)
+    assert reduce.count() == 1 and reduce.rank() == 0
+    assert reduce.total(part) is part
