@@ -76,7 +76,7 @@ class Stepper:
             model.enable_input_require_grads()  # or the backward pass would end at the head
         self.activations = cost.SavedActivations(self.model)
         trained = [p for p in self.model.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(trained, lr=1e-4)
+        self.optimizer = torch.optim.AdamW(trained, lr=1e-4, fused=True)  # as runs have it
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: 1.0)
         self.inputs = {
             "input_ids": torch.randint(1000, 20000, (batch, length)),

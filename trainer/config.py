@@ -81,7 +81,7 @@ class Machine:
 
     device: str = "auto"  # auto, cpu, cuda, cuda:1
     threads: int | None = None  # of torch; null leaves torch's choice
-    kernel: str = "fused"  # what adapters compute with; plain: the reference in ordinary operations
+    kernel: str = "fused"  # what adapters and optimizer compute with; plain: the reference in ordinary operations
     workers: int = 0  # processes that load data
     log_every: int = 10  # steps
     save_every: int = 50  # steps between checkpoints

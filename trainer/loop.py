@@ -352,7 +352,8 @@ class Loop(transformers.Trainer):
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
-            self.optimizer = build_optimizer(self.model, self.head, self.variant, self.cfg.optim)
+            fused = self.cfg.machine.kernel == "fused"
+            self.optimizer = build_optimizer(self.model, self.head, self.variant, self.cfg.optim, fused)
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
