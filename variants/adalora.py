@@ -233,8 +233,8 @@ class AdaLoRA(AdapterVariant):
         if self.score == "magnitude":
             return {name: adapter.e.detach().abs() for name, adapter in self.adapters.items()}
         importance = self._importance
-        of_entry = importance.score if self.score == "sensitivity_uncertainty" else importance.mean.__getitem__
-        return {name: triplets.score(of_entry, name) for name in self.adapters}
+        of_entries = importance.scores() if self.score == "sensitivity_uncertainty" else importance.mean
+        return triplets.scores(of_entries, list(self.adapters))
 
     def state_dict(self) -> dict[str, Any]:
         kept = {name: adapter.kept for name, adapter in self.adapters.items()}
