@@ -57,17 +57,17 @@ class Importance:
         if self._joined is None or self._joined[0] != names:
             vectors = []
             for average in (self.mean, self.uncertainty):
-                parts = [average[n] if n in average else torch.zeros_like(p) for n, p in parameters.items()]
-                vectors.append(torch.cat([part.flatten() for part in parts]))
-                pieces = vectors[-1].split([part.numel() for part in parts])
-                average.update({n: piece.view_as(p) for (n, p), piece in zip(parameters.items(), pieces, strict=True)})
+                parts = {n: average[n] if n in average else torch.zeros_like(p) for n, p in parameters.items()}
+                vectors.append(torch.cat([part.flatten() for part in parts.values()]))
+                average.update(_parts(vectors[-1], parts))
             self._joined = names, vectors[0], vectors[1]
         return self._joined[1], self._joined[2]
 
     def scores(self) -> dict[str, torch.Tensor]:
         """s = Ī · Ū by name, each of its parameter's shape."""
-        names, mean = list(self.mean), list(self.mean.values())
-        return dict(zip(names, torch._foreach_mul(mean, [self.uncertainty[name] for name in names]), strict=True))
+        if self._joined is not None and self._joined[0] == list(self.mean):
+            return _parts(self._joined[1] * self._joined[2], self.mean)
+        return {name: mean * self.uncertainty[name] for name, mean in self.mean.items()}
 
     def keep(self, name: str, index: torch.Tensor, dim: int) -> None:
         """Keeps the slices `index` of a parameter that was resized."""
@@ -91,3 +91,9 @@ class Importance:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.mean, self.uncertainty = dict(state["mean"]), dict(state["uncertainty"])
         self._joined = None
+
+
+def _parts(vector: torch.Tensor, like: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """`vector` cut into tensors of the shapes of `like`, by name."""
+    pieces = vector.split([tensor.numel() for tensor in like.values()])
+    return {name: piece.view(tensor.shape) for (name, tensor), piece in zip(like.items(), pieces, strict=True)}

@@ -36,7 +36,7 @@ def parameters(adapters: Mapping[str, Triplets]) -> dict[str, nn.Parameter]:
     """The parameters that are scored, by "layer.part"; of layers that have triplets left."""
     # A layer without any takes no part in the loss any more, so it has no gradient either.
     filled = {name: adapter for name, adapter in adapters.items() if not adapter.is_empty}
-    return {f"{name}.{part}": adapter.get_parameter(part) for name, adapter in filled.items() for part in PARTS}
+    return {f"{name}.{part}": getattr(adapter, part) for name, adapter in filled.items() for part in PARTS}
 
 
 def scores(of_entries: Mapping[str, torch.Tensor], layers: Sequence[str]) -> dict[str, torch.Tensor]:
