@@ -12,6 +12,7 @@ and t, lies so that the long side n runs through rows that lie together: written
 are, x Aᵀ costs 1.4 times and the gradients three to five times as much on a CPU.
 
 `plain` is the same in ordinary operations: the reference. `use("plain")` makes it what `low_rank_linear` computes.
+A sparse update has no factors: its product is in `variants.core.sparse_linear`.
 
 Parameters above a base in lower precision (float32 above bfloat16, or under autocast) enter the products in the
 base's precision, as autocast has them; their gradients come back in their own.
@@ -37,6 +38,11 @@ def use(kernel: str) -> None:
     if kernel not in KERNELS:
         raise ValueError(f"kernel: {kernel!r}, allowed: {', '.join(KERNELS)}")
     _kernel = kernel
+
+
+def chosen() -> str:
+    """What `use` has chosen."""
+    return _kernel
 
 
 def low_rank_linear(
