@@ -1,6 +1,6 @@
 """What a training step costs: the frozen model, ours, PEFT's, full fine-tuning.
 
-    python -m benchmarks.step_cost [--quick] [--json FILE]
+    python -m benchmarks.step_cost [--quick] [--json FILE] [--write] [--device cuda]
 
 All methods live in one process and take their steps in turn, so that a busy machine slows them
 alike. The floor is forward and backward through the frozen backbone, gradients of activations
@@ -15,22 +15,20 @@ import argparse
 import json
 import platform
 import statistics
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from hydra import compose, initialize_config_dir
 
-from trainer import config as run_config
-from trainer import cost
+from benchmarks import growth
+from benchmarks.growth import Growth
+from benchmarks.stepper import Stepper, default_backbone, in_turn
 from trainer import model as models
-from trainer.plan import model_sources
-from trainer.sources import fetch_model
 from variants.adalora import AdaLoRA
-from variants.core.variant import Step, Variant
+from variants.core.variant import Variant
 from variants.dora import DoRA
 from variants.full import Full
 from variants.head import Head
@@ -42,7 +40,8 @@ from variants.sora import SoRA
 from variants.sparse import SparseLoRA
 from variants.svft import SVFT
 
-STEPS = 1000  # that a run would take: schedules are spread over them, and no rank leaves in the few that are measured
+BATCHES, LENGTHS = (8, 32), (16, 64, 128)
+QUICK = ("floor", "lora", "lora_dropout", "adalora", "dora", "shira", "sparse", "increlora", "full")  # and PEFT's
 TARGET = {"init_r": 8, "target_r": 4, "tinit": 0, "tfinal": 100, "deltaT": 1, "orth_reg_weight": 0.1}
 
 METHODS: dict[str, Callable[[], Variant]] = {
@@ -64,110 +63,117 @@ METHODS: dict[str, Callable[[], Variant]] = {
     "full": Full,
 }
 
-
-class Stepper:
-    """One method with its own model and optimizer, ready to take steps on a batch."""
-
-    def __init__(self, source: models.Pristine, variant: Variant, batch: int, length: int) -> None:
-        model: Any = models.fresh(source, seed=0)
-        variant.plan(STEPS)
-        self.variant, self.model = variant, variant.attach(model, source.head).train()
-        if isinstance(variant, Head):
-            model.enable_input_require_grads()  # or the backward pass would end at the head
-        self.activations = cost.SavedActivations(self.model)
-        trained = [p for p in self.model.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(trained, lr=1e-4)
-        self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: 1.0)
-        self.inputs = {
-            "input_ids": torch.randint(1000, 20000, (batch, length)),
-            "attention_mask": torch.ones(batch, length, dtype=torch.long),
-        }
-        self.labels = torch.randint(0, 2, (batch,))
-        self.index = 0
-
-    def step(self) -> float:
-        """Seconds of one forward, backward and optimizer step, the method's hooks included."""
-        self.index += 1
-        step = Step(self.index, STEPS, self.optimizer, self.scheduler)
-        start = time.perf_counter()
-        self.variant.on_step_begin(step)
-        loss = F.cross_entropy(self.model(**self.inputs).logits, self.labels)
-        penalty = self.variant.penalty()
-        (loss if penalty is None else loss + penalty).backward()
-        self.variant.on_gradients(step)
-        self.optimizer.step()
-        self.variant.on_update(step)
-        self.optimizer.zero_grad()
-        return time.perf_counter() - start
-
-    def count(self) -> int:
-        """Bytes saved for backward in one step."""
-        with self.activations.counting():
-            loss = self.model(**self.inputs).logits.sum()
-        loss.backward()
-        self.optimizer.zero_grad()
-        return self.activations.bytes
+Row = dict[str, float]  # what is known of one method in one setting
 
 
-def measure(source: models.Pristine, batch: int, length: int, rounds: int) -> dict[str, dict[str, float]]:
-    """For every method: median and quartiles of a step's milliseconds, overhead over the floor, activations."""
+def measure(
+    source: models.Pristine, names: list[str], batch: int, length: int, rounds: int, device: torch.device
+) -> dict[str, Row]:
+    """For every method: its times (`stepper.Times`), what it costs over the floor, saved activations."""
     torch.manual_seed(0)
-    steppers = {name: Stepper(source, make(), batch, length) for name, make in METHODS.items()}
-    for stepper in steppers.values():
-        stepper.step()
-        stepper.step()
-    times: dict[str, list[float]] = {name: [] for name in steppers}
-    for _ in range(rounds):
-        for name, stepper in steppers.items():
-            times[name].append(1000 * stepper.step())
-    floor = statistics.median(times["floor"])
-    found = {}
-    for name, values in times.items():
-        low, middle, high = statistics.quantiles(values, n=4)
-        found[name] = {
-            "ms": middle,
-            "ms_low": low,
-            "ms_high": high,
-            "overhead": middle / floor - 1,
-            "activations_mib": steppers[name].count() / 2**20,
-        }
-    return found
+    steppers = {name: Stepper(source, METHODS[name](), batch, length, device) for name in names}
+    found: dict[str, Row] = {}
+    for name, times in in_turn(steppers, rounds).items():
+        found[name] = asdict(times) | {"activations_mib": steppers[name].saved_bytes() / 2**20}
+    return {name: row | {"overhead": row["over_floor"] / found["floor"]["ms"]} for name, row in found.items()}
 
 
-def ratios(found: dict[str, dict[str, float]]) -> dict[str, float]:
-    """(ours − floor) / (PEFT's − floor) for every method that both have."""
-    both = [name for name in found if f"peft {name}" in found]
-    return {name: found[name]["overhead"] / found[f"peft {name}"]["overhead"] for name in both}
+def shared(found: dict[str, Row]) -> list[str]:
+    """The methods that both have."""
+    return [name for name in found if f"peft {name}" in found]
+
+
+def summary(results: dict[str, dict[str, Row]]) -> dict[str, Any]:
+    """Over all settings: of each shared method the overhead ratio, its worst one, the ratio of saved activations."""
+    settings = list(results.values())
+    names = shared(settings[0])
+    of = lambda row, name, key: row[name][key] / row[f"peft {name}"][key]  # noqa: E731
+    overhead = {name: [of(found, name, "over_floor") for found in settings] for name in names}
+    return {
+        "overhead_ratio": {name: statistics.median(values) for name, values in overhead.items()},
+        "worst_overhead_ratio": {name: max(values) for name, values in overhead.items()},
+        "activation_ratio": {name: max(of(found, name, "activations_mib") for found in settings) for name in names},
+        "allocation_share": statistics.median(f["adalora"]["hooks"] / f["adalora"]["ms"] for f in settings),
+    }
+
+
+def table(results: dict[str, dict[str, Row]]) -> Iterator[str]:
+    yield "| batch × length | method | ms a step (quartiles) | over the floor | to PEFT's | saved MiB |"
+    yield "|---|---|---|---|---|---|"
+    for setting, found in results.items():
+        for name, row in found.items():
+            spread = f"{row['ms']:.0f} ({row['ms_low']:.0f} … {row['ms_high']:.0f})"
+            both = name in shared(found)
+            ratio = f"{row['over_floor'] / found[f'peft {name}']['over_floor']:.2f}" if both else ""
+            over = "" if name == "floor" else f"{row['overhead']:+.0%}"
+            yield f"| {setting} | {name} | {spread} | {over} | {ratio} | {row['activations_mib']:.1f} |"
+
+
+def closing(found: dict[str, Any], grown: dict[str, Growth]) -> Iterator[str]:
+    yield "| | " + " | ".join(found["overhead_ratio"]) + " |"
+    yield "|---" * (1 + len(found["overhead_ratio"])) + "|"
+    for name, key in (
+        ("overhead, ours to PEFT's: median over the settings", "overhead_ratio"),
+        ("the same: the worst setting", "worst_overhead_ratio"),
+        ("saved activations, ours to PEFT's: the worst setting", "activation_ratio"),
+    ):
+        yield f"| {name} | " + " | ".join(f"{ratio:.2f}" for ratio in found[key].values()) + " |"
+    yield ""
+    yield f"AdaLoRA's scoring and masking: {found['allocation_share']:.1%} of its step."
+    for name, growing in grown.items():
+        points = ", ".join(f"{size}: {ms:.1f}" for size, ms in growing.over_floor.items())
+        yield f"LoRA over the floor by {name} ({points} ms): {growing.slope:.2g} {growing.unit}."
+
+
+def machine(device: torch.device) -> str:
+    """What the numbers belong to."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else (named or [platform.machine()])[0]
+    versions = ", ".join(f"{package} {version(package)}" for package in ("torch", "transformers", "peft"))
+    return f"{where}, {torch.get_num_threads()} threads, {versions}"
+
+
+def write(path: Path, lines: list[str]) -> None:
+    """Puts `lines` in place of what stands between the two marks of the file."""
+    begin, end = "<!-- step_cost -->", "<!-- /step_cost -->"
+    text = path.read_text(encoding="utf-8")
+    if text.count(begin) != 1 or text.count(end) != 1:
+        raise ValueError(f"{path}: allowed: one {begin} and one {end}")
+    before, after = text.partition(begin)[0], text.partition(end)[2]
+    path.write_text("\n".join([before + begin, *lines, end + after]), encoding="utf-8")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="one setting and few steps, under a minute")
+    parser.add_argument("--quick", action="store_true", help="the smallest setting and few steps, under a minute")
     parser.add_argument("--json", type=Path, metavar="FILE", help="writes all numbers there")
+    parser.add_argument("--write", action="store_true", help="puts the tables into benchmarks/README.md")
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"), help="cpu, cuda, cuda:1")
     arguments = parser.parse_args()
-    run_config.register()
-    with initialize_config_dir(str(Path(__file__).parents[1] / "conf"), version_base="1.3"):
-        config = compose("config")
-    source = models.pristine(fetch_model(model_sources(config), config.model.files), 2)
-    settings = [(8, 16)] if arguments.quick else [(batch, length) for batch in (8, 32) for length in (16, 64, 128)]
-    rounds = 8 if arguments.quick else 12
-
-    print(f"{config.model.name}, rank 8 on all linear layers, torch {torch.__version__}, ", end="")
-    print(f"{torch.get_num_threads()} threads, {platform.machine()}, {rounds} steps a method\n")
-    print("| batch × length | method | ms a step (quartiles) | over the floor | saved activations MiB |")
-    print("|---|---|---|---|---|")
+    quick, device = arguments.quick, arguments.device
+    name, source = default_backbone()
+    names = [n for n in METHODS if n.removeprefix("peft ") in QUICK] if quick else list(METHODS)
+    sizes = [(8, 16)] if quick else [(batch, length) for length in LENGTHS for batch in BATCHES]
+    lines = [f"{name}, rank 8 on all linear layers; {machine(device)}.", ""]
+    print("\n".join(lines))
     results = {}
-    for batch, length in settings:
-        found = results[f"{batch}x{length}"] = measure(source, batch, length, rounds)
-        for name, row in found.items():
-            spread = f"{row['ms']:.0f} ({row['ms_low']:.0f} … {row['ms_high']:.0f})"
-            print(f"| {batch} × {length} | {name} | {spread} | {row['overhead']:+.0%} | {row['activations_mib']:.1f} |")
-    by_setting = [ratios(found) for found in results.values()]
-    overhead_ratio = {name: statistics.median(r[name] for r in by_setting) for name in by_setting[0]}
-    print("\noverhead ratio, ours to PEFT's (median over the settings): ", end="")
-    print(", ".join(f"{name} {ratio:.2f}" for name, ratio in overhead_ratio.items()))
+    for batch, length in sizes:
+        rounds = 10 if quick else min(24, max(8, 20 * 512 // (batch * length)))
+        found = measure(source, names, batch, length, rounds, device)
+        setting = f"{batch} × {length}"
+        results[setting] = found
+        print("\n".join(list(table({setting: found}))[0 if len(results) == 1 else 2 :]), flush=True)
+    grown = {} if quick else growth.measure(source, 8, 64, 12, device)
+    found = summary(results)
+    ends = ["", *closing(found, grown)]
+    print("\n".join(ends))
+    if arguments.write:
+        write(Path(__file__).parent / "README.md", ["", *lines, *table(results), *ends, ""])
     if arguments.json:
-        arguments.json.write_text(json.dumps({"overhead_ratio": overhead_ratio, "settings": results}, indent=1))
+        everything = found | {"machine": machine(device), "settings": results}
+        everything["growth"] = {name: asdict(growing) for name, growing in grown.items()}
+        arguments.json.write_text(json.dumps(everything, indent=1))
 
 
 if __name__ == "__main__":

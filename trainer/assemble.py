@@ -53,7 +53,7 @@ class Parts:
 
     def base(self) -> nn.Module:
         """A copy of the model without the variant: backbone in the run's dtype, head drawn with its seed."""
-        source = models.pristine(self.source, self.labels)
+        source = models.pristine(self.source, self.labels, self.config.model.get("dropout"))
         return models.fresh(source, self.config.seed, self.config.model.dtype)
 
     def reference(self) -> tuple[str, str | None]:

@@ -83,7 +83,7 @@ class Machine:
 
     device: str = "auto"  # auto, cpu, cuda, cuda:1
     threads: int | None = None  # of torch; null leaves torch's choice
-    kernel: str = "fused"  # what adapters compute with; plain: the reference in ordinary operations
+    kernel: str = "fused"  # what adapters and optimizer compute with; plain: the reference in ordinary operations
     workers: int = 0  # processes that load data
     fsdp: bool = False  # whether the processes of a run divide the frozen backbone among them
     log_every: int = 10  # steps
@@ -181,6 +181,9 @@ def validate(config: DictConfig) -> None:
         _check(group, config[group], isinstance(config[group], DictConfig), f"a file in conf/{group}")
         _check(f"{group}.name", config[group].get("name"), bool(config[group].get("name")), "a name for tables")
     _one_of("model.dtype", config.model.get("dtype"), DTYPES)
+    dropout = config.model.get("dropout")
+    number = isinstance(dropout, int | float) and not isinstance(dropout, bool)
+    _check("model.dropout", dropout, dropout is None or (number and 0 <= dropout < 1), "0 ≤ dropout < 1, or null")
     _check("task.metrics", config.task.get("metrics"), bool(config.task.get("metrics")), "a list of metrics")
 
 

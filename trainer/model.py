@@ -14,6 +14,14 @@ from torch import nn
 
 from trainer.errors import ConfigError
 
+# What the configs of transformers call it. Those of a head: None where it is the backbone's.
+BACKBONE_DROPOUT = (
+    *("hidden_dropout_prob", "attention_probs_dropout_prob", "hidden_dropout", "attention_dropout", "dropout"),
+    *("dropout_rate", "activation_dropout", "embedding_dropout", "mlp_dropout"),
+    *("resid_pdrop", "embd_pdrop", "attn_pdrop"),
+)
+HEAD_DROPOUT = ("classifier_dropout", "classifier_dropout_prob", "cls_dropout")
+
 
 @dataclass(frozen=True)
 class Pristine:
@@ -73,15 +81,21 @@ def skeleton(folder: Path, labels: int) -> nn.Module:
 
 
 @functools.lru_cache(maxsize=2)
-def pristine(folder: Path, labels: int) -> Pristine:
-    """Loads the weights in float32; a checkpoint that lacks more than a head is an error."""
+def pristine(folder: Path, labels: int, dropout: float | None = None) -> Pristine:
+    """Loads the weights in float32; a checkpoint that lacks more than a head is an error.
+
+    dropout: of the backbone, see `set_dropout`; None leaves what the model's config says.
+    """
     from transformers import AutoModelForSequenceClassification
     from transformers.utils import logging
 
     logging.set_verbosity_error()  # that the head is new is no news
     logging.disable_progress_bar()
+    config = copy.deepcopy(model_config(folder, labels))
+    if dropout is not None:
+        set_dropout(config, dropout)
     model, report = AutoModelForSequenceClassification.from_pretrained(
-        folder, config=copy.deepcopy(model_config(folder, labels)), dtype=torch.float32, output_loading_info=True
+        folder, config=config, dtype=torch.float32, output_loading_info=True
     )
     head = head_modules(model)
     missing = sorted(report["missing_keys"])
@@ -90,6 +104,23 @@ def pristine(folder: Path, labels: int) -> Pristine:
     if outside:
         raise ConfigError(f"model: the checkpoint has no weights for {outside[0]} ({len(outside)} modules in all)")
     return Pristine(model, new, head)
+
+
+def set_dropout(config: Any, dropout: float) -> None:
+    """Makes `dropout` that of hidden states and attention in a model's config; that of the head stays as it is.
+
+    Raises `ConfigError` for a model whose config has no dropout by any of the names that transformers uses.
+    """
+    found = [name for name in BACKBONE_DROPOUT if getattr(config, name, None) is not None]
+    if not found:
+        known = ", ".join(BACKBONE_DROPOUT)
+        raise ConfigError(f"model.dropout: {dropout}, allowed: null; {config.model_type}'s config has none of {known}")
+    for name in HEAD_DROPOUT:
+        # None stands for the backbone's own, which is about to change.
+        if getattr(config, name, 0.0) is None:
+            setattr(config, name, getattr(config, found[0]))
+    for name in found:
+        setattr(config, name, dropout)
 
 
 def as_loaded(folder: Path, labels: int, dtype: str) -> nn.Module:

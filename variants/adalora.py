@@ -233,8 +233,8 @@ class AdaLoRA(AdapterVariant):
         if self.score == "magnitude":
             return {name: adapter.e.detach().abs() for name, adapter in self.adapters.items()}
         importance = self._importance
-        of_entry = importance.score if self.score == "sensitivity_uncertainty" else importance.mean.__getitem__
-        return {name: triplets.score(of_entry, name) for name in self.adapters}
+        of_entries = importance.scores() if self.score == "sensitivity_uncertainty" else importance.mean
+        return triplets.scores(of_entries, list(self.adapters))
 
     def state_dict(self) -> dict[str, Any]:
         kept = {name: adapter.kept for name, adapter in self.adapters.items()}
@@ -263,12 +263,12 @@ class AdaLoRA(AdapterVariant):
             return
         if self.profile == "released":
             keep = together > torch.kthvalue(together, len(together) - budget).values
-            masks = keep.split([len(score) for score in scores])
         else:
-            masks = within(scores, prices, budget)
-        for adapter, kept in zip(self.adapters.values(), masks, strict=True):
-            adapter.kept = kept.clone()
-            adapter.e.masked_fill_(~kept, 0.0)
+            keep = torch.cat(within(scores, prices, budget))
+        drop = (~keep).split([len(score) for score in scores])
+        for adapter, kept, gone in zip(self.adapters.values(), keep.split([len(s) for s in scores]), drop, strict=True):
+            adapter.kept.copy_(kept)
+            adapter.e.masked_fill_(gone, 0.0)
 
     def _remove(self, optimizer: torch.optim.Optimizer) -> None:
         """Frees the masked components: parameters, gradients, moments, averages."""

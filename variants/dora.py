@@ -4,7 +4,7 @@
     y = W' x + bias       m: one number an output, ‖W‖ at the start    A: r×in, kaiming-uniform(√5)    B: zero
     the gradient takes ‖V‖ for a constant, though its value follows V
 
-    y = W x + bias + (g − 1) ∘ W x + g ∘ (α/r) B A x        g = m/‖V‖, one at the start: what is computed
+    y = g ∘ (W x + bias + (α/r) B A x) + (1 − g) ∘ bias        g = m/‖V‖, one at the start: what is computed
 
 Paper     Liu et al. 2024, "DoRA: Weight-Decomposed Low-Rank Adaptation", ICML, arXiv 2402.09353: equation 5,
           the constant norm in section 4.3. Not the "dynamic rank distribution" of the same name (ACL 2024).
@@ -12,9 +12,9 @@ Code      PEFT 0.21.2, `use_dora`.
 Budget    `budget` replaces rank: r(in + out) + out parameters a layer, ranks as even as integers allow.
 Hooks     none: nothing changes in training but the parameters.
 Cost      r(in + out) + out parameters. ‖V‖² = ‖W‖² + 2 (α/r) W Aᵀ·B + (α/r)² B (A Aᵀ)·B row by row, anew in
-          every pass: one product W Aᵀ, and neither V nor ΔW is ever formed. W x is that of the layer itself, but
-          with dropout W is applied to the dropped input once more, as in PEFT. The outputs W x and B A x are
-          kept for backward, which LoRA does not do.
+          every pass: one product W Aᵀ, and neither V nor ΔW is ever formed. Inside the brackets stands LoRA's layer
+          (`variants.core.kernel`), whose output is kept for backward, which LoRA does not do. With dropout W is
+          applied to the dropped input once more, as in PEFT, and B A x is kept too.
 Decay     `magnitude_decay` is the weight decay of m, whatever that of the run is. In PEFT m is an adapter parameter
           like the others: where all share a group, decay pulls m, and so W' itself and not ΔW, towards zero.
 
@@ -36,6 +36,7 @@ from torch import nn
 
 from variants.core import budget, fields, layers
 from variants.core.adapter import Adapter, check_rank
+from variants.core.kernel import low_rank_linear
 from variants.core.variant import AdapterVariant
 
 
@@ -70,12 +71,18 @@ class Decomposed(Adapter):
             return (self.squares + (moved * b).sum(1)).clamp(min=0).sqrt()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = self.base(x)
         if self.merged or not self._enabled:
-            return y
+            return self.base(x)
         if self.dropout and self.training:
+            y = self.base(x)
             return y + self.update(x).to(y.dtype)
         bias = getattr(self.base, "bias", None)
+        if self.form.is_product:
+            moved = low_rank_linear(x, self.form.matrix, bias, self.A, self.B, scale=self.scale)
+            ratio = self.magnitude / self.norm()
+            rest = ratio.new_zeros(()) if bias is None else (1 - ratio) * bias
+            return torch.addcmul(rest, ratio, moved).to(moved.dtype)  # in the precision of m: g is near one
+        y = self.base(x)
         plain = y if bias is None else y - self.form.over_output(bias)
         return y + self._turned(x, plain).to(y.dtype)
 

@@ -220,7 +220,7 @@ class ElaLoRA(AdapterVariant):
 
     def scores(self) -> dict[str, torch.Tensor]:
         """S (r,) of every layer's components."""
-        return {name: triplets.score(self._importance.score, name) for name in self.adapters}
+        return triplets.scores(self._importance.scores(), list(self.adapters))
 
     def state_dict(self) -> dict[str, Any]:
         return {

@@ -98,16 +98,21 @@ class Components(Factored):
         if not (self.watched and self.training and self._enabled):
             return super().forward(x)
         seen = x
-        if x.is_floating_point():
+        if self.dropout:
+            # The score needs the input under the very mask of the product, so here it is drawn outside of the kernel.
             seen = F.dropout(x.to(self.A[0].dtype), self.dropout)
-        y = self.base(x)
-        y = y + self.through(seen).to(y.dtype)
+            y = self.base(x)
+            y = y + self.through(seen).to(y.dtype)
+        else:
+            y = super().forward(x)
         if y.requires_grad:
             y.register_hook(lambda gradient: self._collect(seen, gradient))
         return y
 
     def _collect(self, x: torch.Tensor, gradient: torch.Tensor) -> None:
-        found = self.form.gradient(x.detach(), gradient.to(self.A[0].dtype))
+        dtype = self.A[0].dtype
+        x = x.detach().to(dtype) if x.is_floating_point() else x
+        found = self.form.gradient(x, gradient.to(dtype))
         self.gradient = found if self.gradient is None else self.gradient + found
 
     @property
@@ -321,6 +326,7 @@ class IncreLoRA(AdapterVariant):
                     e.copy_(value)
         self._rescale()
 
+    @torch.no_grad()
     def _score(self) -> None:
         """Takes this step's importance of every module into the averages."""
         values = []
@@ -328,8 +334,8 @@ class IncreLoRA(AdapterVariant):
             if adapter.gradient is None:
                 raise ValueError(f"importance: {name} took no part in the loss; exclude it")
             size = adapter.gradient.numel()
-            found = (adapter.delta().detach() * reduce.total(adapter.gradient)).abs().sum()
-            values.append(found / (size if self.profile == "paper" else math.sqrt(size)))
+            total = torch.linalg.vector_norm(adapter.delta().mul_(reduce.total(adapter.gradient)), 1)
+            values.append(total / (size if self.profile == "paper" else math.sqrt(size)))
         importance = torch.stack(values).to("cpu", torch.float64)
         if not bool(torch.isfinite(importance).all()):
             raise ValueError("importance: a gradient is not finite")

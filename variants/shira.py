@@ -17,8 +17,8 @@ Budget    `budget` replaces rank: exactly so many entries, shared between the la
 Hooks     on_step_begin  whether gradients are collected
           on_gradients   masks made of gradients: collects, then chooses; until then no value moves
           on_train_end   raises where no mask was chosen
-Cost      k parameters for each layer, as many as LoRA of rank r. W + ΔW is formed in each forward pass, and its
-          gradient in each backward pass: a training step costs about what full fine-tuning costs in these layers.
+Cost      k parameters for each layer, as many as LoRA of rank r. W + ΔW is formed in each pass, a copy of W that is
+          not kept; the gradient is computed at the entries alone, but whole in the steps that choose a mask.
           Optimizer state and file have k entries (and k places).
 Known     ΔW has full rank where entries allow it, so a hand-over as a low-rank adapter is large or not exact.
           The paper takes gradients before training; here the first steps, which train the head, give them.

@@ -85,7 +85,7 @@ class Masked(Factored):
         if len(values) == math.prod(shape):
             dense = values.view(shape)
         else:
-            dense = values.new_zeros(math.prod(shape)).index_put((self.places[part],), values).view(shape)
+            dense = values.new_zeros(math.prod(shape)).scatter(0, self.places[part], values).view(shape)
         if self.watched and dense.requires_grad:
             dense.register_hook(lambda gradient: self._collect(part, gradient))
         return dense

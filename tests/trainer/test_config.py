@@ -105,6 +105,8 @@ def test_a_misspelt_name_is_refused_in_one_line(configured, override, message):
         ("train.checkpoint=first", "train.checkpoint: 'first', allowed: best, last"),
         ("study=a/b", "study: 'a/b', allowed: a folder's name"),
         ("model.dtype=float8", "model.dtype: 'float8', allowed: float32, bfloat16, float64"),
+        ("model.dropout=1", "model.dropout: 1, allowed: 0 ≤ dropout < 1, or null"),
+        ("model.dropout=low", "model.dropout: 'low', allowed: 0 ≤ dropout < 1, or null"),
         ("machine.kernel=fast", "machine.kernel: 'fast', allowed: fused, plain"),
         ("machine.device=gpu", "machine.device: 'gpu', allowed: auto, cpu, cuda, cuda:N"),
     ],
@@ -150,6 +152,7 @@ def test_run_id_is_the_same_for_the_same_result(configured):
     assert all(run_id(override) == base for override in same)
     assert run_id("variant.alpha=16.0") == base
     different = ["seed=1", "variant.rank=4", "task=opinion", "optim.lr=2e-3", "train.epochs=4", "data.limit=10"]
+    different += ["model.dropout=0.1"]
     ids = [run_id(override) for override in different]
     assert len({base, *ids}) == len(different) + 1
 

@@ -284,3 +284,12 @@ def test_a_row_of_zeros_is_refused_by_the_name_of_its_layer():
 def test_dropout_on_row_numbers_is_refused():
     with pytest.raises(ValueError, match=r"dropout: 0.1 on a Embedding, allowed: 0"):
         Decomposed(nn.Embedding(10, 6), 2, 1.0, 0.1)
+
+
+def test_above_half_precision_a_magnitude_near_its_start_is_not_rounded_to_it():
+    base = nn.Linear(8, 64, bias=False, dtype=torch.bfloat16)
+    adapter = Decomposed(base, 2, 1.0, 0.0)
+    x = torch.randn(5, 8, dtype=torch.bfloat16)
+    adapter.magnitude.data *= 1.003  # bfloat16 has nothing between 1 and 1.0078
+    assert torch.equal(adapter(x), (base(x).float() * (adapter.magnitude / adapter.norm())).bfloat16())
+    assert not torch.equal(adapter(x), base(x))

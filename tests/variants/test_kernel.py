@@ -10,7 +10,7 @@ from scipy import stats
 from torch.utils.checkpoint import checkpoint
 
 from variants.core import kernel
-from variants.core.kernel import keep_mask, low_rank_linear
+from variants.core.kernel import draw, low_rank_linear
 
 
 @pytest.fixture(autouse=True)
@@ -18,6 +18,12 @@ def fused_again() -> Iterator[None]:
     torch.manual_seed(0)
     yield
     kernel.use("fused")
+
+
+def keep_mask(x: torch.Tensor, dropout: float) -> tuple[torch.Tensor, float]:
+    """Which entries dropout keeps, and what they are scaled by."""
+    bits, least, up = draw(x, dropout)
+    return bits >= least, up
 
 
 def tensors(dtype: torch.dtype = torch.float64, shape: tuple[int, ...] = (3, 5, 8), r: int = 2):
@@ -55,11 +61,11 @@ def test_it_equals_the_reference_with_its_gradients(
 @pytest.mark.parametrize("core", CORES)
 def test_gradcheck(masked: bool, frozen: str, core: str) -> None:
     x, weight, bias, a, b = tensors()
-    keep = torch.rand(x.shape) > 0.3 if masked else None
+    bits, least, _ = draw(x, 0.3) if masked else (None, 0, 1.0)
     c = torch.randn(CORES[core], dtype=x.dtype, requires_grad=True) if CORES[core] else None
     for name, tensor in (("x", x), ("a", a), ("b", b), ("w", weight)):
         tensor.requires_grad_(name not in frozen)
-    call = lambda x, w, a, b, c: kernel._LowRankLinear.apply(x, w, bias, a, b, c, 0.7, keep)  # noqa: E731
+    call = lambda x, w, a, b, c: kernel._LowRankLinear.apply(x, w, bias, a, b, c, 0.7, bits, least)  # noqa: E731
     assert torch.autograd.gradcheck(call, (x, weight, a, b, c))
 
 
@@ -113,9 +119,10 @@ def test_under_autocast_the_output_is_what_the_base_layer_gives(name: str) -> No
     assert x.grad.dtype == a.grad.dtype == b.grad.dtype == torch.float32
 
 
-def test_it_compiles_without_a_break() -> None:
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_it_compiles_without_a_break(dropout: float) -> None:
     x, weight, bias, a, b = tensors(torch.float32)
-    explained = torch._dynamo.explain(lambda x: low_rank_linear(x, weight, bias, a, b).sum())(x)
+    explained = torch._dynamo.explain(lambda x: low_rank_linear(x, weight, bias, a, b, dropout=dropout).sum())(x)
     assert explained.graph_break_count == 0 and explained.graph_count == 1
 
 

@@ -56,7 +56,7 @@ def within(scores: Sequence[torch.Tensor], costs: Sequence[int], budget: int) ->
     """
     flat = torch.cat([score.detach().flatten() for score in scores]).cpu() if scores else torch.zeros(0)
     owners = [i for i, score in enumerate(scores) for _ in range(score.numel())]
-    kept = torch.zeros(len(flat), dtype=torch.bool)
+    kept = [False] * len(flat)
     left, cheapest = budget, min(costs, default=0)
     for place in flat.argsort(descending=True, stable=True).tolist():
         if left < cheapest:
@@ -64,7 +64,7 @@ def within(scores: Sequence[torch.Tensor], costs: Sequence[int], budget: int) ->
         if costs[owners[place]] <= left:
             kept[place] = True
             left -= costs[owners[place]]
-    masks = kept.split([score.numel() for score in scores])
+    masks = torch.tensor(kept, dtype=torch.bool).split([score.numel() for score in scores])
     return [mask.to(score.device) for mask, score in zip(masks, scores, strict=True)]
 
 

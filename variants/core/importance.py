@@ -19,12 +19,17 @@ from torch import nn
 
 
 class Importance:
-    """The two averages of named parameters. beta1, beta2: shares of the past, 0 ≤ β < 1."""
+    """The two averages of named parameters. beta1, beta2: shares of the past, 0 ≤ β < 1.
+
+    mean, uncertainty: Ī and Ū by name. Between two changes of size they are parts of two long vectors, so that an
+    update is a few operations over all parameters together: one by one they cost more to start than to compute.
+    """
 
     def __init__(self, beta1: float, beta2: float) -> None:
         self.beta1, self.beta2 = beta1, beta2
         self.mean: dict[str, torch.Tensor] = {}
         self.uncertainty: dict[str, torch.Tensor] = {}
+        self._joined: tuple[list[str], torch.Tensor, torch.Tensor] | None = None  # names, and the two vectors
 
     @torch.no_grad()
     def update(self, parameters: Mapping[str, nn.Parameter]) -> None:
@@ -32,41 +37,48 @@ class Importance:
 
         Raises `ValueError` where one is not finite: one such number would stay in the averages for good.
         """
-        names = list(parameters)
-        values = [parameters[name].detach() for name in names]
+        if not parameters:
+            return
         gradients = []
-        for name in names:
-            gradient = parameters[name].grad
-            if gradient is None:
+        for name, parameter in parameters.items():
+            if parameter.grad is None:
                 raise ValueError(f"importance: {name} has no gradient; score in on_gradients or on_update")
-            gradients.append(gradient)
-        sensitivity = torch._foreach_abs(torch._foreach_mul(values, gradients))
-        if not bool(torch.isfinite(torch.stack(torch._foreach_norm(sensitivity)) if names else torch.zeros(1)).all()):
+            gradients.append(parameter.grad.flatten())
+        sensitivity = torch.cat([p.detach().flatten() for p in parameters.values()]).mul_(torch.cat(gradients)).abs_()
+        if not bool(torch.isfinite(sensitivity.max())):  # the largest of what is ≥ 0, or NaN where there is one
             raise ValueError("importance: a gradient is not finite")
-        for name, value in zip(names, values, strict=True):
-            if name not in self.mean:
-                self.mean[name] = torch.zeros_like(value)
-                self.uncertainty[name] = torch.zeros_like(value)
-        mean = [self.mean[name] for name in names]
-        uncertainty = [self.uncertainty[name] for name in names]
-        torch._foreach_mul_(mean, self.beta1)
-        torch._foreach_add_(mean, sensitivity, alpha=1 - self.beta1)
-        deviation = torch._foreach_abs(torch._foreach_sub(sensitivity, mean))
-        torch._foreach_mul_(uncertainty, self.beta2)
-        torch._foreach_add_(uncertainty, deviation, alpha=1 - self.beta2)
+        mean, uncertainty = self._vectors(parameters)
+        mean.mul_(self.beta1).add_(sensitivity, alpha=1 - self.beta1)
+        uncertainty.mul_(self.beta2).add_(sensitivity.sub_(mean).abs_(), alpha=1 - self.beta2)
 
-    def score(self, name: str) -> torch.Tensor:
-        """s = Ī · Ū, of the parameter's shape."""
-        return self.mean[name] * self.uncertainty[name]
+    def _vectors(self, parameters: Mapping[str, nn.Parameter]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Ī and Ū of `parameters`, one after the other; zeros for those that are new."""
+        names = list(parameters)
+        if self._joined is None or self._joined[0] != names:
+            vectors = []
+            for average in (self.mean, self.uncertainty):
+                parts = {n: average[n] if n in average else torch.zeros_like(p) for n, p in parameters.items()}
+                vectors.append(torch.cat([part.flatten() for part in parts.values()]))
+                average.update(_parts(vectors[-1], parts))
+            self._joined = names, vectors[0], vectors[1]
+        return self._joined[1], self._joined[2]
+
+    def scores(self) -> dict[str, torch.Tensor]:
+        """s = Ī · Ū by name, each of its parameter's shape."""
+        if self._joined is not None and self._joined[0] == list(self.mean):
+            return _parts(self._joined[1] * self._joined[2], self.mean)
+        return {name: mean * self.uncertainty[name] for name, mean in self.mean.items()}
 
     def keep(self, name: str, index: torch.Tensor, dim: int) -> None:
         """Keeps the slices `index` of a parameter that was resized."""
+        self._joined = None
         for average in (self.mean, self.uncertainty):
             if name in average:
                 average[name] = average[name].index_select(dim, index)
 
     def append(self, name: str, count: int, dim: int) -> None:
         """Adds `count` slices along `dim` to a parameter that has grown; their averages start at zero."""
+        self._joined = None
         for average in (self.mean, self.uncertainty):
             if name in average:
                 shape = list(average[name].shape)
@@ -78,3 +90,10 @@ class Importance:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.mean, self.uncertainty = dict(state["mean"]), dict(state["uncertainty"])
+        self._joined = None
+
+
+def _parts(vector: torch.Tensor, like: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """`vector` cut into tensors of the shapes of `like`, by name."""
+    pieces = vector.split([tensor.numel() for tensor in like.values()])
+    return {name: piece.view(tensor.shape) for (name, tensor), piece in zip(like.items(), pieces, strict=True)}

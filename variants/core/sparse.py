@@ -4,7 +4,8 @@
 
 Above a base in the values' own precision there is one product, with W + ΔW; above a half-precision base,
 where that sum would be rounded away, ΔW x is computed in float32 and added. Values, gradients and
-the optimizer's moments have nnz entries; ΔW is formed within a forward pass only.
+the optimizer's moments have nnz entries; W + ΔW is formed within a forward or a backward pass and not kept between.
+The gradient is computed at the entries alone where that is the cheaper way (`variants.core.sparse_linear`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from torch import nn
 from torch.func import functional_call
 
 from variants.core.adapter import Adapter
+from variants.core.sparse_linear import Entries, sparse_linear
 
 
 class SparseDelta(Adapter):
@@ -52,6 +54,7 @@ class SparseDelta(Adapter):
             raise ValueError(f"indices: {len(indices)}, allowed: {len(self.values)}, one for each value")
         self.indices = indices.to(self.weight.device)
         self._places: torch.Tensor | None = None  # the same in the layout of the layer's weight
+        self._entries: Entries | None = None
         self._rank: int | None = None
 
     @property
@@ -65,7 +68,18 @@ class SparseDelta(Adapter):
         return self._acts and self._enabled and not self.merged and self.weight.dtype == self.values.dtype
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return functional_call(self.base, {"weight": self.joined()}, (x,)) if self._joins else super().forward(x)
+        if not self._joins:
+            return super().forward(x)
+        if self.form.is_product and not self.watched:
+            return sparse_linear(x, self.form.matrix, self.form.layer.bias, self.values, self.entries, self.scale)
+        return functional_call(self.base, {"weight": self.joined()}, (x,))
+
+    @property
+    def entries(self) -> Entries:
+        """Where the values are, as `sparse_linear` takes it."""
+        if self._entries is None:
+            self._entries = Entries(self.indices, (self.out_features, self.in_features))
+        return self._entries
 
     def joined(self) -> torch.Tensor:
         """W + ΔW in the layout of the layer's weight."""
@@ -138,4 +152,11 @@ def largest(scores: torch.Tensor, count: int) -> torch.Tensor:
     flat = scores.detach().flatten()
     if not bool(torch.isfinite(flat).all()):
         raise ValueError("mask: a score is not finite")
-    return flat.argsort(descending=True, stable=True)[:count].sort().values
+    if not 0 < count < len(flat):
+        return torch.arange(min(count, len(flat)), device=flat.device)
+    # Not a sort of all, which takes five times as long where masks move every few steps.
+    least = flat.topk(count, sorted=False).values.min()
+    chosen = flat > least
+    ties = (flat == least).nonzero().flatten()
+    chosen[ties[: count - int(chosen.sum())]] = True
+    return chosen.nonzero().flatten()

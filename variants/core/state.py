@@ -55,11 +55,15 @@ def restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, state:
         | {name: value for name, value in group.items() if name != "parameters"}
         for group in state["groups"]
     ]
+    # Adam keeps its step count on the CPU whatever device the moments are on, unless it runs in one call there.
+    counts_there = {id(p) for g in optimizer.param_groups if g.get("fused") or g.get("capturable") for p in g["params"]}
     optimizer.state.clear()
     for name, entry in state["state"].items():
-        optimizer.state[parameters[name]] = {
-            # Adam keeps its step count on the CPU whatever device the moments are on.
-            key: value.to(parameters[name].device) if isinstance(value, torch.Tensor) and key != "step" else value
+        parameter = parameters[name]
+        optimizer.state[parameter] = {
+            key: value.to(parameter.device)
+            if isinstance(value, torch.Tensor) and (key != "step" or id(parameter) in counts_there)
+            else value
             for key, value in entry.items()
         }
 

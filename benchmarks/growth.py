@@ -1,0 +1,70 @@
+"""How LoRA's cost over the floor grows with its rank, with the number of adapted layers, and with their width."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import transformers
+
+from benchmarks.stepper import Stepper, in_turn
+from trainer import model as models
+from variants.core.variant import Variant
+from variants.head import Head
+from variants.lora import LoRA
+
+RANKS = (1, 4, 16, 64, 256)
+BLOCKS = (1, 2, 4, 6)  # of the default model, six adapted layers each
+WIDTHS = (128, 256, 512, 1024)
+
+
+@dataclass(frozen=True)
+class Growth:
+    """over_floor: milliseconds by what grows. slope: of a straight line through them, or `power` of a power law."""
+
+    over_floor: dict[int, float]
+    slope: float
+    unit: str
+
+
+def measure(source: models.Pristine, batch: int, length: int, rounds: int, device: torch.device) -> dict[str, Growth]:
+    """By "rank", "layers" and "width"."""
+
+    def over(source: models.Pristine, variants: Mapping[int, Variant]) -> dict[int, float]:
+        steppers = {"floor": Stepper(source, Head(), batch, length, device)}
+        steppers |= {str(size): Stepper(source, variant, batch, length, device) for size, variant in variants.items()}
+        found = in_turn(steppers, rounds)
+        return {size: found[str(size)].over_floor for size in variants}
+
+    ranks = over(source, {rank: LoRA(rank=rank) for rank in RANKS})
+    layers = over(source, {6 * blocks: LoRA(rank=8, layers=[0, blocks - 1]) for blocks in BLOCKS})
+    widths = {width: over(_of_width(width), {width: LoRA(rank=8)})[width] for width in WIDTHS}
+    return {
+        "rank": Growth(ranks, _slope(ranks), "ms a rank"),
+        "layers": Growth(layers, _slope(layers), "ms a layer"),
+        "width": Growth(widths, _power(widths), "as the power of the width"),
+    }
+
+
+def _of_width(width: int) -> models.Pristine:
+    """A random BERT of two blocks."""
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        hidden_size=width, intermediate_size=4 * width, num_hidden_layers=2, num_attention_heads=width // 32
+    )
+    model = transformers.BertForSequenceClassification(config)
+    return models.Pristine(model, (), models.head_modules(model))
+
+
+def _slope(values: Mapping[int, float]) -> float:
+    """Of the straight line with the least squares."""
+    return float(np.polyfit(list(values), list(values.values()), 1)[0])
+
+
+def _power(values: Mapping[int, float]) -> float:
+    """p of c · sizeᵖ; NaN where a noisy machine gave a cost that is not positive."""
+    if min(values.values()) <= 0:
+        return float("nan")
+    return float(np.polyfit(np.log(list(values)), np.log(list(values.values())), 1)[0])

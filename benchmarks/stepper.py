@@ -1,0 +1,120 @@
+"""One method with its own model and optimizer, taking training steps beside others in the same process."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from hydra import compose, initialize_config_dir
+
+from trainer import config as run_config
+from trainer import cost
+from trainer import model as models
+from trainer.plan import model_sources
+from trainer.sources import fetch_model
+from variants.core.variant import Step, Variant
+from variants.head import Head
+
+STEPS = 1000  # that a run would take: schedules are spread over them, and no rank leaves in the few that are measured
+
+
+def default_backbone() -> tuple[str, models.Pristine]:
+    """(name, model): the model that a run has where nothing else is asked for."""
+    run_config.register()
+    with initialize_config_dir(str(Path(__file__).parents[1] / "conf"), version_base="1.3"):
+        config = compose("config")
+    return config.model.name, models.pristine(fetch_model(model_sources(config), config.model.files), 2)
+
+
+class Stepper:
+    """Ready to take steps on one random batch of `batch` texts of `length` tokens."""
+
+    def __init__(
+        self, source: models.Pristine, variant: Variant, batch: int, length: int, device: torch.device
+    ) -> None:
+        model: Any = models.fresh(source, seed=0).to(device)
+        variant.plan(STEPS)
+        self.variant, self.model = variant, variant.attach(model, source.head).train()
+        if isinstance(variant, Head):
+            model.enable_input_require_grads()  # or the backward pass would end at the head
+        self.device, self.activations = device, cost.SavedActivations(self.model)
+        trained = [p for p in self.model.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(trained, lr=1e-4, fused=True)  # as runs have it, PEFT's too
+        self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: 1.0)
+        self.inputs = {
+            "input_ids": torch.randint(1000, 20000, (batch, length), device=device),
+            "attention_mask": torch.ones(batch, length, dtype=torch.long, device=device),
+        }
+        self.labels = torch.randint(0, 2, (batch,), device=device)
+        self.index = 0
+
+    def step(self) -> tuple[float, float]:
+        """Milliseconds of one forward, backward and optimizer step with the method's hooks, and of these alone."""
+        self.index += 1
+        step = Step(self.index, STEPS, self.optimizer, self.scheduler)
+        start = self._now()
+        self.variant.on_step_begin(step)
+        begun = self._now()
+        loss = F.cross_entropy(self.model(**self.inputs).logits, self.labels)
+        penalty = self.variant.penalty()
+        (loss if penalty is None else loss + penalty).backward()
+        ready = self._now()
+        self.variant.on_gradients(step)
+        scored = self._now()
+        self.optimizer.step()
+        moved = self._now()
+        self.variant.on_update(step)
+        updated = self._now()
+        self.optimizer.zero_grad()
+        return 1000 * (self._now() - start), 1000 * (begun - start + scored - ready + updated - moved)
+
+    def _now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+    def saved_bytes(self) -> int:
+        """Bytes saved for backward in one step."""
+        with self.activations.counting():
+            loss = self.model(**self.inputs).logits.sum()
+        loss.backward()
+        self.optimizer.zero_grad()
+        return self.activations.bytes
+
+
+@dataclass(frozen=True)
+class Times:
+    """Milliseconds of one method's steps. ms, ms_low, ms_high: median and quartiles of a step.
+
+    hooks: median of what the method's hooks take. over_floor: median over the rounds of the step less the floor's
+    step of the same round, so that a machine that slows down for a while slows down both; 0 for the floor itself.
+    """
+
+    ms: float
+    ms_low: float
+    ms_high: float
+    hooks: float
+    over_floor: float
+
+
+def in_turn(steppers: Mapping[str, Stepper], rounds: int, floor: str = "floor") -> dict[str, Times]:
+    """The times of `rounds` ≥ 2 steps of each method, which take them in turn, after two to warm up."""
+    for stepper in steppers.values():
+        stepper.step()
+        stepper.step()
+    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in steppers}
+    for _ in range(rounds):
+        for name, stepper in steppers.items():
+            taken[name].append(stepper.step())
+    found = {}
+    for name, values in taken.items():
+        low, middle, high = statistics.quantiles([step for step, _ in values], n=4)
+        over = statistics.median(mine - its for (mine, _), (its, _) in zip(values, taken[floor], strict=True))
+        found[name] = Times(middle, low, high, statistics.median(hooks for _, hooks in values), over)
+    return found
