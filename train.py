@@ -11,14 +11,17 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from dataclasses import replace
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from trainer import config as run_config
-from trainer.errors import one_line
-from trainer.plan import plan
+from trainer import stopping
+from trainer.errors import Held, one_line
+from trainer.plan import Planned, plan
+from trainer.sweep import Outcome, threads
 
 log = logging.getLogger("trainer")
 
@@ -28,30 +31,36 @@ run_config.register()
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
-def main(config: DictConfig) -> float | None:
-    """One run of a sweep, or the only one; returns its metric."""
+def main(config: DictConfig) -> Outcome | None:
+    """One run of a sweep, or the only one."""
+    config.machine.threads = config.machine.threads or threads(HydraConfig.get().launcher)
     try:
         planned = plan(config)
-        if planned.done:
-            record = planned.record
-        else:
-            from trainer.run import run  # here, so that a finished sweep never imports torch
-
+        ran = False
+        if not planned.done:
             with planned.alone():
                 planned = plan(config)  # another process may have ended it just now
                 if not planned.done:
-                    log.info("running: %s", planned.title)
-                record = planned.record if planned.done else run(planned, list(HydraConfig.get().overrides.task))
+                    planned, ran = carry_out(planned), True
+    except Held as held:
+        log.warning("left alone: %s", held)
+        raise
     except Exception as error:
         if HydraConfig.get().mode != hydra.types.RunMode.MULTIRUN and not FULL_ERROR:
             sys.exit(f"error: {one_line(error)}")
         log.error("failed: %s", one_line(error))  # the sweep goes on, and ends with exit code 1
         raise
-    assert record is not None and record.metric.value is not None
-    state = "done already" if planned.done else "done"
-    value = f"{record.metric.name} {record.metric.value:.4f}"
-    log.info("%s: %s: %s  %s", state, planned.title, value, planned.folder)
-    return record.metric.value
+    log.info("%s: %s", "done" if ran else "done already", planned.summary)
+    return Outcome(planned.record.metric.value, ran)
+
+
+def carry_out(planned: Planned) -> Planned:
+    """Carries out a run that nobody else does; stops with a checkpoint where a signal asks for it."""
+    from trainer.run import run  # here, so that a finished sweep never imports torch
+
+    log.info("running: %s", planned.title)
+    with stopping.listening():
+        return replace(planned, record=run(planned, list(HydraConfig.get().overrides.task)))
 
 
 def cli() -> None:
@@ -59,6 +68,9 @@ def cli() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then lets the error through, and we shape it
     try:
         main()
+    except stopping.Interrupted as stop:
+        print(f"{stop.text}: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(stop.exit_code)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         sys.exit(130)

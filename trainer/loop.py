@@ -27,7 +27,7 @@ import transformers
 from omegaconf import DictConfig
 from torch import nn
 
-from trainer import cost, metrics, saving
+from trainer import cost, metrics, saving, stopping
 from trainer.data import Order, Prepared, Rows, collator
 from trainer.journal import Journal
 from trainer.optim import build_optimizer, build_schedule
@@ -238,7 +238,7 @@ class Loop(transformers.Trainer):
             self.log_step()
         every = self.cfg.train.eval_every
         control.should_evaluate = last or step % (self.epoch_steps if every == "epoch" else every) == 0
-        control.should_save = step % machine.save_every == 0 and not last
+        control.should_save = (step % machine.save_every == 0 or stopping.asked()) and not last
         control.should_log = False
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
@@ -252,6 +252,8 @@ class Loop(transformers.Trainer):
 
     def _maybe_log_save_evaluate(self, *arguments: Any, **keywords: Any) -> None:
         super()._maybe_log_save_evaluate(*arguments, **keywords)
+        if not (stopping.asked() and self.state.global_step >= self.state.max_steps):  # the end is near: go there
+            stopping.check()
         self._mark = time.perf_counter()  # evaluating and saving is not training
 
     # -- evaluation ---------------------------------------------------------------------------

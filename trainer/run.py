@@ -27,26 +27,15 @@ from variants.core.variant import Variant
 
 log = logging.getLogger(__name__)
 
+DIED = "the process that carried out this run died each time; where it was not killed, memory ran out"
+
 PACKAGES = ("loratory", "torch", "transformers", "accelerate", "datasets", "tokenizers", "peft", "numpy", "hydra-core")
 
 
 def run(planned: Planned, overrides: list[str]) -> record.Record:
     """Carries out a run and writes its record; whatever goes wrong is recorded, then raised."""
     config = planned.config
-    row = record.Record(
-        run_id=planned.run_id,
-        study=config.study,
-        variant=config.variant.name,
-        task=config.task.name,
-        model=config.model.name,
-        seed=config.seed,
-        started=_now(),
-        overrides=overrides,
-        config=planned.identity,
-        git=_git(),
-        versions=versions(),
-        hardware=_hardware(config.machine.threads),
-    )
+    row = _blank(planned, overrides)
     planned.folder.mkdir(parents=True, exist_ok=True)
     (planned.folder / record.FILENAME).unlink(missing_ok=True)
     (planned.folder / "traceback.txt").unlink(missing_ok=True)
@@ -62,6 +51,32 @@ def run(planned: Planned, overrides: list[str]) -> record.Record:
         record.write(failed, planned.folder)
         raise
     return row
+
+
+def record_death(planned: Planned, overrides: list[str]) -> None:
+    """Records a run whose process died each time that it was tried."""
+    row = _blank(planned, overrides)
+    row.status, row.error, row.finished = "failed", DIED, _now()
+    record.write(row, planned.folder)
+
+
+def _blank(planned: Planned, overrides: list[str]) -> record.Record:
+    """The record of a run that starts now."""
+    config = planned.config
+    return record.Record(
+        run_id=planned.run_id,
+        study=config.study,
+        variant=config.variant.name,
+        task=config.task.name,
+        model=config.model.name,
+        seed=config.seed,
+        started=_now(),
+        overrides=overrides,
+        config=planned.identity,
+        git=_git(),
+        versions=versions(),
+        hardware=_hardware(config.machine.threads),
+    )
 
 
 _IDENTITY = (
