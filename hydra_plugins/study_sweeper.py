@@ -116,8 +116,12 @@ class StudySweeper(Sweeper):
         """Records that a run's process dies, whenever it is tried."""
         from trainer.run import record_death
 
-        record_death(self.runs.plan(number), self.runs.jobs[number])
-        self._failure(f"the process that carried out {' '.join(self.runs.jobs[number])} died each time")
+        run, overrides = self.runs.plan(number), self.runs.jobs[number]
+        line = f"the process that carried out this run died each time: {one_line(error)}"
+        with run.alone():
+            record_death(run, overrides, line)
+        log.error("failed: %s: %s", run.title, line)
+        self._failure(line)
 
     def _count(self, job: JobReturn) -> None:
         result = job._return_value  # the property of this name prints, and raises what the job raised

@@ -20,8 +20,9 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from filelock import FileLock, SoftFileLease, Timeout
+from filelock import FileLock, OwnerRecord, SoftFileLease, Timeout
 
 from trainer import stopping
 from trainer.errors import Held
@@ -34,18 +35,14 @@ def alone(folder: Path) -> Iterator[None]:
     """Within it no other process carries out the run of `folder`. Raises `Held` where one does."""
     place = folder.parent / ".locks" / folder.name
     place.parent.mkdir(parents=True, exist_ok=True)
-    lease = SoftFileLease(
-        f"{place}.lease",
-        lease_duration=LEASE,
-        heartbeat_interval=LEASE / 4,
-        on_compromise=lambda _: stopping.lost(f"{folder}: another process has taken this run over"),
-    )
+    text = f"{folder}: another process has taken this run over"
+    lease = _lease(place, on_compromise=lambda _: stopping.lost(text))
     with contextlib.ExitStack() as held:
         try:
             held.enter_context(FileLock(f"{place}.lock", timeout=0))
             held.enter_context(lease.acquire(timeout=1.5 * LEASE if _looks_old(place) else 0))
         except Timeout:
-            raise Held(f"{folder}: another process is carrying out this run{_holder(place)}") from None
+            raise Held(f"{folder}: another process is carrying out this run{_holder(folder)}") from None
         yield
 
 
@@ -59,7 +56,15 @@ def _looks_old(place: Path) -> bool:
         return os.fstat(probe.fileno()).st_mtime - renewed > 2 * LEASE
 
 
-def _holder(place: Path) -> str:
-    """Who holds the lease, as far as its file says."""
-    owner = SoftFileLease(f"{place}.lease", lease_duration=LEASE, heartbeat_interval=LEASE / 4).owner
-    return f" (process {owner.pid} on {owner.hostname.partition('?')[0]})" if owner is not None else ""
+def owner(folder: Path) -> OwnerRecord | None:
+    """Who carries out the run of `folder`, as far as its lease says: `pid`, `hostname`."""
+    return _lease(folder.parent / ".locks" / folder.name).owner
+
+
+def _lease(place: Path, **options: Any) -> SoftFileLease:
+    return SoftFileLease(f"{place}.lease", lease_duration=LEASE, heartbeat_interval=LEASE / 4, **options)
+
+
+def _holder(folder: Path) -> str:
+    found = owner(folder)
+    return f" (process {found.pid} on {found.hostname.partition('?')[0]})" if found is not None else ""

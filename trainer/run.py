@@ -27,8 +27,6 @@ from variants.core.variant import Variant
 
 log = logging.getLogger(__name__)
 
-DIED = "the process that carried out this run died each time; where it was not killed, memory ran out"
-
 PACKAGES = ("loratory", "torch", "transformers", "accelerate", "datasets", "tokenizers", "peft", "numpy", "hydra-core")
 
 
@@ -53,10 +51,10 @@ def run(planned: Planned, overrides: list[str]) -> record.Record:
     return row
 
 
-def record_death(planned: Planned, overrides: list[str]) -> None:
-    """Records a run whose process died each time that it was tried."""
+def record_death(planned: Planned, overrides: list[str], line: str) -> None:
+    """Records as failed a run whose process could not do it itself; `line` says what is known."""
     row = _blank(planned, overrides)
-    row.status, row.error, row.finished = "failed", DIED, _now()
+    row.status, row.error, row.finished = "failed", line, _now()
     record.write(row, planned.folder)
 
 
