@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, OverrideType
+from hydra.core.override_parser.types import OverrideType
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from trainer import plan as plans
 from trainer.plan import Planned
 
 COMPOSED = 256  # configs that are held, one for each choice of files
+FIELDS = 10_000  # overrides that are held as parsed
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,8 @@ class Runs:
         self._parser = OverridesParser.create(config_loader=loader)
         parsed = self._parser.parse_overrides(list(texts))
         (self.jobs,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
-        self._parsed: dict[str, Override] = {}
-        self._composed: dict[tuple[str, ...], DictConfig] = {}  # by what chooses files
+        self._fields: dict[str, tuple[str, Any] | None] = {}
+        self._composed: dict[tuple[str, ...], tuple[DictConfig, list[str]]] = {}  # by what chooses files
         self._contents: dict[str, dict[str, Any]] = {}
         self._folders: dict[Path, frozenset[str]] = {}
 
@@ -67,39 +68,42 @@ class Runs:
     def config(self, number: int) -> DictConfig:
         """The config of the run in place `number`, valid until the next call."""
         texts = self.jobs[number]
-        fields = [override for text in texts if self._is_field(override := self._override(text))]
-        files = tuple(text for text in texts if not self._is_field(self._override(text)))
+        files = tuple(text for text in texts if self._field(text) is None)
         if files not in self._composed:
             config = self._loader.load_sweep_config(self._master, list(texts))
             with read_write(config), open_dict(config):
                 del config["hydra"]  # as Hydra does before it hands a config to a run
             if len(self._composed) >= COMPOSED:
                 self._composed.clear()
-            self._composed[files] = config
-        config = self._composed[files]
-        for override in fields:
-            OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
+            self._composed[files] = config, texts
+        config, has = self._composed.pop(files)  # not there where a value is refused: what has been set is unknown then
+        for text, before in zip(texts, has, strict=True):
+            if text != before and (field := self._field(text)) is not None:
+                OmegaConf.update(config, *field, merge=True)
+        self._composed[files] = config, texts
         return config
 
     def forget(self) -> None:
         """What is on disk is looked at anew."""
         self._folders.clear()
 
-    def _override(self, text: str) -> Override:
-        if text not in self._parsed:
-            self._parsed[text] = self._parser.parse_override(text)
-        return self._parsed[text]
-
-    def _is_field(self, override: Override) -> bool:
-        """Whether an override gives one field a value, and neither chooses a file nor adds or merges fields."""
-        key = override.key_or_group
-        return (
-            override.type is OverrideType.CHANGE
-            and override.package is None
-            and not key.startswith("hydra.")
-            and not self._loader.repository.group_exists(key)
-            and (override.value() is None or isinstance(override.value(), bool | int | float | str))
-        )
+    def _field(self, text: str) -> tuple[str, Any] | None:
+        """Name and value where an override gives one field a value; None where it chooses files, adds or merges."""
+        if text not in self._fields:
+            if len(self._fields) >= FIELDS:
+                self._fields.clear()
+            override = self._parser.parse_override(text)
+            key = override.key_or_group
+            plain = (
+                override.type is OverrideType.CHANGE
+                and override.package is None
+                and not key.startswith("hydra.")
+                and not self._loader.repository.group_exists(key)
+            )
+            value = override.value() if plain else {}
+            single = value is None or isinstance(value, bool | int | float | str)
+            self._fields[text] = (key, value) if single else None
+        return self._fields[text]
 
     def _content(self, config: DictConfig) -> dict[str, Any]:
         """Fingerprints of the files that a config names; many runs share them."""

@@ -49,7 +49,7 @@ def job(script: str, name: str) -> None:
 def srun(*arguments: str) -> None:
     command = list(arguments)
     while command[0].startswith("-"):
-        takes_value = command[0] in ("--output", "--error") 
+        takes_value = command[0] in ("--output", "--error")
         del command[: 1 + takes_value]
     os.execvp(command[0], command)
 
