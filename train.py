@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 
 from trainer import config as run_config
 from trainer import stopping
-from trainer.errors import Held, one_line
+from trainer.errors import Held, Pruned, one_line
 from trainer.plan import Planned, plan
 from trainer.sweep import Outcome, threads
 
@@ -44,6 +44,9 @@ def main(config: DictConfig) -> Outcome | None:
                     planned, ran = carry_out(planned), True
     except Held as held:
         log.warning("left alone: %s", held)
+        raise
+    except Pruned as pruned:
+        log.info("%s: %s", planned.title, pruned)
         raise
     except Exception as error:
         if HydraConfig.get().mode != hydra.types.RunMode.MULTIRUN and not FULL_ERROR:

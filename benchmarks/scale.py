@@ -3,7 +3,7 @@
     python -m benchmarks.scale                 1,000, 10,000 and 100,000 runs; the last takes a quarter of an hour
     python -m benchmarks.scale 1000 5000       other numbers
 
-Each number has a process and a folder of its own. The runs are those of four methods with learning rates and seeds. They
+Each number has a process and a folder of its own. The runs are those of four methods, five rates and many seeds. They
 are planned as train.py plans a sweep before anything starts: enumerated, each config composed, checked and hashed, and
 its record looked for; once with no record there, and once with a record for every run. At the end stands what Hydra's
 own sweeper and launcher do for each job before and after it runs, measured on a few jobs and multiplied.
@@ -33,7 +33,7 @@ from safetensors.numpy import save_file
 
 from trainer import config as run_config
 from trainer import record as records
-from trainer.sweep import Runs
+from trainer.sweep import Runs, product
 
 ROOT = Path(__file__).parents[1]
 SIZES = (1_000, 10_000, 100_000)
@@ -105,10 +105,10 @@ def measure(size: int, hydra: bool) -> dict[str, float]:
         master = loader.load_configuration("config", [], RunMode.MULTIRUN)
         texts = overrides(Path(place), size)
         if hydra:
-            return by_hydra(loader, master, Runs(loader, master, texts).jobs[:: size // JOBS])
+            return by_hydra(loader, master, product(loader, texts)[:: size // JOBS])
         before, clock = peak(), Clock()
         with clock:
-            runs = Runs(loader, master, texts)
+            runs = Runs(loader, master, product(loader, texts))
         found["runs"], found["enumerate"] = len(runs), clock.read()[0]
         for number in range(len(runs)):
             with clock:
@@ -118,7 +118,7 @@ def measure(size: int, hydra: bool) -> dict[str, float]:
         found["MiB"] = peak() - before
         assert len(os.listdir(run.folder.parent)) == len(runs), "two runs have one name"
         with clock:
-            runs = Runs(loader, master, texts)
+            runs = Runs(loader, master, product(loader, texts))
             done = sum(runs.plan(number).done for number in range(len(runs)))
         found["skip"], found["skip CPU"] = clock.read()
         assert done == len(runs), f"{done} of {len(runs)} runs are done"
@@ -166,10 +166,11 @@ def main() -> None:
         memory = f"{found['MiB']:8.1f} | {found['MiB'] * 2**20 / runs:11.0f}"
         print(f"| {runs:7,} | {found['enumerate']:11.2f} | {plan} | {skip} | {memory} |", flush=True)
     hydra = apart(SIZES[0], "--hydra")
+    compose, kept = hydra["compose s"], hydra["bytes"]
     print(
-        f"\nHydra composes a job in {1000 * hydra['compose s']:.0f} ms of CPU, once to check it and once to launch it, and its "
-        f"launcher keeps\n{hydra['bytes'] / 2**10:.0f} KiB of it to the end of the sweep: for 100,000 jobs "
-        f"{2e5 * hydra['compose s'] / 3600:.1f} hours and {1e5 * hydra['bytes'] / 2**30:.0f} GiB before the first is done."
+        f"\nHydra composes a job in {1000 * compose:.0f} ms of CPU, once to check it and once to launch it, and its "
+        f"launcher keeps\n{kept / 2**10:.0f} KiB of it to the end of the sweep: for 100,000 jobs "
+        f"{2e5 * compose / 3600:.1f} hours and {1e5 * kept / 2**30:.0f} GiB."
     )
 
 

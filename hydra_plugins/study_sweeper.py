@@ -19,7 +19,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from trainer import sweep
-from trainer.errors import ConfigError, Held, one_line
+from trainer.errors import ConfigError, Held, Pruned, one_line
 
 log = logging.getLogger("trainer.sweep")
 
@@ -48,14 +48,17 @@ class StudySweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> None:
         texts = [f"{key}={value}" for key, value in self.params.items()] + arguments
-        self.runs = sweep.Runs(self.loader, self.config, texts)
-        self.tally: Counter[str] = Counter()
-        self.first_error = ""
+        self._begin(sweep.product(self.loader, texts))
         left = self._plan()
         size = self.batch or batch_size(self.config.hydra.launcher)
         for start in range(0, len(left), size):
             self._carry_out(left[start : start + size])
         self._conclude()
+
+    def _begin(self, jobs: list[list[str]]) -> None:
+        self.runs = sweep.Runs(self.loader, self.config, jobs)
+        self.tally: Counter[str] = Counter()
+        self.first_error = ""
 
     def _plan(self) -> list[int]:
         """Says what there is to do; the places of the runs that are not done."""
@@ -129,6 +132,8 @@ class StudySweeper(Sweeper):
             self.tally["ran" if getattr(result, "ran", True) else "done already"] += 1
         elif isinstance(result, Held):
             self.tally["held elsewhere"] += 1
+        elif isinstance(result, Pruned):
+            self.tally["pruned"] += 1
         else:
             self._failure(one_line(result))
 
@@ -137,7 +142,8 @@ class StudySweeper(Sweeper):
         self.first_error = self.first_error or line
 
     def _conclude(self) -> None:
-        counts = ", ".join(f"{self.tally[name]} {name}" for name in ("ran", "done already", "failed", "held elsewhere"))
+        names = ["ran", "done already", *["pruned"] * ("pruned" in self.tally), "failed", "held elsewhere"]
+        counts = ", ".join(f"{self.tally[name]} {name}" for name in names)
         log.info("%d runs: %s", len(self.runs), counts)
         if self.tally["failed"]:
             raise Incomplete(f"{self.tally['failed']} of {len(self.runs)} runs failed, the first: {self.first_error}")

@@ -86,6 +86,7 @@ class Machine:
     log_every: int = 10  # steps
     save_every: int = 50  # steps between checkpoints
     progress: bool = True
+    judge: Any = None  # asked after each evaluation whether the run goes on; a search sets it, see trainer.search
 
 
 @dataclass

@@ -20,6 +20,10 @@ class ConfigError(ValueError):
     """
 
 
+class Pruned(Exception):
+    """A search stopped the run, which others of it have left behind; recorded as such, and no failure."""
+
+
 class Held(ConfigError):
     """Another process is carrying out the run; it is left alone."""
 

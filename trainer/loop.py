@@ -30,7 +30,9 @@ from torch import nn
 from trainer import cost, metrics, saving, stopping
 from trainer.data import Order, Prepared, Rows, collator
 from trainer.journal import Journal
+from trainer.errors import Pruned
 from trainer.optim import build_optimizer, build_schedule
+from trainer.plan import make
 from trainer.progress import Progress
 from variants.core import checkpoint
 from variants.core import state as live
@@ -114,6 +116,8 @@ class Loop(transformers.Trainer):
         self._evaluated: dict[int, Evaluation] = {}  # on the selection split: the best so far, and the last
         self._grad_norm = 0.0
         self._saved_activations = cost.SavedActivations(model)
+        self._judge = make("machine.judge", machine.judge) if machine.judge is not None else None
+        self._pruned = False
         super().__init__(
             model=model,
             args=transformers.TrainingArguments(
@@ -252,6 +256,8 @@ class Loop(transformers.Trainer):
 
     def _maybe_log_save_evaluate(self, *arguments: Any, **keywords: Any) -> None:
         super()._maybe_log_save_evaluate(*arguments, **keywords)
+        if self._pruned:
+            raise Pruned(f"pruned by the search after step {self.state.global_step} of {self.state.max_steps}")
         if not (stopping.asked() and self.state.global_step >= self.state.max_steps):  # the end is near: go there
             stopping.check()
         self._mark = time.perf_counter()  # evaluating and saving is not training
@@ -291,6 +297,9 @@ class Loop(transformers.Trainer):
         self.last_evaluation = found.metrics
         if not self.variant.is_final_form(replace(self.step(), index=step)):
             return found.metrics  # a model that is still above its budget competes with none
+        if self._judge is not None and not self._judge(step, found.metrics[self.metric_names[0]]):
+            self._pruned = step < self.state.max_steps
+            self.control.should_save |= self._pruned  # whoever wants it all the same goes on from here
         value = found.metrics[self.metric_names[0]] * (1 if self.higher_is_better else -1)
         if counters.best_value is None or value > counters.best_value:
             counters.best_value, counters.best_step, counters.worse = value, step, 0

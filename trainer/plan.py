@@ -40,6 +40,10 @@ class Planned:
         return self.record is not None and self.record.status == "done"
 
     @property
+    def pruned(self) -> bool:
+        return self.record is not None and self.record.status == "pruned"
+
+    @property
     def failed(self) -> bool:
         return self.record is not None and self.record.status == "failed"
 

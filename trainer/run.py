@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 
 from trainer import assemble, cost, data, record
 from trainer.assemble import ADAPTER
-from trainer.errors import ConfigError
+from trainer.errors import ConfigError, Pruned
 from trainer.loop import Loop, RunFailed
 from trainer.plan import Planned
 from variants.core import checkpoint
@@ -42,9 +42,10 @@ def run(planned: Planned, overrides: list[str]) -> record.Record:
         with assemble.apart(config):
             _carry_out(planned, row)
     except Exception as error:
-        failed = record.Record(**{name: getattr(row, name) for name in _IDENTITY}, status="failed")
+        status = "pruned" if isinstance(error, Pruned) else "failed"
+        failed = record.Record(**{name: getattr(row, name) for name in _IDENTITY}, status=status)
         failed.error, failed.finished = _line(error), _now()
-        if not isinstance(error, ConfigError | RunFailed):
+        if not isinstance(error, ConfigError | RunFailed | Pruned):
             (planned.folder / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
         record.write(failed, planned.folder)
         raise
@@ -193,7 +194,7 @@ def _now() -> str:
 def _line(error: Exception) -> str:
     """An error as one line; a name in front where the message alone would not say what happened."""
     text = " ".join(str(error).split())
-    known = isinstance(error, ConfigError | RunFailed)
+    known = isinstance(error, ConfigError | RunFailed | Pruned)
     return text if known else f"{type(error).__name__}: {text}"
 
 

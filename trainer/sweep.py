@@ -36,19 +36,21 @@ class Outcome:
         return self.value
 
 
+def product(loader: Any, texts: Sequence[str]) -> list[list[str]]:
+    """One list of overrides for each run that the overrides of a sweep mean: all combinations, in Hydra's order."""
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+
+    parsed = OverridesParser.create(config_loader=loader).parse_overrides(list(texts))
+    (jobs,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
+    return jobs
+
+
 class Runs:
-    """The runs that the overrides of a sweep mean, in Hydra's order.
+    """Runs by their place in `jobs`: one list of overrides a run, as Hydra's launchers take them."""
 
-    jobs: one list of overrides a run, as Hydra's launchers take them.
-    """
-
-    def __init__(self, loader: Any, master: DictConfig, texts: Sequence[str]) -> None:
-        from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-
-        self._loader, self._master = loader, master
+    def __init__(self, loader: Any, master: DictConfig, jobs: list[list[str]]) -> None:
+        self._loader, self._master, self.jobs = loader, master, jobs
         self._parser = OverridesParser.create(config_loader=loader)
-        parsed = self._parser.parse_overrides(list(texts))
-        (self.jobs,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
         self._fields: dict[str, tuple[str, Any] | None] = {}
         self._composed: dict[tuple[str, ...], tuple[DictConfig, list[str]]] = {}  # by what chooses files
         self._contents: dict[str, dict[str, Any]] = {}

@@ -147,7 +147,7 @@ def test_the_configs_of_a_sweep_are_those_that_hydra_composes(tiny_overrides):
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
         master = loader.load_configuration("config", [], RunMode.MULTIRUN)
-        runs = sweeps.Runs(loader, master, texts)
+        runs = sweeps.Runs(loader, master, sweeps.product(loader, texts))
         assert len(runs) == 3 * 2**6
         for number in [*range(0, len(runs), 7), 0, len(runs) - 1]:  # there and back
             by_hydra = loader.load_sweep_config(master, runs.jobs[number])
