@@ -11,8 +11,10 @@ python train.py variant=adalora --dry-run                   parameters and memor
 from __future__ import annotations
 
 import logging
+import math
 import os
 import sys
+from dataclasses import replace
 from typing import NoReturn
 
 import hydra
@@ -20,9 +22,10 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from trainer import config as run_config
-from trainer import launch
-from trainer.errors import one_line
-from trainer.plan import plan
+from trainer import launch, stopping
+from trainer.errors import Held, Pruned, one_line
+from trainer.plan import Planned, plan
+from trainer.sweep import Outcome, threads
 
 log = logging.getLogger("trainer")
 
@@ -32,37 +35,47 @@ run_config.register()
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
-def main(config: DictConfig) -> float | None:
-    """One run of a sweep, or the only one; returns its metric."""
+def main(config: DictConfig) -> Outcome:
+    """One run of a sweep, or the only one."""
+    config.machine.threads = config.machine.threads or threads(HydraConfig.get().launcher)
     try:
         planned = plan(config)
         if config.machine.dry_run:
             from trainer.predict import predict
 
             print(planned.title, *predict(planned).lines(), sep="\n")
-            return None
-        if planned.done and launch.this().count == 1:
-            record = planned.record
-        else:
+            return Outcome(math.nan, "dry run")
+        how = "done already"
+        if not planned.done or launch.this().count > 1:
             from trainer import processes  # here, so that a finished sweep never imports torch
-            from trainer.run import run
 
             with processes.joined(), planned.alone():
                 processes.agree("run", planned.title)
                 planned = processes.in_turn(lambda: plan(config))  # another process may have ended it just now
                 if not planned.done:
-                    log.info("running: %s", planned.title)
-                record = planned.record if planned.done else run(planned, list(HydraConfig.get().overrides.task))
+                    planned, how = carry_out(planned), "ran"
+    except Held as held:
+        log.warning("left alone: %s", held)
+        raise
+    except Pruned as pruned:
+        log.info("%s: %s", planned.title, pruned)
+        raise
     except Exception as error:
         if HydraConfig.get().mode != hydra.types.RunMode.MULTIRUN and not FULL_ERROR:
             _exit(error)
         log.error("failed: %s", one_line(error))  # the sweep goes on, and ends with exit code 1
         raise
-    assert record is not None and record.metric.value is not None
-    state = "done already" if planned.done else "done"
-    value = f"{record.metric.name} {record.metric.value:.4f}"
-    log.info("%s: %s: %s  %s", state, planned.title, value, planned.folder)
-    return record.metric.value
+    log.info("%s: %s", "done" if how == "ran" else how, planned.summary)
+    return Outcome(planned.record.metric.value, how)
+
+
+def carry_out(planned: Planned) -> Planned:
+    """Carries out a run that nobody else does; stops with a checkpoint where a signal asks for it."""
+    from trainer.run import run  # here, so that a finished sweep never imports torch
+
+    log.info("running: %s", planned.title)
+    with stopping.listening():
+        return replace(planned, record=run(planned, list(HydraConfig.get().overrides.task)))
 
 
 def cli() -> None:
@@ -73,6 +86,9 @@ def cli() -> None:
     try:
         launch.take()
         main()
+    except stopping.Interrupted as stop:
+        print(f"{stop.text}: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(stop.exit_code)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         sys.exit(130)
@@ -83,7 +99,8 @@ def cli() -> None:
 
 
 def _exit(error: Exception) -> NoReturn:
-    sys.exit(1 if isinstance(error, launch.ToldElsewhere) else f"error: {one_line(error)}")
+    # Of several processes for one run the first says what is wrong.
+    sys.exit(1 if launch.this().rank else f"error: {one_line(error)}")
 
 
 if __name__ == "__main__":

@@ -56,6 +56,7 @@ def build(
         *_twice(grid),
         *failed(rows),
         *_blank(grid),
+        *pruned(found),
         *left_out(found),
     ]
     return [
@@ -74,6 +75,16 @@ def code(made: Iterable[Run]) -> Note:
 def mixed(made: Iterable[Run]) -> Iterator[str]:
     """Library versions and machines, where runs have several."""
     return Provenance.of(run.record for run in made).mixed()
+
+
+def pruned(found: Found) -> Iterator[str]:
+    """How many runs a search stopped: what is left of it in a table is a choice of its better runs."""
+    if found.pruned:
+        several = len(found.pruned) != 1
+        yield (
+            f"{len(found.pruned)} run{'s' * several} {'were' if several else 'was'} stopped by a search and "
+            f"{'are' if several else 'is'} in no cell; the others of it were chosen by what they score."
+        )
 
 
 def left_out(listed: Listed) -> Iterator[str]:

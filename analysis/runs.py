@@ -75,6 +75,7 @@ class Found(Listed):
 
     done: list[Run] = field(default_factory=list)
     failed: list[Run] = field(default_factory=list)
+    pruned: list[Run] = field(default_factory=list)  # stopped by a search: no number, and no failure
 
 
 def read(roots: Iterable[Path | str]) -> Found:
@@ -89,7 +90,7 @@ def read(roots: Iterable[Path | str]) -> Found:
             if others:
                 differs = any(other.record != run.record for other in others)
                 found.duplicates.append(Duplicate(run_id, run.folder, tuple(o.folder for o in others), differs))
-            (found.done if run.done else found.failed).append(run)
+            {"done": found.done, "failed": found.failed, "pruned": found.pruned}[run.record.status].append(run)
     return found
 
 

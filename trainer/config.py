@@ -90,6 +90,7 @@ class Machine:
     save_every: int = 50  # steps between checkpoints
     progress: bool = True
     dry_run: bool = False  # only print what the run will cost; `--dry-run` on the command line
+    judge: Any = None  # asked after each evaluation whether the run goes on; a search sets it, see trainer.search
 
 
 @dataclass

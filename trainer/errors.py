@@ -4,6 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+# The extra that brings each of Hydra's launchers; Hydra itself only says which are there.
+EXTRAS = {
+    "hydra/launcher/joblib": "joblib",
+    "hydra/launcher/submitit_local": "submitit",
+    "hydra/launcher/submitit_slurm": "submitit",
+    "hydra/launcher/ray": "ray",
+}
+
 
 class ConfigError(ValueError):
     """A setting, a file or a source is wrong: one line that names the field, the value and what is allowed.
@@ -12,12 +20,22 @@ class ConfigError(ValueError):
     """
 
 
+class Pruned(Exception):
+    """A search stopped the run, which others of it have left behind; recorded as such, and no failure."""
+
+
+class Held(ConfigError):
+    """Another process is carrying out the run; it is left alone."""
+
+
 def one_line(error: BaseException) -> str:
     """An error as a user should see it: one line that names the field and, where known, what is allowed."""
     from hydra.errors import MissingConfigException
     from omegaconf.errors import OmegaConfBaseException
 
     for cause in _causes(error):
+        if isinstance(cause, MissingConfigException) and (extra := EXTRAS.get(cause.missing_cfg_file or "")):
+            return f"{cause.missing_cfg_file}: not installed; it comes with: pip install 'loratory[{extra}]'"
         if isinstance(cause, MissingConfigException) and cause.options is not None:
             file = cause.missing_cfg_file or ""
             # The options are those of the group that was chosen from: `variant` for variant=families/x.

@@ -27,10 +27,12 @@ import transformers
 from omegaconf import DictConfig
 from torch import nn
 
-from trainer import cost, metrics, processes, saving, shard
+from trainer import cost, metrics, processes, saving, shard, stopping
 from trainer.data import Order, Prepared, Rows, collator
+from trainer.errors import Pruned
 from trainer.journal import Journal
 from trainer.optim import build_optimizer, build_schedule
+from trainer.plan import make
 from trainer.progress import Progress
 from variants.core import checkpoint, reduce
 from variants.core import state as live
@@ -122,6 +124,8 @@ class Loop(transformers.Trainer):
         self._grad_norm = 0.0
         self._held: tuple[list[tuple[int, bool]], int] | None = None  # what trained when bytes were last counted
         self._saved_activations = cost.SavedActivations(model)
+        self._judge = make("machine.judge", machine.judge) if machine.judge is not None else None
+        self._pruned = self._asked = False
         super().__init__(
             model=model,
             args=transformers.TrainingArguments(
@@ -269,7 +273,8 @@ class Loop(transformers.Trainer):
             self.log_step()
         every = self.cfg.train.eval_every
         control.should_evaluate = last or step % (self.epoch_steps if every == "epoch" else every) == 0
-        control.should_save = step % machine.save_every == 0 and not last
+        self._asked = processes.any_of(stopping.asked())
+        control.should_save = (step % machine.save_every == 0 or self._asked) and not last
         control.should_log = False
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
@@ -283,6 +288,10 @@ class Loop(transformers.Trainer):
 
     def _maybe_log_save_evaluate(self, *arguments: Any, **keywords: Any) -> None:
         super()._maybe_log_save_evaluate(*arguments, **keywords)
+        if self._pruned:
+            raise Pruned(f"pruned by the search after step {self.state.global_step} of {self.state.max_steps}")
+        if not (self._asked and self.state.global_step >= self.state.max_steps):  # the end is near: go there
+            stopping.check(elsewhere=self._asked)
         self._mark = time.perf_counter()  # evaluating and saving is not training
 
     # -- evaluation ---------------------------------------------------------------------------
@@ -332,6 +341,9 @@ class Loop(transformers.Trainer):
         self.last_evaluation = found.metrics
         if not self.variant.is_final_form(replace(self.step(), index=step)):
             return found.metrics  # a model that is still above its budget competes with none
+        if self._judge is not None and not self._judge(step, found.metrics[self.metric_names[0]]):
+            self._pruned = step < self.state.max_steps
+            self.control.should_save |= self._pruned  # whoever wants it all the same goes on from here
         value = found.metrics[self.metric_names[0]] * (1 if self.higher_is_better else -1)
         if counters.best_value is None or value > counters.best_value:
             counters.best_value, counters.best_step, counters.worse = value, step, 0

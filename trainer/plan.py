@@ -6,18 +6,18 @@ import contextlib
 import inspect
 import logging
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from hydra.errors import InstantiationException
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig
 
 from trainer import config as run_config
-from trainer import launch
+from trainer import launch, lock
 from trainer import record as run_record
 from trainer.errors import ConfigError
 from trainer.record import CorruptRecord, Record
@@ -41,26 +41,19 @@ class Planned:
         return self.record is not None and self.record.status == "done"
 
     @property
+    def pruned(self) -> bool:
+        return self.record is not None and self.record.status == "pruned"
+
+    @property
     def failed(self) -> bool:
         return self.record is not None and self.record.status == "failed"
 
-    @contextlib.contextmanager
-    def alone(self) -> Iterator[None]:
-        """Within it no other process on this machine carries out this run. Raises `ConfigError` where one does.
+    def alone(self) -> AbstractContextManager[None]:
+        """Within it no other process carries out this run. Raises `Held` where one does; see `trainer.lock`.
 
-        The system lets go of the lock when a process dies, however it dies. Of several processes for one run
-        the first holds it.
+        Of several processes for one run the first holds the lock.
         """
-        if launch.this().rank:
-            yield
-            return
-        place = self.folder.parent / ".locks" / f"{self.run_id}.lock"
-        place.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with FileLock(place, timeout=0):
-                yield
-        except Timeout:
-            raise ConfigError(f"{self.folder}: another process is carrying out this run; wait for it") from None
+        return contextlib.nullcontext() if launch.this().rank else lock.alone(self.folder)
 
     @property
     def title(self) -> str:
@@ -68,16 +61,29 @@ class Planned:
         config = self.config
         return f"{config.variant.name} on {config.task.name}, seed {config.seed} ({self.run_id})"
 
+    @property
+    def summary(self) -> str:
+        """A run that is done, on a terminal: what it is, its metric and where it lies."""
+        assert self.record is not None and self.record.metric.value is not None
+        return f"{self.title}: {self.record.metric.name} {self.record.metric.value:.4f}  {self.folder}"
 
-def plan(config: DictConfig) -> Planned:
-    """The run that `config` means. Raises `ConfigError` for a config that no run can have."""
+
+def plan(
+    config: DictConfig,
+    files: Mapping[str, Any] | None = None,
+    exists: Callable[[Path], bool] = lambda folder: True,
+) -> Planned:
+    """The run that `config` means. Raises `ConfigError` for a config that no run can have.
+
+    files: what `content` says, where it is known. exists: False for a folder that need not be looked into.
+    """
     _settle_processes(config)
-    identity = identify(config)
+    identity = identify(config, files)
     tracker(config)
     run_id = run_config.run_id(identity)
     folder = Path(config.runs_dir) / config.study / run_id
     try:
-        found = run_record.read(folder)
+        found = run_record.read(folder) if exists(folder) else None
     except CorruptRecord as error:
         log.warning("%s; the run is done again", error)
         found = None
@@ -95,14 +101,18 @@ def _settle_processes(config: DictConfig) -> None:
     config.train.processes = started if started > 1 else None
 
 
-def identify(config: DictConfig) -> dict[str, Any]:
+def identify(config: DictConfig, files: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """What the run of `config` is a function of, content of files included. Raises `ConfigError`."""
     run_config.validate(config)
-    content = {
+    return run_config.identity(config, content(config) if files is None else files)
+
+
+def content(config: DictConfig) -> dict[str, Any]:
+    """Fingerprints of the files that `config` names, in place of where they lie. Raises `ConfigError`."""
+    return {
         "task": {"source": make("task.source", config.task.source).identity()},
         "model": {"content": model_identity(model_sources(config), config.model.files)},
     }
-    return run_config.identity(config, content)
 
 
 def model_sources(config: DictConfig) -> list[ModelSource]:

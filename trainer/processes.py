@@ -35,7 +35,7 @@ from torch import nn
 
 from trainer import launch
 from trainer.errors import ConfigError, one_line
-from variants.core.reduce import count, rank
+from variants.core.reduce import count, rank, total
 
 T = TypeVar("T")
 
@@ -147,6 +147,11 @@ def wait() -> None:
     """Returns when all processes are here."""
     if count() > 1:
         dist.barrier()
+
+
+def any_of(value: bool) -> bool:
+    """Whether `value` is true on any process."""
+    return bool(total(torch.tensor(value, dtype=torch.int32))) if count() > 1 else value
 
 
 def gathered(value: T) -> list[T]:
@@ -269,6 +274,6 @@ def _set_generators(states: list[torch.Tensor]) -> None:
 
 
 __all__ = [
-    *("Diverged", "ProcessLost", "agree", "cause", "compare", "count", "from_first", "gathered", "in_turn"),
+    *("Diverged", "ProcessLost", "agree", "any_of", "cause", "compare", "count", "from_first", "gathered", "in_turn"),
     *("is_first", "joined", "part_ways", "rank", "same_draws", "sum_gradients", "wait"),
 ]

@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 
 VERSION = 1
 FILENAME = "record.json"
+STATUSES = ("done", "failed", "pruned")
 
 T = TypeVar("T")
 
@@ -118,7 +119,8 @@ class Time:
 
 @dataclass(slots=True)
 class Record:
-    """One run. `status` is "done" or "failed"; a failed run has an `error` and no metrics."""
+    """One run. `status` is "done", "failed" or "pruned" (stopped by a search); only a done one has metrics, others
+    say why in `error`."""
 
     run_id: str
     study: str
@@ -236,13 +238,13 @@ def check(row: Mapping[str, Any]) -> None:
             raise CorruptRecord(f"{name}: {head} is no group")
     for name in dict.fromkeys([*_REQUIRED, *row]):
         _check_value(name, row.get(name))
-    if row["status"] not in ("done", "failed"):
-        raise CorruptRecord(f"status: {row['status']!r}, allowed: done, failed")
+    if row["status"] not in STATUSES:
+        raise CorruptRecord(f"status: {row['status']!r}, allowed: {', '.join(STATUSES)}")
     if row["status"] == "done" and row.get("metric.value") is None:
         raise CorruptRecord("metric.value: missing in a finished run")
     measured = (value for name, value in row.items() if name.startswith(("metric.", "metrics.")))
-    if row["status"] == "failed" and any(value is not None for value in measured):
-        raise CorruptRecord("metric: a failed run has none")
+    if row["status"] != "done" and any(value is not None for value in measured):
+        raise CorruptRecord(f"metric: a {row['status']} run has none")
 
 
 def _check_value(name: str, value: Any) -> None:

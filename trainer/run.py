@@ -21,7 +21,7 @@ from omegaconf import OmegaConf
 
 from trainer import assemble, cost, data, processes, record
 from trainer.assemble import ADAPTER
-from trainer.errors import ConfigError
+from trainer.errors import ConfigError, Pruned
 from trainer.loop import Loop, RunFailed
 from trainer.plan import Planned
 from trainer.processes import Diverged, ProcessLost
@@ -38,20 +38,7 @@ def run(planned: Planned, overrides: list[str]) -> record.Record:
     """Carries out a run and writes its record; whatever goes wrong is recorded, then raised."""
     _spare_the_collector()
     config = planned.config
-    row = record.Record(
-        run_id=planned.run_id,
-        study=config.study,
-        variant=config.variant.name,
-        task=config.task.name,
-        model=config.model.name,
-        seed=config.seed,
-        started=_now(),
-        overrides=overrides,
-        config=planned.identity,
-        git=_git(),
-        versions=versions(),
-        hardware=_hardware(config.machine.threads),
-    )
+    row = _blank(planned, overrides)
     if processes.is_first():
         planned.folder.mkdir(parents=True, exist_ok=True)
         (planned.folder / record.FILENAME).unlink(missing_ok=True)
@@ -65,7 +52,8 @@ def run(planned: Planned, overrides: list[str]) -> record.Record:
         error = processes.cause(raised)
         if not processes.is_first():
             raise error from raised
-        failed = record.Record(**{name: getattr(row, name) for name in _IDENTITY}, status="failed")
+        status = "pruned" if isinstance(error, Pruned) else "failed"
+        failed = record.Record(**{name: getattr(row, name) for name in _IDENTITY}, status=status)
         failed.error, failed.finished = _line(error), _now()
         if not isinstance(error, _KNOWN):
             (planned.folder / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
@@ -79,7 +67,33 @@ def run(planned: Planned, overrides: list[str]) -> record.Record:
     return row
 
 
-_KNOWN = (ConfigError, RunFailed, Diverged, ProcessLost)  # their text says all
+def record_death(planned: Planned, overrides: list[str], line: str) -> None:
+    """Records as failed a run whose process could not do it itself; `line` says what is known."""
+    row = _blank(planned, overrides)
+    row.status, row.error, row.finished = "failed", line, _now()
+    record.write(row, planned.folder)
+
+
+def _blank(planned: Planned, overrides: list[str]) -> record.Record:
+    """The record of a run that starts now."""
+    config = planned.config
+    return record.Record(
+        run_id=planned.run_id,
+        study=config.study,
+        variant=config.variant.name,
+        task=config.task.name,
+        model=config.model.name,
+        seed=config.seed,
+        started=_now(),
+        overrides=overrides,
+        config=planned.identity,
+        git=_git(),
+        versions=versions(),
+        hardware=_hardware(config.machine.threads),
+    )
+
+
+_KNOWN = (ConfigError, RunFailed, Pruned, Diverged, ProcessLost)  # their text says all
 
 _IDENTITY = (
     *("run_id", "study", "variant", "task", "model", "seed"),

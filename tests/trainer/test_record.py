@@ -171,7 +171,7 @@ def test_a_number_that_is_none_is_refused(tmp_path, change, number):
     "change, reason",
     [
         ({"metric": Metric()}, "metric.value: missing in a finished run"),
-        ({"status": "running"}, "status: 'running', allowed: done, failed"),
+        ({"status": "running"}, "status: 'running', allowed: done, failed, pruned"),
         ({"variant": None}, "variant: None is not text"),
         ({"seed": True}, "seed: True is not a whole number"),
     ],
@@ -221,7 +221,7 @@ def test_a_file_that_is_no_record(tmp_path, content, reason):
         ({"task": ["movie"]}, "task: ['movie'] is not text"),
         ({"seed": 1.5}, "seed: 1.5 is not a whole number"),
         ({"seed": True}, "seed: True is not a whole number"),
-        ({"status": "running"}, "status: 'running', allowed: done, failed"),
+        ({"status": "running"}, "status: 'running', allowed: done, failed, pruned"),
         ({"surprise": 1}, "unknown field 'surprise'"),
         ({"surprise.deep": 1}, "unknown field 'surprise.deep'"),
         ({"params.surprise": 1}, "surprise"),

@@ -1,0 +1,164 @@
+"""Several runs at once on one machine, and several sweeps at once over one study."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from pathlib import Path
+
+import pytest
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import MissingConfigException
+from hydra.types import RunMode
+from omegaconf import OmegaConf, open_dict
+
+from tests.conftest import ROOT
+from tests.trainer.test_sweep import rows, start, sweep
+from trainer import config as run_config
+from trainer import lock, stopping
+from trainer import record as records
+from trainer import sweep as sweeps
+from trainer.errors import Held, one_line
+from trainer.plan import plan
+
+QUICK = ["variant=lora,head", "seed=0,1", "train.max_steps=4", "machine.save_every=2"]
+JOBLIB = ["hydra/launcher=cores", "hydra.launcher.n_jobs=2"]
+
+
+def test_two_parallel_sweeps_at_once_run_each_run_once_and_end_as_one_sweep_does(tiny_overrides, tmp_path):
+    code, output = sweep([*tiny_overrides, *QUICK, "study=alone"])
+    assert code == 0 and "4 runs: 4 ran, 0 done already, 0 failed, 0 held elsewhere" in output, output
+
+    both = [start([*tiny_overrides, *QUICK, *JOBLIB, "study=both"]) for _ in range(2)]
+    outputs = [process.communicate(timeout=300)[0] for process in both]
+    said = "".join(outputs)
+    assert said.count("running: ") == said.count("done: ") == 4, said  # in all, whoever did it
+    for process, output in zip(both, outputs, strict=True):
+        assert process.returncode == ("left alone: " in output), output
+        assert "another process is carrying out this run (process " in output or "left alone" not in output
+    assert rows(tmp_path / "runs" / "both") == rows(tmp_path / "runs" / "alone")
+    found = [records.read(folder) for folder in records.find(tmp_path / "runs" / "both")]
+    assert {record.hardware["threads"] for record in found} == {max(1, sweeps.cores() // 2)}
+    for folder in records.find(tmp_path / "runs" / "both"):
+        lines = (Path(folder) / "metrics.jsonl").read_text().splitlines()
+        assert len(lines) == len(set(lines)), "two processes wrote into one run"
+
+
+@pytest.mark.parametrize(
+    ("launcher", "expected"),
+    [
+        ({"n_jobs": 3}, 4),
+        ({"n_jobs": -1}, 1),
+        ({"n_jobs": 1}, None),  # one at a time has the machine for itself
+        ({"n_jobs": 100}, 1),
+        ({"cpus_per_task": 6}, 6),
+        ({"cpus_per_task": None}, None),
+        ({"ray": {"remote": {"num_cpus": 2}}}, 2),
+        ({"ray": {"init": {}}}, None),
+        ({}, None),
+    ],
+)
+def test_jobs_side_by_side_share_the_cores(monkeypatch, launcher, expected):
+    monkeypatch.setattr(sweeps, "cores", lambda: 12)
+    assert sweeps.threads(OmegaConf.create({"_target_": "x.Launcher", **launcher})) == expected
+
+
+def test_submitit_on_one_machine_starts_as_many_runs_as_have_cores(monkeypatch):
+    monkeypatch.setattr(sweeps, "cores", lambda: 12)
+    launcher = OmegaConf.create({"_target_": "x.LocalLauncher", "cpus_per_task": 4})
+    assert sweeps.side_by_side(launcher) == 3 and sweeps.threads(launcher) == 4
+
+
+def test_a_run_that_is_carried_out_is_held(tmp_path):
+    with lock.alone(tmp_path / "study" / "run"):
+        begin = time.monotonic()
+        with pytest.raises(Held, match="another process is carrying out this run"), lock.alone(tmp_path / "study/run"):
+            pass
+        assert time.monotonic() - begin < 1
+    with lock.alone(tmp_path / "study" / "run"):
+        pass
+
+
+def test_the_lock_of_a_killed_process_is_taken_over_at_once(tmp_path):
+    ready, tell = os.pipe()
+    if (child := os.fork()) == 0:
+        with lock.alone(tmp_path / "run"):
+            os.write(tell, b"x")
+            time.sleep(60)
+    os.read(ready, 1)
+    with pytest.raises(Held, match=f"process {child} on "), lock.alone(tmp_path / "run"):
+        pass
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    assert (tmp_path / ".locks" / "run.lease").exists()
+    begin = time.monotonic()
+    with lock.alone(tmp_path / "run"):
+        assert time.monotonic() - begin < 1
+
+
+@pytest.fixture
+def lease_of_another_host(tmp_path, monkeypatch):
+    """A lease as a process of another machine would have left it; the file system passes no flock on."""
+    monkeypatch.setattr(lock, "LEASE", 1.0)
+    place = tmp_path / ".locks" / "run.lease"
+    with lock.alone(tmp_path / "run"):
+        text = place.read_text()
+    assert socket.gethostname() in text
+    place.write_text(text.replace(socket.gethostname(), "another-machine"))
+    return place
+
+
+def test_a_lease_of_another_host_is_respected_while_it_is_renewed(tmp_path, lease_of_another_host):
+    with pytest.raises(Held, match=r"process \d+ on another-machine"), lock.alone(tmp_path / "run"):
+        pass
+
+
+def test_a_lease_of_another_host_that_nobody_renews_is_taken_over(tmp_path, lease_of_another_host):
+    old = time.time() - 60
+    os.utime(lease_of_another_host, (old, old))
+    begin = time.monotonic()
+    with lock.alone(tmp_path / "run"):
+        assert time.monotonic() - begin >= lock.LEASE  # by this machine's clock alone
+
+
+def test_who_lost_the_lease_stops_and_saves_nothing(tmp_path, lease_of_another_host):
+    lease_of_another_host.unlink()
+    with stopping.listening(), lock.alone(tmp_path / "run"):
+        stopping.check()
+        lease_of_another_host.unlink()
+        time.sleep(lock.LEASE)
+        assert not stopping.asked(), "no checkpoint is written into what is another process's"
+        with pytest.raises(stopping.Interrupted, match="another process has taken this run over") as stop:
+            stopping.check()
+    assert stop.value.exit_code == 1
+
+
+def test_the_configs_of_a_sweep_are_those_that_hydra_composes(tiny_overrides):
+    run_config.register()
+    texts = [
+        *tiny_overrides,
+        *("variant=lora,adalora,full", "seed=0,3", "optim.lr=1e-3,2e-3", "task.metrics=[accuracy],[f1]"),
+        *("optim.head_lr=null,1e-2", "train.eval_every=epoch,3", "study=a,b"),
+    ]
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        master = loader.load_configuration("config", [], RunMode.MULTIRUN)
+        runs = sweeps.Runs(loader, master, sweeps.product(loader, texts))
+        assert len(runs) == 3 * 2**6
+        for number in [*range(0, len(runs), 7), 0, len(runs) - 1]:  # there and back
+            by_hydra = loader.load_sweep_config(master, runs.jobs[number])
+            with open_dict(by_hydra):
+                del by_hydra["hydra"]
+            assert runs.config(number) == by_hydra
+            assert runs.plan(number).run_id == plan(by_hydra).run_id
+
+
+@pytest.mark.parametrize("name", ["joblib", "submitit_local", "submitit_slurm", "ray"])
+def test_a_launcher_that_is_not_installed_is_named_with_its_extra(name):
+    extra = name.partition("_")[0]
+    error = MissingConfigException("a long text", missing_cfg_file=f"hydra/launcher/{name}")
+    assert one_line(error) == (f"hydra/launcher/{name}: not installed; it comes with: pip install 'loratory[{extra}]'")
