@@ -53,6 +53,18 @@ SCALINGS = {
 INITS = ("lora", "pissa", "milora", "olora")
 
 
+class _OwnGradient(torch.autograd.Function):
+    """The identity. A gradient that comes out of `cat` is a part of the whole's, and would keep all of it in memory."""
+
+    @staticmethod
+    def forward(ctx: Any, parameter: torch.Tensor) -> torch.Tensor:
+        return parameter.view_as(parameter)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+        return gradient.clone()
+
+
 class FromWeight(LowRank):
     """ΔW = scale · (B A − B₀ A₀): starts from factors A₀ (r, in) and B₀ (out, r) of a part of W."""
 
@@ -74,7 +86,8 @@ class FromWeight(LowRank):
 
     def factors(self) -> tuple[torch.Tensor, torch.Tensor, None]:
         # B A − B₀ A₀ = B (A − A₀) + (B − B₀) A₀: at the start every product in it is exactly zero.
-        return torch.cat([self.A - self.A0, self.A0]), torch.cat([self.B, self.B - self.B0], 1), None
+        a, b = _OwnGradient.apply(self.A), _OwnGradient.apply(self.B)
+        return torch.cat([a - self.A0, self.A0]), torch.cat([b, b - self.B0], 1), None
 
     @property
     def rank(self) -> int:
