@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from analysis import figures, grid, layout, notes, papers, rows, settings, summary, table
+from analysis.markdown import one_line
 from analysis.provenance import Provenance
 from analysis.rows import Rows
 from analysis.runs import Found
@@ -50,7 +51,8 @@ def run(options: argparse.Namespace) -> int:
     text = page.render(content)
     emit(text, options.output)
     pictures = sum(len(kind.images) for kind in content.kinds)
-    print(f"{options.output}: {content.summary} {pictures} pictures, {len(text.encode()) / 2**20:.1f} MiB.")
+    line = f"{options.output}: {content.summary} {pictures} pictures, {len(text.encode()) / 2**20:.1f} MiB."
+    emit(one_line(line).encode("utf-8", "replace").decode("utf-8") + "\n", None)
     return 0
 
 

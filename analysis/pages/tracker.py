@@ -12,7 +12,7 @@ _SCHEMES = ("http", "https")
 
 
 def read(folder: Path) -> dict[str, Any] | str | None:
-    """What the file says, each value as text; why it can't be used; or None where there is none.
+    """What the file says of the run, each value as text; why it can't be used; or None where there is none.
 
     `url` is there only where it is one that a browser may follow: http or https, with a host.
     """
@@ -24,7 +24,9 @@ def read(folder: Path) -> dict[str, Any] | str | None:
         return f"{FILENAME}: can't be read ({' '.join(str(error).split())})"
     if not isinstance(content, dict) or not content:
         return f"{FILENAME}: not an object with entries"
-    found = {str(name): _text(value) for name, value in content.items() if value is not None and name != "url"}
+    # What is deeper is the tracker's own book-keeping.
+    shown = {name: value for name, value in content.items() if isinstance(value, str | int | float) and name != "url"}
+    found = {name: _text(value) for name, value in shown.items()}
     url = content.get("url")
     if url is not None:
         found["url" if is_link(url) else "address"] = _text(url)

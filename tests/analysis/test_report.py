@@ -84,6 +84,13 @@ def test_the_default_is_a_file_where_one_is(store, report, capsys):
     assert out.count("\n") == 1
 
 
+def test_a_terminal_without_unicode_gets_one_line(store):
+    store.add("lora", 0, study="低\n秩")
+    done = python("-m", "analysis", "report", "runs", "--no-pictures", PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+    assert done.returncode == 0, done.stderr.decode()
+    assert "study 低 秩." in done.stdout.decode("utf-8") and done.stdout.count(b"\n") == 1
+
+
 def test_a_report_never_imports_torch_and_no_matplotlib_without_pictures(store):
     two_rows(store)
     code = """if True:

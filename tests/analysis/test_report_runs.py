@@ -110,9 +110,9 @@ def test_no_other_address_is_ever_a_link(tmp_path, url):
 
 
 def test_a_tracker_without_an_address_says_how_to_find_the_run(tmp_path):
-    content = {"name": "trackio", "url": None, "project": "p", "run": "r", "space": {"a": 1}}
+    content = {"name": "trackio", "url": None, "project": "p", "run": "r", "sent": {"a": 1}}
     (tmp_path / "tracker.json").write_text(json.dumps(content))
-    assert tracker.read(tmp_path) == {"name": "trackio", "project": "p", "run": "r", "space": '{"a": 1}'}
+    assert tracker.read(tmp_path) == {"name": "trackio", "project": "p", "run": "r"}
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "7", "{}"])
