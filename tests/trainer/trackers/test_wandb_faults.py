@@ -146,6 +146,22 @@ def test_the_process_ends_whatever_the_tracker_does(how, tiny_overrides):
 
 
 @pytest.mark.parametrize(
+    "variable, value, says",
+    [
+        ("WANDB_API_KEY", "too-short", "offline, the key that is configured is none that W&B could have given, "),
+        ("WANDB_MODE", "offline", "offline as W&B's own settings or WANDB_MODE say, "),
+    ],
+)
+def test_why_it_logs_offline_is_said(variable, value, says, carry_out, monkeypatch, caplog):
+    caplog.set_level("INFO", "trainer")
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    monkeypatch.setenv(variable, value)
+    carry_out("tracker=wandb", "train.max_steps=2")
+    (said,) = [text for text in caplog.messages if text.startswith("tracker ")]
+    assert said.startswith(f"tracker wandb: {says}")
+
+
+@pytest.mark.parametrize(
     "settings, says",
     [
         (["+tracker.api_key=" + KEY], "tracker.api_key: no setting for it, a config is copied into every run's folder"),
