@@ -73,7 +73,8 @@ class Wandb:
         self._run.define_metric("step", hidden=True)
         self._run.define_metric("*", step_metric="step")
         url = self._run.url if mode == "online" else None
-        note = f"online, {url}" if mode == "online" else f"{mode}{why}, logs to {logs}"
+        note = f"online, {url}" if mode == "online" else f"{mode}{why}"
+        note += f", logs to {logs}" if mode == "offline" else ""
         return Started(self.project, run.study, run.name, note, url, warning)
 
     def _mode(self) -> tuple[str, str]:
