@@ -4,6 +4,7 @@ python train.py variant=lora task=movie                     one run
 python train.py -m variant=lora,head task=movie seed=0,1,2  a sweep; finished runs are skipped
 python train.py experiment=demo                             a sweep from conf/experiment/
 python train.py --cfg job                                   the config that would run, and nothing else
+python train.py variant=adalora --dry-run                   parameters and memory of the run, and nothing else
 """
 
 from __future__ import annotations
@@ -32,6 +33,11 @@ def main(config: DictConfig) -> float | None:
     """One run of a sweep, or the only one; returns its metric."""
     try:
         planned = plan(config)
+        if config.machine.dry_run:
+            from trainer.predict import predict
+
+            print(planned.title, *predict(planned).lines(), sep="\n")
+            return None
         if planned.done:
             record = planned.record
         else:
@@ -57,6 +63,8 @@ def main(config: DictConfig) -> float | None:
 def cli() -> None:
     """Runs `main`; an error is one line, or a traceback where HYDRA_FULL_ERROR is set."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then lets the error through, and we shape it
+    if "--dry-run" in sys.argv:  # Hydra knows no flags but its own
+        sys.argv[sys.argv.index("--dry-run")] = "machine.dry_run=true"
     try:
         main()
     except KeyboardInterrupt:

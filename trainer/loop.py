@@ -109,7 +109,7 @@ class Loop(transformers.Trainer):
         self.rank_journal = Journal(folder / "ranks.jsonl")
         self.steps = total_steps(len(rows.train), train)
         self.epoch_steps = steps_per_epoch(len(rows.train), train)
-        self._order = Order(rows.train, train.batch_size * train.accumulate, train.group_by_length, config.seed)
+        self.order = Order(rows.train, train.batch_size * train.accumulate, train.group_by_length, config.seed)
         self._ranks: dict[str, int] | None = None
         self._evaluated: dict[int, Evaluation] = {}  # on the selection split: the best so far, and the last
         self._grad_norm = 0.0
@@ -247,7 +247,7 @@ class Loop(transformers.Trainer):
         return norm
 
     def _run_epoch(self, **arguments: Any) -> None:
-        self._order.epoch = arguments["epoch"]
+        self.order.epoch = arguments["epoch"]
         super()._run_epoch(**arguments)
 
     def _maybe_log_save_evaluate(self, *arguments: Any, **keywords: Any) -> None:
@@ -364,7 +364,7 @@ class Loop(transformers.Trainer):
         return self.lr_scheduler
 
     def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler:
-        return self._order
+        return self.order
 
     # -- checkpoints --------------------------------------------------------------------------
 
