@@ -46,5 +46,6 @@ def scrubbed(text: str) -> str:
 
 def _secrets() -> Iterator[tuple[str, str]]:
     for variable, value in os.environ.items():
-        if _NAMES.fullmatch(variable) and len(value) >= _SHORTEST:
+        is_place = value.startswith(("/", "~", "."))  # of a file with a key, as in SSH_KEY
+        if _NAMES.fullmatch(variable) and len(value) >= _SHORTEST and not is_place:
             yield variable, value

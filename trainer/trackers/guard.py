@@ -45,7 +45,7 @@ class Guard:
 
     def __init__(self, tracker: Tracker, planned: Planned) -> None:
         config, folder = planned.config, planned.folder.absolute()
-        self.name = str(config.tracker.get("name") or type(tracker).__name__.lower())
+        self.name = type(tracker).__name__.lower()
         self.timeout = tracker.timeout
         whole = OmegaConf.to_container(config, resolve=True)
         assert isinstance(whole, dict)

@@ -24,7 +24,6 @@ ELSEWHERE = ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL", "TRACKIO_BUCKET_ID", "TRA
 class Trackio:
     """See conf/tracker/trackio.yaml for the fields."""
 
-    name: str = "trackio"
     project: str
     dir: str
     timeout: float = 60.0

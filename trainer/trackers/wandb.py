@@ -29,7 +29,6 @@ INTERRUPTED = 255
 class Wandb:
     """See conf/tracker/wandb.yaml for the fields."""
 
-    name: str = "wandb"
     project: str = "loratory"
     entity: str | None = None
     mode: str | None = None
@@ -74,7 +73,8 @@ class Wandb:
         self._run.define_metric("step", hidden=True)
         self._run.define_metric("*", step_metric="step")
         url = self._run.url if mode == "online" else None
-        note = f"online, {url}" if mode == "online" else f"{mode}{why}, logs to {logs}"
+        note = f"online, {url}" if mode == "online" else f"{mode}{why}"
+        note += f", logs to {logs}" if mode == "offline" else ""
         return Started(self.project, run.study, run.name, note, url, warning)
 
     def _mode(self) -> tuple[str, str]:
@@ -87,9 +87,11 @@ class Wandb:
         settings = wandb.setup().settings
         if settings.mode in ("offline", "dryrun", "disabled"):
             return settings.mode.replace("dryrun", "offline"), " as W&B's own settings or WANDB_MODE say"
-        found = wbauth.authenticate_session(
-            host=settings.base_url, source="loratory", prompt=False, update_session=False
-        )
+        host = settings.base_url
+        try:
+            found = wbauth.authenticate_session(host=host, source="loratory", prompt=False, update_session=False)
+        except wandb.errors.Error:
+            return "offline", ", the key that is configured is none that W&B could have given"
         return ("online", "") if found else ("offline", ", no key is configured (WANDB_API_KEY or `wandb login`)")
 
     def _init(self, run: RunInfo, folder: Path, mode: str) -> Any:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import subprocess
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import psutil
@@ -17,6 +19,7 @@ from trainer.errors import ConfigError
 from trainer.plan import Planned
 from trainer.record import read
 from trainer.trackers import guard
+from trainer.trackers.tracker import RunInfo
 
 TROUBLE = "tests.trainer.trackers.trouble.Trouble"
 
@@ -138,5 +141,18 @@ def test_a_class_that_is_no_tracker_is_refused():
 
 def test_a_misspelt_setting_is_refused_with_the_names_that_exist():
     config = OmegaConf.create({"tracker": {"_target_": TROUBLE, "hwo": 1}})
-    with pytest.raises(ConfigError, match=r"tracker\.hwo: 1, Trouble has no such field, allowed: name, how, timeout"):
+    with pytest.raises(ConfigError, match=r"tracker\.hwo: 1, Trouble has no such field, allowed: how, timeout"):
         plan.tracker(config)
+
+
+def test_a_tracker_that_hangs_when_its_run_is_gone_ends_all_the_same(tmp_path):
+    run = RunInfo(tmp_path, "0123456789ab", "test", "variant", "task", "model", 0, {}, 0)
+    order = {
+        "tracker": {"_target_": TROUBLE, "how": "hangs in finish", "timeout": 1.0},
+        "run": asdict(run) | {"folder": str(tmp_path)},
+        "name": "trouble",
+        "seen": {},
+    }
+    process = guard._start(subprocess.DEVNULL)
+    process.communicate(json.dumps(order).encode() + b"\n", timeout=60)  # then it finds its input closed
+    assert process.returncode == 1

@@ -12,11 +12,14 @@ import time
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from tests.browser import watch
 from tests.conftest import ROOT, folder_of
 from tests.trainer.trackers.test_guard import warnings
 from trainer.errors import ConfigError
+from trainer.plan import Planned
+from trainer.trackers import guard
 from trainer.trackers.trackio import Trackio
 
 TRACKIO = ["tracker=trackio", "machine.log_every=2"]
@@ -136,3 +139,26 @@ def test_the_page_shows_the_runs_and_asks_nobody_else(carry_out, page_of, chromi
     assert {url.split("/")[2] for url in asked if url.startswith(("http", "ws"))} == {address.split("/")[2]}
     assert not [each for each in trouble if not each.startswith("request")], trouble
     page.close()
+
+
+def test_runs_that_go_on_at_once_share_one_store(tmp_path, caplog):
+    runs = []
+    for number in range(4):
+        folder = tmp_path / f"{number:012d}"
+        folder.mkdir()
+        rows = [json.dumps({"step": step, "train/task_loss": number}) + "\n" for step in range(1, 51)]
+        (folder / "metrics.jsonl").write_text("".join(rows))
+        tracker = {
+            "_target_": "trainer.trackers.trackio.Trackio",
+            "project": "test",
+            "dir": str(tmp_path / "store"),
+            "timeout": 60,
+        }
+        names = {group: {"name": group} for group in ("variant", "task", "model")}
+        config = OmegaConf.create({"study": "test", "seed": 0, "tracker": tracker} | names)
+        runs.append(guard.begin(Planned(config, {}, folder.name, folder, None)))
+    for run in runs:
+        run.end()
+    assert not warnings(caplog)
+    found = stored(tmp_path / "store", "select run_name, count(*) as n, max(step) as last from metrics group by 1")
+    assert [(row["n"], row["last"]) for row in found] == [(50, 50)] * 4

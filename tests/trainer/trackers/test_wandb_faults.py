@@ -91,7 +91,7 @@ def test_without_a_network_the_run_is_kept_offline(carry_out, tmp_path, caplog, 
 
 def test_a_run_that_is_killed_goes_on_with_its_curve_and_leaves_no_process(tiny_overrides, configured, tmp_path):
     slow = "variant._target_=tests.trainer.trackers.slow.Slow"
-    overrides = [*tiny_overrides, slow, "tracker=wandb", "train.max_steps=40", "machine.log_every=1"]
+    overrides = [*tiny_overrides, slow, "tracker=wandb", "train.max_steps=25", "machine.log_every=1"]
     overrides += ["train.eval_every=10", "machine.save_every=5"]
     planned = plan(configured(overrides))
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
@@ -143,6 +143,23 @@ def test_the_process_ends_whatever_the_tracker_does(how, tiny_overrides):
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("no answer within 2 s") == 1
+
+
+@pytest.mark.parametrize(
+    "variable, value, says",
+    [
+        ("WANDB_API_KEY", "too-short", "offline, the key that is configured is none that W&B could have given, "),
+        ("WANDB_MODE", "offline", "offline as W&B's own settings or WANDB_MODE say, logs to "),
+        ("WANDB_MODE", "disabled", "disabled as W&B's own settings or WANDB_MODE say"),
+    ],
+)
+def test_why_it_logs_offline_is_said(variable, value, says, carry_out, monkeypatch, caplog):
+    caplog.set_level("INFO", "trainer")
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    monkeypatch.setenv(variable, value)
+    carry_out("tracker=wandb", "train.max_steps=2")
+    (said,) = [text for text in caplog.messages if text.startswith("tracker ")]
+    assert said.startswith(f"tracker wandb: {says}")
 
 
 @pytest.mark.parametrize(

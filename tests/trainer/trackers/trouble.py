@@ -16,7 +16,6 @@ from trainer.trackers.tracker import RunInfo, Started
 class Trouble:
     """how: what happens, and in which call: `raises in start`, `hangs in log`, `dies in finish`, …"""
 
-    name: str = "trouble"
     how: str = ""
     timeout: float = 3.0
 
