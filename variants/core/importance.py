@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
 
 class Importance:
@@ -43,8 +44,8 @@ class Importance:
         for name, parameter in parameters.items():
             if parameter.grad is None:
                 raise ValueError(f"importance: {name} has no gradient; score in on_gradients or on_update")
-            gradients.append(parameter.grad.flatten())
-        sensitivity = torch.cat([p.detach().flatten() for p in parameters.values()]).mul_(torch.cat(gradients)).abs_()
+            gradients.append(parameter.grad)
+        sensitivity = _flatten_dense_tensors(list(parameters.values())).mul_(_flatten_dense_tensors(gradients)).abs_()
         if not bool(torch.isfinite(sensitivity.max())):  # the largest of what is ≥ 0, or NaN where there is one
             raise ValueError("importance: a gradient is not finite")
         mean, uncertainty = self._vectors(parameters)
@@ -58,7 +59,7 @@ class Importance:
             vectors = []
             for average in (self.mean, self.uncertainty):
                 parts = {n: average[n] if n in average else torch.zeros_like(p) for n, p in parameters.items()}
-                vectors.append(torch.cat([part.flatten() for part in parts.values()]))
+                vectors.append(_flatten_dense_tensors(list(parts.values())))
                 average.update(_parts(vectors[-1], parts))
             self._joined = names, vectors[0], vectors[1]
         return self._joined[1], self._joined[2]
@@ -95,5 +96,4 @@ class Importance:
 
 def _parts(vector: torch.Tensor, like: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """`vector` cut into tensors of the shapes of `like`, by name."""
-    pieces = vector.split([tensor.numel() for tensor in like.values()])
-    return {name: piece.view(tensor.shape) for (name, tensor), piece in zip(like.items(), pieces, strict=True)}
+    return dict(zip(like, _unflatten_dense_tensors(vector, list(like.values())), strict=True))
