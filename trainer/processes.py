@@ -24,7 +24,9 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import gc
 import hashlib
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
@@ -75,6 +77,7 @@ def joined() -> Iterator[None]:
         dist.barrier()
     except Exception as error:
         found = cause(error)
+        _forget(error)
         if this.rank:
             raise launch.ToldElsewhere(one_line(found)) from error
         if found is error:
@@ -82,6 +85,17 @@ def joined() -> Iterator[None]:
         raise found from error
     finally:
         dist.destroy_process_group()  # which the others notice, should they wait for this one
+
+
+def _forget(error: BaseException | None) -> None:
+    """Empties the frames that `error` has passed, or a model in one of them would keep its group's sockets open."""
+    seen: list[BaseException] = []
+    while error is not None and error not in seen:
+        traceback.clear_frames(error.__traceback__)
+        seen.append(error)
+        error = error.__cause__ or error.__context__
+    del seen, error
+    gc.collect()
 
 
 def _open() -> None:

@@ -59,17 +59,20 @@ def run(planned: Planned, overrides: list[str]) -> record.Record:
             _carry_out(planned, row)
     except Exception as raised:
         error = processes.cause(raised)
-        if not processes.is_first():
-            raise error from raised
-        failed = record.Record(**{name: getattr(row, name) for name in _IDENTITY}, status="failed")
-        failed.error, failed.finished = _line(error), _now()
-        if not isinstance(error, _KNOWN):
-            (planned.folder / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
-        record.write(failed, planned.folder)
+        if processes.is_first():
+            _record_failure(planned.folder, row, error)
         if error is raised:
             raise
         raise error from raised
     return row
+
+
+def _record_failure(folder: Path, row: record.Record, error: Exception) -> None:
+    failed = record.Record(**{name: getattr(row, name) for name in _IDENTITY}, status="failed")
+    failed.error, failed.finished = _line(error), _now()
+    if not isinstance(error, _KNOWN):
+        (folder / "traceback.txt").write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+    record.write(failed, folder)
 
 
 _KNOWN = (ConfigError, RunFailed, Diverged, ProcessLost)  # their text says all
