@@ -41,7 +41,7 @@ def main(config: DictConfig) -> float | None:
             from trainer import processes  # here, so that a finished sweep never imports torch
             from trainer.run import run
 
-            with processes.joined(), planned.alone():
+            with processes.joined(config.machine.fsdp), planned.alone():
                 processes.agree("run", planned.title)
                 planned = processes.in_turn(lambda: plan(config))  # another process may have ended it just now
                 if not planned.done:

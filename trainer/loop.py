@@ -29,16 +29,13 @@ from torch import nn
 
 from trainer import cost, metrics, processes, saving, shard
 from trainer.data import Order, Prepared, Rows, collator
+from trainer.errors import RunFailed
 from trainer.journal import Journal
 from trainer.optim import build_optimizer, build_schedule
 from trainer.progress import Progress
 from variants.core import checkpoint, reduce
 from variants.core import state as live
 from variants.core.variant import Step, Variant
-
-
-class RunFailed(RuntimeError):
-    """The run can't end as it should; one line that says why."""
 
 
 @dataclass

@@ -20,10 +20,9 @@ from omegaconf import OmegaConf
 
 from trainer import assemble, cost, data, processes, record
 from trainer.assemble import ADAPTER
-from trainer.errors import ConfigError
-from trainer.loop import Loop, RunFailed
+from trainer.errors import ConfigError, RunFailed
+from trainer.loop import Loop
 from trainer.plan import Planned
-from trainer.processes import Diverged, ProcessLost
 from variants.core import checkpoint
 from variants.core.variant import Variant
 
@@ -70,12 +69,10 @@ def run(planned: Planned, overrides: list[str]) -> record.Record:
 def _record_failure(folder: Path, row: record.Record, error: Exception) -> None:
     failed = record.Record(**{name: getattr(row, name) for name in _IDENTITY}, status="failed")
     failed.error, failed.finished = _line(error), _now()
-    if not isinstance(error, _KNOWN):
+    if not isinstance(error, ConfigError | RunFailed):
         (folder / "traceback.txt").write_text("".join(traceback.format_exception(error)), encoding="utf-8")
     record.write(failed, folder)
 
-
-_KNOWN = (ConfigError, RunFailed, Diverged, ProcessLost)  # their text says all
 
 _IDENTITY = (
     *("run_id", "study", "variant", "task", "model", "seed"),
@@ -209,7 +206,7 @@ def _now() -> str:
 def _line(error: Exception) -> str:
     """An error as one line; a name in front where the message alone would not say what happened."""
     text = " ".join(str(error).split())
-    return text if isinstance(error, _KNOWN) else f"{type(error).__name__}: {text}"
+    return text if isinstance(error, ConfigError | RunFailed) else f"{type(error).__name__}: {text}"
 
 
 @functools.cache

@@ -85,7 +85,7 @@ def run(overrides: list[str], report: Path, ends: bool = True) -> bool:
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         planned = plan(compose("config", overrides))
     try:
-        with processes.joined(), planned.alone():
+        with processes.joined(planned.config.machine.fsdp), planned.alone():
             run(planned, overrides)
     except Exception as error:
         (report / f"error-{launch.this().rank}").write_text(one_line(error))
