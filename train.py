@@ -5,6 +5,7 @@ python train.py -m variant=lora,head task=movie seed=0,1,2  a sweep; finished ru
 python train.py experiment=demo                             a sweep from conf/experiment/
 torchrun --nproc-per-node 2 train.py variant=lora task=movie  one run in two processes
 python train.py --cfg job                                   the config that would run, and nothing else
+python train.py variant=adalora --dry-run                   parameters and memory of the run, and nothing else
 """
 
 from __future__ import annotations
@@ -35,6 +36,12 @@ def main(config: DictConfig) -> float | None:
     """One run of a sweep, or the only one; returns its metric."""
     try:
         planned = plan(config)
+        if config.machine.dry_run:
+            if launch.this().rank == 0:
+                from trainer.predict import predict
+
+                print(planned.title, *predict(planned).lines(), sep="\n")
+            return None
         if planned.done and launch.this().count == 1:
             record = planned.record
         else:
@@ -62,6 +69,8 @@ def main(config: DictConfig) -> float | None:
 def cli() -> None:
     """Runs `main`; an error is one line, or a traceback where HYDRA_FULL_ERROR is set."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then lets the error through, and we shape it
+    if "--dry-run" in sys.argv:  # Hydra knows no flags but its own
+        sys.argv[sys.argv.index("--dry-run")] = "machine.dry_run=true"
     try:
         launch.take()
         main()

@@ -18,7 +18,7 @@ from analysis import runs, settings
 from analysis.order import natural
 from analysis.reading import Reader, Rows, Values
 
-_IN_MEMORY = 16 * 2**20  # bytes of rows; a larger study goes to the disk
+_IN_MEMORY = 4 * 2**20  # bytes of rows; a larger study goes to the disk
 
 
 class _Entry(NamedTuple):

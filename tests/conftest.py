@@ -9,8 +9,6 @@ os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import csv
-import functools
-import gc
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -54,13 +52,6 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     BertModel(config).save_pretrained(folder)
     return folder
-
-
-@functools.cache
-def spare_the_collector() -> None:
-    """What has been imported stays out of garbage collection, of which every run asks for two whole ones."""
-    gc.collect()
-    gc.freeze()
 
 
 def write_csv(path: Path, rows: int, seed: int, header: tuple[str, ...] = ("text", "label")) -> Path:
@@ -119,7 +110,6 @@ def carry_out(configured, tiny_overrides):
     def carried_out(*overrides: str):
         from trainer.run import run
 
-        spare_the_collector()
         everything = [*tiny_overrides, *overrides]
         return run(plan(configured(everything)), everything)
 

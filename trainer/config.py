@@ -88,6 +88,7 @@ class Machine:
     log_every: int = 10  # steps
     save_every: int = 50  # steps between checkpoints
     progress: bool = True
+    dry_run: bool = False  # only print what the run will cost; `--dry-run` on the command line
 
 
 @dataclass

@@ -20,11 +20,7 @@ from variants.core.targets import inside
 
 def storage_bytes(tensors: Iterable[torch.Tensor]) -> int:
     """Bytes held by `tensors`, each storage counted once."""
-    sizes = {}
-    for tensor in tensors:
-        for storage in _storages(tensor):
-            sizes[(tensor.device, storage.data_ptr())] = storage.nbytes()
-    return sum(sizes.values())
+    return sum({_key(storage): storage.nbytes() for tensor in tensors for storage in _storages(tensor)}.values())
 
 
 def _storages(tensor: torch.Tensor) -> list[torch.UntypedStorage]:
@@ -34,9 +30,19 @@ def _storages(tensor: torch.Tensor) -> list[torch.UntypedStorage]:
     return [part.untyped_storage() for part in parts]
 
 
+def _key(storage: torch.UntypedStorage) -> int:
+    """What tells a storage from others that are alive; a fake one has no address."""
+    return storage._cdata
+
+
+def own_tensors(model: nn.Module) -> list[torch.Tensor]:
+    """All parameters and buffers."""
+    return [*model.parameters(), *model.buffers()]
+
+
 def weight_bytes(model: nn.Module) -> int:
     """Bytes of all parameters and buffers."""
-    return storage_bytes([*model.parameters(), *model.buffers()])
+    return storage_bytes(own_tensors(model))
 
 
 def gradient_bytes(model: nn.Module) -> int:
@@ -72,16 +78,18 @@ class SavedActivations:
         self._model = model
 
     @contextlib.contextmanager
-    def counting(self) -> Iterator[None]:
-        """Within it every tensor saved for backward is counted, each storage once."""
-        held = [*self._model.parameters(), *self._model.buffers()]
-        own = {storage.data_ptr() for tensor in held for storage in _storages(tensor)}
-        kept: dict[int, torch.UntypedStorage] = {}  # held, so that no freed address is used twice
+    def counting(self, besides: Sequence[torch.Tensor] = ()) -> Iterator[None]:
+        """Within it every tensor saved for backward is counted, each storage once.
+
+        Not counted are the model's own tensors and those in `besides`.
+        """
+        own = {_key(storage) for tensor in [*own_tensors(self._model), *besides] for storage in _storages(tensor)}
+        kept: dict[int, torch.UntypedStorage] = {}  # held, so that no freed place is used twice
 
         def pack(tensor: torch.Tensor) -> torch.Tensor:
             for storage in _storages(tensor):
-                if storage.data_ptr() not in own:
-                    kept[storage.data_ptr()] = storage
+                if _key(storage) not in own:
+                    kept[_key(storage)] = storage
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):

@@ -1,6 +1,6 @@
 """Rows to batches: the task's splits, the protocol, the limits, the tokens.
 
-A task is read once per process and tokenised once per tokenizer; a run takes a view.
+A task is read once per process and tokenised once per tokenizer and user; a run takes a view.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ from omegaconf import DictConfig, OmegaConf
 from trainer.errors import ConfigError
 from trainer.model import tokenizer
 from trainer.sources import TaskData
+from trainer.tokens import Ragged, tokens
 
 
 class Rows(torch.utils.data.Dataset):
     """Tokenised rows of one split: `indices` into columns that all views of the split share."""
 
-    def __init__(self, columns: dict[str, list[Any]], labels: np.ndarray, indices: np.ndarray) -> None:
+    def __init__(self, columns: dict[str, Ragged], labels: np.ndarray, indices: np.ndarray) -> None:
         self.columns = columns
         self.all_labels = labels
         self.indices = indices
@@ -45,8 +46,8 @@ class Rows(torch.utils.data.Dataset):
     @property
     def lengths(self) -> list[int]:
         """Tokens of each row."""
-        ids = self.columns["input_ids"]
-        return [len(ids[i]) for i in self.indices]
+        found: list[int] = self.columns["input_ids"].lengths[self.indices].tolist()
+        return found
 
     @property
     def labels(self) -> np.ndarray:
@@ -110,19 +111,9 @@ def _load(source: str) -> TaskData:
 def _tokenised(source: str, split: str, folder: Path, max_length: int) -> tuple[Rows, np.ndarray]:
     """All rows of a split, and which of them were cut."""
     rows = _load(source).splits[split]
-    texts = [rows["text"][:], rows["text_pair"][:]] if "text_pair" in rows.column_names else [rows["text"][:]]
-    encode = tokenizer(folder)
-    whole = encode(*texts, truncation=False, verbose=False)
-    columns = {name: list(values) for name, values in whole.items()}
-    cut = np.asarray([len(ids) > max_length for ids in columns["input_ids"]], dtype=bool)
-    if cut.any():
-        again = encode(
-            *[[text[i] for i in np.flatnonzero(cut)] for text in texts], truncation=True, max_length=max_length
-        )
-        for name, values in again.items():
-            for at, value in zip(np.flatnonzero(cut), values, strict=True):
-                columns[name][at] = value
-    return Rows(columns, np.asarray(rows["label"][:]), np.arange(len(rows))), cut
+    names = ["text", "text_pair"] if "text_pair" in rows.column_names else ["text"]
+    found = tokens([rows[name][:] for name in names], folder, max_length)
+    return Rows(found.columns, np.asarray(rows["label"][:]), np.arange(len(rows))), found.cut
 
 
 def prepare(task: DictConfig, data: DictConfig, seed: int, folder: Path, max_length: int) -> Prepared:

@@ -107,12 +107,12 @@ class Loop(transformers.Trainer):
         self.rank_journal = Journal(folder / "ranks.jsonl", writes=processes.is_first())
         self.steps = total_steps(len(rows.train), train)
         self.epoch_steps = steps_per_epoch(len(rows.train), train)
-        group = train.batch_size * processes.count() * train.accumulate
-        self._order = Order(rows.train, group, train.group_by_length, config.seed)
-        self._sampler: torch.utils.data.Sampler = self._order
+        group = train.batch_size * (train.processes or 1) * train.accumulate
+        self.order = Order(rows.train, group, train.group_by_length, config.seed)
+        self._sampler: torch.utils.data.Sampler = self.order
         train_rows: torch.utils.data.Dataset = rows.train
         if processes.count() > 1:
-            self._sampler = shard.Shard(self._order, train.batch_size, processes.rank(), processes.count())
+            self._sampler = shard.Shard(self.order, train.batch_size, processes.rank(), processes.count())
             train_rows = shard.SharedRows(rows.train)
         self._ranks: dict[str, int] | None = None
         self._evaluated: dict[int, Evaluation] = {}  # on the selection split: the best so far, and the last
@@ -262,7 +262,7 @@ class Loop(transformers.Trainer):
         return norm
 
     def _run_epoch(self, **arguments: Any) -> None:
-        self._order.epoch = arguments["epoch"]
+        self.order.epoch = arguments["epoch"]
         super()._run_epoch(**arguments)
 
     def _maybe_log_save_evaluate(self, *arguments: Any, **keywords: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import functools
+import gc
 import importlib.metadata
 import logging
 import os
@@ -33,6 +34,7 @@ PACKAGES = ("loratory", "torch", "transformers", "accelerate", "datasets", "toke
 
 def run(planned: Planned, overrides: list[str]) -> record.Record:
     """Carries out a run and writes its record; whatever goes wrong is recorded, then raised."""
+    _spare_the_collector()
     config = planned.config
     row = record.Record(
         run_id=planned.run_id,
@@ -78,6 +80,13 @@ _IDENTITY = (
     *("run_id", "study", "variant", "task", "model", "seed"),
     *("started", "overrides", "config", "git", "versions", "hardware"),
 )
+
+
+@functools.cache
+def _spare_the_collector() -> None:
+    """What has been imported stays out of garbage collection, of which every run asks for two whole ones."""
+    gc.collect()
+    gc.freeze()
 
 
 def _carry_out(planned: Planned, row: record.Record) -> None:

@@ -251,6 +251,10 @@ class IncreLoRA(AdapterVariant):
         """What one rank of `adapter` takes of the budget."""
         return 1 if self.budget is None else adapter.cost
 
+    def grows_by(self) -> int:
+        mean = sum(adapter.cost for adapter in self.adapters.values()) / len(self.adapters)
+        return round((self.target - self.total) * (mean if self.budget is None else 1))
+
     def penalty(self) -> torch.Tensor | None:
         if not self.orthogonality:
             return None

@@ -143,6 +143,13 @@ class Variant:
         """Trainable parameters at the start by the method's formula; None where there is none."""
         return None
 
+    def grows_by(self) -> int:
+        """Parameters that the method will train at its largest beyond those at the start; 0 where it never grows.
+
+        Where it depends on the run which layers grow, this is for layers of the mean size.
+        """
+        return 0
+
     def effective_parameters(self) -> int | None:
         """Parameters that still act, counted by real shapes; None: all that are trainable do."""
         return None

@@ -1,0 +1,94 @@
+"""What a run will cost, said before it starts, against what its record says afterwards."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import ROOT
+from tests.trainer.test_every_method import LOOP, METHODS
+from trainer import model as models
+from trainer.plan import plan
+from trainer.predict import predict
+
+PARTS = ("weights", "gradients", "optimizer", "activations")
+
+
+@pytest.fixture
+def both(carry_out, configured, tiny_overrides):
+    """A prediction, and the record of the run that it is about."""
+
+    def found(*overrides: str):
+        prediction = predict(plan(configured([*tiny_overrides, *overrides])))
+        return prediction, carry_out(*overrides)
+
+    return found
+
+
+def of(record, part: str) -> int:
+    """A part of the memory, or all of it."""
+    return sum(of(record, name) for name in PARTS) if part == "memory" else getattr(record.memory, part)
+
+
+FIRST = dict(reversed(METHODS.values()))  # the first settings of every file in conf/variant
+FURTHER = [METHODS[key][1] for key in METHODS if "mask=gradient" in key or "init=" in key or "rigl" in key]
+
+
+@pytest.mark.parametrize("method", [*FIRST.values(), *FURTHER], ids=" ".join)
+def test_every_part_of_the_memory_of_every_method_within_a_tenth(method, both):
+    prediction, record = both(*LOOP, *method)
+    # Which layers grow is the run's affair, and on a toy the ranks of different layers differ much in size.
+    for part in ("memory",) if prediction.more else PARTS:
+        assert getattr(prediction, part) == pytest.approx(of(record, part), rel=0.1), part
+    assert prediction.total == record.params.total
+    assert (prediction.adapter, prediction.head) == (record.params.adapter_start, record.params.head)
+    assert prediction.steps == record.steps.total
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "train.accumulate=2",
+        "train.gradient_checkpointing=true",
+        "train.autocast=true",
+        "model.dtype=bfloat16",
+        "model.dtype=float64",
+        "train.group_by_length=false",
+        "train.max_steps=1",
+        "data.max_length=4",
+        "optim.optimizer._target_=torch.optim.Adafactor ~optim.optimizer.betas ~optim.optimizer.eps",
+        "optim.optimizer._target_=torch.optim.SGD ~optim.optimizer.betas ~optim.optimizer.eps",
+    ],
+)
+def test_to_the_byte_whatever_else_is_set(override, both):
+    prediction, record = both("variant=lora", "variant.dropout=0.1", *override.split())
+    assert {part: getattr(prediction, part) for part in PARTS} == {part: getattr(record.memory, part) for part in PARTS}
+
+
+def test_a_method_that_grows_is_counted_at_its_budget(both):
+    prediction, record = both(*LOOP, "variant=increlora", "variant.target_rank=2", "variant.top=6", "variant.warmup=3")
+    assert record.memory.optimizer > 8 * record.params.adapter_start
+    assert prediction.optimizer == pytest.approx(record.memory.optimizer, rel=0.1)
+
+
+def test_nothing_is_computed_and_nothing_is_written(configured, tiny_overrides, tmp_path, monkeypatch):
+    config = configured([*tiny_overrides, "variant=lora", "train.batch_size=48"])
+    fresh, made = models.fresh, []
+    monkeypatch.setattr(models, "fresh", lambda *arguments: made.append(fresh(*arguments)) or made[-1])
+    before = predict(plan(config))
+    (model,) = made
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert dataclasses.asdict(before) == dataclasses.asdict(predict(plan(config)))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_flag_prints_a_line_for_each_part_and_makes_no_run(tiny_overrides, tmp_path):
+    command = [sys.executable, "train.py", "-m", *tiny_overrides, "variant=lora,head", "--dry-run"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    for part in ("steps", "parameters", *PARTS, "together"):
+        assert sum(line.startswith(f"  {part} ") for line in done.stdout.splitlines()) == 2, done.stdout
+    assert not list((tmp_path / "runs").rglob("record.json"))
