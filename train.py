@@ -41,15 +41,16 @@ def main(config: DictConfig) -> Outcome:
     try:
         planned = plan(config)
         if config.machine.dry_run:
-            from trainer.predict import predict
+            if launch.this().rank == 0:
+                from trainer.predict import predict
 
-            print(planned.title, *predict(planned).lines(), sep="\n")
+                print(planned.title, *predict(planned).lines(), sep="\n")
             return Outcome(math.nan, "dry run")
         how = "done already"
         if not planned.done or launch.this().count > 1:
             from trainer import processes  # here, so that a finished sweep never imports torch
 
-            with processes.joined(), planned.alone():
+            with processes.joined(config.machine.fsdp), planned.alone():
                 processes.agree("run", planned.title)
                 planned = processes.in_turn(lambda: plan(config))  # another process may have ended it just now
                 if not planned.done:

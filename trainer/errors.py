@@ -1,4 +1,4 @@
-"""The one error that means "you asked for something that can't be done", and errors as one line."""
+"""Errors that say all there is to know in one line, and other errors as one line."""
 
 from __future__ import annotations
 
@@ -18,6 +18,10 @@ class ConfigError(ValueError):
 
     It is raised before anything costly starts and is shown to the user without a traceback.
     """
+
+
+class RunFailed(RuntimeError):
+    """The run can't end as it should; one line that says why."""
 
 
 class Pruned(Exception):

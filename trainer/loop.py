@@ -29,7 +29,7 @@ from torch import nn
 
 from trainer import cost, metrics, processes, saving, shard, stopping
 from trainer.data import Order, Prepared, Rows, collator
-from trainer.errors import Pruned
+from trainer.errors import Pruned, RunFailed
 from trainer.journal import Journal
 from trainer.optim import build_optimizer, build_schedule
 from trainer.plan import make
@@ -37,10 +37,6 @@ from trainer.progress import Progress
 from variants.core import checkpoint, reduce
 from variants.core import state as live
 from variants.core.variant import Step, Variant
-
-
-class RunFailed(RuntimeError):
-    """The run can't end as it should; one line that says why."""
 
 
 @dataclass
@@ -112,7 +108,7 @@ class Loop(transformers.Trainer):
         self.rank_journal = Journal(folder / "ranks.jsonl", writes=processes.is_first())
         self.steps = total_steps(len(rows.train), train)
         self.epoch_steps = steps_per_epoch(len(rows.train), train)
-        group = train.batch_size * processes.count() * train.accumulate
+        group = train.batch_size * (train.processes or 1) * train.accumulate
         self.order = Order(rows.train, group, train.group_by_length, config.seed)
         self._sampler: torch.utils.data.Sampler = self.order
         train_rows: torch.utils.data.Dataset = rows.train

@@ -97,7 +97,7 @@ def largest_batch(loop: Loop) -> Batch:
     """Of all batches of the run the one with the most tokens, padding included."""
     train, lengths, order = loop.cfg.train, loop.rows.train.lengths, loop.order
     best = Batch([], 0)
-    batches = loop.steps * train.accumulate
+    batches = loop.steps * train.accumulate * (train.processes or 1)
     for epoch in range(math.ceil(loop.steps / loop.epoch_steps)):
         order.epoch = epoch
         indices = list(order)

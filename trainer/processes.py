@@ -24,7 +24,10 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import gc
 import hashlib
+import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
@@ -34,7 +37,7 @@ import torch.distributed as dist
 from torch import nn
 
 from trainer import launch
-from trainer.errors import ConfigError, one_line
+from trainer.errors import ConfigError, RunFailed, one_line
 from variants.core.reduce import count, rank, total
 
 T = TypeVar("T")
@@ -45,11 +48,11 @@ _store: dist.Store | None = None
 _joined = 0  # runs that the processes of this launch have joined for
 
 
-class ProcessLost(RuntimeError):
+class ProcessLost(RunFailed):
     """Another process of this run has failed or is gone; one line that says what is known of it."""
 
 
-class Diverged(RuntimeError):
+class Diverged(RunFailed):
     """The processes don't hold the same parameters; one line that names the first that differs."""
 
 
@@ -59,11 +62,12 @@ def is_first() -> bool:
 
 
 @contextlib.contextmanager
-def joined() -> Iterator[None]:
+def joined(divided: bool = False) -> Iterator[None]:
     """Within it the processes of a launch work on one run; nothing happens for a process that was started alone.
 
-    An error on one process ends all: the first raises `ProcessLost` in its place, the others
-    `trainer.launch.ToldElsewhere`.
+    An error on one process ends the run on all: the first raises `ProcessLost` in its place, the others
+    `trainer.launch.ToldElsewhere`. divided: whether the backbone may be; then such an error ends the processes,
+    for nothing else lets go of the group that a divided weight belongs to.
     """
     this = launch.this()
     if this.count == 1:
@@ -75,6 +79,10 @@ def joined() -> Iterator[None]:
         dist.barrier()
     except Exception as error:
         found = cause(error)
+        _forget(error)
+        alike = isinstance(found, ConfigError | RunFailed) and not isinstance(found, ProcessLost)
+        if divided and not alike:
+            sys.exit(1 if this.rank else f"error: {one_line(found)}")
         if this.rank:
             raise launch.ToldElsewhere(one_line(found)) from error
         if found is error:
@@ -82,6 +90,17 @@ def joined() -> Iterator[None]:
         raise found from error
     finally:
         dist.destroy_process_group()  # which the others notice, should they wait for this one
+
+
+def _forget(error: BaseException | None) -> None:
+    """Empties the frames that `error` has passed, or a model in one of them would keep its group's sockets open."""
+    seen: list[BaseException] = []
+    while error is not None and error not in seen:
+        traceback.clear_frames(error.__traceback__)
+        seen.append(error)
+        error = error.__cause__ or error.__context__
+    del seen, error
+    gc.collect()
 
 
 def _open() -> None:

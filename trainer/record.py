@@ -90,7 +90,8 @@ class Memory:
     """Bytes, computed from shapes and storages; peak_rss and CUDA's are measured.
 
     The first four are the largest over the run's steps: what a machine must hold. What is left once
-    ranks have gone, or has come with them, stands in the two that end in `_end`.
+    ranks have gone, or has come with them, stands in the two that end in `_end`. Of several processes that
+    share a run it is the one that needs most.
     """
 
     weights: int | None = None

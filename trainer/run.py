@@ -21,10 +21,9 @@ from omegaconf import OmegaConf
 
 from trainer import assemble, cost, data, processes, record
 from trainer.assemble import ADAPTER
-from trainer.errors import ConfigError, Pruned
-from trainer.loop import Loop, RunFailed
+from trainer.errors import ConfigError, Pruned, RunFailed
+from trainer.loop import Loop
 from trainer.plan import Planned
-from trainer.processes import Diverged, ProcessLost
 from trainer.trackers import guard
 from variants.core import checkpoint
 from variants.core.variant import Variant
@@ -50,14 +49,8 @@ def run(planned: Planned, overrides: list[str]) -> record.Record:
             _carry_out(planned, row)
     except Exception as raised:
         error = processes.cause(raised)
-        if not processes.is_first():
-            raise error from raised
-        status = "pruned" if isinstance(error, Pruned) else "failed"
-        failed = record.Record(**{name: getattr(row, name) for name in _IDENTITY}, status=status)
-        failed.error, failed.finished = _line(error), _now()
-        if not isinstance(error, _KNOWN):
-            (planned.folder / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
-        record.write(failed, planned.folder)
+        if processes.is_first():
+            _record_failure(planned.folder, row, error)
         if error is raised:
             raise
         raise error from raised
@@ -65,6 +58,15 @@ def run(planned: Planned, overrides: list[str]) -> record.Record:
         if tracker is not None:
             tracker.end()  # the record is there: the tracker shows it, whatever became of the run
     return row
+
+
+def _record_failure(folder: Path, row: record.Record, error: Exception) -> None:
+    status = "pruned" if isinstance(error, Pruned) else "failed"
+    failed = record.Record(**{name: getattr(row, name) for name in _IDENTITY}, status=status)
+    failed.error, failed.finished = _line(error), _now()
+    if not isinstance(error, _KNOWN):
+        (folder / "traceback.txt").write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+    record.write(failed, folder)
 
 
 def record_death(planned: Planned, overrides: list[str], line: str) -> None:
@@ -93,7 +95,7 @@ def _blank(planned: Planned, overrides: list[str]) -> record.Record:
     )
 
 
-_KNOWN = (ConfigError, RunFailed, Pruned, Diverged, ProcessLost)  # their text says all
+_KNOWN = (ConfigError, RunFailed, Pruned)  # their text says all
 
 _IDENTITY = (
     *("run_id", "study", "variant", "task", "model", "seed"),
@@ -234,7 +236,7 @@ def _now() -> str:
 def _line(error: Exception) -> str:
     """An error as one line; a name in front where the message alone would not say what happened."""
     text = " ".join(str(error).split())
-    return text if isinstance(error, _KNOWN) else f"{type(error).__name__}: {text}"
+    return text if isinstance(error, ConfigError | RunFailed) else f"{type(error).__name__}: {text}"
 
 
 @functools.cache

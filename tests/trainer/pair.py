@@ -60,9 +60,18 @@ def _enter(place: launch.Launch, call: Callable[..., Any], *arguments: Any) -> N
     call(*arguments)
 
 
-def run(overrides: list[str], report: Path) -> None:
-    """Carries out one run as train.py does. Its error, if any, is written to `report` with the process's number."""
+def sweep(jobs: list[list[str]], report: Path) -> None:
+    """Carries out runs one after the other; the exit code is the number of those that failed."""
+    os._exit(sum(not run(overrides, report, ends=False) for overrides in jobs))
+
+
+def run(overrides: list[str], report: Path, ends: bool = True) -> bool:
+    """Carries out one run as train.py does. Its error, if any, is written to `report` with the process's number.
+
+    ends: whether an error ends the process, and not only the run; returns whether there was none.
+    """
     from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
 
     from tests.conftest import ROOT
     from trainer import processes
@@ -72,11 +81,15 @@ def run(overrides: list[str], report: Path) -> None:
     from trainer.run import run
 
     register()
+    GlobalHydra.instance().clear()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         planned = plan(compose("config", overrides))
     try:
-        with processes.joined(), planned.alone():
+        with processes.joined(planned.config.machine.fsdp), planned.alone():
             run(planned, overrides)
     except Exception as error:
         (report / f"error-{launch.this().rank}").write_text(one_line(error))
-        os._exit(1)
+        if ends:
+            os._exit(1)
+        return False
+    return True

@@ -12,7 +12,7 @@ import torch
 
 from tests.conftest import folder_of
 from trainer import model as models
-from trainer.loop import RunFailed
+from trainer.errors import RunFailed
 from variants.core import checkpoint
 from variants.core.variant import Step
 from variants.lora import LoRA

@@ -160,15 +160,9 @@ def test_a_divided_backbone_takes_less_memory_and_ends_with_the_same_bits(steady
         assert run.evaluate().metrics["accuracy"] == second["metric.value"]
 
 
-@pytest.mark.parametrize(
-    ("overrides", "line"),
-    [
-        (["variant=full"], "machine.fsdp: true with full, allowed: false; it leaves no weight frozen"),
-        (["variant=shira", "variant.mask=snip"], "machine.fsdp: true with variant.mask: snip, allowed: false"),
-    ],
-)
-def test_what_can_not_be_divided_is_refused_before_training(steady, overrides, line, tmp_path):
-    with pair.started(pair.run, [*steady, *overrides, "machine.fsdp=true"], tmp_path) as two:
+def test_what_can_not_be_divided_is_refused_before_training(steady, tmp_path):
+    line = "machine.fsdp: true with full, allowed: false; it leaves no weight frozen"
+    with pair.started(pair.run, [*steady, "variant=full", "machine.fsdp=true"], tmp_path) as two:
         assert two.ends() == [1, 1]
     assert line in (tmp_path / "error-0").read_text()
     assert line in record_of(folder_of_run(tmp_path, "test"))["error"]
@@ -221,6 +215,17 @@ def test_trouble_in_one_process_ends_the_run_and_the_first_process_says_why(stea
     record = record_of(folder_of_run(tmp_path, "test"))
     assert record["status"] == "failed" and told in record["error"]
     assert told in (tmp_path / "error-0").read_text()
+
+
+@pytest.mark.parametrize(("divided", "ended"), [(False, ["done", "failed"]), (True, ["failed"])])
+def test_after_trouble_in_one_process_a_sweep_goes_on_but_for_divided_backbones(steady, divided, ended, tmp_path):
+    jobs = [[*steady, *troubled(trouble), f"machine.fsdp={divided}"] for trouble in ("error", "")]
+    with pair.started(pair.sweep, jobs, tmp_path) as two:
+        assert two.ends() == [1, 1]
+    records = [record_of(path.parent) for path in (tmp_path / "runs" / "test").glob("*/record.json")]
+    assert sorted(row["status"] for row in records) == ended
+    (told,) = (row["error"] for row in records if row["status"] == "failed")
+    assert "process 1: RuntimeError: out of luck" in told
 
 
 def test_a_run_whose_processes_died_goes_on_and_ends_with_the_bits_of_the_undisturbed_run(tiny_overrides, tmp_path):

@@ -12,6 +12,10 @@
         zero_grad
     variant.on_train_end(step)               # the final budget holds, or it raises
 
+Several processes may share a run, each with a part of every batch. `.grad` is summed over them before `clip`, so that
+hooks see and do the same on all; what hooks draw with torch is the same, too. A method that takes gradients elsewhere
+asks `variants.core.reduce.total` for the whole; `penalty` draws nothing.
+
 A step whose gradients are not finite is left out: neither `on_gradients` nor `on_update`
 is called for it, so no importance average ever sees such a number.
 
