@@ -31,8 +31,8 @@ from torch import nn
 
 from trainer import cost, metrics, saving, stopping
 from trainer.data import Order, Prepared, Rows, collator
-from trainer.journal import Journal
 from trainer.errors import Pruned
+from trainer.journal import Journal
 from trainer.optim import build_optimizer, build_schedule
 from trainer.plan import make
 from trainer.progress import Progress

@@ -138,7 +138,9 @@ class Search:
             self.study.tell(trial.number, selected(record, folder), skip_if_finished=True)
         else:
             pruned = record is not None and record.status == "pruned"
-            state = TrialState.PRUNED if pruned and self.study.trials[trial.number].intermediate_values else TrialState.FAIL
+            state = (
+                TrialState.PRUNED if pruned and self.study.trials[trial.number].intermediate_values else TrialState.FAIL
+            )
             self.study.tell(trial.number, state=state, skip_if_finished=True)
 
     def judge(self, trial: FrozenTrial) -> str:

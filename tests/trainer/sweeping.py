@@ -20,17 +20,17 @@ from trainer import config as run_config
 from trainer import record as records
 from trainer.stopping import Interrupted
 
-QUIET = ["hydra/job_logging=none", "hydra/hydra_logging=none"]
+QUIET = ["hydra/job_logging=none", "hydra/hydra_logging=none"]  # logging stays as pytest set it
 
 
-def sweep(overrides: list[str]) -> None:
+def sweep(overrides: list[str], logging: list[str] = QUIET) -> None:
     """What `train.py -m` does, without its command line."""
     spare_the_collector()
     run_config.register()
     GlobalHydra.instance().clear()
     hydra = Hydra.create_main_hydra2("train", create_config_search_path(str(ROOT / "conf")))
     try:
-        hydra.multirun("config", train.main.__wrapped__, [*QUIET, *overrides])
+        hydra.multirun("config", train.main.__wrapped__, ["hydra.mode=MULTIRUN", *logging, *overrides])
     finally:
         GlobalHydra.instance().clear()
 
@@ -41,15 +41,13 @@ def forked(call: Callable[[], None], output: Path) -> Iterator[int]:
     if (child := os.fork()) == 0:
         code = 1
         try:
-            with output.open("a") as file:
-                os.dup2(file.fileno(), 1), os.dup2(file.fileno(), 2)
+            sys.stdout = sys.stderr = output.open("a", buffering=1)  # pytest has replaced both
             call()
             code = 0
         except Interrupted as stop:
             code = stop.exit_code
         except BaseException:
             traceback.print_exc()
-            sys.stderr.flush()
         finally:
             os._exit(code)
     try:
@@ -59,6 +57,17 @@ def forked(call: Callable[[], None], output: Path) -> Iterator[int]:
             if os.waitpid(child, os.WNOHANG) == (0, 0):
                 os.kill(child, 9)
                 os.waitpid(child, 0)
+
+
+def wait_for(child: int, something: Callable[[], object], seconds: float = 60) -> None:
+    """Waits until there is something; raises where the fork ends before, or takes too long."""
+    deadline = time.monotonic() + seconds
+    while not something():
+        if os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+            raise ChildProcessError(f"process {child} has ended")
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"nothing after {seconds} s")
+        time.sleep(0.002)
 
 
 def ended(child: int, seconds: float = 120) -> int:

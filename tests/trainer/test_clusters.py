@@ -98,8 +98,16 @@ def test_slurm_gets_an_array_of_what_is_missing_and_preempted_runs_go_on(tiny_ov
     script = (slurm / "script.sh").read_text()
     told = dict(re.findall(r"^#SBATCH --([\w-]+)=(.*)$", script, re.M))
     expected = {
-        **{"array": "0-1%1", "partition": "long", "mem": "7GB", "time": "90", "account": "lab"},
-        **{"cpus-per-task": "1", "gpus-per-node": "1", "job-name": "loratory", "signal": "USR2@45", "nodes": "1"},
+        "array": "0-1%1",
+        "partition": "long",
+        "mem": "7GB",
+        "time": "90",
+        "account": "lab",
+        "cpus-per-task": "1",
+        "gpus-per-node": "1",
+        "job-name": "loratory",
+        "signal": "USR2@45",
+        "nodes": "1",
     }
     assert told.items() >= expected.items(), script
     assert "export MARK=1" in script

@@ -6,6 +6,7 @@ happened to.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
 import random
@@ -17,9 +18,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from hydra.core.plugins import Plugins
+from joblib.externals.loky.process_executor import TerminatedWorkerError
 from safetensors import SafetensorError
 
-from tests.trainer.sweeping import ended, forked, rows, sweep
+from tests.trainer.sweeping import ended, forked, rows, sweep, wait_for
+from trainer import lock
 from trainer import record as records
 from trainer.errors import ConfigError
 from trainer.saving import Checkpoints
@@ -45,6 +49,18 @@ def undisturbed(tiny_overrides, tmp_path):
     return carried_out
 
 
+def wait_for_a_run(child: int, study: Path) -> None:
+    """Until the fork carries out a run, or has ended."""
+
+    def carries_out() -> bool:
+        leases = [path.with_suffix("") for path in study.glob(".locks/*.lease")]
+        owners = [lock.owner(study / lease.name) for lease in leases]
+        return any(owner is not None and owner.pid == child for owner in owners)
+
+    with contextlib.suppress(ChildProcessError):
+        wait_for(child, carries_out)
+
+
 def test_killed_and_asked_to_stop_at_twenty_moments_it_ends_as_undisturbed(
     tiny_overrides, tmp_path, undisturbed, moments
 ):
@@ -52,10 +68,13 @@ def test_killed_and_asked_to_stop_at_twenty_moments_it_ends_as_undisturbed(
     sent, codes, studies = 0, set(), 0
     while sent < 20:
         studies += 1
-        settings = [*tiny_overrides, *SWEEP, f"study=cut{studies}"]
+        study = tmp_path / "runs" / f"cut{studies}"
+        settings = [*tiny_overrides, *SWEEP, f"study={study.name}"]
         while True:
             with forked(lambda settings=settings: sweep(settings), log) as child:
-                time.sleep(moments.uniform(0.1, 1.5))
+                if sent % 4 > 1:  # half of the moments are while a run is carried out
+                    wait_for_a_run(child, study)
+                time.sleep(moments.uniform(0.01, 1.0))
                 if done := os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
                     assert ended(child) == 0, log.read_text()
                     break
@@ -67,7 +86,7 @@ def test_killed_and_asked_to_stop_at_twenty_moments_it_ends_as_undisturbed(
                 sweep(settings)
                 break
         assert done or sent >= 20
-        assert rows(tmp_path / "runs" / f"cut{studies}") == expected
+        assert rows(study) == expected
     # 143: stopped by SIGTERM with a checkpoint; -15: between two runs; 0: while the last one was written
     assert codes <= {-signal.SIGKILL, -signal.SIGTERM, 128 + signal.SIGTERM, 0} and 143 in codes, log.read_text()
 
@@ -77,8 +96,7 @@ def test_asked_to_stop_a_run_keeps_the_step_it_made_and_leaves_no_record(tiny_ov
     settings = ["train.max_steps=400", "machine.save_every=1000", "machine.log_every=1", "train.eval_every=100"]
     study, log = tmp_path / "runs" / "test", tmp_path / "log"
     with forked(lambda: sweep([*tiny_overrides, *settings, "seed=0,1"]), log) as child:
-        while not list(study.glob("*/metrics.jsonl")):
-            time.sleep(0.002)
+        wait_for(child, lambda: list(study.glob("*/metrics.jsonl")))
         os.kill(child, getattr(signal, name))
         assert ended(child) == 128 + getattr(signal, name), log.read_text()
     (kept,) = study.glob("*/checkpoints/step-*")
@@ -117,32 +135,23 @@ def test_a_worker_that_dies_takes_no_run_with_it(tiny_overrides, tmp_path, undis
 class Launcher:
     """A launcher whose process dies whenever it is given the run with the seed 1."""
 
-    def __init__(self, sweeper):
-        self.launcher = sweeper.launcher
+    def __init__(self, launcher):
+        self.launcher = launcher
 
     def launch(self, jobs, initial_job_idx):
         if any("seed=1" in job for job in jobs):
-            from joblib.externals.loky.process_executor import TerminatedWorkerError
-
             raise TerminatedWorkerError("a worker was killed")
         return self.launcher.launch(jobs, initial_job_idx)
 
 
-def test_a_run_whose_process_always_dies_is_found_and_recorded(tiny_overrides, tmp_path, monkeypatch, caplog):
-    from hydra_plugins.study_sweeper import StudySweeper
-
-    setup = StudySweeper.setup
-
-    def with_launcher(self, **arguments):
-        setup(self, **arguments)
-        self.launcher = Launcher(self)
-
-    monkeypatch.setattr(StudySweeper, "setup", with_launcher)
-    with pytest.raises(ConfigError, match="1 of 3 runs failed, the first: the process that carried out this run died"):
-        sweep([*tiny_overrides, *SWEEP, "hydra.sweeper.batch=3"])
+def test_a_run_whose_process_always_dies_is_found_and_recorded(tiny_overrides, tmp_path, monkeypatch):
+    instantiate = Plugins.instantiate_launcher
+    with monkeypatch.context() as patched:
+        patched.setattr(Plugins, "instantiate_launcher", lambda *args, **named: Launcher(instantiate(*args, **named)))
+        with pytest.raises(ConfigError, match="1 of 3 runs failed, the first: the process that carried out this run"):
+            sweep([*tiny_overrides, *SWEEP, "hydra.sweeper.batch=3"])
     found = sorted((r.seed, r.status) for r in map(records.read, records.find(tmp_path / "runs")))
     assert found == [(0, "done"), (1, "failed"), (2, "done")]
-    monkeypatch.setattr(StudySweeper, "setup", setup)
     sweep([*tiny_overrides, *SWEEP])
     assert {r.status for r in map(records.read, records.find(tmp_path / "runs"))} == {"done"}
 
@@ -163,9 +172,8 @@ def test_a_full_disk_costs_a_checkpoint_and_nothing_else(
     monkeypatch.setattr(checkpoint, "save_file", half)
     settings = [*tiny_overrides, *SWEEP, "study=full"]
     log = tmp_path / "log"
-    with forked(lambda: sweep(["hydra/job_logging=plain", *settings]), log) as child:
-        while "no checkpoint of step 5: " not in (log.read_text() if log.exists() else ""):
-            time.sleep(0.002)
+    with forked(lambda: sweep(settings, logging=[]), log) as child:
+        wait_for(child, lambda: log.exists() and "no checkpoint of step 5: " in log.read_text())
         os.kill(child, signal.SIGKILL)
         ended(child)
     for run in study.glob("*/checkpoints"):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,7 @@ from optuna.trial import TrialState
 from analysis import grid, notes
 from analysis import rows as table_rows
 from analysis import runs as reading
-from tests.trainer.sweeping import ended, forked, rows, sweep
+from tests.trainer.sweeping import ended, forked, rows, sweep, wait_for
 from trainer import record as records
 from trainer import search
 from trainer.errors import ConfigError
@@ -137,8 +136,7 @@ def test_a_killed_search_goes_on_with_the_trial_it_was_in(tiny_overrides, tmp_pa
     study, log = tmp_path / "runs" / "test", tmp_path / "log"
     settings = [*tiny_overrides, *SEARCH, "train.max_steps=12", "hydra.sweeper.trials=2"]
     with forked(lambda: sweep(settings), log) as child:
-        while not list(study.glob("*/checkpoints/step-*")):
-            time.sleep(0.002)
+        wait_for(child, lambda: list(study.glob("*/checkpoints/step-*")))
         os.kill(child, signal.SIGKILL)
         ended(child)
     (left,) = study_of(study).trials
