@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo dashboard test lint table bench bench-analysis
+.PHONY: help setup demo dashboard test lint table bench bench-analysis bench-scale
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | column -t -s '|'
@@ -41,3 +41,6 @@ bench: $(STAMP) ## cost of a training step beside PEFT's, in one process
 
 bench-analysis: $(STAMP) ## time and memory of table and collect on 10,000 records
 	$(BIN)/python -m benchmarks.analysis_speed
+
+bench-scale: $(STAMP) ## time and memory of planning up to 100,000 runs
+	$(BIN)/python -m benchmarks.scale

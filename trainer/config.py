@@ -178,6 +178,7 @@ def validate(config: DictConfig) -> None:
         config.study not in ("", "..") and Path(config.study).name == config.study,
         "a folder's name",
     )
+    _check("runs_dir", config.runs_dir, "://" not in config.runs_dir, "a folder, see docs/scale.md for object storage")
     for group in ("variant", "task", "model"):
         _check(group, config[group], isinstance(config[group], DictConfig), f"a file in conf/{group}")
         _check(f"{group}.name", config[group].get("name"), bool(config[group].get("name")), "a name for tables")

@@ -12,6 +12,7 @@ numbers alone: then a run that goes on from a checkpoint does just what it would
 
 from __future__ import annotations
 
+import logging
 import math
 import shutil
 import time
@@ -25,6 +26,7 @@ import torch
 import torch.nn.functional as F
 import transformers
 from omegaconf import DictConfig
+from safetensors import SafetensorError
 from torch import nn
 
 from trainer import cost, metrics, processes, saving, shard, stopping
@@ -37,6 +39,8 @@ from trainer.progress import Progress
 from variants.core import checkpoint, reduce
 from variants.core import state as live
 from variants.core.variant import Step, Variant
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -437,7 +441,10 @@ class Loop(transformers.Trainer):
             **first,
             **{f"process {number}": other for number, other in enumerate(others, 1)},
         }
-        self.checkpoints.write(self.state.global_step, state, self.state)
+        try:
+            self.checkpoints.write(self.state.global_step, state, self.state)
+        except (OSError, SafetensorError) as error:  # a full disk: the run needs none to go on, and has the one before
+            log.warning("no checkpoint of step %d: %s; the run goes on", self.state.global_step, error)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         self._resumed = checkpoint.load(Path(resume_from_checkpoint) / saving.STATE)

@@ -10,6 +10,7 @@ import logging
 import os
 import platform
 import subprocess
+import time
 import traceback
 from dataclasses import asdict
 from pathlib import Path
@@ -36,8 +37,8 @@ PACKAGES = ("loratory", "torch", "transformers", "accelerate", "datasets", "toke
 def run(planned: Planned, overrides: list[str]) -> record.Record:
     """Carries out a run and writes its record; whatever goes wrong is recorded, then raised."""
     _spare_the_collector()
-    config = planned.config
-    row = _blank(planned, overrides)
+    config, clock = planned.config, _Clock()
+    row = _blank(planned, overrides, clock.now())
     if processes.is_first():
         planned.folder.mkdir(parents=True, exist_ok=True)
         (planned.folder / record.FILENAME).unlink(missing_ok=True)
@@ -46,11 +47,12 @@ def run(planned: Planned, overrides: list[str]) -> record.Record:
     tracker = guard.begin(planned) if processes.is_first() else None
     try:
         with assemble.apart(config):
-            _carry_out(planned, row)
+            _carry_out(planned, row, clock)
     except Exception as raised:
         error = processes.cause(raised)
         if processes.is_first():
-            _record_failure(planned.folder, row, error)
+            _record_failure(planned.folder, row, error, clock)
+        traceback.clear_frames(raised.__traceback__)  # they hold the model, and the sweep holds the error
         if error is raised:
             raise
         raise error from raised
@@ -60,10 +62,10 @@ def run(planned: Planned, overrides: list[str]) -> record.Record:
     return row
 
 
-def _record_failure(folder: Path, row: record.Record, error: Exception) -> None:
+def _record_failure(folder: Path, row: record.Record, error: Exception, clock: _Clock) -> None:
     status = "pruned" if isinstance(error, Pruned) else "failed"
     failed = record.Record(**{name: getattr(row, name) for name in _IDENTITY}, status=status)
-    failed.error, failed.finished = _line(error), _now()
+    failed.error, failed.finished = _line(error), clock.now()
     if not isinstance(error, _KNOWN):
         (folder / "traceback.txt").write_text("".join(traceback.format_exception(error)), encoding="utf-8")
     record.write(failed, folder)
@@ -71,13 +73,14 @@ def _record_failure(folder: Path, row: record.Record, error: Exception) -> None:
 
 def record_death(planned: Planned, overrides: list[str], line: str) -> None:
     """Records as failed a run whose process could not do it itself; `line` says what is known."""
-    row = _blank(planned, overrides)
-    row.status, row.error, row.finished = "failed", line, _now()
+    now = _Clock().now()
+    row = _blank(planned, overrides, now)
+    row.status, row.error, row.finished = "failed", line, now
     record.write(row, planned.folder)
 
 
-def _blank(planned: Planned, overrides: list[str]) -> record.Record:
-    """The record of a run that starts now."""
+def _blank(planned: Planned, overrides: list[str], started: str) -> record.Record:
+    """The record of a run that starts."""
     config = planned.config
     return record.Record(
         run_id=planned.run_id,
@@ -86,7 +89,7 @@ def _blank(planned: Planned, overrides: list[str]) -> record.Record:
         task=config.task.name,
         model=config.model.name,
         seed=config.seed,
-        started=_now(),
+        started=started,
         overrides=overrides,
         config=planned.identity,
         git=_git(),
@@ -110,7 +113,7 @@ def _spare_the_collector() -> None:
     gc.freeze()
 
 
-def _carry_out(planned: Planned, row: record.Record) -> None:
+def _carry_out(planned: Planned, row: record.Record, clock: _Clock) -> None:
     config, folder = planned.config, planned.folder
     device = assemble.device(config.machine.device)
     processes.agree("machine.device", device.type)
@@ -142,7 +145,7 @@ def _carry_out(planned: Planned, row: record.Record) -> None:
     row.memory = _largest(row.memory)
 
     # Write: the record last, then what only an unfinished run needs goes.
-    row.finished = _now()
+    row.finished = clock.now()
     if processes.is_first():
         record.write(row, folder)
         loop.remove_checkpoints()
@@ -229,14 +232,27 @@ def _total(ranks: dict[str, int]) -> int | None:
     return sum(ranks.values()) if ranks else None
 
 
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+class _Clock:
+    """UTC as the machine's clock said it at the start, and moved on with the time that passed: it never goes back."""
+
+    def __init__(self) -> None:
+        self._start, self._mark = datetime.datetime.now(datetime.UTC), time.monotonic()
+
+    def now(self) -> str:
+        passed = datetime.timedelta(seconds=time.monotonic() - self._mark)
+        return (self._start + passed).isoformat(timespec="seconds")
 
 
 def _line(error: Exception) -> str:
     """An error as one line; a name in front where the message alone would not say what happened."""
     text = " ".join(str(error).split())
-    return text if isinstance(error, ConfigError | RunFailed) else f"{type(error).__name__}: {text}"
+    text = text if isinstance(error, _KNOWN) else f"{type(error).__name__}: {text}"
+    return f"out of memory: {text}" if _out_of_memory(error) else text
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Of this process or of the device; torch has no error of its own for the first."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 @functools.cache

@@ -2,6 +2,7 @@
 
     checkpoints/step-00000050/    state.safetensors, state.json    see `snapshot`
                                   trainer_state.json               transformers' own counters
+                                  sha256.json                      of the three, for a disk that changed a bit
     best/                         state.safetensors, state.json    parameters and variant only
 
 The last two checkpoints are kept; one that can't be read is passed over for the one before.
@@ -9,6 +10,7 @@ The last two checkpoints are kept; one that can't be read is passed over for the
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import random
@@ -20,12 +22,15 @@ from typing import Any
 import numpy as np
 import torch
 
+from trainer.record import write_json
+from trainer.sources.content import sha256
 from variants.core import checkpoint
 
 log = logging.getLogger(__name__)
 
 KEPT = 2
 STATE = "state"
+SUMS = "sha256.json"
 
 
 def random_state() -> dict[str, Any]:
@@ -70,6 +75,7 @@ class Checkpoints:
         try:
             checkpoint.save(state, temporary / STATE)
             trainer_state.save_to_json(str(temporary / "trainer_state.json"))
+            write_json(temporary / SUMS, {path.name: sha256(path) for path in temporary.iterdir()})
             target = self.folder / f"step-{step:08d}"
             shutil.rmtree(target, ignore_errors=True)
             os.replace(temporary, target)
@@ -83,9 +89,21 @@ class Checkpoints:
         """The newest checkpoint that can be read, or None; broken ones are removed and said so."""
         for folder in sorted(self.folder.glob("step-*"), reverse=True):
             try:
+                _verify(folder)
                 checkpoint.load(folder / STATE)
                 return folder
             except checkpoint.CorruptState as error:
                 log.warning("%s can't be read and is left out: %s", folder.name, error)
                 shutil.rmtree(folder, ignore_errors=True)
         return None
+
+
+def _verify(folder: Path) -> None:
+    """Raises `CorruptState` where a file of a checkpoint is not what was written."""
+    try:
+        sums = json.loads((folder / SUMS).read_text(encoding="utf-8"))
+        changed = [name for name, digest in sums.items() if sha256(folder / name) != digest]
+    except (OSError, ValueError, AttributeError) as error:
+        raise checkpoint.CorruptState(f"{SUMS}: {error}") from None
+    if changed:
+        raise checkpoint.CorruptState(f"{', '.join(changed)}: not what was written")

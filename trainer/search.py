@@ -136,12 +136,11 @@ class Search:
         """Says what became of a trial whose run is in `folder`."""
         if record is not None and record.status == "done":
             self.study.tell(trial.number, selected(record, folder), skip_if_finished=True)
-        else:
-            pruned = record is not None and record.status == "pruned"
-            state = (
-                TrialState.PRUNED if pruned and self.study.trials[trial.number].intermediate_values else TrialState.FAIL
-            )
-            self.study.tell(trial.number, state=state, skip_if_finished=True)
+            return
+        pruned = record is not None and record.status == "pruned"
+        judged = pruned and self.study.trials[trial.number].intermediate_values  # or another trial of this run was
+        state = TrialState.PRUNED if judged else TrialState.FAIL
+        self.study.tell(trial.number, state=state, skip_if_finished=True)
 
     def judge(self, trial: FrozenTrial) -> str:
         """The override that lets the run of a trial ask whether it goes on."""

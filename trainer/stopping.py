@@ -93,6 +93,23 @@ def listening() -> Iterator[None]:
             listener(asking.number, None)
 
 
+@contextlib.contextmanager
+def raising() -> Iterator[None]:
+    """Within it SIGTERM raises `Interrupted` at once: for a sweep whose runs are in processes that end with it."""
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        raise Interrupted(number, signal.Signals(number).name)
+
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 def _note(number: int, frame: FrameType | None) -> None:
     global _request
     name = signal.Signals(number).name

@@ -67,7 +67,7 @@ class Runs:
         self._parser = OverridesParser.create(config_loader=loader)
         self._fields: dict[str, tuple[str, Any] | None] = {}
         self._composed: dict[tuple[str, ...], tuple[DictConfig, list[str]]] = {}  # by what chooses files
-        self._contents: dict[str, dict[str, Any]] = {}
+        self._contents: dict[str, dict[str, Any] | ConfigError] = {}
         self._folders: dict[Path, frozenset[str]] = {}
 
     def __len__(self) -> int:
@@ -126,8 +126,14 @@ class Runs:
         named = [config.task.source, config.model.sources, config.model.files]
         key = json.dumps([OmegaConf.to_container(node, resolve=True) for node in named], sort_keys=True)
         if key not in self._contents:
-            self._contents[key] = plans.content(config)
-        return self._contents[key]
+            try:
+                self._contents[key] = plans.content(config)
+            except ConfigError as error:  # a Hub that hangs is waited for once, not for each run
+                self._contents[key] = error
+        found = self._contents[key]
+        if isinstance(found, ConfigError):
+            raise found
+        return found
 
     def _exists(self, folder: Path) -> bool:
         """Whether a run's folder is there: from one listing of the study, not a question for each run."""

@@ -1,0 +1,92 @@
+"""Sweeps in this process or in a fork of it, so that a test pays for no import."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
+from hydra.core.global_hydra import GlobalHydra
+
+import train
+from tests.conftest import ROOT, spare_the_collector
+from trainer import config as run_config
+from trainer import record as records
+from trainer.stopping import Interrupted
+
+QUIET = ["hydra/job_logging=none", "hydra/hydra_logging=none"]  # logging stays as pytest set it
+
+
+def sweep(overrides: list[str], logging: list[str] = QUIET) -> None:
+    """What `train.py -m` does, without its command line."""
+    spare_the_collector()
+    run_config.register()
+    GlobalHydra.instance().clear()
+    hydra = Hydra.create_main_hydra2("train", create_config_search_path(str(ROOT / "conf")))
+    try:
+        hydra.multirun("config", train.main.__wrapped__, ["hydra.mode=MULTIRUN", *logging, *overrides])
+    finally:
+        GlobalHydra.instance().clear()
+
+
+@contextlib.contextmanager
+def forked(call: Callable[[], None], output: Path) -> Iterator[int]:
+    """`call` in a fork of this process; its exit code is 0, 1 after an error, or that of `Interrupted`."""
+    if (child := os.fork()) == 0:
+        code = 1
+        try:
+            sys.stdout = sys.stderr = output.open("a", buffering=1)  # pytest has replaced both
+            call()
+            code = 0
+        except Interrupted as stop:
+            code = stop.exit_code
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    try:
+        yield child
+    finally:
+        with contextlib.suppress(ProcessLookupError, ChildProcessError):
+            if os.waitpid(child, os.WNOHANG) == (0, 0):
+                os.kill(child, 9)
+                os.waitpid(child, 0)
+
+
+def wait_for(child: int, something: Callable[[], object], seconds: float = 60) -> None:
+    """Waits until there is something; raises where the fork ends before, or takes too long."""
+    deadline = time.monotonic() + seconds
+    while not something():
+        if os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+            raise ChildProcessError(f"process {child} has ended")
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"nothing after {seconds} s")
+        time.sleep(0.002)
+
+
+def ended(child: int, seconds: float = 120) -> int:
+    """Exit code of a fork, negative where a signal ended it."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        found, status = os.waitpid(child, os.WNOHANG)
+        if found:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.005)
+    raise TimeoutError(f"process {child} has not ended after {seconds} s")
+
+
+def rows(folder: Path) -> dict[str, dict]:
+    """What must not depend on when and how the runs were made, and what they logged."""
+    changing = ("time.", "started", "finished", "memory.peak_rss", "study", "overrides")
+    found = {}
+    for path in map(Path, records.find(folder)):
+        row = {k: v for k, v in records.read(path).row().items() if not k.startswith(changing)}
+        journal = path / "metrics.jsonl"
+        found[path.name] = row | {"journal": journal.read_text() if journal.exists() else None}
+    return found
