@@ -16,7 +16,8 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf, open_dict
 
 from tests.conftest import ROOT
-from tests.trainer.test_sweep import rows, start, sweep
+from tests.trainer.sweeping import rows
+from tests.trainer.test_sweep import start, sweep
 from trainer import config as run_config
 from trainer import lock, stopping
 from trainer import record as records

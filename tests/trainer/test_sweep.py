@@ -1,13 +1,9 @@
-"""Sweeps, as a user starts them: skipped when done, going on after a failure, after a kill."""
+"""Sweeps, as a user starts them: skipped when done, going on after a failure."""
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import pytest
 
@@ -15,7 +11,6 @@ from tests.conftest import ROOT
 from trainer import record as records
 
 COMMAND = [sys.executable, "train.py", "-m"]
-SWEEP = ["variant=lora,head", "seed=0,1", "machine.save_every=2", "machine.threads=1"]
 
 
 def start(overrides: list[str], **options) -> subprocess.Popen:
@@ -29,15 +24,6 @@ def sweep(overrides: list[str]) -> tuple[int, str]:
     process = start(overrides)
     output, _ = process.communicate(timeout=300)
     return process.returncode, output
-
-
-def rows(folder) -> dict[str, dict]:
-    """What must not depend on when and how the runs were made."""
-    changing = ("time.", "started", "finished", "memory.peak_rss", "study", "overrides")
-    return {
-        path.name: {k: v for k, v in records.read(path).row().items() if not k.startswith(changing)}
-        for path in map(Path, records.find(folder))
-    }
 
 
 def test_a_sweep_runs_what_is_missing_and_goes_on_after_a_failure(tiny_overrides, tmp_path):
@@ -66,30 +52,6 @@ def test_a_misspelt_job_stops_the_sweep_before_it_starts(tiny_overrides, tmp_pat
     assert code == 1
     assert "error: variant: 'haed', allowed: adalora, bitfit, dora, dylora, " in output
     assert not list(records.find(tmp_path))
-
-
-def test_killed_at_random_moments_and_started_again_it_ends_as_an_undisturbed_one(tiny_overrides, tmp_path):
-    settings = [*tiny_overrides, *SWEEP, "train.epochs=4"]
-    code, output = sweep([*settings, "study=undisturbed"])
-    assert code == 0, output
-    for moment in (1, 3, 4):
-        process = start([*settings, "study=killed"])
-        # Kill when so many steps of the study are on disk, at whatever point that is.
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline and process.poll() is None:
-            if len(list((tmp_path / "runs" / "killed").glob("*/checkpoints/step-*"))) and (
-                len(list(records.find(tmp_path / "runs" / "killed"))) >= moment - 1
-            ):
-                break
-            time.sleep(0.005)
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-        process.stdout.close()
-    code, output = sweep([*settings, "study=killed"])
-    assert code == 0, output
-    undisturbed, killed = rows(tmp_path / "runs" / "undisturbed"), rows(tmp_path / "runs" / "killed")
-    assert len(undisturbed) == 4
-    assert killed == undisturbed
 
 
 @pytest.mark.parametrize("content", ["{", '{"version": 1}', ""])
