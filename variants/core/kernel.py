@@ -124,7 +124,7 @@ class _LowRankLinear(torch.autograd.Function):
         least: int,
     ) -> torch.Tensor:
         flat = x.reshape(-1, x.shape[-1])
-        h = a @ (flat if bits is None else flat * _mask(bits, least, flat)).t()
+        h = a @ (flat if bits is None else _mask(bits, least, flat).mul_(flat)).t()
         y = flat @ weight.t() if bias is None else torch.addmm(bias, flat, weight.t())
         y.addmm_(_times(core, h).t(), b.t(), alpha=scale)
         _, need_weight, _, need_a, need_b, need_core, *_ = ctx.needs_input_grad
@@ -149,8 +149,6 @@ class _LowRankLinear(torch.autograd.Function):
             if need_core:
                 grad_core = (u * h).sum(1) if core.ndim == 1 else u @ h.t()
             t = u if core is None else _times(core.t(), u)
-        if need_a:
-            grad_a = t @ (flat if mask is None else flat * mask)
         if need_x:
             grad_x = g @ weight
             if mask is None:
@@ -158,6 +156,8 @@ class _LowRankLinear(torch.autograd.Function):
             else:
                 grad_x.addcmul_(t.t() @ a, mask)
             grad_x = grad_x.view(ctx.shape)
+        if need_a:
+            grad_a = t @ (flat if mask is None else mask.mul_(flat))
         if need_weight:
             grad_weight = g.t() @ flat
         return grad_x, grad_weight, None, grad_a, grad_b, grad_core, None, None, None
