@@ -36,9 +36,15 @@ class Stepper:
     """Ready to take steps on one random batch of `batch` texts of `length` tokens."""
 
     def __init__(
-        self, source: models.Pristine, variant: Variant, batch: int, length: int, device: torch.device
+        self,
+        source: models.Pristine,
+        variant: Variant,
+        batch: int,
+        length: int,
+        device: torch.device,
+        dtype: str = "float32",
     ) -> None:
-        model: Any = models.fresh(source, seed=0).to(device)
+        model: Any = models.fresh(source, 0, dtype).to(device)
         variant.plan(STEPS)
         self.variant, self.model = variant, variant.attach(model, source.head).train()
         if isinstance(variant, Head):

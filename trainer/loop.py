@@ -122,6 +122,7 @@ class Loop(transformers.Trainer):
         self._ranks: dict[str, int] | None = None
         self._evaluated: dict[int, Evaluation] = {}  # on the selection split: the best so far, and the last
         self._grad_norm = 0.0
+        self._unread: dict[str, list[torch.Tensor]] = {"task_loss": [], "penalty": [], "tokens": []}
         self._held: tuple[list[tuple[int, bool]], int] | None = None  # what trained when bytes were last counted
         self._saved_activations = cost.SavedActivations(model)
         self._judge = make("machine.judge", machine.judge) if machine.judge is not None else None
@@ -242,9 +243,20 @@ class Loop(transformers.Trainer):
         with processes.same_draws():
             self.variant.on_update(step)
         counters.logged_steps += 1
-        counters.task_loss += float(reduce.total(torch.stack(self._task_losses).mean()))
+        self._unread["task_loss"].append(reduce.total(torch.stack(self._task_losses).mean()))
         if self._penalties:
-            counters.penalty += float(torch.stack(self._penalties).mean())
+            self._unread["penalty"].append(torch.stack(self._penalties).mean())
+
+    def _read(self) -> None:
+        """Takes what the steps since the last time computed into the counters.
+
+        To read a number is to wait for the device. A step does so once, to see whether its gradients are finite;
+        all else is read where it is logged or saved.
+        """
+        for name, values in self._unread.items():
+            for value in values:
+                setattr(self.counters, name, getattr(self.counters, name) + value.item())
+            values.clear()
 
     def _count_bytes(self, optimizer: torch.optim.Optimizer) -> None:
         """Takes what weights, gradients and optimizer hold now into their peaks.
@@ -264,7 +276,7 @@ class Loop(transformers.Trainer):
     def end_step(self, control: transformers.TrainerControl) -> None:
         """After the schedule has moved on: global_step is the step that was made."""
         step, machine = self.state.global_step, self.cfg.machine
-        self.counters.tokens += int(reduce.total(torch.stack(self._tokens).sum()))
+        self._unread["tokens"].append(reduce.total(torch.stack(self._tokens).sum()))
         now = time.perf_counter()
         self.counters.train_seconds += now - self._mark
         self.log_ranks()
@@ -369,6 +381,7 @@ class Loop(transformers.Trainer):
         return self.state.global_step / self.epoch_steps
 
     def log_step(self) -> None:
+        self._read()
         counters = self.counters
         steps = max(1, counters.logged_steps)
         lr = self.lr_scheduler.get_last_lr()[0]
@@ -428,6 +441,7 @@ class Loop(transformers.Trainer):
         return live.weights(self.model, self.variant, self.step().optimizer)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        self._read()
         weights = self.weights()
         processes.compare(weights, self.model, self.state.global_step)
         own = {"random": saving.random_state(), "counters": asdict(self.counters)}
