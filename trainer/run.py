@@ -36,7 +36,7 @@ PACKAGES = ("loratory", "torch", "transformers", "accelerate", "datasets", "toke
 
 def run(planned: Planned, overrides: list[str]) -> record.Record:
     """Carries out a run and writes its record; whatever goes wrong is recorded, then raised."""
-    _spare_the_collector()
+    spare_the_collector()
     config, clock = planned.config, _Clock()
     row = _blank(planned, overrides, clock.now())
     if processes.is_first():
@@ -107,7 +107,7 @@ _IDENTITY = (
 
 
 @functools.cache
-def _spare_the_collector() -> None:
+def spare_the_collector() -> None:
     """What has been imported stays out of garbage collection, of which every run asks for two whole ones."""
     gc.collect()
     gc.freeze()

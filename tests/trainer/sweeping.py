@@ -15,7 +15,7 @@ from hydra._internal.utils import create_config_search_path
 from hydra.core.global_hydra import GlobalHydra
 
 import train
-from tests.conftest import ROOT, spare_the_collector
+from tests.conftest import ROOT
 from trainer import config as run_config
 from trainer import record as records
 from trainer.stopping import Interrupted
@@ -25,6 +25,8 @@ QUIET = ["hydra/job_logging=none", "hydra/hydra_logging=none"]  # logging stays 
 
 def sweep(overrides: list[str], logging: list[str] = QUIET) -> None:
     """What `train.py -m` does, without its command line."""
+    from trainer.run import spare_the_collector
+
     spare_the_collector()
     run_config.register()
     GlobalHydra.instance().clear()

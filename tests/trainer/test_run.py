@@ -163,7 +163,7 @@ def test_an_unexpected_error_leaves_a_failed_record_and_a_traceback(carry_out, m
     with pytest.raises(MemoryError):
         carry_out()
     (folder,) = map(Path, records.find(tmp_path / "runs"))
-    assert records.read(folder).error == "MemoryError: out of memory"
+    assert records.read(folder).error == "out of memory: MemoryError: out of memory"
     assert "in no_memory" in (folder / "traceback.txt").read_text()
 
 

@@ -8,12 +8,13 @@ import torch
 
 from trainer.data import Order, Rows
 from trainer.shard import Collator, Shard, SharedRows, evaluated
+from trainer.tokens import Ragged
 
 
 def rows(count: int) -> Rows:
     draw = np.random.default_rng(0)
-    columns = {"input_ids": [[1] * n for n in draw.integers(1, 9, count)]}
-    return Rows(columns, np.arange(count), np.arange(count))
+    ends = np.cumsum(draw.integers(1, 9, count))
+    return Rows({"input_ids": Ragged(np.ones(ends[-1], np.int32), ends)}, np.arange(count), np.arange(count))
 
 
 def batches(found: Shard) -> list[list[tuple[int, float]]]:

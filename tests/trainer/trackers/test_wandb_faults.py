@@ -25,10 +25,12 @@ KEY = "a1b2c3d4e5" * 4  # forty characters, as W&B's are
 
 
 def service() -> psutil.Process:
-    """W&B's own process, which the tracker's process has started."""
-    for child in psutil.Process().children(recursive=True):
-        if child.name() == "wandb-core":
-            return child
+    """W&B's own process, which the tracker's process has started; another test may have left one of ours."""
+    for host in psutil.Process().children():
+        if "trainer.trackers.host" in host.cmdline():
+            for child in host.children(recursive=True):
+                if child.name() == "wandb-core":
+                    return child
     raise LookupError("no wandb-core")
 
 
