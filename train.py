@@ -5,7 +5,7 @@ python train.py -m variant=lora,head task=movie seed=0,1,2  a sweep; finished ru
 python train.py experiment=demo                             a sweep from conf/experiment/
 torchrun --nproc-per-node 2 train.py variant=lora task=movie  one run in two processes
 python train.py --cfg job                                   the config that would run, and nothing else
-python train.py variant=adalora --dry-run                   parameters and memory of the run, and nothing else
+python train.py variant=lora --dry-run                      parameters and memory of the run, and nothing else
 """
 
 from __future__ import annotations

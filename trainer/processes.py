@@ -1,6 +1,6 @@
 """Several processes for one run: each trains on its part of every batch, and all hold the same parameters.
 
-    torchrun --nproc-per-node 2 train.py variant=adalora task=movie
+    torchrun --nproc-per-node 2 train.py variant=lora task=movie
 
 The model is not wrapped. DistributedDataParallel sorts the parameters into buckets when training starts, and
 parameters that change their size, join, leave, or have no gradient in a step don't fit in there. The gradients of
