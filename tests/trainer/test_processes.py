@@ -48,10 +48,11 @@ def test_two_processes_train_every_variant_as_one_does_with_the_whole_batch(in_t
     expected = tensors(toys.through_disk(state.weights(one.model, one.variant, one.optimizer)))
     found = tensors(two["weights"])
     assert found.keys() == expected.keys()
+    # Adam divides a gradient by its own size, and one of ElaLoRA's that is next to zero by what was rounded.
+    atol = 1e-7 if case.cls.__name__ == "ElaLoRA" else 1e-9
     for place, value in expected.items():
         if isinstance(value, torch.Tensor):  # places and masks are whole numbers, which have to be equal
-            # 1e-7: Adam divides a gradient by its own size, and one that is next to zero by what was rounded.
-            torch.testing.assert_close(found[place], value, rtol=1e-9, atol=1e-7, msg=lambda m, p=place: f"{p}: {m}")
+            torch.testing.assert_close(found[place], value, rtol=1e-9, atol=atol, msg=lambda m, p=place: f"{p}: {m}")
         else:
             assert found[place] == (pytest.approx(value, rel=1e-9) if isinstance(value, float) else value), place
 
