@@ -30,7 +30,8 @@ JOBLIB = ["hydra/launcher=cores", "hydra.launcher.n_jobs=2"]
 
 
 def test_two_parallel_sweeps_at_once_run_each_run_once_and_end_as_one_sweep_does(tiny_overrides, tmp_path):
-    code, output = sweep([*tiny_overrides, *QUICK, "study=alone"])
+    share = max(1, sweeps.cores() // 2)
+    code, output = sweep([*tiny_overrides, *QUICK, "study=alone", f"machine.threads={share}"])
     assert code == 0 and "4 runs: 4 ran, 0 done already, 0 failed, 0 held elsewhere" in output, output
 
     both = [start([*tiny_overrides, *QUICK, *JOBLIB, "study=both"]) for _ in range(2)]
@@ -42,7 +43,7 @@ def test_two_parallel_sweeps_at_once_run_each_run_once_and_end_as_one_sweep_does
         assert "another process is carrying out this run (process " in output or "left alone" not in output
     assert rows(tmp_path / "runs" / "both") == rows(tmp_path / "runs" / "alone")
     found = [records.read(folder) for folder in records.find(tmp_path / "runs" / "both")]
-    assert {record.hardware["threads"] for record in found} == {max(1, sweeps.cores() // 2)}
+    assert {record.hardware["threads"] for record in found} == {share}
     for folder in records.find(tmp_path / "runs" / "both"):
         lines = (Path(folder) / "metrics.jsonl").read_text().splitlines()
         assert len(lines) == len(set(lines)), "two processes wrote into one run"
