@@ -19,7 +19,7 @@ from accelerate.state import AcceleratorState
 from omegaconf import DictConfig
 from torch import nn
 
-from trainer import data, metrics, processes, sharding
+from trainer import data, metrics, pages, processes, sharding
 from trainer import model as models
 from trainer.errors import ConfigError
 from trainer.loop import Loop, total_steps
@@ -69,13 +69,15 @@ def apart(config: DictConfig) -> Iterator[None]:
         with torch.random.fork_rng(devices=[]):
             if config.machine.threads is not None:
                 torch.set_num_threads(config.machine.threads)
-            kernel.use(config.machine.kernel)
+            kernel.use(config.machine.kernel, bool(config.train.recompute))
+            pages.keep()
             yield
     finally:
         torch.set_num_threads(threads)
         # A sweep runs in one process: nothing of this run may reach the next one.
         AcceleratorState._reset_state(reset_partial_state=True)
         gc.collect()
+        pages.give_back()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 

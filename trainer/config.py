@@ -74,6 +74,7 @@ class Train:
     group_by_length: bool = True
     autocast: bool = False  # bfloat16 autocast
     gradient_checkpointing: bool = False
+    recompute: bool | None = None  # whether adapters compute h = A x and dropout's bits again instead of keeping them
     max_skipped: int = 10  # steps left out for gradients that are not finite, before the run fails
 
 

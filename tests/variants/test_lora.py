@@ -13,7 +13,7 @@ from torch import nn
 from tests.variants import oracles
 from variants.core.adapter import LowRank
 from variants.core.contract import HEAD, Toy
-from variants.core.kernel import draw
+from variants.core.dropout import draw
 from variants.lora import LoRA
 
 

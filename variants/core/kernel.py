@@ -2,14 +2,23 @@
 
     n tokens, W: out×in and b     A: r×in     B: out×r     C: none, diagonal (r,) or (r, r)     s: a number
 
-    forward   h = A x̃ᵀ, c = C h          y = x Wᵀ + b,   y += s cᵀ Bᵀ        into the base's own product
-    backward  u = s Bᵀ ∂yᵀ, t = Cᵀ u     ∂x = ∂y W,      ∂x += (tᵀ A) ∘ mask into the base's own product
-              ∂A = t x̃   ∂B = s (c ∂y)ᵀ  ∂C = u hᵀ (its diagonal)   ∂W = ∂yᵀ x where W is trained too
+              h = A x̃ᵀ,  c = C h,  u = s Bᵀ ∂yᵀ,  t = Cᵀ u      lie as r rows: the long side n runs through one row
 
-Beyond what the frozen layer needs, nothing of full size is made or added, and x (which the layer before keeps
-anyway), h and dropout's random bits, two bytes an entry, are all that is saved. What has r rows and n columns, h, c, u
-and t, lies so that the long side n runs through rows that lie together: written down as the linear layers that they
-are, x Aᵀ costs 1.4 times and the gradients three to five times as much on a CPU.
+    forward   y = x Wᵀ + b,   y += s cᵀ Bᵀ                     into the base's own product
+    backward  ∂x = ∂y W,      ∂x += (tᵀ A) ∘ mask
+              ∂A = t x̃    ∂B = s (c ∂y)ᵀ    ∂C = u hᵀ (or its diagonal)    ∂W = ∂yᵀ x where W is trained too
+
+    of many tokens, without dropout, W′ = W + s B C A is written in either pass and thrown away:
+    forward   y = x W′ᵀ + b
+    backward  ∂x = ∂y W′,  ∂A, ∂B, ∂C as above, with h from x
+
+A thin product costs not its arithmetic but the way through a tensor of n rows, and to add to y or ∂x is to read and
+write one that no cache holds once there are several times as many tokens as a layer is wide. No copy of W is kept.
+Above a base in lower precision W′ would round the update away, and under dropout the base sees another input than
+the update.
+
+Beyond what the frozen layer needs, nothing of full size is kept but x (which the layer before keeps anyway) and
+dropout's random bits, two bytes an entry. With `recompute` these are drawn again, and h is computed again from x.
 
 `plain` is the same in ordinary operations: the reference. `use("plain")` makes it what `low_rank_linear` computes.
 A sparse update has no factors: its product is in `variants.core.sparse_linear`.
@@ -26,18 +35,27 @@ import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
+from variants.core import dropout as dropouts
+
 KERNELS = ("fused", "plain")
-_LEVELS = 2**16
+# What a CPU's library, made for large results, makes of a product with r rows depends on its form (measured at r from 4
+# to 16). Of that many tokens, x Aᵀ takes half as long as A xᵀ where x is this narrow, and as long or longer elsewhere;
+# and to sum over tokens takes two thirds in two halves, for results are divided among threads, not what is summed up.
+_MANY, _NARROW = 256, 512
 
 _kernel = "fused"
+_recompute = False
 
 
-def use(kernel: str) -> None:
-    """Chooses what `low_rank_linear` computes with from now on: "fused" or "plain"."""
-    global _kernel
+def use(kernel: str, recompute: bool = False) -> None:
+    """Chooses what `low_rank_linear` computes with from now on: "fused" or "plain".
+
+    recompute: whether the fused one computes h and dropout's bits again in the backward pass instead of keeping them.
+    """
+    global _kernel, _recompute
     if kernel not in KERNELS:
         raise ValueError(f"kernel: {kernel!r}, allowed: {', '.join(KERNELS)}")
-    _kernel = kernel
+    _kernel, _recompute = kernel, recompute
 
 
 def chosen() -> str:
@@ -59,7 +77,7 @@ def low_rank_linear(
 
     weight: (out, in). bias: (out,), which takes no gradient, or None. a: (r, in). b: (out, r). core: C, (r,) for a
     diagonal, (r, r), or None for the identity. dropout: probability with which an entry of x is left out of x̃;
-    the others are scaled up (see `draw`). The result has the precision of the base layer's output.
+    the others are scaled up (`variants.core.dropout`). The result has the precision of the base layer's output.
     """
     kind = x.device.type
     if torch.is_autocast_enabled(kind):
@@ -68,13 +86,14 @@ def low_rank_linear(
         bias = bias if bias is None else bias.to(lower)
     a, b = a.to(x.dtype), b.to(x.dtype)
     core = core if core is None else core.to(x.dtype)
-    bits, least = None, 0
+    source, least = None, 0
     if dropout:
-        bits, least, up = draw(x, dropout)
+        source, least, up = dropouts.draw(x, dropout, seed_alone=_recompute)
         scale = scale * up
     if _kernel == "plain":
-        return plain(x, weight, bias, a, b, core, scale, None if bits is None else bits >= least)
-    return _LowRankLinear.apply(x, weight, bias, a, b, core, scale, bits, least)
+        keep = None if source is None else dropouts.bits(source, x.shape) >= least
+        return plain(x, weight, bias, a, b, core, scale, keep)
+    return _LowRankLinear.apply(x, weight, bias, a, b, core, scale, source, least, _recompute)
 
 
 def plain(
@@ -94,21 +113,6 @@ def plain(
     return F.linear(x, weight, bias) + F.linear(h, b) * scale
 
 
-def draw(x: torch.Tensor, dropout: float) -> tuple[torch.Tensor, int, float]:
-    """(bits, least, up): dropout keeps the entries of x whose bits, int16 of x's shape, are ≥ least, scaled by up.
-
-    Entries are kept independently with probability 1 − p, p being `dropout` rounded to 2⁻¹⁶; up is 1/(1 − p) of
-    the rounded p, so that the mean is exact. Sixteen random bits decide an entry: a quarter of the draws that a
-    float for each would take, from torch's own generator.
-    """
-    dropped = round(dropout * _LEVELS)
-    count = x.numel()
-    # All but the last of 2⁶⁴ values; `random_` would give that one too, but can't be compiled.
-    words = torch.randint(-(2**63), 2**63 - 1, ((count + 3) // 4,), device=x.device)
-    bits = words.view(torch.int16)[:count].view(x.shape)
-    return bits, dropped - _LEVELS // 2, _LEVELS / (_LEVELS - dropped)
-
-
 class _LowRankLinear(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -120,47 +124,83 @@ class _LowRankLinear(torch.autograd.Function):
         b: torch.Tensor,
         core: torch.Tensor | None,
         scale: float,
-        bits: torch.Tensor | None,
+        source: torch.Tensor | None,
         least: int,
+        recompute: bool,
     ) -> torch.Tensor:
-        flat = x.reshape(-1, x.shape[-1])
-        h = a @ (flat if bits is None else _mask(bits, least, flat).mul_(flat)).t()
-        y = flat @ weight.t() if bias is None else torch.addmm(bias, flat, weight.t())
-        y.addmm_(_times(core, h).t(), b.t(), alpha=scale)
         _, need_weight, _, need_a, need_b, need_core, *_ = ctx.needs_input_grad
-        ctx.scale, ctx.shape, ctx.least = scale, x.shape, least
-        kept_x = x if need_weight or need_a else None  # with A frozen the input need not be kept
-        ctx.save_for_backward(kept_x, weight, a, b, core, h if need_b or need_core else None, bits)
-        return y.view(*x.shape[:-1], y.shape[-1])
+        shape = x.shape
+        rows = x.reshape(-1, shape[-1])
+        joined = source is None and _joins(len(rows), weight)
+        keep_x = need_weight or need_a  # with A frozen the input need not be kept, but h
+        keep_h = (need_b or need_core) and not (keep_x and (joined or recompute))
+        h: Any = None
+        if keep_h or not joined:
+            h = _project(a, rows if source is None else _mask(source, least, x).mul_(rows))
+        if joined:
+            weight_now = _join(weight, a, b, core, scale)
+            y = rows @ weight_now.t() if bias is None else torch.addmm(bias, rows, weight_now.t())
+        else:
+            y = rows @ weight.t() if bias is None else torch.addmm(bias, rows, weight.t())
+            y.addmm_(_times(core, h).t(), b.t(), alpha=scale)
+        ctx.scale, ctx.shape, ctx.least, ctx.joined = scale, shape, least, joined
+        ctx.save_for_backward(x if keep_x else None, weight, a, b, core, h if keep_h else None, source)
+        return y.view(*shape[:-1], y.shape[-1])
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        x, weight, a, b, core, h, bits = ctx.saved_tensors
-        flat: Any = None if x is None else x.reshape(-1, x.shape[-1])
+        x, weight, a, b, core, h, source = ctx.saved_tensors
         need_x, need_weight, _, need_a, need_b, need_core, *_ = ctx.needs_input_grad
         g = grad.reshape(-1, grad.shape[-1])
-        mask = None if bits is None or not (need_a or need_x) else _mask(bits, ctx.least, g)
-        grad_x = grad_weight = grad_a = grad_b = grad_core = None
-        if need_b:
-            grad_b = (_times(core, h) @ g).mul_(ctx.scale).t()
+        rows: Any = None if x is None else x.reshape(-1, x.shape[-1])
+        grad_x = grad_weight = grad_a = grad_b = grad_core = mask = None
+        if source is not None and (need_x or rows is not None):
+            mask = _mask(source, ctx.least, g, ctx.shape)
         if need_x or need_a or need_core:
-            u = (b.t() @ g.t()).mul_(ctx.scale)
-            if need_core:
-                grad_core = (u * h).sum(1) if core.ndim == 1 else u @ h.t()
+            u = _project(b.t(), g).mul_(ctx.scale)
             t = u if core is None else _times(core.t(), u)
         if need_x:
-            grad_x = g @ weight
-            if mask is None:
-                grad_x.addmm_(t.t(), a)
+            if ctx.joined:
+                grad_x = g @ _join(weight, a, b, core, ctx.scale)
+            elif mask is None:
+                grad_x = (g @ weight).addmm_(t.t(), a)
             else:
-                grad_x.addcmul_(t.t() @ a, mask)
+                grad_x = (g @ weight).addcmul_(t.t() @ a, mask)
             grad_x = grad_x.view(ctx.shape)
+        seen = rows if mask is None or rows is None else mask.mul_(rows)  # x̃
+        if h is None and (need_b or need_core):
+            h = _project(a, seen)
         if need_a:
-            grad_a = t @ (flat if mask is None else mask.mul_(flat))
+            grad_a = _over_rows(t, seen)
+        if need_b:
+            grad_b = _over_rows(_times(core, h), g).mul_(ctx.scale).t()
+        if need_core:
+            grad_core = (u * h).sum(1) if core.ndim == 1 else u @ h.t()
         if need_weight:
-            grad_weight = g.t() @ flat
-        return grad_x, grad_weight, None, grad_a, grad_b, grad_core, None, None, None
+            grad_weight = g.t() @ rows
+        return grad_x, grad_weight, None, grad_a, grad_b, grad_core, None, None, None, None
+
+
+def _joins(rows: int, weight: torch.Tensor) -> bool:
+    """Whether to make W′ twice takes less than to add to y and ∂x.
+
+    A thread adds to rows that it has just written, but reads all of W′, of which others wrote a part: counted as four
+    times the way. Where that is dear, between two cores far apart, W′ paid from 1,500 tokens of width 384 on.
+    """
+    out_features, in_features = weight.shape
+    return weight.dtype.itemsize >= 4 and rows * (in_features + out_features) > 8 * in_features * out_features
+
+
+def _join(
+    weight: torch.Tensor, a: torch.Tensor, b: torch.Tensor, core: torch.Tensor | None, scale: float
+) -> torch.Tensor:
+    """W′ = W + scale · B C A, laid out as W is: with B = 0 the product is then the layer's own, bit for bit."""
+    if core is not None:
+        b = b * core if core.ndim == 1 else b @ core
+    if weight.is_contiguous():
+        return torch.addmm(weight, b, a, alpha=scale)
+    return torch.addmm(weight.t(), a.t(), b.t(), alpha=scale).t()  # transformers' Conv1D keeps the transpose
 
 
 def _times(core: torch.Tensor | None, h: torch.Tensor) -> torch.Tensor:
@@ -170,11 +210,29 @@ def _times(core: torch.Tensor | None, h: torch.Tensor) -> torch.Tensor:
     return core[:, None] * h if core.ndim == 1 else core @ h
 
 
-def _mask(bits: torch.Tensor, least: int, like: torch.Tensor) -> torch.Tensor:
+def _project(a: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """A xᵀ (r, n), for A (r, f) and x (n, f)."""
+    if len(x) < _MANY or x.shape[1] > _NARROW or x.device.type != "cpu":
+        return a @ x.t()
+    return (x @ a.contiguous().t()).t()
+
+
+def _over_rows(h: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """h x (r, f), for h (r, n) and x (n, f)."""
+    half, odd = divmod(len(x), 2)
+    if odd or len(x) < _MANY or x.device.type != "cpu":
+        return h @ x
+    return torch.bmm(h.view(-1, 2, half).transpose(0, 1), x.view(2, half, -1)).sum(0)
+
+
+def _mask(source: torch.Tensor, least: int, like: torch.Tensor, shape: torch.Size | None = None) -> torch.Tensor:
     """(n, in): 1 where an entry is kept, else 0, in the dtype of `like`.
+
+    shape: of the input; None for that of `like`.
 
     Compared straight into that dtype and multiplied with: a quarter of what a bool mask and `torch.where` take
     on a CPU, where neither runs through vector instructions.
     """
-    mask = torch.empty(bits.shape, dtype=like.dtype, device=bits.device)
-    return torch.ge(bits, least, out=mask).view(-1, bits.shape[-1])
+    shape = like.shape if shape is None else shape
+    mask = torch.empty(shape, dtype=like.dtype, device=like.device)
+    return torch.ge(dropouts.bits(source, shape), least, out=mask).view(-1, shape[-1])
