@@ -10,6 +10,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start; `one_thread` says why
 
 import csv
+import gc
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -43,6 +44,13 @@ def nothing_is_waited_for() -> Iterator[None]:
             if not device.is_available():
                 patched.setattr(device, "manual_seed_all", lambda seed: None)
         yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def imports_are_no_garbage() -> None:
+    """What is there stays out of garbage collection: every run asks for whole ones, and tests import a great deal."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
