@@ -26,7 +26,7 @@ dashboard: $(STAMP) ## the runs of tracker=trackio, in a browser on this machine
 	TRACKIO_DIR=$${TRACKIO_DIR:-runs/.trackio} $(BIN)/trackio show --host 127.0.0.1
 
 test: lint ## lint, types and the whole test suite
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(STAMP) ## ruff and mypy
 	$(BIN)/ruff check .

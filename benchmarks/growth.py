@@ -42,9 +42,9 @@ def measure(source: models.Pristine, batch: int, length: int, rounds: int, devic
     layers = over(source, {6 * blocks: LoRA(rank=8, layers=[0, blocks - 1]) for blocks in BLOCKS})
     widths = {width: over(_of_width(width), {width: LoRA(rank=8)})[width] for width in WIDTHS}
     return {
-        "rank": Growth(ranks, _slope(ranks), "ms a rank"),
-        "layers": Growth(layers, _slope(layers), "ms a layer"),
-        "width": Growth(widths, _power(widths), "as the power of the width"),
+        "rank": Growth(ranks, slope(ranks), "ms a rank"),
+        "layers": Growth(layers, slope(layers), "ms a layer"),
+        "width": Growth(widths, power(widths), "as the power of the width"),
     }
 
 
@@ -58,12 +58,12 @@ def _of_width(width: int) -> models.Pristine:
     return models.Pristine(model, (), models.head_modules(model))
 
 
-def _slope(values: Mapping[int, float]) -> float:
+def slope(values: Mapping[int, float]) -> float:
     """Of the straight line with the least squares."""
     return float(np.polyfit(list(values), list(values.values()), 1)[0])
 
 
-def _power(values: Mapping[int, float]) -> float:
+def power(values: Mapping[int, float]) -> float:
     """p of c · sizeᵖ; NaN where a noisy machine gave a cost that is not positive."""
     if min(values.values()) <= 0:
         return float("nan")

@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.stepper import Stepper, default_backbone
+from benchmarks.stepper import device as device_of
 from variants.core.variant import Variant
 from variants.head import Head
 from variants.lora import LoRA
@@ -46,7 +47,7 @@ def measure(method: str, batch: int, length: int, rounds: int, device: torch.dev
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=15, help="steps of each")
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", type=device_of, default="cpu", help="cpu, cuda, cuda:1")
     parser.add_argument("--json", type=Path, metavar="FILE", help="writes all numbers there")
     arguments = parser.parse_args()
     torch.manual_seed(0)
@@ -55,7 +56,7 @@ def main() -> None:
     print("|:--|:--|---:|---:|---:|:--|")
     for method in METHODS:
         for batch, length in SETTINGS:
-            row = measure(method, batch, length, arguments.rounds, torch.device(arguments.device))
+            row = measure(method, batch, length, arguments.rounds, arguments.device)
             found[f"{method} {batch}x{length}"] = row
             print(f"| {method} | {batch} × {length} | {row['float32']:.1f} | {row['bfloat16']:.1f} ", end="")
             print(f"| {row['times']:.2f} | {row['low']:.2f} to {row['high']:.2f} |", flush=True)

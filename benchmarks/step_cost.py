@@ -15,6 +15,7 @@ import argparse
 import json
 import platform
 import statistics
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from importlib.metadata import version
@@ -26,6 +27,7 @@ import torch
 from benchmarks import growth
 from benchmarks.growth import Growth
 from benchmarks.stepper import Stepper, default_backbone, in_turn
+from benchmarks.stepper import device as device_of
 from trainer import model as models
 from variants.adalora import AdaLoRA
 from variants.core.variant import Variant
@@ -41,7 +43,8 @@ from variants.sparse import SparseLoRA
 from variants.svft import SVFT
 
 BATCHES, LENGTHS = (8, 32), (16, 64, 128)
-QUICK = ("floor", "lora", "lora_dropout", "adalora", "dora", "shira", "sparse", "increlora", "full")  # and PEFT's
+QUICK = ("floor", "lora", "lora_dropout", "adalora", "dora")  # and PEFT's
+BUDGET = 40.0  # seconds from the start of a quick run until no round begins any more
 TARGET = {"init_r": 8, "target_r": 4, "tinit": 0, "tfinal": 100, "deltaT": 1, "orth_reg_weight": 0.1}
 
 METHODS: dict[str, Callable[[], Variant]] = {
@@ -67,13 +70,19 @@ Row = dict[str, float]  # what is known of one method in one setting
 
 
 def measure(
-    source: models.Pristine, names: list[str], batch: int, length: int, rounds: int, device: torch.device
+    source: models.Pristine,
+    names: list[str],
+    batch: int,
+    length: int,
+    rounds: int,
+    device: torch.device,
+    until: float = float("inf"),
 ) -> dict[str, Row]:
-    """For every method: its times (`stepper.Times`), what it costs over the floor, saved activations."""
+    """For every method: its times (`stepper.in_turn`), what it costs over the floor, saved activations."""
     torch.manual_seed(0)
     steppers = {name: Stepper(source, METHODS[name](), batch, length, device) for name in names}
     found: dict[str, Row] = {}
-    for name, times in in_turn(steppers, rounds).items():
+    for name, times in in_turn(steppers, rounds, until=until).items():
         found[name] = asdict(times) | {"activations_mib": steppers[name].saved_bytes() / 2**20}
     return {name: row | {"overhead": row["over_floor"] / found["floor"]["ms"]} for name, row in found.items()}
 
@@ -134,9 +143,9 @@ def machine(device: torch.device) -> str:
     return f"{where}, {torch.get_num_threads()} threads, {versions}"
 
 
-def write(path: Path, lines: list[str]) -> None:
-    """Puts `lines` in place of what stands between the two marks of the file."""
-    begin, end = "<!-- step_cost -->", "<!-- /step_cost -->"
+def write(path: Path, lines: list[str], name: str = "step_cost") -> None:
+    """Puts `lines` in place of what stands between the two marks with `name` in the file."""
+    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
     text = path.read_text(encoding="utf-8")
     if text.count(begin) != 1 or text.count(end) != 1:
         raise ValueError(f"{path}: allowed: one {begin} and one {end}")
@@ -146,11 +155,12 @@ def write(path: Path, lines: list[str]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="the smallest setting and few steps, under a minute")
+    parser.add_argument("--quick", action="store_true", help="the smallest setting and what PEFT has, under a minute")
     parser.add_argument("--json", type=Path, metavar="FILE", help="writes all numbers there")
     parser.add_argument("--write", action="store_true", help="puts the tables into benchmarks/README.md")
-    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"), help="cpu, cuda, cuda:1")
+    parser.add_argument("--device", type=device_of, default="cpu", help="cpu, cuda, cuda:1")
     arguments = parser.parse_args()
+    started = time.perf_counter()
     quick, device = arguments.quick, arguments.device
     name, source = default_backbone()
     names = [n for n in METHODS if n.removeprefix("peft ") in QUICK] if quick else list(METHODS)
@@ -159,8 +169,9 @@ def main() -> None:
     print("\n".join(lines))
     results = {}
     for batch, length in sizes:
-        rounds = 10 if quick else min(24, max(8, 20 * 512 // (batch * length)))
-        found = measure(source, names, batch, length, rounds, device)
+        rounds = min(24, max(8, 20 * 512 // (batch * length)))
+        until = started + BUDGET if quick else float("inf")
+        found = measure(source, names, batch, length, rounds, device, until)
         setting = f"{batch} × {length}"
         results[setting] = found
         print("\n".join(list(table({setting: found}))[0 if len(results) == 1 else 2 :]), flush=True)
@@ -169,7 +180,8 @@ def main() -> None:
     ends = ["", *closing(found, grown)]
     print("\n".join(ends))
     if arguments.write:
-        write(Path(__file__).parent / "README.md", ["", *lines, *table(results), *ends, ""])
+        marks = "step_cost" if device.type == "cpu" else f"step_cost {device.type}"
+        write(Path(__file__).parent / "README.md", ["", *lines, *table(results), *ends, ""], marks)
     if arguments.json:
         everything = found | {"machine": machine(device), "settings": results}
         everything["growth"] = {name: asdict(growing) for name, growing in grown.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import time
 from collections.abc import Mapping
@@ -21,7 +22,19 @@ from trainer.sources import fetch_model
 from variants.core.variant import Step, Variant
 from variants.head import Head
 
+FEWEST = 5  # rounds, however slow the machine is
 STEPS = 1000  # that a run would take: schedules are spread over them, and no rank leaves in the few that are measured
+
+
+def device(text: str) -> torch.device:
+    """A device that this machine has, for argparse."""
+    try:
+        found = torch.device(text)
+    except RuntimeError:
+        raise argparse.ArgumentTypeError(f"{text}, allowed: cpu, cuda, cuda:1") from None
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        raise argparse.ArgumentTypeError(f"{text}, allowed: one of the {torch.cuda.device_count()} that torch sees")
+    return found
 
 
 def default_backbone() -> tuple[str, models.Pristine]:
@@ -54,7 +67,7 @@ class Stepper:
         self.optimizer = torch.optim.AdamW(trained, lr=1e-4, fused=True)  # as runs have it, PEFT's too
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: 1.0)
         self.inputs = {
-            "input_ids": torch.randint(1000, 20000, (batch, length), device=device),
+            "input_ids": torch.randint(model.config.vocab_size, (batch, length), device=device),
             "attention_mask": torch.ones(batch, length, dtype=torch.long, device=device),
         }
         self.labels = torch.randint(0, 2, (batch,), device=device)
@@ -100,6 +113,7 @@ class Times:
 
     hooks: median of what the method's hooks take. over_floor: median over the rounds of the step less the floor's
     step of the same round, so that a machine that slows down for a while slows down both; 0 for the floor itself.
+    rounds: of how many these are the medians.
     """
 
     ms: float
@@ -107,20 +121,29 @@ class Times:
     ms_high: float
     hooks: float
     over_floor: float
+    rounds: int
 
 
-def in_turn(steppers: Mapping[str, Stepper], rounds: int, floor: str = "floor") -> dict[str, Times]:
-    """The times of `rounds` ≥ 2 steps of each method, which take them in turn, after two to warm up."""
+def in_turn(
+    steppers: Mapping[str, Stepper], rounds: int, floor: str = "floor", until: float = float("inf")
+) -> dict[str, Times]:
+    """The times of `rounds` ≥ 2 steps of each method, which take them in turn, after two to warm up.
+
+    until: moment of `time.perf_counter()` after which no round begins, once there are `FEWEST`.
+    """
     for stepper in steppers.values():
         stepper.step()
         stepper.step()
     taken: dict[str, list[tuple[float, float]]] = {name: [] for name in steppers}
-    for _ in range(rounds):
+    for number in range(rounds):
+        if number >= FEWEST and time.perf_counter() > until:
+            break
         for name, stepper in steppers.items():
             taken[name].append(stepper.step())
     found = {}
     for name, values in taken.items():
         low, middle, high = statistics.quantiles([step for step, _ in values], n=4)
         over = statistics.median(mine - its for (mine, _), (its, _) in zip(values, taken[floor], strict=True))
-        found[name] = Times(middle, low, high, statistics.median(hooks for _, hooks in values), over)
+        hooks = statistics.median(hooks for _, hooks in values)
+        found[name] = Times(middle, low, high, hooks, over, len(values))
     return found

@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def measure(runs: int, rows: int, steps: int) -> dict[str, float]:
-    """One sweep of `runs` runs with `steps` steps each: seconds, and wall over inside."""
+    """One sweep of `runs` runs with `steps` steps each: see `shares`."""
     with tempfile.TemporaryDirectory() as place:
         command = [
             *(sys.executable, "train.py", "-m", "variant=lora,head", "task=movie"),
@@ -38,14 +38,19 @@ def measure(runs: int, rows: int, steps: int) -> dict[str, float]:
         begun, start = time.time(), time.perf_counter()
         subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
         wall = time.perf_counter() - start
-        ended = sorted(
-            (os.stat(os.path.join(folder, record.FILENAME)).st_mtime, folder) for folder in record.find(place)
-        )
-        inside = []
-        for _, folder in ended:
-            row = record.read(Path(folder))
-            assert row is not None and row.time.train is not None and row.time.eval is not None
-            inside.append(row.time.train + row.time.eval)
+        return shares(place, begun, wall)
+
+
+def shares(place: str, begun: float, wall: float) -> dict[str, float]:
+    """Where the seconds went of a sweep that began at the moment `begun` (`time.time`), took `wall` and left its runs
+    in `place`: see the module. `ratio` is wall over inside. A run ends when its record is written."""
+    ended = sorted((os.stat(os.path.join(folder, record.FILENAME)).st_mtime, folder) for folder in record.find(place))
+    inside = []
+    for _, folder in ended:
+        row = record.read(Path(folder))
+        if row is None or row.time.train is None or row.time.eval is None:
+            raise ValueError(f"{folder}: {row and row.error}, allowed: a run that ended well")
+        inside.append(row.time.train + row.time.eval)
     moments = [moment for moment, _ in ended]
     gaps = [after - before - own for before, after, own in zip(moments[:-1], moments[1:], inside[1:], strict=True)]
     return {
@@ -59,18 +64,31 @@ def measure(runs: int, rows: int, steps: int) -> dict[str, float]:
     }
 
 
+def table(found: dict[str, float]) -> str:
+    return (
+        "| runs | wall s | inside s | wall / inside | start s | gap s, median | largest |\n"
+        "|---:|---:|---:|---:|---:|---:|---:|\n"
+        f"| {found['runs']} | {found['wall']:.1f} | {found['inside']:.1f} | {found['ratio']:.3f} "
+        f"| {found['start']:.1f} | {found['gap']:.2f} | {found['largest_gap']:.2f} |"
+    )
+
+
+def even(text: str) -> int:
+    """A number of runs: two methods with as many seeds each."""
+    if not text.isdecimal() or int(text) < 2 or int(text) % 2:
+        raise argparse.ArgumentTypeError(f"{text}, allowed: an even number ≥ 2")
+    return int(text)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--runs", type=int, default=24, metavar="N", help="an even number")
+    parser.add_argument("--runs", type=even, default=24, metavar="N", help="an even number")
     parser.add_argument("--rows", type=int, default=1000, metavar="N", help="of training and of evaluation")
     parser.add_argument("--steps", type=int, default=60, metavar="N", help="of each run")
     parser.add_argument("--json", type=Path, metavar="FILE", help="writes all numbers there")
     arguments = parser.parse_args()
     found = measure(arguments.runs, arguments.rows, arguments.steps)
-    print("| runs | wall s | inside s | wall / inside | start s | gap s, median | largest |")
-    print("|---:|---:|---:|---:|---:|---:|---:|")
-    print(f"| {found['runs']} | {found['wall']:.1f} | {found['inside']:.1f} | {found['ratio']:.3f} ", end="")
-    print(f"| {found['start']:.1f} | {found['gap']:.2f} | {found['largest_gap']:.2f} |")
+    print(table(found))
     if arguments.json:
         arguments.json.write_text(json.dumps(found, indent=1))
 

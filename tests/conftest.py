@@ -10,13 +10,12 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start; `one_thread` says why
 
 import csv
+import gc
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
 pytest_plugins = ["tests.browser"]
@@ -31,6 +30,27 @@ def one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_is_waited_for() -> Iterator[None]:
+    """A disk that has written, which no test can tell, and devices that are not there: for each of them torch keeps
+    the stack of every `manual_seed` as text, a tenth of the time of tests on toys."""
+    import torch
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(os, "fsync", lambda file: None)
+        for device in (torch.cuda, torch.xpu, torch.mtia):
+            if not device.is_available():
+                patched.setattr(device, "manual_seed_all", lambda seed: None)
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def imports_are_no_garbage() -> None:
+    """What is there stays out of garbage collection: every run asks for whole ones, and tests import a great deal."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
@@ -99,13 +119,7 @@ def tiny_run(model: Path, task: tuple[Path, Path], folder: Path) -> list[str]:
 @pytest.fixture
 def configured() -> Callable[[list[str]], DictConfig]:
     """Composes the main config with overrides, as train.py does."""
-    from trainer.config import register
-
-    def composed(overrides: list[str]) -> DictConfig:
-        register()
-        GlobalHydra.instance().clear()
-        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            return compose("config", overrides)
+    from tests.composing import composed
 
     return composed
 

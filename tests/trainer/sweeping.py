@@ -13,6 +13,7 @@ from pathlib import Path
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
 from hydra.core.global_hydra import GlobalHydra
+from joblib.externals.loky import reusable_executor
 
 import train
 from tests.conftest import ROOT
@@ -43,11 +44,17 @@ def forked(call: Callable[[], None], output: Path) -> Iterator[int]:
     if (child := os.fork()) == 0:
         code = 1
         try:
-            sys.stdout = sys.stderr = output.open("a", buffering=1)  # pytest has replaced both
+            sys.stdout = sys.stderr = file = output.open("a", buffering=1)  # pytest has replaced both
+            for number in (1, 2):  # for what the fork starts
+                os.dup2(file.fileno(), number)
             call()
             code = 0
         except Interrupted as stop:
             code = stop.exit_code
+        except SystemExit as end:  # as Python does it
+            code = end.code if isinstance(end.code, int) else int(end.code is not None)
+            if isinstance(end.code, str):
+                print(end.code)
         except BaseException:
             traceback.print_exc()
         finally:
@@ -59,6 +66,34 @@ def forked(call: Callable[[], None], output: Path) -> Iterator[int]:
             if os.waitpid(child, os.WNOHANG) == (0, 0):
                 os.kill(child, 9)
                 os.waitpid(child, 0)
+
+
+def command(overrides: list[str]) -> None:
+    """All of `python train.py -m` but Python's start and the imports, which are most of its time. For a fork."""
+    os.chdir(ROOT)
+    os.environ["HYDRA_MAIN_MODULE"] = "__main__"  # so that Hydra looks for conf/ beside train.py
+    GlobalHydra.instance().clear()
+    sys.argv = ["train.py", "-m", *overrides]
+    try:
+        train.cli()
+    finally:
+        if (workers := reusable_executor._executor) is not None:  # joblib's, which an interpreter ends when it ends
+            workers.shutdown(kill_workers=True)
+
+
+@contextlib.contextmanager
+def started(overrides: list[str], output: Path) -> Iterator[int]:
+    """`command` in a fork, which writes to `output`."""
+    with forked(lambda: command(overrides), output) as child:
+        yield child
+
+
+def finished(overrides: list[str], output: Path) -> tuple[int, str]:
+    """Exit code of a `command` in a fork, and what it wrote."""
+    begin = len(output.read_text()) if output.exists() else 0
+    with started(overrides, output) as child:
+        code = ended(child, 300)
+    return code, output.read_text()[begin:]
 
 
 def wait_for(child: int, something: Callable[[], object], seconds: float = 60) -> None:
@@ -85,7 +120,7 @@ def ended(child: int, seconds: float = 120) -> int:
 
 def rows(folder: Path) -> dict[str, dict]:
     """What must not depend on when and how the runs were made, and what they logged."""
-    changing = ("time.", "started", "finished", "memory.peak_rss", "study", "overrides")
+    changing = ("time.", "started", "finished", "memory.peak_rss", "study", "overrides", "git.")
     found = {}
     for path in map(Path, records.find(folder)):
         row = {k: v for k, v in records.read(path).row().items() if not k.startswith(changing)}

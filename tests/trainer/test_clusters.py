@@ -118,17 +118,24 @@ def test_slurm_gets_an_array_of_what_is_missing_and_preempted_runs_go_on(tiny_ov
     assert len(found) == 3
 
 
-def test_ray_runs_a_sweep_on_this_machine(tiny_overrides, carry_out, tmp_path):
-    ray = pytest.importorskip("ray")
+def skip_where_ray_does_not_start() -> None:
     probe = "import ray; ray.init(include_dashboard=False, num_cpus=1, log_to_driver=False)"
     try:
         subprocess.run([sys.executable, "-c", probe], check=True, timeout=120, capture_output=True)
     except subprocess.SubprocessError as error:
-        pytest.skip(f"ray {ray.__version__} doesn't start here: {type(error).__name__}")
+        pytest.skip(f"ray doesn't start here: {type(error).__name__}")
+
+
+def test_ray_runs_a_sweep_on_this_machine(tiny_overrides, carry_out, tmp_path):
+    pytest.importorskip("ray")
     quick = ["train.max_steps=4"]
     for seed in (0, 1):
         carry_out(*quick, "machine.threads=1", f"seed={seed}", "study=straight")
-    output = finish(start([*tiny_overrides, *quick, "seed=0,1", "study=ray", "hydra/launcher=ray_cluster"]))
+    process = start([*tiny_overrides, *quick, "seed=0,1", "study=ray", "hydra/launcher=ray_cluster"])
+    output, _ = process.communicate(timeout=240)
+    if process.returncode:
+        skip_where_ray_does_not_start()
+    assert process.returncode == 0, output
     assert "2 runs: 2 ran, 0 done already, 0 failed, 0 held elsewhere" in output
     assert rows(tmp_path / "runs" / "ray") == rows(tmp_path / "runs" / "straight")
     assert all(records.read(folder).hardware["threads"] == 1 for folder in records.find(tmp_path / "runs" / "ray"))

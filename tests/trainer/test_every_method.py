@@ -15,6 +15,7 @@ import yaml
 from hydra.utils import get_class
 
 from tests.conftest import folder_of
+from tests.trainer.test_resume import outcome
 from tests.variants.found import CONF
 from trainer import model as models
 from trainer.saving import Checkpoints
@@ -77,7 +78,7 @@ STRAIGHT: dict[tuple[str, ...], dict[str, Any]] = {}  # what runs that nothing d
 
 @pytest.fixture
 def ends_with(carry_out, tmp_path) -> Callable[..., dict[str, Any]]:
-    """Carries out a run; what it ended with."""
+    """Carries out a run; what it ended with, and the `whole` of what it left behind."""
 
     def carried_out(*overrides: str) -> dict[str, Any]:
         record = carry_out(*LOOP, *overrides)
@@ -88,6 +89,7 @@ def ends_with(carry_out, tmp_path) -> Callable[..., dict[str, Any]]:
             "ranks": ranks.read_text() if ranks.exists() else "",
             "value": record.metric.value,
             "effective": record.params.effective,
+            "whole": outcome(record, tmp_path),
         }
 
     return carried_out
@@ -129,7 +131,8 @@ def test_cut_off_in_the_middle_and_taken_up_it_ends_with_the_same_bits(method, s
 @every_method
 def test_evaluations_and_recomputed_activations_change_no_bit(method, straight, ends_with):
     found = ends_with(*method, "train.eval_every=1", "train.gradient_checkpointing=true", "study=disturbed")
-    assert same(found, straight(method))
+    expected = straight(method)
+    assert found.keys() == expected.keys() and all(same(found[key], expected[key]) for key in found.keys() - {"whole"})
 
 
 @pytest.mark.parametrize("method", SAME.values(), ids=SAME)

@@ -16,8 +16,7 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf, open_dict
 
 from tests.conftest import ROOT
-from tests.trainer.sweeping import rows
-from tests.trainer.test_sweep import start, sweep
+from tests.trainer.sweeping import ended, finished, rows, started
 from trainer import config as run_config
 from trainer import lock, stopping
 from trainer import record as records
@@ -31,15 +30,17 @@ JOBLIB = ["hydra/launcher=cores", "hydra.launcher.n_jobs=2"]
 
 def test_two_parallel_sweeps_at_once_run_each_run_once_and_end_as_one_sweep_does(tiny_overrides, tmp_path):
     share = max(1, sweeps.cores() // 2)
-    code, output = sweep([*tiny_overrides, *QUICK, "study=alone", f"machine.threads={share}"])
+    code, output = finished([*tiny_overrides, *QUICK, "study=alone", f"machine.threads={share}"], tmp_path / "alone")
     assert code == 0 and "4 runs: 4 ran, 0 done already, 0 failed, 0 held elsewhere" in output, output
 
-    both = [start([*tiny_overrides, *QUICK, *JOBLIB, "study=both"]) for _ in range(2)]
-    outputs = [process.communicate(timeout=300)[0] for process in both]
+    logs, settings = (tmp_path / "one", tmp_path / "two"), [*tiny_overrides, *QUICK, *JOBLIB, "study=both"]
+    with started(settings, logs[0]) as one, started(settings, logs[1]) as two:
+        codes = [ended(child, 300) for child in (one, two)]
+    outputs = [log.read_text() for log in logs]
     said = "".join(outputs)
     assert said.count("running: ") == said.count("done: ") == 4, said  # in all, whoever did it
-    for process, output in zip(both, outputs, strict=True):
-        assert process.returncode == ("left alone: " in output), output
+    for code, output in zip(codes, outputs, strict=True):
+        assert code == ("left alone: " in output), output
         assert "another process is carrying out this run (process " in output or "left alone" not in output
     assert rows(tmp_path / "runs" / "both") == rows(tmp_path / "runs" / "alone")
     found = [records.read(folder) for folder in records.find(tmp_path / "runs" / "both")]

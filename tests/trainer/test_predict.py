@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import subprocess
-import sys
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.trainer.sweeping import finished
 from tests.trainer.test_every_method import LOOP, METHODS
 from trainer import model as models
 from trainer.plan import plan
@@ -86,9 +84,8 @@ def test_nothing_is_computed_and_nothing_is_written(configured, tiny_overrides, 
 
 
 def test_the_flag_prints_a_line_for_each_part_and_makes_no_run(tiny_overrides, tmp_path):
-    command = [sys.executable, "train.py", "-m", *tiny_overrides, "variant=lora,head", "--dry-run"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
+    code, output = finished([*tiny_overrides, "variant=lora,head", "--dry-run"], tmp_path / "log")
+    assert code == 0, output
     for part in ("steps", "parameters", *PARTS, "together"):
-        assert sum(line.startswith(f"  {part} ") for line in done.stdout.splitlines()) == 2, done.stdout
+        assert sum(line.startswith(f"  {part} ") for line in output.splitlines()) == 2, output
     assert not list((tmp_path / "runs").rglob("record.json"))

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from tests.conftest import ROOT
+from tests.trainer.sweeping import finished
 from trainer import record as records
 
 COMMAND = [sys.executable, "train.py", "-m"]
@@ -37,18 +38,19 @@ def test_a_sweep_runs_what_is_missing_and_goes_on_after_a_failure(tiny_overrides
     assert failed.error == "variant.rank: 0, allowed: a whole number ≥ 1"
     assert failed.metric.value is None and not failed.metrics
 
-    code, output = sweep([*tiny_overrides, "variant=lora", "variant.rank=2,4,8", "train.max_steps=2"])
+    log = tmp_path / "log"
+    code, output = finished([*tiny_overrides, "variant=lora", "variant.rank=2,4,8", "train.max_steps=2"], log)
     assert code == 0, output
     assert "3 runs: 2 done, 0 failed, 1 to do" in output
     assert output.count("done already: ") == 2 and output.count("running: ") == 1
 
-    code, output = sweep([*tiny_overrides, "variant=lora", "variant.rank=0,2", "train.max_steps=2"])
+    code, output = finished([*tiny_overrides, "variant=lora", "variant.rank=0,2", "train.max_steps=2"], log)
     assert "2 runs: 1 done, 1 failed, 0 to do (failed runs are tried again)" in output
     assert output.count("running: ") == 1
 
 
 def test_a_misspelt_job_stops_the_sweep_before_it_starts(tiny_overrides, tmp_path):
-    code, output = sweep([*tiny_overrides, "variant=lora,haed"])
+    code, output = finished([*tiny_overrides, "variant=lora,haed"], tmp_path / "log")
     assert code == 1
     assert "error: variant: 'haed', allowed: adalora, bitfit, dora, dylora, " in output
     assert not list(records.find(tmp_path))
@@ -72,9 +74,9 @@ def test_a_run_that_another_process_carries_out_is_left_alone(configured, tiny_o
 
     run = plan(configured([*tiny_overrides, "train.max_steps=2"]))
     with run.alone():
-        code, output = sweep([*tiny_overrides, "train.max_steps=2", "seed=0,1"])
+        code, output = finished([*tiny_overrides, "train.max_steps=2", "seed=0,1"], tmp_path / "log")
         assert code == 1 and "another process is carrying out this run" in output
         assert records.read(run.folder) is None, "no failed record for a run that is in good hands"
     assert len(list(records.find(tmp_path / "runs"))) == 1
-    code, output = sweep([*tiny_overrides, "train.max_steps=2", "seed=0,1"])
+    code, output = finished([*tiny_overrides, "train.max_steps=2", "seed=0,1"], tmp_path / "log")
     assert code == 0 and "2 runs: 1 done, 0 failed, 1 to do" in output

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -86,7 +87,7 @@ def makes_a_difference(cls: type[Variant], name: str) -> bool:
     """Whether in some setting of `test_params` another value of the field trains otherwise, or all are refused."""
     taken = False
     for params in cls.test_params():
-        plain = train(attach(cls, params))
+        plain = undisturbed(cls, repr(params))
         for value in others(cls, name, params):
             try:
                 changed = train(attach(cls, {**params, name: value}))
@@ -94,11 +95,16 @@ def makes_a_difference(cls: type[Variant], name: str) -> bool:
                 continue  # refused there: not silent
             taken = True
             # A smoothing constant may change the averages and, on a toy, not what follows from them.
-            if not torch.equal(changed.output(), plain.output()) or not same(
-                changed.variant.state_dict(), plain.variant.state_dict()
-            ):
+            if not torch.equal(changed.output(), plain[0]) or not same(changed.variant.state_dict(), plain[1]):
                 return True
     return not taken
+
+
+@functools.cache
+def undisturbed(cls: type[Variant], params: str) -> tuple[torch.Tensor, Any]:
+    """Output and state of the class trained with one of its `test_params()`, for all of its fields."""
+    run = train(attach(cls, next(entry for entry in cls.test_params() if repr(entry) == params)))
+    return run.output(), run.variant.state_dict()
 
 
 def others(cls: type[Variant], name: str, params: dict[str, Any]) -> Iterator[Any]:
