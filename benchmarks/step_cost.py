@@ -29,6 +29,7 @@ from benchmarks.growth import Growth
 from benchmarks.stepper import Stepper, default_backbone, in_turn
 from benchmarks.stepper import device as device_of
 from trainer import model as models
+from trainer import pages
 from variants.adalora import AdaLoRA
 from variants.core.variant import Variant
 from variants.dora import DoRA
@@ -162,6 +163,7 @@ def main() -> None:
     arguments = parser.parse_args()
     started = time.perf_counter()
     quick, device = arguments.quick, arguments.device
+    pages.keep()  # as runs do
     name, source = default_backbone()
     names = [n for n in METHODS if n.removeprefix("peft ") in QUICK] if quick else list(METHODS)
     sizes = [(8, 16)] if quick else [(batch, length) for length in LENGTHS for batch in BATCHES]
