@@ -36,10 +36,11 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.extmath import randomized_svd
 from torch import nn
 
-from variants.core import fields, layers
+from variants.core import fields, layers, unread
 from variants.core.adapter import Factored, check_rank
 from variants.core.budget import spread_priced
 from variants.core.checkpoint import CorruptState
+from variants.core.unread import Unread
 from variants.core.variant import AdapterVariant
 
 GAVISH_DONOHO = "gavish_donoho"
@@ -229,7 +230,11 @@ class InBasis(Factored):
     @property
     def rank(self) -> int:
         """For a diagonal C: the directions that it moves; before the first step it moves none, and all count."""
-        return int(torch.count_nonzero(self.core())) or self.U.shape[1]
+        return unread.read(self.rank_later())
+
+    def rank_later(self) -> int | Unread:
+        with torch.no_grad():
+            return Unread(self.core(), lambda core: unread.nonzero(core) or len(core))
 
     def closed_form(self) -> int:
         return self.U.shape[1]
