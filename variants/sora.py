@@ -261,17 +261,16 @@ class SoRA(AdapterVariant):
         if not isinstance(step.optimizer, torch.optim.Adam):  # AdamW is one
             found = type(step.optimizer).__name__
             raise ValueError(f"profile: released with the optimizer {found}, allowed: Adam, AdamW")
-        gates = {id(adapter.gate) for adapter in self.adapters.values()}
+        gates = {id(adapter.gate): adapter.gate for adapter in self.adapters.values()}
+        if self._steps is None:  # once, for the optimizer may count on the device
+            self._steps = max(int(step.optimizer.state.get(gate, {}).get("step", 0)) for gate in gates.values())
+        self._steps += 1  # as the optimizer counts: steps whose gradients were not finite are left out
         for group in step.optimizer.param_groups:
             mine = [parameter for parameter in group["params"] if id(parameter) in gates]
             if not mine:
                 continue
             if len(mine) < len(group["params"]):
                 raise ValueError("profile: released with gates in a group with others, allowed: optimizer_options kept")
-            if self._steps is None:  # once: the optimizer may count on the device
-                self._steps = max(int(step.optimizer.state.get(gate, {}).get("step", 0)) for gate in mine)
-            # As the optimizer counts, steps whose gradients were not finite are left out.
-            self._steps += 1
             group["eps"] = GATE_EPS / math.sqrt(1 - group["betas"][1] ** self._steps)
 
     @torch.no_grad()

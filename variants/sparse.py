@@ -284,14 +284,15 @@ class SparseLoRA(AdapterVariant):
             return
         # An empty layer takes no part in the loss any more.
         values = {key: value for key, value in self._values().items() if value.grad is not None}
-        if not values:
+        found = [value.grad for value in values.values() if value.grad is not None]
+        if not found:
             return
-        found = [value.grad for value in values.values()]
         if self.score == "sensitivity":
-            found = list(torch._foreach_mul(found, [value.detach() for value in values.values()]))
-        found = list(torch._foreach_mul(torch._foreach_abs(found), 1 - self.beta))
+            found = torch._foreach_mul(found, list(values.values()))
+        found = torch._foreach_mul(torch._foreach_abs(found), 1 - self.beta)
         before = [self._scores[key] if key in self._scores else torch.zeros_like(values[key]) for key in values]
-        self._scores |= zip(values, torch._foreach_add(torch._foreach_mul(before, self.beta), found), strict=True)
+        smoothed = torch._foreach_add(torch._foreach_mul(before, self.beta), found)
+        self._scores |= zip(values, smoothed, strict=True)
 
     @torch.no_grad()
     def on_update(self, step: Step) -> None:
@@ -335,6 +336,7 @@ class SparseLoRA(AdapterVariant):
         """The score of every entry that there is, by "layer.part"."""
         values = {key: value.detach() for key, value in self._values().items()}
         if self.score == "magnitude":
+            check_finite(values, "mask: a value of {} is not finite")
             return dict(zip(values, torch._foreach_abs(list(values.values())), strict=True))
         check_finite(self._scores, NOT_FINITE)
         return {

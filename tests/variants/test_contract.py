@@ -23,6 +23,7 @@ from variants.core.adapter import LowRank
 from variants.core.case import Case
 from variants.core.contract import CHECKS, ON_EVERY_KIND, check_case, check_variant
 from variants.core.toys import KINDS, TARGETS, Toy, data, prepared
+from variants.core.unread import Ranks
 from variants.core.variant import Variant
 from variants.lora import LoRA
 from variants.peft import Peft
@@ -278,6 +279,20 @@ class ReportsTooMuch(Unlike):
 
 
 @dataclass(kw_only=True)
+class ReadsItsRanksTooLate(Prunes):
+    """Says the ranks of the end for every step before."""
+
+    def ranks_later(self):
+        adapters = self.adapters
+
+        class AtTheEnd(Ranks):
+            def read(self):
+                return {name: adapter.rank for name, adapter in adapters.items()}
+
+        return AtTheEnd({})
+
+
+@dataclass(kw_only=True)
 class CanNotBeDisabled(Unlike):
     """Goes on within disabled()."""
 
@@ -445,6 +460,7 @@ BROKEN: list[tuple[type[Variant], dict[str, Any], Callable[..., None], str]] = [
     (NeverFinal, {}, contract.holds_its_budget, "is_final_form.. is False after the last step"),
     (Prunes, {"optimizer": False}, contract.keeps_the_optimizer_in_step, "after step 6 .*fc1.A is trainable and in no"),
     (ReportsTooMuch, {}, contract.reports_the_rank_of_the_update, "layer.0.fc1: rank 2 reported, ΔW has 1"),
+    (ReadsItsRanksTooLate, {}, contract.reports_the_rank_of_the_update, "ranks_later.. after step 1 is not what"),
     (CanNotBeDisabled, {}, contract.can_be_disabled, "disabled.. does not give the base model"),
     (MergesElsewhere, {}, contract.merges, "merged output differs"),
     (HandsOverAnother, {}, contract.goes_out_as_factors, "as_product.. is not ΔW"),

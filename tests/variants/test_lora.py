@@ -171,8 +171,10 @@ def test_with_a_frozen_b_moves_as_it_does_beside_an_a_that_is_never_stepped():
 
 def test_a_frozen_factor_costs_nothing_of_a_budget():
     variant, _ = attached(rank=3, train_a=False)
-    assert variant.closed_form() == variant.effective_parameters() == 3 * sum(
-        adapter.out_features for adapter in variant.adapters.values()
+    assert (
+        variant.closed_form()
+        == variant.effective_parameters()
+        == 3 * sum(adapter.out_features for adapter in variant.adapters.values())
     )
     both, _ = attached(budget=120)
     alone, _ = attached(budget=120, train_a=False)

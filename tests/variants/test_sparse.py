@@ -176,14 +176,18 @@ def test_two_accumulated_batches_make_the_masks_of_one():
         torch.testing.assert_close(adapter.delta(), other.delta(), rtol=1e-9, atol=1e-12)
 
 
-def test_a_gradient_that_is_not_finite_enters_no_average():
-    run = attached(score="gradient", initial_steps=8)
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_an_average_with_a_gradient_that_is_not_finite_is_never_saved_and_makes_no_mask(bad):
+    run = attached(score="gradient", initial_steps=4)
     contract.train(run, 2)
-    before = {key: score.clone() for key, score in run.variant._scores.items()}
-    next(iter(run.variant.adapters.values())).A.grad = torch.full((32,), math.nan, dtype=torch.float64)
-    with pytest.raises(ValueError, match=r"importance: the gradient of layer.0.fc1.A is not finite"):
-        run.variant.on_gradients(Step(3, STEPS, run.optimizer, run.scheduler))
-    assert all(torch.equal(run.variant._scores[key], score) for key, score in before.items())
+    next(iter(run.variant.adapters.values())).A.grad = torch.full((32,), bad, dtype=torch.float64)
+    run.variant.on_gradients(run.step(3))
+    message = r"importance: a gradient of layer.0.fc1.A was not finite"
+    with pytest.raises(ValueError, match=message):
+        run.variant.state_dict()
+    run.variant.on_update(run.step(3))
+    with pytest.raises(ValueError, match=message):
+        run.variant.on_update(run.step(4))
 
 
 @pytest.mark.parametrize(

@@ -175,7 +175,7 @@ def largest_in_rows(scores: torch.Tensor, count: int) -> torch.Tensor:
     least = scores.topk(count, sorted=False).values.amin(1, keepdim=True)
     above, ties = scores > least, scores == least
     chosen = above | (ties & (ties.cumsum(1) <= count - above.sum(1, keepdim=True)))
-    return chosen.nonzero_static(size=rows * count)[:, 1].view(rows, count)
+    return chosen.nonzero_static(size=rows * count)[:, 1].contiguous().view(rows, count)
 
 
 def largest_of_groups(groups: Sequence[Sequence[torch.Tensor]], counts: Sequence[int]) -> list[list[torch.Tensor]]:
