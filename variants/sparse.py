@@ -288,10 +288,10 @@ class SparseLoRA(AdapterVariant):
         if not found:
             return
         if self.score == "sensitivity":
-            found = torch._foreach_mul(found, list(values.values()))
-        found = torch._foreach_mul(torch._foreach_abs(found), 1 - self.beta)
+            found = list(torch._foreach_mul(found, list(values.values())))
+        new = torch._foreach_mul(torch._foreach_abs(found), 1 - self.beta)
         before = [self._scores[key] if key in self._scores else torch.zeros_like(values[key]) for key in values]
-        smoothed = torch._foreach_add(torch._foreach_mul(before, self.beta), found)
+        smoothed = torch._foreach_add(torch._foreach_mul(before, self.beta), new)
         self._scores |= zip(values, smoothed, strict=True)
 
     @torch.no_grad()
