@@ -10,8 +10,9 @@ Paper     Lingam et al. 2024, "SVFT: Parameter-Efficient Fine-Tuning with Singul
 Code      VijayLingam95/SVFT 8303115.
 Hooks     none: nothing changes in training but M.
 Cost      k parameters for each layer; U and V are kept beside W (for a square W twice its memory) and
-          applied in each forward pass, with an n×n product between them unless M is diagonal. The
-          decomposition is made once, at `attach`.
+          applied in each forward pass, with an n×n product between them unless M is diagonal; from about n tokens
+          a batch on, W' is formed in their place (`variants.core.basis_linear`). The decomposition is made once, at
+          `attach`.
 
 Where paper and released code differ, `profile` chooses:
 

@@ -38,6 +38,7 @@ from torch import nn
 
 from variants.core import fields, layers, unread
 from variants.core.adapter import Factored, check_rank
+from variants.core.basis_linear import basis_linear, pays
 from variants.core.budget import spread_priced
 from variants.core.checkpoint import CorruptState
 from variants.core.unread import Unread
@@ -226,6 +227,14 @@ class InBasis(Factored):
 
     def factors(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         return self.Vh, self.U, self.core()
+
+    def product(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        one = x.dtype == weight.dtype == self.U.dtype and not torch.is_autocast_enabled(x.device.type)
+        tokens = x.numel() // self.in_features
+        core = self.core()
+        if self.dropout or not one or not pays(tokens, self.out_features, self.in_features, core):
+            return super().product(x, weight)
+        return basis_linear(x, weight, self.form.layer.bias, self.U, self.Vh, core, self.scale)
 
     @property
     def rank(self) -> int:
