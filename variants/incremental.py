@@ -93,7 +93,9 @@ class Components(Factored):
 
     def factors(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """A (n, in), B (out, n) and λ (n,), the reserve included."""
-        return torch.cat(list(self.A)), torch.cat(list(self.B), 1), torch.cat(list(self.e))
+        # Out of the lists' own dictionaries: to walk through a ParameterList takes longer than to join its parts.
+        a, b, e = (list(parts._parameters.values()) for parts in (self.A, self.B, self.e))
+        return torch.cat(a), torch.cat(b, 1), torch.cat(e)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not (self.watched and self.training and self._enabled):

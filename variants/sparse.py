@@ -146,6 +146,12 @@ class Masked(Factored):
 
     def move(self, part: str, kept: torch.Tensor, new: torch.Tensor, optimizer: torch.optim.Optimizer | None) -> None:
         """Keeps the entries `kept` (numbers of values) and adds zeros at the places `new`, with their moments."""
+        if len(kept) + len(new) == len(self.places[part]):
+            if len(new):
+                resize.renew(self, part, kept, optimizer)
+                self.places[part] = torch.cat([self.places[part][kept], new])
+                self._rank = None
+            return
         if len(kept) < len(self.places[part]):
             resize.keep(self, part, kept, 0, optimizer)
             self.places[part] = self.places[part][kept]
@@ -161,6 +167,7 @@ class Masked(Factored):
             here = len(self.places[part])
             self.move(part, torch.arange(min(here, len(found)), device=found.device), found[here:], None)
             self.places[part] = found
+        self._rank = None
 
     def extra_repr(self) -> str:
         return f"entries={self.closed_form()} of {sum(map(math.prod, self.shapes.values()))}, scale={self.scale:g}"
