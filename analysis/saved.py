@@ -3,6 +3,7 @@
 What is read goes by the names that `runs/README.md` sets down, never by the method's name:
 
     parameters/<layer>.A, .B[, .e]        ΔW ∝ B diag(e) A; also in pieces, .A.0, .A.1, …
+    variant/frozen/<layer>/A              a factor that is not trained, in the place of the parameter
     variant/start/<layer>/A, /B           B₀ A₀, subtracted from it
     variant/places/<layer>/A, /B          A and B are the entries at these places of matrices of variant/shapes/…
     variant/indices/<layer>               ΔW ∝ parameters/<layer>.values at these places of the matrix (out, in);
@@ -163,7 +164,8 @@ class Saved:
 
     def _kinds(self, layer: str) -> set[str]:
         """What is saved of a layer: A, B, e, values, …; pieces of one thing count once."""
-        return {re.sub(r"\.\d+$", "", part) for part in self._parts.get(layer, [])}
+        trained = {re.sub(r"\.\d+$", "", part) for part in self._parts.get(layer, [])}
+        return trained | set(self._group("frozen").get(layer, {}))
 
     def _group(self, name: str) -> dict[str, Any]:
         group = self._variant.get(name)
@@ -194,7 +196,9 @@ class Saved:
         return dense.reshape(shape)
 
     def _stacked(self, layer: str, part: str, axis: int) -> Array:
-        """A parameter, or its pieces one behind the other."""
+        """A factor: a parameter, its pieces one behind the other, or what is not trained of the layer."""
+        if part in self._group("frozen").get(layer, {}):
+            return self._tensor(f"/variant/frozen/{layer}/{part}")
         pieces = [name for name in self._parts[layer] if name == part or name.startswith(f"{part}.")]
         return np.concatenate([self._tensor(f"/parameters/{layer}.{piece}") for piece in pieces], axis=axis)
 

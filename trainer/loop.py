@@ -38,9 +38,12 @@ from trainer.plan import make
 from trainer.progress import Progress
 from variants.core import checkpoint, reduce
 from variants.core import state as live
+from variants.core.unread import Ranks
 from variants.core.variant import Step, Variant
 
 log = logging.getLogger(__name__)
+
+MOST_UNREAD = 2**26  # bytes on the device that ranks are told from, and that are held until these are read
 
 
 @dataclass
@@ -119,7 +122,8 @@ class Loop(transformers.Trainer):
         if processes.count() > 1:
             self._sampler = shard.Shard(self.order, train.batch_size, processes.rank(), processes.count())
             train_rows = shard.SharedRows(rows.train)
-        self._ranks: dict[str, int] | None = None
+        self._ranks: dict[str, int] | None = None  # of the last line of the rank journal
+        self._unread_ranks: list[tuple[int, Ranks]] = []  # of steps since then
         self._evaluated: dict[int, Evaluation] = {}  # on the selection split: the best so far, and the last
         self._grad_norm = 0.0
         self._unread: dict[str, list[torch.Tensor]] = {"task_loss": [], "penalty": [], "tokens": []}
@@ -257,6 +261,15 @@ class Loop(transformers.Trainer):
             for value in values:
                 setattr(self.counters, name, getattr(self.counters, name) + value.item())
             values.clear()
+        self._write_ranks()
+
+    def _write_ranks(self) -> None:
+        """One line per allocation: the ranks of the steps since the last time, whenever they are not what they were."""
+        unread, self._unread_ranks = self._unread_ranks, []
+        for step, later in unread:
+            if (ranks := later.read()) and ranks != self._ranks:
+                self._ranks = ranks
+                self.rank_journal.write(step, ranks=ranks)
 
     def _count_bytes(self, optimizer: torch.optim.Optimizer) -> None:
         """Takes what weights, gradients and optimizer hold now into their peaks.
@@ -398,11 +411,10 @@ class Loop(transformers.Trainer):
         counters.logged_steps, counters.task_loss, counters.penalty = 0, 0.0, 0.0
 
     def log_ranks(self) -> None:
-        """One line per allocation: the ranks, whenever they are not what they were."""
-        ranks = self.variant.ranks()
-        if ranks and ranks != self._ranks:
-            self._ranks = ranks
-            self.rank_journal.write(self.state.global_step, ranks=ranks)
+        """Puts the ranks by until the next log or checkpoint: to read them may be to wait for the device."""
+        self._unread_ranks.append((self.state.global_step, self.variant.ranks_later()))
+        if sum(ranks.bytes for _, ranks in self._unread_ranks) > MOST_UNREAD:
+            self._write_ranks()
 
     def postfix(self) -> dict[str, str]:
         """What the progress bar shows beside the step."""
@@ -486,7 +498,10 @@ class Loop(transformers.Trainer):
         if newest is None:
             self.journal.forget_after(-1)
             self.rank_journal.forget_after(-1)
-        self.train(resume_from_checkpoint=str(newest) if newest else None)
+        try:
+            self.train(resume_from_checkpoint=str(newest) if newest else None)
+        finally:
+            self._write_ranks()
 
     def hand_over(self) -> int:
         """Makes the model the one that is reported, the best or the last, in its final form; its step."""
@@ -503,6 +518,7 @@ class Loop(transformers.Trainer):
             self.variant.on_train_end(replace(self.step(), index=self.state.global_step))
         processes.compare(self.weights(), self.model, self.state.global_step)
         self.log_ranks()
+        self._write_ranks()
         return step
 
     def remove_checkpoints(self) -> None:
@@ -521,6 +537,7 @@ class _Hooks(transformers.TrainerCallback):
         self.loop._mark = time.perf_counter()
         processes.part_ways(args.seed)
         self.loop.log_ranks()
+        self.loop._write_ranks()
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.loop.begin_step()

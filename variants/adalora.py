@@ -46,12 +46,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from variants.core import fields, layers, triplets
+from variants.core import fields, layers, triplets, unread
 from variants.core.adapter import check_rank
-from variants.core.budget import spread, within
-from variants.core.importance import Importance
+from variants.core.budget import masks, spread, within
+from variants.core.importance import NOT_FINITE, Importance
 from variants.core.schedule import Cubic
 from variants.core.triplets import PARTS, Triplets
+from variants.core.unread import Unread
 from variants.core.variant import AdapterVariant, Step
 
 PROFILES = ("paper", "released")
@@ -70,16 +71,38 @@ class MaskedTriplets(Triplets):
         super().__init__(base, rank, scale, dropout)
         self.masks_evaluation = masks_evaluation
         self.register_buffer("kept", torch.ones(rank, dtype=torch.bool, device=self.e.device), persistent=False)
+        self._places: list[int] | None = list(range(rank))
 
     def diagonal(self) -> torch.Tensor | None:
         return self.e if self.training or not self.masks_evaluation else self.e * self.kept
 
     @property
+    def places(self) -> list[int]:
+        """The numbers of the components in `kept`."""
+        if self._places is None:
+            self._places = self.kept.nonzero().flatten().tolist()
+        return self._places
+
+    def mask(self, kept: torch.Tensor, places: list[int] | None) -> None:
+        """Leaves the components `kept` (r,), whose numbers are `places` where the host has them; other e become 0."""
+        self.kept.copy_(kept)
+        self._places = places
+        self.e.masked_fill_(~kept, 0.0)
+
+    def set_kept(self, kept: torch.Tensor) -> None:
+        """Makes room for the saved components of which `kept` (r,) are left; what they hold is about to be loaded."""
+        self.reshape(len(kept))
+        self.kept, self._places = kept.to(self.e.device), None
+
+    @property
     def rank(self) -> int:
+        return unread.read(self.rank_later())
+
+    def rank_later(self) -> int | Unread:
         if self.masks_evaluation:
-            return int(self.kept.sum())
+            return len(self.places)
         # Masked values come back by themselves: what is not zero counts. All zero is the start.
-        return int(torch.count_nonzero(self.e)) or len(self.kept)
+        return Unread(self.e, lambda e: unread.nonzero(e) or len(e))
 
     def closed_form(self) -> int:
         return self.A.shape[0] * self.cost
@@ -89,7 +112,14 @@ class MaskedTriplets(Triplets):
 
     def keep(self, index: torch.Tensor, optimizer: torch.optim.Optimizer | None) -> None:
         super().keep(index, optimizer)
-        self.kept = self.kept[index]
+        self.kept, self._places = self.kept[index], None
+
+    def remove_masked(self, optimizer: torch.optim.Optimizer) -> torch.Tensor:
+        """Frees the masked components; the numbers (n,) of those that stay."""
+        index = torch.tensor(self.places, dtype=torch.int64, device=self.e.device)
+        self.keep(index, optimizer)
+        self._places = list(range(len(index)))
+        return index
 
 
 @dataclass(kw_only=True)
@@ -244,9 +274,7 @@ class AdaLoRA(AdapterVariant):
         self._importance.load_state_dict(state["importance"])
         self._final = state["final"]
         for name, adapter in self.adapters.items():
-            kept = state["kept"][name]
-            adapter.reshape(len(kept))
-            adapter.kept = kept.to(adapter.kept.device)
+            adapter.set_kept(state["kept"][name])
 
     def _budget(self, total_steps: int) -> Cubic:
         """The budget over the run, in what `target` counts."""
@@ -256,26 +284,28 @@ class AdaLoRA(AdapterVariant):
     @torch.no_grad()
     def _mask(self, budget: int) -> None:
         """Leaves the components with the highest scores, up to `budget`; the e of all others becomes zero."""
-        scores = list(self.scores().values())
-        together = torch.cat(scores)
-        prices = [self._price(adapter) for adapter in self.adapters.values()]
-        if sum(price * len(score) for price, score in zip(prices, scores, strict=True)) <= budget:
+        adapters = list(self.adapters.values())
+        prices, sizes = [self._price(adapter) for adapter in adapters], [adapter.A.shape[0] for adapter in adapters]
+        if sum(price * size for price, size in zip(prices, sizes, strict=True)) <= budget:
             return
+        scores = list(self.scores().values())
         if self.profile == "released":
-            keep = together > torch.kthvalue(together, len(together) - budget).values
-        else:
-            keep = torch.cat(within(scores, prices, budget))
-        drop = (~keep).split([len(score) for score in scores])
-        for adapter, kept, gone in zip(self.adapters.values(), keep.split([len(s) for s in scores]), drop, strict=True):
-            adapter.kept.copy_(kept)
-            adapter.e.masked_fill_(gone, 0.0)
+            together = torch.cat(scores)
+            if not together.isfinite().all():
+                raise ValueError(NOT_FINITE)
+            above = together > torch.kthvalue(together, len(together) - budget).values
+            for adapter, kept in zip(adapters, above.split(sizes), strict=True):
+                adapter.mask(kept, None)
+            return
+        places = within(scores, prices, budget)
+        for adapter, kept, own in zip(adapters, masks(places, sizes, adapters[0].e.device), places, strict=True):
+            adapter.mask(kept, own)
 
     def _remove(self, optimizer: torch.optim.Optimizer) -> None:
         """Frees the masked components: parameters, gradients, moments, averages."""
         for name, adapter in self.adapters.items():
-            index = adapter.kept.nonzero().flatten()
-            if len(index) == len(adapter.kept):
+            if len(adapter.places) == len(adapter.kept):
                 continue
-            adapter.keep(index, optimizer)
+            index = adapter.remove_masked(optimizer)
             for part, dim in PARTS.items():
                 self._importance.keep(f"{name}.{part}", index, dim)

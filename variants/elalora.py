@@ -52,6 +52,7 @@ Known     A layer at rank 1 has no component in the pool: it never grows again. 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -63,7 +64,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from variants.core import fields, layers, triplets
 from variants.core.adapter import check_rank
 from variants.core.budget import spread
-from variants.core.importance import Importance
+from variants.core.importance import NOT_FINITE, Importance
 from variants.core.schedule import check_fits
 from variants.core.triplets import PARTS, Triplets
 from variants.core.variant import AdapterVariant, Step
@@ -238,10 +239,10 @@ class ElaLoRA(AdapterVariant):
 
     def _exchange(self, count: int, optimizer: torch.optim.Optimizer) -> None:
         """One round: prunes the `count` lowest of the pool and grows the owners of its highest."""
-        scores, pool = self.scores(), []
+        scores, pool = self._scores_read(), []
         for name, score in scores.items():
-            lowest = score.argsort(stable=True)[: min(self.pool, len(score) - 1)].tolist()
-            pool += [(float(score[i]), name, i) for i in lowest]
+            lowest = sorted(range(len(score)), key=score.__getitem__)[: min(self.pool, len(score) - 1)]
+            pool += [(score[i], name, i) for i in lowest]
         pool.sort(key=lambda entry: entry[0])  # stable: of equal scores the first in the order of the layers
         pruned: dict[str, set[int]] = {name: set() for name in self.adapters}
         for _, name, i in pool[: min(count, len(pool) // 2)]:
@@ -255,6 +256,15 @@ class ElaLoRA(AdapterVariant):
                 self._append(name, grown[name], optimizer)
         self._rounds += 1
         self._moved += sum(max(0, grown[name] - len(pruned[name])) for name in self.adapters)
+
+    def _scores_read(self) -> dict[str, list[float]]:
+        """`scores` on the host, in one transfer."""
+        scores = self.scores()
+        together = torch.cat(list(scores.values())).tolist()
+        if not all(map(math.isfinite, together)):
+            raise ValueError(NOT_FINITE)
+        numbers = iter(together)
+        return {name: [next(numbers) for _ in range(len(score))] for name, score in scores.items()}
 
     def _grown(self, owners: Sequence[str], pruned: Mapping[str, set[int]]) -> dict[str, int]:
         """Ranks that the layers get: one for each turn among `owners`, as long as it fits."""

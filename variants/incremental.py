@@ -47,6 +47,7 @@ from variants.core import fields, layers, reduce
 from variants.core.adapter import Factored, check_rank
 from variants.core.budget import check_range
 from variants.core.grow import OwnWarmup, join, leave
+from variants.core.importance import NOT_FINITE
 from variants.core.triplets import INIT_STD, orthogonality
 from variants.core.variant import AdapterVariant, Step
 
@@ -92,7 +93,9 @@ class Components(Factored):
 
     def factors(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """A (n, in), B (out, n) and λ (n,), the reserve included."""
-        return torch.cat(list(self.A)), torch.cat(list(self.B), 1), torch.cat(list(self.e))
+        # Out of the lists' own dictionaries: to walk through a ParameterList takes longer than to join its parts.
+        a, b, e = (list(parts._parameters.values()) for parts in (self.A, self.B, self.e))
+        return torch.cat(a), torch.cat(b, 1), torch.cat(e)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not (self.watched and self.training and self._enabled):
@@ -230,7 +233,8 @@ class IncreLoRA(AdapterVariant):
 
     def attach(self, model: nn.Module, head: Sequence[str] = ()) -> nn.Module:
         model = super().attach(model, head)
-        self._mean = torch.zeros(len(self.adapters), dtype=torch.float64)
+        device = next(iter(self.adapters.values())).weight.device
+        self._mean = torch.zeros(len(self.adapters), dtype=torch.float64, device=device)
         self._uncertainty = torch.zeros_like(self._mean)
         self._rescale()
         return model
@@ -301,6 +305,8 @@ class IncreLoRA(AdapterVariant):
         return self._mean * self._uncertainty
 
     def state_dict(self) -> dict[str, Any]:
+        if not self.scores().isfinite().all():
+            raise ValueError(NOT_FINITE)
         return {
             "active": {name: adapter.active for name, adapter in self.adapters.items()},
             "components": {name: [e.requires_grad for e in adapter.e] for name, adapter in self.adapters.items()},
@@ -312,7 +318,8 @@ class IncreLoRA(AdapterVariant):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._mean, self._uncertainty, self._started = state["mean"], state["uncertainty"], state["started"]
+        self._mean, self._uncertainty = (state[key].to(self._mean.device) for key in ("mean", "uncertainty"))
+        self._started = state["started"]
         for name, adapter in self.adapters.items():
             adapter.active = state["active"][name]
             trains, held = state["components"][name], state["held"][name]
@@ -336,25 +343,25 @@ class IncreLoRA(AdapterVariant):
             size = adapter.gradient.numel()
             total = torch.linalg.vector_norm(adapter.delta().mul_(reduce.total(adapter.gradient)), 1)
             values.append(total / (size if self.profile == "paper" else math.sqrt(size)))
-        importance = torch.stack(values).to("cpu", torch.float64)
-        if not bool(torch.isfinite(importance).all()):
-            raise ValueError("importance: a gradient is not finite")
+        importance = torch.stack(values).double()
         self._mean = self.beta1 * self._mean + (1 - self.beta1) * importance
         self._uncertainty = self.beta2 * self._uncertainty + (1 - self.beta2) * (importance - self._mean).abs()
 
     def _grow(self, step: Step) -> None:
         """One round: the modules with the highest scores get ranks."""
-        scores, missing = self.scores(), self.target - self.total
+        scores, missing = self.scores().tolist(), self.target - self.total
+        if not all(map(math.isfinite, scores)):
+            raise ValueError(NOT_FINITE)
         adapters = list(self.adapters.values())
         new_e: list[nn.Parameter] = []
         new_ab: list[nn.Parameter] = []
         if self.profile == "released":
             # Counts modules against missing ranks, and takes all that tie: hence the overshoot.
-            threshold = scores.topk(min(self.top, missing, len(adapters))).values[-1]
+            threshold = sorted(scores, reverse=True)[min(self.top, missing, len(adapters)) - 1]
             chosen = [(i, self.add) for i in range(len(adapters)) if scores[i] >= threshold]
         else:
             chosen = []
-            for i in scores.argsort(descending=True, stable=True).tolist():
+            for i in sorted(range(len(scores)), key=lambda i: -scores[i]):
                 price = self._price(adapters[i])
                 room = min(adapters[i].in_features, adapters[i].out_features) - adapters[i].active
                 if len(chosen) < self.top and (ranks := min(self.add, missing // price, room)) > 0:

@@ -51,8 +51,7 @@ class SmallCore(InBasis):
     def core(self) -> torch.Tensor:
         return self.R * self.s
 
-    @property
-    def rank(self) -> int:
+    def rank_later(self) -> int:
         """r: a square matrix that has been trained has no reason to be singular."""
         return len(self.R)
 

@@ -32,6 +32,7 @@ from torch import nn
 
 from variants.core import targets
 from variants.core.handover import CannotHandOver, quiet_peft
+from variants.core.unread import Ranks, Unread, nonzero
 from variants.core.variant import Step, Variant
 
 # Attributes in which PEFT's allocators keep their averages, outside any state_dict of theirs.
@@ -153,15 +154,18 @@ class Peft(Variant):
         return step.index >= step.total or not hasattr(config, "tfinal") or step.index - 1 >= step.total - config.tfinal
 
     def ranks(self) -> dict[str, int]:
-        found = {}
+        return self.ranks_later().read()
+
+    def ranks_later(self) -> Ranks:
+        found: dict[str, int | Unread] = {}
         for name, module in self._peft.named_modules():
             if hasattr(module, "lora_E"):
                 e = module.lora_E["default"]
                 # All zero is how it starts; a module can only lose all its ranks at a mask.
-                found[name] = int(torch.count_nonzero(e)) if self._started else len(e)
+                found[name] = Unread(e.flatten(), nonzero) if self._started else len(e)
             elif isinstance(getattr(module, "r", None), dict) and "default" in module.r:
                 found[name] = int(module.r["default"])
-        return {name.removeprefix("base_model.model."): rank for name, rank in found.items()}
+        return Ranks({name.removeprefix("base_model.model."): rank for name, rank in found.items()})
 
     def effective_parameters(self) -> int | None:
         masked = 0

@@ -50,11 +50,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from variants.core import fields, layers, reduce
+from variants.core import fields, layers, reduce, unread
 from variants.core.adapter import Adapter, LowRank, check_rank
 from variants.core.budget import check_range, share_out, spread
 from variants.core.low_rank import Product
-from variants.core.sparse import SparseDelta, largest
+from variants.core.sparse import SparseDelta, check_finite, largest
+from variants.core.unread import Unread
 from variants.core.variant import AdapterVariant, Step
 
 STATISTICS = ("squared_mean", "mean")
@@ -97,7 +98,16 @@ class LowRankAndSparse(SparseDelta, LowRank):
     @property
     def rank(self) -> int:
         """That of BA and that of S's places: numbers of no pattern share no direction before the size forces them."""
-        return min(self.A.shape[0] + super().rank, self.out_features, self.in_features)
+        return unread.read(self.rank_later())
+
+    def rank_later(self) -> int | Unread:
+        places = self.rank_of_places()
+        if isinstance(places, int):
+            return self._with_factors(places)
+        return Unread(places.numbers, lambda numbers: self._with_factors(places.tell(numbers)))
+
+    def _with_factors(self, rank: int) -> int:
+        return min(self.A.shape[0] + rank, self.out_features, self.in_features)
 
     def closed_form(self) -> int:
         return self.A.shape[0] * self.cost + len(self.values)
@@ -240,6 +250,7 @@ class RoSA(AdapterVariant):
     def on_update(self, step: Step) -> None:
         if self._chosen or self._collected < self.collect_steps:
             return
+        check_finite(self._sums, "mask: a score is not finite")
         for name, adapter in self.adapters.items():
             if name in self._sums:
                 adapter.set_indices(largest(self._sums.pop(name).abs(), len(adapter.values)))

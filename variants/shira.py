@@ -37,7 +37,7 @@ from torch import nn
 from variants.core import draw, fields, layers, reduce
 from variants.core.adapter import check_rank
 from variants.core.budget import share_out
-from variants.core.sparse import SparseDelta, largest
+from variants.core.sparse import SparseDelta, check_finite, largest
 from variants.core.variant import AdapterVariant, Step
 
 MASKS = ("random", "magnitude", "gradient", "snip", "structured")
@@ -117,6 +117,7 @@ class SHiRA(AdapterVariant):
             generator = draw.generator(self.seed, name)
             places = torch.randperm(matrix.numel(), generator=generator)[:count].sort().values
         elif self.mask == "magnitude":
+            check_finite({name: matrix}, "mask: the weight of {} is not finite")
             places = largest(matrix.abs(), count)
         elif self.mask == "structured":
             places = _structured(matrix.shape[0], matrix.shape[1], count)
@@ -140,6 +141,7 @@ class SHiRA(AdapterVariant):
             found = reduce.total(adapter.gradient).abs() / self.collect_steps
             self._sums[name] = self._sums[name] + found if name in self._sums else found
         if step.index >= self.collect_steps:
+            check_finite(self._sums, "mask: a score is not finite")
             for name, adapter in self.adapters.items():
                 score = self._sums.pop(name)
                 if self.mask == "snip":

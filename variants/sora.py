@@ -71,10 +71,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from variants.core import fields, layers
+from variants.core import fields, layers, unread
 from variants.core.adapter import LowRank, check_rank
-from variants.core.budget import check_range, within
+from variants.core.budget import check_range, masks, within
 from variants.core.schedule import Cubic
+from variants.core.unread import Unread
 from variants.core.variant import AdapterVariant, Step
 
 log = logging.getLogger(__name__)
@@ -120,11 +121,14 @@ class Gated(LowRank):
     @property
     def open(self) -> int:
         """Gates that are not zero."""
-        return int(torch.count_nonzero(self.gate))
+        return unread.nonzero(self.gate)
 
     @property
     def rank(self) -> int:
-        return min(self.open, self.in_features, self.out_features)
+        return unread.read(self.rank_later())
+
+    def rank_later(self) -> Unread:
+        return Unread(self.gate, lambda gate: min(unread.nonzero(gate), self.in_features, self.out_features))
 
     def closed_form(self) -> int:
         return len(self.gate) * self.cost
@@ -202,7 +206,8 @@ class SoRA(AdapterVariant):
             raise ValueError(f"{name}: {getattr(self, name)}, allowed without a budget: 0; they time its curve")
         if self.budget is not None and self.profile == "released":
             raise ValueError(f"budget: {self.budget} with profile: released, allowed: null; that code has none")
-        self._zeroed = False  # whether any gate has ever been zero
+        self._zeroed: bool | torch.Tensor = False  # whether any gate has ever been zero
+        self._steps: int | None = None  # that the gates' optimizer has made (profile released)
 
     @classmethod
     def test_params(cls) -> list[dict[str, Any]]:
@@ -256,33 +261,35 @@ class SoRA(AdapterVariant):
         if not isinstance(step.optimizer, torch.optim.Adam):  # AdamW is one
             found = type(step.optimizer).__name__
             raise ValueError(f"profile: released with the optimizer {found}, allowed: Adam, AdamW")
-        gates = {id(adapter.gate) for adapter in self.adapters.values()}
+        gates = {id(adapter.gate): adapter.gate for adapter in self.adapters.values()}
+        if self._steps is None:  # once, for the optimizer may count on the device
+            self._steps = max(int(step.optimizer.state.get(gate, {}).get("step", 0)) for gate in gates.values())
+        self._steps += 1  # as the optimizer counts: steps whose gradients were not finite are left out
         for group in step.optimizer.param_groups:
             mine = [parameter for parameter in group["params"] if id(parameter) in gates]
             if not mine:
                 continue
             if len(mine) < len(group["params"]):
                 raise ValueError("profile: released with gates in a group with others, allowed: optimizer_options kept")
-            # The optimizer's own count, which leaves out steps whose gradients were not finite.
-            t = max(int(step.optimizer.state.get(gate, {}).get("step", 0)) for gate in mine) + 1
-            group["eps"] = GATE_EPS / math.sqrt(1 - group["betas"][1] ** t)
+            group["eps"] = GATE_EPS / math.sqrt(1 - group["betas"][1] ** self._steps)
 
     @torch.no_grad()
     def on_update(self, step: Step) -> None:
         if self.decay_after_step:
             self._decay(step.optimizer)
         threshold = self._thresholds[self._stage(step.index - 1)]
-        spared = None if self.budget is None else self._largest(self.budget)
-        for i, adapter in enumerate(self.adapters.values()):
-            gate = proximal(adapter.gate, threshold, self.profile)
-            if spared is not None:
-                gate = torch.where(spared[i] & (gate == 0), adapter.gate, gate)
-            adapter.gate.copy_(gate)
-        if self.budget is not None:
-            kept = self._largest(self._curve(step.total, step.index - 1))
-            for adapter, mask in zip(self.adapters.values(), kept, strict=True):
-                adapter.gate.masked_fill_(~mask, 0.0)
-        self._zeroed = self._zeroed or any(adapter.open < len(adapter.gate) for adapter in self.adapters.values())
+        gates = [adapter.gate.detach() for adapter in self.adapters.values()]
+        before = torch.cat(gates)  # all together: alone each costs more to start than to compute
+        if self.budget is None:
+            after = proximal(before, threshold, self.profile)
+        else:
+            before = before.cpu()  # the budget is held on the host, with one reading
+            after = proximal(before, threshold, self.profile)
+            after = torch.where(self._largest(before, self.budget) & (after == 0), before, after)
+            after.masked_fill_(~self._largest(after, self._curve(step.total, step.index - 1)), 0.0)
+        self._zeroed = self._zeroed | (after == 0).any()
+        sizes = [len(gate) for gate in gates]
+        torch._foreach_copy_(gates, list(after.to(gates[0].device).split(sizes)))
 
     def is_final_form(self, step: Step) -> bool:
         if self.budget is not None and step.index < step.total - self.final_steps:
@@ -306,17 +313,20 @@ class SoRA(AdapterVariant):
         start = sum(adapter.closed_form() for adapter in self.adapters.values())
         return Cubic(start, self.budget, total - 1, self.initial_steps, self.final_steps, 1).at(t)[0]
 
-    def _largest(self, budget: int) -> list[torch.Tensor]:
-        """Of every layer, which gates are among the largest |g| that `budget` pays for."""
+    def _largest(self, gates: torch.Tensor, budget: int) -> torch.Tensor:
+        """Which of all layers' `gates` (n,) are among the largest |g| that `budget` pays for, (n,)."""
         adapters = list(self.adapters.values())
-        return within([adapter.gate.abs() for adapter in adapters], [adapter.cost for adapter in adapters], budget)
+        sizes = [len(adapter.gate) for adapter in adapters]
+        kept = within(gates.abs().split(sizes), [adapter.cost for adapter in adapters], budget)
+        return torch.cat(masks(kept, sizes, gates.device))
 
     def state_dict(self) -> dict[str, Any]:
-        return {"gates": {name: len(adapter.gate) for name, adapter in self.adapters.items()}, "zeroed": self._zeroed}
+        gates = {name: len(adapter.gate) for name, adapter in self.adapters.items()}
+        return {"gates": gates, "zeroed": bool(self._zeroed)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         # An earlier checkpoint that is taken up again does not undo that some gate was zero.
-        self._zeroed = self._zeroed or state["zeroed"]
+        self._zeroed, self._steps = bool(self._zeroed) or state["zeroed"], None
         for name, adapter in self.adapters.items():
             saved, here = state["gates"][name], len(adapter.gate)
             if saved > here:

@@ -44,13 +44,15 @@ from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import maximum_flow
 from torch import nn
 
-from variants.core import draw, fields, layers, reduce, resize
+from variants.core import draw, fields, layers, reduce, resize, unread
 from variants.core.adapter import Factored, check_rank
 from variants.core.budget import check_range, share_out
 from variants.core.schedule import Cubic
-from variants.core.sparse import largest
+from variants.core.sparse import check_finite, largest_of_groups
+from variants.core.unread import Unread
 from variants.core.variant import AdapterVariant, Step
 
+NOT_FINITE = "importance: a gradient of {} was not finite"
 SCORES = ("magnitude", "gradient", "sensitivity", "random")
 SMOOTHED = ("gradient", "sensitivity")
 SCOPES = ("layer", "global")
@@ -103,16 +105,25 @@ class Masked(Factored):
     @property
     def rank(self) -> int:
         """The rank that the places allow: the disjoint ways from a column of A through a component to a row of B."""
-        if self._rank is None:
-            self._rank = self._flow()
-        return self._rank
+        return unread.read(self.rank_later())
 
-    def _flow(self) -> int:
+    def rank_later(self) -> int | Unread:
         if self.is_empty:
             return 0
+        a, b = self.places["A"], self.places["B"]
+
+        def tell(places: torch.Tensor) -> int:
+            rank = self._flow(*places.split([len(a), len(b)]))
+            if self.places["A"] is a and self.places["B"] is b:  # the mask has not moved on since
+                self._rank = rank
+            return rank
+
+        return self._rank if self._rank is not None else Unread(torch.cat([a, b]), tell)
+
+    def _flow(self, a: torch.Tensor, b: torch.Tensor) -> int:
+        """The largest flow from columns to rows through entries at the places a and b, on the host."""
         r, columns = self.shapes["A"]
         rows, _ = self.shapes["B"]
-        a, b = self.places["A"].cpu(), self.places["B"].cpu()
         # Nodes: source, columns, components twice, rows, sink; every edge can be used once.
         first, entry, leave, last = 1, 1 + columns, 1 + columns + r, 1 + columns + 2 * r
         sink, step = last + rows, torch.arange(max(columns, rows, r))
@@ -135,6 +146,12 @@ class Masked(Factored):
 
     def move(self, part: str, kept: torch.Tensor, new: torch.Tensor, optimizer: torch.optim.Optimizer | None) -> None:
         """Keeps the entries `kept` (numbers of values) and adds zeros at the places `new`, with their moments."""
+        if len(kept) + len(new) == len(self.places[part]):
+            if len(new):
+                resize.renew(self, part, kept, optimizer)
+                self.places[part] = torch.cat([self.places[part][kept], new])
+                self._rank = None
+            return
         if len(kept) < len(self.places[part]):
             resize.keep(self, part, kept, 0, optimizer)
             self.places[part] = self.places[part][kept]
@@ -150,6 +167,7 @@ class Masked(Factored):
             here = len(self.places[part])
             self.move(part, torch.arange(min(here, len(found)), device=found.device), found[here:], None)
             self.places[part] = found
+        self._rank = None
 
     def extra_repr(self) -> str:
         return f"entries={self.closed_form()} of {sum(map(math.prod, self.shapes.values()))}, scale={self.scale:g}"
@@ -271,16 +289,17 @@ class SparseLoRA(AdapterVariant):
     def on_gradients(self, step: Step) -> None:
         if self.score not in SMOOTHED:
             return
-        for name, adapter in self.adapters.items():
-            for part in PARTS:
-                value = adapter.get_parameter(part)
-                if value.grad is None:
-                    continue  # an empty layer takes no part in the loss any more
-                found = value.grad.abs() if self.score == "gradient" else (value.grad * value).abs()
-                if not bool(torch.isfinite(found).all()):
-                    raise ValueError(f"importance: the gradient of {name}.{part} is not finite")
-                key = f"{name}.{part}"
-                self._scores[key] = self.beta * self._scores.get(key, torch.zeros_like(found)) + (1 - self.beta) * found
+        # An empty layer takes no part in the loss any more.
+        values = {key: value for key, value in self._values().items() if value.grad is not None}
+        found = [value.grad for value in values.values() if value.grad is not None]
+        if not found:
+            return
+        if self.score == "sensitivity":
+            found = list(torch._foreach_mul(found, list(values.values())))
+        new = torch._foreach_mul(torch._foreach_abs(found), 1 - self.beta)
+        before = [self._scores[key] if key in self._scores else torch.zeros_like(values[key]) for key in values]
+        smoothed = torch._foreach_add(torch._foreach_mul(before, self.beta), new)
+        self._scores |= zip(values, smoothed, strict=True)
 
     @torch.no_grad()
     def on_update(self, step: Step) -> None:
@@ -322,10 +341,19 @@ class SparseLoRA(AdapterVariant):
 
     def _entry_scores(self) -> dict[str, torch.Tensor]:
         """The score of every entry that there is, by "layer.part"."""
-        values = {f"{n}.{p}": a.get_parameter(p).detach() for n, a in self.adapters.items() for p in PARTS}
+        values = {key: value.detach() for key, value in self._values().items()}
         if self.score == "magnitude":
-            return {key: value.abs() for key, value in values.items()}
-        return {key: self._scores.get(key, torch.zeros_like(value)).to(value.device) for key, value in values.items()}
+            check_finite(values, "mask: a value of {} is not finite")
+            return dict(zip(values, torch._foreach_abs(list(values.values())), strict=True))
+        check_finite(self._scores, NOT_FINITE)
+        return {
+            key: self._scores[key].to(value.device) if key in self._scores else torch.zeros_like(value)
+            for key, value in values.items()
+        }
+
+    def _values(self) -> dict[str, nn.Parameter]:
+        """The parameters, by "layer.part"."""
+        return {f"{n}.{part}": a.get_parameter(part) for n, a in self.adapters.items() for part in PARTS}
 
     def _groups(self) -> dict[str, list[tuple[str, str]]]:
         """What is compared with each other: lists of (layer, part)."""
@@ -345,33 +373,47 @@ class SparseLoRA(AdapterVariant):
         self, counts: Mapping[str, int], scores: Mapping[str, torch.Tensor], optimizer: torch.optim.Optimizer | None
     ) -> None:
         """Leaves in every group the `counts[group]` entries with the highest scores."""
-        for group, members in self._groups().items():
-            parts = [scores[f"{name}.{part}"] for name, part in members]
-            for (name, part), kept in zip(
-                members, _split(largest(torch.cat(parts), counts[group]), parts), strict=True
-            ):
+        groups = self._groups()
+        mine = [[scores[f"{name}.{part}"] for name, part in members] for members in groups.values()]
+        chosen = largest_of_groups(mine, [counts[group] for group in groups])
+        for members, places in zip(groups.values(), chosen, strict=True):
+            for (name, part), kept in zip(members, places, strict=True):
                 self._move(name, part, kept, kept[:0], optimizer)
 
     def _exchange(self, step: Step) -> None:
         """rigl: the entries with the smallest scores go, those with the largest gradients that were not there come."""
         share = self.regrow * (1 + math.cos(math.pi * step.index / (step.total - self.final_steps))) / 2
-        scores = self._entry_scores()
+        scores, outside = self._entry_scores(), self._outside()
+        groups, mine, others, counts = [], [], [], []
         for members in self._groups().values():
-            mine = [scores[f"{name}.{part}"] for name, part in members]
-            outside = []
-            for name, part in members:
-                adapter = self.adapters[name]
-                gradient = adapter.gradients.get(part, torch.zeros(math.prod(adapter.shapes[part])).to(adapter.A))
-                # Entries that are there can't come: below every gradient's absolute value.
-                outside.append(reduce.total(gradient).abs().index_fill(0, adapter.places[part], -1.0))
-            have = sum(map(len, mine))
-            count = min(round(share * have), sum(map(len, outside)) - have)
-            if not count:
-                continue
-            kept = _split(largest(torch.cat(mine), have - count), mine)
-            new = _split(largest(torch.cat(outside), count), outside)
-            for (name, part), stay, come in zip(members, kept, new, strict=True):
+            own = [scores[f"{name}.{part}"] for name, part in members]
+            there = [outside[f"{name}.{part}"] for name, part in members]
+            have = sum(map(len, own))
+            if count := min(round(share * have), sum(map(len, there)) - have):
+                groups.append(members)
+                mine.append(own)
+                others.append(there)
+                counts.append((have - count, count))
+        kept = largest_of_groups(mine, [stay for stay, _ in counts])
+        new = largest_of_groups(others, [come for _, come in counts])
+        for members, stays, comes in zip(groups, kept, new, strict=True):
+            for (name, part), stay, come in zip(members, stays, comes, strict=True):
                 self._move(name, part, stay, come, step.optimizer)
+
+    def _outside(self) -> dict[str, torch.Tensor]:
+        """abs(g) of all entries by "layer.part"; below every such number for those that are there: they can't come."""
+        found = {}
+        for name, adapter in self.adapters.items():
+            for part in PARTS:
+                gradient = adapter.gradients.get(part)
+                if gradient is None:
+                    gradient = adapter.A.new_zeros(math.prod(adapter.shapes[part]))
+                found[f"{name}.{part}"] = reduce.total(gradient)
+        check_finite(found, "mask: the gradient of {} is not finite")
+        absolute = torch._foreach_abs(list(found.values()))
+        for (name, part), gradient in zip(((n, p) for n in self.adapters for p in PARTS), absolute, strict=True):
+            gradient.index_fill_(0, self.adapters[name].places[part], -1.0)
+        return dict(zip(found, absolute, strict=True))
 
     def _move(
         self, name: str, part: str, kept: torch.Tensor, new: torch.Tensor, optimizer: torch.optim.Optimizer | None
@@ -383,6 +425,7 @@ class SparseLoRA(AdapterVariant):
             self._scores[key] = torch.cat([self._scores[key][kept], self._scores[key].new_zeros(len(new))])
 
     def state_dict(self) -> dict[str, Any]:
+        check_finite(self._scores, NOT_FINITE)
         places = {name: dict(adapter.places) for name, adapter in self.adapters.items()}
         # Fixed for a run, and there for readers without the model: places mean nothing without them.
         shapes = {n: {part: list(shape) for part, shape in a.shapes.items()} for n, a in self.adapters.items()}
@@ -392,13 +435,3 @@ class SparseLoRA(AdapterVariant):
         self._scores, self._moved = dict(state["scores"]), state["moved"]
         for name, adapter in self.adapters.items():
             adapter.take_places(state["places"][name])
-
-
-def _split(places: torch.Tensor, parts: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """Places in the concatenation of `parts`, as places in each of them."""
-    found, start = [], 0
-    for part in parts:
-        inside = places[(places >= start) & (places < start + len(part))]
-        found.append(inside - start)
-        start += len(part)
-    return found

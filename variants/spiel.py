@@ -62,7 +62,7 @@ from torch import nn
 
 from variants.core import draw, fields, layers, reduce
 from variants.core.budget import check_range, share_out
-from variants.core.sparse import SparseDelta
+from variants.core.sparse import SparseDelta, check_finite
 from variants.core.variant import AdapterVariant, Step
 
 PROFILES = ("paper", "released")
@@ -168,7 +168,7 @@ class SpIEL(AdapterVariant):
         fields.budget(self, "density")
         self._entries: dict[str, int] = {}
         self._selections = 0
-        self._moved = 0  # entries that have moved
+        self._moved: int | torch.Tensor = 0  # entries that have moved
 
     @classmethod
     def test_params(cls) -> list[dict[str, Any]]:
@@ -218,8 +218,6 @@ class SpIEL(AdapterVariant):
             new = adapter.fresh
             if new is None:
                 raise ValueError(f"selection: {name} took no part in the loss; exclude it")
-            if not bool(torch.isfinite(new.squares).all()):
-                raise ValueError(f"selection: a gradient of {name} is not finite")
             estimate = adapter.estimate or Estimate.empty(new.places, new.total)
             if self.profile == "paper":
                 whole = new.total * clipped
@@ -230,15 +228,18 @@ class SpIEL(AdapterVariant):
             adapter.estimate = estimate
 
     @staticmethod
-    def _clipping(adapters: Mapping[str, Moving]) -> float:
-        """What clipping has multiplied all gradients of the step with."""
-        before, after = 0.0, 0.0
+    def _clipping(adapters: Mapping[str, Moving]) -> torch.Tensor | float:
+        """What clipping has multiplied all gradients of the step with, a number on the device."""
+        before, after = [], []
         for adapter in adapters.values():
             if adapter.values.grad is not None:
                 present = reduce.total(adapter.present)
-                before += float(present @ present)
-                after += float(adapter.values.grad @ present)
-        return after / before if before else 1.0
+                before.append(present @ present)
+                after.append(adapter.values.grad @ present)
+        if not before:
+            return 1.0
+        whole = torch.stack(before).double().sum()
+        return torch.where(whole > 0, torch.stack(after).double().sum() / whole, 1.0)
 
     @torch.no_grad()
     def on_update(self, step: Step) -> None:
@@ -249,6 +250,7 @@ class SpIEL(AdapterVariant):
                 self._correct(adapter, groups[id(adapter.values)], step.optimizer.state[adapter.values])
         due = [adapter for adapter in self.adapters.values() if adapter.estimate is not None]
         if due and step.index % self.reselection_steps >= self.accumulation_steps:
+            self._check_finite()
             share = self._rate(step)
             for adapter in due:
                 betas = groups[id(adapter.values)]["betas"]
@@ -260,7 +262,7 @@ class SpIEL(AdapterVariant):
         """Puts the step by each value's own age in the place of the one that torch has made."""
         m, v, ages = state["exp_avg"], state["exp_avg_sq"], adapter.ages.to(adapter.values.dtype)
         options = group["lr"], group["betas"], group["eps"]
-        made = _adam_step(m, v, torch.full_like(ages, float(state["step"])), *options)
+        made = _adam_step(m, v, state["step"].to(ages.dtype), *options)
         own = _adam_step(m, v, ages, *options, corrects_eps=self.profile == "released")
         adapter.values.add_(made - own)
 
@@ -278,26 +280,44 @@ class SpIEL(AdapterVariant):
         """Drops the values that changed least and grows the candidates with the largest gradients in their slots."""
         estimate = adapter.estimate
         assert estimate is not None
-        count = int(len(adapter.values) * share)
+        count = min(int(len(adapter.values) * share), len(estimate.places))
+        if not count:
+            return
+        # How many can move is known on the device alone. So lists are of `count`, those that count in front.
+        places, candidates = adapter.indices, estimate.places
         dropped = adapter.values.abs().argsort(stable=True)[:count]  # slots, the smallest first
-        stays = torch.ones_like(adapter.indices, dtype=torch.bool).index_fill(0, dropped, False)
-        free = (~torch.isin(estimate.places, adapter.indices[stays])).nonzero().flatten()
-        grown = free[estimate.total[free].abs().argsort(descending=True, stable=True)[:count]]
-        back = torch.isin(adapter.indices[dropped], estimate.places[grown])  # dropped and grown at once: they stay
-        new = grown[~torch.isin(estimate.places[grown], adapter.indices[dropped])]
-        slots = dropped[~back][: len(new)]
+        stays = torch.ones_like(places, dtype=torch.bool).index_fill(0, dropped, False)
+        taken = torch.zeros(adapter.out_features * adapter.in_features, dtype=torch.bool, device=places.device)
+        taken[places] = stays
+        size = estimate.total.abs().masked_fill(taken[candidates], -1.0)
+        grown = size.argsort(descending=True, stable=True)[:count]
+        grows = size[grown] >= 0
+        chosen = taken.zero_().index_put((candidates[grown],), grows)
+        back = chosen[places[dropped]]  # dropped and grown at once: they stay
+        left = taken.index_fill(0, places[dropped], True)
+        comes = grows & ~left[candidates[grown]]
+        slots, leaves = _in_front(dropped, ~back)
+        new, comes = _in_front(grown, comes)
+        moves = leaves & comes
 
-        indices = adapter.indices.clone()
-        indices[slots] = estimate.places[new]
+        def put(tensor: torch.Tensor, found: torch.Tensor | float) -> None:
+            """Where an entry moves, `found` (count,) takes the place of what stood in its slot."""
+            tensor[slots] = torch.where(moves, found, tensor[slots]).to(tensor.dtype)
+
+        indices = places.clone()
+        put(indices, candidates[new])
         adapter.set_indices(indices)
-        adapter.values[slots] = 0.0
+        put(adapter.values, 0.0)
         for moment, total, beta in zip(
             ("exp_avg", "exp_avg_sq"), (estimate.total, estimate.squares), betas, strict=True
         ):
-            mean = total[new] / estimate.samples * (1 - beta**estimate.steps)
-            state[moment][slots] = mean.to(state[moment].dtype)
-        adapter.ages[slots] = estimate.steps - (self.profile == "released")
-        self._moved += len(slots)
+            put(state[moment], total[new] / estimate.samples * (1 - beta**estimate.steps))
+        put(adapter.ages, estimate.steps - (self.profile == "released"))
+        self._moved = self._moved + moves.sum()
+
+    def _check_finite(self) -> None:
+        estimates = {name: a.estimate.squares for name, a in self.adapters.items() if a.estimate is not None}
+        check_finite(estimates, "selection: a gradient of {} was not finite")
 
     def is_final_form(self, step: Step) -> bool:
         return self._selections > 0
@@ -309,15 +329,16 @@ class SpIEL(AdapterVariant):
             raise RuntimeError("selection: no entry has ever moved; a larger reselection_rate or density lets them")
 
     def state_dict(self) -> dict[str, Any]:
+        self._check_finite()
         found = {}
         for name, adapter in self.adapters.items():
             estimate = None if adapter.estimate is None else vars(adapter.estimate)
             found[name] = {"indices": adapter.indices, "ages": adapter.ages, "estimate": estimate}
-        return {"layers": found, "selections": self._selections, "moved": self._moved}
+        return {"layers": found, "selections": self._selections, "moved": int(self._moved)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         # An earlier checkpoint that is taken up again does not undo that entries have moved.
-        self._selections, self._moved = state["selections"], max(self._moved, state["moved"])
+        self._selections, self._moved = state["selections"], max(int(self._moved), state["moved"])
         for name, adapter in self.adapters.items():
             saved, device = state["layers"][name], adapter.weight.device
             adapter.set_indices(saved["indices"])
@@ -329,6 +350,12 @@ class SpIEL(AdapterVariant):
             adapter.estimate = estimate
 
 
+def _in_front(numbers: torch.Tensor, counts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """`numbers` (n,) with those that `counts` (n,) in front, in their order, and which these are."""
+    order = (~counts).to(torch.int8).argsort(stable=True)
+    return numbers[order], counts[order]
+
+
 def _adam_step(
     m: torch.Tensor,
     v: torch.Tensor,
@@ -338,7 +365,7 @@ def _adam_step(
     eps: float,
     corrects_eps: bool = False,
 ) -> torch.Tensor:
-    """What Adam subtracts for moments m, v (nnz,) that hold `ages` (nnz,) gradients.
+    """What Adam subtracts for moments m, v (nnz,) that hold `ages` (nnz,) or () gradients.
 
     corrects_eps: whether ε is added to √v before its bias correction.
     """

@@ -9,7 +9,8 @@ Paper     Han et al. 2023, "SVDiff: Compact Parameter Space for Diffusion Fine-T
 Code      mkshing/svdiff-pytorch a78f69e, the one in use; the authors released none.
 Hooks     none: nothing changes in training but δ.
 Cost      min(in, out) parameters for each layer; U and V are kept beside W (for a square W twice its
-          memory) and applied in each forward pass. The decomposition is made once, at `attach`.
+          memory) and applied in each forward pass, or put together with W where tokens are many
+          (`variants.core.basis_linear`). The decomposition is made once, at `attach`.
 
 Differences
   The released code puts W' in W's place and rebuilds it in every forward pass; we add the update to

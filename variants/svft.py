@@ -10,8 +10,9 @@ Paper     Lingam et al. 2024, "SVFT: Parameter-Efficient Fine-Tuning with Singul
 Code      VijayLingam95/SVFT 8303115.
 Hooks     none: nothing changes in training but M.
 Cost      k parameters for each layer; U and V are kept beside W (for a square W twice its memory) and
-          applied in each forward pass, with an n×n product between them unless M is diagonal. The
-          decomposition is made once, at `attach`.
+          applied in each forward pass, with an n×n product between them unless M is diagonal; from about n tokens
+          a batch on, W' is formed in their place (`variants.core.basis_linear`). The decomposition is made once, at
+          `attach`.
 
 Where paper and released code differ, `profile` chooses:
 
@@ -47,9 +48,10 @@ from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import structural_rank
 from torch import nn
 
-from variants.core import draw, fields, layers
+from variants.core import draw, fields, layers, unread
 from variants.core.budget import share_out, spread_priced
 from variants.core.decompose import BasisVariant, Factors, InBasis, Rule, probe
+from variants.core.unread import Unread
 
 PATTERNS = ("plain", "banded", "random", "top_k")
 PROFILES = ("paper", "released")
@@ -69,10 +71,18 @@ class SparseCore(InBasis):
         self.values = nn.Parameter(factors.U.new_zeros(index.shape[1]))
         self.gate = nn.Parameter(factors.U.new_zeros(1)) if gated else None
         self.diagonal = diagonal
+        places = index[0] * self.U.shape[1] + index[1]
+        taken, self._entry = (found.to(places.device) for found in torch.unique(places, return_inverse=True))
+        self._taken = taken.cpu()  # the entries of M, each once
+        self._pattern: int | None = None  # the rank that they allow
 
     def core(self) -> torch.Tensor:
-        values = self.values if self.gate is None else self.values * torch.sigmoid(self.gate)
+        values = self._acting()
         return values if self.diagonal else self._placed(values)
+
+    def _acting(self) -> torch.Tensor:
+        """The entries (k,) as they act now, behind the gate."""
+        return self.values if self.gate is None else self.values * torch.sigmoid(self.gate)
 
     def _placed(self, values: torch.Tensor) -> torch.Tensor:
         r = self.U.shape[1]
@@ -86,9 +96,28 @@ class SparseCore(InBasis):
     @property
     def rank(self) -> int:
         """The rank that the zeros of M allow; that of its pattern before the first step, when all are zero."""
+        return unread.read(self.rank_later())
+
+    def rank_later(self) -> int | Unread:
         if self.diagonal:
-            return super().rank
-        return _structural(self.core()) or _structural(self._placed(torch.ones_like(self.values)))
+            return super().rank_later()
+        with torch.no_grad():
+            values = self._acting()
+            return Unread(values.new_zeros(len(self._taken)).index_add(0, self._entry, values), self._allowed)
+
+    def _allowed(self, entries: torch.Tensor) -> int:
+        """The rank that the `entries` of M (n,) allow; where none is zero, or all are, that is found once."""
+        acting = entries != 0
+        if unread.nonzero(acting) not in (0, len(acting)):
+            return self._structural(self._taken[acting])
+        if self._pattern is None:
+            self._pattern = self._structural(self._taken)
+        return self._pattern
+
+    def _structural(self, places: torch.Tensor) -> int:
+        r = self.U.shape[1]
+        ones = torch.ones(len(places)).numpy()
+        return int(structural_rank(csr_matrix((ones, ((places // r).numpy(), (places % r).numpy())), shape=(r, r))))
 
     def closed_form(self) -> int:
         return len(self.values) + (self.gate is not None)
@@ -211,7 +240,3 @@ def entries(n: int, off_diagonals: int) -> int:
     if off_diagonals >= n:
         raise ValueError(f"off_diagonals: {off_diagonals} for {n} directions, allowed: 0 … {n - 1}")
     return n * (2 * off_diagonals + 1) - off_diagonals * (off_diagonals + 1)
-
-
-def _structural(matrix: torch.Tensor) -> int:
-    return int(structural_rank(csr_matrix(matrix.detach().cpu().numpy() != 0)))

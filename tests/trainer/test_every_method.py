@@ -48,6 +48,8 @@ def class_of(name: str) -> type[Variant]:
     if name in OWN:
         return Peft
     node = yaml.safe_load((CONF / f"{name}.yaml").read_text())
+    if "defaults" in node:  # a preset of another file
+        return class_of(node["defaults"][0])
     return get_class(node.get("variant", node)["_target_"])
 
 

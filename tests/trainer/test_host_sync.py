@@ -1,4 +1,7 @@
-"""A step reads no number off the device but one: the gradients' norm, which says whether the step counts."""
+"""A step reads no number off the device but one: the gradients' norm, which says whether the step counts.
+
+A step in which a method decides on ranks, entries or masks reads a little more, as much for many layers as for few.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,11 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.trainer.test_every_method import LOOP, METHODS
+from tests.trainer.test_every_method import LOOP, METHODS, class_of
 from trainer.loop import Loop
+from variants.core.variant import field_names
 
-# What makes Python wait for the device, with or without a GPU.
+# What makes Python wait for the device, with or without a GPU: numbers, and shapes that numbers decide.
 READS = {
     torch.ops.aten._local_scalar_dense.default: "item",
     torch.ops.aten.equal.default: "equal",
@@ -19,7 +23,14 @@ READS = {
     torch.ops.aten.is_nonzero.default: "bool",
     torch.ops.aten.masked_select.default: "masked_select",
     torch.ops.aten._unique2.default: "unique",
+    torch.ops.aten.unique_dim.default: "unique",
+    torch.ops.aten.unique_consecutive.default: "unique",
+    torch.ops.aten.isin.Tensor_Tensor: "isin",
+    torch.ops.aten.repeat_interleave.Tensor: "repeat_interleave",
+    torch.ops.aten.bincount.default: "bincount",
 }
+INDEXED = {torch.ops.aten.index.Tensor, torch.ops.aten.index_put.default, torch.ops.aten.index_put_.default}
+TRANSFERS = ("tolist", "cpu", "numpy", "__array__")  # these pass through no operation where the tensor is on the host
 
 
 class Reading(TorchDispatchMode):
@@ -28,11 +39,30 @@ class Reading(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.found: Counter[str] = Counter()
+        self._patches = pytest.MonkeyPatch()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         if func in READS:
             self.found[READS[func]] += 1
+        if func in INDEXED and any(index is not None and index.dtype == torch.bool for index in args[1]):
+            self.found["mask as an index"] += 1
         return func(*args, **(kwargs or {}))
+
+    def __enter__(self):
+        for name in TRANSFERS:
+            self._patches.setattr(torch.Tensor, name, self._counting(name, getattr(torch.Tensor, name)))
+        return super().__enter__()
+
+    def __exit__(self, *error):
+        self._patches.undo()
+        return super().__exit__(*error)
+
+    def _counting(self, name, method):
+        def counted(tensor, *arguments, **keywords):
+            self.found[name] += 1
+            return method(tensor, *arguments, **keywords)
+
+        return counted
 
 
 @pytest.fixture
@@ -63,19 +93,58 @@ def reads_of_a_step(carry_out, monkeypatch):
     return found
 
 
-FIRST = dict(reversed(METHODS.values()))  # the first settings of every file in conf/variant
 OURS, THEIRS = 1, 1  # the gradients' norm; transformers looks whether the batch has any padding
+DECISION = 3  # more in a step that decides: scores; whether they are finite; how many fall into which layer
+DRAWN = {"dylora": 1}  # its rank, a number of the host's generator
 
-# What these read in every step beyond that, all of which stands on the device: whether gates, values or masks of a
-# layer are zero (its rank), scores, or places that move.
-READ_MORE = {"adalora", "elalora", "increlora", "peft_adalora", "sora", "sparse", "spiel", "svdiff", "svft"}
-DRAWS = {"dylora"}  # its rank, a number, of the host's generator
+# PEFT's own AdaLoRA reads its scores layer by layer when it masks, in its own code.
+RUNS = {key: run for key, run in METHODS.items() if run[0] != "peft_adalora"}
+FIRST = {run[0]: run for run in reversed(RUNS.values())}  # the first settings of every file in conf/variant
+# Steps of these between the first and the last in which something is decided.
+DECISIONS = {"adalora": 3, "elalora": 3, "increlora": 4, "rosa": 1, "sparse": 7, "spiel": 3}
 
 
-@pytest.mark.parametrize("name", sorted(set(FIRST) - READ_MORE - DRAWS))
-def test_a_step_between_two_logs_waits_for_the_device_once(name, reads_of_a_step):
-    first, *between, last = reads_of_a_step(*FIRST[name])
-    quiet = [step for step in between if step.total() <= OURS + THEIRS]
-    # A mask is chosen in one step, of all.
-    assert len(quiet) >= len(between) - 1 and all(step == {"item": OURS + THEIRS} for step in quiet)
+def usual(name: str) -> Counter[str]:
+    """What a step reads in which nothing is decided."""
+    return Counter(item=OURS + THEIRS + DRAWN.get(name, 0))
+
+
+@pytest.mark.parametrize("name", sorted(FIRST))
+def test_a_step_that_decides_nothing_waits_for_the_device_once(name, reads_of_a_step):
+    first, *between, last = reads_of_a_step(*FIRST[name][1])
+    decided = [step for step in between if step != usual(name)]
+    assert len(decided) == DECISIONS.get(name, 0)
     assert last["item"] > first["item"]  # read at the end: what the steps between had put by
+
+
+@pytest.mark.parametrize("key", sorted(RUNS))
+def test_no_step_reads_more_for_many_layers_than_for_few(key, reads_of_a_step):
+    name, overrides = RUNS[key]
+    many = [o for o in overrides if not o.startswith("variant.targets=")]
+    if name == "increlora":
+        many.append("variant.top=6")  # or the target is out of reach with so many
+    few = [o if not o.startswith("variant.budget=") else "variant.budget=400" for o in many]
+    if "targets" in field_names(class_of(name)):
+        few.append("variant.targets=[query,value]")  # a third of them
+    most = {}
+    for layers, settings in {"few": few, "many": many}.items():
+        *steps, _ = reads_of_a_step(*settings, f"study={layers}")
+        most[layers] = max(steps, key=Counter.total)
+    assert most["few"] == most["many"] and most["many"].total() <= usual(name).total() + DECISION
+
+
+def test_what_would_be_noticed():
+    values = torch.tensor([1.0, 0.0, 2.0])
+    with Reading() as reading:
+        bool(values.any()), float(values[0]), values.tolist(), values.cpu(), values.nonzero()
+        values[values > 0], values.isfinite().all().item(), torch.isin(values, values), values.unique()
+        values.masked_fill(values > 0, 0.0), values.topk(2), torch.where(values > 0, values, 0.0)
+    assert reading.found == {
+        "item": 3,
+        "tolist": 1,
+        "cpu": 1,
+        "nonzero": 1,
+        "mask as an index": 1,
+        "isin": 1,
+        "unique": 1,
+    }

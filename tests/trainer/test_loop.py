@@ -9,13 +9,18 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
+from hydra.utils import get_class
 
 from tests.conftest import folder_of
+from tests.variants.found import CONF
 from trainer import model as models
 from trainer.errors import RunFailed
 from variants.core import checkpoint
+from variants.core.unread import Ranks
 from variants.core.variant import Step
 from variants.lora import LoRA
+from variants.sora import SoRA
 
 SPIES: list[Any] = []
 
@@ -280,3 +285,57 @@ def test_the_sparsity_of_a_sparse_method_is_logged_and_of_no_other(carry_out, tm
     assert row["sparsity"] == pytest.approx(1 - record.params.effective / record.params.closed_form)  # of A and B
     assert 0 < row["sparsity"] < 1
     assert "sparsity" not in last("variant=lora")[1]
+
+
+# -- the journal of ranks -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def journal(carry_out, tmp_path):
+    """The text of `ranks.jsonl` of a run."""
+
+    def found(*overrides: str) -> str:
+        record = carry_out("train.max_steps=12", "train.checkpoint=last", *overrides)
+        return (folder_of(record, tmp_path) / "ranks.jsonl").read_text()
+
+    return found
+
+
+MOVING = {
+    "sora": ["variant=sora", "variant.rank=4", "variant.threshold=0.03"],
+    "sora released": ["variant=sora", "variant.rank=4", "variant.threshold=0.02", "variant.profile=released"],
+    "adalora released": ["variant=adalora", "variant.rank=4", "variant.target_rank=2", "variant.profile=released"],
+    "adalora": ["variant=adalora", "variant.rank=4", "variant.target_rank=2", "variant.interval=2"],
+    "sparse": ["variant=sparse", "variant.rank=4", "variant.density=0.1", "variant.targets=[query]"],
+    "shira": ["variant=shira", "variant.rank=2", "variant.mask=gradient", "variant.targets=[query]"],
+}
+
+
+@pytest.mark.parametrize("settings", MOVING.values(), ids=MOVING)
+def test_ranks_are_those_of_every_step_whenever_they_are_read(settings, journal, monkeypatch):
+    from trainer import loop
+
+    rarely = journal(*settings, "machine.log_every=1000", "study=rarely")
+    monkeypatch.setattr(loop, "MOST_UNREAD", 0)
+    held = journal(*settings, "machine.log_every=1000", "study=held")
+    method = get_class(yaml.safe_load((CONF / f"{settings[0].partition('=')[2]}.yaml").read_text())["_target_"])
+    monkeypatch.setattr(method, "ranks_later", lambda self: Ranks(self.ranks()))
+    at_once = journal(*settings, "machine.log_every=1", "study=at-once")
+    assert rarely == held == at_once and len(rarely.splitlines()) > 1
+
+
+def test_a_run_that_fails_leaves_the_ranks_of_the_steps_before(carry_out, tmp_path, monkeypatch):
+    on_update = SoRA.on_update
+
+    def fail(self, step):
+        on_update(self, step)
+        if step.index == 6:
+            raise RunFailed("here")
+
+    monkeypatch.setattr(SoRA, "on_update", fail)
+    settings = ["variant=sora", "variant.rank=4", "variant.threshold=0.2", "machine.log_every=1000"]
+    with pytest.raises(RunFailed):
+        carry_out(*settings, "train.max_steps=12")
+    (path,) = (tmp_path / "runs").rglob("ranks.jsonl")
+    steps = [json.loads(line)["step"] for line in path.read_text().splitlines()]
+    assert steps[0] == 0 and len(steps) > 1 and steps[-1] <= 5

@@ -278,6 +278,7 @@ def test_pefts_adalora_with_its_default_schedule(carry_out):
 
 BUDGETED = {
     "lora": [],
+    "lora_fa": [],
     "adalora": ["variant.final_steps=2"],
     "increlora": ["variant.top=6"],
     "elalora": ["variant.interval=3"],

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from variants.core.adapter import LowRank
+from variants.core.unread import Ranks
 from variants.lora import LoRA
 
 
@@ -182,6 +183,20 @@ class ReportsTooMuch(Unlike):
         adapter.A.data[1] = adapter.A.data[0]
         adapter.A.register_hook(lambda gradient: gradient.mean(0, keepdim=True).expand_as(gradient).contiguous())
         return adapter
+
+
+@dataclass(kw_only=True)
+class ReadsItsRanksTooLate(Prunes):
+    """Says the ranks of the end for every step before."""
+
+    def ranks_later(self):
+        adapters = self.adapters
+
+        class AtTheEnd(Ranks):
+            def read(self):
+                return {name: adapter.rank for name, adapter in adapters.items()}
+
+        return AtTheEnd({})
 
 
 @dataclass(kw_only=True)

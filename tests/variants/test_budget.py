@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ import torch
 from tests.variants.found import all_variants
 from variants.adalora import AdaLoRA
 from variants.core import contract
-from variants.core.budget import share_out, spread, spread_priced, within
+from variants.core.budget import masks, share_out, spread, spread_priced, within
 from variants.core.variant import AdapterVariant, field_names
 from variants.dora import DoRA
 from variants.dylora import DyLoRA
@@ -63,14 +64,20 @@ def test_spread_priced_follows_a_price_that_is_not_in_proportion() -> None:
 
 def test_within_keeps_the_highest_scores_that_fit() -> None:
     scores = [torch.tensor([5.0, 1.0]), torch.tensor([4.0, 3.0])]
-    masks = within(scores, [10, 25], 50)
-    assert [mask.tolist() for mask in masks] == [[True, True], [True, False]]  # 10 + 25, then 25 is too much, 10 fits
-    assert [mask.tolist() for mask in within(scores, [10, 25], 9)] == [[False, False], [False, False]]
+    assert within(scores, [10, 25], 50) == [[0, 1], [0]]  # 10 + 25, then 25 is too much, 10 fits
+    assert within(scores, [10, 25], 9) == [[], []]
+    kept = masks([[0, 1], [1]], [2, 2], torch.device("cpu"))
+    assert [mask.tolist() for mask in kept] == [[True, True], [False, True]]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_within_compares_no_score_that_is_not_finite(bad: float) -> None:
+    with pytest.raises(ValueError, match="scores: one is not finite"):
+        within([torch.ones(2), torch.tensor([1.0, bad])], [1, 1], 3)
 
 
 def test_within_breaks_ties_by_the_order_of_the_layers() -> None:
-    masks = within([torch.ones(2), torch.ones(2)], [1, 1], 3)
-    assert [mask.tolist() for mask in masks] == [[True, True], [True, False]]
+    assert within([torch.ones(2), torch.ones(2)], [1, 1], 3) == [[0, 1], [0]]
 
 
 @pytest.mark.parametrize("budget", [1, 7, 99, 100])
@@ -94,6 +101,7 @@ def effective(cls: type[AdapterVariant], **params: object) -> tuple[int, int]:
     [
         (LoRA, {}),
         (LoRA, {"init": "pissa"}),
+        (LoRA, {"train_a": False}),
         (AdaLoRA, {"rank": 3, "target_rank": 2, "final_steps": 2}),
         (AdaLoRA, {"rank": 3, "target_rank": 2, "hard": True}),
         (IncreLoRA, {"top": 4}),

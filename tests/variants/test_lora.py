@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from tests.variants import oracles
+from trainer.cost import SavedActivations
 from variants.core.adapter import LowRank
 from variants.core.contract import HEAD, Toy
 from variants.core.dropout import draw
@@ -143,3 +144,62 @@ def test_a_is_drawn_kaiming_uniform_and_b_is_zero():
     assert 0.99 * bound < float(adapter.A.detach().abs().max()) <= bound
     assert float(adapter.A.detach().std()) == pytest.approx(bound / math.sqrt(3), rel=0.02)
     assert not adapter.B.any()
+
+
+# -- LoRA-FA: A is not trained ---------------------------------------------------------------------
+
+
+def test_with_a_frozen_b_moves_as_it_does_beside_an_a_that_is_never_stepped():
+    variant, model = attached(rank=2, train_a=False)
+    torch.manual_seed(3)
+    beside, other = attached(rank=2)
+    for name, adapter in beside.adapters.items():
+        adapter.A.data = variant.adapters[name].A.detach().clone()
+    start = {name: adapter.A.detach().clone() for name, adapter in variant.adapters.items()}
+    other.head.load_state_dict(model.head.state_dict())
+    x, y = torch.randn(32, 8), torch.randn(32, 3)
+    for m in (model, other):
+        optimizer = torch.optim.AdamW([p for n, p in m.named_parameters() if p.requires_grad and not n.endswith(".A")])
+        for _ in range(20):
+            F.mse_loss(m(x), y).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    for name, adapter in variant.adapters.items():
+        assert torch.equal(adapter.A, start[name]) and not torch.equal(adapter.B, torch.zeros_like(adapter.B))
+        torch.testing.assert_close(adapter.B, beside.adapters[name].B)
+
+
+def test_a_frozen_factor_costs_nothing_of_a_budget():
+    variant, _ = attached(rank=3, train_a=False)
+    assert (
+        variant.closed_form()
+        == variant.effective_parameters()
+        == 3 * sum(adapter.out_features for adapter in variant.adapters.values())
+    )
+    both, _ = attached(budget=120)
+    alone, _ = attached(budget=120, train_a=False)
+    assert set(both.ranks().values()) <= {1, 2} and alone.ranks() == dict.fromkeys(both.ranks(), 3)
+
+
+def test_a_state_says_whether_a_was_trained():
+    frozen, trained = attached(rank=2, train_a=False)[0], attached(rank=2)[0]
+    with pytest.raises(ValueError, match=r"train_a: true, the saved state was trained with false"):
+        trained.load_state_dict(frozen.state_dict())
+    with pytest.raises(ValueError, match=r"train_a: false, the saved state was trained with true"):
+        frozen.load_state_dict(trained.state_dict())
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_the_inputs_of_layers_with_a_frozen_are_not_kept_for_the_backward_pass(dropout):
+    rows, width, rank = 64, 96, 2
+    kept = {}
+    for train_a in (True, False):
+        model = nn.Sequential(*(nn.Linear(width, width) for _ in range(4)))
+        LoRA(rank=rank, dropout=dropout, train_a=train_a).attach(model)
+        saved = SavedActivations(model)
+        with saved.counting():
+            model.train()(torch.randn(rows, width))
+        kept[train_a] = saved.bytes
+    # Of four layers each keeps rank numbers a row, and what dropout drew, two bytes an entry.
+    assert kept[False] == 4 * (4 * rows * rank + (2 * rows * width if dropout else 0))
+    assert kept[True] == kept[False] + 4 * 4 * rows * width

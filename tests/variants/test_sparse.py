@@ -176,14 +176,18 @@ def test_two_accumulated_batches_make_the_masks_of_one():
         torch.testing.assert_close(adapter.delta(), other.delta(), rtol=1e-9, atol=1e-12)
 
 
-def test_a_gradient_that_is_not_finite_enters_no_average():
-    run = attached(score="gradient", initial_steps=8)
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_an_average_with_a_gradient_that_is_not_finite_is_never_saved_and_makes_no_mask(bad):
+    run = attached(score="gradient", initial_steps=4)
     contract.train(run, 2)
-    before = {key: score.clone() for key, score in run.variant._scores.items()}
-    next(iter(run.variant.adapters.values())).A.grad = torch.full((32,), math.nan, dtype=torch.float64)
-    with pytest.raises(ValueError, match=r"importance: the gradient of layer.0.fc1.A is not finite"):
-        run.variant.on_gradients(Step(3, STEPS, run.optimizer, run.scheduler))
-    assert all(torch.equal(run.variant._scores[key], score) for key, score in before.items())
+    next(iter(run.variant.adapters.values())).A.grad = torch.full((32,), bad, dtype=torch.float64)
+    run.variant.on_gradients(run.step(3))
+    message = r"importance: a gradient of layer.0.fc1.A was not finite"
+    with pytest.raises(ValueError, match=message):
+        run.variant.state_dict()
+    run.variant.on_update(run.step(3))
+    with pytest.raises(ValueError, match=message):
+        run.variant.on_update(run.step(4))
 
 
 @pytest.mark.parametrize(
@@ -250,3 +254,36 @@ def test_a_schedule_longer_than_the_run_is_refused():
 def test_a_budget_above_all_entries_is_refused():
     with pytest.raises(ValueError, match=r"budget: 321 parameters, allowed for these targets: 1 … 320"):
         attached(budget=321)
+
+
+def test_entries_that_change_places_leave_the_parameter_and_its_optimizer_as_removal_and_growth_would():
+    ends = []
+    for one_by_one in (True, False):
+        torch.manual_seed(0)
+        adapter = Masked(torch.nn.Linear(6, 5), 3, 1.0, 0.0)
+        optimizer = torch.optim.AdamW([adapter.A, adapter.B], 0.1)
+        adapter.move("A", torch.arange(0, 18, 2), torch.arange(0), optimizer)
+        adapter.A.grad, adapter.B.grad = torch.randn(9), torch.randn(15)
+        optimizer.step()
+        before, kept, new = adapter.A, torch.tensor([0, 3, 4, 8]), torch.tensor([1, 3, 5, 7, 9])
+        if one_by_one:
+            adapter.move("A", kept, torch.arange(0), optimizer)
+            adapter.move("A", torch.arange(4), new, optimizer)
+        else:
+            adapter.move("A", kept, new, optimizer)
+            assert adapter.A is before
+        state = optimizer.state[adapter.A]
+        assert optimizer.param_groups[0]["params"][0] is adapter.A and adapter.rank == 3
+        moments = [state[name] for name in ("exp_avg", "exp_avg_sq")]
+        ends.append([adapter.A.detach(), adapter.A.grad, adapter.places["A"], *moments])
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(*ends, strict=True))
+
+
+def test_saved_places_are_taken_up_with_the_rank_that_they_allow():
+    adapter = Masked(torch.nn.Linear(6, 5), 3, 1.0, 0.0)
+    b = torch.arange(15)
+    adapter.move("A", torch.arange(3), torch.arange(0), None)
+    adapter.take_places({"A": torch.tensor([0, 1, 2]), "B": b})
+    assert adapter.rank == 1
+    adapter.take_places({"A": torch.tensor([0, 7, 14]), "B": b})
+    assert adapter.rank == 3

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from variants.core import kernel, layers, low_rank, resize
+from variants.core.unread import Unread
 
 
 class Adapter(nn.Module):
@@ -83,6 +84,10 @@ class Adapter(nn.Module):
     def rank(self) -> int:
         """The rank of ΔW in use: what its shape and its zeros allow."""
         raise NotImplementedError(f"{type(self).__name__}.rank")
+
+    def rank_later(self) -> int | Unread:
+        """`rank` as it is now: the number where the host knows it, else what it is told from once that is read."""
+        return self.rank
 
     def closed_form(self) -> int:
         """Trainable parameters of this adapter, by formula."""

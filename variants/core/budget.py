@@ -10,6 +10,7 @@ score, `share_out` for those that count single entries.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -48,24 +49,37 @@ def spread_priced(
     return ranks
 
 
-def within(scores: Sequence[torch.Tensor], costs: Sequence[int], budget: int) -> list[torch.Tensor]:
+def within(scores: Sequence[torch.Tensor], costs: Sequence[int], budget: int) -> list[list[int]]:
     """Which components to keep: the highest scores first, each that still fits into `budget`.
 
-    scores: (r_i,) of each layer's components. costs: parameters of one component of each layer.
-    Returns a mask (r_i,) per layer. Of equal scores the first in the order of the layers goes first.
+    scores: (r_i,) of each layer's components, read in one transfer. costs: parameters of one component of each layer.
+    Returns the numbers of the components of each layer, rising. Of equal scores the first in the order of the layers
+    goes first. Raises `ValueError` where a score is not finite.
     """
-    flat = torch.cat([score.detach().flatten() for score in scores]).cpu() if scores else torch.zeros(0)
-    owners = [i for i, score in enumerate(scores) for _ in range(score.numel())]
-    kept = [False] * len(flat)
+    together = torch.cat([score.detach().flatten() for score in scores]).tolist() if scores else []
+    if not all(map(math.isfinite, together)):
+        raise ValueError("scores: one is not finite")
+    owners = [(i, j) for i, score in enumerate(scores) for j in range(score.numel())]
+    kept: list[list[int]] = [[] for _ in scores]
     left, cheapest = budget, min(costs, default=0)
-    for place in flat.argsort(descending=True, stable=True).tolist():
+    for place in sorted(range(len(together)), key=lambda place: -together[place]):
         if left < cheapest:
             break
-        if costs[owners[place]] <= left:
-            kept[place] = True
-            left -= costs[owners[place]]
-    masks = torch.tensor(kept, dtype=torch.bool).split([score.numel() for score in scores])
-    return [mask.to(score.device) for mask, score in zip(masks, scores, strict=True)]
+        layer, component = owners[place]
+        if costs[layer] <= left:
+            kept[layer].append(component)
+            left -= costs[layer]
+    return [sorted(components) for components in kept]
+
+
+def masks(kept: Sequence[Sequence[int]], sizes: Sequence[int], device: torch.device) -> list[torch.Tensor]:
+    """What `within` returns as bool masks (r_i,), parts of one tensor. sizes: r_i."""
+    flat, start = [False] * sum(sizes), 0
+    for components, size in zip(kept, sizes, strict=True):
+        for component in components:
+            flat[start + component] = True
+        start += size
+    return list(torch.tensor(flat, dtype=torch.bool, device=device).split(list(sizes)))
 
 
 def share_out(sizes: Mapping[str, int], budget: int, most: Mapping[str, int]) -> dict[str, int]:

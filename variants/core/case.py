@@ -11,6 +11,7 @@ import torch
 
 from variants.core.adapter import Adapter
 from variants.core.toys import Trained, attach, train
+from variants.core.unread import Ranks
 from variants.core.variant import Variant
 
 
@@ -19,7 +20,7 @@ class Moment:
     """A variant as it was after a step.
 
     trainable: parameters outside the head. changed: a parameter that forward or backward pass changed.
-    loose: what did not fit between model and optimizer.
+    loose: what did not fit between model and optimizer. ranks, later: `ranks` and `ranks_later`.
     """
 
     trainable: int
@@ -27,6 +28,8 @@ class Moment:
     final: bool
     changed: str | None
     loose: str | None
+    ranks: dict[str, int]
+    later: Ranks
 
 
 @dataclass(frozen=True)
@@ -135,7 +138,8 @@ class _Watch:
             count, effective = trainable(run), run.variant.effective_parameters()
             final = run.variant.is_final_form(run.step(run.steps_done))
             used = count if effective is None else effective
-            self.moments.append(Moment(count, used, final, self.changed, loose_ends(run)))
+            later = run.variant.ranks_later()
+            self.moments.append(Moment(count, used, final, self.changed, loose_ends(run), run.variant.ranks(), later))
 
 
 def adapters(run: Trained) -> Iterator[tuple[str, Adapter]]:

@@ -178,7 +178,12 @@ def keeps_the_optimizer_in_step(case: Case) -> None:
 
 @promise
 def reports_the_rank_of_the_update(case: Case) -> None:
-    """After training the reported rank of every layer is the numerical rank of its ΔW."""
+    """After training the reported rank of every layer is the numerical rank of its ΔW.
+
+    Ranks that are put by after a step and read at the end are those that there were.
+    """
+    for number, moment in enumerate(case.moments, 1):
+        assert moment.later.read() == moment.ranks, f"ranks_later() after step {number} is not what ranks() said then"
     for name, adapter in adapters(case.exact):
         delta = adapter.delta().detach()
         assert adapter.delta_weight().shape == adapter.weight.shape, f"{name}: delta_weight() has another shape than W"

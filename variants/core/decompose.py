@@ -36,10 +36,12 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.extmath import randomized_svd
 from torch import nn
 
-from variants.core import fields, layers
+from variants.core import fields, layers, unread
 from variants.core.adapter import Factored, check_rank
+from variants.core.basis_linear import basis_linear, pays
 from variants.core.budget import spread_priced
 from variants.core.checkpoint import CorruptState
+from variants.core.unread import Unread
 from variants.core.variant import AdapterVariant
 
 GAVISH_DONOHO = "gavish_donoho"
@@ -226,10 +228,22 @@ class InBasis(Factored):
     def factors(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         return self.Vh, self.U, self.core()
 
+    def product(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        one = x.dtype == weight.dtype == self.U.dtype and not torch.is_autocast_enabled(x.device.type)
+        tokens = x.numel() // self.in_features
+        core = self.core()
+        if self.dropout or not one or not pays(tokens, self.out_features, self.in_features, core):
+            return super().product(x, weight)
+        return basis_linear(x, weight, self.form.layer.bias, self.U, self.Vh, core, self.scale)
+
     @property
     def rank(self) -> int:
         """For a diagonal C: the directions that it moves; before the first step it moves none, and all count."""
-        return int(torch.count_nonzero(self.core())) or self.U.shape[1]
+        return unread.read(self.rank_later())
+
+    def rank_later(self) -> int | Unread:
+        with torch.no_grad():
+            return Unread(self.core(), lambda core: unread.nonzero(core) or len(core))
 
     def closed_form(self) -> int:
         return self.U.shape[1]

@@ -18,6 +18,8 @@ import torch
 from torch import nn
 from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
+NOT_FINITE = "importance: a gradient was not finite"
+
 
 class Importance:
     """The two averages of named parameters. beta1, beta2: shares of the past, 0 ≤ β < 1.
@@ -36,7 +38,8 @@ class Importance:
     def update(self, parameters: Mapping[str, nn.Parameter]) -> None:
         """Takes in the sensitivity of `parameters`, whose gradients must be there.
 
-        Raises `ValueError` where one is not finite: one such number would stay in the averages for good.
+        A number that is not finite stays in the averages for good. To look for one is to wait for the device, so
+        that is left to those who read scores (`variants.core.budget.within`) and to `state_dict`.
         """
         if not parameters:
             return
@@ -46,8 +49,6 @@ class Importance:
                 raise ValueError(f"importance: {name} has no gradient; score in on_gradients or on_update")
             gradients.append(parameter.grad)
         sensitivity = _flatten_dense_tensors(list(parameters.values())).mul_(_flatten_dense_tensors(gradients)).abs_()
-        if not bool(torch.isfinite(sensitivity.max())):  # the largest of what is ≥ 0, or NaN where there is one
-            raise ValueError("importance: a gradient is not finite")
         mean, uncertainty = self._vectors(parameters)
         mean.mul_(self.beta1).add_(sensitivity, alpha=1 - self.beta1)
         uncertainty.mul_(self.beta2).add_(sensitivity.sub_(mean).abs_(), alpha=1 - self.beta2)
@@ -87,6 +88,11 @@ class Importance:
                 average[name] = torch.cat([average[name], average[name].new_zeros(shape)], dim)
 
     def state_dict(self) -> dict[str, Any]:
+        """Raises `ValueError` where an average is not finite: no such state is saved."""
+        averages = [average for average in (*self.mean.values(), *self.uncertainty.values()) if average.numel()]
+        # The largest of what is ≥ 0, or NaN where there is one.
+        if averages and not torch.stack([average.max() for average in averages]).isfinite().all():
+            raise ValueError(NOT_FINITE)
         return {"mean": dict(self.mean), "uncertainty": dict(self.uncertainty)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -36,6 +36,22 @@ def append(module: nn.Module, name: str, new: torch.Tensor, dim: int, optimizer:
     parameter.narrow(dim, parameter.shape[dim] - size, size).copy_(new)
 
 
+@torch.no_grad()
+def renew(module: nn.Module, name: str, index: torch.Tensor, optimizer: torch.optim.Optimizer | None) -> None:
+    """Keeps the entries `index` (n,) of the vector `module.name`, in front, and makes as many zeros as had to go.
+
+    What `keep` and `append` of as many zeros do, but the parameter stays the object that it is, with its gradient and
+    moments: no size changes.
+    """
+    parameter = module.get_parameter(name)
+    state = {} if optimizer is None else optimizer.state.get(parameter, {})
+    moments = [e for e in state.values() if isinstance(e, torch.Tensor) and e.shape == parameter.shape and e.ndim]
+    for tensor in [parameter, *moments, *([] if parameter.grad is None else [parameter.grad])]:
+        kept = tensor.index_select(0, index)
+        tensor[: len(index)] = kept
+        tensor[len(index) :] = 0.0
+
+
 def _replace(
     module: nn.Module,
     name: str,

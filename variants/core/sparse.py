@@ -10,7 +10,9 @@ The gradient is computed at the entries alone where that is the cheaper way (`va
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from scipy.sparse import coo_matrix
@@ -18,8 +20,10 @@ from scipy.sparse.csgraph import structural_rank
 from torch import nn
 from torch.func import functional_call
 
+from variants.core import unread
 from variants.core.adapter import Adapter
 from variants.core.sparse_linear import Entries, sparse_linear
+from variants.core.unread import Unread
 
 
 class SparseDelta(Adapter):
@@ -122,14 +126,27 @@ class SparseDelta(Adapter):
     @property
     def rank(self) -> int:
         """The rank that the places allow: that of a matrix with numbers of no pattern in them."""
+        return unread.read(self.rank_later())
+
+    def rank_later(self) -> int | Unread:
+        return self.rank_of_places()
+
+    def rank_of_places(self) -> int | Unread:
+        """That of the sparse matrix alone."""
         if not self.settled or not len(self.indices):
             return 0
-        if self._rank is None:
-            rows, columns = self.indices.cpu() // self.in_features, self.indices.cpu() % self.in_features
+        indices = self.indices
+
+        def tell(places: torch.Tensor) -> int:
+            rows, columns = places // self.in_features, places % self.in_features
             shape = (self.out_features, self.in_features)
             pattern = coo_matrix((torch.ones(len(rows)).numpy(), (rows.numpy(), columns.numpy())), shape=shape)
-            self._rank = int(structural_rank(pattern.tocsr()))
-        return self._rank
+            rank = int(structural_rank(pattern.tocsr()))
+            if self.indices is indices:  # the values have not moved on since
+                self._rank = rank
+            return rank
+
+        return self._rank if self._rank is not None else Unread(indices, tell)
 
     def closed_form(self) -> int:
         return len(self.values)
@@ -145,18 +162,60 @@ class SparseDelta(Adapter):
 
 
 def largest(scores: torch.Tensor, count: int) -> torch.Tensor:
-    """Places (count,) of the largest of `scores` (flattened), in rising order. Ties go to the first.
+    """Places (count,) of the largest of `scores` (flattened), in rising order. Ties go to the first."""
+    return largest_in_rows(scores.detach().flatten()[None], count)[0]
 
-    Raises `ValueError` where a score is not finite.
-    """
-    flat = scores.detach().flatten()
-    if not bool(torch.isfinite(flat).all()):
-        raise ValueError("mask: a score is not finite")
-    if not 0 < count < len(flat):
-        return torch.arange(min(count, len(flat)), device=flat.device)
+
+def largest_in_rows(scores: torch.Tensor, count: int) -> torch.Tensor:
+    """`largest` of each row of `scores` (k, n): (k, count), or (k, n) where there are fewer."""
+    rows, size = scores.shape
+    if not 0 < count < size:
+        return torch.arange(min(count, size), device=scores.device).expand(rows, -1)
     # Not a sort of all, which takes five times as long where masks move every few steps.
-    least = flat.topk(count, sorted=False).values.min()
-    chosen = flat > least
-    ties = (flat == least).nonzero().flatten()
-    chosen[ties[: count - int(chosen.sum())]] = True
-    return chosen.nonzero().flatten()
+    least = scores.topk(count, sorted=False).values.amin(1, keepdim=True)
+    above, ties = scores > least, scores == least
+    chosen = above | (ties & (ties.cumsum(1) <= count - above.sum(1, keepdim=True)))
+    return chosen.nonzero_static(size=rows * count)[:, 1].contiguous().view(rows, count)
+
+
+def largest_of_groups(groups: Sequence[Sequence[torch.Tensor]], counts: Sequence[int]) -> list[list[torch.Tensor]]:
+    """Of every group of scores (n_i,) the `counts[group]` largest, as places in each of its vectors.
+
+    Groups of a single vector are computed together where size and count are the same. How many places of a group of
+    several fall into each of its vectors stands on the device, and is read for all groups in one transfer.
+    """
+    together = [torch.cat(list(group)) for group in groups]
+    alike: dict[tuple[int, int], list[int]] = {}
+    for i, (vector, count) in enumerate(zip(together, counts, strict=True)):
+        alike.setdefault((len(vector), count), []).append(i)
+    places: dict[int, torch.Tensor] = {}
+    for (_, count), members in alike.items():
+        places |= zip(members, largest_in_rows(torch.stack([together[i] for i in members]), count), strict=True)
+    inner = {i: [0, *itertools.accumulate(map(len, group))] for i, group in enumerate(groups)}
+    several = [i for i, group in enumerate(groups) if len(group) > 1]
+    bounds = {i: [0, len(places[i])] for i in inner}
+    if several:
+        ends = [torch.searchsorted(places[i], torch.tensor(inner[i], device=places[i].device)) for i in several]
+        numbers = iter(torch.cat(ends).tolist())
+        bounds |= {i: [next(numbers) for _ in inner[i]] for i in several}
+    return [
+        [
+            places[i][low:high] - start if start else places[i][low:high]
+            for low, high, start in zip(bounds[i], bounds[i][1:], inner[i], strict=False)
+        ]
+        for i in range(len(groups))
+    ]
+
+
+def check_finite(numbers: Mapping[str, torch.Tensor], message: str) -> None:
+    """Raises `ValueError` where one of `numbers` is not finite: `message`, with its name in place of {}.
+
+    One reading for all of them: for the steps in which what they say is used.
+    """
+    filled = {name: tensor for name, tensor in numbers.items() if tensor.numel()}
+    if not filled:
+        return
+    sizes = torch.stack(torch._foreach_norm(list(filled.values()), torch.inf))
+    for name, size in zip(filled, sizes.tolist(), strict=True):
+        if not math.isfinite(size):
+            raise ValueError(message.format(name))

@@ -39,6 +39,7 @@ from variants.core import handover, targets
 from variants.core import layers as kinds
 from variants.core.adapter import Adapter
 from variants.core.handover import CannotHandOver
+from variants.core.unread import Ranks
 
 T = TypeVar("T")
 
@@ -139,6 +140,13 @@ class Variant:
         """Rank in use of every adapted layer; empty for a method without ranks."""
         return {}
 
+    def ranks_later(self) -> Ranks:
+        """`ranks()` as they are now, to be read later; taken after every step.
+
+        For a method whose ranks follow from numbers on the device (`variants.core.unread`); by default they are read.
+        """
+        return Ranks(self.ranks())
+
     def closed_form(self) -> int | None:
         """Trainable parameters at the start by the method's formula; None where there is none."""
         return None
@@ -235,6 +243,11 @@ class AdapterVariant(Variant):
 
     def ranks(self) -> dict[str, int]:
         return {name: adapter.rank for name, adapter in self.adapters.items()}
+
+    def ranks_later(self) -> Ranks:
+        if type(self).ranks is not AdapterVariant.ranks:
+            return super().ranks_later()
+        return Ranks({name: adapter.rank_later() for name, adapter in self.adapters.items()})
 
     def closed_form(self) -> int:
         return sum(adapter.closed_form() for adapter in self.adapters.values())

@@ -1,0 +1,128 @@
+"""The product with W + U C Vh formed: the kernel's numbers, its gradients, and when it is the cheaper way."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from trainer.cost import SavedActivations
+from variants.core import basis_linear as module
+from variants.core import kernel
+from variants.core.basis_linear import basis_linear, pays
+from variants.core.contract import HEAD, Toy
+from variants.core.decompose import decompose
+from variants.svdiff import SVDiff
+from variants.svft import SVFT
+
+SIZES = [(6, 5), (5, 6), (4, 4)]
+
+
+def parts(out_features: int, in_features: int, diagonal: bool, dtype: torch.dtype = torch.float64):
+    """x, W, b, U, Vh and C."""
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(out_features, in_features, generator=generator, dtype=dtype)
+    found = decompose(weight)
+    r = len(found.s)
+    core = torch.randn(r if diagonal else (r, r), generator=generator, dtype=dtype).requires_grad_()
+    x = torch.randn(3, 7, in_features, generator=generator, dtype=dtype).requires_grad_()
+    bias = torch.randn(out_features, generator=generator, dtype=dtype)
+    return x, weight, bias, found.U, found.Vh, core
+
+
+@pytest.fixture(params=kernel.KERNELS)
+def either(request):
+    """Both ways to compute it."""
+    kernel.use(request.param)
+    yield request.param
+    kernel.use("fused")
+
+
+@pytest.mark.parametrize("diagonal", [True, False], ids=["diagonal", "full"])
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_it_computes_what_the_kernel_computes(size, diagonal, either):
+    x, weight, bias, u, vh, core = parts(*size, diagonal)
+    found = basis_linear(x, weight, bias, u, vh, core, 1.5)
+    expected = kernel.low_rank_linear(x, weight, bias, vh, u, core, 1.5)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    up = torch.randn_like(found)
+    for mine, theirs in zip(*(torch.autograd.grad(y, (x, core), up) for y in (found, expected)), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("diagonal", [True, False], ids=["diagonal", "full"])
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_its_gradients_are_those_of_finite_differences(size, diagonal, bias):
+    x, weight, b, u, vh, core = parts(*size, diagonal)
+    assert torch.autograd.gradcheck(
+        lambda x, core: basis_linear(x, weight, b if bias else None, u, vh, core, 1.5), (x, core)
+    )
+    # Only one of them wanted, as in a first layer, and in evaluation of a frozen core.
+    torch.autograd.gradcheck(lambda core: basis_linear(x.detach(), weight, b, u, vh, core), (core,))
+    torch.autograd.gradcheck(lambda x: basis_linear(x, weight, b, u, vh, core.detach()), (x,))
+
+
+@pytest.mark.parametrize("diagonal", [True, False], ids=["diagonal", "full"])
+@pytest.mark.parametrize("layer", [nn.Linear(16, 24), Conv1D(24, 16)], ids=["Linear", "Conv1D"])
+def test_without_an_update_it_is_the_layer_bit_for_bit(layer, diagonal, either):
+    weight = layer.weight if isinstance(layer, nn.Linear) else layer.weight.t()
+    found = decompose(weight)
+    core = torch.zeros(16 if diagonal else (16, 16))
+    x = torch.randn(4, 9, 16)
+    with torch.no_grad():
+        assert torch.equal(basis_linear(x, weight, layer.bias, found.U, found.Vh, core), layer(x))
+
+
+@pytest.mark.parametrize(("tokens", "expected"), [(64, False), (383, False), (400, True), (4096, True)])
+def test_a_basis_of_all_directions_is_formed_from_as_many_tokens_as_it_has(tokens, expected):
+    assert pays(tokens, 384, 384, torch.zeros(384)) is expected
+
+
+def test_a_basis_of_few_directions_is_never_formed():
+    assert not any(pays(tokens, 384, 384, torch.zeros(32)) for tokens in (64, 4096, 2**20))
+
+
+@pytest.mark.parametrize("cls, params", [(SVDiff, {}), (SVFT, {}), (SVFT, {"pattern": "banded", "off_diagonals": 2})])
+def test_a_method_trains_alike_either_way(cls, params, monkeypatch):
+    ends, calls = [], []
+    for way in (True, False):
+        monkeypatch.setattr("variants.core.decompose.pays", lambda *_, way=way: calls.append(way) or way)
+        variant, model = cls(**params), Toy(torch.float64)
+        variant.attach(model, HEAD)
+        optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 0.01)
+        x = torch.randn(32, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+        for _ in range(20):
+            model(x).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        ends.append(model(x))
+    assert set(calls) == {True, False}
+    torch.testing.assert_close(*ends, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("context", ["autocast", "bfloat16"])
+def test_where_it_would_round_the_update_away_it_is_not_formed(context, monkeypatch):
+    monkeypatch.setattr("variants.core.decompose.pays", lambda *_: True)
+    monkeypatch.setattr(module, "_joined", None)  # what forms it
+    variant, model = SVFT(), Toy(torch.bfloat16 if context == "bfloat16" else torch.float32)
+    variant.attach(model, HEAD)
+    x = torch.randn(4, 8)
+    if context == "bfloat16":
+        model(x.bfloat16())
+        return
+    with torch.autocast("cpu", torch.bfloat16):
+        model(x)
+    with pytest.raises(TypeError):
+        model(x)
+
+
+def test_the_input_is_all_that_is_saved():
+    layer = nn.Linear(16, 16)
+    adapter = SVDiff().attach(nn.Sequential(layer))[0]
+    saved = SavedActivations(adapter)
+    with saved.counting():
+        adapter(torch.randn(64, 16))
+    core = 4 * 16
+    assert 4 * 64 * 16 <= saved.bytes <= 4 * 64 * 16 + 4 * core
