@@ -94,7 +94,7 @@ class Components(Factored):
     def factors(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """A (n, in), B (out, n) and λ (n,), the reserve included."""
         # Out of the lists' own dictionaries: to walk through a ParameterList takes longer than to join its parts.
-        a, b, e = (list(parts._parameters.values()) for parts in (self.A, self.B, self.e))
+        a, b, e = (tuple(p for p in parts._parameters.values() if p is not None) for parts in (self.A, self.B, self.e))
         return torch.cat(a), torch.cat(b, 1), torch.cat(e)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

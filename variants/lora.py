@@ -22,7 +22,7 @@ start is the base model bit for bit also in half precision (where a residual wou
 gives W back. ΔW = s (B A − B₀ A₀) has rank 2r, which is what `rank` reports and a hand-over writes. Dropout
 would act on B A and not on what is subtracted: it is refused.
 
-LoRA-FA   Zhang et al. 2023, arXiv 2308.03303 (`train_a: false`, variant=lora_fa): A stays as it was drawn, B alone
+LoRA-FA   Zhang et al. 2023, arXiv 2308.03303 (`frozen_a: true`, variant=lora_fa): A stays as it was drawn, B alone
           is trained. ∂L/∂B = s ∂y (A x)ᵀ wants A x alone, r numbers for each token, so that x (in numbers) is not
           kept for the backward pass; what dropout needs is. On weights that are no matrix product (convolutions)
           torch keeps x all the same. The paper's point is that memory: it has LoRA's accuracy with up to 1.4 times
@@ -31,7 +31,7 @@ LoRA-FA   Zhang et al. 2023, arXiv 2308.03303 (`train_a: false`, variant=lora_fa
 Budget    `budget` replaces rank and rank_pattern: ranks as even as integers allow. With A frozen a rank costs `out`.
 Hooks     none: nothing changes in training but the parameters.
 Cost      r(in + out) parameters and two products of that size in each adapted layer; twice the products
-          where `init` is not lora, and r(in + out) frozen numbers. With `train_a: false` r·out parameters, and r·in
+          where `init` is not lora, and r(in + out) frozen numbers. With `frozen_a: true` r·out parameters, and r·in
           frozen numbers, which are saved with them.
 Known     The released GLUE numbers adapt query and value only, and start MRPC, RTE and STS-B
           from an MNLI checkpoint; they are not comparable with methods that don't. PiSSA is above LoRA in
@@ -122,7 +122,7 @@ class LoRA(AdapterVariant):
 
     rank: of every adapted layer. alpha: numerator of the scaling. dropout: on the adapter's input.
     scaling: "lora" (α/r) or "rslora" (α/√r). lr_ratio: learning rate of B over that of A (LoRA+).
-    train_a: whether A is trained; false leaves it as it was drawn (LoRA-FA).
+    frozen_a: true leaves A as it was drawn (LoRA-FA); null trains it.
     rank_pattern, alpha_pattern: values for the layers whose names end in a key.
     init: "lora", or what A and B are taken out of W by: "pissa", "milora", "olora".
     init_iterations: of a randomised SVD in place of the exact one (pissa); null for the exact one.
@@ -135,7 +135,7 @@ class LoRA(AdapterVariant):
     dropout: float = 0.0
     scaling: str = "lora"
     lr_ratio: float = 1.0
-    train_a: bool = True
+    frozen_a: bool | None = None
     rank_pattern: Mapping[str, int] = field(default_factory=dict)
     alpha_pattern: Mapping[str, float] = field(default_factory=dict)
     init: str = "lora"
@@ -159,12 +159,12 @@ class LoRA(AdapterVariant):
             raise ValueError(
                 f"dropout: {self.dropout} with init: {self.init}, allowed: 0; W would lose what is dropped"
             )
-        if type(self.train_a) is not bool:
-            raise ValueError(f"train_a: {self.train_a!r}, allowed: true, false")
-        if not self.train_a:
-            fields.without_effect(self, "lr_ratio", "train_a: false")
+        if self.frozen_a is not None and self.frozen_a is not True:  # one spelling each, for the run's identity
+            raise ValueError(f"frozen_a: {self.frozen_a!r}, allowed: true, null")
+        if self.frozen_a:
+            fields.without_effect(self, "lr_ratio", "frozen_a: true")
             if self.init != "lora":
-                raise ValueError(f"train_a: false with init: {self.init}, allowed: true; its A₀ is a part of W")
+                raise ValueError(f"frozen_a: true with init: {self.init}, allowed: null; its A₀ is a part of W")
         if self.init_iterations is not None:
             if self.init != "pissa":
                 raise ValueError(f"init_iterations: {self.init_iterations} with init: {self.init}, allowed: null")
@@ -183,8 +183,8 @@ class LoRA(AdapterVariant):
             {"rank": 2, "init": "pissa", "init_iterations": 4, "alpha": 3.0},
             {"rank": 3, "init": "milora", "alpha": 3.0},
             {"rank": 2, "init": "olora", "scaling": "rslora"},
-            {"rank": 2, "train_a": False},
-            {"budget": 101, "train_a": False, "dropout": 0.1},
+            {"rank": 2, "frozen_a": True},
+            {"budget": 101, "frozen_a": True, "dropout": 0.1},
         ]
 
     def check(self, model: nn.Module, head: Sequence[str] = ()) -> None:
@@ -195,7 +195,7 @@ class LoRA(AdapterVariant):
                     raise ValueError(f"{field_name}: no adapted layer ends in {pattern!r}")
         if self.budget is not None:
             sizes = {name: layers.size(layer) for name, layer in found.items()}
-            costs = {name: out + (inner if self.train_a else 0) for name, (out, inner) in sizes.items()}
+            costs = {name: out + (0 if self.frozen_a else inner) for name, (out, inner) in sizes.items()}
             self._ranks = budget.spread(costs, self.budget, {name: min(size) for name, size in sizes.items()})
             return
         self._ranks = {name: pattern_value(self.rank_pattern, name, self.rank) for name in found}
@@ -206,7 +206,7 @@ class LoRA(AdapterVariant):
         rank = self._ranks[name]
         scale = SCALINGS[self.scaling](pattern_value(self.alpha_pattern, name, self.alpha), rank)
         if self.init == "lora":
-            kind = LowRank if self.train_a else FrozenA
+            kind = FrozenA if self.frozen_a else LowRank
             return kind(layer, rank, scale, self.dropout)
         return FromWeight(layer, scale, *self._start(layer, rank, scale))
 
@@ -234,9 +234,9 @@ class LoRA(AdapterVariant):
         return {name: found for name, found in (("start", starts), ("frozen", frozen)) if found}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        if ("frozen" in state) == self.train_a:
-            trained = str(not self.train_a).lower()
-            raise ValueError(f"train_a: {str(self.train_a).lower()}, the saved state was trained with {trained}")
+        if ("frozen" in state) != bool(self.frozen_a):
+            here, there = ("true", "null") if self.frozen_a else ("null", "true")
+            raise ValueError(f"frozen_a: {here}, the saved state was trained with {there}")
         if set(state) != set(self.state_dict()):
             raise ValueError(f"init: {self.init}, the saved state was trained from another start")
         for name, start in state.get("start", {}).items():

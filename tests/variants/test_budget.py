@@ -101,7 +101,7 @@ def effective(cls: type[AdapterVariant], **params: object) -> tuple[int, int]:
     [
         (LoRA, {}),
         (LoRA, {"init": "pissa"}),
-        (LoRA, {"train_a": False}),
+        (LoRA, {"frozen_a": True}),
         (AdaLoRA, {"rank": 3, "target_rank": 2, "final_steps": 2}),
         (AdaLoRA, {"rank": 3, "target_rank": 2, "hard": True}),
         (IncreLoRA, {"top": 4}),

@@ -150,7 +150,7 @@ def test_a_is_drawn_kaiming_uniform_and_b_is_zero():
 
 
 def test_with_a_frozen_b_moves_as_it_does_beside_an_a_that_is_never_stepped():
-    variant, model = attached(rank=2, train_a=False)
+    variant, model = attached(rank=2, frozen_a=True)
     torch.manual_seed(3)
     beside, other = attached(rank=2)
     for name, adapter in beside.adapters.items():
@@ -170,22 +170,22 @@ def test_with_a_frozen_b_moves_as_it_does_beside_an_a_that_is_never_stepped():
 
 
 def test_a_frozen_factor_costs_nothing_of_a_budget():
-    variant, _ = attached(rank=3, train_a=False)
+    variant, _ = attached(rank=3, frozen_a=True)
     assert (
         variant.closed_form()
         == variant.effective_parameters()
         == 3 * sum(adapter.out_features for adapter in variant.adapters.values())
     )
     both, _ = attached(budget=120)
-    alone, _ = attached(budget=120, train_a=False)
+    alone, _ = attached(budget=120, frozen_a=True)
     assert set(both.ranks().values()) <= {1, 2} and alone.ranks() == dict.fromkeys(both.ranks(), 3)
 
 
 def test_a_state_says_whether_a_was_trained():
-    frozen, trained = attached(rank=2, train_a=False)[0], attached(rank=2)[0]
-    with pytest.raises(ValueError, match=r"train_a: true, the saved state was trained with false"):
+    frozen, trained = attached(rank=2, frozen_a=True)[0], attached(rank=2)[0]
+    with pytest.raises(ValueError, match=r"frozen_a: null, the saved state was trained with true"):
         trained.load_state_dict(frozen.state_dict())
-    with pytest.raises(ValueError, match=r"train_a: false, the saved state was trained with true"):
+    with pytest.raises(ValueError, match=r"frozen_a: true, the saved state was trained with null"):
         frozen.load_state_dict(trained.state_dict())
 
 
@@ -193,13 +193,13 @@ def test_a_state_says_whether_a_was_trained():
 def test_the_inputs_of_layers_with_a_frozen_are_not_kept_for_the_backward_pass(dropout):
     rows, width, rank = 64, 96, 2
     kept = {}
-    for train_a in (True, False):
+    for frozen_a in (None, True):
         model = nn.Sequential(*(nn.Linear(width, width) for _ in range(4)))
-        LoRA(rank=rank, dropout=dropout, train_a=train_a).attach(model)
+        LoRA(rank=rank, dropout=dropout, frozen_a=frozen_a).attach(model)
         saved = SavedActivations(model)
         with saved.counting():
             model.train()(torch.randn(rows, width))
-        kept[train_a] = saved.bytes
+        kept[frozen_a] = saved.bytes
     # Of four layers each keeps rank numbers a row, and what dropout drew, two bytes an entry.
-    assert kept[False] == 4 * (4 * rows * rank + (2 * rows * width if dropout else 0))
-    assert kept[True] == kept[False] + 4 * 4 * rows * width
+    assert kept[True] == 4 * (4 * rows * rank + (2 * rows * width if dropout else 0))
+    assert kept[None] == kept[True] + 4 * 4 * rows * width

@@ -23,11 +23,11 @@ def draw(x: torch.Tensor, p: float, *, seed_alone: bool = False) -> tuple[torch.
     instead of the bits themselves; only on a CPU, elsewhere it would have to be read off the device.
     """
     dropped = round(p * _LEVELS)
-    if x.device.type != "cpu" or torch.compiler.is_compiling():  # NumPy's generator can't be compiled
-        source = _words((x.numel() + 3) // 4, x.device).view(torch.int16)[: x.numel()].view(x.shape)
-    else:
+    if _by_numpy(x):
         source = _words(_SEED_WORDS, x.device)
         source = source if seed_alone else bits(source, x.shape)
+    else:
+        source = _words((x.numel() + 3) // 4, x.device).view(torch.int16)[: x.numel()].view(x.shape)
     return source, dropped - _LEVELS // 2, _LEVELS / (_LEVELS - dropped)
 
 
@@ -41,6 +41,10 @@ def bits(source: torch.Tensor, shape: torch.Size) -> torch.Tensor:
     generator = np.random.SFC64(source.numpy().view(np.uint32))
     words = torch.from_numpy(generator.random_raw((count + 3) // 4).view(np.int16))
     return words[:count].view(shape)
+
+
+def _by_numpy(x: torch.Tensor) -> bool:
+    return x.device.type == "cpu" and not torch.compiler.is_compiling()  # it can't be compiled
 
 
 def _words(count: int, device: torch.device) -> torch.Tensor:
