@@ -202,11 +202,10 @@ def test_training_learns_under(carry_out, settings):
     assert record.metric.value > 0.8
 
 
-def test_gradient_checkpointing_gives_the_same_numbers_and_saves_activations(carry_out):
-    plain, saved = (
-        carry_out("variant.dropout=0.1"),
-        carry_out("variant.dropout=0.1", "train.gradient_checkpointing=true"),
-    )
+@pytest.mark.parametrize("way", ["train.gradient_checkpointing=true", "train.recompute=true"])
+def test_to_compute_again_gives_the_same_numbers_and_saves_activations(carry_out, way):
+    plain, saved = carry_out("variant.dropout=0.1"), carry_out("variant.dropout=0.1", way)
+    assert saved.run_id != plain.run_id
     assert saved.metrics == plain.metrics
     assert saved.memory.activations < plain.memory.activations
 

@@ -51,6 +51,7 @@ def test_every_part_of_the_memory_of_every_method_within_a_tenth(method, both):
     [
         "train.accumulate=2",
         "train.gradient_checkpointing=true",
+        "train.recompute=true",
         "train.autocast=true",
         "model.dtype=bfloat16",
         "model.dtype=float64",
