@@ -26,7 +26,8 @@ from trainer import assemble, record
 from trainer.assemble import ADAPTER, Parts
 from trainer.config import Config
 from trainer.errors import ConfigError, one_line
-from trainer.loop import Evaluation, Loop
+from trainer.evaluation import Evaluation
+from trainer.loop import Loop
 from trainer.plan import identify
 from trainer.record import CorruptRecord, Record
 from variants.core import checkpoint

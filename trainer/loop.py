@@ -17,7 +17,7 @@ import math
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,51 +29,21 @@ from omegaconf import DictConfig
 from safetensors import SafetensorError
 from torch import nn
 
-from trainer import cost, metrics, processes, saving, shard, stopping
+from trainer import cost, evaluation, metrics, processes, saving, shard, stopping
+from trainer.counters import Counters
 from trainer.data import Order, Prepared, Rows, collator
 from trainer.errors import Pruned, RunFailed
+from trainer.evaluation import Evaluation
 from trainer.journal import Journal
 from trainer.optim import build_optimizer, build_schedule
 from trainer.plan import make
 from trainer.progress import Progress
+from trainer.rank_log import RankLog
 from variants.core import checkpoint, reduce
 from variants.core import state as live
-from variants.core.unread import Ranks
 from variants.core.variant import Step, Variant
 
 log = logging.getLogger(__name__)
-
-MOST_UNREAD = 2**26  # bytes on the device that ranks are told from, and that are held until these are read
-
-
-@dataclass
-class Counters:
-    """What the loop carries from step to step; part of every checkpoint."""
-
-    skipped: int = 0
-    tokens: int = 0
-    train_seconds: float = 0.0
-    eval_seconds: float = 0.0
-    largest_batch: int = 0  # padded tokens of the largest batch so far, the one that `activations` is measured on
-    activations: int = 0  # bytes, as the next three: the largest over the steps
-    weights: int = 0
-    gradients: int = 0
-    optimizer: int = 0
-    best_value: float | None = None
-    best_step: int | None = None
-    worse: int = 0  # evaluations since the best one
-    logged_steps: int = 0  # steps that the two sums below belong to
-    task_loss: float = 0.0
-    penalty: float = 0.0
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """One evaluation: the metrics by name, the mean task loss, and the model's raw outputs."""
-
-    metrics: dict[str, float]
-    loss: float
-    outputs: np.ndarray
 
 
 def total_steps(rows: int, train: DictConfig) -> int:
@@ -112,7 +82,7 @@ class Loop(transformers.Trainer):
         self.checkpoints = saving.Checkpoints(folder / "checkpoints")
         self.best_folder = folder / "best"
         self.journal = Journal(folder / "metrics.jsonl", writes=processes.is_first())
-        self.rank_journal = Journal(folder / "ranks.jsonl", writes=processes.is_first())
+        self.rank_log = RankLog(folder / "ranks.jsonl", writes=processes.is_first())
         self.steps = total_steps(len(rows.train), train)
         self.epoch_steps = steps_per_epoch(len(rows.train), train)
         group = train.batch_size * (train.processes or 1) * train.accumulate
@@ -122,8 +92,6 @@ class Loop(transformers.Trainer):
         if processes.count() > 1:
             self._sampler = shard.Shard(self.order, train.batch_size, processes.rank(), processes.count())
             train_rows = shard.SharedRows(rows.train)
-        self._ranks: dict[str, int] | None = None  # of the last line of the rank journal
-        self._unread_ranks: list[tuple[int, Ranks]] = []  # of steps since then
         self._evaluated: dict[int, Evaluation] = {}  # on the selection split: the best so far, and the last
         self._grad_norm = 0.0
         self._unread: dict[str, list[torch.Tensor]] = {"task_loss": [], "penalty": [], "tokens": []}
@@ -261,15 +229,7 @@ class Loop(transformers.Trainer):
             for value in values:
                 setattr(self.counters, name, getattr(self.counters, name) + value.item())
             values.clear()
-        self._write_ranks()
-
-    def _write_ranks(self) -> None:
-        """One line per allocation: the ranks of the steps since the last time, whenever they are not what they were."""
-        unread, self._unread_ranks = self._unread_ranks, []
-        for step, later in unread:
-            if (ranks := later.read()) and ranks != self._ranks:
-                self._ranks = ranks
-                self.rank_journal.write(step, ranks=ranks)
+        self.rank_log.write()
 
     def _count_bytes(self, optimizer: torch.optim.Optimizer) -> None:
         """Takes what weights, gradients and optimizer hold now into their peaks.
@@ -281,10 +241,8 @@ class Loop(transformers.Trainer):
         held = (trained, len(optimizer.state))
         if held == self._held and (self.state.global_step + 1) % self.cfg.machine.log_every:
             return
-        counters, self._held = self.counters, held
-        counters.weights = max(counters.weights, cost.weight_bytes(self.model))
-        counters.gradients = max(counters.gradients, cost.gradient_bytes(self.model))
-        counters.optimizer = max(counters.optimizer, cost.optimizer_bytes(optimizer))
+        self._held = held
+        self.counters.count_bytes(self.model, optimizer)
 
     def end_step(self, control: transformers.TrainerControl) -> None:
         """After the schedule has moved on: global_step is the step that was made."""
@@ -292,7 +250,7 @@ class Loop(transformers.Trainer):
         self._unread["tokens"].append(reduce.total(torch.stack(self._tokens).sum()))
         now = time.perf_counter()
         self.counters.train_seconds += now - self._mark
-        self.log_ranks()
+        self.take_ranks()
         last = step >= self.state.max_steps
         if step % machine.log_every == 0 or last:
             self.log_step()
@@ -330,26 +288,13 @@ class Loop(transformers.Trainer):
         start = time.perf_counter()
         # A data loader draws a number, so that without this the dropout of all later steps would be another.
         random = saving.random_state()
-        outputs, loss = self._outputs(rows)
+        outputs, loss = evaluation.outputs(self.predict, rows, self.cfg.train.eval_batch_size, self.task_loss)
         saving.restore_random(random)
         self.counters.eval_seconds += time.perf_counter() - start
         if not np.isfinite(outputs).all():
             raise RunFailed(f"the model's outputs are not finite after step {self.state.global_step}")
         computed = metrics.compute(self.metric_names, self.predicted(outputs), rows.labels)
         return Evaluation(computed, loss, outputs)
-
-    def _outputs(self, rows: Rows) -> tuple[np.ndarray, float]:
-        """Raw outputs for all of `rows`, in their order, and the mean loss; each process computes a part."""
-        if processes.count() == 1:
-            found = self.predict(rows)
-            return np.asarray(found.predictions), float(found.metrics["test_loss"])
-        batch = self.cfg.train.eval_batch_size
-        mine = shard.evaluated(len(rows), batch, processes.rank(), processes.count())
-        parts = processes.gathered((mine, np.asarray(self.predict(rows.view(np.asarray(mine))).predictions)))
-        outputs = np.empty((len(rows), *parts[0][1].shape[1:]), parts[0][1].dtype)
-        for places, found in parts:
-            outputs[places] = found
-        return outputs, float(self.task_loss(torch.from_numpy(outputs), torch.from_numpy(rows.labels)))
 
     def predicted(self, outputs: np.ndarray) -> np.ndarray:
         """Class ids, or values of a regression, from the model's raw outputs."""
@@ -402,19 +347,16 @@ class Loop(transformers.Trainer):
         if not counters.logged_steps:
             values = dict.fromkeys(values)
         values |= {"lr": lr, "grad_norm": self._grad_norm, "skipped": counters.skipped}
-        if self._ranks:
-            values["budget/total_rank"] = sum(self._ranks.values())
+        if self.rank_log.ranks:
+            values["budget/total_rank"] = sum(self.rank_log.ranks.values())
         if (sparsity := self.variant.sparsity()) is not None:
             values["sparsity"] = sparsity
         self.journal.write(self.state.global_step, epoch=self.epoch, **values)
         self.last_loss = values["train/task_loss"]
         counters.logged_steps, counters.task_loss, counters.penalty = 0, 0.0, 0.0
 
-    def log_ranks(self) -> None:
-        """Puts the ranks by until the next log or checkpoint: to read them may be to wait for the device."""
-        self._unread_ranks.append((self.state.global_step, self.variant.ranks_later()))
-        if sum(ranks.bytes for _, ranks in self._unread_ranks) > MOST_UNREAD:
-            self._write_ranks()
+    def take_ranks(self) -> None:
+        self.rank_log.take(self.state.global_step, self.variant.ranks_later())
 
     def postfix(self) -> dict[str, str]:
         """What the progress bar shows beside the step."""
@@ -423,8 +365,8 @@ class Loop(transformers.Trainer):
             shown["loss"] = f"{loss:.3f}"
         for name, value in getattr(self, "last_evaluation", {}).items():
             shown[name] = f"{value:.3f}"
-        if self._ranks:
-            shown["rank"] = str(sum(self._ranks.values()))
+        if self.rank_log.ranks:
+            shown["rank"] = str(sum(self.rank_log.ranks.values()))
         return shown
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -463,7 +405,7 @@ class Loop(transformers.Trainer):
         state = weights | {
             "optimizer": live.optimizer_state(self.model, self.step().optimizer),
             "scheduler": live.schedule_state(self._schedule()),
-            "ranks": self._ranks,
+            "ranks": self.rank_log.ranks,
             **first,
             **{f"process {number}": other for number, other in enumerate(others, 1)},
         }
@@ -478,10 +420,10 @@ class Loop(transformers.Trainer):
         if not processes.is_first():
             self._resumed |= self._resumed[f"process {processes.rank()}"]
         self.counters = Counters(**self._resumed["counters"])
-        self._ranks = self._resumed["ranks"]
+        self.rank_log.ranks = self._resumed["ranks"]
         step = int(Path(resume_from_checkpoint).name.partition("-")[2])
         self.journal.forget_after(step)
-        self.rank_journal.forget_after(step)
+        self.rank_log.forget_after(step)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
@@ -497,11 +439,11 @@ class Loop(transformers.Trainer):
         newest = processes.from_first(self.checkpoints.newest)
         if newest is None:
             self.journal.forget_after(-1)
-            self.rank_journal.forget_after(-1)
+            self.rank_log.forget_after(-1)
         try:
             self.train(resume_from_checkpoint=str(newest) if newest else None)
         finally:
-            self._write_ranks()
+            self.rank_log.write()
 
     def hand_over(self) -> int:
         """Makes the model the one that is reported, the best or the last, in its final form; its step."""
@@ -517,8 +459,8 @@ class Loop(transformers.Trainer):
         with processes.same_draws():
             self.variant.on_train_end(replace(self.step(), index=self.state.global_step))
         processes.compare(self.weights(), self.model, self.state.global_step)
-        self.log_ranks()
-        self._write_ranks()
+        self.take_ranks()
+        self.rank_log.write()
         return step
 
     def remove_checkpoints(self) -> None:
@@ -536,8 +478,8 @@ class _Hooks(transformers.TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.loop._mark = time.perf_counter()
         processes.part_ways(args.seed)
-        self.loop.log_ranks()
-        self.loop._write_ranks()
+        self.loop.take_ranks()
+        self.loop.rank_log.write()
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.loop.begin_step()

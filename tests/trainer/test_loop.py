@@ -312,10 +312,10 @@ MOVING = {
 
 @pytest.mark.parametrize("settings", MOVING.values(), ids=MOVING)
 def test_ranks_are_those_of_every_step_whenever_they_are_read(settings, journal, monkeypatch):
-    from trainer import loop
+    from trainer import rank_log
 
     rarely = journal(*settings, "machine.log_every=1000", "study=rarely")
-    monkeypatch.setattr(loop, "MOST_UNREAD", 0)
+    monkeypatch.setattr(rank_log, "MOST_UNREAD", 0)
     held = journal(*settings, "machine.log_every=1000", "study=held")
     method = get_class(yaml.safe_load((CONF / f"{settings[0].partition('=')[2]}.yaml").read_text())["_target_"])
     monkeypatch.setattr(method, "ranks_later", lambda self: Ranks(self.ranks()))

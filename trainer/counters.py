@@ -1,0 +1,37 @@
+"""What the loop carries from step to step; part of every checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from trainer import cost
+
+
+@dataclass
+class Counters:
+    """Sums, peaks and the best evaluation of a run so far."""
+
+    skipped: int = 0
+    tokens: int = 0
+    train_seconds: float = 0.0
+    eval_seconds: float = 0.0
+    largest_batch: int = 0  # padded tokens of the largest batch so far, the one that `activations` is measured on
+    activations: int = 0  # bytes, as the next three: the largest over the steps
+    weights: int = 0
+    gradients: int = 0
+    optimizer: int = 0
+    best_value: float | None = None
+    best_step: int | None = None
+    worse: int = 0  # evaluations since the best one
+    logged_steps: int = 0  # steps that the two sums below belong to
+    task_loss: float = 0.0
+    penalty: float = 0.0
+
+    def count_bytes(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Takes what weights, gradients and optimizer hold now into their peaks."""
+        self.weights = max(self.weights, cost.weight_bytes(model))
+        self.gradients = max(self.gradients, cost.gradient_bytes(model))
+        self.optimizer = max(self.optimizer, cost.optimizer_bytes(optimizer))
