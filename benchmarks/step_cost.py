@@ -1,6 +1,6 @@
 """What a training step costs: the frozen model, ours, PEFT's, full fine-tuning.
 
-    python -m benchmarks.step_cost [--quick] [--json FILE] [--write] [--device cuda]
+    python -m benchmarks.step_cost [--quick] [--plain] [--json FILE] [--write] [--device cuda]
 
 All methods live in one process and take their steps in turn, so that a busy machine slows them
 alike. The floor is forward and backward through the frozen backbone, gradients of activations
@@ -157,15 +157,17 @@ def write(path: Path, lines: list[str], name: str = "step_cost") -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="the smallest setting and what PEFT has, under a minute")
+    parser.add_argument("--plain", action="store_true", help="what PEFT has, in a process that gives freed memory back")
     parser.add_argument("--json", type=Path, metavar="FILE", help="writes all numbers there")
     parser.add_argument("--write", action="store_true", help="puts the tables into benchmarks/README.md")
     parser.add_argument("--device", type=device_of, default="cpu", help="cpu, cuda, cuda:1")
     arguments = parser.parse_args()
     started = time.perf_counter()
-    quick, device = arguments.quick, arguments.device
-    pages.keep()  # as runs do
+    quick, plain, device = arguments.quick, arguments.plain, arguments.device
+    if not plain:
+        pages.keep()  # as runs do
     name, source = default_backbone()
-    names = [n for n in METHODS if n.removeprefix("peft ") in QUICK] if quick else list(METHODS)
+    names = [n for n in METHODS if n.removeprefix("peft ") in QUICK] if quick or plain else list(METHODS)
     sizes = [(8, 16)] if quick else [(batch, length) for length in LENGTHS for batch in BATCHES]
     lines = [f"{name}, rank 8 on all linear layers; {machine(device)}.", ""]
     print("\n".join(lines))
@@ -177,12 +179,12 @@ def main() -> None:
         setting = f"{batch} × {length}"
         results[setting] = found
         print("\n".join(list(table({setting: found}))[0 if len(results) == 1 else 2 :]), flush=True)
-    grown = {} if quick else growth.measure(source, 8, 64, 12, device)
+    grown = {} if quick or plain else growth.measure(source, 8, 64, 12, device)
     found = summary(results)
     ends = ["", *closing(found, grown)]
     print("\n".join(ends))
     if arguments.write:
-        marks = "step_cost" if device.type == "cpu" else f"step_cost {device.type}"
+        marks = " ".join(["step_cost", *([device.type] if device.type != "cpu" else []), *(["plain"] * plain)])
         write(Path(__file__).parent / "README.md", ["", *lines, *table(results), *ends, ""], marks)
     if arguments.json:
         everything = found | {"machine": machine(device), "settings": results}

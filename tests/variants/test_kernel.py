@@ -20,12 +20,16 @@ def fused_again() -> Iterator[None]:
     kernel.use("fused")
 
 
-@pytest.fixture(params=["few tokens", "many tokens"])
+@pytest.fixture(params=["few tokens", "many tokens", "many tokens of a narrow layer", "of a wide layer"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """How the kernel computes, which it chooses by size: fifteen tokens stand for few, or for many."""
+    """How the kernel computes, which it chooses by size: a few tokens stand for few, or for many."""
     if request.param == "many tokens":
         monkeypatch.setattr(kernel, "_joins", lambda rows, weight: weight.dtype.itemsize >= 4)
+    if request.param != "few tokens":
         monkeypatch.setattr(kernel, "_MANY", 2)
+    if request.param == "of a wide layer":
+        monkeypatch.setattr(kernel, "_NARROW", 1)
+        monkeypatch.setattr(kernel, "_BLOCK", 2)
 
 
 def tensors(dtype: torch.dtype = torch.float64, shape: tuple[int, ...] = (3, 5, 8), r: int = 2):
