@@ -206,7 +206,9 @@ def _digests(tree: Any, path: str = "") -> Iterator[tuple[str, str]]:
         for name, value in tree.items():
             yield from _digests(value, f"{path}{'.' if path and path[-1] != ' ' else ''}{name}")
     elif isinstance(tree, torch.Tensor):
-        content = tree.detach().cpu().contiguous().flatten().view(torch.uint8).numpy() if tree.numel() else b""
+        # A copy: a tensor of one entry counts as contiguous whatever its strides are, and then has no bytes to view.
+        whole = tree.detach().cpu().clone(memory_format=torch.contiguous_format).flatten()
+        content = whole.view(torch.uint8).numpy() if tree.numel() else b""
         yield path, hashlib.sha1(content, usedforsecurity=False).hexdigest() + str((*tree.shape, tree.dtype))
     else:
         yield path, repr(tree)

@@ -166,7 +166,7 @@ def test_a_quick_run_has_the_ratios_of_what_peft_has_in_its_json_and_its_table(o
     assert rows["floor"]["over_floor"] == 0 and rows["floor"]["activations_mib"] == min(
         times["activations_mib"] for times in rows.values()
     )
-    assert rows["lora"]["activations_mib"] == rows["peft lora"]["activations_mib"]
+    assert rows["lora"]["activations_mib"] <= rows["peft lora"]["activations_mib"]
     printed = capsys.readouterr().out
     assert printed.startswith("tiny, rank 8 on all linear layers; ") and "torch " in printed
     assert "| 8 × 16 | peft lora_dropout |" in printed and "AdaLoRA's scoring and masking: " in printed
