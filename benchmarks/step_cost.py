@@ -45,7 +45,7 @@ from variants.svft import SVFT
 
 BATCHES, LENGTHS = (8, 32), (16, 64, 128)
 QUICK = ("floor", "lora", "lora_dropout", "adalora", "dora")  # and PEFT's
-BUDGET = 40.0  # seconds from the start of a quick run until no round begins any more
+BUDGET = 20.0  # seconds from the start of a quick run until no round begins any more
 TARGET = {"init_r": 8, "target_r": 4, "tinit": 0, "tfinal": 100, "deltaT": 1, "orth_reg_weight": 0.1}
 
 METHODS: dict[str, Callable[[], Variant]] = {
