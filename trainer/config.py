@@ -74,7 +74,7 @@ class Train:
     group_by_length: bool = True
     autocast: bool = False  # bfloat16 autocast
     gradient_checkpointing: bool = False
-    recompute: bool | None = None  # whether adapters compute h = A x and dropout's bits again instead of keeping them
+    recompute: bool | None = None  # true: updates with factors compute A x and dropout's bits again, and keep neither
     max_skipped: int = 10  # steps left out for gradients that are not finite, before the run fails
 
 
@@ -169,6 +169,11 @@ def validate(config: DictConfig) -> None:
     for name in ("log_every", "save_every"):
         _check(f"machine.{name}", machine[name], machine[name] >= 1, "a whole number ≥ 1")
     _one_of("machine.kernel", machine.kernel, KERNELS)
+    _check("train.recompute", train.recompute, train.recompute in (None, True), "true, null")  # one spelling each
+    if train.recompute and machine.kernel == "plain":
+        raise ConfigError(
+            "train.recompute: true with machine.kernel: plain, allowed: null; autograd keeps what it keeps"
+        )
     device = machine.device
     known = device in ("auto", "cpu", "cuda") or re.fullmatch(r"cuda:\d+", device)
     _check("machine.device", device, known, "auto, cpu, cuda, cuda:N")
