@@ -9,12 +9,12 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import OverrideType
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from tests.conftest import ROOT
+from trainer import sweep
 from trainer.config import register
 
 COMPOSED: dict[tuple[str, ...], DictConfig] = {}
@@ -49,15 +49,9 @@ def composed(overrides: list[str]) -> DictConfig:
 def field(text: str) -> tuple[str, Any] | None:
     """Name and value where an override gives one field a value; None where it chooses a file, adds or takes away."""
     try:
-        override = _parser().parse_override(text)
+        return sweep.field(_parser(), text, lambda key: (ROOT / "conf" / key).is_dir())
     except HydraException:
         return None
-    key = override.key_or_group
-    plain = override.type is OverrideType.CHANGE and override.package is None and not override.is_sweep_override()
-    if not plain or (ROOT / "conf" / key).is_dir():
-        return None
-    value = override.value()
-    return (key, value) if value is None or isinstance(value, bool | int | float | str) else None
 
 
 @functools.cache

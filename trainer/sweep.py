@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,20 @@ def product(loader: Any, texts: Sequence[str]) -> list[list[str]]:
     parsed = OverridesParser.create(config_loader=loader).parse_overrides(list(texts))
     (jobs,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
     return jobs
+
+
+def field(parser: OverridesParser, text: str, is_group: Callable[[str], bool]) -> tuple[str, Any] | None:
+    """Name and value where an override gives one field of a run one value; None where it chooses files, adds or merges.
+
+    Raises Hydra's error where it can't be parsed.
+    """
+    override = parser.parse_override(text)
+    key = override.key_or_group
+    plain = override.type is OverrideType.CHANGE and override.package is None and not override.is_sweep_override()
+    if not plain or key.startswith("hydra.") or is_group(key):
+        return None
+    value = override.value()
+    return (key, value) if value is None or isinstance(value, bool | int | float | str) else None
 
 
 class Runs:
@@ -108,17 +122,7 @@ class Runs:
         if text not in self._fields:
             if len(self._fields) >= FIELDS:
                 self._fields.clear()
-            override = self._parser.parse_override(text)
-            key = override.key_or_group
-            plain = (
-                override.type is OverrideType.CHANGE
-                and override.package is None
-                and not key.startswith("hydra.")
-                and not self._loader.repository.group_exists(key)
-            )
-            value = override.value() if plain else {}
-            single = value is None or isinstance(value, bool | int | float | str)
-            self._fields[text] = (key, value) if single else None
+            self._fields[text] = field(self._parser, text, self._loader.repository.group_exists)
         return self._fields[text]
 
     def _content(self, config: DictConfig) -> dict[str, Any]:
