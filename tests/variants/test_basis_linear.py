@@ -8,7 +8,6 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from trainer.cost import SavedActivations
-from variants.core import basis_linear as module
 from variants.core import kernel
 from variants.core.basis_linear import basis_linear, pays
 from variants.core.contract import HEAD, Toy
@@ -105,7 +104,7 @@ def test_a_method_trains_alike_either_way(cls, params, monkeypatch):
 @pytest.mark.parametrize("context", ["autocast", "bfloat16"])
 def test_where_it_would_round_the_update_away_it_is_not_formed(context, monkeypatch):
     monkeypatch.setattr("variants.core.decompose.pays", lambda *_: True)
-    monkeypatch.setattr(module, "_joined", None)  # what forms it
+    monkeypatch.setattr(kernel, "joined_weight", None)  # what forms it
     variant, model = SVFT(), Toy(torch.bfloat16 if context == "bfloat16" else torch.float32)
     variant.attach(model, HEAD)
     x = torch.randn(4, 8)

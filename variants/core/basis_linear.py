@@ -50,7 +50,7 @@ def basis_linear(
     dtype.
     """
     if kernel.chosen() == "plain":
-        return F.linear(x, _joined(weight, u, vh, core, scale), bias)
+        return F.linear(x, kernel.joined_weight(weight, vh, u, core, scale), bias)
     return _BasisLinear.apply(x, weight, bias, u, vh, core, scale)
 
 
@@ -68,7 +68,7 @@ class _BasisLinear(torch.autograd.Function):
     ) -> torch.Tensor:
         ctx.scale = scale
         ctx.save_for_backward(x if ctx.needs_input_grad[5] else None, weight, u, vh, core)
-        return F.linear(x, _joined(weight, u, vh, core, scale), bias)
+        return F.linear(x, kernel.joined_weight(weight, vh, u, core, scale), bias)
 
     @staticmethod
     @once_differentiable
@@ -84,16 +84,5 @@ class _BasisLinear(torch.autograd.Function):
             else:
                 grad_core = (u.t() @ whole).mul_(vh).sum(1).mul_(ctx.scale)
         if ctx.needs_input_grad[0]:
-            grad_x = grad @ _joined(weight, u, vh, core, ctx.scale)
+            grad_x = grad @ kernel.joined_weight(weight, vh, u, core, ctx.scale)
         return grad_x, None, None, None, None, grad_core, None
-
-
-def _joined(weight: torch.Tensor, u: torch.Tensor, vh: torch.Tensor, core: torch.Tensor, scale: float) -> torch.Tensor:
-    """W + scale · U C Vh (out, in), laid out as W is: with C = 0 the product is the layer's bit for bit."""
-    if core.ndim == 2:
-        left, right = (u @ core, vh) if len(u) <= vh.shape[1] else (u, core @ vh)
-    else:
-        left, right = (u * core, vh) if len(u) <= vh.shape[1] else (u, core[:, None] * vh)
-    if weight.is_contiguous():
-        return torch.addmm(weight, left, right, alpha=scale)
-    return torch.addmm(weight.t(), right.t(), left.t(), alpha=scale).t()  # transformers' Conv1D keeps the transpose

@@ -137,9 +137,9 @@ class _LowRankLinear(torch.autograd.Function):
         keep_h = (need_b or need_core) and not (keep_x and (joined or recompute))
         h: Any = None
         if keep_h or not joined:
-            h = _project(a, rows if source is None else _mask(source, least, x).mul_(rows))
+            h = _project(a, rows if source is None else _mask(source, least, shape, x.dtype).mul_(rows))
         if joined:
-            weight_now = _join(weight, a, b, core, scale)
+            weight_now = joined_weight(weight, a, b, core, scale)
             y = rows @ weight_now.t() if bias is None else torch.addmm(bias, rows, weight_now.t())
         else:
             y = rows @ weight.t() if bias is None else torch.addmm(bias, rows, weight.t())
@@ -157,13 +157,13 @@ class _LowRankLinear(torch.autograd.Function):
         rows: Any = None if x is None else x.reshape(-1, x.shape[-1])
         grad_x = grad_weight = grad_a = grad_b = grad_core = mask = None
         if source is not None and (need_x or rows is not None):
-            mask = _mask(source, ctx.least, g, ctx.shape)
+            mask = _mask(source, ctx.least, ctx.shape, g.dtype)
         if need_x or need_a or need_core:
             u = _project(b.t(), g).mul_(ctx.scale)
             t = u if core is None else _times(core.t(), u)
         if need_x:
             if ctx.joined:
-                grad_x = g @ _join(weight, a, b, core, ctx.scale)
+                grad_x = g @ joined_weight(weight, a, b, core, ctx.scale)
             elif mask is None:
                 grad_x = (g @ weight).addmm_(t.t(), a)
             else:
@@ -187,18 +187,20 @@ def _joins(rows: int, weight: torch.Tensor) -> bool:
     """Whether to make W′ twice takes less than to add to y and ∂x.
 
     A thread adds to rows that it has just written, but reads all of W′, of which others wrote a part: counted as four
-    times the way. Where that is dear, between two cores far apart, W′ paid from 1,500 tokens of width 384 on.
+    times the way. Between two cores far apart W′ cost more at 1,024 tokens of width 384, and less at 4,096.
     """
     out_features, in_features = weight.shape
     return weight.dtype.itemsize >= 4 and rows * (in_features + out_features) > 8 * in_features * out_features
 
 
-def _join(
+def joined_weight(
     weight: torch.Tensor, a: torch.Tensor, b: torch.Tensor, core: torch.Tensor | None, scale: float
 ) -> torch.Tensor:
-    """W′ = W + scale · B C A, laid out as W is: with B = 0 the product is then the layer's own, bit for bit."""
-    if core is not None:
+    """W + scale · B C A (out, in), laid out as W is: where B C is zero, products are the layer's to the bit."""
+    if core is not None and len(b) <= a.shape[1]:  # into the factor that makes the smaller product
         b = b * core if core.ndim == 1 else b @ core
+    elif core is not None:
+        a = _times(core, a)
     if weight.is_contiguous():
         return torch.addmm(weight, b, a, alpha=scale)
     return torch.addmm(weight.t(), a.t(), b.t(), alpha=scale).t()  # transformers' Conv1D keeps the transpose
@@ -231,14 +233,11 @@ def _over_rows(h: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     return torch.bmm(h.view(-1, 2, half).transpose(0, 1), x.view(2, half, -1)).sum(0)
 
 
-def _mask(source: torch.Tensor, least: int, like: torch.Tensor, shape: torch.Size | None = None) -> torch.Tensor:
-    """(n, in): 1 where an entry is kept, else 0, in the dtype of `like`.
-
-    shape: of the input; None for that of `like`.
+def _mask(source: torch.Tensor, least: int, shape: torch.Size, dtype: torch.dtype) -> torch.Tensor:
+    """(n, in): 1 where an entry is kept, else 0. shape: (…, in), of the input.
 
     Compared straight into that dtype and multiplied with: a quarter of what a bool mask and `torch.where` take
     on a CPU, where neither runs through vector instructions.
     """
-    shape = like.shape if shape is None else shape
-    mask = torch.empty(shape, dtype=like.dtype, device=like.device)
+    mask = torch.empty(shape, dtype=dtype, device=source.device)
     return torch.ge(dropouts.bits(source, shape), least, out=mask).view(-1, shape[-1])
