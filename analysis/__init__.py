@@ -6,18 +6,21 @@ bytes, whatever the order in which the folders are named. It reads records throu
 exception is backbone.py, which says why. scipy, matplotlib and what stands on them are
 imported inside the verb that needs them.
 
-    reading.py    many records, fast and small
-    runs.py       folders → trusted records, and a list of all that was left out
+    reading.py    many records, fast and small; bases.py: their settings in columns
+    listing.py    folders, which of them count, and a list of all that was left out
+    points.py     rows of records → points: runs that nothing but their seed tells apart
+    spool.py      folders → points and rows that wait in a file; rebuild.py: such a row as a record
+    runs.py       the runs of points, in memory or read anew each time
     settings.py   which settings tell runs of one variant apart
-    rows.py       records → rows of a table
+    rows.py       points → rows of a table
+    tally.py      the runs of a row, each read once (brief.py), → what a table needs of them
     grid.py       rows → cells: mean, sd, n, the best of a column (marks.py), costs (costs.py)
     summary.py    cells → averages in GLUE's way (glue.py) and average ranks
     papers.py     published numbers to stand beside ours, from published/
     notes.py      what stands below a table; provenance.py: code, libraries, machines, protocols
     layout.py     all of it as lines of entries
     markdown.py, latex.py, html.py, tidy.py    a table as text
-    spool.py      folders → rows of the flat record that wait in a file
-    columns.py, arrow.py    these rows as csv, as parquet or as a frame
+    columns.py, arrow.py    the rows of a spool as csv, as parquet or as a frame
     table.py, collect.py, readme.py    the verbs of these
 
     compare.py    the verb `compare`
@@ -37,7 +40,7 @@ imported inside the verb that needs them.
     dashboard.py, sync.py    the verbs of W&B, which see nothing of the run folders but W&B's own part
     account.py    whether W&B has a key
 
-In Python: `grid.build(rows.build(runs.read(folders)))` has every cell with its mean, sd, n and
-runs, `collect.frame(folders)` is the tidy frame. A further verb is one file with a `VERB` (see
-verb.py) and one line in cli.py.
+In Python: `grid.build(rows.build(runs.read(folders)))` has every cell with its mean, sd and
+seeds, and every row with its runs; `collect.frame(folders)` is the tidy frame. A further verb is
+one file with a `VERB` (see verb.py) and one line in cli.py.
 """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from analysis.columns import Columns, text
+from analysis.reading import Values
 from analysis.verb import AnalysisError
 
 _TEXT = {str, type(None)}
@@ -55,18 +56,31 @@ def _type(name: str, kinds: set[type]) -> pa.DataType:
 
 def _batches(columns: Columns, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     rows = iter(columns)
-    first = list(schema)[: len(columns.own) + len(columns.code)]
-    while batch := list(itertools.islice(rows, _BATCH)):
-        values = zip(*(own + code for own, code, _ in batch), strict=True)
-        arrays = [_array(field, column) for field, column in zip(first, values, strict=True)]
-        # Of each base once what its settings are, then which row has which base.
-        order = {place: number for number, place in enumerate(dict.fromkeys(place for *_, place in batch))}
-        bases = [columns.bases[place] for place in order]
-        taken = pa.array([order[place] for *_, place in batch], pa.int32())
-        for field, name in zip(list(schema)[len(first) :], columns.shared, strict=True):
-            entries = _array(field, [base.get(name) for base in bases])
-            arrays.append(pa.DictionaryArray.from_arrays(taken, entries).dictionary_decode())
-        yield pa.RecordBatch.from_arrays(arrays, schema=schema)
+    # The rows of a batch are gone before those of the next come.
+    while (first := next(rows, None)) is not None:
+        yield _batch(columns, schema, [first, *itertools.islice(rows, _BATCH - 1)])
+
+
+def _batch(columns: Columns, schema: pa.Schema, rows: Sequence[tuple[Values, int, int]]) -> pa.RecordBatch:
+    fields = iter(schema)
+    own, code, shared = (list(itertools.islice(fields, len(p))) for p in (columns.own, columns.code, columns.shared))
+    values, codes, bases = zip(*rows, strict=True)
+    arrays = [_array(field, column) for field, column in zip(own, zip(*values, strict=True), strict=True)]
+    arrays += _decoded(code, columns.code, codes, columns.codes.__getitem__)
+    arrays += _decoded(shared, columns.shared, bases, columns.bases.items)
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def _decoded(
+    fields: Sequence[pa.Field], names: Sequence[str], places: Sequence[int], get: Callable[[int], dict[str, Any]]
+) -> Iterator[pa.Array]:
+    """Columns of what rows have in common: of each place once what is there, then which row has which."""
+    order = {place: number for number, place in enumerate(dict.fromkeys(places))}
+    found = [get(place) for place in order]
+    taken = pa.array([order[place] for place in places], pa.int32())
+    for field, name in zip(fields, names, strict=True):
+        entries = _array(field, [entry.get(name) for entry in found])
+        yield pa.DictionaryArray.from_arrays(taken, entries).dictionary_decode()
 
 
 def _array(field: pa.Field, values: Sequence[Any]) -> pa.Array:

@@ -7,17 +7,20 @@ made with, and its settings. `frame` gives the same to Python.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from analysis import notes
 from analysis.columns import Columns
+from analysis.listing import Listed
 from analysis.markdown import one_line
 from analysis.reading import steady
 from analysis.spool import Spool
 from analysis.verb import AnalysisError, Verb, add_runs, emit_parts, refuse_nothing
+from trainer.record import STATUSES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,10 +36,9 @@ def frame(roots: Iterable[Path | str]) -> pd.DataFrame:
     """
     from analysis import arrow
 
-    with steady(), _read(roots) as spool:
-        columns = Columns(spool)
-        found = arrow.table(columns).to_pandas()
-        found.attrs["problems"] = _problems(columns)
+    with steady(), _read(roots) as (spool, listed):
+        found = arrow.table(Columns(spool)).to_pandas()
+        found.attrs["problems"] = _problems(spool, listed)
     return found
 
 
@@ -53,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
     form = arguments.format or ("parquet" if output and output.suffix == ".parquet" else "csv")
     if form == "parquet" and output is None:
         raise AnalysisError("--format: 'parquet' needs --output")
-    with steady(), _read(arguments.runs) as spool:
+    with steady(), _read(arguments.runs) as (spool, listed):
         columns = Columns(spool)
         if output is not None and form == "parquet":
             from analysis import arrow
@@ -61,22 +63,27 @@ def run(arguments: argparse.Namespace) -> int:
             arrow.write(columns, output)
         else:
             emit_parts(columns.csv(), output)
-        for problem in _problems(columns):
+        for problem in _problems(spool, listed):
             print(problem, file=sys.stderr)
     return 0
 
 
-def _read(roots: Iterable[Path | str]) -> Spool:
-    spool = Spool(roots)
-    refuse_nothing(spool.listed, len(spool))
-    return spool
+@contextlib.contextmanager
+def _read(roots: Iterable[Path | str]) -> Iterator[tuple[Spool, Listed]]:
+    listed = Listed()
+    spool = Spool(roots, listed)
+    try:
+        refuse_nothing(listed, len(spool))
+        yield spool, listed
+    finally:
+        spool.close()
 
 
-def _problems(columns: Columns) -> list[str]:
-    """What is mixed among the rows that were written, and what is not among them."""
-    provenance = columns.provenance()
+def _problems(spool: Spool, listed: Listed) -> list[str]:
+    """What is mixed among the rows, and what is not among them."""
+    provenance = spool.provenance(*STATUSES)
     code, wrong = provenance.code()
-    found = [*([code] if wrong else []), *provenance.mixed(), *provenance.unequal(), *notes.left_out(columns.listed)]
+    found = [*([code] if wrong else []), *provenance.mixed(), *provenance.unequal(), *notes.left_out(listed)]
     return [one_line(problem) for problem in found]
 
 

@@ -8,8 +8,8 @@ once, with the mean of the two. Every other task counts with its own metric.
 from __future__ import annotations
 
 import statistics
-
-from trainer.record import Record
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 # Names in a record's `metrics`: the second split's have its name in front.
 AVERAGED = {
@@ -20,16 +20,19 @@ AVERAGED = {
 }
 
 
-def score(record: Record) -> float | None:
-    """The score of a done run on its task; None where the record lacks a metric that GLUE averages."""
-    names = AVERAGED.get(record.task)
+METRICS = tuple(dict.fromkeys(name for names in AVERAGED.values() for name in names))
+
+Columns = Mapping[str, Sequence[Any]]  # by name what the rows of some runs have
+
+
+def scores(task: str, columns: Columns) -> list[float]:
+    """The score of each of some done runs of a task, none `lacking` a metric that GLUE averages."""
+    names = AVERAGED.get(task)
     if names is None:
-        return record.metric.value
-    found = [record.metrics.get(name) for name in names]
-    known = [value for value in found if value is not None]
-    return statistics.fmean(known) if len(known) == len(found) else None
+        return list(columns["metric.value"])
+    return list(map(statistics.fmean, zip(*(columns[f"metrics.{name}"] for name in names), strict=True)))
 
 
-def lacking(record: Record) -> list[tuple[str, str]]:
-    """(task, metric) for every metric that `score` misses in a record."""
-    return [(record.task, name) for name in AVERAGED.get(record.task, ()) if name not in record.metrics]
+def lacking(task: str, columns: Columns) -> list[str]:
+    """The metrics that `scores` misses in some of the runs."""
+    return [name for name in AVERAGED.get(task, ()) if None in columns[f"metrics.{name}"]]

@@ -2,41 +2,55 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from analysis import costs, numbers, settings
-from analysis.costs import Cost
+from analysis.costs import NO_MEANS, Cost, Means
 from analysis.marks import NONE, Marks, mark
 from analysis.rows import Row, Rows
-from analysis.runs import Run
+from analysis.tally import Spent, Tally, tallied
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Spread:
-    """Mean and sd over n values, and both as they are printed."""
+    """Mean and sd over n values, and how both are printed."""
 
     n: int
     mean: float
     sd: float | None  # ddof 1; None for fewer than two values
-    mean_text: str  # as printed: ×100 where the metric is a fraction
-    sd_text: str
+    scale: int = 1  # 100 where the metric is a fraction
+    places: int = 0  # decimals
+
+    @property
+    def mean_text(self) -> str:
+        return numbers.fixed(self.scale * self.mean, self.places)
+
+    @property
+    def sd_text(self) -> str:
+        return "" if self.sd is None else numbers.fixed(self.scale * self.sd, self.places)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Cell:
-    """One row on one task. Without done runs, `mean` is None."""
+    """One row on one task. Without done runs, `mean` is None. Of each run it has its seed and its score, no more."""
 
-    runs: tuple[Run, ...]
     failed: int
-    spread: Spread | None
+    spread: Spread | None = None
+    seeds: tuple[int, ...] = ()  # rising, of the n runs
+    scores: Sequence[float] = ()  # see glue.py; empty where `lacking` says why
+    lacking: tuple[str, ...] = ()  # metrics that GLUE averages and some run has not
+    observed: tuple[Any, ...] = ()  # what all of its runs reported: settings.OBSERVED, in its order
+    costs: Means = NO_MEANS  # where `build` was told to keep them
 
     @property
     def n(self) -> int:
         """The number of runs that the mean is over."""
-        return len(self.runs)
+        return len(self.seeds)
 
     @property
     def mean(self) -> float | None:
@@ -76,13 +90,13 @@ class Group:
 
 @dataclass(frozen=True)
 class Grid:
-    """A table: `cells[row][column]`, `costs[row][cost]` over all tasks of the row."""
+    """A table: `cells[row][column]`, `spent[row]` over all tasks of the row."""
 
     rows: list[Row]
     columns: list[Column]
     cells: list[list[Cell]]
     cost_columns: tuple[Cost, ...]
-    costs: list[list[float | None]]
+    spent: list[Spent]
     fractions: dict[str, bool]  # metrics of the table → printed ×100?
     groups: list[Group]
 
@@ -96,19 +110,24 @@ class Grid:
 MOST = {True: 2, False: 4}
 
 
-def build(rows: Rows, *, group_by_budget: bool = False, memory: bool = False) -> Grid:
-    """Computes the whole table. memory: with the parts of the memory as columns of their own."""
-    done = [run for row in rows.rows for runs in row.runs.values() for run in runs]
-    values: dict[str, list[float]] = {}
-    for run in done:
-        metric = run.record.metric
-        values.setdefault(metric.name or "", []).append(metric.value or 0.0)
-    fractions = {name: numbers.is_fraction(name, values[name]) for name in sorted(values)}
+def build(rows: Rows, *, group_by_budget: bool = False, memory: bool = False, every_cost: bool = False) -> Grid:
+    """Computes the whole table. memory: with the parts of the memory as columns of their own; every_cost: with the
+    costs of each cell."""
+    tallies = [tallied(row, rows.tasks, every_cost) for row in rows.rows]
+    values: dict[str, list[Sequence[float]]] = {}
+    for line, _ in tallies:
+        for tally in line:
+            if tally is not None:
+                values.setdefault(tally.metric, []).append(tally.values)
+    fractions = {name: numbers.is_fraction(name, itertools.chain(*values[name])) for name in sorted(values)}
     groups = _by_budget(rows.rows) if group_by_budget else [Group(None, tuple(range(len(rows.rows))))]
-    cells = [[_cell(row, task, fractions) for task in rows.tasks] for row in rows.rows]
+    cells = [
+        [_cell(row, task, tally, fractions) for task, tally in zip(rows.tasks, line, strict=True)]
+        for row, (line, _) in zip(rows.rows, tallies, strict=True)
+    ]
     columns = [_column(task, [line[place] for line in cells], groups) for place, task in enumerate(rows.tasks)]
-    shown = costs.shown((run.record for run in done), split=memory)
-    spent = [costs.means([run.record for runs in row.runs.values() for run in runs], shown) for row in rows.rows]
+    spent = [spent for _, spent in tallies]
+    shown = costs.shown((each.means for each in spent), split=memory)
     return Grid(rows.rows, columns, cells, shown, spent, fractions, groups)
 
 
@@ -122,24 +141,22 @@ def spread(values: Sequence[float], *, fraction: bool) -> Spread:
         sd = math.dist(values, [mean] * len(values)) / math.sqrt(len(values) - 1)
     scale = 100 if fraction else 1
     places = numbers.decimals(None if sd is None else scale * sd, MOST[fraction])
-    sd_text = "" if sd is None else numbers.fixed(scale * sd, places)
-    return Spread(len(values), float(mean), sd, numbers.fixed(scale * mean, places), sd_text)
+    return Spread(len(values), float(mean), sd, scale, places)
 
 
-def _cell(row: Row, task: str, fractions: Mapping[str, bool]) -> Cell:
-    # .get: asking a defaultdict for a task would add it.
-    runs = tuple(sorted(row.runs.get(task, ()), key=lambda run: (run.record.seed, run.record.run_id)))
+def _cell(row: Row, task: str, tally: Tally | None, fractions: Mapping[str, bool]) -> Cell:
     failed = len(row.failed.get(task, ()))
-    if not runs:
-        return Cell(runs, failed, None)
-    # A done record without a value is not trusted.
-    values = [run.record.metric.value or 0.0 for run in runs]
-    return Cell(runs, failed, spread(values, fraction=fractions[runs[0].record.metric.name or ""]))
+    if tally is None:
+        return Cell(failed)
+    # The runs of a cell have one metric and one protocol, or they would be several rows.
+    observed = row.points[task][0].observed
+    measured = spread(tally.values, fraction=fractions[tally.metric])
+    return Cell(failed, measured, tally.seeds, tally.scores, tally.lacking, observed, tally.means)
 
 
 def _column(task: str, cells: Sequence[Cell], groups: Sequence[Group]) -> Column:
-    records = [cell.runs[0].record for cell in cells if cell.runs]
-    shared = {name: {settings.value(record, name) for record in records} for name in settings.COMPARABLE}
+    observed = [cell.observed for cell in cells if cell.n]
+    shared = {name: {values[place] for values in observed} for place, name in enumerate(settings.COMPARABLE)}
     one = {name: next(iter(found)) if len(found) == 1 else None for name, found in shared.items()}
     column = Column(
         task,
@@ -163,8 +180,8 @@ BUDGET = "config.variant.budget"
 
 def budgets(row: Row) -> list[object]:
     """The budgets that a row's runs were given, None for none."""
-    runs = [run for part in (row.runs, row.failed) for runs in part.values() for run in runs]
-    return sorted({settings.value(run.record, BUDGET) for run in runs}, key=settings.sort_key)
+    points = [point for part in (row.points, row.failed_points) for points in part.values() for point in points]
+    return sorted({point.value(BUDGET) for point in points}, key=settings.sort_key)
 
 
 def _by_budget(rows: Sequence[Row]) -> list[Group]:

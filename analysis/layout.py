@@ -20,7 +20,7 @@ class Head:
     reading: str = ""  # which checkpoint
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
     """One entry; all empty for a blank."""
 
@@ -78,7 +78,8 @@ def _line(grid: Grid, averages: Averages, ranks: Ranks, place: int) -> Line:
         rank = ranks.means[place]
         mark = ranks.marks.of(place)
         entries.append(Entry() if rank is None else Entry(numbers.fixed(rank, 2), mark=mark, value=rank))
-    for cost, value in zip(grid.cost_columns, grid.costs[place], strict=True):
+    for cost in grid.cost_columns:
+        value = grid.spent[place].means.of(cost)
         entries.append(Entry() if value is None else Entry(cost.text(value), value=value))
     return Line(grid.rows[place].label, tuple(entries))
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from analysis import glue, settings
 from analysis.grid import Grid
@@ -13,10 +15,9 @@ from analysis.order import natural
 from analysis.papers import Paper
 from analysis.provenance import Provenance
 from analysis.rows import Row, Rows
-from analysis.runs import Found, Listed, Run
+from analysis.runs import Found, Listed
 from analysis.summary import Averages, Ranks
 from analysis.wording import names, runs
-from trainer.record import Record
 
 _MOST_ERROR = 300  # characters
 
@@ -40,19 +41,20 @@ def build(
     underlined: bool = False,
 ) -> list[Note]:
     """All lines below a table, in their order. underlined: whether the format marks the second best."""
+    provenance = found.provenance()
     explanations = [
         *_spread(grid),
         *_metrics(grid, underlined),
         *(_averages(grid, averages) if averages else ()),
         *(_ranks(grid, ranks) if ranks else ()),
-        *protocols(found.done),
+        *protocols((point.task, point.observed) for point in found.having("done")),
         *_final_forms(grid),
         *_costs(grid),
         *_compared(rows, grid),
         *_published(grid, papers),
     ]
     problems = [
-        *mixed(found.done or found.failed),
+        *provenance.mixed(),
         *_twice(grid),
         *failed(rows),
         *_blank(grid),
@@ -61,28 +63,23 @@ def build(
     ]
     return [
         *(Note(text) for text in explanations),
-        code(found.done or found.failed),
+        code(provenance),
         *(Note(text, problem=True) for text in problems),
     ]
 
 
-def code(made: Iterable[Run]) -> Note:
+def code(provenance: Provenance) -> Note:
     """The commits that runs were made with. More than one, or a dirty tree, is a problem."""
-    text, wrong = Provenance.of(run.record for run in made).code()
+    text, wrong = provenance.code()
     return Note(text, problem=wrong)
-
-
-def mixed(made: Iterable[Run]) -> Iterator[str]:
-    """Library versions and machines, where runs have several."""
-    return Provenance.of(run.record for run in made).mixed()
 
 
 def pruned(found: Found) -> Iterator[str]:
     """How many runs a search stopped: what is left of it in a table is a choice of its better runs."""
-    if found.pruned:
-        several = len(found.pruned) != 1
+    if count := found.count("pruned"):
+        several = count != 1
         yield (
-            f"{len(found.pruned)} run{'s' * several} {'were' if several else 'was'} stopped by a search and "
+            f"{count} run{'s' * several} {'were' if several else 'was'} stopped by a search and "
             f"{'are' if several else 'is'} in no cell; the others of it were chosen by what they score."
         )
 
@@ -161,12 +158,12 @@ def _only_complete(grid: Grid) -> str:
 _CHOSEN = {"dev": "chosen and ", "split": "chosen on a part of train, "}
 
 
-def protocols(done: Iterable[Run]) -> Iterator[str]:
-    """Which split the numbers are from, and on which the checkpoint was chosen."""
+def protocols(done: Iterable[tuple[str, Sequence[Any]]]) -> Iterator[str]:
+    """Which split the numbers are from, and on which the checkpoint was chosen. done: tasks of runs, and what they
+    reported, as `settings.observed` has it."""
     tasks: dict[tuple[str, str, str], set[str]] = defaultdict(set)
-    for run in done:
-        metric, protocol = run.record.metric, run.record.data.protocol
-        tasks[metric.checkpoint or "", metric.split or "", protocol or ""].add(run.record.task)
+    for task, (_, checkpoint, split, _, protocol, _) in done:
+        tasks[checkpoint or "", split or "", protocol or ""].add(task)
     everything = set().union(*tasks.values())
     for (checkpoint, split, protocol), here in sorted(tasks.items()):
         parts = [f"{checkpoint.capitalize()} checkpoint" if checkpoint else "Checkpoint not recorded"]
@@ -179,21 +176,12 @@ def protocols(done: Iterable[Run]) -> Iterator[str]:
 
 def _final_forms(grid: Grid) -> Iterator[str]:
     """Methods that change their size: not every evaluation of theirs may compete for the best checkpoint."""
-    changing = []
-    for row in grid.rows:
-        if any(map(_changed_size, (run.record for own in row.runs.values() for run in own))):
-            changing.append(row.label)
+    changing = [row.label for row, spent in zip(grid.rows, grid.spent, strict=True) if spent.resized]
     if changing:
         yield (
             f"The best checkpoint is chosen among models in their final form; {names(changing)} changed in size "
             "while training, so that fewer evaluations may have competed than for the other rows."
         )
-
-
-def _changed_size(record: Record) -> bool:
-    params = record.params
-    sizes = {params.adapter_start, params.adapter_end, params.effective}
-    return len(sizes - {None}) > 1 and record.metric.checkpoint == "best"
 
 
 _COSTS = {
@@ -212,11 +200,10 @@ def _costs(grid: Grid) -> Iterator[str]:
     meanings = [_COSTS[cost.key] for cost in grid.cost_columns if cost.key in _COSTS]
     yield f"Costs: means {over}. {meanings[0][0].upper()}{meanings[0][1:]}; {'; '.join(meanings[1:])}."
     unequal = []
-    for row in grid.rows:
-        counts = {run.record.params.adapter_start for own in row.runs.values() for run in own}
-        known = [count for count in counts if count is not None]
-        if len(known) > 1:
-            unequal.append(f"{row.label} ({human(min(known))} to {human(max(known))})")
+    for row, spent in zip(grid.rows, grid.spent, strict=True):
+        low, high = spent.started or (0, 0)
+        if low < high:
+            unequal.append(f"{row.label} ({human(low)} to {human(high)})")
     if unequal:
         yield f"Trainable is not one number within {', '.join(unequal)}."
 
@@ -239,9 +226,8 @@ def _compared(rows: Rows, grid: Grid) -> Iterator[str]:
         yield f"Along with what their labels say, the rows of {names(variants)} differ in: {listed}."
     within: dict[str, set[str]] = defaultdict(set)
     for row in grid.rows:
-        some = [own[0].record for own in row.runs.values()]
         # What belongs to a task is its own affair.
-        for name in settings.differing(some, rows.seed_names):
+        for name in settings.differing(own[0] for own in row.points.values()):
             if not name.startswith("config.task.") and name != "config.task":
                 within[settings.short(name)].add(row.label)
     if within:
@@ -250,19 +236,19 @@ def _compared(rows: Rows, grid: Grid) -> Iterator[str]:
             for name, labels in sorted(within.items(), key=lambda item: natural(item[0]))
         ]
         yield f"Within a row, from task to task, differ: {', '.join(parts)}."
-    differ = {name for column in grid.columns for name in between(column.task, grid.rows, rows.seed_names)}
+    differ = {name for column in grid.columns for name in between(column.task, grid.rows)}
     if differ:
         yield f"Within a column, from row to row, differ besides the variant: {names(differ, most=30)}."
 
 
-def between(task: str, rows: Sequence[Row], seed_names: frozenset[str]) -> Iterator[str]:
+def between(task: str, rows: Sequence[Row]) -> Iterator[str]:
     """Settings in which the rows differ on a task, besides the variant, the model and what labels say."""
-    here = [row for row in rows if row.runs.get(task)]
-    some = [row.runs[task][0].record for row in here]
+    here = [row for row in rows if row.points.get(task)]
+    some = [row.points[task][0] for row in here]
     labelled = {name for row in here for name, _ in row.told_apart}
-    several_models = len({record.model for record in some}) > 1
-    differ = settings.differing(some, seed_names)
-    if len({record.steps.total for record in some}) > 1:
+    several_models = len({point.model for point in some}) > 1
+    differ = settings.differing(some)
+    if len({point.value("steps.total") for point in some}) > 1:
         differ.add("steps.total")
     for name in differ - labelled:
         of_variant = name.startswith(settings.VARIANT) or name == "config.variant"
@@ -275,8 +261,8 @@ def _twice(grid: Grid) -> Iterator[str]:
     """A seed that is in a cell more than once makes n larger than it is."""
     for row, line in zip(grid.rows, grid.cells, strict=True):
         for column, cell in zip(grid.columns, line, strict=True):
-            seeds = [run.record.seed for run in cell.runs]
-            again = sorted({seed for seed in seeds if seeds.count(seed) > 1}) if cell.n > 1 else []
+            # They are in their order.
+            again = sorted({seed for seed, after in itertools.pairwise(cell.seeds) if seed == after})
             if again:
                 yield f"Seed {names(map(str, again))} more than once in {row.label} on {column.task}."
 
@@ -287,7 +273,7 @@ def failed(rows: Rows) -> Iterator[str]:
     seen: set[str] = set()
     for row in rows.rows:
         for task in rows.tasks:
-            for run in row.failed.get(task, ()):
+            for run in sorted(row.failed.get(task, ()), key=lambda run: run.record.run_id):
                 if run.record.run_id not in seen:  # it may belong to several rows
                     seen.add(run.record.run_id)
                     seeds[row.label, task, _one_line(run.record.error)].add(run.record.seed)

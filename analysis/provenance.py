@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from analysis import settings
@@ -48,11 +48,12 @@ class Provenance:
         self._commits[git.get("commit") or ""] += times
         for group, entries in (("versions", versions), ("hardware", hardware)):
             for name, value in entries.items():
-                self._values[group][name].add(settings.text(value))
+                if value is not None:
+                    self._values[group][name].add(settings.text(value))
 
-    def add_protocol(self, task: str, observed: Mapping[str, Any], times: int = 1) -> None:
-        """`times` done runs of a task that reported this; `observed` has names of `settings.COMPARABLE`."""
-        for name, value in observed.items():
+    def add_protocol(self, task: str, observed: Sequence[Any], times: int = 1) -> None:
+        """`times` done runs of a task that reported this, as `settings.observed` has it."""
+        for name, value in zip(settings.COMPARABLE, observed, strict=False):
             self._protocols[task][name][settings.text(value)] += times
 
     def code(self) -> tuple[str, bool]:

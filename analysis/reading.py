@@ -7,7 +7,7 @@ What makes it fast, and lets nothing pass that `record.read` refuses:
 - Rows with the same names, a study has some dozens of such *shapes*, are checked column by column.
   Where a column holds something that no record has, its rows are checked one by one.
 
-Records share their equal parts. One from here is for reading, never to be changed.
+What stays of the records that were read is their settings, see bases.py.
 """
 
 from __future__ import annotations
@@ -21,54 +21,14 @@ import marshal
 import math
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+from analysis.bases import Bases, is_seed
 from trainer import record as records
-from trainer.record import FIELDS, GROUPS, OPEN_GROUPS, CorruptRecord, Record
+from trainer.record import CorruptRecord
 
 Values = tuple[Any, ...]
-
-_MOST = 10_000  # shapes, and bases, that are kept
-
-
-class Config(Mapping[str, Any]):
-    """A record's settings in two parts: `base`, which runs that differ in their seed share, and `seeds`."""
-
-    __slots__ = ("base", "seeds")
-
-    def __init__(self, base: dict[str, Any], seeds: dict[str, Any]) -> None:
-        self.base = base
-        self.seeds = seeds
-
-    @classmethod
-    def of(cls, settings: Mapping[str, Any]) -> Config:
-        """`settings` in their two parts."""
-        if isinstance(settings, Config):
-            return settings
-        base = {name: value for name, value in settings.items() if not is_seed(name)}
-        return cls(base, {name: value for name, value in settings.items() if is_seed(name)})
-
-    def __getitem__(self, name: str) -> Any:
-        return self.base[name] if name in self.base else self.seeds[name]
-
-    def get(self, name: str, default: Any = None) -> Any:
-        return self.base[name] if name in self.base else self.seeds.get(name, default)
-
-    def __iter__(self) -> Iterator[str]:
-        yield from self.base
-        yield from self.seeds
-
-    def __len__(self) -> int:
-        return len(self.base) + len(self.seeds)
-
-    def __repr__(self) -> str:
-        return repr(dict(self))
-
-
-def is_seed(name: str) -> bool:
-    """Whether a setting's name is that of a seed: `seed`, `data.seed`, `data.split_seed`."""
-    return "seed" in name.rpartition(".")[2]
 
 
 @contextlib.contextmanager
@@ -93,7 +53,14 @@ class Rows(NamedTuple):
     folders: list[str]
     values: list[Values]  # for each folder those of `names`
     columns: list[Values]  # the same, for each name
-    bases: list[dict[str, Any]]  # as in Config: without `config.`; few objects, equal ones mostly are one
+    kinds: list[set[type]]  # for each name, the types of its values
+    bases: list[int]  # for each folder, the place of its settings
+
+    @classmethod
+    def of(cls, names: tuple[str, ...], folders: list[str], values: list[Values], bases: list[int]) -> Rows:
+        """One or more rows."""
+        columns = list(zip(*values, strict=True))
+        return cls(names, folders, values, columns, [set(map(type, column)) for column in columns], bases)
 
 
 Refuse = Callable[[str, str], object]  # is given a folder, and why its record can't be trusted
@@ -104,42 +71,31 @@ class Reader:
 
     _AT_ONCE = 1000
 
-    def __init__(self) -> None:
+    def __init__(self, bases: Bases) -> None:
+        """bases: where the settings go."""
         self._shapes: dict[tuple[str, ...], _Shape] = {}
-        self._texts: dict[str, str] = {}
-        self._bases = _Bases(self._texts)
-
-    def records(self, folders: Iterable[str], refuse: Refuse) -> Iterator[tuple[str, Record]]:
-        """The folders with their records, as `record.read` gives them."""
-        for shape, rows in self._read(folders, refuse):
-            yield from zip(rows.folders, shape.records(rows, self._texts), strict=True)
+        self._apart = _Apart(bases)
 
     def rows(self, folders: Iterable[str], refuse: Refuse) -> Iterator[Rows]:
-        """The folders with the rows of their records."""
-        for _, rows in self._read(folders, refuse):
-            yield rows
-
-    def _read(self, folders: Iterable[str], refuse: Refuse) -> Iterator[tuple[_Shape, Rows]]:
+        """The folders with the rows of their records: those that `record.read` would take."""
         waiting = iter(folders)
         while some := list(itertools.islice(waiting, self._AT_ONCE)):
             for names, (places, values, bases) in self._groups(some, refuse).items():
                 shape = self._shapes.get(names)
                 if shape is None:
-                    if len(self._shapes) >= _MOST:
-                        self._shapes.clear()
                     shape = self._shapes[names] = _Shape(names)
-                rows = Rows(shape.names, places, values, list(zip(*values, strict=True)), bases)
-                if not shape.admits(rows):
-                    rows = _one_by_one(rows, refuse)
-                if rows.folders:
-                    yield shape, rows
+                rows = Rows.of(shape.names, places, values, bases)
+                if shape.admits(rows):
+                    yield rows
+                elif good := _one_by_one(rows, refuse):
+                    yield good
 
     def _groups(self, folders: Iterable[str], refuse: Refuse) -> dict[tuple[str, ...], _Group]:
         """By the names of rows: their folders, values and bases."""
         groups: dict[tuple[str, ...], _Group] = {}
         for folder in folders:
             try:
-                found = records.load(folder, self._bases.split)
+                found = records.load(folder, self._apart.split)
             except CorruptRecord as error:
                 refuse(folder, str(error))
                 continue
@@ -157,11 +113,11 @@ class Reader:
         return groups
 
 
-_Group = tuple[list[str], list[Values], list[dict[str, Any]]]
+_Group = tuple[list[str], list[Values], list[int]]
 
 
-def _one_by_one(rows: Rows, refuse: Refuse) -> Rows:
-    """Those of some rows that are records."""
+def _one_by_one(rows: Rows, refuse: Refuse) -> Rows | None:
+    """Those of some rows that are records; None where none is."""
     good = []
     for number, own in enumerate(rows.values):
         try:
@@ -170,39 +126,33 @@ def _one_by_one(rows: Rows, refuse: Refuse) -> Rows:
             refuse(rows.folders[number], f"{os.path.join(rows.folders[number], records.FILENAME)}: {error}")
         else:
             good.append(number)
-    values = [rows.values[number] for number in good]
-    return Rows(
-        rows.names,
-        [rows.folders[number] for number in good],
-        values,
-        list(zip(*values, strict=True)),
-        [rows.bases[number] for number in good],
-    )
+    if not good:
+        return None
+    folders, values, bases = ([of[number] for number in good] for of in (rows.folders, rows.values, rows.bases))
+    return Rows.of(rows.names, folders, values, bases)  # type: ignore[arg-type]
 
 
-class _Bases:
+class _Apart:
     """Takes rows apart into the settings that runs have in common, and all else."""
 
-    def __init__(self, texts: dict[str, str]) -> None:
-        """texts: those that records have in common."""
-        self._texts = texts
-        self._by_text: dict[str, dict[str, Any]] = {}
-        self._by_value: dict[bytes, dict[str, Any]] = {}
+    def __init__(self, bases: Bases) -> None:
+        self._bases = bases
+        self._known: dict[int, int] = {}  # by the mark of a text, or of what it says
 
-    def split(self, text: str) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The row in a text without its base, and the base. Raises `ValueError` or `RecursionError`."""
+    def split(self, text: str) -> tuple[dict[str, Any], int]:
+        """The row in a text without its base, and the base's place. Raises `ValueError` or `RecursionError`."""
         found = self._split_as_written(text)
         if found is not None:
             return found
         row = records.parse(text)
         base = {name: row.pop(name) for name in list(row) if _is_base(name)}
         # As bytes, 1, 1.0 and True differ, and a list can be looked up.
-        key = marshal.dumps((*base, *base.values()), 2)
-        if key not in self._by_value:
-            self._by_value[key] = self._made(base)
-        return row, self._by_value[key]
+        mark = _mark(marshal.dumps((*base, *base.values()), 2))
+        if mark not in self._known:
+            self._known[mark] = self._added(base)
+        return row, self._known[mark]
 
-    def _split_as_written(self, text: str) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    def _split_as_written(self, text: str) -> tuple[dict[str, Any], int] | None:
         """The same for a text as `record.write` makes it, None for any other.
 
         There the settings come first, each on lines of its own, and a line break, a space and a
@@ -217,28 +167,26 @@ class _Bases:
             return None
         shared, seeds = _apart(settings)
         try:
-            base = self._by_text.get(shared)
+            mark = _mark(shared)
+            base = self._known.get(mark)
             if base is None:
                 row = records.parse(f"{{{shared.removesuffix(',')}}}")
                 if not all(map(_is_base, row)):
                     return None
-                base = self._by_text[shared] = self._made(row)
+                base = self._known[mark] = self._added(row)
             own = f"{{{seeds}{rest}"
             row, end = _DECODE(own)
             return (row, base) if own[end:] == "\n" else None
         except (ValueError, RecursionError):
             return None  # the whole text fails too, and tells where
 
-    def _made(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """The base whose part of a row this is."""
-        if len(self._by_text) + len(self._by_value) >= _MOST:
-            self._by_text.clear()
-            self._by_value.clear()
-        common = self._texts.setdefault
-        return {
-            sys.intern(name.removeprefix("config.")): common(value, value) if type(value) is str else value
-            for name, value in row.items()
-        }
+    def _added(self, row: Mapping[str, Any]) -> int:
+        return self._bases.add({name.removeprefix("config."): value for name, value in row.items()})
+
+
+def _mark(text: str | bytes) -> int:
+    """128 bits of a text, by a keyed hash: no two of a billion texts are likely to have the same."""
+    return hash(text) << 64 ^ hash(text[1:])
 
 
 _LINE = '\n "'
@@ -261,7 +209,7 @@ def _apart(settings: str) -> tuple[str, str]:
     return settings, seeds
 
 
-@functools.lru_cache(_MOST)
+@functools.lru_cache(1000)
 def _is_base(name: str) -> bool:
     return name.startswith("config.") and len(name) > len("config.") and not is_seed(name)
 
@@ -270,18 +218,11 @@ class _Shape:
     """What rows with these names, those of their base left out, have in common."""
 
     def __init__(self, names: tuple[str, ...]) -> None:
-        self.names = names
+        self.names = tuple(map(sys.intern, names))
         self._place = {name: number for number, name in enumerate(names)}
         self._types = {number: types for name, number in self._place.items() if (types := records.types_of(name))}
         self._measured = any(name.startswith(("metric.", "metrics.")) for name in names)
         self._well_named = False
-        self._inside: dict[str, list[str]] = {group: [] for group in OPEN_GROUPS}
-        for name in names:
-            group, _, rest = name.partition(".")
-            if group in self._inside:
-                self._inside[group].append(sys.intern(rest))
-        self._groups: dict[type, dict[Values, Any]] = {}
-        self._known: dict[str, dict[bytes, dict[str, Any]]] = {}
 
     def admits(self, rows: Rows) -> bool:
         """Whether all rows are records; where not, some of them may be."""
@@ -292,7 +233,7 @@ class _Shape:
                 return False
             self._well_named = True
         for number, allowed in self._types.items():
-            types = set(map(type, rows.columns[number]))
+            types = rows.kinds[number]
             # A sum may overflow though every number is finite: then the rows are checked one by one.
             if not types <= allowed or (float in types and not math.isfinite(sum(filter(None, rows.columns[number])))):
                 return False
@@ -304,48 +245,6 @@ class _Shape:
             and set(map(type, texts)) <= {str}
         )
 
-    def records(self, rows: Rows, texts: dict[str, str]) -> Iterator[Record]:
-        """The records of rows that were admitted; `texts` holds those that records have in common."""
-        parts: dict[str, Any] = {name: self._column(rows, name) for name in FIELDS[Record]}
-        for name in _LABELS:
-            parts[name] = map(texts.setdefault, parts[name], parts[name])
-        parts["overrides"] = [[texts.setdefault(text, text) for text in own or ()] for own in parts["overrides"]]
-        for group, cls in GROUPS.items():
-            columns: list[Iterable[Any]] = [self._column(rows, f"{group}.{name}") for name in FIELDS[cls]]
-            if group == "metric":  # its name, split and checkpoint
-                columns = [[texts.setdefault(v, v) if type(v) is str else v for v in column] for column in columns]
-            parts[group] = self._equal(cls, columns) if group in _SHARED else map(cls, *columns)
-        for group in OPEN_GROUPS:
-            parts[group] = self._dictionaries(rows, group)
-        parts["config"] = map(Config, rows.bases, parts["config"])
-        return map(Record, *(parts[name] for name in FIELDS[Record]))
-
     def _column(self, rows: Rows, name: str) -> Values:
         place = self._place.get(name)
         return (None,) * len(rows.folders) if place is None else rows.columns[place]
-
-    def _equal(self, cls: type, columns: Sequence[Iterable[Any]]) -> list[Any]:
-        """One object for rows in which all of these are equal; they have equal types, `admits` has seen to it."""
-        known = self._groups.setdefault(cls, {})
-        return [known.get(values) or known.setdefault(values, cls(*values)) for values in zip(*columns, strict=True)]
-
-    def _dictionaries(self, rows: Rows, group: str) -> list[dict[str, Any]]:
-        names = self._inside[group]
-        if not names:
-            return [{}] * len(rows.folders)
-        inside = zip(*(self._column(rows, f"{group}.{name}") for name in names), strict=True)
-        if group in ("metrics", "method"):  # measured anew in every run
-            return [dict(zip(names, values, strict=True)) for values in inside]
-        known = self._known.setdefault(group, {})
-        found = []
-        for values in inside:
-            # As bytes, 1, 1.0 and True differ, and a list can be looked up.
-            key = marshal.dumps(values, 2)
-            if key not in known:
-                known[key] = dict(zip(names, values, strict=True))
-            found.append(known[key])
-        return found
-
-
-_LABELS = ("study", "variant", "task", "model", "status")
-_SHARED = ("data", "steps", "params", "rank")  # measured anew in every run: the other groups

@@ -7,9 +7,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from analysis import figures, grid, layout, notes, papers, rows, settings, summary, table
+from analysis import figures, grid, layout, notes, papers, rows, summary, table
 from analysis.markdown import one_line
-from analysis.provenance import Provenance
 from analysis.rows import Rows
 from analysis.runs import Found
 from analysis.verb import Verb, add_runs, emit, read_runs
@@ -72,7 +71,7 @@ def build(found: Found, options: argparse.Namespace, only: Sequence[str]) -> Con
         title=options.title,
         summary=_summary(found, all_rows),
         headline=headline.build(results, layout.build(results, averages, ranks, beside)),
-        notes=page.problems(lines, _protocols(found).unequal()),
+        notes=page.problems(lines, found.provenance().unequal()),
         verdicts=compared,
         kinds=_pictures(found, only) if found.done else [],
         why_no_pictures="" if only and found.done else "No run is done." if only else "Left out: --no-pictures.",
@@ -119,14 +118,6 @@ def _summary(found: Found, all_rows: Rows) -> str:
 def _counted(values: Iterable[str], word: str) -> str:
     count = len(list(values))
     return f"{count} {word}" if count == 1 else f"{count} {word}s"
-
-
-def _protocols(found: Found) -> Provenance:
-    provenance = Provenance()
-    for run in found.done:
-        observed = {name: settings.value(run.record, name) for name in settings.COMPARABLE}
-        provenance.add_protocol(run.record.task, observed)
-    return provenance
 
 
 def _command(options: argparse.Namespace) -> list[str]:

@@ -18,21 +18,22 @@ from typing import Any
 
 from analysis import settings
 from analysis.order import natural
-from analysis.reading import Config
-from analysis.runs import Found, Run
-from trainer.record import Record
+from analysis.points import Point
+from analysis.runs import Found, Runs
 
 
 @dataclass
 class Row:
-    """One row: `runs` and `failed` by task."""
+    """One row: by task its done runs and its failed ones, by seed, and the points that they are."""
 
     variant: str
     model: str
     model_shown: bool  # False where the whole table has one model
     told_apart: tuple[tuple[str, Any], ...]  # setting, value
-    runs: dict[str, list[Run]] = field(default_factory=lambda: defaultdict(list))
-    failed: dict[str, list[Run]] = field(default_factory=lambda: defaultdict(list))
+    points: dict[str, list[Point]] = field(default_factory=dict)
+    failed_points: dict[str, list[Point]] = field(default_factory=dict)
+    runs: dict[str, Runs] = field(default_factory=dict)
+    failed: dict[str, Runs] = field(default_factory=dict)
 
     @property
     def settings(self) -> str:
@@ -59,76 +60,48 @@ class Rows:
     tasks: list[str]
     # For each variant with several rows: settings that go along with those in its labels.
     along: dict[str, list[str]]
-    seed_names: frozenset[str]
-
-
-@dataclass(frozen=True)
-class _Point:
-    """Done runs that nothing but their seed tells apart: all that is said of one holds for the others."""
-
-    runs: list[Run]
-
-    @property
-    def record(self) -> Record:
-        return self.runs[0].record
 
 
 def build(found: Found) -> Rows:
     """The rows of all runs, done and failed, sorted as `Row.sort_key` says."""
-    everything = [*found.done, *found.failed]
-    seed_names = settings.seed_names(run.record for run in everything)
-    several_models = len({run.record.model for run in everything}) > 1
+    done, failed = found.having("done"), found.having("failed")
+    several_models = len({point.model for point in (*done, *failed)}) > 1
     rows: list[Row] = []
     along: dict[str, list[str]] = {}
-    done, failed = _points(found.done, seed_names), _points(found.failed, seed_names)
     mixed = _mixed_columns(done)
-    by_variant: dict[str, tuple[list[_Point], list[_Point]]] = defaultdict(lambda: ([], []))
+    by_variant: dict[str, tuple[list[Point], list[Point]]] = defaultdict(lambda: ([], []))
     for number, points in enumerate((done, failed)):
         for point in points:
-            by_variant[point.record.variant][number].append(point)
+            by_variant[point.variant][number].append(point)
     for variant, (own, own_failed) in by_variant.items():
-        configured, hidden = _configured(own, own_failed, seed_names)
+        configured, hidden = _configured(own, own_failed)
         observed = _observed(own, configured, mixed)
         rows.extend(_variant_rows(own, own_failed, configured, observed, several_models))
         if hidden:
             along[variant] = hidden
+    for row in rows:
+        row.runs = {task: Runs(found, points) for task, points in row.points.items()}
+        row.failed = {task: Runs(found, points) for task, points in row.failed_points.items()}
     rows.sort(key=Row.sort_key)
-    tasks = sorted({run.record.task for run in everything}, key=natural)
-    return Rows(rows, tasks, along, seed_names)
+    tasks = sorted({point.task for point in (*done, *failed)}, key=natural)
+    return Rows(rows, tasks, along)
 
 
-def _points(runs: Iterable[Run], seed_names: frozenset[str]) -> list[_Point]:
-    """The points of some runs: far fewer than runs where there are several seeds."""
-    points: dict[tuple[Any, ...], list[Run]] = {}
-    own_seeds: dict[int, tuple[Any, ...]] = {}
-    configs = [(run, Config.of(run.record.config)) for run in runs]  # held, so that no two have one id
-    for run, config in configs:
-        record = run.record
-        seeds = own_seeds.get(id(config.seeds))
-        if seeds is None:
-            # A seed that is not the run's is a setting like any other.
-            others = {name: entry for name, entry in config.seeds.items() if settings.CONFIG + name not in seed_names}
-            seeds = own_seeds[id(config.seeds)] = tuple(others.items())
-        key = (id(config.base), seeds, record.variant, record.task, record.model, settings.observed(record))
-        points.setdefault(key, []).append(run)
-    return [_Point(own) for own in points.values()]
-
-
-def _cells(points: Iterable[_Point]) -> list[list[_Point]]:
-    cells: dict[tuple[str, str], list[_Point]] = defaultdict(list)
+def _cells(points: Iterable[Point]) -> list[list[Point]]:
+    cells: dict[tuple[str, str], list[Point]] = defaultdict(list)
     for point in points:
-        cells[point.record.model, point.record.task].append(point)
+        cells[point.model, point.task].append(point)
     return list(cells.values())
 
 
-def _mixed_columns(done: Iterable[_Point]) -> set[str]:
+def _mixed_columns(done: Iterable[Point]) -> set[str]:
     """What the runs of one task must have in common to be compared, and have not.
 
     Of two that differ together (another metric, another direction) the first is enough.
     """
     columns: dict[str, set[tuple[Any, ...]]] = defaultdict(set)
     for point in done:
-        columns[point.record.task].add(settings.observed(point.record))
+        columns[point.task].add(point.observed)
     mixed: set[str] = set()
     for values in columns.values():
         places: list[int] = []
@@ -144,29 +117,27 @@ def _groups(points: Iterable[tuple[Any, ...]], places: Sequence[int]) -> int:
     return len({tuple(point[place] for place in places) for point in points})
 
 
-def _configured(
-    done: Sequence[_Point], failed: Sequence[_Point], seed_names: frozenset[str]
-) -> tuple[list[str], list[str]]:
+def _configured(done: Sequence[Point], failed: Sequence[Point]) -> tuple[list[str], list[str]]:
     """The config settings that make a variant's labels, and the others that differ with them."""
     # A run that failed before its config was known says nothing about settings.
-    told = [*done, *(point for point in failed if point.record.config)]
-    cells = [[point.record for point in cell] for cell in _cells(told)]
-    differ: set[str] = set().union(*(settings.differing(cell, seed_names) for cell in cells))
-    typed = settings.typed(run.record for point in told for run in point.runs) if differ else set()
+    told = [*done, *(point for point in failed if point.configured)]
+    cells = _cells(told)
+    differ: set[str] = set().union(*(settings.differing(cell) for cell in cells))
+    typed = set().union(*(point.typed for point in told))
     chosen = settings.telling(cells, differ, typed)
     return chosen, sorted(differ.difference(chosen), key=natural)
 
 
-def _observed(done: Sequence[_Point], configured: Sequence[str], mixed: set[str]) -> list[str]:
+def _observed(done: Sequence[Point], configured: Sequence[str], mixed: set[str]) -> list[str]:
     """What runs reported, where the config does not explain how they differ."""
-    cells = [[settings.observed(point.record) for point in cell] for cell in _cells(done)]
+    cells = [[point.observed for point in cell] for cell in _cells(done)]
     within = {
         name for place, name in enumerate(settings.OBSERVED) if any(len({o[place] for o in c}) > 1 for c in cells)
     }
     if not within and not mixed:
         return []
     points = {
-        (number, _values(point, configured), *settings.observed(point.record))
+        (number, _values(point, configured), *point.observed)
         for number, cell in enumerate(_cells(done))
         for point in cell
     }
@@ -183,39 +154,38 @@ def _observed(done: Sequence[_Point], configured: Sequence[str], mixed: set[str]
     return names
 
 
-def _values(point: _Point, names: Iterable[str]) -> tuple[Any, ...]:
-    return tuple(settings.value(point.record, name) for name in names)
+def _values(point: Point, names: Iterable[str]) -> tuple[Any, ...]:
+    return tuple(map(point.value, names))
 
 
 def _variant_rows(
-    done: Sequence[_Point],
-    failed: Sequence[_Point],
+    done: Sequence[Point],
+    failed: Sequence[Point],
     configured: Sequence[str],
     observed: Sequence[str],
     model_shown: bool,
 ) -> Iterator[Row]:
     rows: dict[tuple[Any, ...], Row] = {}
 
-    def row(record: Record, names: Sequence[str], values: tuple[Any, ...]) -> Row:
-        key = (record.model, *values)
+    def row(point: Point, names: Sequence[str], values: tuple[Any, ...]) -> Row:
+        key = (point.model, *values)
         if key not in rows:
             told_apart = tuple(zip(names, values, strict=True))
-            rows[key] = Row(record.variant, record.model, model_shown, told_apart)
+            rows[key] = Row(point.variant, point.model, model_shown, told_apart)
         return rows[key]
 
     names = [*configured, *observed]
     for point in done:
-        row(point.record, names, _values(point, names)).runs[point.record.task] += point.runs
+        row(point, names, _values(point, names)).points.setdefault(point.task, []).append(point)
     with_runs = list(rows.values())
     for point in failed:
         # A failed run has no protocol to report: it belongs to every row that it may have joined.
-        record = point.record
-        names = list(configured) if record.config else []
+        names = list(configured) if point.configured else []
         values = _values(point, names)
         known = dict(zip(names, values, strict=True))
         homes = [
-            home for home in with_runs if home.model == record.model and known.items() <= dict(home.told_apart).items()
+            home for home in with_runs if home.model == point.model and known.items() <= dict(home.told_apart).items()
         ]
-        for home in homes or [row(record, names, values)]:
-            home.failed[record.task] += point.runs
+        for home in homes or [row(point, names, values)]:
+            home.failed_points.setdefault(point.task, []).append(point)
     yield from rows.values()

@@ -1,142 +1,135 @@
-"""Run folders → records. Whatever can't be used is listed with its reason: nothing is lost silently."""
+"""Run folders → runs, in points: those of a point differ in their seed alone."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple, Protocol, TypeVar
+from typing import overload
 
-from analysis.reading import Reader, steady
-from trainer import record as records
-from trainer.record import Record
-
-
-class Run(NamedTuple):
-    """A record and the folder that it lies in, named as the user named it."""
-
-    path: str
-    record: Record
-
-    @property
-    def folder(self) -> Path:
-        return Path(self.path)
-
-    @property
-    def done(self) -> bool:
-        return self.record.status == "done"
-
-    @property
-    def finished(self) -> str:
-        return self.record.finished or ""
+from analysis import brief
+from analysis.listing import Listed, Run
+from analysis.points import Point
+from analysis.provenance import Provenance
+from analysis.reading import Values, steady
+from analysis.rebuild import Share
+from analysis.spool import Spool
 
 
-@dataclass(frozen=True)
-class Duplicate:
-    """One run_id in several folders: the one that is used, and those that are not."""
-
-    run_id: str
-    used: Path
-    left_out: tuple[Path, ...]
-    differs: bool  # the records are not the same
-
-
-@dataclass
-class Listed:
-    """What lies below some folders and is not used."""
-
-    duplicates: list[Duplicate] = field(default_factory=list)
-    _untrusted: dict[Path, str] = field(default_factory=dict)
-    _empty: set[str] = field(default_factory=set)
-
-    @property
-    def untrusted(self) -> list[str]:
-        """`path: reason` for every record that can't be trusted."""
-        return sorted(self._untrusted.values())
-
-    @property
-    def empty(self) -> list[str]:
-        """`path: reason` for every folder, as it was named, that holds no record at all."""
-        return sorted(self._empty)
-
-    def distrust(self, path: str, reason: str) -> None:
-        """A record, or a folder, that can't be trusted; one reached on two ways counts once."""
-        place = Path(path).resolve()
-        self._untrusted[place] = min(reason, self._untrusted.get(place, reason))
-
-    def add_empty(self, reason: str) -> None:
-        self._empty.add(reason)
-
-
-@dataclass
 class Found(Listed):
-    """All that lies below some folders, in an order of its own: by run_id."""
+    """All that lies below some folders. A run is in one point, and no run_id in two runs."""
 
-    done: list[Run] = field(default_factory=list)
-    failed: list[Run] = field(default_factory=list)
-    pruned: list[Run] = field(default_factory=list)  # stopped by a search: no number, and no failure
+    def __init__(self, roots: Iterable[Path | str]) -> None:
+        """Reads every record, and holds none. Never raises for what it finds there."""
+        super().__init__()
+        self._spool = Spool(roots, self)
+        self._held: dict[int, Run] | None = None
+        self.points = self._spool.points
+
+    def close(self) -> None:
+        """Gives up what was not held."""
+        self._spool.close()
+
+    def hold(self) -> None:
+        """Reads all runs once more, and holds them."""
+        share = Share()
+        held: dict[int, Run] = {}
+        for number in (number for point in self.points for number in point.runs):
+            run = held[number] = self._spool.run(number)
+            share(run.record)
+        self._held = held
+
+    def run(self, number: int) -> Run:
+        """One run."""
+        return self._spool.run(number) if self._held is None else self._held[number]
+
+    def brief(self, number: int) -> Values:
+        """Of one run the values of `brief.NAMES`."""
+        return self._spool.brief(number) if self._held is None else brief.of(self._held[number].record)
+
+    def numbers(self, points: Iterable[Point]) -> Sequence[int]:
+        """The runs of some points, by seed, then run_id."""
+        numbers = (number for point in points for number in point.runs)
+        held = self._held
+        if held is None:
+            return self._spool.ordered(numbers)
+        return sorted(numbers, key=lambda number: (held[number].record.seed, held[number].record.run_id))
+
+    def count(self, status: str) -> int:
+        """The number of runs that ended so."""
+        return sum(len(point.runs) for point in self.having(status))
+
+    def having(self, status: str) -> list[Point]:
+        """The points whose runs ended so: done, failed, or pruned: stopped by a search, no number and no failure."""
+        return [point for point in self.points if point.status == status]
+
+    def provenance(self) -> Provenance:
+        """Where the done runs come from; where there are none, the failed ones."""
+        return self._spool.provenance("done" if self.count("done") else "failed")
+
+    @cached_property
+    def done(self) -> list[Run]:
+        """All done runs, by run_id."""
+        return self._by_id("done")
+
+    @cached_property
+    def failed(self) -> list[Run]:
+        """All failed runs, by run_id."""
+        return self._by_id("failed")
+
+    @cached_property
+    def pruned(self) -> list[Run]:
+        """All runs that a search stopped, by run_id."""
+        return self._by_id("pruned")
+
+    def _by_id(self, status: str) -> list[Run]:
+        return sorted(Runs(self, self.having(status)), key=lambda run: run.record.run_id)
+
+
+class Runs(Sequence[Run]):
+    """The runs of some points, by seed, then run_id: read anew each time where they are not held."""
+
+    __slots__ = ("_found", "_points")
+
+    def __init__(self, found: Found, points: Sequence[Point]) -> None:
+        self._found = found
+        self._points = points
+
+    def __len__(self) -> int:
+        return sum(len(point.runs) for point in self._points)
+
+    @overload
+    def __getitem__(self, place: int) -> Run: ...
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[Run]: ...
+    def __getitem__(self, place: int | slice) -> Run | Sequence[Run]:
+        numbers = self._found.numbers(self._points)[place]
+        return self._found.run(numbers) if isinstance(numbers, int) else list(map(self._found.run, numbers))
+
+    def __iter__(self) -> Iterator[Run]:
+        return map(self._found.run, self._found.numbers(self._points))
+
+    def brief(self) -> Iterator[Values]:
+        """Of each run the values of `brief.NAMES`."""
+        return map(self._found.brief, self._found.numbers(self._points))
 
 
 def read(roots: Iterable[Path | str]) -> Found:
-    """Reads every record below `roots`. Never raises for what it finds there."""
-    found = Found()
-    by_id: dict[str, list[Run]] = {}
-    with steady():
-        for folder, record in Reader().records(folders(roots, found), found.distrust):
-            by_id.setdefault(record.run_id, []).append(Run(folder, record))
-        for run_id, same in sorted(by_id.items()):
-            run, others = choose(same)
-            if others:
-                differs = any(other.record != run.record for other in others)
-                found.duplicates.append(Duplicate(run_id, run.folder, tuple(o.folder for o in others), differs))
-            {"done": found.done, "failed": found.failed, "pruned": found.pruned}[run.record.status].append(run)
+    """Reads every record below `roots`, and holds it. Never raises for what it finds there."""
+    with steady(), stored(roots) as found:
+        found.hold()
     return found
 
 
-def folders(roots: Iterable[Path | str], listed: Listed) -> Iterable[str]:
-    """The folders below `roots` that hold a record, each once; what can't be looked into goes to `listed`."""
-    everything: dict[str, None] = {}
-    for root in roots:
-        errors: list[OSError] = []
-        below = dict.fromkeys(records.find(root, unread=errors.append))
-        everything |= below
-        at_root = [error for error in errors if error.filename == os.fspath(root)]
-        for error in errors:
-            if error not in at_root:
-                listed.distrust(error.filename, f"{error.filename}: {error.strerror}")
-        if not below:
-            why = _WHY.get(type(at_root[0]), at_root[0].strerror) if at_root else _NOTHING
-            listed.add_empty(f"{root}: {why}")
-    return everything
+@contextlib.contextmanager
+def stored(roots: Iterable[Path | str]) -> Iterator[Found]:
+    """The same in little memory, however many runs there are; they can be read within it alone."""
+    found = Found(roots)
+    try:
+        yield found
+    finally:
+        found.close()
 
 
-_NOTHING = "no record in it"
-_WHY: dict[type[OSError], str] = {FileNotFoundError: "no such folder", NotADirectoryError: "not a folder"}
-
-
-class Candidate(Protocol):
-    """One of several runs with one run_id."""
-
-    @property
-    def path(self) -> str: ...
-    @property
-    def done(self) -> bool: ...
-    @property
-    def finished(self) -> str: ...
-
-
-C = TypeVar("C", bound=Candidate)
-
-
-def choose(same: Sequence[C]) -> tuple[C, list[C]]:
-    """Of runs with one run_id the one to count, and the others: a done one, then the newest, then the first by path."""
-    if len(same) == 1:
-        return same[0], []
-    # One folder reached on two ways is no duplicate.
-    places: dict[Path, C] = {}
-    for run in sorted(same, key=lambda run: run.path):
-        places.setdefault(Path(run.path).resolve(), run)
-    ranked = sorted(places.values(), key=lambda run: run.finished, reverse=True)
-    used, *others = sorted(ranked, key=lambda run: not run.done)
-    return used, sorted(others, key=lambda run: Path(run.path))
+__all__ = ["Found", "Listed", "Run", "Runs", "read", "stored"]

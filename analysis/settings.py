@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Sequence
-from itertools import compress
-from operator import ne
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from analysis.order import natural
-from analysis.reading import Config
 from trainer.record import Record
+
+if TYPE_CHECKING:
+    from analysis.points import Point
 
 CONFIG = "config."
 VARIANT = "config.variant."
@@ -35,15 +35,11 @@ COMPARABLE = tuple(OBSERVED)[:5]
 _LONGEST = 40  # characters of a value in a label
 
 
-def value(record: Record, name: str) -> Any:
-    """The value of a setting in a form that can be hashed; None where there is none."""
-    if not name.startswith(CONFIG):
-        group, _, rest = name.partition(".")
-        return getattr(getattr(record, group), rest)
-    raw = record.config.get(name.removeprefix(CONFIG))
-    if isinstance(raw, list | dict):
-        return _Json(json.dumps(raw, sort_keys=True, ensure_ascii=False, separators=(",", ":")))
-    return raw
+def hashable(value: Any) -> Any:
+    """A setting's value in a form that can be hashed."""
+    if isinstance(value, list | dict):
+        return _Json(json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":")))
+    return value
 
 
 def observed(record: Record) -> tuple[Any, ...]:
@@ -59,42 +55,20 @@ class _Json(str):
     """The JSON text of a list: printed without the quotes of a string."""
 
 
-def seed_names(records: Iterable[Record]) -> frozenset[str]:
-    """Settings that repeat the run's seed under another name (`config.data.seed: ${seed}`)."""
-    # Runs of one seed share these settings: there are few pairs.
-    pairs = {(id(seeds), record.seed): seeds for record in records for seeds in [Config.of(record.config).seeds]}
-    names: set[str] = set().union(*pairs.values())
-    own = {name for (_, seed), seeds in pairs.items() for name, entry in seeds.items() if entry != seed}
-    return frozenset({CONFIG + "seed", *(CONFIG + name for name in names - own)})
+def differing(points: Iterable[Point]) -> set[str]:
+    """The names of the `config.…` settings in which some points differ."""
+    configs = [point.config for point in points]
+    if not configs:
+        return set()
+    names = configs[0].bases.unequal({config.place for config in configs})
+    seeds = [config.seeds for config in configs]
+    for name in {name for own in seeds for name in own}:
+        if any(own.get(name) != seeds[0].get(name) for own in seeds):
+            names.add(name)
+    return {CONFIG + name for name in names}
 
 
-def differing(records: Iterable[Record], ignored: Collection[str] = ()) -> set[str]:
-    """The names of the `config.…` settings in which some records differ."""
-    configs = [Config.of(record.config) for record in records]
-    # Runs that differ in their seed alone share the rest: most comparisons are never made.
-    names = unequal({id(config.base): config.base for config in configs}.values())
-    names |= unequal({id(config.seeds): config.seeds for config in configs}.values())
-    return {CONFIG + name for name in names}.difference(ignored)
-
-
-def unequal(parts: Iterable[dict[str, Any]]) -> set[str]:
-    """The names under which some of the dictionaries have something else than the first."""
-    first, *others = [*parts] or [{}]
-    names: set[str] = set()
-    for other in others:
-        # No step of this runs in Python. A name that the first one lacks is None there.
-        names.update(compress(other, map(ne, other.values(), map(first.get, other))))
-        names.update(first.keys() - other.keys())
-    return names
-
-
-def typed(records: Iterable[Record]) -> set[str]:
-    """The `config.…` names that were typed on the command line of some run."""
-    overrides = {override for record in records for override in record.overrides}
-    return {CONFIG + override.lstrip("+").partition("=")[0] for override in overrides}
-
-
-def telling(cells: Iterable[Sequence[Record]], names: Collection[str], typed_names: Collection[str]) -> list[str]:
+def telling(cells: Iterable[Sequence[Point]], names: Collection[str], typed_names: Collection[str]) -> list[str]:
     """The fewest of `names` that separate, within each cell, all that the whole of them separates.
 
     A sweep over the rank changes alpha too where alpha follows the rank: the row is called
@@ -108,7 +82,7 @@ def telling(cells: Iterable[Sequence[Record]], names: Collection[str], typed_nam
         key=lambda n: (n not in typed_names, n != VARIANT + "rank", not n.startswith(VARIANT), natural(n)),
     )
     points = {
-        (number, tuple(value(record, name) for name in ordered)) for number, cell in enumerate(cells) for record in cell
+        (number, tuple(point.value(name) for name in ordered)) for number, cell in enumerate(cells) for point in cell
     }
 
     def groups(columns: Sequence[int]) -> int:

@@ -1,7 +1,7 @@
-"""Many records as rows in a table's order, without holding them: they wait in a temporary file.
+"""Many records as rows, without holding them: they wait in a temporary file.
 
-What is held is an entry of an index for each run and, once, what runs have in common: the names of
-their fields and their settings.
+What is held grows with the runs by some dozen bytes each: where a run's row is, its seed and its group. All else is
+held once for many runs: the names of their fields, their settings (bases.py), and what they are (points.py).
 """
 
 from __future__ import annotations
@@ -9,137 +9,189 @@ from __future__ import annotations
 import itertools
 import marshal
 import tempfile
-from collections import defaultdict
+from array import array
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from analysis import runs, settings
+from analysis import brief, listing, settings
+from analysis.bases import Bases
+from analysis.listing import Listed, Run
 from analysis.order import natural
+from analysis.points import Groups, Point
+from analysis.provenance import Provenance
 from analysis.reading import Reader, Rows, Values
+from analysis.rebuild import Rebuild, picker
 
-_IN_MEMORY = 4 * 2**20  # bytes of rows; a larger study goes to the disk
+_IN_MEMORY = 2**18  # bytes of rows; a larger study goes to the disk
+_PARTS = 4
+_FOLDER = "folder"  # no name of a record
 
 
-class _Entry(NamedTuple):
-    """One run: which it is, and where its row is."""
+class Shape:
+    """Rows with the same names; `stored` are those of the values in the file, which a None is behind."""
 
-    path: str
-    run_id: str
-    done: bool
-    finished: str
-    cell: tuple[str, str, str]  # variant, model, task
-    seed: int
-    names: int
-    base: int
-    offset: int
-    length: int
+    def __init__(self, names: tuple[str, ...]) -> None:
+        self.names = names
+        self.kinds: list[set[type]] = [set() for _ in names]  # for each name, the types of its values
+        self.stored = (*names, _FOLDER)
+        self.run_id = names.index("run_id")
+        self.brief = picker(self.stored, brief.NAMES)
+        self.record = Rebuild(self.stored)
 
 
 class Spool:
     """The rows of all records below some folders, each run once."""
 
-    def __init__(self, roots: Iterable[Path | str]) -> None:
-        """Reads every record. Never raises for what it finds there: `listed` says what is left out."""
-        self.listed = runs.Listed()
-        self.names: list[tuple[str, ...]] = []  # of the rows' values; the last value has none, it is None
-        self.kinds: list[list[set[type]]] = []  # for each of `names`, the types that its values have
-        self.bases: list[dict[str, Any]] = []  # settings, without `config.`
-        self._file = tempfile.SpooledTemporaryFile(_IN_MEMORY, prefix="loratory-")  # noqa: SIM115 - closed in __exit__
-        self._entries = self._ordered(self._chosen(self._read(roots)))
+    def __init__(self, roots: Iterable[Path | str], listed: Listed) -> None:
+        """Reads every record. Never raises for what it finds there: `listed` is told what is left out."""
+        self.shapes: list[Shape] = []
+        self._file = tempfile.SpooledTemporaryFile(_IN_MEMORY, prefix="loratory-")  # noqa: SIM115 - see close
+        # By run, in the order in which they were read: where its row begins, its seed, its group.
+        self._starts = array("q", [0])
+        self._seeds: list[int] = []
+        self._group = array("i")
+        self.bases = Bases()
+        groups = Groups()
+        keys = self._fill(Reader(self.bases).rows(listing.folders(roots, listed), listed.distrust), groups)
+        # Of each group only what it takes to read a row.
+        self.made = groups.made
+        self._kinds = array("i", [number for each in groups.groups for number in (each.shape, each.base, each.made)])
+        left_out = self._left_out(keys, listed)
+        members = [array("i") for _ in groups.groups]
+        for number, group in enumerate(self._group):
+            if not left_out[number]:
+                members[group].append(number)
+        self.points = groups.points(self.bases, members, self._seeds)  # of all runs that count
+        self._origins = Counter[tuple[str, int]]()  # (status, place in `made`) → runs
+        for each, runs in zip(groups.groups, members, strict=True):
+            self._origins[each.status, each.made] += len(runs)
 
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def __enter__(self) -> Spool:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """Gives up the rows."""
         self._file.close()
 
-    def __iter__(self) -> Iterator[tuple[int, int, Values]]:
-        """Each row as (place in `names`, place in `bases`, values): by variant, model, task, settings and seed."""
-        for entry in self._entries:
-            yield entry.names, entry.base, self._values(entry)
+    def __len__(self) -> int:
+        return sum(len(point.runs) for point in self.points)
 
-    def _values(self, entry: _Entry) -> Values:
-        self._file.seek(entry.offset)
-        values: Values = marshal.loads(self._file.read(entry.length))
+    def provenance(self, *statuses: str) -> Provenance:
+        """Where the runs come from that ended so; of done ones the protocols, too."""
+        found = Provenance()
+        for (status, made), times in self._origins.items():
+            if times and status in statuses:
+                found.add(*self.made[made], times=times)
+        for point in self.points if "done" in statuses else ():
+            if point.status == "done":
+                found.add_protocol(point.task, point.observed, len(point.runs))
+        return found
+
+    def run(self, number: int) -> Run:
+        """A run, read anew."""
+        (shape, base, made), values = self._kind(number), self._values(number)
+        return Run(values[-2], self.shapes[shape].record(values, self.bases, base, self.made[made]))
+
+    def brief(self, number: int) -> Values:
+        """The values of `brief.NAMES` of a run, read anew."""
+        return self.shapes[self._kind(number)[0]].brief(self._values(number))
+
+    def rows(self) -> Iterator[tuple[int, int, int, Values]]:
+        """Each row by variant, model, task, settings and seed: places in `shapes`, `bases` and `made`, and values."""
+        cells: dict[tuple[str, str, str], list[Point]] = {}
+        for point in self.points:
+            cells.setdefault((point.variant, point.model, point.task), []).append(point)
+        for cell in sorted(cells, key=lambda cell: tuple(map(natural, cell))):
+            for number in self._by_settings(cells[cell]):
+                shape, base, made = self._kind(number)
+                yield shape, base, made, self._values(number)
+
+    def ordered(self, numbers: Iterable[int]) -> array[int]:
+        """Runs by seed, then run_id."""
+        found = array("i")
+        for _, same in itertools.groupby(sorted(numbers, key=self._seeds.__getitem__), self._seeds.__getitem__):
+            own = list(same)
+            found.extend(own if len(own) == 1 else sorted(own, key=self._run_id))
+        return found
+
+    def _by_settings(self, points: Iterable[Point]) -> Iterator[int]:
+        points = list(points)
+        differ = sorted(self.bases.unequal({point.config.place for point in points}))
+        alike: dict[tuple[object, ...], array[int]] = {}
+        for point in points:
+            key = tuple(settings.sort_key(self.bases.get(point.config.place, name)) for name in differ)
+            alike.setdefault(key, array("i")).extend(point.runs)
+        for numbers in map(alike.__getitem__, sorted(alike)):
+            yield from self.ordered(numbers)
+
+    def _run_id(self, number: int) -> str:
+        run_id: str = self._values(number)[self.shapes[self._kind(number)[0]].run_id]
+        return run_id
+
+    def _kind(self, number: int) -> Sequence[int]:
+        """The places of a run's shape, of its base, and of what it was made with."""
+        start = 3 * self._group[number]
+        return self._kinds[start : start + 3]
+
+    def _values(self, number: int) -> Values:
+        start = self._starts[number]
+        self._file.seek(start)
+        values: Values = marshal.loads(self._file.read(self._starts[number + 1] - start))
         return values
 
-    def _read(self, roots: Iterable[Path | str]) -> dict[str, list[_Entry]]:
-        """Fills the file; the entries by run_id."""
-        filing = _Filing(self)
-        by_id: dict[str, list[_Entry]] = {}
-        for rows in Reader().rows(runs.folders(roots, self.listed), self.listed.distrust):
-            contents = [marshal.dumps((*values, None), 2) for values in rows.values]
-            self._file.writelines(contents)
-            for entry in filing.entries(rows, map(len, contents)):
-                by_id.setdefault(entry.run_id, []).append(entry)
-        return by_id
-
-    def _chosen(self, by_id: dict[str, list[_Entry]]) -> Iterator[_Entry]:
-        for run_id, same in sorted(by_id.items()):
-            used, others = runs.choose(same)
-            yield used
-            if others:
-                differs = any(self._whole(other) != self._whole(used) for other in others)
-                paths = tuple(Path(other.path) for other in others)
-                self.listed.duplicates.append(runs.Duplicate(run_id, Path(used.path), paths, differs))
-
-    def _whole(self, entry: _Entry) -> tuple[dict[str, Any], dict[str, Any]]:
-        return dict(zip(self.names[entry.names], self._values(entry), strict=False)), self.bases[entry.base]
-
-    def _ordered(self, entries: Iterable[_Entry]) -> list[_Entry]:
-        by_cell: dict[tuple[str, str, str], list[_Entry]] = defaultdict(list)
-        for entry in entries:
-            by_cell[entry.cell].append(entry)
-        cells = sorted(by_cell, key=lambda cell: tuple(map(natural, cell)))
-        return [entry for cell in cells for entry in self._by_settings(by_cell[cell])]
-
-    def _by_settings(self, entries: Sequence[_Entry]) -> list[_Entry]:
-        places = {entry.base for entry in entries}
-        differ = sorted(settings.unequal(self.bases[place] for place in places))
-        keys = {place: _key(self.bases[place], differ) for place in places}
-        return sorted(entries, key=lambda entry: (keys[entry.base], entry.seed, entry.run_id))
-
-
-def _key(base: dict[str, Any], names: Sequence[str]) -> tuple[object, ...]:
-    return tuple(settings.sort_key(base.get(name)) for name in names)
-
-
-class _Filing:
-    """Makes the entries of an index; what they have in common is held once."""
-
-    def __init__(self, spool: Spool) -> None:
-        self._spool = spool
-        self._names: dict[int, int] = {}
-        self._bases: dict[int, int] = {}
-        self._cells: dict[tuple[str, str, str], tuple[str, str, str]] = {}
-        self._offset = 0
-
-    def entries(self, rows: Rows, lengths: Iterable[int]) -> Iterator[_Entry]:
-        """The entries of some rows, which were written one behind the other."""
-        spool = self._spool
-        number = self._names.get(id(rows.names))
-        if number is None:
-            number = self._names[id(rows.names)] = len(spool.names)
-            spool.names.append(rows.names)  # and so held: no other gets its id
-            spool.kinds.append([set() for _ in rows.names])
-        for seen, values in zip(spool.kinds[number], rows.columns, strict=True):
-            seen.update(map(type, values))
-        column = dict(zip(rows.names, rows.columns, strict=True))
-        finished = column.get("finished") or itertools.repeat("")
-        cells = zip(column["variant"], column["model"], column["task"], strict=True)
-        which = zip(column["run_id"], column["status"], finished, column["seed"], cells, strict=False)
-        for folder, base, length, (run_id, status, ended, seed, cell) in zip(
-            rows.folders, rows.bases, lengths, which, strict=False
-        ):
-            place = self._bases.get(id(base))
+    def _fill(self, everything: Iterable[Rows], groups: Groups) -> array[int]:
+        """Fills the file; for each run a number that runs of one run_id share."""
+        keys = array("q")
+        places: dict[int, int] = {}
+        for rows in everything:
+            place = places.get(id(rows.names))
             if place is None:
-                place = self._bases[id(base)] = len(spool.bases)
-                spool.bases.append(base)
-            cell = self._cells.setdefault(cell, cell)
-            done = status == "done"
-            yield _Entry(folder, run_id, done, ended or "", cell, seed, number, place, self._offset, length)
-            self._offset += length
+                place = places[id(rows.names)] = len(self.shapes)
+                self.shapes.append(Shape(rows.names))  # and so held: no other names get their id
+            shape = self.shapes[place]
+            for seen, types in zip(shape.kinds, rows.kinds, strict=True):
+                seen |= types
+            contents = [
+                marshal.dumps((*values, folder, None), 2)
+                for values, folder in zip(rows.values, rows.folders, strict=True)
+            ]
+            self._file.writelines(contents)
+            ends = itertools.accumulate(map(len, contents), initial=self._starts[-1])
+            self._starts.extend(itertools.islice(ends, 1, None))
+            self._seeds += rows.columns[rows.names.index("seed")]
+            self._group.extend(groups.numbers(place, rows))
+            keys.extend(map(hash, rows.columns[rows.names.index("run_id")]))
+        return keys
+
+    def _left_out(self, keys: array[int], listed: Listed) -> bytearray:
+        """By run, whether another with its run_id counts."""
+        left_out = bytearray(len(keys))
+        duplicates = []
+        for run_id, numbers in self._same(keys):
+            by_path = {run.path: (number, run) for number in numbers for run in [self.run(number)]}
+            used, others = listing.choose([run for _, run in by_path.values()])
+            for number in numbers:
+                left_out[number] = number != by_path[used.path][0]
+            if others:
+                differs = any(other.record != used.record for other in others)
+                paths = tuple(other.folder for other in others)
+                duplicates.append(listing.Duplicate(run_id, used.folder, paths, differs))
+        listed.duplicates += sorted(duplicates, key=lambda duplicate: duplicate.run_id)
+        return left_out
+
+    def _same(self, keys: array[int]) -> Iterator[tuple[str, list[int]]]:
+        """The run_ids that several runs have."""
+        # A part at a time: a dictionary of all would be larger than all that is held.
+        for part in range(_PARTS):
+            first: dict[int, int] = {}
+            several: dict[int, list[int]] = {}
+            for number, key in enumerate(keys):
+                if key % _PARTS == part and first.setdefault(key, number) != number:
+                    several.setdefault(key, [first[key]]).append(number)
+            for numbers in several.values():
+                by_id: dict[Any, list[int]] = {}
+                for number in numbers:
+                    by_id.setdefault(self._run_id(number), []).append(number)
+                yield from ((run_id, own) for run_id, own in by_id.items() if len(own) > 1)
+
+
+__all__ = ["Shape", "Spool"]

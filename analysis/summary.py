@@ -9,9 +9,9 @@ from __future__ import annotations
 import statistics
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from analysis import glue, numbers
+from analysis import numbers
 from analysis.grid import Cell, Grid, Spread, spread
 from analysis.marks import NONE, Marks, mark
 
@@ -57,8 +57,8 @@ def averages(grid: Grid) -> Averages:
         return Averages(found, why_none=why)
     lacking = []
     for place in complete:
-        merged = [cell for cell in grid.cells[place] if cell.runs[0].record.task in glue.AVERAGED]
-        missed = sorted({pair for cell in merged for run in cell.runs for pair in glue.lacking(run.record)})
+        cells = zip(grid.columns, grid.cells[place], strict=True)
+        missed = sorted((column.task, metric) for column, cell in cells for metric in cell.lacking)
         if missed:
             lacking += [(grid.rows[place].label, *pair) for pair in missed]
         else:
@@ -100,7 +100,7 @@ def ranked(values: Sequence[float], higher_is_better: bool) -> list[float]:
 
 
 def _complete(grid: Grid) -> set[int]:
-    return {place for place, line in enumerate(grid.cells) if all(cell.runs for cell in line)}
+    return {place for place, line in enumerate(grid.cells) if all(cell.n for cell in line)}
 
 
 def _why_none(grid: Grid, complete: set[int]) -> str | None:
@@ -110,12 +110,10 @@ def _why_none(grid: Grid, complete: set[int]) -> str | None:
 
 
 def _average(cells: Sequence[Cell]) -> Spread:
-    scores = [[(run.record.seed, glue.score(run.record)) for run in cell.runs] for cell in cells]
-    by_task = [{seed: score for seed, score in each if score is not None} for each in scores]
+    by_task = [dict(zip(cell.seeds, cell.scores, strict=True)) for cell in cells]
     seeds = by_task[0].keys()
     balanced = all(own.keys() == seeds and len(own) == cell.n for own, cell in zip(by_task, cells, strict=True))
     if balanced:
         return spread([statistics.fmean(own[seed] for own in by_task) for seed in sorted(seeds)], fraction=True)
-    mean = statistics.fmean(statistics.fmean(score for _, score in each if score is not None) for each in scores)
-    single = spread([mean], fraction=True)
-    return Spread(0, single.mean, None, single.mean_text, "")
+    mean = statistics.fmean(statistics.fmean(cell.scores) for cell in cells)
+    return replace(spread([mean], fraction=True), n=0)

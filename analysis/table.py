@@ -10,7 +10,7 @@ from pathlib import Path
 
 from analysis import grid, html, latex, layout, markdown, notes, papers, rows, runs, summary, tidy
 from analysis.reading import steady
-from analysis.verb import Verb, add_runs, emit, read_runs
+from analysis.verb import Verb, add_runs, emit, stored_runs
 
 FORMATS = ("md", "csv", "latex", "html")
 _ENDINGS = {".csv": "csv", ".tex": "latex", ".html": "html"}
@@ -60,8 +60,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Prints the table. Raises `AnalysisError` where there is no record to make it from."""
     output: Path | None = arguments.output
     form = arguments.format or _ENDINGS.get(output.suffix if output else "", "md")
-    with steady():
-        text, problems = render(read_runs(arguments.runs), form, options_of(arguments))
+    with steady(), stored_runs(arguments.runs) as found:
+        text, problems = render(found, form, options_of(arguments))
     emit(text, output)
     for problem in problems:
         print(problem, file=sys.stderr)
@@ -74,7 +74,9 @@ PLAIN = Options()
 def render(found: runs.Found, form: str, options: Options = PLAIN) -> tuple[str, list[str]]:
     """The table as text, and the problems that this format has no room for. Raises `AnalysisError`."""
     all_rows = rows.build(found)
-    table = grid.build(all_rows, group_by_budget=options.group == "budget", memory=options.memory)
+    table = grid.build(
+        all_rows, group_by_budget=options.group == "budget", memory=options.memory, every_cost=form == "csv"
+    )
     averages, ranks = summary.averages(table), summary.ranks(table)
     beside = papers.beside(table, options.published)
     underlined = form in ("latex", "html")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import csv
-import io
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from analysis import costs, settings
+from analysis.columns import Into
 from analysis.grid import Grid, budgets
 from analysis.numbers import exact, magnitude
 from analysis.papers import Paper
@@ -40,14 +40,14 @@ HEADER = (
 
 def render(grid: Grid, averages: Averages, ranks: Ranks, papers: Sequence[Paper] = ()) -> str:
     """The whole file; a task without done runs has n = 0 and blanks."""
-    file = io.StringIO()
-    writer = csv.DictWriter(file, HEADER, restval="", extrasaction="ignore", lineterminator="\n")
+    lines: list[str] = []
+    writer = csv.DictWriter(Into(lines), HEADER, restval="", extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     for place in range(len(grid.rows)):
         writer.writerows(_lines(grid, averages, ranks, place))
     for paper in papers:
         writer.writerows(_published(grid, paper))
-    return file.getvalue()
+    return "".join(lines)
 
 
 def _lines(grid: Grid, averages: Averages, ranks: Ranks, place: int) -> Iterator[dict[str, Any]]:
@@ -64,21 +64,18 @@ def _lines(grid: Grid, averages: Averages, ranks: Ranks, place: int) -> Iterator
     for column, cell in zip(grid.columns, grid.cells[place], strict=True):
         line = shared | {"task": column.task, "n": cell.n, "failed": cell.failed}
         if cell.spread is not None:
-            # The runs of a cell have one metric and one protocol, or they would be several rows.
-            record = cell.runs[0].record
-            higher = record.metric.higher_is_better
+            metric, checkpoint, split, higher, protocol, _ = cell.observed
             line |= {
-                "metric": record.metric.name,
-                "checkpoint": record.metric.checkpoint,
-                "split": record.metric.split,
-                "protocol": record.data.protocol,
+                "metric": metric,
+                "checkpoint": checkpoint,
+                "split": split,
+                "protocol": protocol,
                 "higher_is_better": "" if higher is None else str(higher).lower(),
                 "mean": exact(cell.spread.mean),
                 "sd": exact(cell.spread.sd),
-                "seeds": " ".join(str(run.record.seed) for run in cell.runs),
+                "seeds": " ".join(map(str, cell.seeds)),
             }
-            means = costs.means([run.record for run in cell.runs], costs.COSTS)
-            line |= {cost.key: exact(mean) for cost, mean in zip(costs.COSTS, means, strict=True)}
+            line |= {cost.key: exact(cell.costs.of(cost)) for cost in costs.COSTS}
         yield line
 
 

@@ -6,7 +6,7 @@ import argparse
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,8 +40,20 @@ def add_runs(parser: argparse.ArgumentParser) -> None:
 def read_runs(roots: Iterable[Path | str]) -> Found:
     """All runs below `roots`. Raises `AnalysisError` where there is no record to be made anything of."""
     found = runs.read(roots)
-    refuse_nothing(found, len(found.done) + len(found.failed))
+    _refuse_nothing(found)
     return found
+
+
+@contextlib.contextmanager
+def stored_runs(roots: Iterable[Path | str]) -> Iterator[Found]:
+    """As `read_runs`, in little memory; the runs can be read within it alone."""
+    with runs.stored(roots) as found:
+        _refuse_nothing(found)
+        yield found
+
+
+def _refuse_nothing(found: Found) -> None:
+    refuse_nothing(found, found.count("done") + found.count("failed"))
 
 
 def refuse_nothing(listed: Listed, count: int) -> None:

@@ -1,6 +1,6 @@
 """Time and memory of the verbs that make tables, as multiples of reading the same files with the standard library.
 
-    python -m benchmarks.analysis_speed [--runs 1000 10000] [--rounds N] [--json FILE]
+    python -m benchmarks.analysis_speed [--runs 1000 3000 10000] [--rounds N] [--json FILE]
 
 N records of a study (tasks of GLUE × settings of every variant × five seeds, a hundredth of them
 failed) are written into a temporary folder. The floor opens each `record.json` and calls
@@ -11,6 +11,15 @@ records (`start`: imports, once per process however many records there are), the
 the median over the rounds of a verb's seconds of processor time over the floor's in the same round:
 on a machine that is doing nothing else these are the seconds that pass, on another they are not. The
 peak is what the kernel says of the whole process.
+
+Memory is measured in two kinds of studies: with more settings, five seeds each, and with more seeds of the settings
+that the smallest study has. No record is held, so what grows is:
+
+- for each run, whatever it is: the name of its folder, until it has been read (some 70 bytes); then where its row is in
+  a temporary file, its group, its seed and its value (40 bytes);
+- for each setting: its cells and its row as they are printed, and what tells it apart from others (1 to 2 KiB a cell).
+
+A parquet file is written in parts of 2,000 rows, which a smaller study does not fill.
 """
 
 from __future__ import annotations
@@ -97,12 +106,12 @@ def configs() -> dict[str, list[dict[str, Any]]]:
     return {task: [{**config, **own} for config in bare] for task, own in of_task.items()}
 
 
-def rows(count: int) -> Iterator[dict[str, Any]]:
-    """`count` flat records of one study, the same each time."""
+def rows(count: int, seeds: int = SEEDS) -> Iterator[dict[str, Any]]:
+    """`count` flat records of one study, so many seeds of each setting, the same each time."""
     draw = random.Random(0)
     by_task = configs()
     for number in range(count):
-        setting, seed = divmod(number, SEEDS)
+        setting, seed = divmod(number, seeds)
         setting, task = divmod(setting, len(by_task))
         task = list(by_task)[task]
         setting, variant = divmod(setting, len(by_task[task]))
@@ -122,8 +131,8 @@ def _row(draw: random.Random, config: dict[str, Any], seed: int, failed: bool) -
         "model": config["model.name"],
         "seed": seed,
         "status": "failed" if failed else "done",
-        "started": f"2026-01-0{1 + seed}T03:04:05+00:00",
-        "finished": f"2026-01-0{1 + seed}T03:05:{draw.randrange(10, 60)}+00:00",
+        "started": f"2026-01-{1 + seed % 28:02}T03:04:05+00:00",
+        "finished": f"2026-01-{1 + seed % 28:02}T03:05:{draw.randrange(10, 60)}+00:00",
         "overrides": [f"variant={variant}", f"task={task}", f"seed={seed}", f"optim.lr={config['optim.lr']}"],
         "git.commit": "c293269ad6d1c2a4b1d3b4fe2f4c0a9b7e5d1f02",
         "git.dirty": False,
@@ -182,11 +191,11 @@ def _row(draw: random.Random, config: dict[str, Any], seed: int, failed: bool) -
     }
 
 
-def write(count: int, folder: Path) -> None:
-    """`count` run folders below `folder`."""
+def write(count: int, folder: Path, seeds: int = SEEDS) -> None:
+    """`count` run folders below `folder`, as `rows` has them."""
     from trainer.record import FILENAME, Record
 
-    for row in rows(count):
+    for row in rows(count, seeds):
         Record.from_row(row)  # raises for a row that is no record
         home = folder / row["run_id"]
         home.mkdir(parents=True)
@@ -213,13 +222,15 @@ def child(body: str, *arguments: str) -> Measured:
     return Measured(float(start), float(seconds), float(busy), int(peak) / 1024)
 
 
-def measure(count: int, rounds: int, verbs: dict[str, tuple[str, ...]]) -> dict[str, dict[str, float]]:
+def measure(
+    count: int, rounds: int, verbs: dict[str, tuple[str, ...]], seeds: int = SEEDS
+) -> dict[str, dict[str, float]]:
     """For the floor and each verb: median seconds, ratio to the floor, and peak MiB."""
     with tempfile.TemporaryDirectory() as place:
         few, runs, out = (Path(place) / name for name in ("few", "runs", "out"))
         out.mkdir()
         write(10, few)
-        write(count, runs)
+        write(count, runs, seeds)
         found: dict[str, list[Measured]] = {"floor": [], **{name: [] for name in verbs}}
         for turn in range(rounds + 1):
             for name, measured in found.items():
@@ -241,22 +252,43 @@ def measure(count: int, rounds: int, verbs: dict[str, tuple[str, ...]]) -> dict[
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--runs", type=int, nargs="+", default=[1000, 10_000], metavar="N", help="numbers of records")
+    parser.add_argument(
+        "--runs", type=int, nargs="+", default=[1000, 3000, 10_000], metavar="N", help="numbers of records"
+    )
     parser.add_argument("--rounds", type=int, default=5, help="measurements of each, after one that warms up")
     parser.add_argument("--verbs", nargs="+", choices=VERBS, default=list(VERBS), metavar="VERB", help="; ".join(VERBS))
     parser.add_argument("--json", type=Path, metavar="FILE", help="writes all numbers there")
     arguments = parser.parse_args()
+    counts = sorted(set(arguments.runs))
+    verbs = {name: VERBS[name] for name in arguments.verbs}
     results = {}
-    for count in arguments.runs:
-        found = results[count] = measure(count, arguments.rounds, {name: VERBS[name] for name in arguments.verbs})
+    for count in counts:
+        found = results[count] = measure(count, arguments.rounds, verbs)
         print(f"{count:,} records, {arguments.rounds} rounds, Python {sys.version.split()[0]}\n")
         print("| | start s | s | processor s | × floor | peak MiB |\n|---|---:|---:|---:|---:|---:|")
         for name, row in found.items():
             print(f"| {name} | {row['start_seconds']:.2f} | {row['seconds']:.2f} ", end="")
             print(f"| {row['busy_seconds']:.2f} | {row['ratio']:.2f} | {row['peak_mib']:.0f} |")
         print(flush=True)
+    # Memory needs no second look.
+    more_seeds = {count: measure(count, 1, verbs, SEEDS * count // counts[0]) for count in counts[1:]}
+    more_seeds = {counts[0]: results[counts[0]], **more_seeds}
+    for what, measured in (("more settings", results), ("more seeds", more_seeds)):
+        print("\n".join(memory(what, measured)), end="\n\n")
     if arguments.json:
-        arguments.json.write_text(json.dumps(results, indent=1))
+        arguments.json.write_text(json.dumps({"more settings": results, "more seeds": more_seeds}, indent=1))
+
+
+def memory(what: str, measured: dict[int, dict[str, dict[str, float]]]) -> Iterator[str]:
+    """A table of peaks by number of records, and by how many bytes they grow from the first to the last for a run."""
+    counts = list(measured)
+    first, last = counts[0], counts[-1]
+    yield f"| {what}, peak MiB | {' | '.join(f'{count:,}' for count in counts)} | bytes a run |"
+    yield f"|---|{'---:|' * (len(counts) + 1)}"
+    for name in measured[first]:
+        peaks = [measured[count][name]["peak_mib"] for count in counts]
+        growth = f"{(peaks[-1] - peaks[0]) * MIB / (last - first):.0f}" if last > first else ""
+        yield f"| {name} | {' | '.join(f'{peak:.1f}' for peak in peaks)} | {growth} |"
 
 
 if __name__ == "__main__":

@@ -338,6 +338,7 @@ def _content(path: str) -> bytes:
 
 
 _CHUNK = 1 << 16
+_SEPARATORS = (os.sep, *filter(None, [os.altsep]))
 
 
 def find(*roots: str | os.PathLike[str], unread: Callable[[OSError], None] | None = None) -> Iterator[str]:
@@ -347,16 +348,21 @@ def find(*roots: str | os.PathLike[str], unread: Callable[[OSError], None] | Non
     not followed.
     """
     for root in roots:
-        waiting = [os.fspath(root)]
+        # Names, not paths: a study has thousands of runs in one folder. The last is the next.
+        waiting = [("", [os.fspath(root)])]
         while waiting:
-            folder = waiting.pop()
+            above, names = waiting[-1]
+            if not names:
+                waiting.pop()
+                continue
+            folder = above + names.pop()
             below: list[str] = []
             found = False
             try:
                 with os.scandir(folder) as entries:
                     for entry in entries:
                         if entry.is_dir(follow_symlinks=False):
-                            below.append(entry.path)
+                            below.append(entry.name)
                         elif entry.name == FILENAME:
                             found = True
             except OSError as error:
@@ -365,5 +371,7 @@ def find(*roots: str | os.PathLike[str], unread: Callable[[OSError], None] | Non
                 continue
             if found:
                 yield folder
-            below.sort(reverse=True)  # the last is the next
-            waiting += below
+            if not below:
+                continue
+            below.sort(reverse=True)
+            waiting.append((folder if folder.endswith(_SEPARATORS) else folder + os.sep, below))

@@ -14,6 +14,7 @@ from analysis.comparison.verdict import scale_of
 from analysis.notes import Note
 from analysis.numbers import human
 from analysis.order import natural
+from analysis.provenance import Provenance
 from analysis.rows import Rows
 from analysis.runs import Found
 from analysis.stats import ALPHA, seeds
@@ -27,23 +28,24 @@ _MOST_ROWS = 10  # that one line names
 def build(found: Found, rows: Rows, sides: Sides, outcomes: Outcomes, resamples: int) -> list[Note]:
     """All lines below a comparison, in their order."""
     runs = [run for outcome in outcomes.done for pair in outcome.paired.pairs for run in pair]
+    provenance = Provenance.of(run.record for run in runs)
     explanations = [
         *_numbers(outcomes, resamples),
         *_floors(outcomes.done),
-        *notes.protocols(runs),
+        *notes.protocols((run.record.task, settings.observed(run.record)) for run in runs),
         *_settings(rows, sides),
     ]
     problems = [
         *_unequal_budgets(outcomes.done),
         *_unlike_sides(sides, outcomes.done),
-        *notes.mixed(runs),
+        *provenance.mixed(),
         *(line for outcome in outcomes.done for line in _unpaired(outcome.paired)),
         *(line for outcome in outcomes.refused for line in _refused(outcome)),
         *_without_examples(outcomes.done),
-        *notes.failed(Rows(sides.rows, rows.tasks, {}, rows.seed_names)),
+        *notes.failed(Rows(sides.rows, rows.tasks, {})),
         *notes.left_out(found),
     ]
-    code = [notes.code(runs)] if runs else []
+    code = [notes.code(provenance)] if runs else []
     return [*map(Note, explanations), *code, *(Note(text, problem=True) for text in problems)]
 
 
@@ -101,7 +103,7 @@ def _floors(done: Sequence[Outcome]) -> Iterator[str]:
 def _settings(rows: Rows, sides: Sides) -> Iterator[str]:
     for a, b in sides.pairs:
         shared = [task for task in rows.tasks if a.runs.get(task) and b.runs.get(task)]
-        names = {name for task in shared for name in notes.between(task, [a, b], rows.seed_names)}
+        names = {name for task in shared for name in notes.between(task, [a, b])}
         if names:
             listed = words.listed(sorted(names, key=natural))
             yield f"Besides the variant and what the labels say, {a.label} and {b.label} differ in: {listed}."

@@ -62,11 +62,11 @@ def _incomparable(rows: Sequence[Row], task: str) -> str | None:
     without = [row.label for row in rows if not row.runs.get(task)]
     if without:
         return f"no done run of {listed(without)}"
-    records = [row.runs[task][0].record for row in rows]
-    mixed = [settings.OBSERVED[n] for n in settings.COMPARABLE if len({settings.value(r, n) for r in records}) > 1]
+    points = [row.points[task][0] for row in rows]
+    mixed = [settings.OBSERVED[n] for n in settings.COMPARABLE if len({point.value(n) for point in points}) > 1]
     if mixed:
         return f"the rows differ in {listed(mixed)}"
-    if records[0].metric.higher_is_better is None:
+    if points[0].value("metric.higher_is_better") is None:
         return "no run says whether higher is better"
     return None
 

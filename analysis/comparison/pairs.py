@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from analysis import settings
@@ -49,7 +49,8 @@ class Paired:
 
 def pair(a: Row, b: Row, task: str) -> Paired | None:
     """The pairs of two rows on a task; None where neither row ever ran on it."""
-    runs_a, runs_b = a.runs.get(task, []), b.runs.get(task, [])
+    none: Sequence[Run] = ()
+    runs_a, runs_b = a.runs.get(task, none), b.runs.get(task, none)
     if not (runs_a or runs_b or a.failed.get(task) or b.failed.get(task)):
         return None
     without = [row.label for row, runs in ((a, runs_a), (b, runs_b)) if not runs]
@@ -73,9 +74,10 @@ def pair(a: Row, b: Row, task: str) -> Paired | None:
 
 def _kinds(a: Run, b: Run) -> Iterator[str]:
     # Within a row the runs on a task are of one kind (analysis/rows.py): the first speaks for all.
-    for name in _SAME_KIND:
-        left, right = settings.value(a.record, name), settings.value(b.record, name)
-        if left != right:
+    for name, left, right in zip(
+        settings.OBSERVED, settings.observed(a.record), settings.observed(b.record), strict=True
+    ):
+        if name in _SAME_KIND and left != right:
             yield f"{settings.OBSERVED[name]} {settings.text(left)} and {settings.text(right)}"
 
 

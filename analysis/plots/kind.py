@@ -16,7 +16,7 @@ from analysis.folder import Unusable
 from analysis.grid import Cell, Column, Grid
 from analysis.plots import style
 from analysis.rows import Row, Rows
-from analysis.runs import Found, Run
+from analysis.runs import Found, Run, Runs
 
 T = TypeVar("T")
 
@@ -57,8 +57,8 @@ class Group:
     look: style.Look
 
     @property
-    def runs(self) -> tuple[Run, ...]:
-        return self.cell.runs
+    def runs(self) -> Runs:
+        return self.row.runs[self.column.task]
 
     @property
     def label(self) -> str:

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
-from analysis import reading
-from analysis.reading import Config, Reader
+from analysis.bases import Bases, Config
+from analysis.points import Groups
+from analysis.reading import Reader
+from analysis.rebuild import Rebuild
 from trainer import record as records
 from trainer.record import CorruptRecord, Record
 
@@ -66,7 +68,15 @@ def put(folder: Path, text: str) -> str:
 
 def read(*folders: str) -> tuple[dict[str, Record], dict[str, str]]:
     refused: dict[str, str] = {}
-    return dict(Reader().records(folders, refused.__setitem__)), refused
+    found: dict[str, Record] = {}
+    bases, groups = Bases(), Groups()
+    for rows in Reader(bases).rows(folders, refused.__setitem__):
+        rebuild = Rebuild(rows.names)
+        numbers = list(groups.numbers(0, rows))
+        for folder, values, base, number in zip(rows.folders, rows.values, rows.bases, numbers, strict=True):
+            made = groups.made[groups.groups[number].made]
+            found[folder] = rebuild((*values, None), bases, base, made)
+    return found, refused
 
 
 WRITERS = {
@@ -193,7 +203,7 @@ def test_runs_that_differ_in_their_seed_share_their_settings(tmp_path):
     found, _ = read(*(put(tmp_path / str(number), as_written(row(number))) for number in range(3)))
     configs = [record.config for record in found.values()]
     assert all(isinstance(config, Config) for config in configs)
-    assert len({id(config.base) for config in configs}) == 1
+    assert len({config.place for config in configs}) == 1
     assert [config["seed"] for config in configs] == [0, 1, 2]
     assert set(configs[0].seeds) == {"seed", "data.split_seed", "variant.seeded"}, "by their names, whatever is in them"
 
@@ -211,8 +221,7 @@ def test_more_folders_than_are_read_at_once(tmp_path, monkeypatch):
     assert found == {folder: records.read(folder) for folder in folders}
 
 
-def test_more_shapes_and_settings_than_are_kept(tmp_path, monkeypatch):
-    monkeypatch.setattr(reading, "_MOST", 2)
+def test_every_file_with_other_names_and_settings(tmp_path):
     folders = [
         put(tmp_path / str(n), as_written(row(n, **{f"config__x{n}": n, f"metrics__m{n}": n}))) for n in range(6)
     ]
@@ -229,19 +238,8 @@ def test_a_record_that_vanishes_is_told(tmp_path):
 
 def test_rows_have_everything_but_the_base(tmp_path):
     content = row(3)
-    (rows,) = Reader().rows([put(tmp_path / "a", as_written(content))], print)
-    base = {f"config.{name}": value for name, value in rows.bases[0].items()}
+    bases = Bases()
+    (rows,) = Reader(bases).rows([put(tmp_path / "a", as_written(content))], print)
+    base = {f"config.{name}": value for name, value in bases.items(rows.bases[0]).items()}
     assert dict(zip(rows.names, rows.values[0], strict=True)) | base == content
     assert [column[0] for column in rows.columns] == list(rows.values[0])
-
-
-def test_a_config_is_a_mapping_of_both_parts():
-    settings = {"rank": 8, "seed": 3, "data.seed": 4}
-    config = Config.of(settings)
-    assert config == settings and settings == config and len(config) == 3
-    assert (config.base, config.seeds) == ({"rank": 8}, {"seed": 3, "data.seed": 4})
-    assert config.get("seed") == 3 and config.get("alpha") is None and config.get("alpha", 1) == 1
-    assert "rank" in config and "alpha" not in config
-    with pytest.raises(KeyError):
-        config["alpha"]
-    assert Config.of(config) is config

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from analysis import rows, runs
-from trainer import record as records
 
 
 def test_seeds_are_averaged_and_nothing_else(store, table):
@@ -236,13 +237,23 @@ def test_tasks_are_in_the_order_of_the_alphabet(store, table):
     assert [name.split()[0] for name in table().cells[0][1:4]] == ["boolq", "movie", "sst2"]
 
 
-def test_records_from_elsewhere_make_the_same_rows(store):
+def test_however_its_file_is_written_a_record_makes_the_same_rows(store):
     for rank in (4, 8):
         for seed in range(4):
             store.add("lora", seed, config={"variant.rank": rank, "data.seed": seed, "data.split_seed": seed // 2})
-    found = runs.read(["runs"])
-    plain = runs.Found(done=[runs.Run(run.path, records.read(run.folder)) for run in found.done])
-    assert type(plain.done[0].record.config) is dict
-    labels = [row.label for row in rows.build(found).rows]
-    assert labels == [row.label for row in rows.build(plain).rows]
+    labels = [row.label for row in rows.build(runs.read(["runs"])).rows]
+    for path in sorted(store.root.glob("runs/*/record.json"))[::2]:
+        path.write_text(json.dumps(json.loads(path.read_text())))
+    found = rows.build(runs.read(["runs"])).rows
+    assert labels == [row.label for row in found]
     assert labels == [f"lora rank={rank} data.split_seed={seed}" for rank in (4, 8) for seed in (0, 1)]
+    assert [[run.record.seed for run in row.runs["movie"]] for row in found] == [[0, 1], [2, 3]] * 2
+
+
+def test_a_seed_that_is_not_always_the_runs_is_a_setting_of_every_run(store):
+    for seed in range(2):
+        store.add("lora", seed, config={"data.seed": seed})
+        store.add("lora", 10 + seed, config={"data.seed": 5})
+    found = rows.build(runs.read(["runs"])).rows
+    assert [row.label for row in found] == [f"lora data.seed={seed}" for seed in (0, 1, 5)]
+    assert [len(row.runs["movie"]) for row in found] == [1, 1, 2]

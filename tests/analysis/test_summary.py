@@ -10,7 +10,6 @@ from scipy import stats
 
 from analysis import glue, summary
 from analysis.grid import spread
-from trainer.record import Metric, Record
 
 TWO = ("movie", "opinion")
 
@@ -125,13 +124,12 @@ def test_a_metric_that_glue_needs_and_a_run_has_not_leaves_the_average_out(store
     assert out.note("No average for a: ") == "GLUE averages f1 in, and a run on mrpc has none."
 
 
-def test_the_score_of_a_run():
-    record = Record(
-        "id", "s", "v", "mrpc", "m", 0, metric=Metric("accuracy", 0.8), metrics={"accuracy": 0.8, "f1": 0.6}
-    )
-    assert glue.score(record) == pytest.approx(0.7)
-    record.task = "sst2"
-    assert glue.score(record) == 0.8
+def test_the_scores_of_runs():
+    columns = {"metric.value": (0.8, 0.7), "metrics.accuracy": (0.8, 0.7), "metrics.f1": (0.6, None)}
+    assert glue.scores("sst2", columns) == [0.8, 0.7] and glue.lacking("sst2", columns) == []
+    assert glue.lacking("mrpc", columns) == ["f1"]
+    first = {name: values[:1] for name, values in columns.items()}
+    assert glue.lacking("mrpc", first) == [] and glue.scores("mrpc", first) == [pytest.approx(0.7)]
 
 
 def test_ranks_are_scipys():
