@@ -20,11 +20,20 @@ def fused_again() -> Iterator[None]:
     kernel.use("fused")
 
 
-@pytest.fixture(params=["few tokens", "many tokens", "many tokens of a narrow layer", "of a wide layer"])
+def join(monkeypatch: pytest.MonkeyPatch, *summed: int) -> None:
+    """Has the kernel make W′ wherever a product sums up so many features."""
+    joins = lambda tokens, weight: weight.dtype.itemsize >= 4 and weight.shape[1] in summed  # noqa: E731
+    monkeypatch.setattr(kernel, "_joins", joins)
+
+
+JOINED = {"in both passes": (8, 6), "in the forward pass": (8,), "in the backward pass": (6,)}  # features summed up
+
+
+@pytest.fixture(params=["few tokens", "many tokens", "of a wide layer", *JOINED])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """How the kernel computes, which it chooses by size: a few tokens stand for few, or for many."""
-    if request.param == "many tokens":
-        monkeypatch.setattr(kernel, "_joins", lambda rows, weight: weight.dtype.itemsize >= 4)
+    """How the kernel computes, which it chooses by size: a few tokens of a 6×8 layer stand for few, or for many."""
+    if request.param in JOINED:
+        join(monkeypatch, *JOINED[request.param])
     if request.param != "few tokens":
         monkeypatch.setattr(kernel, "_MANY", 2)
     if request.param == "of a wide layer":
@@ -95,11 +104,12 @@ def test_an_update_of_zero_leaves_the_layers_output_bit_for_bit(transposed: bool
     assert torch.equal(low_rank_linear(x, weight, bias, a, b * 0), torch.nn.functional.linear(x, weight, bias))
 
 
-def test_how_it_computes_depends_on_the_number_of_tokens() -> None:
-    wide, narrow = torch.empty(384, 384), torch.empty(1536, 384)
-    assert [kernel._joins(rows, wide) for rows in (128, 1024, 2048)] == [False, False, True]
-    assert [kernel._joins(rows, narrow) for rows in (1024, 2048, 4096)] == [False, False, True]
-    assert not kernel._joins(4096, wide.bfloat16()), "a sum in bfloat16 would round the update away"
+def test_how_it_computes_depends_on_the_number_of_tokens_and_on_the_pass() -> None:
+    joins = lambda *size: [kernel._joins(tokens, torch.empty(size)) for tokens in (512, 1024, 2048, 4096)]  # noqa: E731
+    assert joins(384, 384) == [False, False, True, True]
+    assert joins(1536, 384) == [False, True, True, True]
+    assert joins(384, 1536) == [False, False, False, True]
+    assert not kernel._joins(4096, torch.empty(384, 384).bfloat16()), "a sum in bfloat16 would round the update away"
 
 
 def test_a_layer_used_twice_sums_its_gradients() -> None:
@@ -161,10 +171,13 @@ def saved(x: torch.Tensor, *parameters: torch.Tensor, dropout: float = 0.0) -> l
     return sorted(t.numel() for t in kept.values() if t.untyped_storage().data_ptr() not in given)
 
 
-def test_what_it_saves_is_the_input_and_rank_sized_tensors() -> None:
+def test_what_it_saves_is_the_input_and_rank_sized_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
     few, many = tensors(torch.float32), tensors(torch.float32, (4, 9, 8))
     assert saved(*few) == [15 * 2]  # h
     assert saved(*few, dropout=0.1) == [15 * 2, 15 * 8]  # and bits
+    join(monkeypatch, 6)
+    assert saved(*many) == [36 * 2], "the backward pass alone makes W′"
+    join(monkeypatch, 8)
     assert saved(*many) == []
     x, *parameters, a, b = many
     assert saved(x, *parameters, a.detach(), b) == [36 * 2], "with A frozen h is needed and x is not"

@@ -8,12 +8,13 @@
     backward  ∂x = ∂y W,      ∂x += (tᵀ A) ∘ mask
               ∂A = t x̃    ∂B = s (c ∂y)ᵀ    ∂C = u hᵀ (or its diagonal)    ∂W = ∂yᵀ x where W is trained too
 
-    of many tokens, without dropout, W′ = W + s B C A is written in either pass and thrown away:
-    forward   y = x W′ᵀ + b
-    backward  ∂x = ∂y W′,  ∂A, ∂B, ∂C as above, with h from x
+    of many tokens, without dropout, W′ = W + s B C A is written in a pass and thrown away:
+    forward   y = x W′ᵀ + b       then ∂B and ∂C above with h from x
+    backward  ∂x = ∂y W′
 
 A thin product costs not its arithmetic but the way through a tensor of n rows, and to add to y or ∂x is to read and
-write one that no cache holds once there are several times as many tokens as a layer is wide. No copy of W is kept.
+write one that no cache holds once there are several times as many tokens as its product sums up features: each pass
+chooses for itself. No copy of W is kept.
 Above a base in lower precision W′ would round the update away, and under dropout the base sees another input than
 the update.
 
@@ -144,7 +145,7 @@ class _LowRankLinear(torch.autograd.Function):
         else:
             y = rows @ weight.t() if bias is None else torch.addmm(bias, rows, weight.t())
             y.addmm_(_times(core, h).t(), b.t(), alpha=scale)
-        ctx.scale, ctx.shape, ctx.least, ctx.joined = scale, shape, least, joined
+        ctx.scale, ctx.shape, ctx.least = scale, shape, least
         ctx.save_for_backward(x if keep_x else None, weight, a, b, core, h if keep_h else None, source)
         return y.view(*shape[:-1], y.shape[-1])
 
@@ -162,7 +163,7 @@ class _LowRankLinear(torch.autograd.Function):
             u = _project(b.t(), g).mul_(ctx.scale)
             t = u if core is None else _times(core.t(), u)
         if need_x:
-            if ctx.joined:
+            if source is None and _joins(len(g), weight.t()):
                 grad_x = g @ joined_weight(weight, a, b, core, ctx.scale)
             elif mask is None:
                 grad_x = (g @ weight).addmm_(t.t(), a)
@@ -183,14 +184,14 @@ class _LowRankLinear(torch.autograd.Function):
         return grad_x, grad_weight, None, grad_a, grad_b, grad_core, None, None, None, None
 
 
-def _joins(rows: int, weight: torch.Tensor) -> bool:
-    """Whether to make W′ twice takes less than to add to y and ∂x.
+def _joins(tokens: int, weight: torch.Tensor) -> bool:
+    """Whether a product of so many tokens with W, here (to, summed), takes less with W′ than if the update is added.
 
-    A thread adds to rows that it has just written, but reads all of W′, of which others wrote a part: counted as four
-    times the way. Between two cores far apart W′ cost more at 1,024 tokens of width 384, and less at 4,096.
+    W′ is written and read, partly by another thread: counted as twice its numbers. Of what is added to, a MiB is at
+    hand in caches. Measured at widths 384 to 3072; between two cores that lie far apart W′ costs up to four times that.
     """
-    out_features, in_features = weight.shape
-    return weight.dtype.itemsize >= 4 and rows * (in_features + out_features) > 8 * in_features * out_features
+    to, summed = weight.shape
+    return weight.dtype.itemsize >= 4 and tokens * to > 2 * to * summed + 2**18
 
 
 def joined_weight(
