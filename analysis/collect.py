@@ -19,7 +19,7 @@ from analysis.listing import Listed
 from analysis.markdown import one_line
 from analysis.reading import steady
 from analysis.spool import Spool
-from analysis.verb import AnalysisError, Verb, add_runs, emit_parts, refuse_nothing
+from analysis.verb import AnalysisError, Verb, add_runs, emit_parts, refuse_nothing, room
 from trainer.record import STATUSES
 
 if TYPE_CHECKING:
@@ -71,7 +71,8 @@ def run(arguments: argparse.Namespace) -> int:
 @contextlib.contextmanager
 def _read(roots: Iterable[Path | str]) -> Iterator[tuple[Spool, Listed]]:
     listed = Listed()
-    spool = Spool(roots, listed)
+    with room():
+        spool = Spool(roots, listed)
     try:
         refuse_nothing(listed, len(spool))
         yield spool, listed

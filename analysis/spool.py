@@ -6,6 +6,7 @@ held once for many runs: the names of their fields, their settings (bases.py), a
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import marshal
 import tempfile
@@ -45,7 +46,10 @@ class Spool:
     """The rows of all records below some folders, each run once."""
 
     def __init__(self, roots: Iterable[Path | str], listed: Listed) -> None:
-        """Reads every record. Never raises for what it finds there: `listed` is told what is left out."""
+        """Reads every record. Never raises for what it finds there: `listed` is told what is left out.
+
+        Raises `OSError` where there is no room for the rows.
+        """
         self.shapes: list[Shape] = []
         self._file = tempfile.SpooledTemporaryFile(_IN_MEMORY, prefix="loratory-")  # noqa: SIM115 - see close
         # By run, in the order in which they were read: where its row begins, its seed, its group.
@@ -54,7 +58,12 @@ class Spool:
         self._group = array("i")
         self.bases = Bases()
         groups = Groups()
-        keys = self._fill(Reader(self.bases).rows(listing.folders(roots, listed), listed.distrust), groups)
+        try:
+            keys = self._fill(Reader(self.bases).rows(listing.folders(roots, listed), listed.distrust), groups)
+        except OSError:
+            with contextlib.suppress(OSError):  # of what could not be written
+                self.close()
+            raise
         # Of each group only what it takes to read a row.
         self.made = groups.made
         self._kinds = array("i", [number for each in groups.groups for number in (each.shape, each.base, each.made)])
@@ -160,6 +169,7 @@ class Spool:
             self._seeds += rows.columns[rows.names.index("seed")]
             self._group.extend(groups.numbers(place, rows))
             keys.extend(map(hash, rows.columns[rows.names.index("run_id")]))
+        self._file.flush()  # a full disk is found out here
         return keys
 
     def _left_out(self, keys: array[int], listed: Listed) -> bytearray:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +41,8 @@ def add_runs(parser: argparse.ArgumentParser) -> None:
 
 def read_runs(roots: Iterable[Path | str]) -> Found:
     """All runs below `roots`. Raises `AnalysisError` where there is no record to be made anything of."""
-    found = runs.read(roots)
+    with room():
+        found = runs.read(roots)
     _refuse_nothing(found)
     return found
 
@@ -47,9 +50,23 @@ def read_runs(roots: Iterable[Path | str]) -> Found:
 @contextlib.contextmanager
 def stored_runs(roots: Iterable[Path | str]) -> Iterator[Found]:
     """As `read_runs`, in little memory; the runs can be read within it alone."""
-    with runs.stored(roots) as found:
+    with contextlib.ExitStack() as stack:
+        with room():
+            found = stack.enter_context(runs.stored(roots))
         _refuse_nothing(found)
         yield found
+
+
+@contextlib.contextmanager
+def room() -> Iterator[None]:
+    """Raises `AnalysisError` where the rows of many runs, which wait in a temporary file, find no room within it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        place = tempfile.gettempdir()
+        raise AnalysisError(f"TMPDIR: {place}, allowed: a folder with room for the rows of all runs") from None
 
 
 def _refuse_nothing(found: Found) -> None:

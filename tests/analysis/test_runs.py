@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import random
+import tempfile
 from pathlib import Path
 
 import pytest
 
-from analysis import brief, costs, grid, runs, spool, table
+from analysis import brief, cli, costs, grid, runs, spool, table
 from trainer import record as records
 
 
@@ -107,3 +108,12 @@ def _rows():
     from analysis import rows
 
     return rows.build(runs.read(["runs"]))
+
+
+@pytest.mark.parametrize("verb", ["table", "collect", "report"])
+def test_a_full_disk_is_named_in_one_line(study, verb, monkeypatch, capsys):
+    monkeypatch.setattr(spool, "_IN_MEMORY", 1)
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda *_, **__: open("/dev/full", "w+b"))  # noqa: SIM115
+    assert cli.main([verb, "."]) == 2
+    line = f"analysis: TMPDIR: {tempfile.gettempdir()}, allowed: a folder with room for the rows of all runs\n"
+    assert capsys.readouterr() == ("", line)
