@@ -103,6 +103,11 @@ def load(parts: Parts) -> nn.Module:
     backbone = list(base.parameters())
     model = named("variant", parts.variant.attach, base, parts.head)
     models.refuse_half_precision(model, parts.variant.name)
+    if parts.config.train.recompute and not any(adapter.recomputes for adapter in parts.variant.adapters.values()):
+        name = parts.variant.name
+        raise ConfigError(
+            f"train.recompute: true with variant {name}, allowed: null; it keeps nothing to compute again"
+        )
     if parts.config.machine.fsdp and processes.count() > 1:
         sharding.shard(model, backbone, parts.variant, device(parts.config.machine.device))
     return model

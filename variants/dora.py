@@ -86,6 +86,10 @@ class Decomposed(Adapter):
         plain = y if bias is None else y - self.form.over_output(bias)
         return y + self._turned(x, plain).to(y.dtype)
 
+    @property
+    def recomputes(self) -> bool:
+        return self.form.is_product and not self.dropout
+
     def update(self, x: torch.Tensor) -> torch.Tensor:
         if x.is_floating_point():
             x = F.dropout(x.to(self.A.dtype), self.dropout, self.training)

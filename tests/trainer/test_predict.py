@@ -9,6 +9,7 @@ import pytest
 from tests.trainer.sweeping import finished
 from tests.trainer.test_every_method import LOOP, METHODS
 from trainer import model as models
+from trainer.errors import ConfigError
 from trainer.plan import plan
 from trainer.predict import predict
 
@@ -65,6 +66,13 @@ def test_every_part_of_the_memory_of_every_method_within_a_tenth(method, both):
 def test_to_the_byte_whatever_else_is_set(override, both):
     prediction, record = both("variant=lora", "variant.dropout=0.1", *override.split())
     assert {part: getattr(prediction, part) for part in PARTS} == {part: getattr(record.memory, part) for part in PARTS}
+
+
+@pytest.mark.parametrize("method", ["bitfit", "shira", "lora_xs", "peft_lora", "dora variant.dropout=0.1"])
+def test_to_recompute_where_nothing_can_be_is_refused(method, configured, tiny_overrides):
+    config = configured([*tiny_overrides, *f"variant={method}".split(), "train.recompute=true"])
+    with pytest.raises(ConfigError, match=r"train.recompute: true with variant [\w-]+, allowed: null; it keeps"):
+        predict(plan(config))
 
 
 def test_a_method_that_grows_is_counted_at_its_budget(both):

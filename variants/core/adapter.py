@@ -101,6 +101,11 @@ class Adapter(nn.Module):
         """(taken, all): places of the sparse matrices, in which few have a number; None where there is no such one."""
         return None
 
+    @property
+    def recomputes(self) -> bool:
+        """Whether anything that a step keeps for its backward pass can be computed again (`kernel.use`)."""
+        return False
+
     @torch.no_grad()
     def merge(self) -> None:
         """Adds ΔW to the base weight, rounded once to its dtype; the adapter then adds nothing."""
@@ -165,6 +170,11 @@ class Factored(Adapter):
         a, b, core = self.factors()
         dropout = self.dropout if self.training else 0.0
         return kernel.low_rank_linear(x, weight, self.form.layer.bias, a, b, core, self.scale, dropout)
+
+    @property
+    def recomputes(self) -> bool:
+        # Where A is frozen A x is all that is kept of the input, so dropout's bits alone can be left out.
+        return self.form.is_product and (self.dropout > 0 or self.factors()[0].requires_grad)
 
     def update(self, x: torch.Tensor) -> torch.Tensor:
         if x.is_floating_point():
