@@ -50,19 +50,20 @@ def test_ranks_layers_and_widths_are_measured_over_the_floor(tiny_model, monkeyp
     monkeypatch.setattr(growth, "RANKS", (1, 2, 4))
     monkeypatch.setattr(growth, "BLOCKS", (1, 2))
     monkeypatch.setattr(growth, "WIDTHS", (32, 64))
+    monkeypatch.setattr(growth, "WIDTHS_RANK", 8)
     found = growth.measure(models.pristine(tiny_model, 2), 2, 5, 3, torch.device("cpu"))
     assert {name: (growing.over_floor, growing.unit) for name, growing in found.items()} == {
         "rank": ({1: 24.0, 2: 48.0, 4: 96.0}, "ms a rank"),
         "layers": ({6: 96.0, 12: 192.0}, "ms a layer"),
-        "width": ({32: 192.0, 64: 192.0}, "as the power of the width"),
+        "width at rank 8": ({32: 192.0, 64: 192.0}, "as the power of the width"),
     }
     assert [found[name].slope for name in found] == [pytest.approx(24), pytest.approx(16), pytest.approx(0, abs=1e-9)]
     assert [len(variants["floor"].adapters) for variants in attached] == [0, 0, 0, 0]
 
 
 def test_it_measures_real_steps(tiny_model, monkeypatch):
-    for name, sizes in (("RANKS", (1, 2)), ("BLOCKS", (1, 2)), ("WIDTHS", (32, 64))):
+    for name, sizes in (("RANKS", (1, 2)), ("BLOCKS", (1, 2)), ("WIDTHS", (64, 128))):
         monkeypatch.setattr(growth, name, sizes)
     found = growth.measure(models.pristine(tiny_model, 2), 2, 5, 2, torch.device("cpu"))
-    assert [list(growing.over_floor) for growing in found.values()] == [[1, 2], [6, 12], [32, 64]]
+    assert [list(growing.over_floor) for growing in found.values()] == [[1, 2], [6, 12], [64, 128]]
     assert all(isinstance(growing.slope, float) for growing in found.values())
