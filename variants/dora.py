@@ -13,8 +13,8 @@ Budget    `budget` replaces rank: r(in + out) + out parameters a layer, ranks as
 Hooks     none: nothing changes in training but the parameters.
 Cost      r(in + out) + out parameters. ‖V‖² = ‖W‖² + 2 (α/r) W Aᵀ·B + (α/r)² B (A Aᵀ)·B row by row, anew in
           every pass: one product W Aᵀ, and neither V nor ΔW is ever formed. Inside the brackets stands LoRA's layer
-          (`variants.core.kernel`), whose output is kept for backward, which LoRA does not do. With dropout W is
-          applied to the dropped input once more, as in PEFT, and B A x is kept too.
+          (`variants.core.kernel`), whose output is kept for backward, which LoRA does not do. With dropout it is
+          W x + bias + (α/r) (g ∘ B) A x̃ + (g − 1) ∘ W x̃, as in PEFT: W x̃ once more, which is kept.
 Decay     `magnitude_decay` is the weight decay of m, whatever that of the run is. In PEFT m is an adapter parameter
           like the others: where all share a group, decay pulls m, and so W' itself and not ΔW, towards zero.
 
@@ -34,9 +34,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from variants.core import budget, fields, layers
+from variants.core import budget, fields, kernel, layers
+from variants.core import dropout as dropouts
 from variants.core.adapter import Adapter, check_rank
-from variants.core.kernel import low_rank_linear
 from variants.core.variant import AdapterVariant
 
 
@@ -73,12 +73,11 @@ class Decomposed(Adapter):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.merged or not self._enabled:
             return self.base(x)
-        if self.dropout and self.training:
-            y = self.base(x)
-            return y + self.update(x).to(y.dtype)
         bias = getattr(self.base, "bias", None)
+        if self.dropout and self.training:
+            return self._under_dropout(x, bias) if self.form.is_product else super().forward(x)
         if self.form.is_product:
-            moved = low_rank_linear(x, self.form.matrix, bias, self.A, self.B, scale=self.scale)
+            moved = kernel.low_rank_linear(x, self.form.matrix, bias, self.A, self.B, scale=self.scale)
             ratio = self.magnitude / self.norm()
             rest = ratio.new_zeros(()) if bias is None else (1 - ratio) * bias
             return torch.addcmul(rest, ratio, moved).to(moved.dtype)  # in the precision of m: g is near one
@@ -86,13 +85,21 @@ class Decomposed(Adapter):
         plain = y if bias is None else y - self.form.over_output(bias)
         return y + self._turned(x, plain).to(y.dtype)
 
+    def _under_dropout(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        """W x + bias + (g − 1) ∘ W x̃ + g ∘ scale · B A x̃, for a layer that is a matrix product."""
+        drawn, matrix, ratio = kernel.draw(x, self.dropout), self.form.matrix, self.magnitude / self.norm()
+        y = kernel.low_rank_linear(x, matrix, bias, self.A, ratio[:, None] * self.B, scale=self.scale, dropout=drawn)
+        return torch.addcmul(y, ratio - 1, F.linear(dropouts.drop(x, drawn), matrix)).to(y.dtype)
+
     @property
     def recomputes(self) -> bool:
-        return self.form.is_product and not self.dropout
+        return self.dropout > 0 or self.form.is_product
 
     def update(self, x: torch.Tensor) -> torch.Tensor:
         if x.is_floating_point():
-            x = F.dropout(x.to(self.A.dtype), self.dropout, self.training)
+            x = x.to(self.A.dtype)
+            if self.dropout and self.training:
+                x = dropouts.drop(x, kernel.draw(x, self.dropout))
         return self._turned(x, self.form.project(x, self.frozen()))
 
     def _turned(self, x: torch.Tensor, plain: torch.Tensor) -> torch.Tensor:

@@ -40,12 +40,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from variants.core import fields, layers, reduce
+from variants.core import dropout as dropouts
+from variants.core import fields, kernel, layers, reduce
 from variants.core.adapter import Factored, check_rank
 from variants.core.budget import check_range
+from variants.core.dropout import Drawn
 from variants.core.grow import OwnWarmup, join, leave
 from variants.core.importance import NOT_FINITE
 from variants.core.triplets import INIT_STD, orthogonality
@@ -100,21 +101,24 @@ class Components(Factored):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not (self.watched and self.training and self._enabled):
             return super().forward(x)
-        seen = x
-        if self.dropout:
-            # The score needs the input under the very mask of the product, so here it is drawn outside of the kernel.
-            seen = F.dropout(x.to(self.A[0].dtype), self.dropout)
-            y = self.base(x)
-            y = y + self.through(seen).to(y.dtype)
-        else:
+        drawn = kernel.draw(x, self.dropout) if self.dropout else None  # the score needs the mask of the product
+        if drawn is None:
             y = super().forward(x)
+        elif self.form.is_product:
+            a, b, core = self.factors()
+            bias = self.form.layer.bias
+            y = kernel.low_rank_linear(x, self.form.matrix, bias, a, b, core, self.scale, drawn)
+        else:
+            y = self.base(x)
+            y = y + self.through(dropouts.drop(x.to(self.A[0].dtype), drawn)).to(y.dtype)
         if y.requires_grad:
-            y.register_hook(lambda gradient: self._collect(seen, gradient))
+            y.register_hook(lambda gradient: self._collect(x, drawn, gradient))
         return y
 
-    def _collect(self, x: torch.Tensor, gradient: torch.Tensor) -> None:
+    def _collect(self, x: torch.Tensor, drawn: Drawn | None, gradient: torch.Tensor) -> None:
         dtype = self.A[0].dtype
         x = x.detach().to(dtype) if x.is_floating_point() else x
+        x = x if drawn is None else dropouts.drop(x, drawn)
         found = self.form.gradient(x, gradient.to(dtype))
         self.gradient = found if self.gradient is None else self.gradient + found
 

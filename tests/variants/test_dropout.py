@@ -7,7 +7,7 @@ import torch
 from scipy import stats
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from variants.core.dropout import bits, draw
+from variants.core.dropout import bits, draw, drop
 
 
 def keep_mask(x: torch.Tensor, dropout: float) -> tuple[torch.Tensor, float]:
@@ -69,3 +69,20 @@ def test_while_it_is_compiled_torch_draws_them() -> None:
 
     explained = torch._dynamo.explain(kept)(torch.empty(1000))
     assert explained.graph_break_count == 0
+
+
+@pytest.mark.parametrize("seed_alone", [False, True])
+def test_what_is_dropped_is_zero_and_the_rest_is_scaled_up(seed_alone: bool) -> None:
+    x = torch.randn(3, 5, 7, dtype=torch.float64, requires_grad=True)
+    drawn = draw(x, 0.3, seed_alone=seed_alone)
+    keep = bits(drawn.source, x.shape) >= drawn.least
+    assert torch.equal(drop(x, drawn), torch.where(keep, x * drawn.up, 0.0))
+    assert torch.autograd.gradcheck(lambda x: drop(x, drawn), (x,))
+
+
+def test_to_drop_saves_the_source_alone() -> None:
+    x = torch.randn(8, 4, requires_grad=True)
+    drawn, kept = draw(x, 0.3), []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        drop(x, drawn)
+    assert [t.data_ptr() for t in kept] == [drawn.source.data_ptr()]

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from tests.variants import oracles
 from variants.core.contract import HEAD, STEPS, Toy, attach, data, train
+from variants.core.dropout import draw, drop
 from variants.core.grow import OwnWarmup
 from variants.core.variant import Step
 from variants.incremental import Components, IncreLoRA
@@ -102,6 +104,27 @@ def test_six_modules_that_grow_by_four_in_the_five_best(profile, totals):
     assert seen == totals
     variant.on_train_end(Step(4, 4, optimizer, schedule))
     assert sum(variant.ranks().values()) == totals[-1]
+
+
+@pytest.mark.parametrize("kind", ["Linear", "Conv2d"])
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_the_score_sees_the_input_under_the_very_mask_of_the_product(kind, dropout):
+    layer = {"Linear": nn.Linear(8, 6), "Conv2d": nn.Conv2d(2, 6, 2)}[kind].double()
+    adapter = Components(layer, 2, dropout).double().train()
+    adapter.e[0].data.fill_(0.7)
+    x = torch.randn(5, *((8,) if kind == "Linear" else (2, 2, 2)), dtype=torch.float64)
+    outputs = []
+    for watched in (False, True):
+        adapter.watched = watched
+        torch.manual_seed(1)
+        outputs.append(adapter(x))
+    torch.testing.assert_close(*outputs, rtol=1e-12, atol=1e-12)
+    upstream = torch.randn_like(outputs[1])
+    outputs[1].backward(upstream)
+    torch.manual_seed(1)
+    seen = drop(x, draw(x, dropout)) if dropout else x
+    expected = upstream.flatten(1).T @ seen.flatten(1)
+    torch.testing.assert_close(adapter.gradient, expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("reserve", [True, False])

@@ -16,9 +16,9 @@ import contextlib
 from collections.abc import Iterator
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
+from variants.core import dropout as dropouts
 from variants.core import kernel, layers, low_rank, resize
 from variants.core.unread import Unread
 
@@ -173,12 +173,14 @@ class Factored(Adapter):
 
     @property
     def recomputes(self) -> bool:
-        # Where A is frozen A x is all that is kept of the input, so dropout's bits alone can be left out.
-        return self.form.is_product and (self.dropout > 0 or self.factors()[0].requires_grad)
+        # Dropout's bits; and A x, unless A is frozen: then it is all that is kept of the input.
+        return self.dropout > 0 or (self.form.is_product and self.factors()[0].requires_grad)
 
     def update(self, x: torch.Tensor) -> torch.Tensor:
         if x.is_floating_point():
-            x = F.dropout(x.to(torch.promote_types(x.dtype, torch.float32)), self.dropout, self.training)
+            x = x.to(torch.promote_types(x.dtype, torch.float32))
+            if self.dropout and self.training:
+                x = dropouts.drop(x, kernel.draw(x, self.dropout))
         return self.through(x)
 
     def through(self, x: torch.Tensor) -> torch.Tensor:

@@ -37,6 +37,7 @@ import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
 from variants.core import dropout as dropouts
+from variants.core.dropout import Drawn
 
 KERNELS = ("fused", "plain")
 # What a CPU's library, made for large results, makes of a product with r rows depends on its form (measured at r from 4
@@ -65,6 +66,11 @@ def chosen() -> str:
     return _kernel
 
 
+def draw(x: torch.Tensor, dropout: float) -> Drawn:
+    """The draw that `low_rank_linear` makes by itself, for a method that needs x̃ elsewhere too."""
+    return dropouts.draw(x, dropout, seed_alone=_recompute)
+
+
 def low_rank_linear(
     x: torch.Tensor,
     weight: torch.Tensor,
@@ -73,13 +79,14 @@ def low_rank_linear(
     b: torch.Tensor,
     core: torch.Tensor | None = None,
     scale: float = 1.0,
-    dropout: float = 0.0,
+    dropout: float | Drawn = 0.0,
 ) -> torch.Tensor:
     """W x + bias + scale · B C A x̃, for x (…, in) → (…, out).
 
     weight: (out, in). bias: (out,), which takes no gradient, or None. a: (r, in). b: (out, r). core: C, (r,) for a
-    diagonal, (r, r), or None for the identity. dropout: probability with which an entry of x is left out of x̃;
-    the others are scaled up (`variants.core.dropout`). The result has the precision of the base layer's output.
+    diagonal, (r, r), or None for the identity. dropout: probability with which an entry of x is left out of x̃, the
+    others being scaled up (`variants.core.dropout`), or what `draw` has drawn for x. The result has the precision of
+    the base layer's output.
     """
     kind = x.device.type
     if torch.is_autocast_enabled(kind):
@@ -90,7 +97,7 @@ def low_rank_linear(
     core = core if core is None else core.to(x.dtype)
     source, least = None, 0
     if dropout:
-        source, least, up = dropouts.draw(x, dropout, seed_alone=_recompute)
+        source, least, up = dropout if isinstance(dropout, Drawn) else draw(x, dropout)
         scale = scale * up
     if _kernel == "plain":
         keep = None if source is None else dropouts.bits(source, x.shape) >= least
@@ -138,7 +145,9 @@ class _LowRankLinear(torch.autograd.Function):
         keep_h = (need_b or need_core) and not (keep_x and (joined or recompute))
         h: Any = None
         if keep_h or not joined:
-            h = _project(a, rows if source is None else _mask(source, least, shape, x.dtype).mul_(rows))
+            h = _project(
+                a, rows if source is None else dropouts.mask(source, least, shape, x.dtype).view_as(rows).mul_(rows)
+            )
         if joined:
             weight_now = joined_weight(weight, a, b, core, scale)
             y = rows @ weight_now.t() if bias is None else torch.addmm(bias, rows, weight_now.t())
@@ -158,7 +167,7 @@ class _LowRankLinear(torch.autograd.Function):
         rows: Any = None if x is None else x.reshape(-1, x.shape[-1])
         grad_x = grad_weight = grad_a = grad_b = grad_core = mask = None
         if source is not None and (need_x or rows is not None):
-            mask = _mask(source, ctx.least, ctx.shape, g.dtype)
+            mask = dropouts.mask(source, ctx.least, ctx.shape, g.dtype).view(-1, ctx.shape[-1])
         if need_x or need_a or need_core:
             u = _project(b.t(), g).mul_(ctx.scale)
             t = u if core is None else _times(core.t(), u)
@@ -232,13 +241,3 @@ def _over_rows(h: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     if odd or len(x) < _MANY or x.device.type != "cpu":
         return h @ x
     return torch.bmm(h.view(-1, 2, half).transpose(0, 1), x.view(2, half, -1)).sum(0)
-
-
-def _mask(source: torch.Tensor, least: int, shape: torch.Size, dtype: torch.dtype) -> torch.Tensor:
-    """(n, in): 1 where an entry is kept, else 0. shape: (…, in), of the input.
-
-    Compared straight into that dtype and multiplied with: a quarter of what a bool mask and `torch.where` take
-    on a CPU, where neither runs through vector instructions.
-    """
-    mask = torch.empty(shape, dtype=dtype, device=source.device)
-    return torch.ge(dropouts.bits(source, shape), least, out=mask).view(-1, shape[-1])
