@@ -1,6 +1,7 @@
 """The settings of many runs, each kind once and in little room.
 
-A *base* is all settings of a run but for its seeds: runs that differ in their seed alone share it. Bases with the
+A *base* is all settings of a run but for its seeds: runs that differ in their seed alone share it (or
+have equal ones, where their records are not written alike). Bases with the
 same names are rows of one table. A column is one number where all its rows have one value, else a number a row; the
 numbers are places in one list of values.
 """

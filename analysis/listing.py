@@ -47,12 +47,18 @@ class Listed:
 
     duplicates: list[Duplicate] = field(default_factory=list)
     _untrusted: dict[Path, str] = field(default_factory=dict)
+    _begun: set[str] = field(default_factory=set)
     _empty: set[str] = field(default_factory=set)
 
     @property
     def untrusted(self) -> list[str]:
         """`path: reason` for every record that can't be trusted."""
         return sorted(self._untrusted.values())
+
+    @property
+    def begun(self) -> list[str]:
+        """Every folder of a run that has left no record yet."""
+        return sorted(self._begun)
 
     @property
     def empty(self) -> list[str]:
@@ -63,6 +69,9 @@ class Listed:
         """A record, or a folder, that can't be trusted; one reached on two ways counts once."""
         place = Path(path).resolve()
         self._untrusted[place] = min(reason, self._untrusted.get(place, reason))
+
+    def add_begun(self, folder: str) -> None:
+        self._begun.add(folder)
 
     def add_empty(self, reason: str) -> None:
         self._empty.add(reason)
@@ -76,7 +85,7 @@ def folders(roots: Iterable[Path | str], listed: Listed) -> Iterator[str]:
     for root in dict.fromkeys(os.fspath(root) for root in roots):
         errors: list[OSError] = []
         nothing = True
-        for folder in records.find(root, unread=errors.append):
+        for folder in records.find(root, unread=errors.append, begun=listed.add_begun):
             nothing = False
             yield folder
         at_root = [error for error in errors if error.filename == root]

@@ -18,6 +18,7 @@ from analysis.rows import Row, Rows
 from analysis.runs import Found, Listed
 from analysis.summary import Averages, Ranks
 from analysis.wording import names, runs
+from trainer.record import FILENAME
 
 _MOST_ERROR = 300  # characters
 
@@ -87,6 +88,7 @@ def pruned(found: Found) -> Iterator[str]:
 def left_out(listed: Listed) -> Iterator[str]:
     """Everything in the folders that no number is from, failed runs apart."""
     yield from (f"Not used, can't be trusted: {reason}" for reason in listed.untrusted)
+    yield from (f"Not ended, or killed: {folder}: no {FILENAME}" for folder in listed.begun)
     yield from _duplicates(listed)
     yield from (f"Nothing found: {reason}" for reason in listed.empty)
 
@@ -142,9 +144,11 @@ def _averages(grid: Grid, averages: Averages) -> Iterator[str]:
 def _ranks(grid: Grid, ranks: Ranks) -> Iterator[str]:
     if ranks.shown:
         within = " in its group" if len(grid.groups) > 1 else ""
+        merged = [column.task for column in grid.columns if column.task in glue.AVERAGED]
+        shown = f"; on {names(merged)} by the metric that its column shows" if merged else ""
         yield (
             f"Rank: the mean over tasks of the rank of a row's mean{within}, 1 for the best, ties share theirs"
-            f"{_only_complete(grid)}."
+            f"{shown}{_only_complete(grid)}."
         )
     elif ranks.why_none:
         yield f"No rank over tasks: {ranks.why_none}."

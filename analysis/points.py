@@ -134,13 +134,13 @@ class Groups:
     def points(self, bases: Bases, members: Sequence[array[int]], seeds: Sequence[int]) -> list[Point]:
         """The points, by their first run_id. members: of each group the runs that count; seeds: of each run."""
         self._numbers.clear()  # no more rows come
-        own = self._own(members)
+        own = {variant: self._own(variant, members) for variant in {group.cell[0] for group in self.groups}}
         points: dict[tuple[Any, ...], Point] = {}
         shared: dict[tuple[Any, ...], dict[str, Any]] = {}
         for number in sorted(range(len(self.groups)), key=self._first.__getitem__):
             group = self.groups[number]
             # A seed that is not the run's is a setting like any other.
-            others = {name: entry for name, entry in group.seeds if name not in own}
+            others = {name: entry for name, entry in group.seeds if name not in own[group.cell[0]]}
             for known, runs in _by_seed(others, members[number], seeds):
                 entries = tuple(known.items())
                 key = (group.cell, group.status, group.observed, group.base, entries)
@@ -156,9 +156,13 @@ class Groups:
                     point.runs = point.runs + runs
         return list(points.values())
 
-    def _own(self, members: Sequence[array[int]]) -> set[str]:
-        """Settings that repeat the run's seed under another name (`config.data.seed: ${seed}`)."""
-        used = [group for group, runs in zip(self.groups, members, strict=True) if runs and group.status != "pruned"]
+    def _own(self, variant: str, members: Sequence[array[int]]) -> set[str]:
+        """Settings that repeat the run's seed under another name (`config.data.seed: ${seed}`) in a variant's runs."""
+        used = [
+            group
+            for group, runs in zip(self.groups, members, strict=True)
+            if runs and group.cell[0] == variant and group.status != "pruned"
+        ]
         entries = {entry for group in used for entry in group.seeds}
         names, others = {name for name, _ in entries}, {name for name, value in entries if value is not _OWN}
         return {"seed", *(names - others)}

@@ -51,7 +51,7 @@ def run(options: argparse.Namespace) -> int:
     emit(text, options.output)
     pictures = sum(len(kind.images) for kind in content.kinds)
     line = f"{options.output}: {content.summary} {pictures} pictures, {len(text.encode()) / 2**20:.1f} MiB."
-    emit(one_line(line).encode("utf-8", "replace").decode("utf-8") + "\n", None)
+    emit(one_line(line) + "\n", None)
     return 0
 
 

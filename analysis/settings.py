@@ -110,8 +110,9 @@ def label(name: str, setting: Any) -> str:
 
 
 def short(name: str) -> str:
-    """A setting's name as a table has it: the variant's own settings without a prefix."""
-    return OBSERVED.get(name, name.removeprefix(VARIANT).removeprefix(CONFIG))
+    """A setting's name as a table has it: the variant's own settings without a prefix, but for a seed of its own."""
+    own = name.removeprefix(VARIANT)
+    return OBSERVED.get(name, name.removeprefix(CONFIG) if own == "seed" else own.removeprefix(CONFIG))
 
 
 def text(setting: Any) -> str:

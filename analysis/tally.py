@@ -13,7 +13,7 @@ from analysis.glue import Columns
 from analysis.reading import Values
 from analysis.rows import Row
 
-_AT_ONCE = 256  # runs in memory
+_AT_ONCE = 256  # runs read together; as many may wait for their costs
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,9 @@ from pathlib import Path
 
 from analysis import runs
 from analysis.runs import Found, Listed
+from trainer.record import FILENAME
+
+ERRORS = "backslashreplace"  # a folder's name may be in another encoding
 
 
 class AnalysisError(Exception):
@@ -79,6 +82,8 @@ def refuse_nothing(listed: Listed, count: int) -> None:
         return
     for reason in listed.untrusted:
         print(f"Not used, can't be trusted: {reason}", file=sys.stderr)
+    for folder in listed.begun:
+        print(f"Not ended, or killed: {folder}: no {FILENAME}", file=sys.stderr)
     if listed.untrusted:
         raise AnalysisError(f"no record that can be trusted; {len(listed.untrusted)} that can't")
     raise AnalysisError("no records: " + "; ".join(listed.empty))
@@ -96,7 +101,7 @@ def emit_parts(parts: Iterable[str], output: Path | None) -> None:
     """As `emit`, part after part."""
     if output is not None:
         try:
-            with open(output, "w", encoding="utf-8", newline="\n") as file:
+            with open(output, "w", encoding="utf-8", errors=ERRORS, newline="\n") as file:
                 file.writelines(parts)
         except OSError as error:
             raise AnalysisError(f"can't write {output}: {error.strerror or error}") from None
@@ -104,7 +109,7 @@ def emit_parts(parts: Iterable[str], output: Path | None) -> None:
     # A terminal in another encoding must not turn ± into an exception.
     reconfigure = getattr(sys.stdout, "reconfigure", None)
     if reconfigure is not None:
-        reconfigure(encoding="utf-8", newline="\n")
+        reconfigure(encoding="utf-8", errors=ERRORS, newline="\n")
     try:
         sys.stdout.writelines(parts)
         sys.stdout.flush()

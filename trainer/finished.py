@@ -109,7 +109,7 @@ def _record(folder: Path) -> Record:
 
 def _config(folder: Path, row: Record) -> DictConfig:
     """The run's config; that it names the same run today says that model and texts are the same."""
-    path = folder / "config.yaml"
+    path = folder / record.CONFIG
     try:
         saved = OmegaConf.load(path)
         assert isinstance(saved, DictConfig) and {"variant", "task", "model"} <= saved.keys(), "it lacks a group"

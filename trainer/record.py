@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 
 VERSION = 1
 FILENAME = "record.json"
+CONFIG = "config.yaml"  # beside it from the start of a run
 STATUSES = ("done", "failed", "pruned")
 
 T = TypeVar("T")
@@ -311,9 +312,20 @@ def load(folder: str | os.PathLike[str], make: Callable[[str], T]) -> T | None:
     except OSError as error:
         raise CorruptRecord(f"{path}: {error.strerror or error}") from None
     try:
-        return make(str(content, "utf-8"))
+        text = str(content, "utf-8")
+        if b"\\u" in content:
+            _refuse_halves(text)
+        return make(text)
     except (ValueError, RecursionError) as error:
         raise CorruptRecord(f"{path}: {error}") from None
+
+
+def _refuse_halves(text: str) -> None:
+    """Raises `CorruptRecord` where an escape stands for half a character: no text that could be written anywhere."""
+    try:
+        json.dumps(json.loads(text), ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise CorruptRecord(f"{error.object[error.start]!r} in a text is half a character") from None
 
 
 def parse(text: str) -> dict[str, Any]:
@@ -338,14 +350,19 @@ def _content(path: str) -> bytes:
 
 
 _CHUNK = 1 << 16
+_HYDRA = f"{os.sep}.hydra"  # of a multirun's own files
 _SEPARATORS = (os.sep, *filter(None, [os.altsep]))
 
 
-def find(*roots: str | os.PathLike[str], unread: Callable[[OSError], None] | None = None) -> Iterator[str]:
+def find(
+    *roots: str | os.PathLike[str],
+    unread: Callable[[OSError], None] | None = None,
+    begun: Callable[[str], None] | None = None,
+) -> Iterator[str]:
     """Folders below `roots` (themselves included) that hold a record, in sorted order.
 
-    `unread` is called with the error for a folder that can't be looked into. Links to folders are
-    not followed.
+    `unread` is called with the error for a folder that can't be looked into, `begun` with one in which a run has begun
+    and left no record yet. Links to folders are not followed.
     """
     for root in roots:
         # Names, not paths: a study has thousands of runs in one folder. The last is the next.
@@ -357,20 +374,24 @@ def find(*roots: str | os.PathLike[str], unread: Callable[[OSError], None] | Non
                 continue
             folder = above + names.pop()
             below: list[str] = []
-            found = False
+            found = configured = False
             try:
                 with os.scandir(folder) as entries:
                     for entry in entries:
-                        if entry.is_dir(follow_symlinks=False):
-                            below.append(entry.name)
-                        elif entry.name == FILENAME:
+                        if entry.name == FILENAME:
                             found = True
+                        elif entry.is_dir(follow_symlinks=False):
+                            below.append(entry.name)
+                        elif entry.name == CONFIG:
+                            configured = True
             except OSError as error:
                 if unread is not None:
                     unread(error)
                 continue
             if found:
                 yield folder
+            elif configured and begun is not None and not folder.endswith(_HYDRA):
+                begun(folder)
             if not below:
                 continue
             below.sort(reverse=True)

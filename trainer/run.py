@@ -43,7 +43,7 @@ def run(planned: Planned, overrides: list[str]) -> record.Record:
         planned.folder.mkdir(parents=True, exist_ok=True)
         (planned.folder / record.FILENAME).unlink(missing_ok=True)
         (planned.folder / "traceback.txt").unlink(missing_ok=True)
-        OmegaConf.save(config, planned.folder / "config.yaml", resolve=True)
+        OmegaConf.save(config, planned.folder / record.CONFIG, resolve=True)
     tracker = guard.begin(planned) if processes.is_first() else None
     try:
         with assemble.apart(config):

@@ -92,11 +92,11 @@ def _floors(done: Sequence[Outcome]) -> Iterator[str]:
     """What the sign-flip test can't say, by number of seeds."""
     for n in sorted({outcome.seeds.n for outcome in done} - {1}):
         floor = seeds.flip_floor(n)
-        text = f"n={n}: the sign-flip p can't be below 2/2^{n} = {words.p_value(floor)}"
+        drawn = n > seeds.MOST_EXACT
+        of = f"{2**seeds.MOST_EXACT + 1}, of so many drawn flips and the observed one," if drawn else f"2^{n}"
+        text = f"n={n}: the sign-flip p can't be below 2/{of} = {words.p_value(floor)}"
         if floor >= ALPHA:
             text += f", so no permutation test over these seeds can reach {ALPHA}"
-        if n > seeds.MOST_EXACT:
-            text += f"; of the flips {2**seeds.MOST_EXACT:,} are drawn"
         yield f"{text}."
 
 

@@ -17,6 +17,7 @@ from analysis.plots.kind import Group, Kind, LeftOut, Picture, Study, file_name,
 from analysis.runs import Run
 
 MOST = 8  # rows in one picture
+_FAR = 20  # times: sums of ranks further apart than this lie on one line
 _MOST_NAMES = 48  # layers whose names have room beside a map
 
 
@@ -68,7 +69,10 @@ def draw_totals(histories: Sequence[History], y: str) -> Figure:
         handles.append(line)
     axes.set_xlabel("optimizer step")
     axes.set_ylabel(y)
-    axes.set_ylim(0, 1.06 * max(float(history.totals.max()) for history in histories))
+    largest = [float(history.totals.max()) for history in histories]
+    if max(largest) > _FAR * min(largest):
+        axes.set_yscale("symlog", linthresh=min(largest))  # straight up to the smallest, which would lie on the axis
+    axes.set_ylim(0, 1.06 * max(largest))
     title = seeds((history.n for history in histories), "line and band: mean ± sd over seeds")
     style.legend(figure, handles, [history.label for history in histories], title)
     return figure

@@ -133,8 +133,12 @@ def sign_flip(a: Sequence[float], b: Sequence[float]) -> float:
 
 
 def flip_floor(n: int) -> float:
-    """The smallest two-sided p of a sign-flip test with n pairs: two of 2ⁿ flips are extreme."""
-    return 2 / 2**n
+    """The smallest two-sided p of `sign_flip` with n pairs.
+
+    Two of 2ⁿ flips are extreme; of flips that are drawn, as many may be on either side as none, and the observed one
+    counts as one of them.
+    """
+    return 2 / 2**n if n <= MOST_EXACT else 2 / (2**MOST_EXACT + 1)
 
 
 def effect_size(mean: float, sd: float, n: int) -> float | None:

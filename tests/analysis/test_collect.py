@@ -129,6 +129,8 @@ def test_corrupt_foreign_and_half_written_folders_are_left_out_and_listed(store,
     text = (folder / "record.json").read_text()
     store.raw("half", text[:200])
     store.raw("foreign", '{"epoch": 3}')
+    (store.raw("killed", "").parent / "config.yaml").write_text("seed: 0")
+    (store.root / "runs" / "killed" / "record.json").unlink()
     store.raw("spoilt", json.dumps(json.loads(text) | {"run_id": "x", "metric.value": "good"}))
     lines, told = rows("runs", "tpyo")
     assert [line["run_id"] for line in lines] == [folder.name]
@@ -136,9 +138,20 @@ def test_corrupt_foreign_and_half_written_folders_are_left_out_and_listed(store,
         "Not used, can't be trusted: runs/foreign/record.json: version: None, this is version 1",
         told[1],
         "Not used, can't be trusted: runs/spoilt/record.json: metric.value: 'good' is not a finite number",
+        "Not ended, or killed: runs/killed: no record.json",
         "Nothing found: tpyo: no such folder",
     ]
     assert told[1].startswith("Not used, can't be trusted: runs/half/record.json: ")
+
+
+@pytest.mark.parametrize("form", ["csv", "parquet"])
+def test_a_folder_named_in_another_encoding_is_no_error(store, form):
+    shutil.copytree(store.add("lora", 0), "runs/caf\udce9")
+    path = store.raw("spoilt", "{")
+    os.rename(path.parent, "runs/th\udce9")
+    assert cli.main(["collect", "runs", "--output", f"frame.{form}"]) == 0
+    assert cli.main(["table", "runs", "--output", "table.md"]) == 0
+    assert "runs/th\\udce9/record.json" in Path("table.md").read_text(encoding="utf-8")
 
 
 def test_a_folder_that_can_not_be_looked_into_is_listed(store, rows, monkeypatch):

@@ -297,13 +297,6 @@ def test_strange_names_are_shown_letter_by_letter(store, report, name):
     assert sorted(line[0] for line in page.lines) == sorted([" ".join(name.split()), "w"])
 
 
-def test_half_a_surrogate_pair_in_a_record_is_shown_as_unknown(store, report):
-    folder = store.add("lora", 0)
-    path = folder / "record.json"
-    path.write_text(path.read_text().replace('"variant": "lora"', '"variant": "lo\\ud800ra"'))
-    assert report().lines[0][0] == "lo?ra"
-
-
 def test_one_seed_has_no_spread_and_one_row_no_verdict(store, report):
     store.add("lora", 0)
     page = report("runs", "--only", "memory,learning-curves")

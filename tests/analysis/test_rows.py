@@ -154,6 +154,20 @@ def test_a_seed_of_its_own_is_a_setting(store, table):
     assert table().labels == ["lora data.seed=0", "lora data.seed=1"]
 
 
+def test_whether_a_seed_is_the_runs_is_asked_of_each_variant(store, table):
+    for seed in range(3):
+        store.add("svft", seed, config={"variant.seed": seed})
+        store.add("sparse", seed, config={"variant.seed": 0})
+    assert table().labels == ["sparse", "svft"] and table().column("movie") == ["**80.00** ± 0.00 (3)"] * 2
+
+
+def test_a_variants_own_seed_is_called_so(store, table):
+    for seed in range(2):
+        for own in range(2):
+            store.add("svft", seed, config={"variant.seed": own})
+    assert table().labels == ["svft variant.seed=0", "svft variant.seed=1"]
+
+
 @pytest.mark.parametrize(
     "change, expected",
     [

@@ -199,8 +199,9 @@ GOOD = json.dumps(done().row())
         (b"\xff\xfe{}", "invalid start byte"),
         (b"[]", "not an object"),
         (b"null", "not an object"),
+        (GOOD.replace('"lora"', '"lo\\ud800ra"').encode(), "'\\ud800' in a text is half a character"),
     ],
-    ids=["empty", "half", "zeros", "encoding", "list", "null"],
+    ids=["empty", "half", "zeros", "encoding", "list", "null", "surrogate"],
 )
 def test_a_file_that_is_no_record(tmp_path, content, reason):
     (tmp_path / "record.json").write_bytes(content)
@@ -263,6 +264,26 @@ def test_find_goes_through_every_depth_in_sorted_order(tmp_path):
         str(tmp_path / "b" / "run"),
         str(tmp_path / "a" / "z"),
     ], "roots in the order in which they are named, themselves included"
+
+
+def test_escapes_that_make_whole_characters_are_read(tmp_path):
+    (tmp_path / "record.json").write_text(GOOD.replace('"lora"', '"lo\\ud83d\\ude00ra"'))
+    record = records.read(tmp_path)
+    assert record is not None and record.variant == "lo😀ra"
+
+
+def test_a_run_that_has_begun_and_left_no_record_is_told(tmp_path):
+    records.write(done(), tmp_path / "done")
+    for name in ("done", "killed", ".hydra"):
+        (tmp_path / name).mkdir(exist_ok=True)
+        (tmp_path / name / records.CONFIG).write_text("seed: 0\n")
+    (tmp_path / "folder" / "record.json").mkdir(parents=True)
+    told: list[str] = []
+    found = list(records.find(tmp_path, begun=told.append))
+    assert told == [str(tmp_path / "killed")]
+    assert found == [str(tmp_path / "done"), str(tmp_path / "folder")], "a record that can't be read is one"
+    with pytest.raises(CorruptRecord, match=r"record.json: Is a directory"):
+        records.read(tmp_path / "folder")
 
 
 def test_find_finds_nothing_where_there_is_nothing(tmp_path):

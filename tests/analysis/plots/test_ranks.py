@@ -62,6 +62,15 @@ def test_the_sum_of_ranks_goes_down_in_steps(store, draw):
     assert legend(figure) == ("line and band: mean ± sd over seeds, n = 2", ["adalora"])
 
 
+@pytest.mark.parametrize(("largest", "scale"), [(80, "linear"), (800, "symlog")])
+def test_sums_far_apart_do_not_lie_on_one_line(store, draw, largest, scale):
+    allocate(store.add("adalora", 0), (0, [4] * 6), (5, [2] * 6))
+    allocate(store.add("svft", 0), (0, [largest] * 6), (5, [1] * 6))
+    _, figure = only(draw("rank-total"))
+    axes = figure.axes[0]
+    assert axes.get_yscale() == scale and axes.get_ylim() == (0, pytest.approx(1.06 * 6 * largest))
+
+
 def test_rows_that_stay_as_they_are_stand_in_the_caption(store, draw):
     allocate(store.add("adalora", 0), (0, [4] * 6), (5, [2] * 6))
     allocate(store.add("lora", 0), (0, [8] * 6))

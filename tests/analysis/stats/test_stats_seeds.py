@@ -77,6 +77,13 @@ def test_the_floor_is_what_the_clearest_difference_reaches(n, floor):
     assert found.p_flip == pytest.approx(floor)
 
 
+@pytest.mark.parametrize("n", [14, 15, 20])
+def test_the_floor_of_many_seeds_is_that_of_the_flips_that_are_drawn(n):
+    found = seeds.over_seeds(np.linspace(0.8, 0.9, n), np.linspace(0.1, 0.3, n))
+    assert found.p_flip == pytest.approx(found.flip_floor)
+    assert found.flip_floor == (2 / 2**14 if n == 14 else 2 / 16385)
+
+
 def test_with_many_seeds_flips_are_drawn_and_always_the_same():
     rng = np.random.default_rng(0)
     a, b = rng.normal(0.4, size=20), rng.normal(size=20)
