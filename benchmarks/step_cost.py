@@ -98,12 +98,14 @@ def summary(results: dict[str, dict[str, Row]]) -> dict[str, Any]:
     settings = list(results.values())
     names = shared(settings[0])
     of = lambda row, name, key: row[name][key] / row[f"peft {name}"][key]  # noqa: E731
+    shares = [found["adalora"]["hooks"] / found["adalora"]["ms"] for found in settings]
     overhead = {name: [of(found, name, "over_floor") for found in settings] for name in names}
     return {
         "overhead_ratio": {name: statistics.median(values) for name, values in overhead.items()},
         "worst_overhead_ratio": {name: max(values) for name, values in overhead.items()},
         "activation_ratio": {name: max(of(found, name, "activations_mib") for found in settings) for name in names},
-        "allocation_share": statistics.median(f["adalora"]["hooks"] / f["adalora"]["ms"] for f in settings),
+        "allocation_share": statistics.median(shares),
+        "worst_allocation_share": max(shares),
     }
 
 
@@ -129,7 +131,9 @@ def closing(found: dict[str, Any], grown: dict[str, Growth]) -> Iterator[str]:
     ):
         yield f"| {name} | " + " | ".join(f"{ratio:.2f}" for ratio in found[key].values()) + " |"
     yield ""
-    yield f"AdaLoRA's scoring and masking: {found['allocation_share']:.1%} of its step."
+    share, worst = found["allocation_share"], found["worst_allocation_share"]
+    median = f"{share:.1%} of its step (median over the settings)"
+    yield f"AdaLoRA's scoring and masking: {median}, {worst:.1%} in the worst one."
     for name, growing in grown.items():
         points = ", ".join(f"{size}: {ms:.1f}" for size, ms in growing.over_floor.items())
         yield f"LoRA over the floor by {name} ({points} ms): {growing.slope:.2g} {growing.unit}."

@@ -48,6 +48,7 @@ def test_the_overhead_ratio_is_the_median_over_the_settings_beside_its_worst():
         "worst_overhead_ratio": {"lora": 0.75, "adalora": 1.3},
         "activation_ratio": {"lora": 1.25, "adalora": 0.75},
         "allocation_share": pytest.approx(0.02),
+        "worst_allocation_share": pytest.approx(0.06),
     }
 
 
@@ -81,7 +82,7 @@ def test_the_closing_lines_say_ratios_the_share_of_allocation_and_how_cost_grows
         "| the same: the worst setting | 0.75 | 1.30 |\n"
         "| saved activations, ours to PEFT's: the worst setting | 1.25 | 0.75 |\n"
         "\n"
-        "AdaLoRA's scoring and masking: 2.0% of its step.\n"
+        "AdaLoRA's scoring and masking: 2.0% of its step (median over the settings), 6.0% in the worst one.\n"
         "LoRA over the floor by rank (1: 3.0, 8: 24.0 ms): 3 ms a rank.\n"
         "LoRA over the floor by width (128: -1.0, 256: 2.0 ms): nan as the power of the width."
     )
