@@ -134,7 +134,7 @@ class Groups:
     def points(self, bases: Bases, members: Sequence[array[int]], seeds: Sequence[int]) -> list[Point]:
         """The points, by their first run_id. members: of each group the runs that count; seeds: of each run."""
         self._numbers.clear()  # no more rows come
-        own = {variant: self._own(variant, members) for variant in {group.cell[0] for group in self.groups}}
+        own = self._own(members)
         points: dict[tuple[Any, ...], Point] = {}
         shared: dict[tuple[Any, ...], dict[str, Any]] = {}
         for number in sorted(range(len(self.groups)), key=self._first.__getitem__):
@@ -156,16 +156,16 @@ class Groups:
                     point.runs = point.runs + runs
         return list(points.values())
 
-    def _own(self, variant: str, members: Sequence[array[int]]) -> set[str]:
-        """Settings that repeat the run's seed under another name (`config.data.seed: ${seed}`) in a variant's runs."""
-        used = [
-            group
-            for group, runs in zip(self.groups, members, strict=True)
-            if runs and group.cell[0] == variant and group.status != "pruned"
-        ]
-        entries = {entry for group in used for entry in group.seeds}
-        names, others = {name for name, _ in entries}, {name for name, value in entries if value is not _OWN}
-        return {"seed", *(names - others)}
+    def _own(self, members: Sequence[array[int]]) -> dict[str, set[str]]:
+        """By variant, the settings that repeat the run's seed under another name (`config.data.seed: ${seed}`)."""
+        entries: dict[str, set[tuple[str, Any]]] = {group.cell[0]: set() for group in self.groups}
+        for group, runs in zip(self.groups, members, strict=True):
+            if runs and group.status != "pruned":
+                entries[group.cell[0]].update(group.seeds)
+        return {
+            variant: {"seed", *({name for name, _ in found} - {name for name, value in found if value is not _OWN})}
+            for variant, found in entries.items()
+        }
 
 
 def _by_seed(

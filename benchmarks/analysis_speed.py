@@ -1,6 +1,6 @@
 """Time and memory of the verbs that make tables, as multiples of reading the same files with the standard library.
 
-    python -m benchmarks.analysis_speed [--runs 1000 3000 10000] [--rounds N] [--json FILE]
+    python -m benchmarks.analysis_speed [--runs 1000 3000 10000] [--seeds N] [--rounds N] [--json FILE]
 
 N records of a study (tasks of GLUE × settings of every variant × five seeds, a hundredth of them
 failed) are written into a temporary folder. The floor opens each `record.json` and calls
@@ -12,8 +12,8 @@ the median over the rounds of a verb's seconds of processor time over the floor'
 on a machine that is doing nothing else these are the seconds that pass, on another they are not. The
 peak is what the kernel says of the whole process.
 
-Memory is measured in two kinds of studies: with more settings, five seeds each, and with more seeds of the settings
-that the smallest study has. No record is held, so what grows is:
+Memory is measured in two kinds of studies: with more settings, five seeds each by default, and with more seeds of the
+settings that the smallest study has. No record is held, so what grows is:
 
 - for each run, whatever it is: the name of its folder, until it has been read (some 70 bytes); then where its row is in
   a temporary file, its group, its seed and its value (40 bytes);
@@ -255,6 +255,7 @@ def main() -> None:
     parser.add_argument(
         "--runs", type=int, nargs="+", default=[1000, 3000, 10_000], metavar="N", help="numbers of records"
     )
+    parser.add_argument("--seeds", type=int, default=SEEDS, metavar="N", help="of each setting; default: %(default)s")
     parser.add_argument("--rounds", type=int, default=5, help="measurements of each, after one that warms up")
     parser.add_argument("--verbs", nargs="+", choices=VERBS, default=list(VERBS), metavar="VERB", help="; ".join(VERBS))
     parser.add_argument("--json", type=Path, metavar="FILE", help="writes all numbers there")
@@ -263,15 +264,16 @@ def main() -> None:
     verbs = {name: VERBS[name] for name in arguments.verbs}
     results = {}
     for count in counts:
-        found = results[count] = measure(count, arguments.rounds, verbs)
-        print(f"{count:,} records, {arguments.rounds} rounds, Python {sys.version.split()[0]}\n")
+        found = results[count] = measure(count, arguments.rounds, verbs, arguments.seeds)
+        seeds = f"seeds of a setting: {arguments.seeds}"
+        print(f"{count:,} records, {seeds}, {arguments.rounds} rounds, Python {sys.version.split()[0]}\n")
         print("| | start s | s | processor s | × floor | peak MiB |\n|---|---:|---:|---:|---:|---:|")
         for name, row in found.items():
             print(f"| {name} | {row['start_seconds']:.2f} | {row['seconds']:.2f} ", end="")
             print(f"| {row['busy_seconds']:.2f} | {row['ratio']:.2f} | {row['peak_mib']:.0f} |")
         print(flush=True)
     # Memory needs no second look.
-    more_seeds = {count: measure(count, 1, verbs, SEEDS * count // counts[0]) for count in counts[1:]}
+    more_seeds = {count: measure(count, 1, verbs, arguments.seeds * count // counts[0]) for count in counts[1:]}
     more_seeds = {counts[0]: results[counts[0]], **more_seeds}
     for what, measured in (("more settings", results), ("more seeds", more_seeds)):
         print("\n".join(memory(what, measured)), end="\n\n")

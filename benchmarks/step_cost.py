@@ -45,6 +45,7 @@ from variants.svft import SVFT
 
 BATCHES, LENGTHS = (8, 32), (16, 64, 128)
 QUICK = ("floor", "lora", "lora_dropout", "adalora", "dora")  # and PEFT's
+QUICK_NAMES = f"{', '.join(QUICK[1:-1])} and {QUICK[-1]}"
 BUDGET = 20.0  # seconds from the start of a quick run until no round begins any more
 TARGET = {"init_r": 8, "target_r": 4, "tinit": 0, "tfinal": 100, "deltaT": 1, "orth_reg_weight": 0.1}
 
@@ -160,8 +161,10 @@ def write(path: Path, lines: list[str], name: str = "step_cost") -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="the smallest setting and what PEFT has, under a minute")
-    parser.add_argument("--plain", action="store_true", help="what PEFT has, in a process that gives freed memory back")
+    parser.add_argument("--quick", action="store_true", help=f"{QUICK_NAMES} in the smallest setting, under a minute")
+    parser.add_argument(
+        "--plain", action="store_true", help=f"{QUICK_NAMES}, in a process that gives freed memory back"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="writes all numbers there")
     parser.add_argument("--write", action="store_true", help="puts the tables into benchmarks/README.md")
     parser.add_argument("--device", type=device_of, default="cpu", help="cpu, cuda, cuda:1")

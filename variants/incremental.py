@@ -99,7 +99,7 @@ class Components(Factored):
         return torch.cat(a), torch.cat(b, 1), torch.cat(e)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if not (self.watched and self.training and self._enabled):
+        if not (self.watched and self.training and self._enabled) or self.merged:
             return super().forward(x)
         drawn = kernel.draw(x, self.dropout) if self.dropout else None  # the score needs the mask of the product
         if drawn is None:

@@ -50,7 +50,7 @@ def draw(panels: Sequence[tuple[str, Sequence[Curve]]], x: str = "optimizer step
     for axes, (name, curves) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         for curve in curves:
             handles.setdefault(curve.label, _line(axes, curve))
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.set_xlabel(x)
         axes.set_ylabel(name)
     counts = [curve.n for _, curves in panels for curve in curves]

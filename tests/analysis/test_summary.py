@@ -140,6 +140,13 @@ def test_ranks_are_scipys():
         assert summary.ranked(values, higher_is_better=True) == list(stats.rankdata([-value for value in values]))
 
 
+def test_a_rank_of_a_task_with_two_metrics_says_by_which(store, table):
+    for variant, value in (("a", 0.8), ("b", 0.7)):
+        for task in ("mrpc", "sst2"):
+            store.add(variant, 0, value, task, metrics__accuracy=value, metrics__f1=value)
+    assert table().note("Rank: ").endswith("ties share theirs; on mrpc by the metric that its column shows.")
+
+
 def test_ties_share_their_ranks(store, table):
     for variant, movie, opinion in (("a", 0.9, 0.5), ("b", 0.9, 0.7), ("c", 0.8, 0.7), ("d", 0.7, 0.6)):
         fill(store, variant, {"movie": (movie,), "opinion": (opinion,)})

@@ -145,9 +145,10 @@ class _LowRankLinear(torch.autograd.Function):
         keep_h = (need_b or need_core) and not (keep_x and (joined or recompute))
         h: Any = None
         if keep_h or not joined:
-            h = _project(
-                a, rows if source is None else dropouts.mask(source, least, shape, x.dtype).view_as(rows).mul_(rows)
-            )
+            seen = rows  # x̃
+            if source is not None:
+                seen = dropouts.mask(source, least, shape, x.dtype).view_as(rows).mul_(rows)
+            h = _project(a, seen)
         if joined:
             weight_now = joined_weight(weight, a, b, core, scale)
             y = rows @ weight_now.t() if bias is None else torch.addmm(bias, rows, weight_now.t())

@@ -32,6 +32,13 @@ def test_panels_say_what_they_show(store, draw):
     assert [axes.get_xlabel() for axes in figure.axes] == ["optimizer step"] * 2
 
 
+def test_steps_are_whole_numbers_also_where_there_is_one(store, draw):
+    log(store.add("lora", 0), {7: 0.5}, {7: 0.7})
+    _, figure = only(draw("learning-curves"))
+    low, high = figure.axes[0].get_xlim()
+    assert [tick for tick in figure.axes[0].get_xticks() if low <= tick <= high] == [7]
+
+
 def test_one_seed_has_no_band_and_the_caption_says_so(store, draw):
     log(store.add("lora", 0), {5: 0.5, 10: 0.6}, {5: 0.7})
     picture, figure = only(draw("learning-curves"))
