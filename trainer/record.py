@@ -7,12 +7,16 @@ In Python a record is a tree of small dataclasses; on disk it is one flat object
 names are the path through that tree, joined by dots (`metric.value`, `memory.optimizer`,
 `config.variant.rank`). Numbers that were not measured are absent, never zero.
 
-This module imports nothing but the standard library: `analysis` reads with it.
+A record of version 1 is read as one of today; what it did not know is blank. Of a version that is still to come the
+unknown fields are kept as they are.
+
+This module needs nothing but the standard library: `analysis` reads with it.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 import os
@@ -21,9 +25,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-VERSION = 1
+from trainer import identity_v1
+from trainer.identity import flatten
+from trainer.identity import run_id as hashed
+
+VERSION = 2
 FILENAME = "record.json"
 CONFIG = "config.yaml"  # beside it from the start of a run
+REPLACED = ".replaced"  # in a study's folder: runs that were done again
+CHECKSUM = "checksum"  # field of a row: a hash of all others; absent in version 1
 STATUSES = ("done", "failed", "pruned")
 
 T = TypeVar("T")
@@ -136,8 +146,10 @@ class Record:
     started: str | None = None  # UTC, ISO 8601
     finished: str | None = None
     overrides: list[str] = field(default_factory=list)  # as typed on the command line
-    config: dict[str, Any] = field(default_factory=dict)  # what run_id is the hash of, flattened
+    config: dict[str, Any] = field(default_factory=dict)  # every setting that decides the result, flattened
+    identity: dict[str, Any] = field(default_factory=dict)  # those of them that run_id is the hash of
     git: dict[str, Any] = field(default_factory=dict)  # commit, dirty
+    code: dict[str, str] = field(default_factory=dict)  # variant: hash of the method's own code
     versions: dict[str, str] = field(default_factory=dict)  # python, torch, transformers, …
     hardware: dict[str, Any] = field(default_factory=dict)
     metric: Metric = field(default_factory=Metric)
@@ -149,27 +161,36 @@ class Record:
     rank: Rank = field(default_factory=Rank)
     memory: Memory = field(default_factory=Memory)
     time: Time = field(default_factory=Time)
+    extra: dict[str, Any] = field(default_factory=dict)  # fields of a newer version, as they were read
 
     def row(self) -> dict[str, Any]:
-        """The flat row, names joined by dots; absent numbers are left out."""
+        """The flat row, names joined by dots, with its checksum; absent numbers are left out, null settings are not."""
         tree = {name: getattr(self, name) for name in FIELDS[Record]}
         for name, group in GROUPS.items():
             tree[name] = {rest: getattr(tree[name], rest) for rest in FIELDS[group]}
-        return {name: value for name, value in flatten(tree) if value is not None}
+        extra = tree.pop("extra")
+        row = {name: value for name, value in flatten(tree) if value is not None or name.startswith(_SETTINGS)} | extra
+        return row | {CHECKSUM: checksum(row)}
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Record:
         """The record that a flat row stands for. Raises `CorruptRecord`."""
         check(row)
-        parts: dict[str, Any] = {}
+        parts: dict[str, Any] = {"extra": {}}
         for name, value in row.items():
             head, _, rest = name.partition(".")
-            if rest:
+            if name == CHECKSUM:
+                continue
+            if not is_known(name):
+                parts["extra"][name] = value
+            elif rest:
                 parts.setdefault(head, {})[rest] = value
             else:
                 parts[head] = value
         for name, group in GROUPS.items():
             parts[name] = group(**parts.get(name, {}))
+        if row["version"] == 1:
+            parts["identity"] = identity_v1.identity(parts.get("config", {}))
         return cls(**parts)
 
 
@@ -184,7 +205,9 @@ GROUPS: dict[str, type] = {
 }
 
 # Groups of any names; in Python they are dictionaries.
-OPEN_GROUPS = ("config", "git", "versions", "hardware", "metrics", "method")
+OPEN_GROUPS = ("config", "identity", "git", "code", "versions", "hardware", "metrics", "method")
+
+_SETTINGS = ("config.", "identity.")
 
 FIELDS = {cls: tuple(f.name for f in dataclasses.fields(cls)) for cls in (Record, *GROUPS.values())}
 
@@ -226,17 +249,16 @@ def types_of(name: str) -> frozenset[type] | None:
 
 
 def check(row: Mapping[str, Any]) -> None:
-    """Raises `CorruptRecord` for a row that is no record of this version."""
-    if row.get("version") != VERSION:
-        raise CorruptRecord(f"version: {row.get('version')!r}, this is version {VERSION}")
+    """Raises `CorruptRecord` for a row that is no record, or was changed after it was written."""
+    version = row.get("version")
+    if type(version) is not int or version < 1:
+        raise CorruptRecord(f"version: {version!r}, allowed: a whole number ≥ 1")
     for name, value in row.items():
         head, _, rest = name.partition(".")
         is_group = head in GROUPS or head in OPEN_GROUPS
-        if head not in FIELDS[Record] or (head in GROUPS and rest and name not in _KINDS):
-            raise CorruptRecord(f"unknown field {name!r}")
         if is_group and not rest:
             raise CorruptRecord(f"{head}: {value!r} is not a group")
-        if not is_group and name != head:
+        if not is_group and name != head and head in FIELDS[Record]:
             raise CorruptRecord(f"{name}: {head} is no group")
     for name in dict.fromkeys([*_REQUIRED, *row]):
         _check_value(name, row.get(name))
@@ -247,6 +269,37 @@ def check(row: Mapping[str, Any]) -> None:
     measured = (value for name, value in row.items() if name.startswith(("metric.", "metrics.")))
     if row["status"] != "done" and any(value is not None for value in measured):
         raise CorruptRecord(f"metric: a {row['status']} run has none")
+    _refuse_edited(row)
+
+
+def _refuse_edited(row: Mapping[str, Any]) -> None:
+    """Raises `CorruptRecord` where what a record says in two places differs."""
+    if row["version"] > 1:
+        if row.get(CHECKSUM) != checksum(row):
+            raise CorruptRecord(f"{CHECKSUM}: {row.get(CHECKSUM)!r} is not that of the record, which was edited")
+        return
+    settings = {name.removeprefix("config."): value for name, value in row.items() if name.startswith("config.")}
+    if row["run_id"] != hashed(settings):
+        raise CorruptRecord(f"run_id: {row['run_id']!r} is not that of its config, which was edited")
+    twice = {"seed": "config.seed", "metric.value": f"metrics.{row.get('metric.name')}"}
+    twice |= {name: f"config.{name}.name" for name in ("variant", "task", "model")}
+    for name, other in twice.items():
+        if row.get(name) != row.get(other):
+            raise CorruptRecord(f"{name}: {row.get(name)!r} is {row.get(other)!r} in {other}; one of them was edited")
+
+
+def checksum(row: Mapping[str, Any]) -> str:
+    """Sixteen hexadecimal digits over all other fields of a row."""
+    content = {name: value for name, value in row.items() if name != CHECKSUM}
+    return hashlib.sha256(json.dumps(content, sort_keys=True, allow_nan=False).encode()).hexdigest()[:16]
+
+
+def is_known(name: str) -> bool:
+    """Whether this version of the record has a field of this name."""
+    head, _, rest = name.partition(".")
+    if head in OPEN_GROUPS:
+        return bool(rest)
+    return name in _KINDS if head in GROUPS else head in FIELDS[Record] and head != "extra"
 
 
 def _check_value(name: str, value: Any) -> None:
@@ -256,15 +309,6 @@ def _check_value(name: str, value: Any) -> None:
     bad = type(value) not in types or (isinstance(value, float) and not math.isfinite(value))
     if bad or (isinstance(value, list) and not all(type(text) is str for text in value)):
         raise CorruptRecord(f"{name}: {value!r} is not {kind[1]}")
-
-
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Leaves of a tree of mappings as `("a.b.c", value)`; lists are leaves, empty mappings vanish."""
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from flatten(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
 
 
 def write(record: Record, folder: str | os.PathLike[str]) -> Path:
