@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from analysis.commands.command import AnalysisError
 from analysis.comparison.overall import Overall
 from analysis.stats import ALPHA
-from analysis.verb import AnalysisError
 
 FORMATS = ("png", "svg")
 _LONGEST = 50  # letters of a name: a longer one would leave no room for the axis

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from analysis.commands.command import AnalysisError
 from analysis.comparison import words
-from analysis.rows import Row
-from analysis.verb import AnalysisError
+from analysis.tables.rows import Row
 
 _MOST_CANDIDATES = 30
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from analysis import cli
+from analysis.commands import cli
 from trainer import record as records
 from trainer.record import Record
 

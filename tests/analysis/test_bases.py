@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from analysis.bases import Bases, Config
+from analysis.records.settings_store import Bases, Config
 
 DIFFERENT: list[Any] = [1, 1.0, True, "1", None, 0, False, -0.0, "", [], [1], [True], [1.0], {"a": 1}, "a", 10**40]
 

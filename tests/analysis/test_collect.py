@@ -12,9 +12,10 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from analysis import cli, collect, spool
-from analysis.reading import Reader
-from analysis.verb import AnalysisError
+from analysis.commands import cli, collect
+from analysis.commands.command import AnalysisError
+from analysis.records import spool
+from analysis.records.reader import Reader
 from trainer import record as records
 
 
@@ -264,7 +265,7 @@ def test_a_study_larger_than_what_is_held_goes_through_the_disk(store, rows, mon
 
 
 def test_more_rows_than_a_batch(store, monkeypatch):
-    from analysis import arrow
+    from analysis.records import arrow
 
     for seed in range(5):
         store.add("lora", seed, config={"optim.lr": seed % 2})

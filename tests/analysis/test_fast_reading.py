@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from analysis.bases import Bases, Config
-from analysis.points import Groups
-from analysis.reading import Reader
-from analysis.rebuild import Rebuild
+from analysis.records.grouping import Groups
+from analysis.records.reader import Reader
+from analysis.records.rebuild import Rebuild
+from analysis.records.settings_store import Bases, Config
 from trainer import record as records
 from trainer.record import CorruptRecord, Record
 

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from analysis import arrow, cli, spool, tally
-from analysis.reading import Reader
+from analysis.commands import cli
+from analysis.records import arrow, spool
+from analysis.records.reader import Reader
+from analysis.tables import aggregate
 from tests.analysis.conftest import METRIC
 from trainer import record as records
 
@@ -74,7 +76,7 @@ def studies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, i
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is read, counted and written at once is less than the small study has."""
     monkeypatch.setattr(Reader, "_AT_ONCE", 50)
-    monkeypatch.setattr(tally, "_AT_ONCE", 50)
+    monkeypatch.setattr(aggregate, "_AT_ONCE", 50)
     monkeypatch.setattr(arrow, "_BATCH", 50)
     monkeypatch.setattr(spool, "_IN_MEMORY", 1)
 

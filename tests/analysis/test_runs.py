@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from analysis import brief, cli, costs, grid, runs, spool, table
+from analysis.commands import cli, table
+from analysis.records import runs, spool
+from analysis.tables import cells, costs, needed_fields
 from trainer import record as records
 
 
@@ -69,8 +71,9 @@ def test_the_brief_of_a_run_is_what_its_row_has(study):
         (point, *_) = found.having("done")
         for run, values in zip(runs.Runs(found, [point]), runs.Runs(found, [point]).brief(), strict=True):
             row = run.record.row()
-            assert dict(zip(brief.NAMES, values, strict=True)) == {name: row.get(name) for name in brief.NAMES}
-            assert brief.of(run.record) == values
+            wanted = {name: row.get(name) for name in needed_fields.NAMES}
+            assert dict(zip(needed_fields.NAMES, values, strict=True)) == wanted
+            assert needed_fields.of(run.record) == values
 
 
 def test_folders_that_are_named_twice_count_once(study):
@@ -95,8 +98,8 @@ def test_sums_are_exact_however_many_and_in_whatever_order():
 
 
 def test_a_cost_without_all_of_its_parts_is_none(study):
-    row = next(row for row in grid.build(_rows()).rows if row.variant == "lora")
-    (cell,) = grid.build(_rows(), every_cost=True).cells[1]
+    row = next(row for row in cells.build(_rows()).rows if row.variant == "lora")
+    (cell,) = cells.build(_rows(), every_cost=True).cells[1]
     assert cell.n == len(row.runs["movie"]) == 4 and cell.seeds == (1, 2, 3, 4)
     memories = [costs.training_memory(run.record.memory) for run in row.runs["movie"]]
     known = [memory for memory in memories if memory is not None]
@@ -105,7 +108,7 @@ def test_a_cost_without_all_of_its_parts_is_none(study):
 
 
 def _rows():
-    from analysis import rows
+    from analysis.tables import rows
 
     return rows.build(runs.read(["runs"]))
 

@@ -8,8 +8,8 @@ import random
 import pytest
 from scipy import stats
 
-from analysis import glue, summary
-from analysis.grid import spread
+from analysis.tables import averages, glue
+from analysis.tables.cells import spread
 
 TWO = ("movie", "opinion")
 
@@ -136,8 +136,8 @@ def test_ranks_are_scipys():
     draw = random.Random(0)
     for _ in range(200):
         values = [draw.choice((0.1, 0.2, 0.3, 0.4)) for _ in range(draw.randrange(1, 12))]
-        assert summary.ranked(values, higher_is_better=False) == list(stats.rankdata(values))
-        assert summary.ranked(values, higher_is_better=True) == list(stats.rankdata([-value for value in values]))
+        assert averages.ranked(values, higher_is_better=False) == list(stats.rankdata(values))
+        assert averages.ranked(values, higher_is_better=True) == list(stats.rankdata([-value for value in values]))
 
 
 def test_a_rank_of_a_task_with_two_metrics_says_by_which(store, table):
