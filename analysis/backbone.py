@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from analysis.commands.command import AnalysisError
+from analysis.errors import AnalysisError
 from analysis.stats.matrices import effective_rank
 
 if TYPE_CHECKING:

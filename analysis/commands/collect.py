@@ -7,17 +7,15 @@ made with, and its settings. `frame` gives the same to Python.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from analysis.commands.command import AnalysisError, Verb, add_runs, emit_parts, refuse_nothing, room
+from analysis.commands.command import Verb, add_runs, emit_parts, read_runs
+from analysis.errors import AnalysisError
 from analysis.records.columns import Columns
-from analysis.records.discovery import Listed
-from analysis.records.reader import steady
-from analysis.records.spool import Spool
+from analysis.records.runs import Found
 from analysis.tables import footnotes
 from analysis.tables.formats.markdown import one_line
 from trainer.record import STATUSES
@@ -34,11 +32,9 @@ def frame(roots: Iterable[Path | str]) -> pd.DataFrame:
     `frame.attrs["problems"]` lists what was left out and what is mixed. Raises `AnalysisError`
     where there is no run.
     """
-    from analysis.records import arrow
-
-    with steady(), _read(roots) as (spool, listed):
-        found = arrow.table(Columns(spool)).to_pandas()
-        found.attrs["problems"] = _problems(spool, listed)
+    runs = read_runs(roots)
+    found: pd.DataFrame = Columns(runs).table().to_pandas()
+    found.attrs["problems"] = _problems(runs)
     return found
 
 
@@ -55,37 +51,23 @@ def run(arguments: argparse.Namespace) -> int:
     form = arguments.format or ("parquet" if output and output.suffix == ".parquet" else "csv")
     if form == "parquet" and output is None:
         raise AnalysisError("--format: 'parquet' needs --output")
-    with steady(), _read(arguments.runs) as (spool, listed):
-        columns = Columns(spool)
-        if output is not None and form == "parquet":
-            from analysis.records import arrow
-
-            arrow.write(columns, output)
-        else:
-            emit_parts(columns.csv(), output)
-        for problem in _problems(spool, listed):
-            print(problem, file=sys.stderr)
+    found = read_runs(arguments.runs)
+    columns = Columns(found)
+    if output is not None and form == "parquet":
+        columns.write_parquet(output)
+    else:
+        emit_parts(columns.csv(), output)
+    for problem in _problems(found):
+        print(problem, file=sys.stderr)
     return 0
 
 
-@contextlib.contextmanager
-def _read(roots: Iterable[Path | str]) -> Iterator[tuple[Spool, Listed]]:
-    listed = Listed()
-    with room():
-        spool = Spool(roots, listed)
-    try:
-        refuse_nothing(listed, len(spool))
-        yield spool, listed
-    finally:
-        spool.close()
-
-
-def _problems(spool: Spool, listed: Listed) -> list[str]:
+def _problems(found: Found) -> list[str]:
     """What is mixed among the rows, and what is not among them."""
-    provenance = spool.provenance(*STATUSES)
+    provenance = found.provenance(*STATUSES)
     code, wrong = provenance.code()
-    found = [*([code] if wrong else []), *provenance.mixed(), *provenance.unequal(), *footnotes.left_out(listed)]
-    return [one_line(problem) for problem in found]
+    problems = [*([code] if wrong else []), *provenance.mixed(), *provenance.unequal(), *footnotes.left_out(found)]
+    return [one_line(problem) for problem in problems]
 
 
 VERB = Verb(

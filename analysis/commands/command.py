@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import errno
 import os
 import sys
-import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from analysis.errors import AnalysisError
 from analysis.records import runs
-from analysis.records.runs import Found, Listed
+from analysis.records.runs import Found
 from trainer.record import FILENAME
 
 ERRORS = "backslashreplace"  # a folder's name may be in another encoding
-
-
-class AnalysisError(Exception):
-    """The command can't do what was asked; its text is one line, shown without a traceback."""
 
 
 @dataclass(frozen=True)
@@ -43,50 +38,17 @@ def add_runs(parser: argparse.ArgumentParser) -> None:
 
 
 def read_runs(roots: Iterable[Path | str]) -> Found:
-    """All runs below `roots`. Raises `AnalysisError` where there is no record to be made anything of."""
-    with room():
-        found = runs.read(roots)
-    _refuse_nothing(found)
-    return found
-
-
-@contextlib.contextmanager
-def stored_runs(roots: Iterable[Path | str]) -> Iterator[Found]:
-    """As `read_runs`, in little memory; the runs can be read within it alone."""
-    with contextlib.ExitStack() as stack:
-        with room():
-            found = stack.enter_context(runs.stored(roots))
-        _refuse_nothing(found)
-        yield found
-
-
-@contextlib.contextmanager
-def room() -> Iterator[None]:
-    """Raises `AnalysisError` where the rows of many runs, which wait in a temporary file, find no room within it."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        place = tempfile.gettempdir()
-        raise AnalysisError(f"TMPDIR: {place}, allowed: a folder with room for the rows of all runs") from None
-
-
-def _refuse_nothing(found: Found) -> None:
-    refuse_nothing(found, found.count("done") + found.count("failed"))
-
-
-def refuse_nothing(listed: Listed, count: int) -> None:
-    """Raises `AnalysisError` where there are no runs, and says why."""
-    if count:
-        return
-    for reason in listed.untrusted:
+    """All runs below `roots`. Raises `AnalysisError` where there are none, and says why."""
+    found = runs.read(roots)
+    if found.runs:
+        return found
+    for reason in found.untrusted:
         print(f"Not used, can't be trusted: {reason}", file=sys.stderr)
-    for folder in listed.begun:
+    for folder in found.begun:
         print(f"Not ended, or killed: {folder}: no {FILENAME}", file=sys.stderr)
-    if listed.untrusted:
-        raise AnalysisError(f"no record that can be trusted; {len(listed.untrusted)} that can't")
-    raise AnalysisError("no records: " + "; ".join(listed.empty))
+    if found.untrusted:
+        raise AnalysisError(f"no record that can be trusted; {len(found.untrusted)} that can't")
+    raise AnalysisError("no records: " + "; ".join(found.empty))
 
 
 def emit(text: str, output: Path | None) -> None:

@@ -6,8 +6,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from analysis.commands.command import AnalysisError, Verb, emit, read_runs
+from analysis.commands.command import Verb, emit, read_runs
 from analysis.comparison import sides
+from analysis.errors import AnalysisError
 from analysis.tables import rows
 from analysis.tables.formats import markdown
 

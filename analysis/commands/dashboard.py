@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from analysis.commands import wandb_account
-from analysis.commands.command import AnalysisError, Verb, emit
+from analysis.commands.command import Verb, emit
+from analysis.errors import AnalysisError
 
 if TYPE_CHECKING:
     import wandb_workspaces.workspaces as ws

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from analysis.commands.command import AnalysisError, Verb, add_runs, read_runs
+from analysis.commands.command import Verb, add_runs, read_runs
+from analysis.errors import AnalysisError
 from analysis.records import runs
 from analysis.tables import footnotes
 from analysis.tables.formats.markdown import escape, one_line

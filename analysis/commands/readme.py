@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from analysis.commands import table
-from analysis.commands.command import AnalysisError, Verb, emit
+from analysis.commands.command import Verb, emit
+from analysis.errors import AnalysisError
 from analysis.records import runs
 
 REFERENCE = Path("runs/reference")

@@ -11,7 +11,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from analysis.commands import wandb_account
-from analysis.commands.command import AnalysisError, Verb, add_runs
+from analysis.commands.command import Verb, add_runs
+from analysis.errors import AnalysisError
 
 OFFLINE, ONLINE = "offline-run-", "run-"  # what the names of W&B's folders begin with
 

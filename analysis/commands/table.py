@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from analysis.commands.command import Verb, add_runs, emit, stored_runs
+from analysis.commands.command import Verb, add_runs, emit, read_runs
 from analysis.records import runs
-from analysis.records.reader import steady
 from analysis.tables import averages as summary
 from analysis.tables import cells, footnotes, rows
 from analysis.tables import published as papers
@@ -65,8 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Prints the table. Raises `AnalysisError` where there is no record to make it from."""
     output: Path | None = arguments.output
     form = arguments.format or _ENDINGS.get(output.suffix if output else "", "md")
-    with steady(), stored_runs(arguments.runs) as found:
-        text, problems = render(found, form, options_of(arguments))
+    text, problems = render(read_runs(arguments.runs), form, options_of(arguments))
     emit(text, output)
     for problem in problems:
         print(problem, file=sys.stderr)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from analysis.commands.command import AnalysisError
+from analysis.errors import AnalysisError
 
 HOW = "set WANDB_API_KEY or run `wandb login`"
 

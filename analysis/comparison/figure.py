@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from analysis.commands.command import AnalysisError
 from analysis.comparison.overall import Overall
+from analysis.errors import AnalysisError
 from analysis.stats import ALPHA
 
 FORMATS = ("png", "svg")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from analysis.commands.command import AnalysisError
 from analysis.comparison import words
+from analysis.errors import AnalysisError
 from analysis.tables.rows import Row
 
 _MOST_CANDIDATES = 30

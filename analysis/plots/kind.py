@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from analysis.plots import style
 from analysis.records.run_files import Unusable
-from analysis.records.runs import Found, Run, Runs
+from analysis.records.runs import Found, Run
 from analysis.tables import cells as grid
 from analysis.tables import rows
 from analysis.tables.cells import Cell, Column, Grid
@@ -58,7 +58,7 @@ class Group:
     look: style.Look
 
     @property
-    def runs(self) -> Runs:
+    def runs(self) -> list[Run]:
         return self.row.runs[self.column.task]
 
     @property

@@ -1,120 +1,140 @@
-"""The rows of a spool on columns that all of them share, and their text as csv."""
+"""Runs as rows on columns that all of them share: csv, or Arrow's columns for parquet and pandas."""
 
 from __future__ import annotations
 
 import csv
+import itertools
 import json
-from collections.abc import Iterable, Iterator
-from typing import Any
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from analysis.records.grouping import CODE, Made
-from analysis.records.reader import Values
-from analysis.records.rebuild import picker
-from analysis.records.spool import Spool
+from analysis.errors import AnalysisError
+from analysis.records import settings
+from analysis.records.discovery import Run
+from analysis.records.grouping import Point
+from analysis.records.runs import Found, ordered
 from analysis.text.sorting import natural
 from trainer.record import FIELDS, GROUPS, Record
 
-# Behind the plain fields; each of these is a group of names. Seeds are settings; the others are behind all of these.
-_ORDER = ("metric", "metrics", "method", "data", "steps", "params", "rank", "memory", "time", "config", *CODE)
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+# Behind the plain fields; each of these is a group of names.
+_ORDER = (
+    *("metric", "metrics", "method", "data", "steps", "params", "rank", "memory", "time"),
+    *("git", "code", "versions", "hardware", "config"),
+)
+_LEFT_OUT = ("identity.",)  # a choice of the settings, which are there
 
 
 class Columns:
-    """The rows of a spool on columns in three parts: `own`, `code` and `shared`, which few rows have anew.
+    """The rows of all runs: by variant, model, task, settings and seed."""
 
-    Iterating gives each row as (values of `own`, place in `codes`, place in `bases`).
-    """
+    def __init__(self, found: Found) -> None:
+        self._runs = _sorted(found)
+        self.kinds: dict[str, set[type]] = {}  # by column, the types of its values
+        for row in self:
+            for name, value in row.items():
+                self.kinds.setdefault(name, set()).add(type(value))
+        self.names = sorted(self.kinds, key=place)
 
-    def __init__(self, spool: Spool) -> None:
-        self._spool = spool
-        names = sorted({name for shape in spool.shapes for name in shape.names}, key=place)
-        self.own = [name for name in names if name.partition(".")[0] not in CODE]
-        self.code = [name for name in names if name.partition(".")[0] in CODE]
-        self.codes = [_flat(made) for made in spool.made]
-        # Settings but for seeds.
-        self.bases = spool.bases
-        self.shared = sorted(spool.bases.all_names(), key=natural)
-        self._picks = [picker(shape.stored, self.own) for shape in spool.shapes]
-
-    @property
-    def names(self) -> list[str]:
-        """All columns, in their order."""
-        return [*self.own, *self.code, *(f"config.{name}" for name in self.shared)]
-
-    def __iter__(self) -> Iterator[tuple[Values, int, int]]:
-        for number, base, made, values in self._spool.rows():
-            yield self._picks[number](values), made, base
-
-    def kinds(self) -> dict[str, set[type]]:
-        """The types of the values in each column."""
-        found: dict[str, set[type]] = {name: set() for name in self.names}
-        for shape in self._spool.shapes:
-            for name, types in zip(shape.names, shape.kinds, strict=True):
-                found[name] |= types
-        for name in self.shared:
-            found[f"config.{name}"] |= self.bases.kinds(name)
-        return {name: kinds - {type(None)} for name, kinds in found.items()}
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for run in self._runs:
+            yield {name: value for name, value in run.record.fields().items() if not name.startswith(_LEFT_OUT)}
 
     def csv(self) -> Iterator[str]:
         """Line by line; lists are JSON, what is absent is empty."""
         lines: list[str] = []
-        writer = csv.writer(Into(lines), lineterminator="\n")
+        writer = csv.writer(_Into(lines), lineterminator="\n")
+        writer.writerow(self.names)
+        for row in self:
+            writer.writerow([text(row.get(name)) for name in self.names])
+            yield from lines
+            lines.clear()
+        yield from lines
 
-        def written(values: Iterable[Any]) -> str:
-            writer.writerow(map(text, values))
-            return lines.pop()[:-1]
+    def table(self) -> pa.Table:
+        """All rows in memory. Raises `AnalysisError` for a number that fits into no column."""
+        import pyarrow as pa
 
-        # Of most columns csv's own text is right.
-        kinds = self.kinds()
-        odd = [place for place, name in enumerate(self.own) if kinds[name] & _ODD]
+        columns: dict[str, list[Any]] = {name: [] for name in self.names}
+        for row in self:
+            for name, column in columns.items():
+                column.append(row.get(name))
+        arrays = {name: _array(name, self.kinds[name] - {type(None)}, column) for name, column in columns.items()}
+        return pa.table(arrays)
 
-        yield written(self.names) + "\n"
-        # Few are different: each is made once, that of a base for all of its rows that stand together.
-        codes: dict[int, str] = {}
-        before, end = -1, ""
-        for own, code, base in self:
-            if code not in codes:
-                codes[code] = "," + written(map(self.codes[code].get, self.code)) if self.code else ""
-            if base != before:
-                settings = self.bases.items(base)
-                before, end = base, "," + written(map(settings.get, self.shared)) if self.shared else ""
-            values = list(own)
-            for place in odd:
-                values[place] = text(values[place])
-            writer.writerow(values)
-            yield f"{lines.pop()[:-1]}{codes[code]}{end}\n"
+    def write_parquet(self, output: Path) -> None:
+        """A parquet file; there is the whole file or none. Raises `AnalysisError` where it can't be written."""
+        import pyarrow.parquet as pq
+
+        temporary = output.with_name(f".{output.name}.tmp")
+        try:
+            pq.write_table(self.table(), temporary)
+            os.replace(temporary, output)
+        except OSError as error:
+            raise AnalysisError(f"can't write {output}: {error.strerror or error}") from None
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
-_ODD = {bool, list, dict}
-_TEXT = {str}
-_JSON = json.JSONEncoder(ensure_ascii=False).encode
-_JSON_TEXT = json.encoder.encode_basestring
+def _sorted(found: Found) -> list[Run]:
+    cells: dict[tuple[str, str, str], list[Point]] = {}
+    for point in found.points:
+        cells.setdefault((point.variant, point.model, point.task), []).append(point)
+    runs: list[Run] = []
+    for name in sorted(cells, key=lambda cell: tuple(map(natural, cell))):
+        differ = sorted(settings.differing(cells[name]))
+
+        def values(point: Point, differ: Sequence[str] = differ) -> tuple[tuple[object, ...], ...]:
+            return tuple(settings.sort_key(point.value(setting)) for setting in differ)
+
+        for _, alike in itertools.groupby(sorted(cells[name], key=values), values):
+            runs += ordered(alike)
+    return runs
+
+
+def _array(name: str, kinds: set[type], values: Sequence[Any]) -> pa.Array:
+    import pyarrow as pa
+
+    if name == "overrides":
+        kind = pa.list_(pa.string())
+    elif kinds == {bool}:
+        kind = pa.bool_()
+    elif kinds == {int}:
+        kind = pa.int64()
+    else:
+        kind = pa.float64() if kinds in ({float}, {int, float}) else pa.string()
+    if kind == pa.string() and kinds != {str}:
+        values = [value if value is None or type(value) is str else str(text(value)) for value in values]
+    try:
+        return pa.array(values, kind)
+    except (pa.ArrowInvalid, OverflowError) as error:
+        raise AnalysisError(f"{name}: does not fit into a column: {error}") from None
 
 
 def text(value: Any) -> Any:
     """A value as csv has it: JSON for what is neither text nor a number."""
-    if type(value) is bool:
-        return "true" if value else "false"
-    if type(value) is list and _TEXT.issuperset(map(type, value)):
-        return f"[{', '.join(map(_JSON_TEXT, value))}]"  # the same, and faster
-    return _JSON(value) if type(value) in _ODD else value
+    if type(value) in (bool, list, dict):
+        return json.dumps(value, ensure_ascii=False)
+    return value
 
 
-def _flat(made: Made) -> dict[str, Any]:
-    """What runs were made with, by the names of a row."""
-    return {f"{group}.{name}": value for group, own in made._asdict().items() for name, value in own.items()}
-
-
-class Into:
-    """A file whose every write is an entry of a list; `io.StringIO` takes four bytes for a letter."""
+class _Into:
+    """A file whose every write is an entry of a list."""
 
     def __init__(self, lines: list[str]) -> None:
         self.write = lines.append
 
 
 def place(name: str) -> tuple[int, int, tuple[object, ...]]:
-    """Sorts the names of a flat row: plain fields first, then group by group."""
+    """Sorts the names of a flat row: plain fields first, then group by group, unknown ones last."""
     group, dot, rest = name.partition(".")
     if not dot:
-        return (0, FIELDS[Record].index(name), ())
-    known = FIELDS[GROUPS[group]] if group in GROUPS else ()
-    return (1 + _ORDER.index(group), known.index(rest) if rest in known else 0, natural(rest))
+        known = FIELDS[Record]
+        return (0, known.index(name), ()) if name in known else (len(_ORDER) + 1, 0, natural(name))
+    fields: Iterable[str] = FIELDS[GROUPS[group]] if group in GROUPS else ()
+    first = 1 + _ORDER.index(group) if group in _ORDER else len(_ORDER) + 1
+    return (first, list(fields).index(rest) if rest in fields else 0, natural(rest))

@@ -57,15 +57,9 @@ class _Json(str):
 
 def differing(points: Iterable[Point]) -> set[str]:
     """The names of the `config.…` settings in which some points differ."""
-    configs = [point.config for point in points]
-    if not configs:
-        return set()
-    names = configs[0].bases.unequal({config.place for config in configs})
-    seeds = [config.seeds for config in configs]
-    for name in {name for own in seeds for name in own}:
-        if any(own.get(name) != seeds[0].get(name) for own in seeds):
-            names.add(name)
-    return {CONFIG + name for name in names}
+    first, *others = [point.identity for point in points] or [{}]
+    names = {name for identity in (first, *others) for name in identity}
+    return {CONFIG + name for name in names if any(other.get(name) != first.get(name) for other in others)}
 
 
 def telling(cells: Iterable[Sequence[Point]], names: Collection[str], typed_names: Collection[str]) -> list[str]:

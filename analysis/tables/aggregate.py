@@ -1,19 +1,14 @@
-"""The runs of a row → what a table needs of them, each run read once and let go."""
+"""The runs of a row → what a table shows of them."""
 
 from __future__ import annotations
 
-import itertools
-from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from analysis.records.reader import Values
-from analysis.tables import costs, glue, needed_fields
-from analysis.tables.costs import NO_MEANS, Means, Totals
-from analysis.tables.glue import Columns
+from analysis.tables import glue
+from analysis.tables.costs import NO_MEANS, Means
 from analysis.tables.rows import Row
-
-_AT_ONCE = 256  # runs read together; as many may wait for their costs
+from trainer.record import Record
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +17,8 @@ class Tally:
 
     metric: str
     seeds: tuple[int, ...]
-    values: array[float]  # the metric's, as measured
-    scores: array[float]  # see glue.py; empty where a metric is missing
+    values: list[float]  # the metric's, as measured
+    scores: list[float]  # see glue.py; empty where a metric is missing
     lacking: tuple[str, ...]  # the metrics that are
     means: Means
 
@@ -39,71 +34,29 @@ class Spent:
 
 def tallied(row: Row, tasks: Iterable[str], every_cost: bool) -> tuple[list[Tally | None], Spent]:
     """For each task its tally, None where no run is done; then that of all. every_cost: with the costs of each task."""
-    over_all = _Over()
-    tallies = [_task(row, task, over_all, every_cost) if row.runs.get(task) else None for task in tasks]
-    return tallies, over_all.spent()
+    by_task = {task: [run.record for run in row.runs.get(task, ())] for task in tasks}
+    tallies = [_task(task, records, every_cost) if records else None for task, records in by_task.items()]
+    return tallies, _spent([record for records in by_task.values() for record in records])
 
 
-class _Over:
-    """What is gathered over the tasks of a row."""
-
-    def __init__(self) -> None:
-        self._totals = Totals()
-        self._waiting: list[Values] = []
-        self._started: tuple[int, int] | None = None
-        self._resized = False
-
-    def add(self, some: list[Values], columns: Columns, best: bool) -> None:
-        """Adds runs, and the same by columns; best: their number is from their best checkpoint."""
-        counts = [count for count in columns["params.adapter_start"] if count is not None]
-        if counts:
-            low, high = self._started or (counts[0], counts[0])
-            self._started = min(low, *counts), max(high, *counts)
-        if best:
-            sizes = zip(*(columns[f"params.{name}"] for name in _SIZES), strict=True)
-            self._resized = self._resized or any(len({*own} - {None}) > 1 for own in set(sizes))
-        self._waiting += some  # costs are added for many runs at once
-        if len(self._waiting) > _AT_ONCE:
-            self._pay()
-
-    def spent(self) -> Spent:
-        """The costs of all runs that were added."""
-        if self._waiting:
-            self._pay()
-        return Spent(self._totals.means(), self._started, self._resized)
-
-    def _pay(self) -> None:
-        self._totals.add(costs.values(_columns(self._waiting)))
-        self._waiting.clear()
+def _task(task: str, records: Sequence[Record], every_cost: bool) -> Tally:
+    lacking = glue.lacking(task, records)
+    return Tally(
+        records[0].metric.name or "",
+        tuple(record.seed for record in records),
+        [record.metric.value for record in records if record.metric.value is not None],
+        [] if lacking else glue.scores(task, records),
+        tuple(sorted(lacking)),
+        Means(records) if every_cost else NO_MEANS,
+    )
 
 
-_SIZES = ("adapter_start", "adapter_end", "effective")
-
-
-def _task(row: Row, task: str, over_all: _Over, every_cost: bool) -> Tally:
-    metric, checkpoint, *_ = row.points[task][0].observed
-    values, scores = array("d"), array("d")
-    seeds: list[int] = []  # of any size
-    lacking: set[str] = set()
-    totals = Totals()
-    runs = row.runs[task].brief()
-    while some := list(itertools.islice(runs, _AT_ONCE)):
-        columns = _columns(some)
-        seeds.extend(columns["seed"])
-        values.extend(columns["metric.value"])
-        lacking.update(glue.lacking(task, columns))
-        if task in glue.AVERAGED and not lacking:
-            scores.extend(glue.scores(task, columns))
-        if every_cost:
-            totals.add(costs.values(columns))
-        over_all.add(some, columns, best=checkpoint == "best")
-    if lacking:
-        scores = array("d")
-    elif task not in glue.AVERAGED:
-        scores = values
-    means = totals.means() if every_cost else NO_MEANS
-    return Tally(metric or "", tuple(seeds), values, scores, tuple(sorted(lacking)), means)
-
-
-def _columns(some: Iterable[Values]) -> Columns:
-    return dict(zip(needed_fields.NAMES, zip(*some, strict=True), strict=True))
+def _spent(records: Sequence[Record]) -> Spent:
+    starts = [record.params.adapter_start for record in records if record.params.adapter_start is not None]
+    sizes = [
+        {record.params.adapter_start, record.params.adapter_end, record.params.effective} - {None}
+        for record in records
+        if record.metric.checkpoint == "best"
+    ]
+    started = (min(starts), max(starts)) if starts else None
+    return Spent(Means(records), started, any(len(own) > 1 for own in sizes))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from array import array
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from operator import attrgetter
 
 from analysis.text import numbers
-from trainer.record import Memory
+from trainer.record import Memory, Record
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,16 @@ class Cost:
     key: str
     names: tuple[str, ...]  # of a record's row
     text: Callable[[float], str]
+
+    def of(self, record: Record) -> float | None:
+        """What one run took; None where a part is missing: the sum of the others would look like a small one."""
+        values = [get(record) for get in self._getters]
+        known = [value for value in values if value is not None]
+        return sum(known) if len(known) == len(values) else None
+
+    @functools.cached_property
+    def _getters(self) -> list[Callable[[Record], float | None]]:
+        return [attrgetter(name) for name in self.names]
 
 
 _PARTS = ("memory.weights", "memory.gradients", "memory.optimizer", "memory.activations")
@@ -67,70 +77,21 @@ TIME = (
 COSTS = (*PARAMETERS, MEMORY, *SPLIT, PEAK, CUDA, *CUDA_SPLIT, *TIME)
 
 
-_PLACE = {cost.key: place for place, cost in enumerate(COSTS)}
-
-Values = list[list[float]]  # for each of COSTS, those of the runs that have it
-
-
-def values(columns: Mapping[str, Sequence[Any]]) -> Values:
-    """The costs of some runs, of which `columns` has by name what a row has."""
-    found: Values = []
-    for cost in COSTS:
-        parts = [columns[name] for name in cost.names]
-        if len(parts) == 1:
-            found.append([value for value in parts[0] if value is not None])
-        else:  # the sum of what is there would look like a small one
-            found.append([sum(each) for each in zip(*parts, strict=True) if None not in each])
-    return found
-
-
-class Totals:
-    """Sums of each cost over any number of runs, in a fixed space. Exact: no order of the runs changes a digit."""
-
-    _MOST = 64  # terms of a sum
-
-    def __init__(self) -> None:
-        self._counts = [0] * len(COSTS)
-        self._terms: Values = [[] for _ in COSTS]
-
-    def add(self, more: Values) -> None:
-        """Adds the costs of some runs."""
-        for place, own in enumerate(more):
-            self._counts[place] += len(own)
-            self._terms[place] += own
-            if len(self._terms[place]) > self._MOST:
-                self._terms[place] = _fewer(self._terms[place])
-
-    def means(self) -> Means:
-        """The mean of each cost over the runs that have it."""
-        return Means(
-            math.fsum(terms) / count if count else math.nan
-            for terms, count in zip(self._terms, self._counts, strict=True)
-        )
-
-
-def _fewer(terms: Sequence[float]) -> list[float]:
-    """A few numbers with exactly the same sum."""
-    found: list[float] = []
-    # fsum rounds once: what it leaves is a number, too, until nothing is left.
-    while rest := math.fsum([*terms, *(-part for part in found)]):
-        found.append(rest)
-    return found
-
-
 class Means:
-    """The mean of each of `COSTS`."""
+    """The mean of each of `COSTS` over some runs."""
 
-    __slots__ = ("_values",)
-
-    def __init__(self, means: Iterable[float] = ()) -> None:
-        """means: nan where no run has a cost."""
-        self._values = array("d", means)
+    def __init__(self, records: Iterable[Record] = ()) -> None:
+        values: dict[str, list[float]] = {cost.key: [] for cost in COSTS}
+        for record in records:
+            for cost in COSTS:
+                value = cost.of(record)
+                if value is not None:
+                    values[cost.key].append(value)
+        self._means = {key: math.fsum(own) / len(own) for key, own in values.items() if own}
 
     def of(self, cost: Cost) -> float | None:
         """That of one cost; None where no run has it."""
-        mean = self._values[_PLACE[cost.key]] if self._values else math.nan
-        return None if math.isnan(mean) else mean
+        return self._means.get(cost.key)
 
 
 NO_MEANS = Means()

@@ -8,8 +8,9 @@ once, with the mean of the two. Every other task counts with its own metric.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+
+from trainer.record import Record
 
 # Names in a record's `metrics`: the second split's have its name in front.
 AVERAGED = {
@@ -20,19 +21,14 @@ AVERAGED = {
 }
 
 
-METRICS = tuple(dict.fromkeys(name for names in AVERAGED.values() for name in names))
-
-Columns = Mapping[str, Sequence[Any]]  # by name what the rows of some runs have
-
-
-def scores(task: str, columns: Columns) -> list[float]:
+def scores(task: str, records: Iterable[Record]) -> list[float]:
     """The score of each of some done runs of a task, none `lacking` a metric that GLUE averages."""
     names = AVERAGED.get(task)
     if names is None:
-        return list(columns["metric.value"])
-    return list(map(statistics.fmean, zip(*(columns[f"metrics.{name}"] for name in names), strict=True)))
+        return [record.metric.value for record in records if record.metric.value is not None]
+    return [statistics.fmean(record.metrics[name] for name in names) for record in records]
 
 
-def lacking(task: str, columns: Columns) -> list[str]:
+def lacking(task: str, records: Sequence[Record]) -> list[str]:
     """The metrics that `scores` misses in some of the runs."""
-    return [name for name in AVERAGED.get(task, ()) if None in columns[f"metrics.{name}"]]
+    return [name for name in AVERAGED.get(task, ()) if any(name not in record.metrics for record in records)]

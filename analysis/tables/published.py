@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from analysis.commands.command import AnalysisError
+from analysis.errors import AnalysisError
 from analysis.tables.cells import Column, Grid
 
 FOLDER = Path(__file__).parent / "papers"

@@ -18,7 +18,7 @@ from typing import Any
 
 from analysis.records import settings
 from analysis.records.grouping import Point
-from analysis.records.runs import Found, Runs
+from analysis.records.runs import Found, Run, ordered
 from analysis.text.sorting import natural
 
 
@@ -32,8 +32,8 @@ class Row:
     told_apart: tuple[tuple[str, Any], ...]  # setting, value
     points: dict[str, list[Point]] = field(default_factory=dict)
     failed_points: dict[str, list[Point]] = field(default_factory=dict)
-    runs: dict[str, Runs] = field(default_factory=dict)
-    failed: dict[str, Runs] = field(default_factory=dict)
+    runs: dict[str, list[Run]] = field(default_factory=dict)
+    failed: dict[str, list[Run]] = field(default_factory=dict)
 
     @property
     def settings(self) -> str:
@@ -80,8 +80,8 @@ def build(found: Found) -> Rows:
         if hidden:
             along[variant] = hidden
     for row in rows:
-        row.runs = {task: Runs(found, points) for task, points in row.points.items()}
-        row.failed = {task: Runs(found, points) for task, points in row.failed_points.items()}
+        row.runs = {task: ordered(points) for task, points in row.points.items()}
+        row.failed = {task: ordered(points) for task, points in row.failed_points.items()}
     rows.sort(key=Row.sort_key)
     tasks = sorted({point.task for point in (*done, *failed)}, key=natural)
     return Rows(rows, tasks, along)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from analysis.records import settings
-from analysis.records.columns import Into
 from analysis.tables import costs
 from analysis.tables.averages import Averages, Ranks
 from analysis.tables.cells import Grid, budgets
@@ -41,14 +41,14 @@ HEADER = (
 
 def render(grid: Grid, averages: Averages, ranks: Ranks, papers: Sequence[Paper] = ()) -> str:
     """The whole file; a task without done runs has n = 0 and blanks."""
-    lines: list[str] = []
-    writer = csv.DictWriter(Into(lines), HEADER, restval="", extrasaction="ignore", lineterminator="\n")
+    text = io.StringIO()
+    writer = csv.DictWriter(text, HEADER, restval="", extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     for place in range(len(grid.rows)):
         writer.writerows(_lines(grid, averages, ranks, place))
     for paper in papers:
         writer.writerows(_published(grid, paper))
-    return "".join(lines)
+    return text.getvalue()
 
 
 def _lines(grid: Grid, averages: Averages, ranks: Ranks, place: int) -> Iterator[dict[str, Any]]:
