@@ -389,13 +389,33 @@ def read(folder: str | os.PathLike[str]) -> Record | None:
     except OSError as error:
         raise CorruptRecord(f"{path}: {error.strerror or error}") from None
     try:
-        # orjson makes a float of a whole number above 64 bits.
-        row = json.loads(content) if _LONG.search(content) else orjson.loads(content)
-        if not isinstance(row, dict):
-            raise CorruptRecord("not an object")
+        row = _parsed(content)
         return Record.from_row(row, as_written=_is_as_written(content))
     except (ValueError, RecursionError) as error:
         raise CorruptRecord(f"{path}: {error}") from None
+
+
+def _parsed(content: bytes) -> dict[str, Any]:
+    """The row in a file, not checked. Raises `ValueError` or `RecursionError`."""
+    try:
+        # orjson makes a float of a whole number above 64 bits.
+        row = json.loads(content) if _LONG.search(content) else orjson.loads(content)
+    except ValueError:
+        # The standard library says better what is wrong, and reads NaN, so that its field can be named.
+        text = content.decode()
+        row = json.loads(text)
+        _refuse_halves(row)
+    if not isinstance(row, dict):
+        raise CorruptRecord("not an object")
+    return row
+
+
+def _refuse_halves(row: Any) -> None:
+    """Raises `CorruptRecord` where an escape stands for half a character: no text that could be written anywhere."""
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise CorruptRecord(f"{error.object[error.start]!r} in a text is half a character") from None
 
 
 _LONG = re.compile(rb"[ \[:]-?\d{19}")

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from analysis import backbone
 from analysis.commands import cli
 from analysis.stats.matrices import effective_rank
-from tests.analysis.test_command import ROOT, python
+from tests.analysis.commands.test_command import ROOT, python
 from variants.core.decompose import choose_rank, decompose
 
 QUERY = "encoder.layer.0.attention.self.query"

@@ -48,7 +48,7 @@ Over test examples:
 - Unequal budgets: lora rank=4 and head have 165.9k and 0 effective parameters, over 1 % apart (movie, opinion).
 - Unpaired, not used, lora rank=4 and head on movie: lora rank=4 seed 3.
 - Not compared over test examples, lora rank=4 on opinion seed 0: no predictions.parquet in its folder.
-- Not used, can't be trusted: runs/foreign/record.json: version: None, this is version 1
+- Not used, can't be trusted: runs/foreign/record.json: version: None, allowed: a whole number ≥ 1
 """  # noqa: E501
 
 CSV = """\
@@ -65,7 +65,7 @@ PROBLEMS = """\
 Unequal budgets: lora rank=4 and head have 165.9k and 0 effective parameters, over 1 % apart (movie, opinion).
 Unpaired, not used, lora rank=4 and head on movie: lora rank=4 seed 3.
 Not compared over test examples, lora rank=4 on opinion seed 0: no predictions.parquet in its folder.
-Not used, can't be trusted: runs/foreign/record.json: version: None, this is version 1
+Not used, can't be trusted: runs/foreign/record.json: version: None, allowed: a whole number ≥ 1
 """
 
 
@@ -163,7 +163,7 @@ def test_it_never_imports_torch(study):
         study.right(variant, 0, 90, of=100)
     code = """if True:
         import sys
-        from analysis import cli
+        from analysis.commands import cli
         cli.main(["compare", "lora", "head", "runs"])
         print([name for name in ("torch", "transformers", "datasets", "seaborn") if name in sys.modules])
     """

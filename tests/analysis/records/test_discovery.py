@@ -45,7 +45,8 @@ def test_what_is_no_record_is_listed_with_its_path(store, base, table, text, rea
 @pytest.mark.parametrize(
     "change, reason",
     [
-        ({"version": 99}, "version: 99, this is version 1"),
+        ({"version": "1"}, "version: '1', allowed: a whole number ≥ 1"),
+        ({"version": 0}, "version: 0, allowed: a whole number ≥ 1"),
         ({"metric__value": None}, "metric.value: missing in a finished run"),
         ({"metric__value": float("nan")}, "metric.value: nan is not a finite number"),
         ({"params__head": "many"}, "params.head: 'many' is not a whole number"),
@@ -56,7 +57,7 @@ def test_what_is_no_record_is_listed_with_its_path(store, base, table, text, rea
         ({"overrides": "lora"}, "overrides: 'lora' is not a list of texts"),
         ({"git__commit": 5}, "git.commit: 5 is not text"),
         ({"seed": "zero"}, "seed: 'zero' is not a whole number"),
-        ({"surprise": 1}, "unknown field 'surprise'"),
+        ({"config__optim__lr": float("nan")}, "Out of range float values are not JSON compliant: nan"),
     ],
 )
 def test_a_record_with_a_wrong_value_is_listed(store, base, table, change, reason):
@@ -166,6 +167,6 @@ def test_nothing_but_corrupt_records(store, capsys):
     output = capsys.readouterr()
     assert output.out == ""
     assert output.err.splitlines() == [
-        f"Not used, can't be trusted: {path}: version: None, this is version 1",
+        f"Not used, can't be trusted: {path}: version: None, allowed: a whole number ≥ 1",
         "analysis: no record that can be trusted; 1 that can't",
     ]

@@ -25,7 +25,7 @@ MARKDOWN = """\
 - Code: commit 0123456789.
 - Failed: full on opinion, seed 0: out_of_memory \\| 3 GiB
 - Blank on opinion, 1 run failed: full
-- Not used, can't be trusted: runs/foreign/record.json: version: None, this is version 1
+- Not used, can't be trusted: runs/foreign/record.json: version: None, allowed: a whole number ≥ 1
 """  # noqa: E501
 
 CSV = """\
@@ -63,7 +63,7 @@ Within a column, from row to row, differ besides the variant: optim.lr.\par
 Code: commit 0123456789.\par
 Failed: full on opinion, seed 0: out\_of\_memory \textbar{} 3 GiB\par
 Blank on opinion, 1 run failed: full\par
-Not used, can't be trusted: runs/foreign/record.json: version: None, this is version 1\par
+Not used, can't be trusted: runs/foreign/record.json: version: None, allowed: a whole number ≥ 1\par
 \end{minipage}
 \end{table}
 """  # noqa: E501
@@ -94,7 +94,7 @@ HTML = """\
 <li>Code: commit 0123456789.</li>
 <li class="problem">Failed: full on opinion, seed 0: out_of_memory | 3 GiB</li>
 <li class="problem">Blank on opinion, 1 run failed: full</li>
-<li class="problem">Not used, can&#39;t be trusted: runs/foreign/record.json: version: None, this is version 1</li>
+<li class="problem">Not used, can&#39;t be trusted: runs/foreign/record.json: version: None, allowed: a whole number ≥ 1</li>
 </ul>
 </body>
 </html>
@@ -103,7 +103,7 @@ HTML = """\
 PROBLEMS = """\
 Failed: full on opinion, seed 0: out_of_memory | 3 GiB
 Blank on opinion, 1 run failed: full
-Not used, can't be trusted: runs/foreign/record.json: version: None, this is version 1
+Not used, can't be trusted: runs/foreign/record.json: version: None, allowed: a whole number ≥ 1
 """
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from analysis.commands import cli
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 TEXT = """\
 # Title
@@ -130,7 +130,7 @@ def test_a_study_with_a_corrupt_record_is_an_error(study, capsys):
     assert call(capsys) == (
         2,
         "",
-        f"analysis: README.md, line 3: study 'families': {bad}: version: None, this is version 1\n",
+        f"analysis: README.md, line 3: study 'families': {bad}: version: None, allowed: a whole number ≥ 1\n",
     )
 
 

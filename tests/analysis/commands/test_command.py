@@ -12,7 +12,7 @@ import pytest
 
 from analysis.commands import cli
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
@@ -54,7 +54,7 @@ def test_a_table_imports_nothing_that_takes_its_time(store):
     store.add("lora", 0)
     code = """if True:
         import sys
-        from analysis import cli
+        from analysis.commands import cli
         cli.main(["table", "runs"])
         heavy = ("torch", "transformers", "pandas", "numpy", "pyarrow", "scipy", "jinja2", "yaml")
         print([name for name in heavy if name in sys.modules])
@@ -69,7 +69,7 @@ def test_collecting_never_imports_torch(store, name):
     store.add("lora", 0)
     code = f"""if True:
         import sys
-        from analysis import cli
+        from analysis.commands import cli
         cli.main(["collect", "runs", "--output", "{name}"])
         print([name for name in ("torch", "transformers", "scipy") if name in sys.modules])
     """
@@ -82,7 +82,7 @@ def test_help_is_fast():
     """What takes a second to import belongs inside the verb that needs it."""
     code = """if True:
         import sys
-        from analysis import cli
+        from analysis.commands import cli
         cli.parser().format_help()
         print([name for name in ("torch", "pandas", "numpy", "scipy", "pyarrow", "matplotlib") if name in sys.modules])
     """

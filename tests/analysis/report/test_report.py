@@ -16,7 +16,7 @@ from analysis.records import runs
 from analysis.report import verdicts
 from analysis.tables import rows
 from tests.analysis.plots.conftest import allocate, log
-from tests.analysis.test_command import python
+from tests.analysis.commands.test_command import python
 
 EVIL = "<script>alert(1)</script>"
 
@@ -97,7 +97,7 @@ def test_a_report_never_imports_torch_and_no_matplotlib_without_pictures(store):
     two_rows(store)
     code = """if True:
         import sys
-        from analysis import cli
+        from analysis.commands import cli
         cli.main(["report", "runs", "--no-pictures"])
         print([name for name in ("torch", "transformers", "matplotlib") if name in sys.modules])
         cli.main(["report", "runs", "--only", "memory"])

@@ -9,7 +9,7 @@ import pytest
 
 from analysis.commands import cli, figures
 from tests.analysis.plots.conftest import LAYERS, allocate, log, save_entries, save_factors
-from tests.analysis.test_command import python
+from tests.analysis.commands.test_command import python
 from tests.conftest import folder_of
 from variants.command import cli as handover
 
@@ -132,7 +132,7 @@ def test_an_output_that_can_not_be_written_is_one_line(store, capsys):
 def test_figures_never_import_torch(runs):
     code = """if True:
         import sys
-        from analysis import cli
+        from analysis.commands import cli
         cli.main(["figures", "runs", "--output", "out", "--format", "svg"])
         print([name for name in ("torch", "transformers", "matplotlib.pyplot") if name in sys.modules])
     """

@@ -134,7 +134,7 @@ def test_corrupt_foreign_and_half_written_folders_are_left_out_and_listed(store,
     lines, told = rows("runs", "tpyo")
     assert [line["run_id"] for line in lines] == [folder.name]
     assert told == [
-        "Not used, can't be trusted: runs/foreign/record.json: version: None, this is version 1",
+        "Not used, can't be trusted: runs/foreign/record.json: version: None, allowed: a whole number ≥ 1",
         told[1],
         "Not used, can't be trusted: runs/spoilt/record.json: metric.value: 'good' is not a finite number",
         "Not ended, or killed: runs/killed: no record.json",
