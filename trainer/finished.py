@@ -121,8 +121,8 @@ def _config(folder: Path, row: Record) -> DictConfig:
         raise
     except (OSError, AssertionError, YAMLError, OmegaConfBaseException) as error:
         raise ConfigError(f"{path}: not the config of a run: {one_line(error)}") from None
-    for name in sorted({*now, *row.config}):
-        if now.get(name) != row.config.get(name):
-            was, found = row.config.get(name), now.get(name)
+    for name in sorted({*now.leaves, *row.identity}):
+        if now.leaves.get(name) != row.identity.get(name):
+            was, found = row.config.get(name), now.settings.get(name)
             raise ConfigError(f"{folder}: {name} is {found!r}, the run was made with {was!r}")
     return config

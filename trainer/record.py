@@ -249,9 +249,8 @@ class _Shape:
     def __init__(self, names: tuple[str, ...]) -> None:
         self.places = [_place(name) for name in names]
         self.types = {name: types for name in names if (types := _types(name)) is not None}
-        self.problem = next(filter(None, map(_misplaced, names)), None)
-        if self.problem is None and (missing := [name for name in _REQUIRED if name not in names]):
-            self.problem = f"{missing[0]}: None is not {_KINDS[missing[0]][1]}"
+        self.misplaced = [name for name in names if _misplaced(name)]
+        self.missing = [name for name in _REQUIRED if name not in names]
 
 
 _shape = functools.lru_cache(1000)(_Shape)
@@ -261,7 +260,7 @@ def _place(name: str) -> tuple[str, str]:
     head, _, rest = name.partition(".")
     if head in OPEN_GROUPS or (head in GROUPS and name in _KINDS):
         return head, sys.intern(rest)
-    return ("", name) if name == CHECKSUM or (head in FIELDS[Record] and head != "extra") else ("extra", name)
+    return ("", name) if name == CHECKSUM or (name in FIELDS[Record] and name != "extra") else ("extra", name)
 
 
 def _types(name: str) -> frozenset[type] | None:
@@ -271,13 +270,11 @@ def _types(name: str) -> frozenset[type] | None:
     return kind and (kind[0] if name in _REQUIRED else kind[0] | {type(None)})
 
 
-def _misplaced(name: str) -> str | None:
-    """What is wrong with a name, whatever its value."""
+def _misplaced(name: str) -> bool:
+    """Whether a group stands where a value belongs, or a value where a group does."""
     head, _, rest = name.partition(".")
     is_group = head in GROUPS or head in OPEN_GROUPS
-    if is_group and not rest:
-        return f"{head}: not a group of fields"
-    return f"{name}: {head} is no group" if rest and not is_group and head in FIELDS[Record] else None
+    return not rest if is_group else bool(rest) and head in FIELDS[Record]
 
 
 def check(row: Mapping[str, Any], *, as_written: bool = False) -> None:
@@ -289,8 +286,11 @@ def check(row: Mapping[str, Any], *, as_written: bool = False) -> None:
     if type(version) is not int or version < 1:
         raise CorruptRecord(f"version: {version!r}, allowed: a whole number ≥ 1")
     shape = _shape(tuple(row))
-    if shape.problem:
-        raise CorruptRecord(shape.problem)
+    for name in shape.misplaced:
+        head, _, rest = name.partition(".")
+        raise CorruptRecord(f"{name}: {head} is no group" if rest else f"{name}: {row[name]!r} is not a group")
+    for name in shape.missing:
+        raise CorruptRecord(f"{name}: None is not {_KINDS[name][1]}")
     for name, types in shape.types.items():
         value = row[name]
         if (

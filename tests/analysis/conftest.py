@@ -84,6 +84,12 @@ class Store:
         records.write(record, folder)
         return folder
 
+    def without_config(self, folder: Path) -> None:
+        """Takes the settings out of a record: its run failed before they were known."""
+        path = folder / records.FILENAME
+        row = {name: value for name, value in json.loads(path.read_text()).items() if not name.startswith("config.")}
+        path.write_text(json.dumps(row | {records.CHECKSUM: records.checksum(row)}))
+
     def raw(self, name: str, text: str | bytes) -> Path:
         """A `record.json` with exactly this in it; returns its path."""
         path = self.root / "runs" / name / records.FILENAME

@@ -62,7 +62,7 @@ def test_every_name_and_value_of_a_record_is_there(store, rows):
     record = records.read(folder)
     assert record is not None
     (row,), _ = rows()
-    written = {name: value if isinstance(value, str) else json.dumps(value) for name, value in record.row().items()}
+    written = {name: value if isinstance(value, str) else json.dumps(value) for name, value in record.fields().items()}
     assert row == written
 
 
