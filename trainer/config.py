@@ -51,7 +51,7 @@ class Optim:
 
     lr: float = MISSING
     head_lr: float | None = None  # of the head; null for lr
-    weight_decay: float = 0.0  # on matrices; never on biases, norms and other vectors
+    weight_decay: float = 0.0  # of adapters as their cards say; of a model's own weights and the head on matrices alone
     schedule: str = "linear"  # one of SCHEDULES
     warmup: float = 0.06  # share of the steps when below 1, else a number of steps
     max_grad_norm: float = 1.0  # 0 for no clipping

@@ -19,7 +19,9 @@ from variants.core.variant import Variant
 def build_optimizer(
     model: nn.Module, head: Sequence[str], variant: Variant, optim: DictConfig, fused: bool = False
 ) -> torch.optim.Optimizer:
-    """One group for each set of options: head or adapter, decayed or not, what the variant says.
+    """One group for each set of options: head or not, decayed or not, what the variant says.
+
+    Weight decay acts where the variant says so; on a model's own weights, and in the head, it acts on matrices alone.
 
     fused: whether the optimizer takes its step in one call where its class can and the config chooses no way of
         its own. An adapter has many small parameters: one by one, AdamW takes five times as long over them.
@@ -31,9 +33,14 @@ def build_optimizer(
         in_head = inside(name, head)
         own = {} if in_head else dict(variant.optimizer_options(name))
         base = optim.head_lr if in_head and optim.head_lr is not None else optim.lr
-        decay = optim.weight_decay if parameter.ndim >= 2 else 0.0
-        options = {"lr": base * own.pop("lr_scale", 1.0), "weight_decay": decay} | own
-        groups.setdefault(tuple(sorted(options.items())), {"params": [], **options})["params"].append(parameter)
+        said = None if in_head else variant.decays(name)
+        decays = parameter.ndim >= 2 if said is None else said
+        options = {
+            "lr": base * own.pop("lr_scale", 1.0),
+            "weight_decay": optim.weight_decay if decays else 0.0,
+        } | own
+        key = (in_head, *sorted(options.items()))  # a variant may change the options of its own groups
+        groups.setdefault(key, {"params": [], **options})["params"].append(parameter)
     found = make("optim.optimizer", optim.optimizer, _partial_=True)
     return found(list(groups.values()), **(_one_call(found.func, optim.optimizer) if fused else {}))
 

@@ -18,6 +18,8 @@ Hooks     penalty       R, scaled by γ
           on_train_end  what is masked leaves; raises where the target was not met
 Cost      r(in + out + 1) parameters of the *initial* rank until ranks leave, and two averages of each.
 
+Decay     P, Q and Λ decay, as in the released code; `orthogonality` keeps P and Q from vanishing.
+
 Where paper and released code differ, `profile` chooses:
 
   | | paper (default) | released |

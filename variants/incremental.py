@@ -18,6 +18,7 @@ Hooks     on_step_begin  forgets the gradient of the step before
           on_train_end   what is left of the reserve leaves; raises where the target was not met
 Cost      r_k(in + out + 1) parameters, the reserve on top of it; one dense product (out×in) a step and
           module for the score, until the target is reached. No dense ΔW in the forward pass.
+Decay     A, B and every λ that trains decay, those that join later too, as in the released code.
 
 Where paper and released code differ, `profile` chooses:
 

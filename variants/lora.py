@@ -33,6 +33,8 @@ Hooks     none: nothing changes in training but the parameters.
 Cost      r(in + out) parameters and two products of that size in each adapted layer; twice the products
           where `init` is not lora, and r(in + out) frozen numbers. With `frozen_a: true` r·out parameters, and r·in
           frozen numbers, which are saved with them.
+Decay     A and B decay, as in the released code; where `init` is not lora that pulls A and B themselves towards zero,
+          and not what they have moved by, as in PEFT.
 Known     The released GLUE numbers adapt query and value only, and start MRPC, RTE and STS-B
           from an MNLI checkpoint; they are not comparable with methods that don't. PiSSA is above LoRA in
           its own paper and below it under a validation/test protocol (PSOFT, ICLR 2026: 86.24 to 87.30).

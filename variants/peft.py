@@ -10,6 +10,7 @@ Hooks     attach          wraps the model with `get_peft_model`
           penalty         whatever the method's own forward adds to a loss (AdaLoRA: orthogonality)
           on_update       `update_and_allocate`, for the methods that have it (AdaLoRA, AdaMSS), with
                           the step counted from 0 as PEFT's examples count
+Decay     all that PEFT trains decays, whatever its shape, but biases and norms: the rule of transformers' own trainer.
 Differs   from using PEFT by hand in four ways. The head is trained by us, not copied into
           `modules_to_save`. `total_step` is filled in where a method asks for it. The allocator's
           scores are part of a checkpoint, which PEFT's own saving leaves out. AdaLoRA's `ranknum`, a
@@ -141,6 +142,11 @@ class Peft(Variant):
         finally:
             del model.forward
         return loss if loss.requires_grad else None
+
+    def decays(self, name: str) -> bool:
+        # As transformers' own trainer decides, whatever shape PEFT keeps a parameter in.
+        owner, _, last = name.rpartition(".")
+        return last != "bias" and "norm" not in type(self._peft.get_submodule(owner)).__name__.lower()
 
     def on_update(self, step: Step) -> None:
         tuner = self._tuner()

@@ -28,6 +28,7 @@ Hooks     on_step_begin  whether gradients of masked entries are wanted (rigl)
 Cost      as LoRA, and building A and B out of their entries, twice r(in + out) numbers a layer and pass.
           Values, gradients and moments have as many entries as the mask. rigl needs the dense gradients of
           A and B at its allocations, which the backward pass forms anyway.
+Decay     A and B decay entry by entry, as LoRA's do: at density 1 the two methods are one, to the bit.
 Known     scope global compares all A's with each other and all B's with each other, but no A with a B: B starts at
           zero and would lose everything to magnitude.
 """

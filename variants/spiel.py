@@ -27,6 +27,8 @@ Cost      k parameters, k places and k ages a layer; while gradients are collect
           fine-tuning costs in these layers, but no two layers' dense gradients are kept at once.
           The released code has a compiled kernel that forms neither.
 
+Decay     the values decay, as in the released code, where one group holds all that is trained.
+
 torch's Adam counts steps for a parameter as a whole. Its moments do not depend on that count, so the difference
 between its step and the one by each value's own age is added after it; this needs Adam or AdamW.
 
@@ -39,6 +41,7 @@ Where the released code departs from the method, `profile` chooses:
   | | | of n a step, m is n times too small, v n² times |
   | a grown value's first step | corrected by age a + 1 | by a, though its moments hold one more |
   | ε | as torch adds it | added to √v before the correction |
+  | decay, with AdamW | before the step | after it |
   | first selection, cosine | everything | by the curve |
 
 We default to paper. What the paper leaves open it settles by what seeds and ages are for: that a grown value goes on
@@ -264,6 +267,8 @@ class SpIEL(AdapterVariant):
         options = group["lr"], group["betas"], group["eps"]
         made = _adam_step(m, v, state["step"].to(ages.dtype), *options)
         own = _adam_step(m, v, ages, *options, corrects_eps=self.profile == "released")
+        if self.profile == "released" and group.get("decoupled_weight_decay"):
+            own = own * (1 - group["lr"] * group["weight_decay"])  # the decay takes its share of the step as well
         adapter.values.add_(made - own)
 
     def _rate(self, step: Step) -> float:

@@ -50,12 +50,7 @@ def test_every_number_of_the_stored_run():
         for part, parameter in parts(name).items():
             parameter.data = oracle.tensor(f"after_000/param/{name}.{part}").clone()
     x, y = oracle.tensor("toy/X"), oracle.tensor("toy/Y")
-    groups = [
-        {"params": [p], "weight_decay": settings["weight_decay"], **variant.optimizer_options(n)}
-        for n, p in model.named_parameters()
-        if p.requires_grad
-    ]
-    optimizer = torch.optim.AdamW(groups, lr=settings["lr"])
+    optimizer = oracles.optimizer(model, variant, settings["lr"], settings["weight_decay"])
 
     def check_state(step: int) -> None:
         key = f"after_{step:03d}"

@@ -36,7 +36,7 @@ def test_every_number_of_a_pissa_run():
         torch.testing.assert_close(adapter.A.abs(), stored[0].abs(), rtol=1e-9, atol=1e-12)
         torch.testing.assert_close(adapter.B.abs(), stored[1].abs(), rtol=1e-9, atol=1e-12)
         adapter.set_start(*stored)
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.01, weight_decay=0.0)
+    optimizer = oracles.optimizer(model, variant, lr=0.01)
     losses, norms = [], []
     for step in range(61):
         if f"after_{step:03d}/output" in oracle.arrays:

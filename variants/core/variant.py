@@ -129,6 +129,14 @@ class Variant:
         """
         return {}
 
+    def decays(self, name: str) -> bool | None:
+        """Whether the run's weight decay acts on the trained parameter `name`, which is none of the head's.
+
+        The name decides and not the shape, for a matrix may be kept as a flat vector of its entries. None is for a
+        weight of the model's own: the usual rule decides, by which matrices decay, biases and other vectors do not.
+        """
+        return None
+
     def needs_whole_weights(self) -> str | None:
         """The field by whose value a hook reads the base weights in training; None where forward passes alone do.
 
@@ -240,6 +248,13 @@ class AdapterVariant(Variant):
         for name, adapter in self.adapters.items():
             targets.replace(model, name, adapter)
         return model
+
+    def decays(self, name: str) -> bool | None:
+        """All of an adapter decays, vectors too: so do the released codes, whose trainers spare biases and norms alone.
+
+        A method that does otherwise has a `weight_decay` in its `optimizer_options`, or says it here.
+        """
+        return True
 
     def ranks(self) -> dict[str, int]:
         return {name: adapter.rank for name, adapter in self.adapters.items()}
