@@ -249,6 +249,12 @@ class SparseLoRA(AdapterVariant):
                 f"schedule: {self.initial_steps} initial and {self.final_steps} final steps do not fit into "
                 f"{total_steps}; initial + final must be smaller"
             )
+        left = total_steps - self.final_steps - self.initial_steps
+        if self.schedule != "one_shot" and self.interval > left:
+            raise ValueError(
+                f"interval: {self.interval}, allowed: at most the {left} steps from {self.initial_steps}, where the mask "
+                f"may first change, to {total_steps - self.final_steps}, where it may last"
+            )
 
     def check(self, model: nn.Module, head: Sequence[str] = ()) -> None:
         found = self.select(model, head)

@@ -55,6 +55,7 @@ Known     The second variant, SpIEL-MA, which grows where SM3's row and column a
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -67,6 +68,8 @@ from variants.core import draw, fields, layers, reduce
 from variants.core.budget import check_range, share_out
 from variants.core.sparse import SparseDelta, check_finite
 from variants.core.variant import AdapterVariant, Step
+
+log = logging.getLogger(__name__)
 
 PROFILES = ("paper", "released")
 SCHEDULES = ("linear", "cosine")
@@ -187,6 +190,11 @@ class SpIEL(AdapterVariant):
         if self.accumulation_steps >= total_steps:
             raise ValueError(
                 f"accumulation_steps: {self.accumulation_steps}, allowed: fewer than the run's {total_steps} steps"
+            )
+        if self.reselection_steps + self.accumulation_steps > total_steps:
+            log.warning(
+                "%s: reselection_steps: %d leaves one selection in %d steps, that after step %d: entries move but once",
+                *(self.name, self.reselection_steps, total_steps, self.accumulation_steps),
             )
 
     def check(self, model: nn.Module, head: Sequence[str] = ()) -> None:
