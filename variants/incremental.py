@@ -207,8 +207,8 @@ class IncreLoRA(AdapterVariant):
             raise ValueError(f"warmup: {self.warmup}, allowed: fewer than the run's {total_steps} steps, or null")
         if (self.budget is not None or self.target_rank > self.rank) and not self._rounds(total_steps):
             raise ValueError(
-                f"interval: {self.interval} leaves no round of growth in {total_steps} steps after {self.initial_steps} "
-                "initial ones, allowed: a smaller one"
+                f"interval: {self.interval} leaves no round of growth in {total_steps} steps after "
+                f"{self.initial_steps} initial ones, allowed: a smaller one"
             )
 
     def _rounds(self, total_steps: int) -> int:

@@ -252,8 +252,8 @@ class SparseLoRA(AdapterVariant):
         left = total_steps - self.final_steps - self.initial_steps
         if self.schedule != "one_shot" and self.interval > left:
             raise ValueError(
-                f"interval: {self.interval}, allowed: at most the {left} steps from {self.initial_steps}, where the mask "
-                f"may first change, to {total_steps - self.final_steps}, where it may last"
+                f"interval: {self.interval}, allowed: at most the {left} steps from {self.initial_steps}, where the "
+                f"mask may first change, to {total_steps - self.final_steps}, where it last may"
             )
 
     def check(self, model: nn.Module, head: Sequence[str] = ()) -> None:

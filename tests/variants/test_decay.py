@@ -21,7 +21,7 @@ from variants.sora import SoRA
 from variants.sparse import SparseLoRA
 
 DECAY = 0.1
-OWN = {  # last names of the parameters of an adapter on which the run's decay does not act, and the decay that they have
+OWN = {  # last names of the parameters of an adapter on which the run's decay does not act, and the decay of these
     SoRA: {"e": 0.0},
     DoRA: {"magnitude": 0.01},
 }

@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from tests.variants import mixed, oracles
+from tests.variants.plain import close
 from tests.variants.test_layers import KINDS
 from trainer.optim import build_optimizer
 from variants.core.contract import HEAD, STEPS, Toy, attach, data, train
@@ -121,8 +122,7 @@ def test_trajectory_of_peft(kind):
     assert losses[0] == pytest.approx(losses[1], rel=1e-9)
     for name, adapter in ours.adapters.items():
         for found, expected in zip((adapter.A, adapter.B, adapter.magnitude), factors[name], strict=True):
-            expected = expected.detach().reshape(found.shape)
-            assert (found.detach() - expected).abs().max() <= 1e-9 * expected.abs().max()
+            assert close(found, expected.reshape(found.shape))
     torch.testing.assert_close(model(x), theirs(x), rtol=1e-9, atol=1e-12)
 
 

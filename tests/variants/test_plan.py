@@ -1,4 +1,4 @@
-"""A schedule that can't act in the run is refused before a model is there, and a run without any update ends in a line."""
+"""A schedule that can't act in the run is refused before a model is there; a run without any update ends in a line."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ SETTINGS = [(cls, params) for cls in all_variants() for params in cls.test_param
 @pytest.mark.parametrize(
     ("variant", "message"),
     [
-        (AdaLoRA(interval=101), "interval: 101, whose first multiple after 0 initial steps is 101, allowed: .*below 100"),
+        (AdaLoRA(interval=101), "interval: 101, whose first multiple after 0 initial steps is 101, allow"),
         (AdaLoRA(interval=100), "interval: 100, whose .* below 100, where the run ends"),
-        (AdaLoRA(interval=60, initial_steps=20, final_steps=50), "interval: 60, .* below 50, where the final phase begi"),
+        (AdaLoRA(interval=60, initial_steps=20, final_steps=50), "interval: 60, .* below 50, where the final phase"),
         (AdaLoRA(initial_steps=99), "interval: 1, whose first multiple after 99 initial steps is 100"),
         (AdaLoRA(interval=1000, profile="released"), "interval: 1000, "),
         (AdaLoRA(interval=1000, hard=True), "interval: 1000, "),
@@ -40,7 +40,7 @@ SETTINGS = [(cls, params) for cls in all_variants() for params in cls.test_param
         (RoSA(warmup_steps=100), "warmup_steps: 100 and collect_steps: 1, allowed"),
         (SHiRA(mask="snip", collect_steps=100), "collect_steps: 100, allowed: fewer"),
         (SoRA(budget=10_000, initial_steps=99), "schedule: 99 initial and 0 final steps do not fit"),
-        (SparseLoRA(interval=100), "interval: 100, allowed: at most the 98 steps from 1, where the mask may first"),
+        (SparseLoRA(interval=100), "interval: 100, allowed: at most the 98 steps from 1, where the"),
         (SparseLoRA(interval=99, schedule="rigl"), "interval: 99, allowed: at most the 98 steps"),
         (SparseLoRA(schedule="one_shot", initial_steps=100), "schedule: 100 initial and 1 final steps do not fit"),
         (SpIEL(reselection_steps=200, accumulation_steps=100), "accumulation_steps: 100, allowed: fewer"),
@@ -82,14 +82,16 @@ def test_spiel_says_where_its_entries_move_but_once(caplog: pytest.LogCaptureFix
 @pytest.mark.parametrize(("cls", "params"), SETTINGS, ids=lambda part: getattr(part, "__name__", str(part)))
 def test_a_run_without_any_update_ends_well_or_in_one_line(cls: type[Variant], params: dict[str, Any]) -> None:
     run = attach(cls, params)
+    said = ""
     try:
         run.variant.on_train_end(run.step(STEPS))
     except RuntimeError as error:
-        assert ": " in str(error) and "\n" not in str(error)
+        said = str(error)
+    assert not said or (": " in said and "\n" not in said)
 
 
 def test_scores_that_were_never_taken_are_told_when_a_mask_needs_them() -> None:
     run = attach(AdaLoRA, {"rank": 4, "target_rank": 2, "initial_steps": 2, "final_steps": 4, "interval": 2})
-    run.steps_done = STEPS - 4  # all steps before the final phase were left out, as with gradients that are not finite
-    with pytest.raises(RuntimeError, match="importance: no step was scored, for none before the final phase had finite"):
+    run.steps_done = STEPS - 4  # all before the final phase were left out, as with gradients that are not finite
+    with pytest.raises(RuntimeError, match="importance: no step was scored, for none before the final phase had"):
         train(run)

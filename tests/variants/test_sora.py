@@ -16,6 +16,7 @@ from torch import nn
 from torch.func import functional_call
 
 from tests.variants import oracles
+from tests.variants.plain import close
 from trainer.optim import build_optimizer
 from variants.core import state
 from variants.core.contract import HEAD, STEPS, attach, through_disk, train
@@ -204,7 +205,7 @@ def test_the_released_main_optimizer_is_reproduced_over_a_whole_run(decay):
             stored[name] = p
             found = model.get_parameter(name).detach()
             assert torch.equal(found == 0, p == 0), f"{name} after step {t}"
-            assert (found - p).abs().max() <= 1e-10 * p.abs().max(), f"{name} after step {t}"
+            assert close(found, p), f"{name} after step {t}"
 
 
 def test_torchs_decay_in_a_released_run_is_told_in_one_line(caplog):

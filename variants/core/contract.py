@@ -178,7 +178,7 @@ def keeps_the_optimizer_in_step(case: Case) -> None:
 
 @promise
 def says_what_decays(case: Case) -> None:
-    """It says of every parameter of an adapter whether weight decay acts on it; what is resized or joins keeps to it."""
+    """It says of an adapter's every parameter whether weight decay acts on it; what is resized or joins keeps to it."""
     for number, moment in enumerate(case.moments, 1):
         assert moment.decay is None, f"after step {number} {moment.decay}"
     astray = decay_astray(case.straight)
