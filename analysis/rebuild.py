@@ -9,6 +9,7 @@ from typing import Any
 from analysis.bases import Bases, Config
 from analysis.points import Made
 from analysis.reading import Values
+from analysis.settings import hashable
 from trainer.record import FIELDS, GROUPS, Record
 
 
@@ -64,10 +65,10 @@ class Share:
         record.overrides = [text(entry, entry) for entry in record.overrides]
         for group in _WHOLE:
             part = getattr(record, group)
-            key = (group, *(getattr(part, name) for name in FIELDS[GROUPS[group]]))
+            key = (group, *(hashable(getattr(part, name)) for name in FIELDS[GROUPS[group]]))
             setattr(record, group, self._parts.setdefault(key, part))
 
 
 _LABELS = ("study", "variant", "task", "model", "status")
-_CHOSEN = ("name", "split", "checkpoint")  # of the metric
+_CHOSEN = ("name", "split", "checkpoint", "positive")  # of the metric
 _WHOLE = ("data", "params", "rank")  # of whole numbers and texts, and mostly the same for all seeds

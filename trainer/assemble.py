@@ -51,6 +51,11 @@ class Parts:
         """Outputs of the model: classes, or 1 for a regression."""
         return 1 if self.rows.labels is None else len(self.rows.labels)
 
+    @property
+    def classes(self) -> metrics.Classes:
+        """What metrics must know of the task's classes."""
+        return metrics.classes(self.rows.labels, self.config.task.get("positive"), self.config.task.metrics)
+
     def base(self) -> nn.Module:
         """A copy of the model without the variant: backbone in the run's dtype, head drawn with its seed."""
         source = models.pristine(self.source, self.labels, self.config.model.get("dropout"))
@@ -88,7 +93,9 @@ def check(config: DictConfig) -> Parts:
     source = fetch_model(model_sources(config), config.model.files)
     positions = models.longest_text(source)
     max_length = min(config.data.max_length, positions or config.data.max_length)
-    metrics.check(config.task.metrics, regression=data.load(config.task).labels is None)
+    labels = data.load(config.task).labels
+    metrics.check(config.task.metrics, regression=labels is None)
+    metrics.classes(labels, config.task.get("positive"), config.task.metrics)
     rows = data.prepare(config.task, config.data, config.seed, source, max_length)
     named("variant", variant.plan, total_steps(len(rows.train), config.train))
     bare = models.skeleton(source, 1 if rows.labels is None else len(rows.labels))

@@ -23,6 +23,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from trainer import secrets
 from trainer.errors import ConfigError
 from trainer.record import flatten
+from trainer.sources.checks import refuse_halves
 
 # transformers' schedules that need nothing but the number of steps.
 SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt")
@@ -129,6 +130,9 @@ def validate(config: DictConfig) -> None:
     for name, value in flatten(OmegaConf.to_container(config, resolve=False)):
         if value == MISSING:
             raise ConfigError(f"{name}: not given; set {name}=… on the command line")
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str):
+                refuse_halves(text, f"{name}: {text!r}")
     _refuse_unknown(config)
     secrets.refuse(config)
     data, optim, train, machine = config.data, config.optim, config.train, config.machine

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,10 @@ from omegaconf import DictConfig, OmegaConf
 from trainer.errors import ConfigError
 from trainer.model import tokenizer
 from trainer.sources import TaskData
+from trainer.sources.split import groups
 from trainer.tokens import Ragged, tokens
+
+log = logging.getLogger(__name__)
 
 
 class Rows(torch.utils.data.Dataset):
@@ -125,8 +129,9 @@ def prepare(task: DictConfig, data: DictConfig, seed: int, folder: Path, max_len
     select_name, select = "", None
     if data.protocol == "split":
         size = max(1, round(len(train) * data.select_share))
-        select_name, select = "train (held out)", train.view(np.sort(order[:size]))
-        order = order[size:]
+        held_out = _held_out(order, size, _texts_in_common(source))
+        select_name, select = "train (held out)", train.view(np.sort(order[held_out]))
+        order = order[~held_out]
     train = train.view(np.sort(order[: data.limit]))
     truncated = int(cut[train.indices].sum())
     report, ids = {}, {}
@@ -148,6 +153,44 @@ def prepare(task: DictConfig, data: DictConfig, seed: int, folder: Path, max_len
         select = select.longest_first()
     _refuse_too_few(train, content.labels, data.limit)
     return Prepared(train, select_name, select, report, ids, content.labels, truncated)
+
+
+@functools.lru_cache(maxsize=8)
+def _texts_in_common(source: str) -> np.ndarray:
+    """Of each row of train the number of its group: rows with a text in common, directly or over others, share one."""
+    rows = _load(source).splits["train"]
+    columns = [rows[name][:] for name in ("text", "text_pair") if name in rows.column_names]
+    return groups(columns)
+
+
+def _held_out(order: np.ndarray, size: int, group: np.ndarray) -> np.ndarray:
+    """Which of the rows in `order` are held out of training to select on: `size` at most, and no text on both sides.
+
+    Groups are taken whole, in the order of their first rows, each that still has room. Where no text is there twice
+    these are the first `size` rows. Raises `ConfigError` where no group has room.
+    """
+    rows = group[order]
+    numbers, first, counts = np.unique(rows, return_index=True, return_counts=True)
+    taken = np.zeros(len(counts), dtype=bool)
+    left = size
+    for place in np.argsort(first):
+        if counts[place] <= left:
+            taken[place] = True
+            left -= counts[place]
+    if not taken.any():
+        raise ConfigError(
+            f"data.select_share: {size} of {len(order)} training rows, allowed: a share from {counts.min()} rows on,"
+            " the fewest that have no text in common with others"
+        )
+    if (largest := counts.max()) > size:
+        log.warning(
+            "%d training rows have texts in common and stay in train: the selection split has room for %d; it is"
+            " drawn from the others",
+            largest,
+            size,
+        )
+    held_out: np.ndarray = taken[np.searchsorted(numbers, rows)]
+    return held_out
 
 
 def _refuse_too_few(train: Rows, labels: Sequence[str] | None, limit: int | None) -> None:

@@ -77,6 +77,7 @@ class Loop(transformers.Trainer):
         train, machine = config.train, config.machine
         self.variant, self.head, self.rows = variant, head, rows
         self.metric_names = list(task.metrics)
+        self.classes = metrics.classes(rows.labels, task.get("positive"), self.metric_names)
         self.cfg = config
         self.counters = Counters()
         self.checkpoints = saving.Checkpoints(folder / "checkpoints")
@@ -283,6 +284,11 @@ class Loop(transformers.Trainer):
     def higher_is_better(self) -> bool:
         return metrics.higher_is_better(self.metric_names[0])
 
+    @property
+    def positive(self) -> str | None:
+        """The class that f1 is of, where it is of one."""
+        return metrics.positive(self.metric_names, self.rows.labels, self.classes)
+
     def timed_evaluation(self, rows: Rows) -> Evaluation:
         """The model on `rows`, without the penalty; its seconds are counted as evaluation."""
         start = time.perf_counter()
@@ -293,7 +299,7 @@ class Loop(transformers.Trainer):
         self.counters.eval_seconds += time.perf_counter() - start
         if not np.isfinite(outputs).all():
             raise RunFailed(f"the model's outputs are not finite after step {self.state.global_step}")
-        computed = metrics.compute(self.metric_names, self.predicted(outputs), rows.labels)
+        computed = metrics.compute(self.metric_names, self.predicted(outputs), rows.labels, self.classes)
         return Evaluation(computed, loss, outputs)
 
     def predicted(self, outputs: np.ndarray) -> np.ndarray:

@@ -22,6 +22,7 @@ from trainer import record as run_record
 from trainer.errors import ConfigError
 from trainer.record import CorruptRecord, Record
 from trainer.sources import ModelSource, model_identity
+from trainer.sources.paths import expanded
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +82,7 @@ def plan(
     identity = identify(config, files)
     tracker(config)
     run_id = run_config.run_id(identity)
-    folder = Path(config.runs_dir) / config.study / run_id
+    folder = expanded(config.runs_dir) / config.study / run_id
     try:
         found = run_record.read(folder) if exists(folder) else None
     except CorruptRecord as error:

@@ -43,6 +43,7 @@ class Metric:
     split: str | None = None  # the split it was computed on
     checkpoint: str | None = None  # "best" on the selection split, or "last"
     step: int | None = None  # the optimizer step of that checkpoint
+    positive: str | None = None  # where it is f1 of two classes: the class that it is of
 
 
 @dataclass(slots=True)
@@ -55,6 +56,8 @@ class Data:
     report: int | None = None  # the split that the metric is reported on
     labels: int | None = None  # classes; 1 for a regression
     truncated: int | None = None  # texts cut at the longest length that the model takes
+    classes: list[str] | None = None  # their names in the order of their ids; absent for a regression
+    positive: str | None = None  # of two, the class that `metrics.f1` is of; absent where f1 is none of the metrics
 
 
 @dataclass(slots=True)

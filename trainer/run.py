@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from omegaconf import OmegaConf
 
-from trainer import assemble, cost, data, processes, record
+from trainer import assemble, cost, data, metrics, processes, record
 from trainer.assemble import ADAPTER
 from trainer.errors import ConfigError, Pruned, RunFailed
 from trainer.loop import Loop
@@ -121,6 +121,7 @@ def _carry_out(planned: Planned, row: record.Record, clock: _Clock) -> None:
     parts = assemble.check(config)  # everything that can be wrong is found before a weight is loaded
     if parts.rows.truncated:
         log.info("%d texts are longer than %d tokens and are cut", parts.rows.truncated, parts.max_length)
+    _say_of_classes(parts)
     model = assemble.load(parts)
 
     # Train.
@@ -151,6 +152,22 @@ def _carry_out(planned: Planned, row: record.Record, clock: _Clock) -> None:
         loop.remove_checkpoints()
 
 
+def _say_of_classes(parts: assemble.Parts) -> None:
+    """What a reader of the metrics must know of the classes, and would not see in a number."""
+    rows, asked = parts.rows, parts.config.task.metrics
+    if rows.labels is None:
+        return
+    if (positive := metrics.positive(asked, rows.labels, parts.classes)) is not None:
+        log.info("f1 is that of class %r; task.positive=… names another", positive)
+    means = metrics.means_over_classes(asked, len(rows.labels))
+    for split, part in {"train": rows.train, rows.select_name: rows.select, **rows.report}.items():
+        there = set(part.labels.tolist())
+        absent = [repr(name) for number, name in enumerate(rows.labels) if number not in there]
+        if absent:
+            counts = f"; {' and '.join(means)} {'count' if len(means) > 1 else 'counts'} 0 for a class without rows"
+            log.warning("no row of %s has the label %s%s", split, ", ".join(absent), counts if means else "")
+
+
 def _evaluate(loop: Loop, rows: data.Prepared, row: record.Record, folder: Path) -> None:
     """The reported splits: metrics into the row, every example's prediction into a file."""
     import pandas as pd
@@ -176,6 +193,7 @@ def _evaluate(loop: Loop, rows: data.Prepared, row: record.Record, folder: Path)
             name = loop.metric_names[0]
             row.metric.name, row.metric.value, row.metric.split = name, found.metrics[name], split
             row.metric.higher_is_better = loop.higher_is_better
+            row.metric.positive = loop.positive if name == "f1" else None
     if not processes.is_first():
         return
     path = folder / "predictions.parquet"
@@ -208,6 +226,8 @@ def _count(
         report=len(next(iter(rows.report.values()))),
         labels=1 if rows.labels is None else len(rows.labels),
         truncated=rows.truncated,
+        classes=None if rows.labels is None else list(rows.labels),
+        positive=loop.positive,
     )
     done = loop.state.global_step
     row.steps = record.Steps(total=loop.steps, done=done, epochs=loop.epoch, skipped=counters.skipped)

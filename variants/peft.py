@@ -32,7 +32,7 @@ import torch
 from torch import nn
 
 from variants.core import targets
-from variants.core.handover import CannotHandOver, quiet_peft
+from variants.core.handover import CannotHandOver, order_sets, quiet_peft
 from variants.core.unread import Ranks, Unread, nonzero
 from variants.core.variant import Step, Variant
 
@@ -226,6 +226,7 @@ class Peft(Variant):
         config = self._peft.peft_config["default"]
         config.modules_to_save = list(head)
         set_additional_trainable_modules(self._peft, config, None, "default")
+        order_sets(config)
         return self._peft
 
     @contextlib.contextmanager

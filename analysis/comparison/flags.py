@@ -33,6 +33,7 @@ def build(found: Found, rows: Rows, sides: Sides, outcomes: Outcomes, resamples:
         *_numbers(outcomes, resamples),
         *_floors(outcomes.done),
         *notes.protocols((run.record.task, settings.observed(run.record)) for run in runs),
+        *notes.positives((run.record.task, settings.observed(run.record)) for run in runs),
         *_settings(rows, sides),
     ]
     problems = [

@@ -140,3 +140,16 @@ def test_fewer_evaluations_may_compete_where_a_method_changes_its_size(store, ta
         "The best checkpoint is chosen among models in their final form; lora changed in size while training, so "
         "that fewer evaluations may have competed than for the other rows."
     ]
+
+
+def test_an_f1_of_one_class_says_of_which(store, table):
+    store.add("lora", 0, metric__name="f1", metric__positive="real")
+    assert table().note("F1 on ") == "movie is that of class 'real'."
+
+
+def test_f1s_of_different_classes_are_never_averaged_nor_compared(store, table):
+    store.add("lora", 0, metric__name="f1", metric__positive="real")
+    store.add("lora", 1, metric__name="f1", metric__positive="fake")
+    out = table()
+    assert out.labels == ["lora positive=fake", "lora positive=real"]
+    assert "No best is marked for movie: the rows differ in positive." in out.notes

@@ -159,3 +159,10 @@ def test_targets_that_would_be_ignored_are_refused(params, message):
 def test_with_pefts_own_choice_of_layers_its_choice_of_blocks_acts():
     options = {"target_modules": ["fc1"], "layers_to_transform": [1], "layers_pattern": "layer"}
     assert list(attach(Peft, {"targets": None, "options": options}).variant.ranks()) == ["layer.1.fc1"]
+
+
+def test_what_goes_out_is_written_in_an_order_that_no_hash_seed_decides():
+    run = train(attach(Peft, {"method": "lora", "options": {"r": 2}}))
+    config = run.variant.to_peft(run.model, HEAD).peft_config["default"]
+    assert config.target_modules == sorted(run.variant.ranks())
+    assert not any(isinstance(value, set) for value in vars(config).values())
