@@ -15,10 +15,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from analysis.figures import FORMATS, chosen, write
-from analysis.markdown import escape, table
-from analysis.numbers import exact, human
-from analysis.verb import AnalysisError, Verb, emit
+from analysis.commands.command import Verb, emit
+from analysis.commands.figures import FORMATS, chosen, write
+from analysis.errors import AnalysisError
+from analysis.tables.formats.markdown import escape, table
+from analysis.text.numbers import exact, human
 
 if TYPE_CHECKING:
     from analysis.backbone import Layer

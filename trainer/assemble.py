@@ -74,7 +74,7 @@ def apart(config: DictConfig) -> Iterator[None]:
         with torch.random.fork_rng(devices=[]):
             if config.machine.threads is not None:
                 torch.set_num_threads(config.machine.threads)
-            kernel.use(config.machine.kernel, bool(config.train.recompute))
+            kernel.use(config.machine.kernel, config.train.recompute)
             pages.keep()
             yield
     finally:
@@ -113,7 +113,7 @@ def load(parts: Parts) -> nn.Module:
     if parts.config.train.recompute and not any(adapter.recomputes for adapter in parts.variant.adapters.values()):
         name = parts.variant.name
         raise ConfigError(
-            f"train.recompute: true with variant {name}, allowed: null; it keeps nothing to compute again"
+            f"train.recompute: true with variant {name}, allowed: false; it keeps nothing to compute again"
         )
     if parts.config.machine.fsdp and processes.count() > 1:
         sharding.shard(model, backbone, parts.variant, device(parts.config.machine.device))

@@ -1,4 +1,4 @@
-"""What a run may be told, what of it decides the result, and the hash that names the run.
+"""What a run may be told, and what of it decides the result.
 
 `variant`, `task` and `model` are plain YAML with `_target_`, so that a new one is one file.
 Everything else is typed here: a misspelt name or a wrong type fails when the config is
@@ -8,11 +8,8 @@ composed. This module imports no torch; `--help` and a finished sweep come up at
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import math
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,17 +19,13 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from trainer import secrets
 from trainer.errors import ConfigError
-from trainer.record import flatten
+from trainer.identity import PARTS, flatten
 from trainer.sources.checks import refuse_halves
 
 # transformers' schedules that need nothing but the number of steps.
 SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt")
 DTYPES = ("float32", "bfloat16", "float64")
 KERNELS = ("fused", "plain")  # those of variants.core.kernel
-
-# The parts of a config that a run is a function of. Where it runs, what it logs and how
-# often it saves are not among them.
-IDENTITY = ("seed", "variant", "task", "model", "data", "optim", "train")
 
 
 @dataclass
@@ -75,7 +68,7 @@ class Train:
     group_by_length: bool = True
     autocast: bool = False  # bfloat16 autocast
     gradient_checkpointing: bool = False
-    recompute: bool | None = None  # true: updates with factors compute A x and dropout's bits again, and keep neither
+    recompute: bool = False  # adapters with factors compute A x and dropout's bits again, and keep neither
     max_skipped: int = 10  # steps left out for gradients that are not finite, before the run fails
 
 
@@ -114,6 +107,7 @@ class Config:
     train: Train = field(default_factory=Train)
     seed: int = 0
     study: str = "scratch"
+    redo: bool = False  # carry out a run that is done once more; its old folder is kept in <study>/.replaced
     runs_dir: str = "runs"
     machine: Machine = field(default_factory=Machine)
     tracker: Any = None  # a dashboard, by its `_target_`; no part of a run's identity
@@ -173,10 +167,9 @@ def validate(config: DictConfig) -> None:
     for name in ("log_every", "save_every"):
         _check(f"machine.{name}", machine[name], machine[name] >= 1, "a whole number ≥ 1")
     _one_of("machine.kernel", machine.kernel, KERNELS)
-    _check("train.recompute", train.recompute, train.recompute in (None, True), "true, null")  # one spelling each
     if train.recompute and machine.kernel == "plain":
         raise ConfigError(
-            "train.recompute: true with machine.kernel: plain, allowed: null; autograd keeps what it keeps"
+            "train.recompute: true with machine.kernel: plain, allowed: false; autograd keeps what it keeps"
         )
     device = machine.device
     known = device in ("auto", "cpu", "cuda") or re.fullmatch(r"cuda:\d+", device)
@@ -208,36 +201,21 @@ def _refuse_unknown(config: DictConfig) -> None:
                 raise ConfigError(f"{group}{'.' * bool(group)}{name}: no such field, allowed: {', '.join(allowed)}")
 
 
-def identity(config: DictConfig, content: Mapping[str, Any]) -> dict[str, Any]:
-    """What the run is a function of, flattened to dotted names.
+def defaults() -> dict[str, Any]:
+    """The defaults of the schema's fields that a run is a function of, by their dotted names."""
+    found: dict[str, Any] = {"model.dtype": "float32"}
+    for group, schema in (("data", Data), ("optim", Optim), ("train", Train)):
+        values = ((f.name, f.default) for f in dataclasses.fields(schema))
+        found |= {f"{group}.{name}": value for name, value in values if value not in (MISSING, dataclasses.MISSING)}
+    return found
 
-    content: fingerprints of the user's own files by field, which stand in for their paths.
-    """
+
+def deciding(config: DictConfig) -> dict[str, Any]:
+    """The parts of a config that a run is a function of, as plain values."""
     whole = OmegaConf.to_container(config, resolve=True)
     assert isinstance(whole, dict)
     del whole["model"]["sources"]  # which mirror the files came from changes nothing
-    leaves = dict(flatten({name: whole[name] for name in IDENTITY})) | dict(flatten(content))
-    return {
-        name: _canonical(value)
-        for name, value in leaves.items()
-        # null is the same as not there, so a new optional field changes no run's name
-        if value is not None and not (name.endswith((".path", "_path")) and name.startswith(("task.", "model.")))
-    }
-
-
-def run_id(leaves: Mapping[str, Any]) -> str:
-    """Twelve hexadecimal digits that name the run with this identity."""
-    text = json.dumps(leaves, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def _canonical(value: Any) -> Any:
-    """One spelling for one value: 16.0 and 16 are the same alpha."""
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    if isinstance(value, list):
-        return [_canonical(item) for item in value]
-    return value
+    return {name: whole[name] for name in PARTS}
 
 
 def _check(name: str, value: Any, good: Any, allowed: str) -> None:

@@ -8,7 +8,7 @@ import logging
 import re
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,12 @@ from hydra.errors import InstantiationException
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig
 
+from trainer import class_source, launch, lock
 from trainer import config as run_config
-from trainer import launch, lock
+from trainer import identity as identities
 from trainer import record as run_record
 from trainer.errors import ConfigError
+from trainer.identity import Identity
 from trainer.record import CorruptRecord, Record
 from trainer.sources import ModelSource, model_identity
 from trainer.sources.paths import expanded
@@ -29,17 +31,30 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Planned:
-    """One run before it starts. record: what its folder holds, None where there is none to trust."""
+    """One run before it starts.
+
+    run_id: its name, that of version 1 where it was done under it. code: hash of its method's code, None where that
+    can't be read. record: what its folder holds, None where there is none to trust. replaces: the folder of a finished
+    run that is to be done again.
+    """
 
     config: DictConfig
-    identity: dict[str, Any]
+    identity: Identity
     run_id: str
+    code: str | None
     folder: Path
     record: Record | None
+    replaces: Path | None = None
 
     @property
     def done(self) -> bool:
         return self.record is not None and self.record.status == "done"
+
+    @property
+    def other_code(self) -> bool:
+        """Whether the run was done with other code of its method than there is now."""
+        before = None if self.record is None else self.record.code.get("variant")
+        return self.done and None not in (before, self.code) and before != self.code
 
     @property
     def pruned(self) -> bool:
@@ -66,7 +81,8 @@ class Planned:
     def summary(self) -> str:
         """A run that is done, on a terminal: what it is, its metric and where it lies."""
         assert self.record is not None and self.record.metric.value is not None
-        return f"{self.title}: {self.record.metric.name} {self.record.metric.value:.4f}  {self.folder}"
+        line = f"{self.title}: {self.record.metric.name} {self.record.metric.value:.4f}  {self.folder}"
+        return f"{line}  (its method's code was different; redo=true does it again)" if self.other_code else line
 
 
 def plan(
@@ -81,14 +97,27 @@ def plan(
     _settle_processes(config)
     identity = identify(config, files)
     tracker(config)
-    run_id = run_config.run_id(identity)
-    folder = expanded(config.runs_dir) / config.study / run_id
+    code = class_source.code_hash(config.variant.get("_target_", ""))
+    study = expanded(config.runs_dir) / config.study
+
+    def planned(run_id: str) -> Planned:
+        folder = study / run_id
+        return Planned(config, identity, run_id, code, folder, _record(folder) if exists(folder) else None)
+
+    run = new = planned(identity.run_id)
+    if run.record is None and identity.earlier is not None:
+        before = planned(identity.earlier)
+        run = new if before.record is None or before.failed else before
+    return replace(new, record=None, replaces=run.folder) if config.redo and run.record is not None else run
+
+
+def _record(folder: Path) -> Record | None:
+    """The record of a run's folder, where there is one to trust."""
     try:
-        found = run_record.read(folder) if exists(folder) else None
+        return run_record.read(folder)
     except CorruptRecord as error:
         log.warning("%s; the run is done again", error)
-        found = None
-    return Planned(config, identity, run_id, folder, found)
+        return None
 
 
 def _settle_processes(config: DictConfig) -> None:
@@ -102,10 +131,11 @@ def _settle_processes(config: DictConfig) -> None:
     config.train.processes = started if started > 1 else None
 
 
-def identify(config: DictConfig, files: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def identify(config: DictConfig, files: Mapping[str, Any] | None = None) -> Identity:
     """What the run of `config` is a function of, content of files included. Raises `ConfigError`."""
     run_config.validate(config)
-    return run_config.identity(config, content(config) if files is None else files)
+    files = content(config) if files is None else files
+    return identities.identify(run_config.deciding(config), files, run_config.defaults())
 
 
 def content(config: DictConfig) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import datetime
 import functools
 import gc
 import importlib.metadata
+import itertools
 import logging
 import os
 import platform
@@ -40,6 +41,8 @@ def run(planned: Planned, overrides: list[str]) -> record.Record:
     config, clock = planned.config, _Clock()
     row = _blank(planned, overrides, clock.now())
     if processes.is_first():
+        if planned.replaces is not None:
+            _keep_aside(planned.replaces)
         planned.folder.mkdir(parents=True, exist_ok=True)
         (planned.folder / record.FILENAME).unlink(missing_ok=True)
         (planned.folder / "traceback.txt").unlink(missing_ok=True)
@@ -60,6 +63,14 @@ def run(planned: Planned, overrides: list[str]) -> record.Record:
         if tracker is not None:
             tracker.end()  # the record is there: the tracker shows it, whatever became of the run
     return row
+
+
+def _keep_aside(folder: Path) -> None:
+    """Moves the folder of a finished run to where no table and no plan looks."""
+    aside = folder.parent / record.REPLACED
+    aside.mkdir(exist_ok=True)
+    number = next(n for n in itertools.count(1) if not (aside / f"{folder.name}-{n}").exists())
+    folder.rename(aside / f"{folder.name}-{number}")
 
 
 def _record_failure(folder: Path, row: record.Record, error: Exception, clock: _Clock) -> None:
@@ -91,8 +102,10 @@ def _blank(planned: Planned, overrides: list[str], started: str) -> record.Recor
         seed=config.seed,
         started=started,
         overrides=overrides,
-        config=planned.identity,
+        config=planned.identity.settings,
+        identity=planned.identity.leaves,
         git=_git(),
+        code={} if planned.code is None else {"variant": planned.code},
         versions=versions(),
         hardware=_hardware(config.machine.threads),
     )
@@ -102,7 +115,7 @@ _KNOWN = (ConfigError, RunFailed, Pruned)  # their text says all
 
 _IDENTITY = (
     *("run_id", "study", "variant", "task", "model", "seed"),
-    *("started", "overrides", "config", "git", "versions", "hardware"),
+    *("started", "overrides", "config", "identity", "git", "code", "versions", "hardware"),
 )
 
 
@@ -275,16 +288,22 @@ def _out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
+# What a new file in counts as a change of the code.
+_PACKAGES = (":/variants/**.py", ":/trainer/**.py", ":/analysis/**.py", ":/hydra_plugins/**.py", ":/conf")
+
+
 @functools.cache
 def _git() -> dict[str, Any]:
-    """Commit of this code, and whether files that git knows differ from it; empty outside a checkout."""
+    """Commit of this code, and whether files differ from it or are new in its packages; empty outside a checkout."""
 
     def ask(*arguments: str) -> str:
         command = ["git", "-C", str(Path(__file__).parent), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
 
     try:
-        return {"commit": ask("rev-parse", "HEAD"), "dirty": bool(ask("status", "--porcelain", "-uno"))}
+        changed = ask("status", "--porcelain", "--untracked-files=no")
+        new = ask("ls-files", "--others", "--exclude-standard", *_PACKAGES)
+        return {"commit": ask("rev-parse", "HEAD"), "dirty": bool(changed or new)}
     except (OSError, subprocess.SubprocessError):
         return {}
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from omegaconf import DictConfig, OmegaConf
 
 from trainer.errors import ConfigError
-from trainer.record import flatten
+from trainer.identity import flatten
 
 _NAMES = re.compile(r"(.*_)?(key|token|secret|password|credentials)", re.IGNORECASE)
 _SHORTEST = 8  # characters; a shorter value may be any word

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from pyarrow import ArrowException, parquet
 
-from analysis.runs import Run
+from analysis.records.runs import Run
 from analysis.stats.metrics import KNOWN, OF_CLASSES, Classes, over_resamples
 
 FILENAME = "predictions.parquet"

@@ -9,11 +9,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, astuple, dataclass, fields, replace
 from typing import Any
 
-from analysis import numbers
 from analysis.comparison.outcome import Outcome, Outcomes
 from analysis.comparison.overall import Overall
 from analysis.comparison.verdict import Verdict
-from analysis.notes import Note
+from analysis.tables.footnotes import Note
+from analysis.text import numbers
 
 
 @dataclass(frozen=True)

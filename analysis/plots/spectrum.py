@@ -9,12 +9,12 @@ from functools import partial
 import numpy as np
 from matplotlib.figure import Figure
 
-from analysis.layer_names import Layout, layout
-from analysis.measures import effective_rank
 from analysis.plots import by_module, style
 from analysis.plots.kind import Group, Kind, LeftOut, Picture, Study, Unusable, read
-from analysis.runs import Run
-from analysis.saved import Saved
+from analysis.plots.layer_grid import Layout, layout
+from analysis.records.adapter_file import Saved
+from analysis.records.runs import Run
+from analysis.stats.matrices import effective_rank
 
 _NOISE = 1e-6  # of the largest singular value: below it float32 factors say nothing
 

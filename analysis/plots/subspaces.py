@@ -9,12 +9,12 @@ from functools import partial
 import numpy as np
 from matplotlib.figure import Figure
 
-from analysis.layer_names import Layout, layout
-from analysis.measures import subspace_similarity
 from analysis.plots import by_module, style
 from analysis.plots.kind import Kind, LeftOut, Picture, Study, Unusable, file_name
-from analysis.runs import Run
-from analysis.saved import Saved
+from analysis.plots.layer_grid import Layout, layout
+from analysis.records.adapter_file import Saved
+from analysis.records.runs import Run
+from analysis.stats.matrices import subspace_similarity
 
 _TOPS = (0.05, 0.1, 0.2, 0.5)  # ends of the colour scale
 

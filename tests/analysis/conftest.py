@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from analysis import cli
+from analysis.commands import cli
 from trainer import record as records
 from trainer.record import Record
 
@@ -78,7 +78,8 @@ class Store:
         }
         row |= {"error": error} if error else {**METRIC, "metric.value": value}
         row |= {key.replace("__", "."): entry for key, entry in changes.items()}
-        record = Record.from_row({key: entry for key, entry in row.items() if entry is not None})
+        row = {key: entry for key, entry in row.items() if entry is not None}
+        record = Record.from_row(row | {records.CHECKSUM: records.checksum(row)})
         folder = self.root / under / record.run_id
         records.write(record, folder)
         return folder

@@ -12,9 +12,8 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from analysis import cli, collect, spool
-from analysis.reading import Reader
-from analysis.verb import AnalysisError
+from analysis.commands import cli, collect
+from analysis.errors import AnalysisError
 from trainer import record as records
 
 
@@ -34,13 +33,13 @@ EXACT = """\
 run_id,study,variant,task,model,seed,status,error,version,overrides,metric.name,metric.value,metric.higher_is_better,\
 metric.split,metric.checkpoint,metrics.accuracy,metrics.f1,data.protocol,steps.total,params.head,params.adapter_start,\
 params.effective,memory.weights,memory.gradients,memory.optimizer,memory.activations,memory.adapter_file,\
-memory.peak_rss,time.train,time.tokens_per_second,config.seed,git.commit,git.dirty,config.model.name,config.optim.lr,\
+memory.peak_rss,time.train,time.tokens_per_second,git.commit,git.dirty,config.model.name,config.optim.lr,config.seed,\
 config.task.name,config.variant.rank,config.variant.targets
-one,demo,lora,movie,minilm,0,done,,1,"[""variant=lora"", ""seed=0""]",accuracy,0.8,true,validation,best,0.8,0.75,dev,\
-100,770,331776,331776,94371840,2097152,4194304,52428800,1572864,734003200,12.5,4321.4,0,0123456789abcdef,false,\
-minilm,0.001,movie,8,"[""query"", ""größe""]"
+one,demo,lora,movie,minilm,0,done,,2,"[""variant=lora"", ""seed=0""]",accuracy,0.8,true,validation,best,0.8,0.75,dev,\
+100,770,331776,331776,94371840,2097152,4194304,52428800,1572864,734003200,12.5,4321.4,0123456789abcdef,false,\
+minilm,0.001,0,movie,8,"[""query"", ""größe""]"
 two,demo,sora,movie,minilm,1,failed,"no memory, none
-at all",1,"[""variant=sora"", ""seed=1""]",,,,,,,,,,,,,,,,,,,,,1,0123456789abcdef,false,minilm,0.001,movie,8,all-linear
+at all",2,"[""variant=sora"", ""seed=1""]",,,,,,,,,,,,,,,,,,,,,0123456789abcdef,false,minilm,0.001,1,movie,8,all-linear
 """
 
 
@@ -254,23 +253,9 @@ def test_nothing_to_collect(store, capsys):
         collect.frame(["empty"])
 
 
-def test_a_study_larger_than_what_is_held_goes_through_the_disk(store, rows, monkeypatch):
-    for seed in range(6):
-        store.add("lora", seed, 0.5 + seed / 100)
-    held, _ = rows()
-    monkeypatch.setattr(spool, "_IN_MEMORY", 1)
-    monkeypatch.setattr(Reader, "_AT_ONCE", 2)
-    assert rows()[0] == held
-
-
-def test_more_rows_than_a_batch(store, monkeypatch):
-    from analysis import arrow
-
+def test_rows_are_by_settings_then_by_seed(store):
     for seed in range(5):
         store.add("lora", seed, config={"optim.lr": seed % 2})
-    monkeypatch.setattr(arrow, "_BATCH", 2)
     assert cli.main(["collect", "runs", "--output", "runs.parquet"]) == 0
-    file = pq.ParquetFile("runs.parquet")
-    assert file.num_row_groups == 3
-    frame = file.read().to_pandas()
+    frame = pq.read_table("runs.parquet").to_pandas()
     assert list(zip(frame["config.optim.lr"], frame["seed"], strict=True)) == [(0, 0), (0, 2), (0, 4), (1, 1), (1, 3)]

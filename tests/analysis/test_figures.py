@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from analysis import cli, figures
+from analysis.commands import cli, figures
 from tests.analysis.plots.conftest import LAYERS, allocate, log, save_entries, save_factors
 from tests.analysis.test_command import python
 from tests.conftest import folder_of

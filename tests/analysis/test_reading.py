@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 
-from analysis import cli
+from analysis.commands import cli
 
 NOT_USED = "Not used, can't be trusted: "
 

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import pytest
 
-from analysis import cli
+from analysis.commands import cli
 from tests.analysis.plots.conftest import allocate, log
 from tests.browser import watch
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from analysis import dashboard
+from analysis.commands import dashboard
 from tests.conftest import folder_of
 from tests.trainer.trackers.inspected import Inspected, runs_in
 from trainer.errors import ConfigError
