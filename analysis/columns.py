@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from analysis.inert import inert
 from analysis.order import natural
 from analysis.points import CODE, Made
 from analysis.reading import Values
@@ -15,7 +16,7 @@ from analysis.spool import Spool
 from trainer.record import FIELDS, GROUPS, Record
 
 # Behind the plain fields; each of these is a group of names. Seeds are settings; the others are behind all of these.
-_ORDER = ("metric", "metrics", "method", "data", "steps", "params", "rank", "memory", "time", "config", *CODE)
+_ORDER = ("metric", "metrics", "method", "data", "steps", "params", "rank", "memory", "time", "files", "config", *CODE)
 
 
 class Columns:
@@ -63,9 +64,9 @@ class Columns:
             writer.writerow(map(text, values))
             return lines.pop()[:-1]
 
-        # Of most columns csv's own text is right.
+        # Of numbers csv's own text is right.
         kinds = self.kinds()
-        odd = [place for place, name in enumerate(self.own) if kinds[name] & _ODD]
+        odd = [place for place, name in enumerate(self.own) if kinds[name] & (_ODD | _TEXT)]
 
         yield written(self.names) + "\n"
         # Few are different: each is made once, that of a base for all of its rows that stand together.
@@ -91,7 +92,9 @@ _JSON_TEXT = json.encoder.encode_basestring
 
 
 def text(value: Any) -> Any:
-    """A value as csv has it: JSON for what is neither text nor a number."""
+    """A value as csv has it: JSON for what is neither text nor a number; no text is a formula."""
+    if type(value) is str:
+        return inert(value)
     if type(value) is bool:
         return "true" if value else "false"
     if type(value) is list and _TEXT.issuperset(map(type, value)):

@@ -62,6 +62,13 @@ class Rows(NamedTuple):
         columns = list(zip(*values, strict=True))
         return cls(names, folders, values, columns, [set(map(type, column)) for column in columns], bases)
 
+    def only(self, good: list[int]) -> Rows | None:
+        """Those in these places; None for none."""
+        if not good:
+            return None
+        folders, values, bases = ([of[number] for number in good] for of in (self.folders, self.values, self.bases))
+        return Rows.of(self.names, folders, values, bases)  # type: ignore[arg-type]
+
 
 Refuse = Callable[[str, str], object]  # is given a folder, and why its record can't be trusted
 
@@ -126,10 +133,7 @@ def _one_by_one(rows: Rows, refuse: Refuse) -> Rows | None:
             refuse(rows.folders[number], f"{os.path.join(rows.folders[number], records.FILENAME)}: {error}")
         else:
             good.append(number)
-    if not good:
-        return None
-    folders, values, bases = ([of[number] for number in good] for of in (rows.folders, rows.values, rows.bases))
-    return Rows.of(rows.names, folders, values, bases)  # type: ignore[arg-type]
+    return rows.only(good)
 
 
 class _Apart:
@@ -190,7 +194,7 @@ def _mark(text: str | bytes) -> int:
 
 
 _LINE = '\n "'
-_DECODE = json.JSONDecoder().raw_decode  # json.loads for a text that begins with a brace
+_DECODE = json.JSONDecoder(object_pairs_hook=records.unique).raw_decode  # json.loads of what begins with a brace
 
 
 def _apart(settings: str) -> tuple[str, str]:

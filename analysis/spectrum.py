@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from analysis.figures import FORMATS, chosen, write
+from analysis.inert import inert
 from analysis.markdown import escape, table
 from analysis.numbers import exact, human
 from analysis.verb import AnalysisError, Verb, emit
@@ -132,7 +133,7 @@ def as_csv(layers: Sequence[Layer], ranks: Sequence[int], methods: Sequence[str]
         s = layer.singular_values
         numbers = [float(s[0]), float((s**2).sum() ** 0.5), layer.effective_rank]
         writer.writerow(
-            [layer.name, *layer.shape, *map(exact, numbers), *(layer.ranks[rule] for rule in rules)]
+            [inert(layer.name), *layer.shape, *map(exact, numbers), *(layer.ranks[rule] for rule in rules)]
             + [exact(layer.errors.get(pair)) for pair in pairs]
         )
     return file.getvalue()

@@ -24,6 +24,7 @@ from analysis.points import Groups, Point
 from analysis.provenance import Provenance
 from analysis.reading import Reader, Rows, Values
 from analysis.rebuild import Rebuild, picker
+from trainer import record as records
 
 _IN_MEMORY = 2**18  # bytes of rows; a larger study goes to the disk
 _PARTS = 4
@@ -59,7 +60,8 @@ class Spool:
         self.bases = Bases()
         groups = Groups()
         try:
-            keys = self._fill(Reader(self.bases).rows(listing.folders(roots, listed), listed.distrust), groups)
+            read = Reader(self.bases).rows(listing.folders(roots, listed), listed.distrust)
+            keys = self._fill((rows for found in read if (rows := _in_place(found, listed))), groups)
         except OSError:
             with contextlib.suppress(OSError):  # of what could not be written
                 self.close()
@@ -202,6 +204,15 @@ class Spool:
                 for number in numbers:
                     by_id.setdefault(self._run_id(number), []).append(number)
                 yield from ((run_id, own) for run_id, own in by_id.items() if len(own) > 1)
+
+
+def _in_place(rows: Rows, listed: Listed) -> Rows | None:
+    """Those that lie in the folders of their runs; None for none."""
+    ids = rows.columns[rows.names.index("run_id")]
+    wrong = {n: why for n, own in enumerate(zip(ids, rows.folders, strict=True)) if (why := records.misplaced(*own))}
+    for number, why in wrong.items():
+        listed.distrust(rows.folders[number], why)
+    return rows.only([n for n in range(len(ids)) if n not in wrong]) if wrong else rows
 
 
 __all__ = ["Shape", "Spool"]

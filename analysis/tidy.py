@@ -9,6 +9,7 @@ from typing import Any
 from analysis import costs, settings
 from analysis.columns import Into
 from analysis.grid import Grid, budgets
+from analysis.inert import inert
 from analysis.numbers import exact, magnitude
 from analysis.papers import Paper
 from analysis.summary import Averages, Ranks
@@ -44,10 +45,14 @@ def render(grid: Grid, averages: Averages, ranks: Ranks, papers: Sequence[Paper]
     writer = csv.DictWriter(Into(lines), HEADER, restval="", extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     for place in range(len(grid.rows)):
-        writer.writerows(_lines(grid, averages, ranks, place))
+        writer.writerows(map(_inert, _lines(grid, averages, ranks, place)))
     for paper in papers:
-        writer.writerows(_published(grid, paper))
+        writer.writerows(map(_inert, _published(grid, paper)))
     return "".join(lines)
+
+
+def _inert(line: dict[str, Any]) -> dict[str, Any]:
+    return {name: inert(value) for name, value in line.items()}
 
 
 def _lines(grid: Grid, averages: Averages, ranks: Ranks, place: int) -> Iterator[dict[str, Any]]:

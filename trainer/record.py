@@ -130,6 +130,15 @@ class Time:
 
 
 @dataclass(slots=True)
+class Files:
+    """sha256 of what the run wrote at its end; absent in records of before."""
+
+    weights: str | None = None  # adapter/state.safetensors
+    outline: str | None = None  # adapter/state.json
+    predictions: str | None = None  # predictions.parquet
+
+
+@dataclass(slots=True)
 class Record:
     """One run. `status` is "done", "failed" or "pruned" (stopped by a search); only a done one has metrics, others
     say why in `error`."""
@@ -161,6 +170,7 @@ class Record:
     rank: Rank = field(default_factory=Rank)
     memory: Memory = field(default_factory=Memory)
     time: Time = field(default_factory=Time)
+    files: Files = field(default_factory=Files)
     extra: dict[str, Any] = field(default_factory=dict)  # fields of a newer version, as they were read
 
     def row(self) -> dict[str, Any]:
@@ -202,6 +212,7 @@ GROUPS: dict[str, type] = {
     "rank": Rank,
     "memory": Memory,
     "time": Time,
+    "files": Files,
 }
 
 # Groups of any names; in Python they are dictionaries.
@@ -346,6 +357,17 @@ def read(folder: str | os.PathLike[str]) -> Record | None:
     return load(folder, lambda text: Record.from_row(parse(text)))
 
 
+def misplaced(run_id: str, folder: str | os.PathLike[str]) -> str | None:
+    """Why the record of a run is not believed where it lies, in one line; None in a folder that has the run's name.
+
+    The folder above may have any name: whole studies are copied.
+    """
+    name = os.path.basename(folder)
+    if name != run_id:  # called "." or reached over a link
+        name = os.path.basename(os.path.realpath(folder))
+    return None if name == run_id else f"{os.path.join(folder, FILENAME)}: run_id: {run_id!r} in the folder of {name!r}"
+
+
 def load(folder: str | os.PathLike[str], make: Callable[[str], T]) -> T | None:
     """What `make` makes of the text of a folder's record, else as `read`."""
     path = f"{os.fspath(folder)}{os.sep}{FILENAME}"
@@ -374,10 +396,21 @@ def _refuse_halves(text: str) -> None:
 
 def parse(text: str) -> dict[str, Any]:
     """The flat row that a text holds, not checked. Raises `ValueError` or `RecursionError`."""
-    row = json.loads(text)
+    if text.startswith("\ufeff"):
+        raise CorruptRecord("a byte-order mark is in front, which no record has")
+    row = json.loads(text, object_pairs_hook=unique)
     if not isinstance(row, dict):
         raise CorruptRecord("not an object")
     return row
+
+
+def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object that these are, for a JSON decoder. Raises `CorruptRecord` for a name that comes twice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(name for place, (name, _) in enumerate(pairs) if name in dict(pairs[:place]))
+        raise CorruptRecord(f"{twice}: is there twice")
+    return found
 
 
 def _content(path: str) -> bytes:
@@ -424,7 +457,7 @@ def find(
                     for entry in entries:
                         if entry.name == FILENAME:
                             found = True
-                        elif entry.is_dir(follow_symlinks=False):
+                        elif entry.name != REPLACED and entry.is_dir(follow_symlinks=False):
                             below.append(entry.name)
                         elif entry.name == CONFIG:
                             configured = True

@@ -155,6 +155,11 @@ BROKEN = {
     "more behind": as_written(row()) + "{}",
     "a space that JSON does not know": as_written(row()) + "\u00a0",
     "a line break in a text": as_written(row()).replace('"dev"', '"d\nev"'),
+    "a setting twice": as_written(row()).replace(' "config.seed"', ' "config.variant.rank": 99,\n "config.seed"'),
+    "a setting behind": as_written(row()).replace('\n "data.', '\n "config.variant.rank": 99,\n "data.'),
+    "a setting among the rest": as_written(row()).replace(' "seed": 0,', ' "seed": 0, "config.variant.rank": 99,'),
+    "a setting twice on a line": as_written(row()).replace('"config.seed": 0,', '"config.seed": 0, "config.seed": 4,'),
+    "a value twice": as_written(row()).replace(' "seed": 0,', ' "seed": 0, "metric.value": 0.9,'),
 }
 
 
@@ -169,10 +174,6 @@ def test_a_broken_text_is_refused_with_the_place_of_the_error(tmp_path, text):
 
 
 ODD = {
-    "a setting twice": as_written(row()).replace(' "config.seed"', ' "config.variant.rank": 99,\n "config.seed"'),
-    "a setting behind": as_written(row()).replace('\n "data.', '\n "config.variant.rank": 99,\n "data.'),
-    "a setting among the rest": as_written(row()).replace(' "seed": 0,', ' "seed": 0, "config.variant.rank": 99,'),
-    "a setting twice on a line": as_written(row()).replace('"config.seed": 0,', '"config.seed": 0, "config.seed": 4,'),
     "an object inside": as_written(row(config__variant__deep={"config.seed": 1, "a": 2})),
     "an object with names at the margin": as_written(row()).replace(
         '"config.variant.rank": 8', '"config.variant.rank": {\n "config.seed": 5,\n "b": 1\n }'

@@ -11,6 +11,7 @@ import pytest
 from analysis import arrow, cli, spool, tally
 from analysis.reading import Reader
 from tests.analysis.conftest import METRIC
+from trainer import identity
 from trainer import record as records
 
 TASKS = ("movie", "opinion")
@@ -33,7 +34,6 @@ def write(folder: Path, settings: int, seeds: int) -> int:
                 failed = number % 100 == 99
                 row = {
                     "version": records.VERSION,
-                    "run_id": f"{number * 7919 % 99991:012d}",
                     "study": "demo",
                     "variant": "lora",
                     "task": task,
@@ -51,6 +51,8 @@ def write(folder: Path, settings: int, seeds: int) -> int:
                 }
                 row |= {"error": "no memory"} if failed else {**METRIC, "metric.value": number * 0.37 % 1}
                 row |= {} if failed else {"time.train": number * 0.71 % 9, "memory.peak_rss": 700 * 2**20 + number}
+                config = {name.removeprefix("config."): row[name] for name in row if name.startswith("config.")}
+                row["run_id"] = identity.run_id(config)
                 home = folder / row["run_id"]
                 home.mkdir(parents=True)
                 text = json.dumps(row, indent=1, sort_keys=True)

@@ -52,16 +52,16 @@ def test_a_run_is_its_record_and_its_folder(study):
 
 
 def test_runs_are_by_seed_then_by_run_id(store):
-    for seed, name in ((2, "c"), (1, "b"), (1, "a"), (3, "d")):
-        store.add("lora", seed, run_id=name, config={"seed": seed})
+    d, b, c = (store.add("lora", seed).name for seed in (3, 1, 2))
+    ids = [b, c, d]
     with runs.stored(["runs"]) as found:
         (point,) = found.having("done")
         stored = runs.Runs(found, [point])
-        assert [run.record.run_id for run in stored] == ["a", "b", "c", "d"]
-        assert stored[0].record.run_id == "a" and stored[-1].record.run_id == "d" and len(stored) == 4
-        assert [run.record.run_id for run in stored[1:3]] == ["b", "c"]
-        assert [values[0] for values in stored.brief()] == [1, 1, 2, 3]
-    assert [run.record.run_id for run in runs.Runs(runs.read(["runs"]), [point])] == ["a", "b", "c", "d"]
+        assert [run.record.run_id for run in stored] == ids
+        assert stored[0].record.run_id == ids[0] and stored[-1].record.run_id == d and len(stored) == 3
+        assert [run.record.run_id for run in stored[1:3]] == ids[1:3]
+        assert [values[0] for values in stored.brief()] == [1, 2, 3]
+    assert [run.record.run_id for run in runs.Runs(runs.read(["runs"]), [point])] == ids
 
 
 def test_the_brief_of_a_run_is_what_its_row_has(study):
