@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import logging
 import math
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -80,8 +79,8 @@ class Loop(transformers.Trainer):
         self.classes = metrics.classes(rows.labels, task.get("positive"), self.metric_names)
         self.cfg = config
         self.counters = Counters()
-        self.checkpoints = saving.Checkpoints(folder / "checkpoints")
-        self.best_folder = folder / "best"
+        self.checkpoints = saving.Checkpoints(folder)
+        self.best = saving.Best(folder)
         self.journal = Journal(folder / "metrics.jsonl", writes=processes.is_first())
         self.rank_log = RankLog(folder / "ranks.jsonl", writes=processes.is_first())
         self.steps = total_steps(len(rows.train), train)
@@ -324,7 +323,7 @@ class Loop(transformers.Trainer):
         if counters.best_value is None or value > counters.best_value:
             counters.best_value, counters.best_step, counters.worse = value, step, 0
             if self.cfg.train.checkpoint == "best" and processes.is_first():
-                checkpoint.save(self.weights(), self.best_folder / saving.STATE)
+                self.best.write(step, self.weights())
         else:
             counters.worse += 1
             patience = self.cfg.train.early_stopping
@@ -442,7 +441,8 @@ class Loop(transformers.Trainer):
 
     def fit(self) -> None:
         """Trains to the end, from the newest checkpoint where there is one."""
-        newest = processes.from_first(self.checkpoints.newest)
+        best = self.best if self.cfg.train.checkpoint == "best" else None
+        newest = processes.from_first(lambda: self.checkpoints.newest(best))
         if newest is None:
             self.journal.forget_after(-1)
             self.rank_log.forget_after(-1)
@@ -458,7 +458,7 @@ class Loop(transformers.Trainer):
             if self.counters.best_step is None:
                 raise RunFailed("train.checkpoint: best, but no evaluated model was within the method's budget")
             processes.wait()  # until it is written
-            live.restore_weights(self.model, self.variant, checkpoint.load(self.best_folder / saving.STATE))
+            live.restore_weights(self.model, self.variant, self.best.load(self.counters.best_step))
             step = self.counters.best_step
         if type(self.variant).on_train_end is not Variant.on_train_end:
             self._evaluated.clear()  # the method may change the model now, so that its numbers are taken anew
@@ -468,11 +468,6 @@ class Loop(transformers.Trainer):
         self.take_ranks()
         self.rank_log.write()
         return step
-
-    def remove_checkpoints(self) -> None:
-        """Removes what only an unfinished run needs."""
-        shutil.rmtree(self.checkpoints.folder, ignore_errors=True)
-        shutil.rmtree(self.best_folder, ignore_errors=True)
 
 
 class _Hooks(transformers.TrainerCallback):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import logging
 import re
@@ -16,7 +17,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig
 
-from trainer import class_source, launch, lock
+from trainer import class_source, classes, launch, lock, unfinished
 from trainer import config as run_config
 from trainer import identity as identities
 from trainer import record as run_record
@@ -112,12 +113,29 @@ def plan(
 
 
 def _record(folder: Path) -> Record | None:
-    """The record of a run's folder, where there is one to trust."""
+    """The record of a run's folder, where there is one to trust; what only an unfinished run needs is cleared away."""
     try:
-        return run_record.read(folder)
+        found = run_record.read(folder)
     except CorruptRecord as error:
         log.warning("%s; the run is done again", error)
         return None
+    if found is None:
+        return None
+    if wrong := run_record.misplaced(found.run_id, folder):
+        log.warning("%s; the run is done again", wrong)
+        return None
+    if found.study != folder.parent.name:
+        _say_copied(folder.parent, found.study)
+    if found.status == "done" and unfinished.remains(folder):  # killed just before it had done so itself
+        log.info("%s: done; its checkpoints are removed", folder)
+        unfinished.remove(folder)
+    return found
+
+
+@functools.cache
+def _say_copied(folder: Path, study: str) -> None:
+    """Once for all runs of a study."""
+    log.warning("%s: holds records of the study %r, which count as they are", folder, study)
 
 
 def _settle_processes(config: DictConfig) -> None:
@@ -156,15 +174,16 @@ def tracker(config: DictConfig) -> Any:
     if not config.tracker:
         return None
     found = make("tracker", config.tracker)
-    for method in ("check", "start", "log", "finish"):  # see trainer.trackers.tracker.Tracker
-        if not callable(getattr(found, method, None)):
-            raise ConfigError(f"tracker._target_: {type(found).__name__!r} is no tracker: it has no {method}()")
     found.check()
     return found
 
 
 def make(field: str, node: Any, **arguments: Any) -> Any:
-    """Instantiates the config node `field` by its `_target_`; what its class refuses is a `ConfigError`."""
+    """Instantiates the config node `field` by its `_target_`; what its class refuses is a `ConfigError`.
+
+    So is a class of another kind, and what is none; see `trainer.classes`.
+    """
+    classes.refuse_others(field, node)
     try:
         return instantiate(node, _convert_="all", **arguments)
     except InstantiationException as error:

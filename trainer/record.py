@@ -136,6 +136,15 @@ class Time:
 
 
 @dataclass(slots=True)
+class Files:
+    """sha256 of what the run wrote at its end; absent in records of before."""
+
+    weights: str | None = None  # adapter/state.safetensors
+    outline: str | None = None  # adapter/state.json
+    predictions: str | None = None  # predictions.parquet
+
+
+@dataclass(slots=True)
 class Record:
     """One run. `status` is "done", "failed" or "pruned" (stopped by a search); only a done one has metrics, others
     say why in `error`."""
@@ -167,6 +176,7 @@ class Record:
     rank: Rank = field(default_factory=Rank)
     memory: Memory = field(default_factory=Memory)
     time: Time = field(default_factory=Time)
+    files: Files = field(default_factory=Files)
     extra: dict[str, Any] = field(default_factory=dict)  # fields of a newer version, as they were read
 
     def row(self) -> dict[str, Any]:
@@ -208,6 +218,7 @@ GROUPS: dict[str, type] = {
     "rank": Rank,
     "memory": Memory,
     "time": Time,
+    "files": Files,
 }
 
 # Groups of any names; in Python they are dictionaries.
@@ -392,13 +403,48 @@ def read(folder: str | os.PathLike[str]) -> Record | None:
     except OSError as error:
         raise CorruptRecord(f"{path}: {error.strerror or error}") from None
     try:
-        # orjson makes a float of a whole number above 64 bits.
-        row = json.loads(content) if _LONG.search(content) else orjson.loads(content)
-        if not isinstance(row, dict):
-            raise CorruptRecord("not an object")
-        return Record.from_row(row, as_written=_is_as_written(content))
+        as_written = _is_as_written(content)
+        # orjson is four times as fast, and makes a float of a whole number above 64 bits.
+        row = orjson.loads(content) if as_written and not _LONG.search(content) else _parse(str(content, "utf-8"))
+        return Record.from_row(row, as_written=as_written)
     except (ValueError, RecursionError) as error:
         raise CorruptRecord(f"{path}: {error}") from None
+
+
+def misplaced(run_id: str, folder: str | os.PathLike[str]) -> str | None:
+    """Why the record of a run is not believed where it lies, in one line; None in a folder that has the run's name.
+
+    The folder above may have any name: whole studies are copied.
+    """
+    name = os.path.basename(folder)
+    if name != run_id:  # called "." or reached over a link
+        name = os.path.basename(os.path.realpath(folder))
+    return None if name == run_id else f"{os.path.join(folder, FILENAME)}: run_id: {run_id!r} in the folder of {name!r}"
+
+
+def _parse(text: str) -> dict[str, Any]:
+    """The flat row that a text holds, not checked. Raises `ValueError` or `RecursionError`."""
+    if text.startswith("\ufeff"):
+        raise CorruptRecord("a byte-order mark is in front, which no record has")
+    row = json.loads(text, object_pairs_hook=_unique)
+    if not isinstance(row, dict):
+        raise CorruptRecord("not an object")
+    try:
+        _text(row).encode()
+    except UnicodeEncodeError as error:  # no text that could be written anywhere
+        raise CorruptRecord(f"{error.object[error.start]!r} in a text is half a character") from None
+    except ValueError:  # nan or inf, which `check` names
+        pass
+    return row
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object that these are, for a JSON decoder. Raises `CorruptRecord` for a name that comes twice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(name for place, (name, _) in enumerate(pairs) if name in dict(pairs[:place]))
+        raise CorruptRecord(f"{twice}: is there twice")
+    return found
 
 
 _LONG = re.compile(rb"[ \[:]-?\d{19}")
@@ -432,7 +478,7 @@ def find(
                     for entry in entries:
                         if entry.name == FILENAME:
                             found = True
-                        elif entry.is_dir(follow_symlinks=False):
+                        elif entry.name != REPLACED and entry.is_dir(follow_symlinks=False):
                             below.append(entry.name)
                         elif entry.name == CONFIG:
                             configured = True
