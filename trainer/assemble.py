@@ -19,7 +19,7 @@ from accelerate.state import AcceleratorState
 from omegaconf import DictConfig
 from torch import nn
 
-from trainer import data, metrics, pages, processes, sharding
+from trainer import data, metrics, optim, pages, processes, sharding
 from trainer import model as models
 from trainer.errors import ConfigError
 from trainer.loop import Loop, total_steps
@@ -85,6 +85,7 @@ def apart(config: DictConfig) -> Iterator[None]:
 def check(config: DictConfig) -> Parts:
     """Everything that a run needs but weights. Raises `ConfigError`."""
     variant: Variant = make("variant", config.variant)
+    optim.check(config.optim)
     source = fetch_model(model_sources(config), config.model.files)
     positions = models.longest_text(source)
     max_length = min(config.data.max_length, positions or config.data.max_length)

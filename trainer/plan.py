@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 import logging
-import re
+import os
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -14,14 +13,15 @@ from typing import Any
 
 from hydra.errors import InstantiationException
 from hydra.utils import get_class, instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from trainer import config as run_config
-from trainer import launch, lock
+from trainer import launch, lock, shape
 from trainer import record as run_record
 from trainer.errors import ConfigError
 from trainer.record import CorruptRecord, Record
 from trainer.sources import ModelSource, model_identity
+from variants.core import fields
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +79,7 @@ def plan(
     """
     _settle_processes(config)
     identity = identify(config, files)
+    shape.refuse_unread(config)
     tracker(config)
     run_id = run_config.run_id(identity)
     folder = Path(config.runs_dir) / config.study / run_id
@@ -87,7 +88,21 @@ def plan(
     except CorruptRecord as error:
         log.warning("%s; the run is done again", error)
         found = None
+    if found is None:
+        _check_place(config.runs_dir, folder)
     return Planned(config, identity, run_id, folder, found)
+
+
+def _check_place(runs_dir: str, folder: Path) -> None:
+    """Raises `ConfigError` where a run's folder can't be made or written to."""
+    try:
+        there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    except OSError as error:  # a name that is too long
+        raise ConfigError(f"runs_dir: {runs_dir!r} can't be a folder: {error.strerror or error}") from None
+    if not there.is_dir():
+        raise ConfigError(f"runs_dir: {runs_dir!r}, allowed: a folder; {there} is a file")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ConfigError(f"runs_dir: {runs_dir!r}, allowed: a folder that can be written to; {there} can't")
 
 
 def _settle_processes(config: DictConfig) -> None:
@@ -125,15 +140,22 @@ def tracker(config: DictConfig) -> Any:
     if not config.tracker:
         return None
     found = make("tracker", config.tracker)
-    for method in ("check", "start", "log", "finish"):  # see trainer.trackers.tracker.Tracker
-        if not callable(getattr(found, method, None)):
-            raise ConfigError(f"tracker._target_: {type(found).__name__!r} is no tracker: it has no {method}()")
     found.check()
     return found
 
 
 def make(field: str, node: Any, **arguments: Any) -> Any:
-    """Instantiates the config node `field` by its `_target_`; what its class refuses is a `ConfigError`."""
+    """Instantiates the config node `field` by its `_target_`. Raises `ConfigError`.
+
+    Before anything is called the target is a class with the methods of its part, and the settings are those that the
+    class has, of the types that it names. arguments: given besides, or `_partial_`.
+    """
+    settings = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else dict(node)
+    assert isinstance(settings, dict)
+    cls = _class(field, settings.pop("_target_"))
+    _check_names(field, cls, settings, arguments)
+    plain = {name: value for name, value in settings.items() if not isinstance(value, dict) or "_target_" not in value}
+    named(field, fields.check_types, cls, plain)
     try:
         return instantiate(node, _convert_="all", **arguments)
     except InstantiationException as error:
@@ -143,13 +165,50 @@ def make(field: str, node: Any, **arguments: Any) -> Any:
         if isinstance(cause, ConfigError):
             raise cause from None
         text = " ".join(str(cause if cause is not None else error).split())
-        unknown = re.search(r"unexpected keyword argument '(\w+)'", text) if isinstance(cause, TypeError) else None
-        if unknown and unknown[1] in node:
-            name, cls = unknown[1], get_class(node["_target_"])
-            allowed = ", ".join(inspect.signature(cls).parameters)
-            line = f"{field}.{name}: {node[name]!r}, {cls.__name__} has no such field, allowed: {allowed}"
-            raise ConfigError(line) from error
         raise ConfigError(f"{field}.{text}" if isinstance(cause, ValueError) else f"{field}: {text}") from error
+
+
+# What a class must have to be what a part of the config asks for: how it is called, and its methods.
+PARTS = {
+    "variant": ("variant", ("plan", "check", "attach")),
+    "task.source": ("source of a task", ("load", "identity")),
+    "model.sources": ("source of a model", ("fetch", "identity")),
+    "optim.optimizer": ("optimizer", ("step", "zero_grad", "add_param_group")),
+    "tracker": ("tracker", ("check", "start", "log", "finish")),  # see trainer.trackers.tracker.Tracker
+    "machine.judge": ("judge", ("__call__",)),
+}
+
+
+def _class(field: str, target: str) -> type:
+    what, methods = PARTS[field]
+    try:
+        cls = get_class(target)
+    except Exception as error:  # whatever importing a module may raise
+        text = " ".join(str(error).split())
+        raise ConfigError(f"{field}._target_: {target!r}, allowed: the dotted name of a class; {text}") from error
+    for method in methods:
+        if not any(method in vars(base) for base in cls.__mro__):
+            raise ConfigError(f"{field}._target_: {cls.__name__!r} is no {what}: it has no {method}()")
+    return cls
+
+
+def _check_names(field: str, cls: type, settings: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
+    """Raises `ConfigError` for a setting that `cls` doesn't have, and for one that it must be given and isn't."""
+    known = fields.arguments(cls)
+    if any(one.kind is one.VAR_KEYWORD for one in known.values()):
+        return
+    for name in settings:
+        if name not in known:
+            allowed = ", ".join(known)
+            raise ConfigError(
+                f"{field}.{name}: {settings[name]!r}, {cls.__name__} has no such field, allowed: {allowed}"
+            )
+    if "_partial_" in arguments:  # the rest is given to what is made
+        return
+    for name, one in known.items():
+        given = name in settings or name in arguments or one.default is not one.empty
+        if not given and one.kind is not one.VAR_POSITIONAL:
+            raise ConfigError(f"{field}.{name}: not given, {cls.__name__} has no default for it")
 
 
 def named(field: str, call: Callable[..., Any], *arguments: Any) -> Any:

@@ -274,6 +274,24 @@ def write(record: Record, folder: str | os.PathLike[str]) -> Path:
     return write_json(Path(folder) / FILENAME, row)
 
 
+def refuse_unreadable(record: Record) -> None:
+    """Raises `CorruptRecord` for a record that `read` would not give back as it is written.
+
+    For one of a run that is yet to be: whatever is wrong with its names and settings is wrong before the training too.
+    """
+    row = {name: value for name, value in record.row().items() if not name.startswith(("metric.", "metrics."))}
+    row["status"] = "failed"  # which has no metric
+    try:
+        text = json.dumps(row, allow_nan=False, ensure_ascii=False)
+        text.encode()
+        again = Record.from_row(parse(text)).row()
+    except (ValueError, TypeError) as error:
+        raise CorruptRecord(str(error)) from None
+    for name, value in row.items():
+        if again.get(name) != value:
+            raise CorruptRecord(f"{name}: {value!r} would be read as {again.get(name)!r}")
+
+
 def write_json(path: Path, content: Any) -> Path:
     """Writes JSON to a temporary name beside `path`, then renames: never a half-written file."""
     import tempfile  # analysis, which reads, comes up without it

@@ -39,6 +39,10 @@ def run(planned: Planned, overrides: list[str]) -> record.Record:
     spare_the_collector()
     config, clock = planned.config, _Clock()
     row = _blank(planned, overrides, clock.now())
+    try:
+        record.refuse_unreadable(row)
+    except record.CorruptRecord as error:
+        raise ConfigError(f"{error}; no record could be written of the run") from None
     if processes.is_first():
         planned.folder.mkdir(parents=True, exist_ok=True)
         (planned.folder / record.FILENAME).unlink(missing_ok=True)
