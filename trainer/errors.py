@@ -49,7 +49,7 @@ def one_line(error: BaseException) -> str:
         if isinstance(cause, OmegaConfBaseException) and cause.full_key:
             return _config_line(cause)
         if str(cause).startswith("Config group override must be a string") and (choice := _choice(cause)):
-            return f"{choice}, allowed: the name of a file in the group's folder, in quotes where it looks like a number"
+            return f"{choice}, allowed: the name of a file of the group, in quotes where it is a number"
     text = " ".join(str(error).split())
     return text if isinstance(error, ConfigError) else f"{type(error).__name__}: {text}"
 

@@ -78,8 +78,8 @@ def plan(
     files: what `content` says, where it is known. exists: False for a folder that need not be looked into.
     """
     _settle_processes(config)
-    identity = identify(config, files)
     shape.refuse_unread(config)
+    identity = identify(config, files)
     tracker(config)
     run_id = run_config.run_id(identity)
     folder = Path(config.runs_dir) / config.study / run_id

@@ -52,6 +52,8 @@ def refuse_unread(config: DictConfig) -> None:
     It is for a config as it was composed; in one that was resolved no field refers to another.
     """
     for group, known in FIELDS.items():
+        if not isinstance(config[group], DictConfig):
+            continue
         texts = [str(value) for _, value in _leaves("", OmegaConf.to_container(config[group], resolve=False))]
         referred = {name for text in texts for name in re.findall(rf"\$\{{(?:\.+|{group}\.)(\w+)", text)}
         allowed = [*known, *sorted(referred - {*known})]

@@ -11,7 +11,14 @@ import typing
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-_WORDS: dict[Any, str] = {bool: "true, false", int: "a whole number", float: "a number", str: "text", type(None): "null", Any: "anything"}
+_WORDS: dict[Any, str] = {
+    bool: "true, false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    type(None): "null",
+    Any: "anything",
+}
 
 
 def check_types(cls: type, settings: Mapping[str, Any], prefix: str = "") -> None:
