@@ -1,4 +1,4 @@
-"""Folders of models that are damaged, or that want more than to be read: one line of ours, and nothing is run or asked."""
+"""Folders of models that are damaged, or want more than to be read: one line of ours, and nothing is run or asked."""
 
 from __future__ import annotations
 
@@ -62,6 +62,13 @@ def pipe(name: str) -> Callable[[Path], None]:
     return edit
 
 
+def read(folder: Path) -> None:
+    FolderModel(str(folder)).fetch()
+    models.skeleton(folder, 2)
+    models.tokenizer(folder)
+    models.pristine(folder, 2)
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -100,10 +107,7 @@ def test_a_damaged_folder_is_one_line(tiny_model, tmp_path, monkeypatch, damage,
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asks on the terminal"))
     with pytest.raises(ConfigError) as caught:
-        FolderModel(str(folder)).fetch()
-        models.skeleton(folder, 2)
-        models.tokenizer(folder)
-        models.pristine(folder, 2)
+        read(folder)
     line = str(caught.value)
     assert line.startswith(message)
     assert "\n" not in line and "trust_remote_code" not in line and "weights_only" not in line

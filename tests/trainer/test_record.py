@@ -315,3 +315,24 @@ def test_records_need_the_standard_library_alone():
         for text in (code, plain)
     )
     assert loaded - before - sys.stdlib_module_names == {"trainer"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"task": 2024}, "task: 2024 is not text"),
+        ({"variant": True}, "variant: True is not text"),
+        ({"seed": 1.5}, "seed: 1.5 is not a whole number"),
+        ({"config": {"optim.eps": float("nan")}}, "Out of range float values"),
+        ({"overrides": ["task.name=caf\udce9"]}, "surrogates not allowed"),
+        ({"config": {"variant.pattern": (1, 2)}}, "config.variant.pattern: "),
+    ],
+)
+def test_a_record_that_its_reader_would_refuse_is_found_before_there_is_anything_measured(changes, message):
+    blank = Record(**{**IDENTITY, **changes})
+    with pytest.raises(CorruptRecord, match=message):
+        records.refuse_unreadable(blank)
+
+
+def test_the_record_of_a_run_that_is_yet_to_be_is_readable():
+    records.refuse_unreadable(Record(**IDENTITY, config={"a.b": [1, "x", None]}, hardware={"memory": None}))

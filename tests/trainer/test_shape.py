@@ -23,6 +23,11 @@ def refused(config_of, overrides: list[str]) -> str:
     return line
 
 
+def validate_with(config, name: str, value: object) -> None:
+    OmegaConf.update(config, name, value)
+    validate(config)
+
+
 def test_no_setting_is_a_number_that_is_none(configured):
     config = configured(["tracker=wandb"])
     texts = ("study", "runs_dir", "glue.path", "machine.device")  # there it is a name
@@ -30,8 +35,7 @@ def test_no_setting_is_a_number_that_is_none(configured):
         if name in texts or name.startswith("model.files"):
             continue
         with pytest.raises(Exception) as caught:
-            OmegaConf.update(config, name, float("nan"))
-            validate(config)
+            validate_with(config, name, float("nan"))
         assert one_line(caught.value).startswith(f"{name}: ")
         OmegaConf.update(config, name, before)
 
