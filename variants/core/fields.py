@@ -26,14 +26,14 @@ def check_types(cls: type, settings: Mapping[str, Any], prefix: str = "") -> Non
 
     prefix: stands before a setting's name in the error. Raises `ValueError`.
     """
-    hints = annotations(cls)
+    hints = hints_of(cls)
     for name, value in settings.items():
         kind = hints.get(name, Any)
         check(f"{prefix}{name}", value, _fits(kind, value), _words(kind))
 
 
 @functools.cache
-def annotations(cls: type) -> Mapping[str, Any]:
+def hints_of(cls: type) -> Mapping[str, Any]:
     """What a class says of its arguments' types, by name; nothing where that can't be resolved."""
     try:
         return typing.get_type_hints(cls if dataclasses.is_dataclass(cls) else cls.__init__)  # type: ignore[misc]
