@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 from collections.abc import Callable, Mapping
@@ -89,12 +90,13 @@ def plan(
         log.warning("%s; the run is done again", error)
         found = None
     if found is None:
-        _check_place(config.runs_dir, folder)
+        _check_place(config.runs_dir, folder.parent)
     return Planned(config, identity, run_id, folder, found)
 
 
+@functools.cache
 def _check_place(runs_dir: str, folder: Path) -> None:
-    """Raises `ConfigError` where a run's folder can't be made or written to."""
+    """Raises `ConfigError` where a study's folder can't be made or written to; looked at once for all its runs."""
     try:
         there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     except OSError as error:  # a name that is too long

@@ -72,7 +72,7 @@ class Variant:
 
     adapters: dict[str, Adapter] = field(init=False, repr=False, compare=False, default_factory=dict)
 
-    def __new__(cls, **settings: Any) -> Self:
+    def __new__(cls, *_: Any, **settings: Any) -> Self:
         fields.check_types(cls, settings)  # before `__post_init__`, which compares them
         return super().__new__(cls)
 
