@@ -19,11 +19,12 @@ from accelerate.state import AcceleratorState
 from omegaconf import DictConfig
 from torch import nn
 
-from trainer import data, metrics, pages, processes, sharding
+from trainer import data, metrics, optim, pages, processes, sharding
 from trainer import model as models
 from trainer.errors import ConfigError
+from trainer.instantiate import make, named
 from trainer.loop import Loop, total_steps
-from trainer.plan import make, model_sources, named
+from trainer.plan import model_sources
 from trainer.sources import fetch_model, hub
 from variants.core import kernel
 from variants.core.variant import Variant
@@ -90,6 +91,7 @@ def apart(config: DictConfig) -> Iterator[None]:
 def check(config: DictConfig) -> Parts:
     """Everything that a run needs but weights. Raises `ConfigError`."""
     variant: Variant = make("variant", config.variant)
+    optim.check(config.optim)
     source = fetch_model(model_sources(config), config.model.files)
     positions = models.longest_text(source)
     max_length = min(config.data.max_length, positions or config.data.max_length)

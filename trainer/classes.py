@@ -37,11 +37,8 @@ KINDS = {
 }
 
 
-def refuse_others(field: str, node: Any) -> None:
-    """Raises `ConfigError` where the class that the node of this field names is not of the kind that it must be.
-
-    One that can't be found is left to whoever calls it.
-    """
+def chosen(field: str, node: Any) -> type:
+    """The class that the node of this field names. Raises `ConfigError` where it is not of the kind that it must be."""
     kind, settings = KINDS[field], OmegaConf.to_container(node) if OmegaConf.is_config(node) else node
     target = settings.get("_target_") if isinstance(settings, Mapping) else None
     if not isinstance(target, str):
@@ -50,8 +47,9 @@ def refuse_others(field: str, node: Any) -> None:
         raise ConfigError(f"{field}.{name}: {value!r}, allowed: plain settings of {target}")
     try:
         found = _locate(target)
-    except Exception:
-        return
+    except Exception as error:  # whatever importing a module may raise
+        text = " ".join(str(error).split())
+        raise ConfigError(f"{field}._target_: {target!r}, allowed: the dotted name of a class; {text}") from error
     if not isinstance(found, type):
         raise ConfigError(f"{field}._target_: {target!r} is no class, allowed: the class of a {kind.name}")
     for method in kind.methods:
@@ -61,6 +59,7 @@ def refuse_others(field: str, node: Any) -> None:
         module, _, name = kind.base.rpartition(".")
         if not issubclass(found, getattr(importlib.import_module(module), name)):
             raise ConfigError(f"{field}._target_: {target!r}, allowed: a subclass of {kind.base}")
+    return found
 
 
 def _special(settings: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from trainer.errors import ConfigError
+from trainer.instantiate import make
 from trainer.model import tokenizer
 from trainer.sources import TaskData
 from trainer.sources.split import groups
@@ -108,7 +108,7 @@ def load(task: DictConfig) -> TaskData:
 
 @functools.cache
 def _load(source: str) -> TaskData:
-    return instantiate(json.loads(source)).load()
+    return make("task.source", json.loads(source)).load()
 
 
 @functools.lru_cache(maxsize=8)

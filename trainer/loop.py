@@ -33,9 +33,9 @@ from trainer.counters import Counters
 from trainer.data import Order, Prepared, Rows, collator
 from trainer.errors import Pruned, RunFailed
 from trainer.evaluation import Evaluation
+from trainer.instantiate import make
 from trainer.journal import Journal
 from trainer.optim import build_optimizer, build_schedule
-from trainer.plan import make
 from trainer.progress import Progress
 from trainer.rank_log import RankLog
 from variants.core import checkpoint, reduce

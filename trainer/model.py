@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from trainer.errors import ConfigError
+from trainer.foreign import NO_CODE, reading
 
 # What the configs of transformers call it. Those of a head: None where it is the backbone's.
 BACKBONE_DROPOUT = (
@@ -41,9 +42,11 @@ def tokenizer(folder: Path) -> Any:
     """The model's tokenizer; one without a padding token pads with its end-of-text token."""
     from transformers import AutoTokenizer
 
-    found = AutoTokenizer.from_pretrained(folder)
-    if found.pad_token is None:
-        found.pad_token = found.eos_token
+    with reading("its tokenizer"):
+        found = AutoTokenizer.from_pretrained(folder, **NO_CODE)
+        if found.pad_token is None:
+            found.pad_token = found.eos_token
+        found("a", truncation=True, max_length=min(8, found.model_max_length))  # some settings are only looked at here
     return found
 
 
@@ -52,10 +55,8 @@ def model_config(folder: Path, labels: int) -> Any:
     """The model's config for a task with `labels` outputs (1 for a regression)."""
     from transformers import AutoConfig
 
-    try:
-        config = AutoConfig.from_pretrained(folder, num_labels=labels)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"model: no model that transformers can read: {_line(error)}") from error
+    with reading("its config.json"):
+        config = AutoConfig.from_pretrained(folder, num_labels=labels, **NO_CODE)
     if config.pad_token_id is None:
         config.pad_token_id = tokenizer(folder).pad_token_id
     return config
@@ -76,8 +77,9 @@ def skeleton(folder: Path, labels: int) -> nn.Module:
     """The model's modules without any weights: enough to check targets and ranks against."""
     from transformers import AutoModelForSequenceClassification
 
-    with torch.device("meta"):
-        return AutoModelForSequenceClassification.from_config(model_config(folder, labels))
+    config = model_config(folder, labels)
+    with reading("its config.json"), torch.device("meta"):
+        return AutoModelForSequenceClassification.from_config(config, **NO_CODE)
 
 
 @functools.lru_cache(maxsize=2)
@@ -94,9 +96,13 @@ def pristine(folder: Path, labels: int, dropout: float | None = None) -> Pristin
     config = copy.deepcopy(model_config(folder, labels))
     if dropout is not None:
         set_dropout(config, dropout)
-    model, report = AutoModelForSequenceClassification.from_pretrained(
-        folder, config=config, dtype=torch.float32, output_loading_info=True
-    )
+    with reading("its weights"):
+        model, report = AutoModelForSequenceClassification.from_pretrained(
+            folder, config=config, dtype=torch.float32, output_loading_info=True, **NO_CODE
+        )
+    for name, parameter in model.named_parameters():
+        if not parameter.isfinite().all():
+            raise ConfigError(f"model: its weights: {name} has values that are not finite")
     head = head_modules(model)
     missing = sorted(report["missing_keys"])
     new = tuple(dict.fromkeys(name.rpartition(".")[0] for name in missing))
@@ -128,7 +134,9 @@ def as_loaded(folder: Path, labels: int, dtype: str) -> nn.Module:
     from transformers import AutoModelForSequenceClassification
 
     config = copy.deepcopy(model_config(folder, labels))
-    return AutoModelForSequenceClassification.from_pretrained(folder, config=config, dtype=getattr(torch, dtype)).eval()
+    return AutoModelForSequenceClassification.from_pretrained(
+        folder, config=config, dtype=getattr(torch, dtype), **NO_CODE
+    ).eval()
 
 
 def head_modules(model: Any) -> tuple[str, ...]:
@@ -174,7 +182,3 @@ def _to_float32(module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...
 
 def _inside(name: str, modules: Sequence[str]) -> bool:
     return any(name == module or name.startswith(f"{module}.") for module in modules)
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

@@ -275,7 +275,8 @@ def _place(name: str) -> tuple[str, str]:
     head, _, rest = name.partition(".")
     if head in OPEN_GROUPS or (head in GROUPS and name in _KINDS):
         return head, sys.intern(rest)
-    return ("", name) if name == CHECKSUM or (head in FIELDS[Record] and head != "extra") else ("extra", name)
+    plain = not rest and head in (CHECKSUM, *FIELDS[Record]) and head != "extra"
+    return ("", name) if plain else ("extra", name)
 
 
 def _types(name: str) -> frozenset[type] | None:
@@ -367,6 +368,23 @@ def write(record: Record, folder: str | os.PathLike[str]) -> Path:
 
 def _text(content: Any) -> str:
     return json.dumps(content, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def refuse_unreadable(record: Record) -> None:
+    """Raises `CorruptRecord` for a record that `read` would not give back as it is written.
+
+    For one of a run that is yet to be: whatever is wrong with its names and settings is wrong before the training too.
+    """
+    row = {name: value for name, value in record.fields().items() if not name.startswith(_MEASURED)}
+    row["status"] = "failed"  # which has no metric
+    try:
+        row[CHECKSUM] = checksum(row)
+        again = Record.from_row(_parse(_text(row))).row()
+    except (ValueError, TypeError) as error:
+        raise CorruptRecord(str(error)) from None
+    for name, value in row.items():
+        if again.get(name) != value:
+            raise CorruptRecord(f"{name}: {value!r} would be read as {again.get(name)!r}")
 
 
 def write_json(path: Path, content: Any) -> Path:

@@ -42,6 +42,10 @@ def run(planned: Planned, overrides: list[str]) -> record.Record:
     spare_the_collector()
     config, clock = planned.config, _Clock()
     row = _blank(planned, overrides, clock.now())
+    try:
+        record.refuse_unreadable(row)
+    except record.CorruptRecord as error:
+        raise ConfigError(f"{error}; no record could be written of the run") from None
     if processes.is_first():
         if planned.replaces is not None:
             _keep_aside(planned.replaces)

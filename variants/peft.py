@@ -31,7 +31,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from variants.core import targets
+from variants.core import fields, targets
 from variants.core.handover import CannotHandOver, order_sets, quiet_peft
 from variants.core.unread import Ranks, Unread, nonzero
 from variants.core.variant import Step, Variant
@@ -72,6 +72,7 @@ class Peft(Variant):
         for option in self.options:
             if option not in allowed:
                 raise ValueError(f"options: {self.method} has no {option!r}, allowed: {', '.join(sorted(allowed))}")
+        fields.check_types(config_class, self.options, "options.")
         self._refuse_ignored(allowed)
         self.name = self.name or f"peft-{self.method}"
 
@@ -118,8 +119,8 @@ class Peft(Variant):
         try:
             with quiet_peft():
                 self._peft = peft.get_peft_model(model, config)
-        except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(f"{self.name}: PEFT refuses: {' '.join(str(error).split())}") from error
+        except (ValueError, TypeError, KeyError, AttributeError, IndexError, NotImplementedError) as error:
+            raise ValueError(f"options: PEFT's {self.method} refuses: {' '.join(str(error).split())}") from error
         for name, parameter in self._peft.named_parameters():
             if ".ranknum." in name:
                 # A constant of AdaLoRA's; PEFT makes it trainable where the base is not float32.

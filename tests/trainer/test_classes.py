@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from trainer.classes import KINDS, refuse_others
+from trainer.classes import KINDS, chosen
 from trainer.errors import ConfigError
-from trainer.plan import make
+from trainer.instantiate import make
 
 GOOD = {
     "variant": "variants.lora.LoRA",
@@ -27,7 +27,7 @@ FUNCTIONS = [
 
 def refusal(field, node):
     with pytest.raises(ConfigError) as caught:
-        refuse_others(field, node)
+        chosen(field, node)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -35,7 +35,7 @@ def refusal(field, node):
 def test_each_place_takes_the_classes_of_its_kind():
     assert GOOD.keys() == KINDS.keys()
     for field, target in GOOD.items():
-        refuse_others(field, {"_target_": target})
+        chosen(field, {"_target_": target})
 
 
 @pytest.mark.parametrize("field", KINDS)
@@ -74,5 +74,5 @@ def test_what_is_refused_is_not_called(tmp_path):
 
 
 def test_a_class_that_is_not_there_is_said_as_before():
-    with pytest.raises(ConfigError, match=r"task\.source: Error loading 'nowhere\.Source'"):
+    with pytest.raises(ConfigError, match=r"task\.source\._target_: 'nowhere\.Source', allowed: the dotted name"):
         make("task.source", {"_target_": "nowhere.Source"})

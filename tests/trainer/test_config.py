@@ -11,8 +11,9 @@ from omegaconf import OmegaConf, open_dict
 from tests.conftest import ROOT
 from trainer import config as run_config
 from trainer.errors import ConfigError, one_line
+from trainer.instantiate import make
 from trainer.loop import total_steps
-from trainer.plan import make, plan
+from trainer.plan import plan
 from variants.core import kernel
 from variants.core.variant import field_names
 

@@ -17,7 +17,7 @@ import torch
 from tests.conftest import folder_of
 from trainer import model as models
 from trainer.errors import ConfigError
-from trainer.plan import make
+from trainer.instantiate import make
 from variants.adalora import AdaLoRA
 from variants.core import checkpoint
 from variants.core.adapter import Adapter

@@ -30,12 +30,12 @@ import contextlib
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import torch
 from torch import nn
 
-from variants.core import handover, targets
+from variants.core import fields, handover, targets
 from variants.core import layers as kinds
 from variants.core.adapter import Adapter
 from variants.core.handover import CannotHandOver
@@ -71,6 +71,10 @@ class Variant:
     name: str = ""
 
     adapters: dict[str, Adapter] = field(init=False, repr=False, compare=False, default_factory=dict)
+
+    def __new__(cls, *_: Any, **settings: Any) -> Self:
+        fields.check_types(cls, settings)  # before `__post_init__`, which compares them
+        return super().__new__(cls)
 
     @classmethod
     def test_params(cls) -> list[dict[str, Any]]:
