@@ -246,7 +246,9 @@ class Peft(Variant):
             endings = tuple(config.feedforward_modules)
             config.feedforward_modules = {name for name in config.target_modules if name.endswith(endings)}
         config.modules_to_save = list(head)
-        set_additional_trainable_modules(self._peft, config, None, "default")
+        # The head alone: trainable tokens, which it would make as well, are there.
+        wanted: Any = SimpleNamespace(modules_to_save=list(head), inference_mode=False)
+        set_additional_trainable_modules(self._peft, wanted, None, "default")
         return self._peft
 
     @contextlib.contextmanager

@@ -307,7 +307,7 @@ def test_every_other_start_is_another_start(start):
         ({"options": {"use_rslora": "yes", "r": 0}}, r"peft-lora: PEFT refuses: "),
         (
             {"options": {"runtime_config": {"a": 1}}},
-            r"options.runtime_config: .*, allowed: none; lora ignores it: it mo",
+            r"options.runtime_config: .*, allowed: none; it moves weights",
         ),
         ({"method": "adalora", "options": {**ADALORA, "beta1": 2.0}}, r"peft-adalora: PEFT refuses: AssertionError: "),
         (
@@ -321,7 +321,7 @@ def test_every_other_start_is_another_start(start):
         ),
         (
             {"method": "pvera", "options": {"r": 2, "generator_seed": 3}},
-            r"options.generator_seed: 3, allowed: none; pvera ignores it: what it draws from is in no checkpoint",
+            r"options.generator_seed: 3, allowed: none; what it draws from is in no checkpoint",
         ),
         (
             {"method": "oft", "options": {"eps": 0.1}},

@@ -195,11 +195,19 @@ def module_of(name: str) -> str:
     return next(module for module in HEAD if inside(name, [module]))
 
 
-@pytest.mark.parametrize("method", RUNNING)
-def test_peft_loads_what_goes_out_and_it_has_as_many_parameters_as_are_reported(method, tmp_path):
-    run = Run(method).train()
+VARIED = [  # options that change what is written
+    *({"bias": "all"}, {"bias": "lora_only"}, {"lora_bias": True}, {"use_dora": True}, {"rank_pattern": {"query": 2}}),
+    *({"trainable_token_indices": [5, 6]}, {"init_lora_weights": "pissa"}, {"init_lora_weights": "olora"}),
+]
+
+
+@pytest.mark.parametrize(
+    ("method", "options"), [*((method, {}) for method in RUNNING), *(("lora", options) for options in VARIED)], ids=str
+)
+def test_peft_loads_what_goes_out_and_it_has_as_many_parameters_as_are_reported(method, options, tmp_path):
+    run = Run(method, options=options).train()
     output, reported = run.output(), run.variant.effective_parameters() or sum(run.adapted().values())
-    endings = {name.replace(".default", "").rpartition(".")[2] for name in run.adapted()}
+    endings = {part for name in run.adapted() for part in name.replace(".default", "").split(".")[-2:]}
     model = run.variant.to_peft(run.model, HEAD)
     for config in model.peft_config.values():
         config.task_type, config.modules_to_save = "SEQ_CLS", list(HEAD)

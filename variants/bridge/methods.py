@@ -22,7 +22,7 @@ class Method:
     has_rank: whether `r` is the rank of ΔW, at most; elsewhere it counts blocks, entries or reflections.
     needs_cache: whether what it trains is handed over as cached keys and values.
     starts: what `init_lora_weights` may be besides true and false; None for a method without that option.
-    unread: options that do nothing or can't be had here, and why.
+    unread: options that can't be had here, and why; "" for those that nothing reads.
     needs: options that do nothing unless another one has a value (None: any).
     """
 
@@ -41,7 +41,7 @@ OWN_FIELDS = (
     *("inference_mode", "modules_to_save"),
 )
 _TASK_IDS = "it asks for the task of every row, which no batch says"
-_NEVER = "PEFT never reads it"
+_NEVER = ""
 _DATA = "it needs a pass over the data before the run"
 _LOSS = "it adds to a loss only where the loop asks for its term"
 
@@ -67,6 +67,7 @@ _LORA_UNREAD = {
     "megatron_config": "it is for layers of Megatron",
     "megatron_core": "it is for layers of Megatron",
     "runtime_config": "it moves weights between devices",
+    "layer_replication": "it makes another model, with layers that share weights",
     "ensure_weight_tying": "no layer of a classifier is tied to one that is adapted",
 }
 

@@ -72,7 +72,8 @@ def refuse_options(method: str, kind: Method, options: Mapping[str, Any], usual:
         if option in OWN_FIELDS:
             raise ValueError(f"options.{option}: {value!r}, allowed: none; the bridge decides it")
         if option in kind.unread:
-            raise ValueError(f"options.{option}: {value!r}, allowed: none; {method} ignores it: {kind.unread[option]}")
+            why = kind.unread[option] or f"{method} ignores it"
+            raise ValueError(f"options.{option}: {value!r}, allowed: none; {why}")
         if option in kind.needs and not _is_met(*kind.needs[option], given):
             other, needed = kind.needs[option]
             what = other if needed is None else f"{other}: {_plain(needed)}"
