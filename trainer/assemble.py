@@ -92,8 +92,17 @@ def check(config: DictConfig) -> Parts:
     """Everything that a run needs but weights. Raises `ConfigError`."""
     variant: Variant = make("variant", config.variant)
     optim.check(config.optim)
+    if config.train.gradient_checkpointing and (field := variant.needs_cache()) is not None:
+        raise ConfigError(
+            f"train.gradient_checkpointing: true with variant.{field}, allowed: false; the model would drop its keys"
+        )
     source = fetch_model(model_sources(config), config.model.files)
     positions = models.longest_text(source)
+    if positions is not None:
+        positions -= variant.virtual_tokens()
+        if positions < 1:
+            count = variant.virtual_tokens()
+            raise ConfigError(f"variant.options.num_virtual_tokens: {count}, allowed: below {positions + count}")
     max_length = min(config.data.max_length, positions or config.data.max_length)
     labels = data.load(config.task).labels
     metrics.check(config.task.metrics, regression=labels is None)

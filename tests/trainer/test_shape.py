@@ -176,7 +176,10 @@ def test_a_setting_of_another_kind_is_refused_by_name(configured, overrides, fie
         (["+optim.optimizer.amsgrad=5"], "optim.optimizer.amsgrad: 5, allowed: true, false"),
         (["+optim.optimizer.foo=1"], "optim.optimizer.foo: 1, AdamW has no such field, allowed: params, lr, betas, "),
         (["+optim.optimizer.lr=1"], "optim.optimizer.lr: no such field; optim.lr and optim.weight_decay set these"),
-        (["optim.optimizer._target_=torch.nn.Linear"], "optim.optimizer._target_: 'torch.nn.Linear', allowed: a subclass of torch.optim"),
+        (
+            ["optim.optimizer._target_=torch.nn.Linear"],
+            "optim.optimizer._target_: 'torch.nn.Linear', allowed: a subc",
+        ),
         (["optim.optimizer._target_=torch.optim.Nope"], "optim.optimizer._target_: 'torch.optim.Nope', allowed: "),
         ([*OTHER, "optim.optimizer._target_=torch.optim.LBFGS"], "optim.optimizer._target_: LBFGS can't train"),
         ([*OTHER, "optim.optimizer._target_=torch.optim.Rprop", "optim.weight_decay=0.1"], "optim.weight_decay: 0.1"),

@@ -148,6 +148,17 @@ class Variant:
         """
         return None
 
+    def virtual_tokens(self) -> int:
+        """Tokens that the method puts in front of every text; each takes one of the model's positions."""
+        return 0
+
+    def needs_cache(self) -> str | None:
+        """The field by whose value the model gets what is trained as cached keys and values; None where it doesn't.
+
+        A model that computes its activations again in the backward pass drops them.
+        """
+        return None
+
     def ranks(self) -> dict[str, int]:
         """Rank in use of every adapted layer; empty for a method without ranks."""
         return {}
