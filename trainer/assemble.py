@@ -19,7 +19,7 @@ from accelerate.state import AcceleratorState
 from omegaconf import DictConfig
 from torch import nn
 
-from trainer import data, metrics, pages, processes, sharding
+from trainer import agreement, data, metrics, padding, pages, processes, sharding
 from trainer import model as models
 from trainer.errors import ConfigError
 from trainer.loop import Loop, total_steps
@@ -86,12 +86,16 @@ def check(config: DictConfig) -> Parts:
     """Everything that a run needs but weights. Raises `ConfigError`."""
     variant: Variant = make("variant", config.variant)
     source = fetch_model(model_sources(config), config.model.files)
-    positions = models.longest_text(source)
-    max_length = min(config.data.max_length, positions or config.data.max_length)
-    metrics.check(config.task.metrics, regression=data.load(config.task).labels is None)
+    task = data.load(config.task)
+    metrics.check(config.task.metrics, regression=task.labels is None)
+    bare = models.skeleton(source, 1 if task.labels is None else len(task.labels))
+    tokenizer = models.tokenizer(source)
+    agreement.refuse_another_end(bare.config, tokenizer)
+    max_length = min(config.data.max_length, agreement.longest_text(bare) or config.data.max_length)
+    agreement.refuse_no_room(tokenizer, max_length, "text_pair" in task.splits["train"].column_names)
     rows = data.prepare(config.task, config.data, config.seed, source, max_length)
+    agreement.check(bare, tokenizer, rows, task)
     named("variant", variant.plan, total_steps(len(rows.train), config.train))
-    bare = models.skeleton(source, 1 if rows.labels is None else len(rows.labels))
     parts = Parts(config, variant, source, max_length, rows, models.head_modules(bare))
     named("variant", variant.check, bare, parts.head)
     return parts
@@ -99,10 +103,13 @@ def check(config: DictConfig) -> Parts:
 
 def load(parts: Parts) -> nn.Module:
     """The model with the variant attached. Raises `ConfigError`."""
-    base = parts.base()
+    base, tokenizer = parts.base(), models.tokenizer(parts.source)
+    rounding = padding.settle(base, tokenizer, parts.rows, "model")
     backbone = list(base.parameters())
     model = named("variant", parts.variant.attach, base, parts.head)
     models.refuse_half_precision(model, parts.variant.name)
+    if model is not base:  # what wraps the whole model may put words of its own in front
+        padding.settle_wrapped(model, tokenizer, parts.rows, rounding)
     if parts.config.train.recompute and not any(adapter.recomputes for adapter in parts.variant.adapters.values()):
         name = parts.variant.name
         raise ConfigError(

@@ -121,6 +121,8 @@ def _carry_out(planned: Planned, row: record.Record, clock: _Clock) -> None:
     parts = assemble.check(config)  # everything that can be wrong is found before a weight is loaded
     if parts.rows.truncated:
         log.info("%d texts are longer than %d tokens and are cut", parts.rows.truncated, parts.max_length)
+    if parts.rows.letters:
+        log.info("%d texts have the letters of a special token, which are read as letters", parts.rows.letters)
     model = assemble.load(parts)
 
     # Train.
