@@ -164,7 +164,8 @@ class Loop(transformers.Trainer):
         self._task_losses.append(loss.detach() * share)
         if penalty is not None:
             self._penalties.append(penalty.detach())
-        self._tokens.append(inputs["attention_mask"].sum() * (share > 0))
+        mask = inputs.get("attention_mask")  # a model that takes none reads all places of a batch
+        self._tokens.append(torch.tensor(tokens * (share > 0)) if mask is None else mask.sum() * (share > 0))
         loss = loss if penalty is None else loss + penalty
         return loss if share == 1.0 else loss * share
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from trainer import agreement
 from trainer.errors import ConfigError
 from trainer.foreign import NO_CODE, reading
 
@@ -39,7 +40,15 @@ class Pristine:
 
 @functools.cache
 def tokenizer(folder: Path) -> Any:
-    """The model's tokenizer; one without a padding token pads with its end-of-text token."""
+    """The model's tokenizer, which gives what the model takes; see `agreement.model_inputs`."""
+    found = _padding_tokenizer(folder)
+    found.model_input_names = agreement.model_inputs(skeleton(folder, 2), found.model_input_names)
+    return found
+
+
+@functools.cache
+def _padding_tokenizer(folder: Path) -> Any:
+    """The tokenizer in `folder`; one without a padding token pads with its end-of-text token."""
     from transformers import AutoTokenizer
 
     with reading("its tokenizer"):
@@ -47,30 +56,37 @@ def tokenizer(folder: Path) -> Any:
         if found.pad_token is None:
             found.pad_token = found.eos_token
         found("a", truncation=True, max_length=min(8, found.model_max_length))  # some settings are only looked at here
+    if found.pad_token is None:
+        raise ConfigError(
+            "model: its tokenizer has no padding token, and no end-of-text token to take its place; "
+            "allowed: a tokenizer_config.json with a pad_token"
+        )
     return found
 
 
 @functools.cache
 def model_config(folder: Path, labels: int) -> Any:
     """The model's config for a task with `labels` outputs (1 for a regression)."""
-    from transformers import AutoConfig
+    from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, AutoConfig
 
     with reading("its config.json"):
         config = AutoConfig.from_pretrained(folder, num_labels=labels, **NO_CODE)
-    if config.pad_token_id is None:
-        config.pad_token_id = tokenizer(folder).pad_token_id
+    if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+        raise ConfigError(
+            f"model: a {config.model_type}, of which transformers has no classifier of texts "
+            "(AutoModelForSequenceClassification); allowed: a model of which it has one"
+        )
+    config.return_dict = True  # its outputs are asked for by name
+    for part in {id(part): part for part in (config, config.get_text_config())}.values():
+        if part.pad_token_id is None:
+            part.pad_token_id = _padding_tokenizer(folder).pad_token_id
+        words = getattr(part, "vocab_size", None)
+        if words is not None and part.pad_token_id >= words:
+            raise ConfigError(
+                f"model: token {part.pad_token_id} is its padding (the config's pad_token_id, or the tokenizer's where"
+                f" it has none), and its vocab_size is {words}; allowed: below {words}, or resized embeddings"
+            )
     return config
-
-
-def longest_text(folder: Path) -> int | None:
-    """Positions that the model has, or None where nothing limits them."""
-    config = model_config(folder, 2)
-    positions = getattr(config, "max_position_embeddings", None)
-    if positions is None or positions < 1:
-        return None
-    # RoBERTa and its kin count positions from the padding index on, so two of them are never used.
-    first = config.pad_token_id + 1 if config.model_type in ("roberta", "xlm-roberta", "camembert") else 0
-    return positions - first
 
 
 def skeleton(folder: Path, labels: int) -> nn.Module:

@@ -151,6 +151,8 @@ def _carry_out(planned: Planned, row: record.Record, clock: _Clock) -> None:
     if parts.rows.truncated:
         log.info("%d texts are longer than %d tokens and are cut", parts.rows.truncated, parts.max_length)
     _say_of_classes(parts)
+    if parts.rows.letters:
+        log.info("%d texts have the letters of a special token, which are read as letters", parts.rows.letters)
     model = assemble.load(parts)
 
     # Train.
