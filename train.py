@@ -24,6 +24,7 @@ from omegaconf import DictConfig
 from trainer import config as run_config
 from trainer import launch, stopping
 from trainer.errors import Held, Pruned, one_line
+from trainer.overrides import readable
 from trainer.plan import Planned, plan
 from trainer.sweep import Outcome, threads
 
@@ -37,7 +38,8 @@ run_config.register()
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def main(config: DictConfig) -> Outcome:
     """One run of a sweep, or the only one."""
-    config.machine.threads = config.machine.threads or threads(HydraConfig.get().launcher)
+    if config.machine.threads is None:
+        config.machine.threads = threads(HydraConfig.get().launcher)
     try:
         planned = plan(config)
         if config.machine.dry_run:
@@ -86,6 +88,7 @@ def cli() -> None:
         sys.argv[sys.argv.index("--dry-run")] = "machine.dry_run=true"
     try:
         launch.take()
+        sys.argv[1:] = readable(sys.argv[1:])
         main()
     except stopping.Interrupted as stop:
         print(f"{stop.text}: stopped; the same command goes on from the last checkpoint", file=sys.stderr)

@@ -19,6 +19,7 @@ from analysis.commands.command import Verb, emit
 from analysis.commands.figures import FORMATS, chosen, write
 from analysis.errors import AnalysisError
 from analysis.tables.formats.markdown import escape, table
+from analysis.text.formulas import inert
 from analysis.text.numbers import exact, human
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ def as_csv(layers: Sequence[Layer], ranks: Sequence[int], methods: Sequence[str]
         s = layer.singular_values
         numbers = [float(s[0]), float((s**2).sum() ** 0.5), layer.effective_rank]
         writer.writerow(
-            [layer.name, *layer.shape, *map(exact, numbers), *(layer.ranks[rule] for rule in rules)]
+            [inert(layer.name), *layer.shape, *map(exact, numbers), *(layer.ranks[rule] for rule in rules)]
             + [exact(layer.errors.get(pair)) for pair in pairs]
         )
     return file.getvalue()

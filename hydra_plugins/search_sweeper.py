@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -15,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from hydra_plugins.study_sweeper import StudySweeper
 from trainer import metrics, sweep
 from trainer.errors import ConfigError
+from trainer.sources.paths import expanded
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -58,7 +58,7 @@ class SearchSweeper(StudySweeper):
         task = self.loader.load_sweep_config(self.config, self.fixed)
         if task.machine.dry_run:
             raise ConfigError("machine.dry_run: true in a search, allowed: false; what it tries depends on results")
-        folder = Path(task.runs_dir) / task.study
+        folder = expanded(task.runs_dir) / task.study
         settings = {
             "maximize": metrics.higher_is_better(task.task.metrics[0]),
             "sampler": plain(self.sampler),

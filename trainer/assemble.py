@@ -19,11 +19,12 @@ from accelerate.state import AcceleratorState
 from omegaconf import DictConfig
 from torch import nn
 
-from trainer import data, metrics, pages, processes, sharding
+from trainer import agreement, data, metrics, optim, padding, pages, processes, sharding
 from trainer import model as models
 from trainer.errors import ConfigError
+from trainer.instantiate import make, named
 from trainer.loop import Loop, total_steps
-from trainer.plan import make, model_sources, named
+from trainer.plan import model_sources
 from trainer.sources import fetch_model, hub
 from variants.core import kernel
 from variants.core.variant import Variant
@@ -50,6 +51,11 @@ class Parts:
     def labels(self) -> int:
         """Outputs of the model: classes, or 1 for a regression."""
         return 1 if self.rows.labels is None else len(self.rows.labels)
+
+    @property
+    def classes(self) -> metrics.Classes:
+        """What metrics must know of the task's classes."""
+        return metrics.classes(self.rows.labels, self.config.task.get("positive"), self.config.task.metrics)
 
     def base(self) -> nn.Module:
         """A copy of the model without the variant: backbone in the run's dtype, head drawn with its seed."""
@@ -85,13 +91,29 @@ def apart(config: DictConfig) -> Iterator[None]:
 def check(config: DictConfig) -> Parts:
     """Everything that a run needs but weights. Raises `ConfigError`."""
     variant: Variant = make("variant", config.variant)
+    optim.check(config.optim)
+    if config.train.gradient_checkpointing and (field := variant.needs_cache()) is not None:
+        raise ConfigError(
+            f"train.gradient_checkpointing: true with variant.{field}, allowed: false; the model would drop its keys"
+        )
     source = fetch_model(model_sources(config), config.model.files)
-    positions = models.longest_text(source)
+    task = data.load(config.task)
+    metrics.check(config.task.metrics, regression=task.labels is None)
+    metrics.classes(task.labels, config.task.get("positive"), config.task.metrics)
+    bare = models.skeleton(source, 1 if task.labels is None else len(task.labels))
+    tokenizer = models.tokenizer(source)
+    agreement.refuse_another_end(bare.config, tokenizer)
+    positions = agreement.longest_text(bare)
+    if positions is not None:
+        positions -= variant.virtual_tokens()
+        if positions < 1:
+            count = variant.virtual_tokens()
+            raise ConfigError(f"variant.options.num_virtual_tokens: {count}, allowed: below {positions + count}")
     max_length = min(config.data.max_length, positions or config.data.max_length)
-    metrics.check(config.task.metrics, regression=data.load(config.task).labels is None)
+    agreement.refuse_no_room(tokenizer, max_length, "text_pair" in task.splits["train"].column_names)
     rows = data.prepare(config.task, config.data, config.seed, source, max_length)
+    agreement.check(bare, tokenizer, rows, task)
     named("variant", variant.plan, total_steps(len(rows.train), config.train))
-    bare = models.skeleton(source, 1 if rows.labels is None else len(rows.labels))
     parts = Parts(config, variant, source, max_length, rows, models.head_modules(bare))
     named("variant", variant.check, bare, parts.head)
     return parts
@@ -99,10 +121,13 @@ def check(config: DictConfig) -> Parts:
 
 def load(parts: Parts) -> nn.Module:
     """The model with the variant attached. Raises `ConfigError`."""
-    base = parts.base()
+    base, tokenizer = parts.base(), models.tokenizer(parts.source)
+    rounding = padding.settle(base, tokenizer, parts.rows, "model")
     backbone = list(base.parameters())
     model = named("variant", parts.variant.attach, base, parts.head)
     models.refuse_half_precision(model, parts.variant.name)
+    if model is not base:  # what wraps the whole model may put words of its own in front
+        padding.settle_wrapped(model, tokenizer, parts.rows, rounding)
     if parts.config.train.recompute and not any(adapter.recomputes for adapter in parts.variant.adapters.values()):
         name = parts.variant.name
         raise ConfigError(

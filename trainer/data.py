@@ -7,20 +7,25 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from trainer.agreement import row_name
 from trainer.errors import ConfigError
+from trainer.instantiate import make
 from trainer.model import tokenizer
 from trainer.sources import TaskData
-from trainer.tokens import Ragged, tokens
+from trainer.sources.split import groups
+from trainer.tokens import Ragged, Tokens, tokens
+
+log = logging.getLogger(__name__)
 
 
 class Rows(torch.utils.data.Dataset):
@@ -85,7 +90,8 @@ class Prepared:
     """What one run trains and evaluates on.
 
     select: the split on which the checkpoint is chosen. report: the splits whose numbers are
-    reported, the deciding one first. truncated: texts cut at `max_length`, over all of them.
+    reported, the deciding one first. truncated: texts cut at `max_length`, over all of them. letters: texts in which
+    the letters of a special token were split like any others.
     """
 
     train: Rows
@@ -95,6 +101,14 @@ class Prepared:
     ids: dict[str, list[str]]
     labels: tuple[str, ...] | None
     truncated: int
+    letters: int
+
+    def splits(self) -> Iterator[tuple[str, Rows]]:
+        """The split of the task that rows are of, and the rows, for all that the run reads."""
+        yield "train", self.train
+        if all(self.select is not rows for rows in self.report.values()):
+            yield "train", self.select
+        yield from self.report.items()
 
 
 def load(task: DictConfig) -> TaskData:
@@ -104,50 +118,97 @@ def load(task: DictConfig) -> TaskData:
 
 @functools.cache
 def _load(source: str) -> TaskData:
-    return instantiate(json.loads(source)).load()
+    return make("task.source", json.loads(source)).load()
 
 
 @functools.lru_cache(maxsize=8)
-def _tokenised(source: str, split: str, folder: Path, max_length: int) -> tuple[Rows, np.ndarray]:
-    """All rows of a split, and which of them were cut."""
+def _tokenised(source: str, split: str, folder: Path, max_length: int) -> tuple[Rows, Tokens]:
+    """All rows of a split, and what became of their texts."""
     rows = _load(source).splits[split]
     names = ["text", "text_pair"] if "text_pair" in rows.column_names else ["text"]
     found = tokens([rows[name][:] for name in names], folder, max_length)
-    return Rows(found.columns, np.asarray(rows["label"][:]), np.arange(len(rows))), found.cut
+    return Rows(found.columns, np.asarray(rows["label"][:]), np.arange(len(rows))), found
 
 
 def prepare(task: DictConfig, data: DictConfig, seed: int, folder: Path, max_length: int) -> Prepared:
     """The run's view of the task: protocol and limits applied, texts as tokens."""
     content = load(task)
     source = json.dumps(OmegaConf.to_container(task.source, resolve=True), sort_keys=True)
-    train, cut = _tokenised(source, "train", folder, max_length)
+    train, _ = _tokenised(source, "train", folder, max_length)
     order = np.random.default_rng(seed).permutation(len(train))
     select_name, select = "", None
     if data.protocol == "split":
         size = max(1, round(len(train) * data.select_share))
-        select_name, select = "train (held out)", train.view(np.sort(order[:size]))
-        order = order[size:]
+        held_out = _held_out(order, size, _texts_in_common(source))
+        select_name, select = "train (held out)", train.view(np.sort(order[held_out]))
+        order = order[~held_out]
     train = train.view(np.sort(order[: data.limit]))
-    truncated = int(cut[train.indices].sum())
     report, ids = {}, {}
     for name in content.splits:
         if name == "train":
             continue
-        rows, cut = _tokenised(source, name, folder, max_length)
+        rows, _ = _tokenised(source, name, folder, max_length)
         if data.eval_limit is not None:
             # Not the run's seed: every run of a comparison is evaluated on the same rows.
             rows = rows.view(np.sort(np.random.default_rng(0).permutation(len(rows))[: data.eval_limit]))
         rows = rows.longest_first()
-        truncated += int(cut[rows.indices].sum())
         report[name] = rows
         ids[name] = content.splits[name].select(rows.indices)["id"][:]
     if select is None:
         select_name, select = next(iter(report.items()))
     else:
-        truncated += int(_tokenised(source, "train", folder, max_length)[1][select.indices].sum())
         select = select.longest_first()
     _refuse_too_few(train, content.labels, data.limit)
-    return Prepared(train, select_name, select, report, ids, content.labels, truncated)
+    prepared = Prepared(train, select_name, select, report, ids, content.labels, 0, 0)
+    truncated = letters = 0
+    for split, rows in prepared.splits():
+        _, found = _tokenised(source, split, folder, max_length)
+        truncated += int(found.cut[rows.indices].sum())
+        letters += int((found.letters[rows.indices] == 1).sum())
+        for row in rows.indices[found.letters[rows.indices] == 2][:1]:
+            raise ConfigError(
+                f"task: {row_name(content, split, row)} has the letters of a special token, and the model's tokenizer "
+                "can't read them as letters; allowed: texts without them"
+            )
+    return replace(prepared, truncated=truncated, letters=letters)
+
+
+@functools.lru_cache(maxsize=8)
+def _texts_in_common(source: str) -> np.ndarray:
+    """Of each row of train the number of its group: rows with a text in common, directly or over others, share one."""
+    rows = _load(source).splits["train"]
+    columns = [rows[name][:] for name in ("text", "text_pair") if name in rows.column_names]
+    return groups(columns)
+
+
+def _held_out(order: np.ndarray, size: int, group: np.ndarray) -> np.ndarray:
+    """Which of the rows in `order` are held out of training to select on: `size` at most, and no text on both sides.
+
+    Groups are taken whole, in the order of their first rows, each that still has room. Where no text is there twice
+    these are the first `size` rows. Raises `ConfigError` where no group has room.
+    """
+    rows = group[order]
+    numbers, first, counts = np.unique(rows, return_index=True, return_counts=True)
+    taken = np.zeros(len(counts), dtype=bool)
+    left = size
+    for place in np.argsort(first):
+        if counts[place] <= left:
+            taken[place] = True
+            left -= counts[place]
+    if not taken.any():
+        raise ConfigError(
+            f"data.select_share: {size} of {len(order)} training rows, allowed: a share from {counts.min()} rows on,"
+            " the fewest that have no text in common with others"
+        )
+    if (largest := counts.max()) > size:
+        log.warning(
+            "%d training rows have texts in common and stay in train: the selection split has room for %d; it is"
+            " drawn from the others",
+            largest,
+            size,
+        )
+    held_out: np.ndarray = taken[np.searchsorted(numbers, rows)]
+    return held_out
 
 
 def _refuse_too_few(train: Rows, labels: Sequence[str] | None, limit: int | None) -> None:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import logging
 import math
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -34,9 +33,9 @@ from trainer.counters import Counters
 from trainer.data import Order, Prepared, Rows, collator
 from trainer.errors import Pruned, RunFailed
 from trainer.evaluation import Evaluation
+from trainer.instantiate import make
 from trainer.journal import Journal
 from trainer.optim import build_optimizer, build_schedule
-from trainer.plan import make
 from trainer.progress import Progress
 from trainer.rank_log import RankLog
 from variants.core import checkpoint, reduce
@@ -77,10 +76,11 @@ class Loop(transformers.Trainer):
         train, machine = config.train, config.machine
         self.variant, self.head, self.rows = variant, head, rows
         self.metric_names = list(task.metrics)
+        self.classes = metrics.classes(rows.labels, task.get("positive"), self.metric_names)
         self.cfg = config
         self.counters = Counters()
-        self.checkpoints = saving.Checkpoints(folder / "checkpoints")
-        self.best_folder = folder / "best"
+        self.checkpoints = saving.Checkpoints(folder)
+        self.best = saving.Best(folder)
         self.journal = Journal(folder / "metrics.jsonl", writes=processes.is_first())
         self.rank_log = RankLog(folder / "ranks.jsonl", writes=processes.is_first())
         self.steps = total_steps(len(rows.train), train)
@@ -164,7 +164,8 @@ class Loop(transformers.Trainer):
         self._task_losses.append(loss.detach() * share)
         if penalty is not None:
             self._penalties.append(penalty.detach())
-        self._tokens.append(inputs["attention_mask"].sum() * (share > 0))
+        mask = inputs.get("attention_mask")  # a model that takes none reads all places of a batch
+        self._tokens.append(torch.tensor(tokens * (share > 0)) if mask is None else mask.sum() * (share > 0))
         loss = loss if penalty is None else loss + penalty
         return loss if share == 1.0 else loss * share
 
@@ -283,6 +284,11 @@ class Loop(transformers.Trainer):
     def higher_is_better(self) -> bool:
         return metrics.higher_is_better(self.metric_names[0])
 
+    @property
+    def positive(self) -> str | None:
+        """The class that f1 is of, where it is of one."""
+        return metrics.positive(self.metric_names, self.rows.labels, self.classes)
+
     def timed_evaluation(self, rows: Rows) -> Evaluation:
         """The model on `rows`, without the penalty; its seconds are counted as evaluation."""
         start = time.perf_counter()
@@ -293,7 +299,7 @@ class Loop(transformers.Trainer):
         self.counters.eval_seconds += time.perf_counter() - start
         if not np.isfinite(outputs).all():
             raise RunFailed(f"the model's outputs are not finite after step {self.state.global_step}")
-        computed = metrics.compute(self.metric_names, self.predicted(outputs), rows.labels)
+        computed = metrics.compute(self.metric_names, self.predicted(outputs), rows.labels, self.classes)
         return Evaluation(computed, loss, outputs)
 
     def predicted(self, outputs: np.ndarray) -> np.ndarray:
@@ -318,7 +324,7 @@ class Loop(transformers.Trainer):
         if counters.best_value is None or value > counters.best_value:
             counters.best_value, counters.best_step, counters.worse = value, step, 0
             if self.cfg.train.checkpoint == "best" and processes.is_first():
-                checkpoint.save(self.weights(), self.best_folder / saving.STATE)
+                self.best.write(step, self.weights())
         else:
             counters.worse += 1
             patience = self.cfg.train.early_stopping
@@ -436,7 +442,8 @@ class Loop(transformers.Trainer):
 
     def fit(self) -> None:
         """Trains to the end, from the newest checkpoint where there is one."""
-        newest = processes.from_first(self.checkpoints.newest)
+        best = self.best if self.cfg.train.checkpoint == "best" else None
+        newest = processes.from_first(lambda: self.checkpoints.newest(best))
         if newest is None:
             self.journal.forget_after(-1)
             self.rank_log.forget_after(-1)
@@ -452,7 +459,7 @@ class Loop(transformers.Trainer):
             if self.counters.best_step is None:
                 raise RunFailed("train.checkpoint: best, but no evaluated model was within the method's budget")
             processes.wait()  # until it is written
-            live.restore_weights(self.model, self.variant, checkpoint.load(self.best_folder / saving.STATE))
+            live.restore_weights(self.model, self.variant, self.best.load(self.counters.best_step))
             step = self.counters.best_step
         if type(self.variant).on_train_end is not Variant.on_train_end:
             self._evaluated.clear()  # the method may change the model now, so that its numbers are taken anew
@@ -462,11 +469,6 @@ class Loop(transformers.Trainer):
         self.take_ranks()
         self.rank_log.write()
         return step
-
-    def remove_checkpoints(self) -> None:
-        """Removes what only an unfinished run needs."""
-        shutil.rmtree(self.checkpoints.folder, ignore_errors=True)
-        shutil.rmtree(self.best_folder, ignore_errors=True)
 
 
 class _Hooks(transformers.TrainerCallback):

@@ -12,7 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from trainer import agreement
 from trainer.errors import ConfigError
+from trainer.foreign import NO_CODE, reading
 
 # What the configs of transformers call it. Those of a head: None where it is the backbone's.
 BACKBONE_DROPOUT = (
@@ -38,46 +40,62 @@ class Pristine:
 
 @functools.cache
 def tokenizer(folder: Path) -> Any:
-    """The model's tokenizer; one without a padding token pads with its end-of-text token."""
+    """The model's tokenizer, which gives what the model takes; see `agreement.model_inputs`."""
+    found = _padding_tokenizer(folder)
+    found.model_input_names = agreement.model_inputs(skeleton(folder, 2), found.model_input_names)
+    return found
+
+
+@functools.cache
+def _padding_tokenizer(folder: Path) -> Any:
+    """The tokenizer in `folder`; one without a padding token pads with its end-of-text token."""
     from transformers import AutoTokenizer
 
-    found = AutoTokenizer.from_pretrained(folder)
+    with reading("its tokenizer"):
+        found = AutoTokenizer.from_pretrained(folder, **NO_CODE)
+        if found.pad_token is None:
+            found.pad_token = found.eos_token
+        found("a", truncation=True, max_length=min(8, found.model_max_length))  # some settings are only looked at here
     if found.pad_token is None:
-        found.pad_token = found.eos_token
+        raise ConfigError(
+            "model: its tokenizer has no padding token, and no end-of-text token to take its place; "
+            "allowed: a tokenizer_config.json with a pad_token"
+        )
     return found
 
 
 @functools.cache
 def model_config(folder: Path, labels: int) -> Any:
     """The model's config for a task with `labels` outputs (1 for a regression)."""
-    from transformers import AutoConfig
+    from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, AutoConfig
 
-    try:
-        config = AutoConfig.from_pretrained(folder, num_labels=labels)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"model: no model that transformers can read: {_line(error)}") from error
-    if config.pad_token_id is None:
-        config.pad_token_id = tokenizer(folder).pad_token_id
+    with reading("its config.json"):
+        config = AutoConfig.from_pretrained(folder, num_labels=labels, **NO_CODE)
+    if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+        raise ConfigError(
+            f"model: a {config.model_type}, of which transformers has no classifier of texts "
+            "(AutoModelForSequenceClassification); allowed: a model of which it has one"
+        )
+    config.return_dict = True  # its outputs are asked for by name
+    for part in {id(part): part for part in (config, config.get_text_config())}.values():
+        if part.pad_token_id is None:
+            part.pad_token_id = _padding_tokenizer(folder).pad_token_id
+        words = getattr(part, "vocab_size", None)
+        if words is not None and part.pad_token_id >= words:
+            raise ConfigError(
+                f"model: token {part.pad_token_id} is its padding (the config's pad_token_id, or the tokenizer's where"
+                f" it has none), and its vocab_size is {words}; allowed: below {words}, or resized embeddings"
+            )
     return config
-
-
-def longest_text(folder: Path) -> int | None:
-    """Positions that the model has, or None where nothing limits them."""
-    config = model_config(folder, 2)
-    positions = getattr(config, "max_position_embeddings", None)
-    if positions is None or positions < 1:
-        return None
-    # RoBERTa and its kin count positions from the padding index on, so two of them are never used.
-    first = config.pad_token_id + 1 if config.model_type in ("roberta", "xlm-roberta", "camembert") else 0
-    return positions - first
 
 
 def skeleton(folder: Path, labels: int) -> nn.Module:
     """The model's modules without any weights: enough to check targets and ranks against."""
     from transformers import AutoModelForSequenceClassification
 
-    with torch.device("meta"):
-        return AutoModelForSequenceClassification.from_config(model_config(folder, labels))
+    config = model_config(folder, labels)
+    with reading("its config.json"), torch.device("meta"):
+        return AutoModelForSequenceClassification.from_config(config, **NO_CODE)
 
 
 @functools.lru_cache(maxsize=2)
@@ -94,9 +112,13 @@ def pristine(folder: Path, labels: int, dropout: float | None = None) -> Pristin
     config = copy.deepcopy(model_config(folder, labels))
     if dropout is not None:
         set_dropout(config, dropout)
-    model, report = AutoModelForSequenceClassification.from_pretrained(
-        folder, config=config, dtype=torch.float32, output_loading_info=True
-    )
+    with reading("its weights"):
+        model, report = AutoModelForSequenceClassification.from_pretrained(
+            folder, config=config, dtype=torch.float32, output_loading_info=True, **NO_CODE
+        )
+    for name, parameter in model.named_parameters():
+        if not parameter.isfinite().all():
+            raise ConfigError(f"model: its weights: {name} has values that are not finite")
     head = head_modules(model)
     missing = sorted(report["missing_keys"])
     new = tuple(dict.fromkeys(name.rpartition(".")[0] for name in missing))
@@ -128,7 +150,9 @@ def as_loaded(folder: Path, labels: int, dtype: str) -> nn.Module:
     from transformers import AutoModelForSequenceClassification
 
     config = copy.deepcopy(model_config(folder, labels))
-    return AutoModelForSequenceClassification.from_pretrained(folder, config=config, dtype=getattr(torch, dtype)).eval()
+    return AutoModelForSequenceClassification.from_pretrained(
+        folder, config=config, dtype=getattr(torch, dtype), **NO_CODE
+    ).eval()
 
 
 def head_modules(model: Any) -> tuple[str, ...]:
@@ -174,7 +198,3 @@ def _to_float32(module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...
 
 def _inside(name: str, modules: Sequence[str]) -> bool:
     return any(name == module or name.startswith(f"{module}.") for module in modules)
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

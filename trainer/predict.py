@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 
 from trainer import assemble, cost
 from trainer.loop import Loop
@@ -138,12 +138,18 @@ def saved_activations(loop: Loop, batch: Batch) -> int:
     if train.gradient_checkpointing:
         model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     inputs = loop.data_collator([loop.rows.train[row] for row in batch.rows])
-    counter = cost.SavedActivations(model)
-    with FakeTensorMode(allow_non_fake_inputs=True) as fake:
-        inputs = {name: fake.from_tensor(tensor) for name, tensor in inputs.items()}
-        labels = inputs.pop("labels")
-        # The model's own tensors are kept as they are, or as the fakes that stand for them.
-        fakes = [fake.from_tensor(tensor) for tensor in cost.own_tensors(model)]
-        with counter.counting(besides=fakes), torch.autocast("cpu", torch.bfloat16, enabled=train.autocast):
-            loop.task_loss(model(**inputs).logits, labels)
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True) as fake:
+            shapes = {name: fake.from_tensor(tensor) for name, tensor in inputs.items()}
+            # The model's own tensors are kept as they are, or as the fakes that stand for them.
+            return _kept(loop, shapes, [fake.from_tensor(tensor) for tensor in cost.own_tensors(model)])
+    except (DataDependentOutputException, DynamicOutputShapeException):
+        return _kept(loop, inputs, [])  # a method that looks at its numbers (PEFT's LoHa) gets some
+
+
+def _kept(loop: Loop, inputs: Mapping[str, torch.Tensor], besides: Sequence[torch.Tensor]) -> int:
+    counter, rest = cost.SavedActivations(loop.model), dict(inputs)
+    labels = rest.pop("labels")
+    with counter.counting(besides=besides), torch.autocast("cpu", torch.bfloat16, enabled=loop.cfg.train.autocast):
+        loop.task_loss(loop.model(**rest).logits, labels)
     return counter.bytes

@@ -56,6 +56,7 @@ class Metric:
     split: str | None = None  # the split it was computed on
     checkpoint: str | None = None  # "best" on the selection split, or "last"
     step: int | None = None  # the optimizer step of that checkpoint
+    positive: str | None = None  # where it is f1 of two classes: the class that it is of
 
 
 @dataclass(slots=True)
@@ -68,6 +69,8 @@ class Data:
     report: int | None = None  # the split that the metric is reported on
     labels: int | None = None  # classes; 1 for a regression
     truncated: int | None = None  # texts cut at the longest length that the model takes
+    classes: list[str] | None = None  # their names in the order of their ids; absent for a regression
+    positive: str | None = None  # of two, the class that `metrics.f1` is of; absent where f1 is none of the metrics
 
 
 @dataclass(slots=True)
@@ -133,6 +136,15 @@ class Time:
 
 
 @dataclass(slots=True)
+class Files:
+    """sha256 of what the run wrote at its end; absent in records of before."""
+
+    weights: str | None = None  # adapter/state.safetensors
+    outline: str | None = None  # adapter/state.json
+    predictions: str | None = None  # predictions.parquet
+
+
+@dataclass(slots=True)
 class Record:
     """One run. `status` is "done", "failed" or "pruned" (stopped by a search); only a done one has metrics, others
     say why in `error`."""
@@ -164,6 +176,7 @@ class Record:
     rank: Rank = field(default_factory=Rank)
     memory: Memory = field(default_factory=Memory)
     time: Time = field(default_factory=Time)
+    files: Files = field(default_factory=Files)
     extra: dict[str, Any] = field(default_factory=dict)  # fields of a newer version, as they were read
 
     def row(self) -> dict[str, Any]:
@@ -205,6 +218,7 @@ GROUPS: dict[str, type] = {
     "rank": Rank,
     "memory": Memory,
     "time": Time,
+    "files": Files,
 }
 
 # Groups of any names; in Python they are dictionaries.
@@ -260,7 +274,8 @@ def _place(name: str) -> tuple[str, str]:
     head, _, rest = name.partition(".")
     if head in OPEN_GROUPS or (head in GROUPS and name in _KINDS):
         return head, sys.intern(rest)
-    return ("", name) if name == CHECKSUM or (name in FIELDS[Record] and name != "extra") else ("extra", name)
+    plain = not rest and head in (CHECKSUM, *FIELDS[Record]) and head != "extra"
+    return ("", name) if plain else ("extra", name)
 
 
 def _types(name: str) -> frozenset[type] | None:
@@ -355,6 +370,23 @@ def _text(content: Any) -> str:
     return json.dumps(content, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
 
 
+def refuse_unreadable(record: Record) -> None:
+    """Raises `CorruptRecord` for a record that `read` would not give back as it is written.
+
+    For one of a run that is yet to be: whatever is wrong with its names and settings is wrong before the training too.
+    """
+    row = {name: value for name, value in record.fields().items() if not name.startswith(_MEASURED)}
+    row["status"] = "failed"  # which has no metric
+    try:
+        row[CHECKSUM] = checksum(row)
+        again = Record.from_row(_parse(_text(row))).row()
+    except (ValueError, TypeError) as error:
+        raise CorruptRecord(str(error)) from None
+    for name, value in row.items():
+        if again.get(name) != value:
+            raise CorruptRecord(f"{name}: {value!r} would be read as {again.get(name)!r}")
+
+
 def write_json(path: Path, content: Any) -> Path:
     """Writes JSON to a temporary name beside `path`, then renames: never a half-written file."""
     import tempfile  # analysis, which reads, comes up without it
@@ -389,33 +421,48 @@ def read(folder: str | os.PathLike[str]) -> Record | None:
     except OSError as error:
         raise CorruptRecord(f"{path}: {error.strerror or error}") from None
     try:
-        row = _parsed(content)
-        return Record.from_row(row, as_written=_is_as_written(content))
+        as_written = _is_as_written(content)
+        # orjson is four times as fast, and makes a float of a whole number above 64 bits.
+        row = orjson.loads(content) if as_written and not _LONG.search(content) else _parse(str(content, "utf-8"))
+        return Record.from_row(row, as_written=as_written)
     except (ValueError, RecursionError) as error:
         raise CorruptRecord(f"{path}: {error}") from None
 
 
-def _parsed(content: bytes) -> dict[str, Any]:
-    """The row in a file, not checked. Raises `ValueError` or `RecursionError`."""
-    try:
-        # orjson makes a float of a whole number above 64 bits.
-        row = json.loads(content) if _LONG.search(content) else orjson.loads(content)
-    except ValueError:
-        # The standard library says better what is wrong, and reads NaN, so that its field can be named.
-        text = content.decode()
-        row = json.loads(text)
-        _refuse_halves(row)
+def misplaced(run_id: str, folder: str | os.PathLike[str]) -> str | None:
+    """Why the record of a run is not believed where it lies, in one line; None in a folder that has the run's name.
+
+    The folder above may have any name: whole studies are copied.
+    """
+    name = os.path.basename(folder)
+    if name != run_id:  # called "." or reached over a link
+        name = os.path.basename(os.path.realpath(folder))
+    return None if name == run_id else f"{os.path.join(folder, FILENAME)}: run_id: {run_id!r} in the folder of {name!r}"
+
+
+def _parse(text: str) -> dict[str, Any]:
+    """The flat row that a text holds, not checked. Raises `ValueError` or `RecursionError`."""
+    if text.startswith("\ufeff"):
+        raise CorruptRecord("a byte-order mark is in front, which no record has")
+    row = json.loads(text, object_pairs_hook=_unique)
     if not isinstance(row, dict):
         raise CorruptRecord("not an object")
+    try:
+        _text(row).encode()
+    except UnicodeEncodeError as error:  # no text that could be written anywhere
+        raise CorruptRecord(f"{error.object[error.start]!r} in a text is half a character") from None
+    except ValueError:  # nan or inf, which `check` names
+        pass
     return row
 
 
-def _refuse_halves(row: Any) -> None:
-    """Raises `CorruptRecord` where an escape stands for half a character: no text that could be written anywhere."""
-    try:
-        json.dumps(row, ensure_ascii=False).encode()
-    except UnicodeEncodeError as error:
-        raise CorruptRecord(f"{error.object[error.start]!r} in a text is half a character") from None
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object that these are, for a JSON decoder. Raises `CorruptRecord` for a name that comes twice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(name for place, (name, _) in enumerate(pairs) if name in dict(pairs[:place]))
+        raise CorruptRecord(f"{twice}: is there twice")
+    return found
 
 
 _LONG = re.compile(rb"[ \[:]-?\d{19}")
@@ -449,7 +496,7 @@ def find(
                     for entry in entries:
                         if entry.name == FILENAME:
                             found = True
-                        elif entry.is_dir(follow_symlinks=False):
+                        elif entry.name != REPLACED and entry.is_dir(follow_symlinks=False):
                             below.append(entry.name)
                         elif entry.name == CONFIG:
                             configured = True

@@ -21,17 +21,19 @@ import numpy as np
 import torch
 from omegaconf import OmegaConf
 
-from trainer import assemble, cost, data, processes, record
+from trainer import assemble, cost, data, metrics, processes, record, unfinished
 from trainer.assemble import ADAPTER
 from trainer.errors import ConfigError, Pruned, RunFailed
 from trainer.loop import Loop
 from trainer.plan import Planned
+from trainer.sources.content import sha256
 from trainer.trackers import guard
 from variants.core import checkpoint
 from variants.core.variant import Variant
 
 log = logging.getLogger(__name__)
 
+PREDICTIONS = "predictions.parquet"
 PACKAGES = ("loratory", "torch", "transformers", "accelerate", "datasets", "tokenizers", "peft", "numpy", "hydra-core")
 
 
@@ -40,11 +42,15 @@ def run(planned: Planned, overrides: list[str]) -> record.Record:
     spare_the_collector()
     config, clock = planned.config, _Clock()
     row = _blank(planned, overrides, clock.now())
+    try:
+        record.refuse_unreadable(row)
+    except record.CorruptRecord as error:
+        raise ConfigError(f"{error}; no record could be written of the run") from None
     if processes.is_first():
         if planned.replaces is not None:
             _keep_aside(planned.replaces)
+        _make_room(planned)
         planned.folder.mkdir(parents=True, exist_ok=True)
-        (planned.folder / record.FILENAME).unlink(missing_ok=True)
         (planned.folder / "traceback.txt").unlink(missing_ok=True)
         OmegaConf.save(config, planned.folder / record.CONFIG, resolve=True)
     tracker = guard.begin(planned) if processes.is_first() else None
@@ -65,12 +71,21 @@ def run(planned: Planned, overrides: list[str]) -> record.Record:
     return row
 
 
-def _keep_aside(folder: Path) -> None:
-    """Moves the folder of a finished run to where no table and no plan looks."""
+def _make_room(planned: Planned) -> None:
+    """Takes the last record of a run that ended badly away; one that can't be trusted is kept, with all beside it."""
+    path = planned.folder / record.FILENAME
+    if planned.record is not None:
+        path.unlink(missing_ok=True)
+    elif os.path.lexists(path):
+        log.warning("%s: not trusted, and kept in %s", path, _keep_aside(planned.folder))
+
+
+def _keep_aside(folder: Path) -> Path:
+    """Moves the folder of a finished run to where no table and no plan looks; its place there."""
     aside = folder.parent / record.REPLACED
     aside.mkdir(exist_ok=True)
     number = next(n for n in itertools.count(1) if not (aside / f"{folder.name}-{n}").exists())
-    folder.rename(aside / f"{folder.name}-{number}")
+    return folder.rename(aside / f"{folder.name}-{number}")
 
 
 def _record_failure(folder: Path, row: record.Record, error: Exception, clock: _Clock) -> None:
@@ -87,6 +102,7 @@ def record_death(planned: Planned, overrides: list[str], line: str) -> None:
     now = _Clock().now()
     row = _blank(planned, overrides, now)
     row.status, row.error, row.finished = "failed", line, now
+    _make_room(planned)
     record.write(row, planned.folder)
 
 
@@ -134,6 +150,9 @@ def _carry_out(planned: Planned, row: record.Record, clock: _Clock) -> None:
     parts = assemble.check(config)  # everything that can be wrong is found before a weight is loaded
     if parts.rows.truncated:
         log.info("%d texts are longer than %d tokens and are cut", parts.rows.truncated, parts.max_length)
+    _say_of_classes(parts)
+    if parts.rows.letters:
+        log.info("%d texts have the letters of a special token, which are read as letters", parts.rows.letters)
     model = assemble.load(parts)
 
     # Train.
@@ -160,8 +179,26 @@ def _carry_out(planned: Planned, row: record.Record, clock: _Clock) -> None:
     # Write: the record last, then what only an unfinished run needs goes.
     row.finished = clock.now()
     if processes.is_first():
+        names = {"weights": f"{ADAPTER}.safetensors", "outline": f"{ADAPTER}.json", "predictions": PREDICTIONS}
+        row.files = record.Files(**{field: sha256(folder / name) for field, name in names.items()})
         record.write(row, folder)
-        loop.remove_checkpoints()
+        unfinished.remove(folder)
+
+
+def _say_of_classes(parts: assemble.Parts) -> None:
+    """What a reader of the metrics must know of the classes, and would not see in a number."""
+    rows, asked = parts.rows, parts.config.task.metrics
+    if rows.labels is None:
+        return
+    if (positive := metrics.positive(asked, rows.labels, parts.classes)) is not None:
+        log.info("f1 is that of class %r; task.positive=… names another", positive)
+    means = metrics.means_over_classes(asked, len(rows.labels))
+    for split, part in {"train": rows.train, rows.select_name: rows.select, **rows.report}.items():
+        there = set(part.labels.tolist())
+        absent = [repr(name) for number, name in enumerate(rows.labels) if number not in there]
+        if absent:
+            counts = f"; {' and '.join(means)} {'count' if len(means) > 1 else 'counts'} 0 for a class without rows"
+            log.warning("no row of %s has the label %s%s", split, ", ".join(absent), counts if means else "")
 
 
 def _evaluate(loop: Loop, rows: data.Prepared, row: record.Record, folder: Path) -> None:
@@ -189,9 +226,10 @@ def _evaluate(loop: Loop, rows: data.Prepared, row: record.Record, folder: Path)
             name = loop.metric_names[0]
             row.metric.name, row.metric.value, row.metric.split = name, found.metrics[name], split
             row.metric.higher_is_better = loop.higher_is_better
+            row.metric.positive = loop.positive if name == "f1" else None
     if not processes.is_first():
         return
-    path = folder / "predictions.parquet"
+    path = folder / PREDICTIONS
     temporary = path.with_name(f".{path.name}.tmp")
     pd.concat(frames).to_parquet(temporary, index=False)
     os.replace(temporary, path)
@@ -221,6 +259,8 @@ def _count(
         report=len(next(iter(rows.report.values()))),
         labels=1 if rows.labels is None else len(rows.labels),
         truncated=rows.truncated,
+        classes=None if rows.labels is None else list(rows.labels),
+        positive=loop.positive,
     )
     done = loop.state.global_step
     row.steps = record.Steps(total=loop.steps, done=done, epochs=loop.epoch, skipped=counters.skipped)

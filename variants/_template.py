@@ -10,6 +10,7 @@ Paper     Zhang et al. 2023, "LoRA-FA: Memory-efficient Low-rank Adaptation for 
 # todo: repository and commit of the released code, and what it does otherwise than the paper
 Hooks     none.  # todo: which hooks the method uses, and for what
 Cost      r · out parameters; of the input of a layer only the r products A x are kept for backward.
+Decay     B decays.  # todo: what of yours does not (`optimizer_options`, `decays`), by its paper or its code
 Known     # todo: what is known against it
 """
 

@@ -18,6 +18,8 @@ Hooks     penalty       R, scaled by γ
           on_train_end  what is masked leaves; raises where the target was not met
 Cost      r(in + out + 1) parameters of the *initial* rank until ranks leave, and two averages of each.
 
+Decay     P, Q and Λ decay, as in the released code; `orthogonality` keeps P and Q from vanishing.
+
 Where paper and released code differ, `profile` chooses:
 
   | | paper (default) | released |
@@ -50,7 +52,7 @@ from variants.core import fields, layers, triplets, unread
 from variants.core.adapter import check_rank
 from variants.core.budget import masks, spread, within
 from variants.core.importance import NOT_FINITE, Importance
-from variants.core.schedule import Cubic
+from variants.core.schedule import Cubic, check_acts
 from variants.core.triplets import PARTS, Triplets
 from variants.core.unread import Unread
 from variants.core.variant import AdapterVariant, Step
@@ -191,6 +193,7 @@ class AdaLoRA(AdapterVariant):
 
     def plan(self, total_steps: int) -> None:
         Cubic(self.rank, self.target_rank, total_steps, self.initial_steps, self.final_steps, self.interval)
+        check_acts(self.initial_steps, self.final_steps, self.interval, total_steps)
 
     def check(self, model: nn.Module, head: Sequence[str] = ()) -> None:
         found = self.select(model, head)
@@ -263,6 +266,8 @@ class AdaLoRA(AdapterVariant):
         if self.score == "magnitude":
             return {name: adapter.e.detach().abs() for name, adapter in self.adapters.items()}
         importance = self._importance
+        if not importance.mean:
+            raise RuntimeError("importance: no step was scored, for none before the final phase had finite gradients")
         of_entries = importance.scores() if self.score == "sensitivity_uncertainty" else importance.mean
         return triplets.scores(of_entries, list(self.adapters))
 

@@ -4,6 +4,7 @@ Paper     Ben Zaken, Ravfogel, Goldberg 2022, "BitFit: Simple Parameter-efficien
           Transformer-based Masked Language-models", ACL, arXiv 2106.10199.
 Hooks     none.
 Cost      one vector for each layer that has a bias; no extra product in the forward pass.
+Decay     none: biases and the vectors of norms do not decay.
 Known     A model without biases (most decoder-only models) has nothing to train: an error here.
 """
 

@@ -15,8 +15,9 @@ Cost      r(in + out) + out parameters. ‖V‖² = ‖W‖² + 2 (α/r) W Aᵀ�
           every pass: one product W Aᵀ, and neither V nor ΔW is ever formed. Inside the brackets stands LoRA's layer
           (`variants.core.kernel`), whose output is kept for backward, which LoRA does not do. With dropout it is
           W x + bias + (α/r) (g ∘ B) A x̃ + (g − 1) ∘ W x̃, as in PEFT: W x̃ once more, which is kept.
-Decay     `magnitude_decay` is the weight decay of m, whatever that of the run is. In PEFT m is an adapter parameter
-          like the others: where all share a group, decay pulls m, and so W' itself and not ΔW, towards zero.
+Decay     A and B decay, as LoRA's do. `magnitude_decay` is the weight decay of m, whatever that of the run is. In PEFT
+          m is an adapter parameter like the others: where all share a group, decay pulls m, and so W' itself and not
+          ΔW, towards zero.
 
 Known     ΔW = W' − W is W times a diagonal plus a low rank: it has full rank as soon as g departs from one, which is
           what `rank` reports; no LoRA of rank r equals it. A W with a row of zeros has no direction there, and is

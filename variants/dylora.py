@@ -15,6 +15,7 @@ Hooks     on_step_begin  the draw, from a generator of the method's own
           on_train_end   what is beyond eval_rank leaves
 Cost      R(in + out) parameters in training, eval_rank(in + out) at the end. A step computes b + 1 components;
           with `frozen` it has gradients of one. Every component is a parameter of its own.
+Decay     A and B decay, as in the released code; in a step that does not train a component see `profile`.
 
 Where paper and released code differ, `profile` chooses:
 

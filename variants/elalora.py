@@ -25,6 +25,7 @@ Hooks     on_step_begin  released alone: the learning rate
           on_train_end   an error where no rank ever moved
 Cost      r(in + out + 1) parameters for r ranks, and two averages of each up to the final phase. Components
           that are pruned leave parameters, gradients and moments; those that grow join them.
+Decay     P, Q and Λ decay, components that grow too, as in AdaLoRA's code, whose trainer the released one is.
 
 Where the released code does not do what it means to, `profile` chooses:
 

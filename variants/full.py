@@ -2,6 +2,7 @@
 
 Cost      gradients and two moments for the whole backbone; the saved file is a whole model.
 Hooks     none.
+Decay     matrices decay, biases and the vectors of norms do not: the usual rule.
 """
 
 from __future__ import annotations

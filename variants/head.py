@@ -2,6 +2,7 @@
 
 Cost      the floor: forward through the frozen backbone, backward through the head alone.
 Hooks     none.
+Decay     none outside the head.
 """
 
 from __future__ import annotations

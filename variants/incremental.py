@@ -18,6 +18,7 @@ Hooks     on_step_begin  forgets the gradient of the step before
           on_train_end   what is left of the reserve leaves; raises where the target was not met
 Cost      r_k(in + out + 1) parameters, the reserve on top of it; one dense product (out×in) a step and
           module for the score, until the target is reached. No dense ΔW in the forward pass.
+Decay     A, B and every λ that trains decay, those that join later too, as in the released code.
 
 Where paper and released code differ, `profile` chooses:
 
@@ -202,6 +203,17 @@ class IncreLoRA(AdapterVariant):
 
     def plan(self, total_steps: int) -> None:
         self._total_steps = total_steps
+        if self.warmup is not None and self.warmup >= total_steps:
+            raise ValueError(f"warmup: {self.warmup}, allowed: fewer than the run's {total_steps} steps, or null")
+        if (self.budget is not None or self.target_rank > self.rank) and not self._rounds(total_steps):
+            raise ValueError(
+                f"interval: {self.interval} leaves no round of growth in {total_steps} steps after "
+                f"{self.initial_steps} initial ones, allowed: a smaller one"
+            )
+
+    def _rounds(self, total_steps: int) -> int:
+        """How often modules may grow."""
+        return len([t for t in range(total_steps) if t > self.initial_steps and t % self.interval == 0])
 
     def check(self, model: nn.Module, head: Sequence[str] = ()) -> None:
         found = self.select(model, head)
@@ -210,7 +222,7 @@ class IncreLoRA(AdapterVariant):
         if self._total_steps is None:
             return  # used without plan(): the budget is checked at the end alone
         missing = self._missing_ranks([layers.size(layer) for layer in found.values()])
-        rounds = len([t for t in range(self._total_steps) if t > self.initial_steps and t % self.interval == 0])
+        rounds = self._rounds(self._total_steps)
         at_most = rounds * min(self.top, len(found)) * self.add
         if at_most < missing:
             raise ValueError(

@@ -33,6 +33,8 @@ Hooks     none: nothing changes in training but the parameters.
 Cost      r(in + out) parameters and two products of that size in each adapted layer; twice the products
           where `init` is not lora, and r(in + out) frozen numbers. With `frozen_a: true` r·out parameters, and r·in
           frozen numbers, which are saved with them.
+Decay     A and B decay, as in the released code; where `init` is not lora that pulls A and B themselves towards zero,
+          and not what they have moved by, as in PEFT.
 Known     The released GLUE numbers adapt query and value only, and start MRPC, RTE and STS-B
           from an MNLI checkpoint; they are not comparable with methods that don't. PiSSA is above LoRA in
           its own paper and below it under a validation/test protocol (PSOFT, ICLR 2026: 86.24 to 87.30).
@@ -50,7 +52,7 @@ from torch import nn
 
 from variants.core import budget, fields, layers, targets
 from variants.core.adapter import LowRank, check_rank
-from variants.core.decompose import check_rule, decompose
+from variants.core.decompose import decompose
 from variants.core.variant import AdapterVariant, pattern_value
 
 SCALINGS = {
@@ -145,12 +147,12 @@ class LoRA(AdapterVariant):
     adapters: dict[str, LowRank] = field(init=False, repr=False, compare=False, default_factory=dict)  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
-        for field_name, rank in [("rank", self.rank), *(("rank_pattern", r) for r in self.rank_pattern.values())]:
-            if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
-                raise ValueError(f"{field_name}: {rank!r}, allowed: a whole number ≥ 1")
-        for field_name, alpha in [("alpha", self.alpha), *(("alpha_pattern", a) for a in self.alpha_pattern.values())]:
-            if not (isinstance(alpha, int | float) and math.isfinite(alpha) and alpha > 0):
-                raise ValueError(f"{field_name}: {alpha!r}, allowed: a number > 0")
+        fields.whole(self, "rank")
+        fields.positive(self, "alpha")
+        for rank in self.rank_pattern.values():
+            fields.check("rank_pattern", rank, rank >= 1, "a whole number ≥ 1")
+        for alpha in self.alpha_pattern.values():
+            fields.check("alpha_pattern", alpha, alpha > 0, "a number > 0")
         fields.share(self, "dropout")
         fields.positive(self, "lr_ratio")
         fields.one_of(self, "scaling", tuple(SCALINGS))
@@ -168,7 +170,7 @@ class LoRA(AdapterVariant):
         if self.init_iterations is not None:
             if self.init != "pissa":
                 raise ValueError(f"init_iterations: {self.init_iterations} with init: {self.init}, allowed: null")
-            check_rule("randomized_svd", 1, self.init_iterations)
+            fields.whole(self, "init_iterations")
         fields.budget(self, "rank", "rank_pattern")
         self._ranks: dict[str, int] = {}
 

@@ -8,6 +8,7 @@ Code      MohammadrezaBanaei/LoRA-XS e50b1a8.
 Hooks     none: nothing changes in training but R.
 Cost      r² parameters for each layer, whatever its size; A and B are kept, r(in + out) numbers, and
           applied as LoRA's. The decomposition is made once, at `attach`.
+Decay     R decays, as under transformers' trainer, with which the released code trains.
 
 Differences
   R starts at N(0, 10⁻¹⁰), so that the first output is near the base model's and not equal to it; with

@@ -22,6 +22,8 @@ Hooks     on_step_begin  whether gradients are collected
 Cost      r(in + out) + k parameters a layer. Before the supports are there, LoRA's step; while gradients are
           collected and from then on also W + S and its gradient, which cost about what full fine-tuning costs in
           these layers. The statistic is as large as the adapted weights, and freed when the supports are chosen.
+Decay     A, B and the values of S decay, as in the released code, where one group holds them all; values from the step
+          on that first moves them.
 Restart   The authors recommend to choose the supports in a run of its own and to train from the start with them.
           `restart` does so within one run: when the supports are there, A and B go back to their start values and
           their moments to nothing; the head and the learning-rate schedule go on. We default to false: runs are

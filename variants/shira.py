@@ -20,6 +20,7 @@ Hooks     on_step_begin  whether gradients are collected
 Cost      k parameters for each layer, as many as LoRA of rank r. W + ΔW is formed in each pass, a copy of W that is
           not kept; the gradient is computed at the entries alone, but whole in the steps that choose a mask.
           Optimizer state and file have k entries (and k places).
+Decay     the values decay, as under transformers' trainer, with which PEFT's are trained.
 Known     ΔW has full rank where entries allow it, so a hand-over as a low-rank adapter is large or not exact.
           The paper takes gradients before training; here the first steps, which train the head, give them.
           Its structured mask is not specified to the entry; ours is the one in the table.

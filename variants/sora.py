@@ -13,11 +13,12 @@ Paper     Ding et al. 2023, "Sparse Low-rank Adaptation of Pre-trained Language 
           arXiv 2311.11696; T_ξ is its soft threshold, the scheduler its algorithm 1.
 Code      TsinghuaC3I/SoRA c275ac2.
 Hooks     penalty       the L1 term, scaled by λ
-          on_gradients  eps of the gates' optimizer (profile released)
+          on_gradients  eps of the optimizers (profile released)
           on_update     the proximal step; decay after the step, where asked for
           on_train_end  components whose gate is zero leave parameters, gradients and moments
 Cost      r(in + out + 1) parameters of the initial rank throughout training; a few operations on r
           numbers per layer and step. Without `budget` λ and ξ decide what is left.
+Decay     A and B decay, by the run's optimizer or by `decay_after_step`; gates never do.
 
 Where paper and released code differ, `profile` chooses:
 
@@ -29,17 +30,20 @@ Where paper and released code differ, `profile` chooses:
   | abs(g) = ξ | 0 | survives unchanged |
   | r above min(in, out) | refused | accepted: more gates than the rank of ΔW can be |
   | optimizer of g | the run's, without decay | Adam(0.9, 0.999), ε = 10⁻⁶ added to √v before its bias correction |
+  | optimizer of A, B | the run's | the run's ε added to √v before its bias correction, decay after the step |
 
 We default to paper: the dead zone up to 2ξ comes from the order of the statements, not from the
-method. `released` writes ε/√(1 − β₂ᵗ) into the gates' group before each step, which makes
-torch's AdamW take the released step; so the gates need groups of their own and an Adam.
+method. `released` writes ε/√(1 − β₂ᵗ) into the groups before each step, which makes torch's AdamW take the
+released step; so gates, and A and B, need groups of their own and an Adam. In the first steps that ε counts for much:
+it is 32 times torch's at the first one and 10 times at the tenth.
+
+The released decay is `decay_after_step`. Where A and B are given torch's decay in its place (`optim.weight_decay`
+with `decay_after_step: 0`), the run is one of the released code with torch's AdamW as its main optimizer: ε of A and B
+is torch's too, and a warning says so. Both ways are compared with stored runs or with the statements themselves.
 
 What is as in the released code in both profiles: the L1 gradient and the proximal step act together.
 What is as in the released code in neither:
 
-  - Its main optimizer decays A and B after the step (and adds its ε = 10⁻⁸ as above, which moves
-    nothing visible). `decay_after_step` does so instead of the run's `weight_decay`; at 0 the
-    optimizer of the run decays, before the step.
   - Its head stays random: the names that it unfreezes do not match, so that pooler, classifier and
     layer norms are never trained. Here the head is trained.
   - Its parameter count takes 2 · hidden size off for each zero gate, which is wrong in feed-forward
@@ -261,17 +265,34 @@ class SoRA(AdapterVariant):
         if not isinstance(step.optimizer, torch.optim.Adam):  # AdamW is one
             found = type(step.optimizer).__name__
             raise ValueError(f"profile: released with the optimizer {found}, allowed: Adam, AdamW")
-        gates = {id(adapter.gate): adapter.gate for adapter in self.adapters.values()}
+        gates = [adapter.gate for adapter in self.adapters.values()]
+        own = self._groups("gates", gates, step.optimizer)
+        main = self._groups("A and B", self._matrices(), step.optimizer)
         if self._steps is None:  # once, for the optimizer may count on the device
-            self._steps = max(int(step.optimizer.state.get(gate, {}).get("step", 0)) for gate in gates.values())
+            self._steps = max(int(step.optimizer.state.get(gate, {}).get("step", 0)) for gate in gates)
+            if decay := max(group["weight_decay"] for group in main):
+                log.warning(
+                    "%s: profile: released with optim.weight_decay: %g has torch's AdamW move A and B; "
+                    "decay_after_step=%g has the released code's",
+                    *(self.name, decay, decay),
+                )
         self._steps += 1  # as the optimizer counts: steps whose gradients were not finite are left out
-        for group in step.optimizer.param_groups:
-            mine = [parameter for parameter in group["params"] if id(parameter) in gates]
-            if not mine:
-                continue
-            if len(mine) < len(group["params"]):
-                raise ValueError("profile: released with gates in a group with others, allowed: optimizer_options kept")
-            group["eps"] = GATE_EPS / math.sqrt(1 - group["betas"][1] ** self._steps)
+        groups = [(GATE_EPS, group) for group in own]
+        groups += [(step.optimizer.defaults["eps"], group) for group in main if not group["weight_decay"]]
+        for eps, group in groups:
+            group["eps"] = eps / math.sqrt(1 - group["betas"][1] ** self._steps)
+
+    @staticmethod
+    def _groups(what: str, parameters: list[nn.Parameter], optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+        """The optimizer's groups that hold `parameters`, which `what` calls; an error where others are in them."""
+        wanted = set(map(id, parameters))
+        found = [group for group in optimizer.param_groups if wanted & set(map(id, group["params"]))]
+        if any(set(map(id, group["params"])) - wanted for group in found):
+            raise ValueError(f"profile: released with {what} in a group with others, allowed: optimizer_options kept")
+        return found
+
+    def _matrices(self) -> list[nn.Parameter]:
+        return [parameter for adapter in self.adapters.values() for parameter in (adapter.A, adapter.B)]
 
     @torch.no_grad()
     def on_update(self, step: Step) -> None:
@@ -351,7 +372,7 @@ class SoRA(AdapterVariant):
         return max(stage for stage in range(len(self._thresholds)) if self._begin(stage) <= t)
 
     def _decay(self, optimizer: torch.optim.Optimizer) -> None:
-        matrices = {id(p) for adapter in self.adapters.values() for p in (adapter.A, adapter.B)}
+        matrices = set(map(id, self._matrices()))
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 if id(parameter) in matrices:

@@ -28,6 +28,7 @@ Hooks     on_step_begin  whether gradients of masked entries are wanted (rigl)
 Cost      as LoRA, and building A and B out of their entries, twice r(in + out) numbers a layer and pass.
           Values, gradients and moments have as many entries as the mask. rigl needs the dense gradients of
           A and B at its allocations, which the backward pass forms anyway.
+Decay     A and B decay entry by entry, as LoRA's do: at density 1 the two methods are one, to the bit.
 Known     scope global compares all A's with each other and all B's with each other, but no A with a B: B starts at
           zero and would lose everything to magnitude.
 """
@@ -247,6 +248,12 @@ class SparseLoRA(AdapterVariant):
             raise ValueError(
                 f"schedule: {self.initial_steps} initial and {self.final_steps} final steps do not fit into "
                 f"{total_steps}; initial + final must be smaller"
+            )
+        left = total_steps - self.final_steps - self.initial_steps
+        if self.schedule != "one_shot" and self.interval > left:
+            raise ValueError(
+                f"interval: {self.interval}, allowed: at most the {left} steps from {self.initial_steps}, where the "
+                f"mask may first change, to {total_steps - self.final_steps}, where it last may"
             )
 
     def check(self, model: nn.Module, head: Sequence[str] = ()) -> None:

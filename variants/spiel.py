@@ -27,6 +27,8 @@ Cost      k parameters, k places and k ages a layer; while gradients are collect
           fine-tuning costs in these layers, but no two layers' dense gradients are kept at once.
           The released code has a compiled kernel that forms neither.
 
+Decay     the values decay, as in the released code, where one group holds all that is trained.
+
 torch's Adam counts steps for a parameter as a whole. Its moments do not depend on that count, so the difference
 between its step and the one by each value's own age is added after it; this needs Adam or AdamW.
 
@@ -39,6 +41,7 @@ Where the released code departs from the method, `profile` chooses:
   | | | of n a step, m is n times too small, v n² times |
   | a grown value's first step | corrected by age a + 1 | by a, though its moments hold one more |
   | ε | as torch adds it | added to √v before the correction |
+  | decay, with AdamW | before the step | after it |
   | first selection, cosine | everything | by the curve |
 
 We default to paper. What the paper leaves open it settles by what seeds and ages are for: that a grown value goes on
@@ -52,6 +55,7 @@ Known     The second variant, SpIEL-MA, which grows where SM3's row and column a
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -64,6 +68,8 @@ from variants.core import draw, fields, layers, reduce
 from variants.core.budget import check_range, share_out
 from variants.core.sparse import SparseDelta, check_finite
 from variants.core.variant import AdapterVariant, Step
+
+log = logging.getLogger(__name__)
 
 PROFILES = ("paper", "released")
 SCHEDULES = ("linear", "cosine")
@@ -185,6 +191,11 @@ class SpIEL(AdapterVariant):
             raise ValueError(
                 f"accumulation_steps: {self.accumulation_steps}, allowed: fewer than the run's {total_steps} steps"
             )
+        if self.reselection_steps + self.accumulation_steps > total_steps:
+            log.warning(
+                "%s: reselection_steps: %d leaves one selection in %d steps, that after step %d: entries move but once",
+                *(self.name, self.reselection_steps, total_steps, self.accumulation_steps),
+            )
 
     def check(self, model: nn.Module, head: Sequence[str] = ()) -> None:
         sizes = {name: math.prod(layers.size(layer)) for name, layer in self.select(model, head).items()}
@@ -264,6 +275,8 @@ class SpIEL(AdapterVariant):
         options = group["lr"], group["betas"], group["eps"]
         made = _adam_step(m, v, state["step"].to(ages.dtype), *options)
         own = _adam_step(m, v, ages, *options, corrects_eps=self.profile == "released")
+        if self.profile == "released" and group.get("decoupled_weight_decay"):
+            own = own * (1 - group["lr"] * group["weight_decay"])  # the decay takes its share of the step as well
         adapter.values.add_(made - own)
 
     def _rate(self, step: Step) -> float:

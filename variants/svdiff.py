@@ -11,6 +11,7 @@ Hooks     none: nothing changes in training but δ.
 Cost      min(in, out) parameters for each layer; U and V are kept beside W (for a square W twice its
           memory) and applied in each forward pass, or put together with W where tokens are many
           (`variants.core.basis_linear`). The decomposition is made once, at `attach`.
+Decay     δ decays, as in the released code, whose optimizer decays all that it trains.
 
 Differences
   The released code puts W' in W's place and rebuilds it in every forward pass; we add the update to

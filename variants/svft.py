@@ -14,6 +14,8 @@ Cost      k parameters for each layer; U and V are kept beside W (for a square W
           a batch on, W' is formed in their place (`variants.core.basis_linear`). The decomposition is made once, at
           `attach`.
 
+Decay     M's entries and the gate decay, as in the released code, where one group holds them.
+
 Where paper and released code differ, `profile` chooses:
 
   | | paper (default) | released |

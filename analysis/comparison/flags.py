@@ -34,6 +34,7 @@ def build(found: Found, rows: Rows, sides: Sides, outcomes: Outcomes, resamples:
         *_numbers(outcomes, resamples),
         *_floors(outcomes.done),
         *footnotes.protocols((run.record.task, settings.observed(run.record)) for run in runs),
+        *footnotes.positives((run.record.task, settings.observed(run.record)) for run in runs),
         *_settings(rows, sides),
     ]
     problems = [

@@ -135,7 +135,7 @@ def _bootstrap(
     paired: Paired, sides: Sequence[tuple[Predictions, Predictions]], resamples: int
 ) -> tuple[Interval, list[Interval]]:
     a, b = (np.stack([side[place].values for side in sides]) for place in (0, 1))
-    return examples.bootstrap(paired.metric, sides[0][0].labels, a, b, resamples)
+    return examples.bootstrap(paired.metric, sides[0][0].labels, a, b, resamples, sides[0][0].classes)
 
 
 def _mcnemar(a: Predictions, b: Predictions) -> McNemar:

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from pyarrow import ArrowException, parquet
 
+from analysis.records.run_files import digest
 from analysis.records.runs import Run
-from analysis.stats.metrics import KNOWN, over_resamples
+from analysis.stats.metrics import KNOWN, OF_CLASSES, Classes, over_resamples
 
 FILENAME = "predictions.parquet"
 _COLUMNS = ("split", "id", "label", "prediction")
@@ -31,6 +32,7 @@ class Predictions:
     ids: np.ndarray
     labels: np.ndarray
     values: np.ndarray
+    classes: Classes
 
     def same_examples(self, other: Predictions) -> bool:
         """Whether ids and labels are the same."""
@@ -45,6 +47,8 @@ def read(run: Run) -> Predictions:
     if not path.is_file():
         raise NotUsable(f"no {FILENAME} in its folder")
     try:
+        if run.record.files.predictions not in (None, digest(path)):
+            raise NotUsable(f"{path}: not what the run wrote: its hash is not that of the record")
         table = parquet.read_table(path, columns=list(_COLUMNS))
     except (OSError, ArrowException) as error:
         raise NotUsable(f"{path}: {str(error).splitlines()[0]}") from None
@@ -53,9 +57,17 @@ def read(run: Run) -> Predictions:
         raise NotUsable(f"{path}: no column {', '.join(missing)}")
     split, ids, labels, values = (table[name].to_numpy() for name in _COLUMNS)
     here = split == metric.split
-    found = Predictions(*_sorted(ids[here].astype(str), labels[here], values[here]))
+    ids, labels, values = _sorted(ids[here].astype(str), labels[here], values[here])
+    found = Predictions(ids, labels, values, _classes(run))
     _check(found, run, f"{path}, split {metric.split}")
     return found
+
+
+def _classes(run: Run) -> Classes:
+    """Those of the run's task, as its record says; one that names no positive class had the second of two."""
+    data = run.record.data
+    place = data.classes.index(data.positive) if data.classes and data.positive in data.classes else 1
+    return Classes(data.labels or 1, place)
 
 
 def _sorted(ids: np.ndarray, *columns: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -72,9 +84,15 @@ def _check(found: Predictions, run: Run, where: str) -> None:
     for what, column in (("labels", found.labels), ("predictions", found.values)):
         if column.dtype.kind not in "iufb" or not np.isfinite(column).all():
             raise NotUsable(f"{where}: {what} that are not finite numbers")
+    if run.record.metric.name in OF_CLASSES:
+        if run.record.data.labels is None:
+            raise NotUsable(f"{where}: the record does not say how many classes there are")
+        ids = np.concatenate([found.labels, found.values])
+        if ids.min() < 0 or ids.max() >= found.classes.count:
+            raise NotUsable(f"{where}: a class {ids.max()}, the record says that there are {found.classes.count}")
     recorded, metric = run.record.metric.value, run.record.metric.name or ""
     everything = np.arange(len(found.ids))[None]
-    computed = float(over_resamples(metric, found.labels, found.values[None], everything)[0, 0])
+    computed = float(over_resamples(metric, found.labels, found.values[None], everything, found.classes)[0, 0])
     if recorded is None or abs(computed - recorded) > _TOLERANCE * max(1.0, abs(recorded)):
         raise NotUsable(f"{where}: {metric} is {computed:.6g}, the record says {recorded:.6g}")
 

@@ -161,7 +161,7 @@ def _together(patterns: Patterns) -> np.ndarray:
 
 
 def _read(run: Run) -> Patterns:
-    return Saved(run.folder).patterns()
+    return Saved(run.folder, run.record.files).patterns()
 
 
 def _percent(share: float) -> str:

@@ -50,7 +50,7 @@ def _pictures(study: Study) -> Iterator[Picture | LeftOut]:
 
 def spectra(run: Run) -> dict[str, np.ndarray]:
     """Singular values of ΔW by layer, falling, each layer up to a factor of its own. Raises `Unusable`."""
-    saved = Saved(run.folder)
+    saved = Saved(run.folder, run.record.files)
     found = {name: saved.singular_values(name) for name in saved.layers}
     if not any(values.any() for values in found.values()):
         raise Unusable("ΔW is zero in every layer")

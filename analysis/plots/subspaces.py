@@ -85,7 +85,7 @@ def compare(one: Run, two: Run) -> Pair:
 
 def _directions(run: Run) -> dict[str, np.ndarray]:
     """A of every layer, each row times its e where there is one, so that what counts more comes first."""
-    saved = Saved(run.folder)
+    saved = Saved(run.folder, run.record.files)
     found: dict[str, np.ndarray] = {}
     for name in saved.layers:
         factors = saved.factors(name)

@@ -26,7 +26,8 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from analysis.records.run_files import Unusable
+from analysis.records.run_files import Unusable, digest
+from trainer.record import Files
 
 Array = np.ndarray
 
@@ -60,9 +61,13 @@ class Factors:
 class Saved:
     """The adapter of one run. Tensors are read when they are asked for."""
 
-    def __init__(self, folder: Path) -> None:
-        """Opens `folder/adapter/state`. Raises `Unusable`."""
+    def __init__(self, folder: Path, files: Files | None = None) -> None:
+        """Opens `folder/adapter/state`. files: what the record says of it, if anything. Raises `Unusable`."""
         try:
+            told = files or Files()
+            for name, expected in (("state.safetensors", told.weights), ("state.json", told.outline)):
+                if expected is not None and digest(folder / "adapter" / name) != expected:
+                    raise Unusable(f"adapter/{name}: not what the run wrote: its hash is not that of the record")
             tree = json.loads((folder / "adapter" / "state.json").read_text(encoding="utf-8"))
             # Held open: a state has hundreds of tensors, and its header names them all.
             self._file = safe_open(folder / "adapter" / "state.safetensors", framework="numpy")

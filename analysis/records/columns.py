@@ -15,6 +15,7 @@ from analysis.records import settings
 from analysis.records.discovery import Run
 from analysis.records.grouping import Point
 from analysis.records.runs import Found, ordered
+from analysis.text.formulas import inert
 from analysis.text.sorting import natural
 from trainer.record import FIELDS, GROUPS, Record
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 # Behind the plain fields; each of these is a group of names.
 _ORDER = (
-    *("metric", "metrics", "method", "data", "steps", "params", "rank", "memory", "time"),
+    *("metric", "metrics", "method", "data", "steps", "params", "rank", "memory", "time", "files"),
     *("git", "code", "versions", "hardware", "config"),
 )
 _LEFT_OUT = ("identity.",)  # a choice of the settings, which are there
@@ -108,7 +109,7 @@ def _array(name: str, kinds: set[type], values: Sequence[Any]) -> pa.Array:
     else:
         kind = pa.float64() if kinds in ({float}, {int, float}) else pa.string()
     if kind == pa.string() and kinds != {str}:
-        values = [value if value is None or type(value) is str else str(text(value)) for value in values]
+        values = [value if value is None or type(value) is str else str(_json(value)) for value in values]
     try:
         return pa.array(values, kind)
     except (pa.ArrowInvalid, OverflowError) as error:
@@ -116,10 +117,14 @@ def _array(name: str, kinds: set[type], values: Sequence[Any]) -> pa.Array:
 
 
 def text(value: Any) -> Any:
-    """A value as csv has it: JSON for what is neither text nor a number."""
-    if type(value) in (bool, list, dict):
-        return json.dumps(value, ensure_ascii=False)
-    return value
+    """A value as csv has it: JSON for what is neither text nor a number; no text is a formula."""
+    if type(value) is str:
+        return inert(value)
+    return _json(value)
+
+
+def _json(value: Any) -> Any:
+    return json.dumps(value, ensure_ascii=False) if type(value) in (bool, list, dict) else value
 
 
 class _Into:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from dataclasses import dataclass
@@ -11,6 +12,12 @@ from typing import Any, TypeGuard
 
 class Unusable(Exception):
     """Something that a figure needs is not there or can't be trusted; one line that says what, without the run."""
+
+
+def digest(path: Path) -> str:
+    """The sha256 of a file, as a record has it. Raises `OSError`."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 Line = dict[str, Any]

@@ -87,6 +87,9 @@ def _read(roots: Iterable[Path | str], listed: Listed) -> Iterator[Run]:
         if record is None:
             listed.distrust(folder, f"{os.path.join(folder, records.FILENAME)}: vanished while the folders were read")
             continue
+        if (why := records.misplaced(record.run_id, folder)) is not None:
+            listed.distrust(folder, why)
+            continue
         share(record)
         yield Run(folder, record)
 

@@ -20,17 +20,18 @@ if TYPE_CHECKING:
 CONFIG = "config."
 VARIANT = "config.variant."
 
-# How a table calls them. Means over runs that differ in one of these mean nothing; the first
-# five must be the same for a whole column, or its numbers can't be compared.
+# How a table calls them. Means over runs that differ in one of these mean nothing; all
+# but the last must be the same for a whole column, or its numbers can't be compared.
 OBSERVED = {
     "metric.name": "metric",
     "metric.checkpoint": "checkpoint",
     "metric.split": "split",
     "metric.higher_is_better": "higher_is_better",
     "data.protocol": "protocol",
+    "metric.positive": "positive",
     "steps.total": "steps",
 }
-COMPARABLE = tuple(OBSERVED)[:5]
+COMPARABLE = tuple(OBSERVED)[:-1]
 
 _LONGEST = 40  # characters of a value in a label
 
@@ -47,7 +48,7 @@ def observed(record: Record) -> tuple[Any, ...]:
     metric = record.metric
     return (
         *(metric.name, metric.checkpoint, metric.split, metric.higher_is_better),
-        *(record.data.protocol, record.steps.total),
+        *(record.data.protocol, metric.positive, record.steps.total),
     )
 
 

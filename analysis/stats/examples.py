@@ -31,7 +31,7 @@ import numpy as np
 from scipy import stats
 
 from analysis.stats import LEVEL
-from analysis.stats.metrics import over_resamples
+from analysis.stats.metrics import Classes, over_resamples
 
 _ENTRIES = 2**20  # of an array of resamples × examples: what bounds the memory
 
@@ -55,7 +55,7 @@ class McNemar:
 
 
 def bootstrap(
-    metric: str, labels: np.ndarray, a: np.ndarray, b: np.ndarray, resamples: int
+    metric: str, labels: np.ndarray, a: np.ndarray, b: np.ndarray, resamples: int, classes: Classes
 ) -> tuple[Interval, list[Interval]]:
     """Intervals of the mean over m seeds, and of each seed.
 
@@ -65,7 +65,7 @@ def bootstrap(
     n, m = len(labels), len(a)
 
     def differences(index: np.ndarray, axis: int = -1) -> np.ndarray:
-        values = over_resamples(metric, labels, np.concatenate([a, b]), index.reshape(-1, n))
+        values = over_resamples(metric, labels, np.concatenate([a, b]), index.reshape(-1, n), classes)
         by_seed = values[:m] - values[m:]
         return np.concatenate([by_seed.mean(axis=0, keepdims=True), by_seed])
 

@@ -5,9 +5,9 @@ minutes in its checks. Here resamples are rows of an array, with the definitions
 scored with:
 
 - accuracy
-- f1: of class 1 where there are two classes, 0 if class 1 is neither predicted nor there; with more
-  classes it is f1_macro
-- f1_macro: the mean of F1 over the classes that are predicted or there
+- f1: of the positive class in a task with two classes, 0 if it is neither predicted nor there; in a
+  task with more it is f1_macro
+- f1_macro: the mean of F1 over the task's classes; one that is neither predicted nor there counts as 0
 - matthews: 0 if all predictions or all labels are one class (Gorodkin 2004 for several classes)
 - pearson, spearman: 0 if all predictions or all labels are equal
 - rmse
@@ -17,21 +17,32 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
 
 
-def over_resamples(metric: str, labels: np.ndarray, predictions: np.ndarray, index: np.ndarray) -> np.ndarray:
+@dataclass(frozen=True)
+class Classes:
+    """The classes of a task, whatever the rows at hand hold: how many, and the id of the one that f1 of two is of."""
+
+    count: int
+    positive: int = 1
+
+
+def over_resamples(
+    metric: str, labels: np.ndarray, predictions: np.ndarray, index: np.ndarray, classes: Classes
+) -> np.ndarray:
     """The metric of m models on R resamples, shape (m, R).
 
-    `labels` (n,) and `predictions` (m, n) are class ids or numbers, `index` (R, k) holds places in
+    `labels` (n,) and `predictions` (m, n) are ids of `classes` or numbers, `index` (R, k) holds places in
     0 … n − 1. Raises `KeyError` for a metric that is not in `KNOWN`.
     """
-    return KNOWN[metric](labels, predictions, index)
+    return KNOWN[metric](labels, predictions, index, classes)
 
 
-def _accuracy(labels: np.ndarray, predictions: np.ndarray, index: np.ndarray) -> np.ndarray:
+def _accuracy(labels: np.ndarray, predictions: np.ndarray, index: np.ndarray, classes: Classes) -> np.ndarray:
     n, resamples = len(labels), len(index)
     # How often each example is in each resample; then the resamples are one product of matrices.
     places = index + n * np.arange(resamples)[:, None]
@@ -40,29 +51,31 @@ def _accuracy(labels: np.ndarray, predictions: np.ndarray, index: np.ndarray) ->
     return right @ times.T.astype(np.float64) / index.shape[1]
 
 
-def _f1(labels: np.ndarray, predictions: np.ndarray, index: np.ndarray) -> np.ndarray:
-    return np.stack([_f1_of(labels, one, index) for one in predictions])
+def _f1(labels: np.ndarray, predictions: np.ndarray, index: np.ndarray, classes: Classes) -> np.ndarray:
+    if classes.count > 2:
+        return _f1_macro(labels, predictions, index, classes)
+    return _f1_by_class(labels, predictions, index, classes)[..., classes.positive]
 
 
-def _f1_of(labels: np.ndarray, predictions: np.ndarray, index: np.ndarray) -> np.ndarray:
-    # Two classes or more: a matter of the task, not of what a resample happens to hold.
-    if max(labels.max(), predictions.max()) > 1:
-        return _f1_macro(labels, predictions[None], index)[0]
-    return _f1_by_class(_confusion(labels, predictions, index, classes=2))[0][:, 1]
+def _f1_macro(labels: np.ndarray, predictions: np.ndarray, index: np.ndarray, classes: Classes) -> np.ndarray:
+    return _f1_by_class(labels, predictions, index, classes).mean(axis=-1)
 
 
-def _f1_macro(labels: np.ndarray, predictions: np.ndarray, index: np.ndarray) -> np.ndarray:
+def _f1_by_class(labels: np.ndarray, predictions: np.ndarray, index: np.ndarray, classes: Classes) -> np.ndarray:
+    """F1 (m, R, K), 0 for classes that are neither predicted nor there."""
     values = []
     for one in predictions:
-        scores, present = _f1_by_class(_confusion(labels, one, index))
-        values.append(scores.sum(axis=-1) / present.sum(axis=-1))
+        counts = _confusion(labels, one, index, classes)
+        both = counts.sum(axis=-1) + counts.sum(axis=-2)
+        right = np.diagonal(counts, axis1=-2, axis2=-1)
+        values.append(np.divide(2 * right, both, out=np.zeros_like(both), where=both > 0))
     return np.stack(values)
 
 
-def _matthews(labels: np.ndarray, predictions: np.ndarray, index: np.ndarray) -> np.ndarray:
+def _matthews(labels: np.ndarray, predictions: np.ndarray, index: np.ndarray, classes: Classes) -> np.ndarray:
     values = []
     for one in predictions:
-        counts = _confusion(labels, one, index)
+        counts = _confusion(labels, one, index, classes)
         total = counts.sum(axis=(-2, -1))
         true, predicted = counts.sum(axis=-1), counts.sum(axis=-2)
         right = np.trace(counts, axis1=-2, axis2=-1)
@@ -72,31 +85,21 @@ def _matthews(labels: np.ndarray, predictions: np.ndarray, index: np.ndarray) ->
     return np.stack(values)
 
 
-def _confusion(labels: np.ndarray, predictions: np.ndarray, index: np.ndarray, classes: int = 0) -> np.ndarray:
-    """Counts (R, K, K) of label, prediction; K is `classes`, or as many as there are."""
-    names, ids = np.unique(np.concatenate([labels, predictions]), return_inverse=True)
-    if classes:
-        ids = np.concatenate([labels, predictions]).astype(np.int64)
-    size, resamples = classes or len(names), len(index)
-    codes = ids[: len(labels)] * size + ids[len(labels) :]
+def _confusion(labels: np.ndarray, predictions: np.ndarray, index: np.ndarray, classes: Classes) -> np.ndarray:
+    """Counts (R, K, K) of label, prediction."""
+    size, resamples = classes.count, len(index)
+    codes = labels.astype(np.int64) * size + predictions.astype(np.int64)
     places = codes[index] + size**2 * np.arange(resamples)[:, None]
     counts = np.bincount(places.ravel(), minlength=size**2 * resamples)
     return counts.reshape(resamples, size, size).astype(np.float64)
 
 
-def _f1_by_class(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """F1 (R, K), 0 for classes that are neither predicted nor there, and which of them are."""
-    both = counts.sum(axis=-1) + counts.sum(axis=-2)
-    right = np.diagonal(counts, axis1=-2, axis2=-1)
-    return np.divide(2 * right, both, out=np.zeros_like(both), where=both > 0), both > 0
-
-
-def _pearson(labels: np.ndarray, predictions: np.ndarray, index: np.ndarray) -> np.ndarray:
+def _pearson(labels: np.ndarray, predictions: np.ndarray, index: np.ndarray, classes: Classes) -> np.ndarray:
     y = labels.astype(np.float64)[index]
     return np.stack([_correlation(one.astype(np.float64)[index], y) for one in predictions])
 
 
-def _spearman(labels: np.ndarray, predictions: np.ndarray, index: np.ndarray) -> np.ndarray:
+def _spearman(labels: np.ndarray, predictions: np.ndarray, index: np.ndarray, classes: Classes) -> np.ndarray:
     # Spearman's correlation is Pearson's of the ranks, ties sharing theirs.
     y = stats.rankdata(labels[index], axis=-1)
     return np.stack([_correlation(stats.rankdata(one[index], axis=-1), y) for one in predictions])
@@ -110,12 +113,12 @@ def _correlation(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.where(constant | ~np.isfinite(values), 0.0, values)
 
 
-def _rmse(labels: np.ndarray, predictions: np.ndarray, index: np.ndarray) -> np.ndarray:
+def _rmse(labels: np.ndarray, predictions: np.ndarray, index: np.ndarray, classes: Classes) -> np.ndarray:
     squares = (predictions.astype(np.float64) - labels.astype(np.float64)) ** 2
     return np.stack([np.sqrt(one[index].mean(axis=-1)) for one in squares])
 
 
-KNOWN: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]] = {
+KNOWN: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray, Classes], np.ndarray]] = {
     "accuracy": _accuracy,
     "f1": _f1,
     "f1_macro": _f1_macro,
@@ -124,3 +127,4 @@ KNOWN: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]] = {
     "spearman": _spearman,
     "rmse": _rmse,
 }
+OF_CLASSES = ("f1", "f1_macro", "matthews")  # that depend on how many there are

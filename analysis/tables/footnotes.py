@@ -50,6 +50,7 @@ def build(
         *(_averages(grid, averages) if averages else ()),
         *(_ranks(grid, ranks) if ranks else ()),
         *protocols((point.task, point.observed) for point in found.having("done")),
+        *positives((point.task, point.observed) for point in found.having("done")),
         *_final_forms(grid),
         *_costs(grid),
         *_compared(rows, grid),
@@ -167,7 +168,7 @@ def protocols(done: Iterable[tuple[str, Sequence[Any]]]) -> Iterator[str]:
     """Which split the numbers are from, and on which the checkpoint was chosen. done: tasks of runs, and what they
     reported, as `settings.observed` has it."""
     tasks: dict[tuple[str, str, str], set[str]] = defaultdict(set)
-    for task, (_, checkpoint, split, _, protocol, _) in done:
+    for task, (_, checkpoint, split, _, protocol, _, _) in done:
         tasks[checkpoint or "", split or "", protocol or ""].add(task)
     everything = set().union(*tasks.values())
     for (checkpoint, split, protocol), here in sorted(tasks.items()):
@@ -187,6 +188,16 @@ def _final_forms(grid: Grid) -> Iterator[str]:
             f"The best checkpoint is chosen among models in their final form; {names(changing)} changed in size "
             "while training, so that fewer evaluations may have competed than for the other rows."
         )
+
+
+def positives(done: Iterable[tuple[str, Sequence[Any]]]) -> Iterator[str]:
+    """Of which class an F1 is. done: as `protocols` has it."""
+    tasks: dict[str, set[str]] = defaultdict(set)
+    for task, (*_, positive, _) in done:
+        if positive is not None:
+            tasks[positive].add(task)
+    for positive, here in sorted(tasks.items()):
+        yield f"F1 on {names(here)} is that of class {positive!r}."
 
 
 _COSTS = {

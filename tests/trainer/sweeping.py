@@ -120,7 +120,7 @@ def ended(child: int, seconds: float = 120) -> int:
 
 def rows(folder: Path) -> dict[str, dict]:
     """What must not depend on when and how the runs were made, and what they logged."""
-    changing = ("time.", "started", "finished", "memory.peak_rss", "study", "overrides", "git.")
+    changing = ("time.", "started", "finished", "memory.peak_rss", "study", "overrides", "git.", "checksum")
     found = {}
     for path in map(Path, records.find(folder)):
         row = {k: v for k, v in records.read(path).row().items() if not k.startswith(changing)}

@@ -11,8 +11,9 @@ from omegaconf import OmegaConf, open_dict
 from tests.conftest import ROOT
 from trainer import config as run_config
 from trainer.errors import ConfigError, one_line
+from trainer.instantiate import make
 from trainer.loop import total_steps
-from trainer.plan import make, plan
+from trainer.plan import plan
 from variants.core import kernel
 from variants.core.variant import field_names
 
@@ -189,3 +190,10 @@ def test_help_and_config_come_up_without_torch(arguments):
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
     assert "hydra" in imported
     assert "torch" not in imported
+
+
+def test_half_a_character_in_a_setting_is_refused(configured):
+    with pytest.raises(ConfigError, match=r"task.name: '\\udcff' has half a character, '\\udcff'; allowed: whole ones"):
+        run_config.validate(configured(["task.name='\udcff'"]))
+    with pytest.raises(ConfigError, match=r"variant.targets: 'a\\ud83d' has half a character"):
+        run_config.validate(configured(["variant.targets=['a\ud83d']"]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import time
@@ -125,6 +126,18 @@ def test_a_lease_of_another_host_that_nobody_renews_is_taken_over(tmp_path, leas
     begin = time.monotonic()
     with lock.alone(tmp_path / "run"):
         assert time.monotonic() - begin >= lock.LEASE  # by this machine's clock alone
+
+
+def test_a_lease_of_another_host_from_a_time_to_come_is_taken_over_unless_it_is_renewed(
+    tmp_path, lease_of_another_host, caplog
+):
+    ahead = time.time() + 3600
+    os.utime(lease_of_another_host, (ahead, ahead))
+    begin = time.monotonic()
+    with lock.alone(tmp_path / "run"):
+        assert time.monotonic() - begin >= lock.LEASE
+    (line,) = caplog.messages
+    assert re.search(r"run\.lease: renewed 3\d{3} s in the future by this clock; taken over unless it is renewed", line)
 
 
 def test_who_lost_the_lease_stops_and_saves_nothing(tmp_path, lease_of_another_host):

@@ -75,6 +75,12 @@ def test_to_recompute_where_nothing_can_be_is_refused(method, configured, tiny_o
         predict(plan(config))
 
 
+@pytest.mark.parametrize("options", ["loha +variant.options.r=2", "waveft +variant.options.n_frequency=64"])
+def test_to_the_byte_where_a_method_looks_at_its_numbers(options, both):
+    prediction, record = both(*LOOP, "variant=peft", *f"variant.method={options}".split())
+    assert {part: getattr(prediction, part) for part in PARTS} == {part: getattr(record.memory, part) for part in PARTS}
+
+
 def test_a_method_that_grows_is_counted_at_its_budget(both):
     prediction, record = both(*LOOP, "variant=increlora", "variant.target_rank=2", "variant.top=6", "variant.warmup=3")
     assert record.memory.optimizer > 8 * record.params.adapter_start

@@ -228,7 +228,7 @@ def test_a_file_that_is_no_record(tmp_path, content, reason):
         ({"seed": 1.5}, "seed: 1.5 is not a whole number"),
         ({"seed": True}, "seed: True is not a whole number"),
         ({"status": "running"}, "status: 'running', allowed: done, failed, pruned"),
-        ({"metric": 0.8}, "metric: 0.8 is not a group"),
+        ({"metric": 0.8}, "metric: not a group of fields"),
         ({"variant.rank": 8}, "variant.rank: variant is no group"),
         ({"metric.value": None}, "metric.value: missing in a finished run"),
         ({"metric.value": "0.8"}, "metric.value: '0.8' is not a finite number"),
@@ -361,7 +361,7 @@ def test_a_folder_that_can_not_be_looked_into_is_told(tmp_path, monkeypatch):
     assert [error.filename for error in told] == [str(tmp_path / "secret")]
 
 
-def test_records_need_the_standard_library_and_one_parser():
+def test_records_need_the_standard_library_and_orjson_alone():
     code = "import sys; import trainer.record; print(*{name.partition('.')[0] for name in sys.modules})"
     plain = "import sys; print(*{name.partition('.')[0] for name in sys.modules})"
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
@@ -369,4 +369,25 @@ def test_records_need_the_standard_library_and_one_parser():
         set(subprocess.run([sys.executable, "-c", text], capture_output=True, env=env, text=True).stdout.split())
         for text in (code, plain)
     )
-    assert loaded - before - sys.stdlib_module_names == {"trainer", "orjson"}
+    assert loaded - before - sys.stdlib_module_names == {"orjson", "trainer"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"task": 2024}, "task: 2024 is not text"),
+        ({"variant": True}, "variant: True is not text"),
+        ({"seed": 1.5}, "seed: 1.5 is not a whole number"),
+        ({"config": {"optim.eps": float("nan")}}, "Out of range float values"),
+        ({"overrides": ["task.name=caf\udce9"]}, "surrogates not allowed"),
+        ({"config": {"variant.pattern": (1, 2)}}, "config.variant.pattern: "),
+    ],
+)
+def test_a_record_that_its_reader_would_refuse_is_found_before_there_is_anything_measured(changes, message):
+    blank = Record(**{**IDENTITY, **changes})
+    with pytest.raises(CorruptRecord, match=message):
+        records.refuse_unreadable(blank)
+
+
+def test_the_record_of_a_run_that_is_yet_to_be_is_readable():
+    records.refuse_unreadable(Record(**IDENTITY, config={"a.b": [1, "x", None]}, hardware={"memory": None}))

@@ -14,6 +14,7 @@ from variants.core import checkpoint
 from variants.lora import LoRA
 
 STOP: list[int] = []
+CHANGING = ("time.", "started", "finished", "memory.peak", "overrides", "study", "git.", "checksum")
 
 
 @dataclass(kw_only=True)
@@ -31,11 +32,7 @@ MORTAL = f"variant._target_={__name__}.Mortal"
 def outcome(record: Record, tmp_path) -> dict[str, object]:
     """All of a run that must not depend on interruptions."""
     folder = folder_of(record, tmp_path)
-    row = {
-        name: value
-        for name, value in record.row().items()
-        if not name.startswith(("time.", "started", "finished", "memory.peak", "overrides", "study", "git."))
-    }
+    row = {name: value for name, value in record.row().items() if not name.startswith(CHANGING)}
     state = checkpoint.load(folder / "adapter" / "state")
     return {
         "row": row,

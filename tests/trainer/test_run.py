@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 
 from tests.conftest import folder_of, write_csv
 from trainer import record as records
+from trainer.errors import ConfigError
 from trainer.plan import plan
 
 
@@ -304,3 +305,37 @@ def test_a_run_ends_within_one_rank_of_its_budget_and_says_how_near(carry_out, c
     assert budget - 49 < record.params.effective <= budget
     assert record.params.adapter_end == record.params.effective
     assert f"budget 2,500: {record.params.effective:,} parameters are in use" in caplog.text
+
+
+def test_a_record_says_of_which_class_f1_is(carry_out, caplog):
+    caplog.set_level("INFO")
+    last = "train.checkpoint=last"
+    later = carry_out("task.metrics=[f1,f1_macro]", last)
+    assert later.data.classes == ["bad", "good"]
+    assert (later.metric.positive, later.data.positive) == ("good", "good")
+    assert "f1 is that of class 'good'; task.positive=… names another" in caplog.text
+    first = carry_out("task.metrics=[f1,f1_macro]", last, "task.positive=bad")
+    assert (first.metric.positive, first.data.positive) == ("bad", "bad")
+    both = later.metrics["f1"] + first.metrics["f1"]
+    assert later.metrics["f1_macro"] == first.metrics["f1_macro"] == pytest.approx(both / 2)
+    accuracy = carry_out("task.metrics=[accuracy]")
+    assert (accuracy.metric.positive, accuracy.data.positive) == (None, None)
+
+
+def test_a_field_that_is_null_changes_no_name(configured, tiny_overrides):
+    assert "task.positive" not in plan(configured(tiny_overrides)).identity
+
+
+def test_a_class_without_rows_is_said_and_f1_stays_that_of_the_task(carry_out, tmp_path, caplog):
+    """Three classes, of which the validation file has two."""
+    path = write_csv(tmp_path / "three.csv", 48, 1)
+    path.write_text(path.read_text() + "a very film,other\nthe plot,other\n")
+    record = carry_out(f"task.source.train_path={path}", "task.metrics=[f1,f1_macro]")
+    assert record.data.labels == 3 and record.metrics["f1"] == record.metrics["f1_macro"]
+    assert record.metric.positive is record.data.positive is None
+    assert "no row of validation has the label 'other'; f1 and f1_macro count 0 for a class without rows" in caplog.text
+
+
+def test_a_positive_class_that_is_none_is_refused_before_a_weight_is_loaded(carry_out):
+    with pytest.raises(ConfigError, match=r"task.positive: 'fine'; allowed: 'bad', 'good', or null"):
+        carry_out("task.metrics=[f1]", "task.positive=fine")

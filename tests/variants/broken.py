@@ -122,6 +122,33 @@ class CountsItsFirstRank(LowRank):
 
 
 @dataclass(kw_only=True)
+class LeavesItsDecayOpen(Unlike):
+    """Leaves it to the shape of B whether B decays."""
+
+    def decays(self, name):
+        return None if name.endswith(".B") else True
+
+
+@dataclass(kw_only=True)
+class GrowsWhereNothingDecays(Unlike):
+    """Makes B anew, and enters it in the group of A, which does not decay."""
+
+    def decays(self, name):
+        return name.endswith(".B")
+
+    def on_update(self, step):
+        if step.index != 3:
+            return
+        group_of = {id(p): group for group in step.optimizer.param_groups for p in group["params"]}
+        for adapter in self.adapters.values():
+            old = adapter.B
+            adapter.B = nn.Parameter(old.detach().clone())
+            group_of[id(old)]["params"] = [p for p in group_of[id(old)]["params"] if p is not old]
+            group_of[id(adapter.A)]["params"].append(adapter.B)
+            step.optimizer.state.pop(old)
+
+
+@dataclass(kw_only=True)
 class Prunes(Unlike):
     """Removes ranks after step 6, and may leave something behind."""
 

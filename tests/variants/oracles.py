@@ -13,7 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torch import nn
+
+from trainer.optim import build_optimizer
+from variants.core.variant import Variant
 
 FOLDER = Path(os.environ.get("LORATORY_ORACLES", Path(__file__).parents[2].parent / "shared" / "oracles"))
 LAYERS = ("fc1", "fc2", "fc3")
@@ -62,3 +66,12 @@ def load(name: str) -> Oracle:
         pytest.skip(f"no oracles: {path} is not there (set LORATORY_ORACLES)")
     with np.load(path) as arrays:
         return Oracle(dict(arrays))
+
+
+def optimizer(
+    model: nn.Module, variant: Variant, lr: float, weight_decay: float = 0.0, head: tuple[str, ...] = (), **options: Any
+) -> torch.optim.Optimizer:
+    """The optimizer that a run would train `model` with. options: of AdamW."""
+    own = {"_target_": "torch.optim.AdamW", **options}
+    optim = OmegaConf.create({"lr": lr, "head_lr": None, "weight_decay": weight_decay, "optimizer": own})
+    return build_optimizer(model, head, variant, optim, fused=True)

@@ -86,6 +86,7 @@ class Loop:
     lr: float = 0.01
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
+    decay: float = 0.0
     micro: int = 1  # batches that a step is split into
     clip: float | None = None
     skipped: Collection[int] = ()
@@ -95,7 +96,7 @@ class Loop:
 
     def __post_init__(self) -> None:
         parameters = [p for p in self.model.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(parameters, self.lr, self.betas, self.eps, weight_decay=0.0)
+        self.optimizer = torch.optim.AdamW(parameters, self.lr, self.betas, self.eps, weight_decay=self.decay)
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self.rate)
 
     def rate(self, done: int) -> float:

@@ -30,7 +30,7 @@ def test_every_number_of_the_released_code():
         adapter.A.data = oracle.tensor(f"after_000/param/{name}.lora_A").clone()
         adapter.B.data = oracle.tensor(f"after_000/param/{name}.lora_B").clone()
     x, y = oracle.tensor("toy/X"), oracle.tensor("toy/Y")
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.01, weight_decay=0.0)
+    optimizer = oracles.optimizer(model, variant, lr=0.01)
     schedule = torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0)
     budget = variant._budget(40)
 

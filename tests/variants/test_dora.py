@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from tests.variants import mixed, oracles
+from tests.variants.plain import close
 from tests.variants.test_layers import KINDS
 from trainer.optim import build_optimizer
 from variants.core.contract import HEAD, STEPS, Toy, attach, data, train
@@ -50,12 +51,7 @@ def test_every_number_of_the_stored_run():
         for part, parameter in parts(name).items():
             parameter.data = oracle.tensor(f"after_000/param/{name}.{part}").clone()
     x, y = oracle.tensor("toy/X"), oracle.tensor("toy/Y")
-    groups = [
-        {"params": [p], "weight_decay": settings["weight_decay"], **variant.optimizer_options(n)}
-        for n, p in model.named_parameters()
-        if p.requires_grad
-    ]
-    optimizer = torch.optim.AdamW(groups, lr=settings["lr"])
+    optimizer = oracles.optimizer(model, variant, settings["lr"], settings["weight_decay"])
 
     def check_state(step: int) -> None:
         key = f"after_{step:03d}"
@@ -126,8 +122,7 @@ def test_trajectory_of_peft(kind):
     assert losses[0] == pytest.approx(losses[1], rel=1e-9)
     for name, adapter in ours.adapters.items():
         for found, expected in zip((adapter.A, adapter.B, adapter.magnitude), factors[name], strict=True):
-            expected = expected.detach().reshape(found.shape)
-            assert (found.detach() - expected).abs().max() <= 1e-9 * expected.abs().max()
+            assert close(found, expected.reshape(found.shape))
     torch.testing.assert_close(model(x), theirs(x), rtol=1e-9, atol=1e-12)
 
 

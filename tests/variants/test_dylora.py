@@ -41,9 +41,7 @@ def test_every_number_of_the_released_code():
             for i, parameter in enumerate(getattr(adapter, part)):
                 parameter.data = start.narrow(dim, i, 1).clone()
     x, y = oracle.tensor("toy/X"), oracle.tensor("toy/Y")
-    optimizer = torch.optim.AdamW(
-        [p for p in model.parameters() if p.requires_grad], lr=settings["lr"], weight_decay=settings["weight_decay"]
-    )
+    optimizer = oracles.optimizer(model, variant, settings["lr"], settings["weight_decay"])
     schedule = torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0)
 
     def check_at(b: int, key: str) -> None:

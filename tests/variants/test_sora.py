@@ -13,8 +13,10 @@ import torch
 import torch.nn.functional as F
 from omegaconf import OmegaConf
 from torch import nn
+from torch.func import functional_call
 
 from tests.variants import oracles
+from tests.variants.plain import close
 from trainer.optim import build_optimizer
 from variants.core import state
 from variants.core.contract import HEAD, STEPS, attach, through_disk, train
@@ -22,16 +24,6 @@ from variants.core.variant import Step
 from variants.sora import Gated, SoRA, proximal, thresholds
 
 STAGED = {"schedule": "linear", "threshold": 0.0, "max_threshold": 7e-4, "stages": 7, "stage_steps": 15}
-
-
-def adam(model: nn.Module, variant: SoRA, lr: float, weight_decay: float = 0.0) -> torch.optim.AdamW:
-    """The optimizer that the variant asks for: a group for every parameter."""
-    groups = []
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            options = dict(variant.optimizer_options(name))
-            groups.append({"params": [parameter], "lr": lr * options.pop("lr_scale", 1.0), **options})
-    return torch.optim.AdamW(groups, weight_decay=weight_decay)
 
 
 def test_every_number_of_the_released_code():
@@ -55,7 +47,7 @@ def test_every_number_of_the_released_code():
         adapter.B.data = oracle.tensor(f"after_000/param/{name}.lora_B").clone()
         adapter.gate.data = oracle.tensor(f"after_000/param/{name}.gate")[0].clone()
     x, y = oracle.tensor("toy/X"), oracle.tensor("toy/Y")
-    optimizer = adam(model, variant, settings["lr"], settings["weight_decay"])
+    optimizer = oracles.optimizer(model, variant, settings["lr"], settings["weight_decay"])
     schedule = torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0)
 
     def parts(name: str, of):
@@ -140,7 +132,7 @@ def test_the_released_gate_optimizer_is_reproduced_at_every_step():
     model = nn.ModuleDict({"fc": nn.Linear(5, 5, dtype=torch.float64)})
     variant.attach(model)
     gate = variant.adapters["fc"].gate
-    optimizer = adam(model, variant, 0.02)
+    optimizer = oracles.optimizer(model, variant, 0.02)
     schedule = torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0)
     expected, m, v = gate.detach().clone(), torch.zeros(4), torch.zeros(4)
     generator = torch.Generator().manual_seed(0)
@@ -155,6 +147,76 @@ def test_the_released_gate_optimizer_is_reproduced_at_every_step():
         m, v = 0.9 * m + 0.1 * gradient, 0.999 * v + 0.001 * gradient**2
         expected -= 0.01 * math.sqrt(1 - 0.999**t) / (1 - 0.9**t) * m / (v.sqrt() + 1e-6)
         torch.testing.assert_close(gate.detach(), expected, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_the_released_main_optimizer_is_reproduced_over_a_whole_run(decay):
+    """The released code's statements in plain tensors, from the start of the stored run and with its settings."""
+    oracle = oracles.load("sora")
+    settings = json.loads((oracles.FOLDER / "sora" / "oracle.json").read_text())["hyperparameters"]
+    total, lr, xi = settings["steps"], settings["lr"], settings["prox_xi"]
+    l1, scale = settings["sparse_lambda_gradient_L1"], settings["lora_alpha"] / settings["r"]
+    variant = SoRA(
+        rank=settings["r"], alpha=settings["lora_alpha"], l1=l1, threshold=xi, profile="released",
+        decay_after_step=decay,
+    )  # fmt: skip
+    model, plain, x, y = variant.attach(oracle.model()), oracle.model(), oracle.tensor("toy/X"), oracle.tensor("toy/Y")
+    stored = {
+        f"{n}.{part}": oracle.tensor(f"after_000/param/{n}.{name}").reshape(shape).clone()
+        for n, adapter in variant.adapters.items()
+        for part, name, shape in (
+            ("A", "lora_A", adapter.A.shape), ("B", "lora_B", adapter.B.shape), ("e", "gate", adapter.gate.shape)
+        )
+    }  # fmt: skip
+    with torch.no_grad():
+        for name, value in stored.items():
+            model.get_parameter(name).copy_(value)
+    optimizer = oracles.optimizer(model, variant, lr)
+    schedule = torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0)
+    m, v = ({name: torch.zeros_like(value) for name, value in stored.items()} for _ in range(2))
+    for t in range(1, total + 1):
+        model.train()
+        step = Step(t, total, optimizer, schedule)
+        (F.mse_loss(model(x), y) + variant.penalty()).backward()
+        variant.on_gradients(step)
+        optimizer.step()
+        variant.on_update(step)
+        optimizer.zero_grad()
+
+        leaves = {name: value.requires_grad_() for name, value in stored.items()}
+        weights = {
+            f"{n}.weight": plain.get_parameter(f"{n}.weight").detach()
+            + scale * (leaves[f"{n}.B"] * leaves[f"{n}.e"]) @ leaves[f"{n}.A"]
+            for n in oracles.LAYERS
+        }
+        gates = torch.cat([leaves[f"{n}.e"] for n in oracles.LAYERS])
+        loss = F.mse_loss(functional_call(plain, weights, (x,)), y) + l1 * gates.abs().sum() / len(gates)
+        gradients = torch.autograd.grad(loss, list(leaves.values()))
+        for (name, leaf), gradient in zip(leaves.items(), gradients, strict=True):
+            is_gate, p = name.endswith(".e"), leaf.detach()
+            m[name] = 0.9 * m[name] + 0.1 * gradient
+            v[name] = 0.999 * v[name] + 0.001 * gradient**2
+            size = lr * math.sqrt(1 - 0.999**t) / (1 - 0.9**t)
+            p = p - size * m[name] / (v[name].sqrt() + (settings["gate_eps"] if is_gate else settings["eps"]))
+            if is_gate:
+                p = proximal(p, xi, "released")
+            elif decay:
+                p = p + -lr * decay * p
+            stored[name] = p
+            found = model.get_parameter(name).detach()
+            assert torch.equal(found == 0, p == 0), f"{name} after step {t}"
+            assert close(found, p), f"{name} after step {t}"
+
+
+def test_torchs_decay_in_a_released_run_is_told_in_one_line(caplog):
+    run = attach(SoRA, {"rank": 2, "profile": "released"})
+    run.optimizer = oracles.optimizer(run.model, run.variant, 0.02, 0.1, HEAD)
+    with caplog.at_level(logging.WARNING):
+        train(run, 3)
+    assert [record.message for record in caplog.records] == [
+        "sora: profile: released with optim.weight_decay: 0.1 has torch's AdamW move A and B; "
+        "decay_after_step=0.1 has the released code's"
+    ]
 
 
 def test_decay_after_the_step_is_that_of_the_released_main_optimizer():

@@ -24,7 +24,7 @@ TOTAL = 75  # selections after steps 5, 25, 45 and 65
 
 def looped(total: int = TOTAL, **options) -> Loop:
     """A loop over SpIEL on the plain network, at its first step."""
-    of_loop = ("micro", "clip", "skipped", "forward", "data", "betas", "eps")
+    of_loop = ("micro", "clip", "skipped", "forward", "data", "betas", "eps", "decay")
     known = {key: options.pop(key) for key in of_loop if key in options}
     variant = SpIEL(**{"density": 0.3, **options})
     variant.plan(total)
@@ -72,7 +72,10 @@ def plain_run(
         for n in LAYERS:
             mask = torch.zeros(SHAPES[n], dtype=torch.bool)
             mask.view(-1)[active[n]] = True
-            adam[n].step(delta[n], c * whole[n], mask, loop.lr * loop.rate(t - 1))
+            rate = loop.lr * loop.rate(t - 1)
+            delta[n] *= 1 - rate * loop.decay * (profile == "paper")
+            adam[n].step(delta[n], c * whole[n], mask, rate)
+            delta[n] *= 1 - rate * loop.decay * (profile == "released")
         if place == 5:
             if t == 5 and (schedule == "linear" or profile == "paper"):
                 p = 1.0
@@ -102,7 +105,9 @@ def plain_run(
     ("profile", "schedule", "options"),
     [
         ("paper", "linear", {}),
+        ("paper", "linear", {"decay": 0.5}),
         ("paper", "cosine", {"clip": 0.2, "micro": 2}),
+        ("released", "linear", {"decay": 0.5}),
         ("released", "linear", {"eps": 1e-3, "betas": (0.8, 0.95)}),
         ("released", "cosine", {"clip": 0.2, "micro": 2}),
     ],

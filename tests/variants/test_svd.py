@@ -86,7 +86,7 @@ def test_every_number_of_the_released_svdiff():
     oracle = oracles.load("svdiff")
     variant = SVDiff()
     model = with_stored_factors(variant, oracle)
-    optimizer = torch.optim.AdamW([a.delta_s for a in variant.adapters.values()], lr=0.04, weight_decay=0.01)
+    optimizer = oracles.optimizer(model, variant, lr=0.04, weight_decay=0.01)
     assert oracle.arrays["clipped"].any(), "the ReLU acts"
     follow(oracle, model, variant, optimizer, lambda a: {"delta": a.delta_s})
 
@@ -95,12 +95,10 @@ def test_every_number_of_the_released_svft():
     oracle = oracles.load("svft_plain")
     variant = SVFT(pattern="banded", off_diagonals=0, profile="released")
     model = with_stored_factors(variant, oracle)
-    trained = []
     for name, adapter in variant.adapters.items():
         assert torch.equal(torch.stack([adapter.rows, adapter.columns]), oracle.tensor(f"indices/{name}"))
         adapter.values.data = oracle.tensor(f"after_000/param/{name}.s").clone()
-        trained += [adapter.values, adapter.gate]
-    optimizer = torch.optim.AdamW(trained, lr=0.05, weight_decay=0.0)
+    optimizer = oracles.optimizer(model, variant, lr=0.05)
     follow(oracle, model, variant, optimizer, lambda a: {"s": a.values, "gate": a.gate})
 
 
@@ -110,9 +108,8 @@ def test_plain_is_banded_without_off_diagonals():
     model = with_stored_factors(variant, oracle)
     for name, adapter in variant.adapters.items():
         adapter.values.data = oracle.tensor(f"after_000/param/{name}.s").clone()
-    trained = [p for p in model.parameters() if p.requires_grad]
-    follow(oracle, model, variant, torch.optim.AdamW(trained, lr=0.05, weight_decay=0.0),
-           lambda a: {"s": a.values, "gate": a.gate})  # fmt: skip
+    optimizer = oracles.optimizer(model, variant, lr=0.05)
+    follow(oracle, model, variant, optimizer, lambda a: {"s": a.values, "gate": a.gate})
 
 
 # Patterns and counts.

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from trainer.errors import ConfigError
+from trainer.sources.paths import expanded
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +25,7 @@ def root() -> Path:
     """The cache's folder: the environment variable LORATORY_CACHE, else the user's cache folder."""
     chosen = os.environ.get("LORATORY_CACHE")
     if chosen:
-        return Path(chosen).expanduser().absolute()
+        return expanded(chosen).absolute()
     from platformdirs import user_cache_path
 
     return user_cache_path("loratory")

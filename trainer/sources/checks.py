@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from trainer.errors import ConfigError
+from trainer.sources.split import digest
 from trainer.sources.types import TaskData
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -32,7 +36,16 @@ def texts(values: Sequence[Any], where: str, *, empty: bool = False) -> list[str
             raise ConfigError(f"{where}: row {row} is empty; allowed: a text in every row")
         if not isinstance(value, str):
             raise ConfigError(f"{where}: row {row} is {value!r}; allowed: a text in every row")
+        refuse_halves(value, f"{where}: row {row}")
     return list(values)
+
+
+def refuse_halves(text: str, where: str) -> None:
+    """Raises `ConfigError` for half a character (a lone surrogate), which no file and no tokenizer takes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError(f"{where} has half a character, {text[error.start]!r}; allowed: whole ones") from None
 
 
 def numbers(values: Sequence[Any], where: str) -> list[float]:
@@ -61,7 +74,8 @@ def task_data(splits: Mapping[str, Examples], labels: Sequence[str] | None, wher
     """The `TaskData` of these splits, train first. `labels`: class names, None for a regression.
 
     Raises `ConfigError`, beginning with `where`, for an empty split, for labels that are all
-    the same, and for a class that is evaluated but never trained.
+    the same, and for a class that is evaluated but never trained. Warns of examples that are
+    evaluated and trained.
     """
     for name, examples in splits.items():
         if not examples.id:
@@ -69,6 +83,9 @@ def task_data(splits: Mapping[str, Examples], labels: Sequence[str] | None, wher
         repeated = [key for key, count in Counter(examples.id).items() if count > 1]
         if repeated:
             raise ConfigError(f"{where}: split {name} has the id {repeated[0]!r} more than once")
+    for name, count in _in_train(splits).items():
+        what = "texts" if splits[name].text_pair is None else "pairs of texts"
+        log.warning("%s: %d %s of %s are in train, too", where, count, what, name)
     trained = set(splits["train"].label)
     if labels is not None:
         if len(trained) < 2:
@@ -83,6 +100,19 @@ def task_data(splits: Mapping[str, Examples], labels: Sequence[str] | None, wher
     elif len(trained) < 2:
         raise ConfigError(f"{where}: all of train has the label {next(iter(trained))}; allowed: two or more values")
     return TaskData({name: _dataset(examples, labels) for name, examples in splits.items()}, _tuple(labels))
+
+
+def _in_train(splits: Mapping[str, Examples]) -> dict[str, int]:
+    """How many examples of the other splits are in train, case and white space apart; those that have some."""
+
+    def keys(examples: Examples) -> Iterator[str]:
+        columns = [examples.text] if examples.text_pair is None else [examples.text, examples.text_pair]
+        return (digest(*texts) for texts in zip(*columns, strict=True))
+
+    evaluated = {name: list(keys(examples)) for name, examples in splits.items() if name != "train"}
+    known = set().union(*evaluated.values()).intersection(keys(splits["train"]))
+    found = {name: sum(key in known for key in own) for name, own in evaluated.items()}
+    return {name: count for name, count in found.items() if count}
 
 
 def _tuple(labels: Sequence[str] | None) -> tuple[str, ...] | None:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from trainer.errors import ConfigError
 from trainer.sources.checks import Examples, numbers, task_data, texts
+from trainer.sources.classes import check_names, class_names, class_order
 from trainer.sources.content import sha256
+from trainer.sources.paths import expanded
 from trainer.sources.readers import read_columns
 from trainer.sources.split import digest, held_out
 from trainer.sources.types import TaskData
 
-log = logging.getLogger(__name__)
 KINDS = ("classification", "regression")
 
 
@@ -41,6 +40,12 @@ class Files:
     def __post_init__(self) -> None:
         if self.train_path == "???":
             raise ConfigError("task.source.train_path: not given; allowed: a .csv, .tsv, .jsonl or .parquet file")
+        for name in ("text", "text_pair", "label"):
+            column = getattr(self, name)
+            if type(column) is int:  # pandas calls columns without a name 0, 1, …, and Hydra reads these as numbers
+                object.__setattr__(self, name, str(column))
+            elif not isinstance(column, str) and not (column is None and name == "text_pair"):
+                raise ConfigError(f"task.source.{name}: {column!r}; allowed: a column's name, in quotes if need be")
         if self.kind not in KINDS:
             raise ConfigError(f"task.source.kind: {self.kind!r}; allowed: {', '.join(KINDS)}")
         if not 0 < self.holdout < 1:
@@ -48,7 +53,8 @@ class Files:
         columns = [name for name in (self.text, self.text_pair, self.label) if name is not None]
         if len(set(columns)) != len(columns):
             raise ConfigError(
-                f"task.source: text, text_pair and label are {', '.join(columns)}; allowed: different columns"
+                f"task.source: text, text_pair and label are {', '.join(map(repr, columns))}; allowed: different"
+                " columns"
             )
 
     def load(self) -> TaskData:
@@ -57,17 +63,13 @@ class Files:
         tables = {name: self._read(f"{where}.{name}_path", path) for name, path in self._paths().items()}
         if self.validation_path is None:
             tables = self._split(tables["train"])
-        else:
-            known = {digest(text) for text in tables["train"].text}
-            common = sum(digest(text) in known for text in tables["validation"].text)
-            if common and self.text_pair is None:
-                log.warning("%s: %d texts of validation are in train, too", where, common)
         if self.kind == "regression":
             return task_data(tables, None, where)
-        classes = _classes([label for table in tables.values() for label in table.label])
+        classes = class_order(label for table in tables.values() for label in table.label)
+        check_names(classes, where)
         ids = {name: number for number, name in enumerate(classes)}
         for table in tables.values():
-            table.label = [ids[str(label)] for label in table.label]
+            table.label = [ids[label] for label in table.label]
         return task_data(tables, classes, where)
 
     def identity(self) -> dict[str, str]:
@@ -75,7 +77,7 @@ class Files:
         result = {}
         for name, path in self._paths().items():
             try:
-                result[name] = sha256(Path(path).expanduser())
+                result[name] = sha256(expanded(path))
             except OSError as error:
                 reason = error.strerror or error
                 raise ConfigError(f"task.source.{name}_path: {path!r} can't be read: {reason}") from None
@@ -87,17 +89,17 @@ class Files:
 
     def _read(self, field: str, path: str) -> Examples:
         columns = [column for column in (self.text, self.text_pair, self.label) if column is not None]
-        table = read_columns(Path(path).expanduser(), columns, field)
+        table = read_columns(expanded(path), columns, field)
         if not table[self.text]:
             raise ConfigError(f"{field}: {path!r} has no rows; allowed: one or more")
         where = f"{field}: {path!r}, column"
-        text = texts(table[self.text], f"{where} {self.text}")
-        pair = None if self.text_pair is None else texts(table[self.text_pair], f"{where} {self.text_pair}")
+        text = texts(table[self.text], f"{where} {self.text!r}")
+        pair = None if self.text_pair is None else texts(table[self.text_pair], f"{where} {self.text_pair!r}")
         label: list[Any] = table[self.label]
         if self.kind == "regression":
-            label = numbers(label, f"{where} {self.label}")
+            label = numbers(label, f"{where} {self.label!r}")
         else:
-            label = _class_names(label, f"{where} {self.label}")
+            label = class_names(label, f"{where} {self.label!r}")
         return Examples(id=_ids(text, pair), text=text, text_pair=pair, label=label)
 
     def _split(self, table: Examples) -> dict[str, Examples]:
@@ -130,28 +132,3 @@ def _ids(text: list[str], pair: list[str] | None) -> list[str]:
         seen[key] += 1
         ids.append(key if seen[key] == 1 else f"{key}-{seen[key]}")
     return ids
-
-
-def _class_names(values: list[Any], where: str) -> list[str]:
-    """Labels as strings: `1`, `1.0` and "1" are one class."""
-    names = []
-    for row, value in enumerate(values, 1):
-        if isinstance(value, float):
-            if not value.is_integer():
-                raise ConfigError(
-                    f"{where}: row {row} is {value}; allowed: whole numbers or names, or task.source.kind=regression"
-                )
-            value = int(value)
-        if value is None or not isinstance(value, str | int) or not str(value).strip():
-            raise ConfigError(f"{where}: row {row} is {value!r}; allowed: a name or a whole number")
-        names.append(str(value))
-    return names
-
-
-def _classes(names: list[Any]) -> list[str]:
-    """The class names in order: whole numbers by value, names by alphabet."""
-    unique = set(names)
-    try:
-        return sorted(unique, key=int)
-    except ValueError:
-        return sorted(unique)

@@ -8,6 +8,7 @@ from pathlib import Path
 from trainer.errors import ConfigError
 from trainer.sources import layout
 from trainer.sources.content import sha256
+from trainer.sources.paths import expanded
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class FolderModel:
 
     def fetch(self) -> Path:
         """The folder itself, after a look at what is in it. Raises `ConfigError`."""
-        folder = Path(self.path).expanduser()
+        folder = expanded(self.path)
         if not folder.is_dir():
             raise ConfigError(f"model.path: {self.path!r} is not a folder")
         problem = layout.problem(folder)

@@ -16,6 +16,7 @@ from trainer.errors import ConfigError
 from trainer.sources.checks import Examples, class_ids, numbers, task_data, texts
 from trainer.sources.content import sha256
 from trainer.sources.hub import Repository
+from trainer.sources.paths import expanded
 from trainer.sources.types import TaskData
 
 
@@ -90,7 +91,7 @@ class Glue:
         if self.path is None:
             known = f"{self.task}/train-00000-of-00001.parquet"
             return self._repository.snapshot(known, self._wanted, self._problem)
-        folder = Path(self.path).expanduser()
+        folder = expanded(self.path)
         if not (folder / self.task).is_dir():
             there = sorted(path.name for path in folder.glob("*/")) if folder.is_dir() else []
             listing = ", ".join(name for name in there if name in TASKS) or "none of GLUE's tasks"

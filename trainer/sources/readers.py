@@ -5,12 +5,16 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from trainer.errors import ConfigError
+
+log = logging.getLogger(__name__)
 
 
 def read_columns(path: Path, names: Sequence[str], field: str) -> dict[str, list[Any]]:
@@ -37,24 +41,51 @@ def read_columns(path: Path, names: Sequence[str], field: str) -> dict[str, list
 
 
 def _csv(path: Path, names: Sequence[str], where: str) -> dict[str, list[Any]]:
-    return _delimited(path, names, where, ",")
+    return _quoted(_text(path), names, where, ",")
 
 
 def _tsv(path: Path, names: Sequence[str], where: str) -> dict[str, list[Any]]:
-    return _delimited(path, names, where, "\t")
+    """In one .tsv quotes are letters, as in GLUE's, in another they enclose texts, as pandas writes them.
+
+    They are letters where each line by itself has as many fields as the header, unless they stand as such a program
+    would have put them.
+    """
+    text = _text(path)
+    lines = _lines(text)
+    rows = [line.split("\t") for line in lines if line]
+    if not rows or any(len(row) != len(rows[0]) for row in rows) or _enclose_fields(rows[1:]):
+        return _quoted(text, names, where, "\t")
+    _require(names, rows[0], where)
+    return {name: [row[rows[0].index(name)] for row in rows[1:]] for name in names}
 
 
-def _delimited(path: Path, names: Sequence[str], where: str, delimiter: str) -> dict[str, list[Any]]:
-    text = path.read_bytes().decode("utf-8-sig")  # whole, so that a wrong byte has a position
+def _enclose_fields(rows: Sequence[Sequence[str]]) -> bool:
+    """Whether the quotes of all rows enclose fields: whole ones, those within doubled, and where it was needed for
+    them or is done in the whole column.
+    """
+    for column in zip(*rows, strict=True):
+        enclosed = [field for field in column if '"' in field]
+        if not all(re.fullmatch(r'"(?:[^"]|"")*"', field) for field in enclosed):
+            return False
+        if len(enclosed) < len(column) and not all('""' in field[1:-1] for field in enclosed):
+            return False
+    return True
+
+
+def _quoted(text: str, names: Sequence[str], where: str, delimiter: str) -> dict[str, list[Any]]:
+    """A table in which quotes may enclose a field, with delimiters, line ends and doubled quotes in it."""
     csv.field_size_limit(sys.maxsize)  # the default, 128 KiB, is shorter than some texts
     # strict: an open quote at the end of a truncated file is an error, not a long last field
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     result: dict[str, list[Any]] = {name: [] for name in names}
+    doubtful: list[tuple[int, int]] = []
     try:
         header = next(reader, [])
         _require(names, header, where)
         places = {name: header.index(name) for name in names}
+        before = reader.line_num
         for row in reader:
+            first, before = before + 1, reader.line_num
             if not row:  # a blank line
                 continue
             if len(row) != len(header):
@@ -62,19 +93,46 @@ def _delimited(path: Path, names: Sequence[str], where: str, delimiter: str) -> 
                     f"{where}: line {reader.line_num} has {len(row)} fields, the header has {len(header)};"
                     " truncated, or a text with the delimiter in it isn't quoted"
                 )
+            if before > first and _is_rows_too(row, len(header), delimiter):
+                doubtful.append((first, before))
             for name, place in places.items():
                 result[name].append(row[place])
     except csv.Error as error:
         raise ConfigError(
             f"{where}: line {reader.line_num}: {error}; truncated, or a text with quotes in it isn't quoted"
         ) from None
+    if doubtful:
+        log.warning(
+            "%s: quotes join several lines to one row, %d times, where each could be a row of its own: first lines"
+            " %d to %d",
+            where,
+            len(doubtful),
+            *doubtful[0],
+        )
     return result
+
+
+def _is_rows_too(row: Sequence[str], fields: int, delimiter: str) -> bool:
+    """Whether the first and the last line of a row over several would be rows, none blank, if quotes were letters."""
+    lines = [line.split(delimiter) for line in re.split(r"\r\n|\r|\n", delimiter.join(row))]
+    return all(len(line) == fields and all(map(str.strip, line)) for line in (lines[0], lines[-1]))
+
+
+def _text(path: Path) -> str:
+    return path.read_bytes().decode("utf-8-sig")  # whole, so that a wrong byte has a position
+
+
+def _lines(text: str) -> list[str]:
+    """The lines of a text, whose ends are \\n or \\r\\n, or \\r where it has neither.
+
+    splitlines() would also cut at characters that are letters of a text.
+    """
+    return text.replace("\r\n", "\n").split("\n") if "\n" in text else text.split("\r")
 
 
 def _jsonl(path: Path, names: Sequence[str], where: str) -> dict[str, list[Any]]:
     result: dict[str, list[Any]] = {name: [] for name in names}
-    # only \n ends a line: splitlines() would also cut at characters that JSON allows in a string
-    for number, line in enumerate(path.read_bytes().decode("utf-8-sig").split("\n"), 1):
+    for number, line in enumerate(_lines(_text(path)), 1):
         if not line.strip():
             continue
         try:
@@ -105,6 +163,6 @@ def _parquet(path: Path, names: Sequence[str], where: str) -> dict[str, list[Any
 def _require(names: Sequence[str], there: Sequence[str], where: str) -> None:
     for name in names:
         if name not in there:
-            raise ConfigError(f"{where} has no column {name!r}; there is: {', '.join(there) or 'none'}")
+            raise ConfigError(f"{where} has no column {name!r}; there is: {', '.join(map(repr, there)) or 'none'}")
         if list(there).count(name) > 1:
             raise ConfigError(f"{where} has the column {name!r} more than once")

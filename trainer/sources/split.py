@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def normalised(text: str) -> str:
@@ -21,3 +26,27 @@ def held_out(text: str, share: float) -> bool:
     It depends on this text alone: more texts, another order or another machine change nothing.
     """
     return int(digest(text)[:16], 16) / 2**64 < share
+
+
+def groups(columns: Sequence[Sequence[str]]) -> np.ndarray:
+    """For each row the number of its group, shape (n,). `columns` are its texts, or its first and its second ones.
+
+    Rows with a text in common, in whichever column, are in one group, and so are all that others connect. An empty
+    text connects nothing: it says nothing.
+    """
+    import numpy as np
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    count = len(columns[0])
+    numbers: dict[str, int] = {}
+    rows, texts = [], []
+    for column in columns:
+        for row, text in enumerate(column):
+            if key := normalised(text):
+                rows.append(row)
+                texts.append(count + numbers.setdefault(key, len(numbers)))
+    size = count + len(numbers)
+    links = coo_array((np.ones(len(rows), dtype=bool), (rows, texts)), shape=(size, size))
+    found: np.ndarray = connected_components(links, directed=False)[1][:count]
+    return found

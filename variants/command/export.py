@@ -71,6 +71,7 @@ def _export(run: Finished, to: str, output: Path, cut: int | None) -> str:
         raise ConfigError(f"--rank: {cut} for {run.variant.name}, which has no adapters of this suite's; allowed: none")
     ranks = run.variant.ranks()
     before = checked.outputs(run, run.model)
+    recorded = checked.as_recorded(run, before)
     updates = {name: handover.products(adapter, [cut])[0] for name, adapter in adapters.items()}
     if cut is not None:
         handover.put(run.model, adapters, updates)
@@ -87,7 +88,7 @@ def _export(run: Finished, to: str, output: Path, cut: int | None) -> str:
             )
         found = report.of(run, to, cut, folder, ranks, updates, comparison)
         write_json(folder / report.FILENAME, found)
-    return report.text(run, output, found)
+    return f"{report.text(run, output, found)}\n\n{recorded}"
 
 
 def _write_peft(run: Finished, folder: Path) -> nn.Module:

@@ -20,7 +20,8 @@ class Moment:
     """A variant as it was after a step.
 
     trainable: parameters outside the head. changed: a parameter that forward or backward pass changed.
-    loose: what did not fit between model and optimizer. ranks, later: `ranks` and `ranks_later`.
+    loose: what did not fit between model and optimizer. decay: what did not fit the variant's word on weight decay.
+    ranks, later: `ranks` and `ranks_later`.
     """
 
     trainable: int
@@ -28,6 +29,7 @@ class Moment:
     final: bool
     changed: str | None
     loose: str | None
+    decay: str | None
     ranks: dict[str, int]
     later: Ranks
 
@@ -139,7 +141,8 @@ class _Watch:
             final = run.variant.is_final_form(run.step(run.steps_done))
             used = count if effective is None else effective
             later = run.variant.ranks_later()
-            self.moments.append(Moment(count, used, final, self.changed, loose_ends(run), run.variant.ranks(), later))
+            fits = loose_ends(run), decay_astray(run)
+            self.moments.append(Moment(count, used, final, self.changed, *fits, run.variant.ranks(), later))
 
 
 def adapters(run: Trained) -> Iterator[tuple[str, Adapter]]:
@@ -168,6 +171,22 @@ def loose_ends(run: Trained) -> str | None:
             if isinstance(moment, torch.Tensor) and moment.ndim and moment.shape != owner.shape:
                 shapes = f"{tuple(moment.shape)}, allowed: {tuple(owner.shape)}"
                 return f"the optimizer's {key} of {names[id(owner)]} has shape {shapes}"
+    return None
+
+
+def decay_astray(run: Trained) -> str | None:
+    """What does not fit between what the variant says of weight decay and the optimizer's groups, in words."""
+    groups = {id(parameter): group for group in run.optimizer.param_groups for parameter in group["params"]}
+    adapted = {f"{name}." for name, _ in adapters(run)}
+    for name, parameter in run.trainable().items():
+        said, group = run.variant.decays(name), groups.get(id(parameter), {})
+        if said is None and any(name.startswith(adapter) for adapter in adapted):
+            return f"decays() says neither True nor False of {name}"
+        if group.get("decays", said) != said:
+            return f"{name} is in a group for which decays() has said {group['decays']}, of it {said}"
+        own = run.variant.optimizer_options(name).get("weight_decay", 0.0)
+        if group and group["weight_decay"] != own:
+            return f"{name} is in a group whose weight_decay is {group['weight_decay']}, its own is {own}"
     return None
 
 

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 
 from variants.core import state
-from variants.core.case import Case, adapters, finite, loose_ends, same
+from variants.core.case import Case, adapters, decay_astray, finite, loose_ends, same
 from variants.core.targets import inside
 from variants.core.toys import (
     HEAD,
@@ -174,6 +174,15 @@ def keeps_the_optimizer_in_step(case: Case) -> None:
         assert moment.loose is None, f"after step {number} {moment.loose}"
     loose = loose_ends(case.straight)
     assert loose is None, f"after on_train_end {loose}"
+
+
+@promise
+def says_what_decays(case: Case) -> None:
+    """It says of an adapter's every parameter whether weight decay acts on it; what is resized or joins keeps to it."""
+    for number, moment in enumerate(case.moments, 1):
+        assert moment.decay is None, f"after step {number} {moment.decay}"
+    astray = decay_astray(case.straight)
+    assert astray is None, f"after on_train_end {astray}"
 
 
 @promise
@@ -364,6 +373,7 @@ CHECKS: tuple[Callable[..., None], ...] = (
     counts_by_formula,
     holds_its_budget,
     keeps_the_optimizer_in_step,
+    says_what_decays,
     reports_the_rank_of_the_update,
     can_be_disabled,
     merges,

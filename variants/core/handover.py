@@ -14,6 +14,7 @@ Only `to_peft` needs PEFT.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import re
 import statistics
 import warnings
@@ -120,8 +121,7 @@ def to_peft(model: nn.Module, adapters: Mapping[str, Adapter], head: Sequence[st
     with quiet_peft():
         wrapped: Any = peft.get_peft_model(model, config)
     _check_wrapped(wrapped, set(kept), set(head))
-    if isinstance(config.target_modules, set):
-        config.target_modules = sorted(config.target_modules)  # a set has no order, and files would differ
+    order_sets(config)
     for name, update in kept.items():
         _fill(wrapped.base_model.model.get_submodule(name), update)
     return wrapped.eval()
@@ -167,6 +167,13 @@ def _refuse_kind(name: str, layer: Any) -> None:
         raise CannotHandOver(f"{name} is a Conv2d with {setting}, PEFT knows zeros and 1; allowed: merged")
 
 
+def order_sets(config: Any) -> None:
+    """Sorts what PEFT keeps as sets of names: they have no order, and the files of two processes would differ."""
+    for field in dataclasses.fields(config):
+        if isinstance(value := getattr(config, field.name), set):
+            setattr(config, field.name, sorted(value))
+
+
 def _check_wrapped(model: Any, adapted: set[str], head: set[str]) -> None:
     """PEFT finds modules by how their names end: these must be the ones that are meant."""
     found: dict[str, set[str]] = {"lora_A": set(), "modules_to_save": set()}
@@ -180,4 +187,4 @@ def _check_wrapped(model: Any, adapted: set[str], head: set[str]) -> None:
             raise CannotHandOver(f"PEFT can't tell {wrong} from others by its name; allowed: merged")
 
 
-__all__ = ["CannotHandOver", "Update", "products", "put", "quiet_peft", "to_peft", "unwrap"]
+__all__ = ["CannotHandOver", "Update", "order_sets", "products", "put", "quiet_peft", "to_peft", "unwrap"]

@@ -50,3 +50,18 @@ def check_fits(initial: int, final: int, total: int) -> None:
             f"schedule: {initial} initial and {final} final steps do not fit into {total}; "
             "initial + final must be smaller"
         )
+
+
+def check_acts(initial: int, final: int, interval: int, total: int) -> None:
+    """Raises `ValueError` where no multiple of `interval` lies between the phases, so that it decides nothing.
+
+    Steps are counted from 0, as in `Cubic`. With an interval of 1 the final phase alone may act, if there is one.
+    """
+    first = (initial // interval + 1) * interval
+    if first < total - final or (interval == 1 and final):
+        return
+    ends = "the final phase begins" if final else "the run ends"
+    raise ValueError(
+        f"interval: {interval}, whose first multiple after {initial} initial steps is {first}, "
+        f"allowed: one with a multiple below {total - final}, where {ends}"
+    )

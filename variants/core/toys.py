@@ -172,7 +172,7 @@ def attach(
     seed: int = 0,
     kind: str = "Linear",
 ) -> Trained:
-    """A fresh variant on a fresh toy, before any step."""
+    """A fresh variant on a fresh toy, before any step. Nothing decays; groups hold what `decays` has said of them."""
     variant = prepared(cls, params, kind)
     model: nn.Module = Toy(dtype, kind)
     torch.manual_seed(seed)
@@ -180,9 +180,10 @@ def attach(
     groups: dict[str, dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            options = {} if inside(name, HEAD) else dict(variant.optimizer_options(name))
+            in_head = inside(name, HEAD)
+            options = {} if in_head else {**variant.optimizer_options(name), "decays": variant.decays(name)}
             options = {"lr": LR * options.pop("lr_scale", 1.0), **options}
-            groups.setdefault(repr(options), {"params": [], **options})["params"].append(parameter)
+            groups.setdefault(repr((in_head, options)), {"params": [], **options})["params"].append(parameter)
     optimizer = torch.optim.AdamW(list(groups.values()), weight_decay=0.0)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - 0.5 * step / STEPS)
     return Trained(variant, model, optimizer, scheduler, dtype, kind)

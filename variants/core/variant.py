@@ -30,12 +30,12 @@ import contextlib
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import torch
 from torch import nn
 
-from variants.core import handover, targets
+from variants.core import fields, handover, targets
 from variants.core import layers as kinds
 from variants.core.adapter import Adapter
 from variants.core.handover import CannotHandOver
@@ -71,6 +71,10 @@ class Variant:
     name: str = ""
 
     adapters: dict[str, Adapter] = field(init=False, repr=False, compare=False, default_factory=dict)
+
+    def __new__(cls, *_: Any, **settings: Any) -> Self:
+        fields.check_types(cls, settings)  # before `__post_init__`, which compares them
+        return super().__new__(cls)
 
     @classmethod
     def test_params(cls) -> list[dict[str, Any]]:
@@ -129,10 +133,29 @@ class Variant:
         """
         return {}
 
+    def decays(self, name: str) -> bool | None:
+        """Whether the run's weight decay acts on the trained parameter `name`, which is none of the head's.
+
+        The name decides and not the shape, for a matrix may be kept as a flat vector of its entries. None is for a
+        weight of the model's own: the usual rule decides, by which matrices decay, biases and other vectors do not.
+        """
+        return None
+
     def needs_whole_weights(self) -> str | None:
         """The field by whose value a hook reads the base weights in training; None where forward passes alone do.
 
         Between forward and backward passes a process of several may hold but a part of each base weight.
+        """
+        return None
+
+    def virtual_tokens(self) -> int:
+        """Tokens that the method puts in front of every text; each takes one of the model's positions."""
+        return 0
+
+    def needs_cache(self) -> str | None:
+        """The field by whose value the model gets what is trained as cached keys and values; None where it doesn't.
+
+        A model that computes its activations again in the backward pass drops them.
         """
         return None
 
@@ -240,6 +263,13 @@ class AdapterVariant(Variant):
         for name, adapter in self.adapters.items():
             targets.replace(model, name, adapter)
         return model
+
+    def decays(self, name: str) -> bool | None:
+        """All of an adapter decays, vectors too: so do the released codes, whose trainers spare biases and norms alone.
+
+        A method that does otherwise has a `weight_decay` in its `optimizer_options`, or says it here.
+        """
+        return True
 
     def ranks(self) -> dict[str, int]:
         return {name: adapter.rank for name, adapter in self.adapters.items()}

@@ -12,6 +12,7 @@ from analysis.tables import costs
 from analysis.tables.averages import Averages, Ranks
 from analysis.tables.cells import Grid, budgets
 from analysis.tables.published import Paper
+from analysis.text.formulas import inert
 from analysis.text.numbers import exact, magnitude
 
 HEADER = (
@@ -45,10 +46,14 @@ def render(grid: Grid, averages: Averages, ranks: Ranks, papers: Sequence[Paper]
     writer = csv.DictWriter(text, HEADER, restval="", extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     for place in range(len(grid.rows)):
-        writer.writerows(_lines(grid, averages, ranks, place))
+        writer.writerows(map(_inert, _lines(grid, averages, ranks, place)))
     for paper in papers:
-        writer.writerows(_published(grid, paper))
+        writer.writerows(map(_inert, _published(grid, paper)))
     return text.getvalue()
+
+
+def _inert(line: dict[str, Any]) -> dict[str, Any]:
+    return {name: inert(value) for name, value in line.items()}
 
 
 def _lines(grid: Grid, averages: Averages, ranks: Ranks, place: int) -> Iterator[dict[str, Any]]:
@@ -65,7 +70,7 @@ def _lines(grid: Grid, averages: Averages, ranks: Ranks, place: int) -> Iterator
     for column, cell in zip(grid.columns, grid.cells[place], strict=True):
         line = shared | {"task": column.task, "n": cell.n, "failed": cell.failed}
         if cell.spread is not None:
-            metric, checkpoint, split, higher, protocol, _ = cell.observed
+            metric, checkpoint, split, higher, protocol, *_ = cell.observed
             line |= {
                 "metric": metric,
                 "checkpoint": checkpoint,

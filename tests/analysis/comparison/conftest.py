@@ -36,8 +36,12 @@ class Study:
         **changes: Any,
     ) -> Path:
         """One run that predicted this; its value is the metric of it unless told otherwise."""
+        of_classes = metric not in ("pearson", "spearman", "rmse")
+        changes.setdefault("data__labels", 2 if of_classes else 1)
         if value is None:
-            value = metrics.compute([metric], predictions, labels)[metric]
+            value = metrics.compute(
+                [metric], predictions, labels, metrics.Classes(2) if of_classes else metrics.NUMBERS
+            )[metric]
         folder: Path = self.add_record(variant, seed, value, task, metric__name=metric, **changes)
         ids = [f"{task}-{number}" for number in range(len(labels))] if ids is None else list(ids)
         outputs = [np.zeros(2, dtype=np.float32)] * len(labels)

@@ -107,9 +107,9 @@ def test_an_error_is_one_line(store, table, error, expected):
 
 
 def test_a_seed_that_counts_twice_is_flagged(store, table):
-    # Another run_id with the same settings: a hash from other code, or a record made by hand.
+    # Another run_id with the same settings, one of them spelt in another way.
     store.add("lora", 0)
-    store.add("lora", 0, run_id="another")
+    store.add("lora", 0, config={"variant.rank": 8.0})
     out = table()
     assert out.column("movie") == ["80.00 ± 0.00 (2)"]
     assert out.note("Seed 0 more than once in ") == "lora on movie."
@@ -140,3 +140,16 @@ def test_fewer_evaluations_may_compete_where_a_method_changes_its_size(store, ta
         "The best checkpoint is chosen among models in their final form; lora changed in size while training, so "
         "that fewer evaluations may have competed than for the other rows."
     ]
+
+
+def test_an_f1_of_one_class_says_of_which(store, table):
+    store.add("lora", 0, metric__name="f1", metric__positive="real")
+    assert table().note("F1 on ") == "movie is that of class 'real'."
+
+
+def test_f1s_of_different_classes_are_never_averaged_nor_compared(store, table):
+    store.add("lora", 0, metric__name="f1", metric__positive="real")
+    store.add("lora", 1, metric__name="f1", metric__positive="fake")
+    out = table()
+    assert out.labels == ["lora positive=fake", "lora positive=real"]
+    assert "No best is marked for movie: the rows differ in positive." in out.notes

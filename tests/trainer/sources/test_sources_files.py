@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pandas as pd
@@ -132,25 +133,25 @@ def test_bad_tables(tmp_path):
         path.write_bytes(content.encode() if isinstance(content, str) else content)
         return error_of(**{"train_path": str(path), "validation_path": good, **settings})
 
-    assert "has no column 'text'; there is: review, label" in bad("a.csv", "review,label\na,b\n")
+    assert "has no column 'text'; there is: 'review', 'label'" in bad("a.csv", "review,label\na,b\n")
     assert "has no column 'text'; there is: none" in bad("empty.csv", "")
     assert "has the column 'text' more than once" in bad("b.csv", "text,text,label\na,b,c\n")
     assert "has no rows; allowed: one or more" in bad("c.csv", "text,label\n")
     assert "line 3 has 1 fields, the header has 2" in bad("d.csv", "text,label\na,b\nc")
     assert "line 3: unexpected end of data" in bad("e.csv", 'text,label\na,b\n"c d')
-    assert "isn't quoted" in bad("f.tsv", 'text\tlabel\n"a" b\tc\n')
+    assert "isn't quoted" in bad("f.csv", 'text,label\n"a" b,c\n')
     assert "is not UTF-8 text (byte 11)" in bad("g.csv", b"text,label\n\xff,b\n")
     assert "line 2 is truncated or not JSON" in bad("h.jsonl", '{"text": "a", "label": 1}\n{"text": "b", "la')
     assert "line 1 is not an object" in bad("i.jsonl", "[1]\n")
-    assert "line 2 has no column 'label'; there is: text" in bad(
+    assert "line 2 has no column 'label'; there is: 'text'" in bad(
         "j.jsonl", '{"text": "a", "label": 1}\n{"text": "b"}\n'
     )
     whole = Path(table(tmp_path / "whole.parquet", ROWS)).read_bytes()
     assert "truncated or not parquet" in bad("k.parquet", whole[: len(whole) // 2])
     assert "has no column 'review'" in bad("l.parquet", whole, text="review")
-    assert "column text: row 2 is empty" in bad("m.csv", "text,label\na,b\n ,c\n")
-    assert "column text: row 1 is empty" in bad("n.jsonl", '{"text": null, "label": 1}\n')
-    assert "column text: row 1 is 5; allowed: a text" in bad("o.jsonl", '{"text": 5, "label": 1}\n')
+    assert "column 'text': row 2 is empty" in bad("m.csv", "text,label\na,b\n ,c\n")
+    assert "column 'text': row 1 is empty" in bad("n.jsonl", '{"text": null, "label": 1}\n')
+    assert "column 'text': row 1 is 5; allowed: a text" in bad("o.jsonl", '{"text": 5, "label": 1}\n')
 
 
 def test_bad_labels(tmp_path):
@@ -162,7 +163,7 @@ def test_bad_labels(tmp_path):
 
     assert "all of train has the label 'a'; allowed: two or more classes" in bad(["a", "a"])
     assert "validation has labels that train hasn't: 'c'; allowed: 'a', 'b'" in bad(["a", "b"], ["a", "c"])
-    assert "column label: row 2 is None" in bad(["a", None])
+    assert "column 'label': row 2 is None" in bad(["a", None])
     assert "row 1 is 0.5; allowed: whole numbers or names, or task.source.kind=regression" in bad([0.5, 1.0])
     assert "row 2 is 'b'; allowed for a regression: a finite number" in bad([1, "b"], kind="regression")
     assert "row 2 is nan" in bad([1, float("nan")], kind="regression")
@@ -176,3 +177,14 @@ def test_a_holdout_that_leaves_nothing(tmp_path):
     assert "task.source.holdout: 0.001 of 2 texts leaves none for validation" in error_of(
         train_path=path, holdout=0.001
     )
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_what_has_no_end_is_no_file_of_data(tmp_path, kind):
+    path = tmp_path / "train.csv"
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/zero")
+    with pytest.raises(ConfigError, match=r"task\.source\.train_path: .* can't be read: it is no regular file"):
+        Files(str(path)).identity()
