@@ -85,7 +85,7 @@ def points(runs: Sequence[Run]) -> list[Point]:
         if id(naming.shared) not in texts:
             texts[id(naming.shared)] = json.dumps(naming.shared, sort_keys=True)
         cell, observed = (record.variant, record.model, record.task, record.status), settings.observed(record)
-        key = (cell, observed, texts[id(naming.shared)], json.dumps(seeds, sort_keys=True))
+        key = (cell, observed, texts[id(naming.shared)], repr(sorted(seeds.items())) if seeds else "")
         point = found.get(key)
         if point is None:
             identity = {**naming.shared, **seeds}

@@ -7,8 +7,9 @@ import gc
 import marshal
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from analysis.records.discovery import Listed, Run
 from analysis.records.grouping import Point, Settings, is_seed
 from analysis.records.provenance import Provenance
 from trainer import record as records
-from trainer.record import CorruptRecord, Record
+from trainer.record import CorruptRecord
 
 
 class Found(Listed):
@@ -80,7 +81,7 @@ def _read(roots: Iterable[Path | str], listed: Listed) -> Iterator[Run]:
     share = _Share()
     for folder in discovery.folders(roots, listed):
         try:
-            record = records.read(folder)
+            record = records.read(folder, share)
         except CorruptRecord as error:
             listed.distrust(folder, str(error))
             continue
@@ -90,7 +91,6 @@ def _read(roots: Iterable[Path | str], listed: Listed) -> Iterator[Run]:
         if (why := records.misplaced(record.run_id, folder)) is not None:
             listed.distrust(folder, why)
             continue
-        share(record)
         yield Run(folder, record)
 
 
@@ -114,29 +114,26 @@ class _Share:
     """Lets many records have their equal parts in common. They are for reading, never to be changed."""
 
     def __init__(self) -> None:
-        self._texts: dict[str, str] = {}
-        self._groups: dict[bytes, dict[str, Any]] = {}
+        self._groups: dict[tuple[tuple[str, ...], bytes], dict[str, Any]] = {}
+        self._split: dict[tuple[str, ...], tuple[list[int], list[bool], tuple[str, ...]]] = {}
 
-    def __call__(self, record: Record) -> None:
-        """Replaces what another record has too."""
-        for name in ("study", "variant", "task", "model", "status"):
-            setattr(record, name, self._text(getattr(record, name)))
-        record.overrides = [self._text(text) for text in record.overrides]
-        for name in ("git", "code", "versions", "hardware"):
-            setattr(record, name, self._group(getattr(record, name)))
-        record.config = self._settings(record.config)  # type: ignore[assignment]
-        record.identity = self._settings(record.identity)  # type: ignore[assignment]
+    def __call__(self, group: str, names: tuple[str, ...], values: Sequence[Any]) -> Mapping[str, Any]:
+        """A group of a record: one object for all that are equal, settings but for their seeds."""
+        if group not in ("config", "identity"):
+            return self._group(names, values)
+        if names not in self._split:
+            seeds = [place for place, name in enumerate(names) if is_seed(name)]
+            others = [place not in seeds for place in range(len(names))]
+            self._split[names] = seeds, others, tuple(compress(names, others))
+        seeds, others, rest = self._split[names]
+        return Settings(self._group(rest, tuple(compress(values, others))), {names[n]: values[n] for n in seeds})
 
-    def _settings(self, settings: dict[str, Any]) -> Settings:
-        seeds = {name: settings.pop(name) for name in [name for name in settings if is_seed(name)]}
-        return Settings(self._group(settings), seeds)
-
-    def _text(self, text: str) -> str:
-        return self._texts.setdefault(text, text)
-
-    def _group(self, group: dict[str, Any]) -> dict[str, Any]:
-        # As bytes, 1, 1.0 and True differ, and a list can be looked up.
-        return self._groups.setdefault(marshal.dumps(group, 2), group)
+    def _group(self, names: tuple[str, ...], values: Sequence[Any]) -> dict[str, Any]:
+        key = names, marshal.dumps(tuple(values), 2)  # as bytes, 1, 1.0 and True differ, and a list can be looked up
+        found = self._groups.get(key)
+        if found is None:
+            found = self._groups[key] = dict(zip(names, values, strict=True))
+        return found
 
 
 @contextlib.contextmanager
@@ -147,6 +144,8 @@ def _without_collector() -> Iterator[None]:
     try:
         yield
     finally:
+        gc.freeze()  # and back: all of it counts as old now, so that no pass over it is due
+        gc.unfreeze()
         if was:
             gc.enable()
 

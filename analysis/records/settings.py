@@ -59,8 +59,9 @@ class _Json(str):
 def differing(points: Iterable[Point]) -> set[str]:
     """The names of the `config.…` settings in which some points differ."""
     first, *others = [point.identity for point in points] or [{}]
-    names = {name for identity in (first, *others) for name in identity}
-    return {CONFIG + name for name in names if any(other.get(name) != first.get(name) for other in others)}
+    names = set(first).union(*others)
+    value = first.get
+    return {CONFIG + name for other in others for name in names if other.get(name) != value(name)}
 
 
 def telling(cells: Iterable[Sequence[Point]], names: Collection[str], typed_names: Collection[str]) -> list[str]:

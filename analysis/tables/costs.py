@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 
@@ -23,13 +22,13 @@ class Cost:
 
     def of(self, record: Record) -> float | None:
         """What one run took; None where a part is missing: the sum of the others would look like a small one."""
-        values = [get(record) for get in self._getters]
-        known = [value for value in values if value is not None]
-        return sum(known) if len(known) == len(values) else None
+        return _sum([attrgetter(name)(record) for name in self.names])
 
-    @functools.cached_property
-    def _getters(self) -> list[Callable[[Record], float | None]]:
-        return [attrgetter(name) for name in self.names]
+
+def _sum(parts: Sequence[float | None]) -> float | None:
+    """Their sum; None where one is missing."""
+    known = [part for part in parts if part is not None]
+    return sum(known) if len(known) == len(parts) else None
 
 
 _PARTS = ("memory.weights", "memory.gradients", "memory.optimizer", "memory.activations")
@@ -77,17 +76,22 @@ TIME = (
 COSTS = (*PARAMETERS, MEMORY, *SPLIT, PEAK, CUDA, *CUDA_SPLIT, *TIME)
 
 
+_NAMES = tuple({name: None for cost in COSTS for name in cost.names})
+_ALL: Callable[[Record], tuple[float | None, ...]] = attrgetter(*_NAMES)
+
+
 class Means:
     """The mean of each of `COSTS` over some runs."""
 
     def __init__(self, records: Iterable[Record] = ()) -> None:
-        values: dict[str, list[float]] = {cost.key: [] for cost in COSTS}
-        for record in records:
-            for cost in COSTS:
-                value = cost.of(record)
-                if value is not None:
-                    values[cost.key].append(value)
-        self._means = {key: math.fsum(own) / len(own) for key, own in values.items() if own}
+        by_name = dict(zip(_NAMES, zip(*map(_ALL, records), strict=True), strict=False))  # column by column
+        self._means: dict[str, float] = {}
+        for cost in COSTS:
+            columns = [by_name.get(name, ()) for name in cost.names]
+            values = columns[0] if len(columns) == 1 else map(_sum, zip(*columns, strict=True))
+            known = [value for value in values if value is not None]
+            if known:
+                self._means[cost.key] = math.fsum(known) / len(known)
 
     def of(self, cost: Cost) -> float | None:
         """That of one cost; None where no run has it."""

@@ -228,7 +228,7 @@ def test_a_file_that_is_no_record(tmp_path, content, reason):
         ({"seed": 1.5}, "seed: 1.5 is not a whole number"),
         ({"seed": True}, "seed: True is not a whole number"),
         ({"status": "running"}, "status: 'running', allowed: done, failed, pruned"),
-        ({"metric": 0.8}, "metric: not a group of fields"),
+        ({"metric": 0.8}, "metric: 0.8 is not a group"),
         ({"variant.rank": 8}, "variant.rank: variant is no group"),
         ({"metric.value": None}, "metric.value: missing in a finished run"),
         ({"metric.value": "0.8"}, "metric.value: '0.8' is not a finite number"),
