@@ -40,6 +40,7 @@ def build(found: Found, rows: Rows, sides: Sides, outcomes: Outcomes, resamples:
     problems = [
         *_unequal_budgets(outcomes.done),
         *_unlike_sides(sides, outcomes.done),
+        *footnotes.methods(sides.rows),
         *provenance.mixed(),
         *(line for outcome in outcomes.done for line in _unpaired(outcome.paired)),
         *(line for outcome in outcomes.refused for line in _refused(outcome)),
@@ -47,7 +48,7 @@ def build(found: Found, rows: Rows, sides: Sides, outcomes: Outcomes, resamples:
         *footnotes.failed(Rows(sides.rows, rows.tasks, {})),
         *footnotes.left_out(found),
     ]
-    code = [footnotes.code(provenance)] if runs else []
+    code = [footnotes.code(provenance, sides.rows)] if runs else []
     return [*map(Note, explanations), *code, *(Note(text, problem=True) for text in problems)]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from analysis.records import settings
@@ -56,16 +56,18 @@ class Provenance:
         for name, value in zip(settings.COMPARABLE, observed, strict=False):
             self._protocols[task][name][settings.text(value)] += times
 
-    def code(self) -> tuple[str, bool]:
-        """The commits as a sentence, and whether something is wrong: more than one, none, or a dirty tree."""
+    def code(self, cells: Mapping[str, Sequence[str]] | None = None) -> tuple[str, bool]:
+        """The commits as a sentence, and whether something is wrong: more than one, none, or a dirty tree.
+
+        cells: by commit ("" for none) the names of the cells that have runs of it; said of all but the commonest.
+        """
         changed = ""
         if self._dirty:
             changed = f"; {runs(self._dirty)} of {self._total} from a tree with uncommitted changes"
         if len(self._commits) == 1:
             (commit,) = self._commits
             return f"Code: {_commit(commit)}{changed}.", bool(self._dirty) or not commit
-        listed = ", ".join(f"{_commit(commit)} ({runs(n)})" for commit, n in sorted(self._commits.items()))
-        return f"Mixed code in one comparison: {listed}{changed}.", True
+        return f"Mixed code in one comparison: {counted(self._commits, cells or {}, _commit)}{changed}.", True
 
     def mixed(self) -> Iterator[str]:
         """Library versions and machines: numbers and times of different ones are hard to compare."""
@@ -85,6 +87,16 @@ class Provenance:
                     parts.append(f"{settings.short(name)} {listed}")
             if parts:
                 yield f"Unequal protocols on {task}: {'; '.join(parts)}."
+
+
+def counted(found: Mapping[str, int], cells: Mapping[str, Sequence[str]], text: Callable[[str], str]) -> str:
+    """`A (9 runs), B (1 run: lora on movie)`: values by number of runs, with the cells of all but the commonest."""
+    commonest = max(sorted(found), key=lambda value: found[value])
+    parts = []
+    for value, number in sorted(found.items()):
+        where = f": {names(cells[value])}" if value != commonest and cells.get(value) else ""
+        parts.append(f"{text(value)} ({runs(number)}{where})")
+    return ", ".join(parts)
 
 
 def _commit(commit: str) -> str:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from analysis.records import settings
-from analysis.records.provenance import Provenance
+from analysis.records.provenance import Provenance, counted
 from analysis.records.runs import Found, Listed
 from analysis.tables import glue
 from analysis.tables.averages import Averages, Ranks
@@ -19,7 +19,7 @@ from analysis.tables.rows import Row, Rows
 from analysis.text.numbers import human
 from analysis.text.phrases import names, runs
 from analysis.text.sorting import natural
-from trainer.record import FILENAME
+from trainer.record import FILENAME, Record
 
 _MOST_ERROR = 300  # characters
 
@@ -57,6 +57,7 @@ def build(
         *_published(grid, papers),
     ]
     problems = [
+        *methods(rows.rows),
         *provenance.mixed(),
         *_twice(grid),
         *failed(rows),
@@ -66,15 +67,43 @@ def build(
     ]
     return [
         *(Note(text) for text in explanations),
-        code(provenance),
+        code(provenance, rows.rows),
         *(Note(text, problem=True) for text in problems),
     ]
 
 
-def code(provenance: Provenance) -> Note:
-    """The commits that runs were made with. More than one, or a dirty tree, is a problem."""
-    text, wrong = provenance.code()
+def code(provenance: Provenance, rows: Sequence[Row]) -> Note:
+    """The commits that runs were made with, and the cells of all but the commonest. More than one, or a dirty tree, is
+    a problem."""
+    cells = _cells(rows, lambda record: record.git.get("commit") or "")
+    text, wrong = provenance.code({value: [name for name, _ in own] for value, own in cells.items()})
     return Note(text, problem=wrong)
+
+
+def methods(rows: Sequence[Row]) -> Iterator[str]:
+    """Methods whose own code differs between the runs of a table: a mean over them is no mean of one method."""
+    by_variant: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        by_variant[row.variant].append(row)
+    for variant, own in by_variant.items():
+        cells = _cells(own, lambda record: record.code.get("variant", ""))
+        if len(cells) > 1:
+            found = {value: sum(n for _, n in places) for value, places in cells.items()}
+            where = {value: [name for name, _ in places] for value, places in cells.items()}
+            listed = counted(found, where, lambda value: f"code {value[:10]}" if value else "code not recorded")
+            yield f"Mixed code of {variant} in one comparison: {listed}."
+
+
+def _cells(rows: Sequence[Row], of: Callable[[Record], str]) -> dict[str, list[tuple[str, int]]]:
+    """By value, the cells that have done runs of it (failed ones where none is done), and how many."""
+    done = any(row.runs for row in rows)
+    found: dict[str, list[tuple[str, int]]] = defaultdict(list)
+    for row in rows:
+        label = row.label
+        for task, own in (row.runs if done else row.failed).items():
+            for value, number in Counter(of(run.record) for run in own).items():
+                found[value].append((f"{label} on {task}", number))
+    return found
 
 
 def pruned(found: Found) -> Iterator[str]:

@@ -52,7 +52,39 @@ def test_mixed_commits_and_dirty_trees_are_flagged(store, table):
     store.add("lora", 1, git__commit="b" * 40, git__dirty=True)
     store.add("lora", 2, git__commit="b" * 40)
     assert table().note("Mixed code in one comparison: ") == (
-        "commit aaaaaaaaaa (1 run), commit bbbbbbbbbb (2 runs); 1 run of 3 from a tree with uncommitted changes."
+        "commit aaaaaaaaaa (1 run: lora on movie), commit bbbbbbbbbb (2 runs); "
+        "1 run of 3 from a tree with uncommitted changes."
+    )
+
+
+def test_mixed_code_names_the_cells_that_have_the_rarer_commit(store, table):
+    for task in ("movie", "opinion"):
+        for rank in (4, 8):
+            store.add("lora", 0, task=task, config={"variant.rank": rank}, git__commit="a" * 40)
+    store.add("lora", 1, task="movie", config={"variant.rank": 8}, git__commit="b" * 40)
+    store.add("sora", 0, task="opinion", git__commit="b" * 40)
+    assert table().note("Mixed code in one comparison: ") == (
+        "commit aaaaaaaaaa (4 runs), commit bbbbbbbbbb (2 runs: lora rank=8 on movie, sora on opinion)."
+    )
+
+
+def test_two_codes_of_one_method_are_flagged_with_their_cells(store, table):
+    for seed, code in enumerate(("a" * 16, "a" * 16, "b" * 16)):
+        store.add("own", seed, code__variant=code)
+    store.add("own", 0, task="opinion", code__variant="a" * 16)
+    store.add("lora", 0, code__variant="c" * 16)
+    out = table()
+    assert out.note("Mixed code of own in one comparison: ") == (
+        "code aaaaaaaaaa (3 runs), code bbbbbbbbbb (1 run: own on movie)."
+    )
+    assert not [note for note in out.notes if note.startswith("Mixed code of lora")]
+
+
+def test_a_run_that_does_not_say_its_methods_code_is_told_from_those_that_do(store, table):
+    store.add("own", 0, code__variant="a" * 16)
+    store.add("own", 1)
+    assert table().note("Mixed code of own in one comparison: ") == (
+        "code not recorded (1 run), code aaaaaaaaaa (1 run: own on movie)."
     )
 
 
