@@ -80,10 +80,13 @@ def run_id(leaves: Mapping[str, Any]) -> str:
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Leaves of a tree of mappings as `("a.b.c", value)`; lists are leaves, empty mappings vanish."""
     for name, value in tree.items():
-        if isinstance(value, Mapping):
+        if type(value) not in _PLAIN and isinstance(value, Mapping):
             yield from flatten(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
+
+
+_PLAIN = (str, int, float, bool, list, type(None))  # told from mappings at once
 
 
 def canonical(value: Any) -> Any:

@@ -22,9 +22,9 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +144,10 @@ class Files:
     predictions: str | None = None  # predictions.parquet
 
 
+# Groups of any names; in Python they are dictionaries.
+OPEN_GROUPS = ("config", "identity", "git", "code", "versions", "hardware", "metrics", "method")
+
+
 @dataclass(slots=True)
 class Record:
     """One run. `status` is "done", "failed" or "pruned" (stopped by a search); only a done one has metrics, others
@@ -184,13 +188,16 @@ class Record:
         fields = self.fields()
         return fields | {CHECKSUM: checksum(fields)}
 
-    def fields(self) -> dict[str, Any]:
-        """All fields, names joined by dots; absent numbers are left out, null settings are not."""
-        tree = {name: getattr(self, name) for name in FIELDS[Record]}
-        for name, group in GROUPS.items():
-            tree[name] = {rest: getattr(tree[name], rest) for rest in FIELDS[group]}
-        extra = tree.pop("extra")
-        return {name: value for name, value in flatten(tree) if value is not None or name.startswith(_SETTINGS)} | extra
+    def fields(self, groups: Iterable[str] = OPEN_GROUPS) -> dict[str, Any]:
+        """All fields, names joined by dots; absent numbers are left out, null settings are not.
+
+        groups: those of any names that are among them.
+        """
+        found = {name: value for name, value in zip(_NAMES, _values(self), strict=True) if value is not None}
+        for group in groups:
+            pairs = flatten(getattr(self, group), f"{group}.")
+            found.update(pairs if group in _SETTINGS else ((name, value) for name, value in pairs if value is not None))
+        return found | self.extra
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any], *, as_written: bool = False, hold: Hold | None = None) -> Record:
@@ -231,13 +238,20 @@ GROUPS: dict[str, type] = {
     "files": Files,
 }
 
-# Groups of any names; in Python they are dictionaries.
-OPEN_GROUPS = ("config", "identity", "git", "code", "versions", "hardware", "metrics", "method")
 _OWN = ("metrics", "method")  # those that no two runs have in common
 
-_SETTINGS = ("config.", "identity.")
+_SETTINGS = ("config", "identity")  # in which a null is a value
 
 FIELDS = {cls: tuple(f.name for f in dataclasses.fields(cls)) for cls in (Record, *GROUPS.values())}
+
+# Every field of a name that is known beforehand.
+_NAMES = tuple(
+    name
+    for head in FIELDS[Record]
+    if head not in (*OPEN_GROUPS, "extra")
+    for name in ([f"{head}.{rest}" for rest in FIELDS[GROUPS[head]]] if head in GROUPS else [head])
+)
+_values: Callable[[Record], tuple[Any, ...]] = attrgetter(*_NAMES)
 
 _Kind = tuple[frozenset[type], str]  # the types that are allowed, and how an error calls them
 

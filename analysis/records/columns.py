@@ -17,7 +17,7 @@ from analysis.records.grouping import Point
 from analysis.records.runs import Found, ordered
 from analysis.text.formulas import inert
 from analysis.text.sorting import natural
-from trainer.record import FIELDS, GROUPS, Record
+from trainer.record import FIELDS, GROUPS, OPEN_GROUPS, Record
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -27,7 +27,7 @@ _ORDER = (
     *("metric", "metrics", "method", "data", "steps", "params", "rank", "memory", "time", "files"),
     *("git", "code", "versions", "hardware", "config"),
 )
-_LEFT_OUT = ("identity.",)  # a choice of the settings, which are there
+_GROUPS = tuple(group for group in OPEN_GROUPS if group != "identity")  # which is a choice of the settings
 
 
 class Columns:
@@ -43,7 +43,7 @@ class Columns:
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for run in self._runs:
-            yield {name: value for name, value in run.record.fields().items() if not name.startswith(_LEFT_OUT)}
+            yield run.record.fields(_GROUPS)
 
     def csv(self) -> Iterator[str]:
         """Line by line; lists are JSON, what is absent is empty."""

@@ -63,6 +63,9 @@ class Settings(Mapping[str, Any]):
     def __len__(self) -> int:
         return len(self.shared) + len(self.seeds)
 
+    def items(self) -> Any:  # the view of every Mapping looks each name up
+        return itertools.chain(self.shared.items(), self.seeds.items())
+
     def __repr__(self) -> str:
         return repr(dict(self))
 
