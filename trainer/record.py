@@ -283,8 +283,8 @@ class _Shape:
 
     groups: the name and class of each of `GROUPS`, and what takes the values of its fields from those of a row, behind
     which there is a None for the absent ones. held: each of `OPEN_GROUPS` that runs may have in common, and its names.
-    parts: all others; plain fields are of the part "". types: by name the types that a value may have, where not any may
-    stand there. lists: the names that may have a list.
+    parts: all others; plain fields are of the part "". types: by name the types that a value may have, where not any
+    may stand there. lists: the names that may have a list.
     """
 
     def __init__(self, names: tuple[str, ...]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 from pyarrow import ArrowException, parquet
 
 from analysis.records.run_files import digest
@@ -34,6 +35,11 @@ class Predictions:
     values: np.ndarray
     classes: Classes
 
+    def score(self, metric: str) -> float:
+        """One of `KNOWN`, of all examples."""
+        everything = np.arange(len(self.ids))[None]
+        return float(over_resamples(metric, self.labels, self.values[None], everything, self.classes)[0, 0])
+
     def same_examples(self, other: Predictions) -> bool:
         """Whether ids and labels are the same."""
         return np.array_equal(self.ids, other.ids) and np.array_equal(self.labels, other.labels)
@@ -41,26 +47,47 @@ class Predictions:
 
 def read(run: Run) -> Predictions:
     """The predictions that the run's metric was computed from. Raises `NotUsable`."""
-    path, metric = run.folder / FILENAME, run.record.metric
+    metric = run.record.metric
     if metric.name not in KNOWN:
         raise NotUsable(f"the metric {metric.name!r} can't be computed from predictions; can be: {', '.join(KNOWN)}")
+    found = of_split(table(run), run, metric.split, metric.name)
+    computed = found.score(metric.name)
+    if metric.value is None or differs(computed, metric.value):
+        where = f"{run.folder / FILENAME}, split {metric.split}"
+        raise NotUsable(f"{where}: {metric.name} is {computed:.6g}, the record says {metric.value:.6g}")
+    return found
+
+
+def table(run: Run) -> pa.Table:
+    """All reported splits of a run. Raises `NotUsable`."""
+    path = run.folder / FILENAME
     if not path.is_file():
         raise NotUsable(f"no {FILENAME} in its folder")
     try:
         if run.record.files.predictions not in (None, digest(path)):
             raise NotUsable(f"{path}: not what the run wrote: its hash is not that of the record")
-        table = parquet.read_table(path, columns=list(_COLUMNS))
+        found = parquet.read_table(path, columns=list(_COLUMNS))
     except (OSError, ArrowException) as error:
         raise NotUsable(f"{path}: {str(error).splitlines()[0]}") from None
-    missing = [name for name in _COLUMNS if name not in table.column_names]
+    missing = [name for name in _COLUMNS if name not in found.column_names]
     if missing:
         raise NotUsable(f"{path}: no column {', '.join(missing)}")
-    split, ids, labels, values = (table[name].to_numpy() for name in _COLUMNS)
-    here = split == metric.split
+    return found
+
+
+def of_split(rows: pa.Table, run: Run, name: str | None, metric: str) -> Predictions:
+    """The predictions on one split, which a metric can be computed from. Raises `NotUsable`."""
+    split, ids, labels, values = (rows[column].to_numpy() for column in _COLUMNS)
+    here = split == name
     ids, labels, values = _sorted(ids[here].astype(str), labels[here], values[here])
     found = Predictions(ids, labels, values, _classes(run))
-    _check(found, run, f"{path}, split {metric.split}")
+    _check(found, run, metric, f"{run.folder / FILENAME}, split {name}")
     return found
+
+
+def differs(computed: float, recorded: float) -> bool:
+    """Whether a metric is another one than the record says, and not the same in another order of a sum."""
+    return abs(computed - recorded) > _TOLERANCE * max(1.0, abs(recorded))
 
 
 def _classes(run: Run) -> Classes:
@@ -75,7 +102,7 @@ def _sorted(ids: np.ndarray, *columns: np.ndarray) -> tuple[np.ndarray, ...]:
     return (ids[order], *(column[order] for column in columns))
 
 
-def _check(found: Predictions, run: Run, where: str) -> None:
+def _check(found: Predictions, run: Run, metric: str, where: str) -> None:
     if len(found.ids) < 2:
         raise NotUsable(f"{where}: {len(found.ids)} examples")
     twice = len(found.ids) - len(np.unique(found.ids))
@@ -84,17 +111,12 @@ def _check(found: Predictions, run: Run, where: str) -> None:
     for what, column in (("labels", found.labels), ("predictions", found.values)):
         if column.dtype.kind not in "iufb" or not np.isfinite(column).all():
             raise NotUsable(f"{where}: {what} that are not finite numbers")
-    if run.record.metric.name in OF_CLASSES:
+    if metric in OF_CLASSES:
         if run.record.data.labels is None:
             raise NotUsable(f"{where}: the record does not say how many classes there are")
         ids = np.concatenate([found.labels, found.values])
         if ids.min() < 0 or ids.max() >= found.classes.count:
             raise NotUsable(f"{where}: a class {ids.max()}, the record says that there are {found.classes.count}")
-    recorded, metric = run.record.metric.value, run.record.metric.name or ""
-    everything = np.arange(len(found.ids))[None]
-    computed = float(over_resamples(metric, found.labels, found.values[None], everything, found.classes)[0, 0])
-    if recorded is None or abs(computed - recorded) > _TOLERANCE * max(1.0, abs(recorded)):
-        raise NotUsable(f"{where}: {metric} is {computed:.6g}, the record says {recorded:.6g}")
 
 
 def require_same_examples(left: Predictions, right: Predictions) -> None:

@@ -46,7 +46,8 @@ def test_pairs_that_are_alike_may_differ_from_other_pairs(store, compare):
     both(store, {"git__commit": "f" * 40}, {"git__commit": "f" * 40}, seeds=(1,))
     out = compare("lora", "head")
     assert not out.has("The two runs of a pair differ")
-    assert out.has("Mixed code in one comparison: commit 0123456789 (2 runs), commit ffffffffff (2 runs: head on movie, lora on movie).")
+    cells = "head on movie, lora on movie"
+    assert out.has(f"Mixed code in one comparison: commit 0123456789 (2 runs), commit ffffffffff (2 runs: {cells}).")
 
 
 def test_a_tree_with_uncommitted_changes_is_flagged_on_both_sides(store, compare):
