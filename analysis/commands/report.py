@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING
 from analysis.commands import figures, table
 from analysis.commands.command import Verb, add_runs, emit, read_runs
 from analysis.records.runs import Found
-from analysis.tables import averages as summary
-from analysis.tables import cells, footnotes, published, rows, sheet
 from analysis.tables.formats.markdown import one_line
 from analysis.tables.rows import Rows
 from analysis.text.phrases import names, runs
@@ -61,18 +59,15 @@ def build(found: Found, options: argparse.Namespace, only: Sequence[str]) -> Con
     """Everything that the page shows. only: kinds of pictures. Raises `AnalysisError`."""
     from analysis.report import headline, journals, origin, page, records, tracker, verdicts
 
-    all_rows = rows.build(found)
-    chosen = table.options_of(options)
-    results = cells.build(all_rows, group_by_budget=chosen.group == "budget", memory=chosen.memory)
+    built = table.build(found, table.options_of(options))
+    all_rows, results = built.rows, built.grid
     compared = verdicts.build(found, all_rows, options.baseline, pictures=bool(only))
-    averages, ranks = summary.averages(results), summary.ranks(results)
-    beside = published.beside(results, chosen.published)
-    lines = footnotes.build(found, all_rows, results, averages, ranks, beside, underlined=True)
+    lines = built.footnotes(found, underlined=True)
     ordered = records.order(found, all_rows)
     return page.Content(
         title=options.title,
         summary=_summary(found, all_rows),
-        headline=headline.build(results, sheet.build(results, averages, ranks, beside)),
+        headline=headline.build(results, built.sheet()),
         notes=page.problems(lines, found.provenance().unequal()),
         verdicts=compared,
         kinds=_pictures(found, only) if found.done else [],

@@ -5,18 +5,21 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from analysis.commands.command import Verb, add_runs, emit, read_runs
+from analysis.errors import AnalysisError
 from analysis.records import runs
 from analysis.tables import averages as summary
-from analysis.tables import cells, footnotes, rows
+from analysis.tables import cells, costs, footnotes, rows, sorting
 from analysis.tables import published as papers
-from analysis.tables import sheet as layout
+from analysis.tables import sheet as sheets
+from analysis.tables.averages import Averages, Ranks
 from analysis.tables.formats import html, latex, long_csv, markdown
+from analysis.tables.published import Paper
 
-FORMATS = ("md", "csv", "latex", "html")
+FORMATS = ("md", "markdown", "csv", "latex", "html")
 _ENDINGS = {".csv": "csv", ".tex": "latex", ".html": "html"}
 
 
@@ -27,6 +30,15 @@ class Options:
     group: str | None = None  # "budget", or None for one group
     memory: bool = False  # the parts of the memory as columns
     published: Sequence[str] = ()  # names of sets in published/
+    metric: str | None = None  # of the records; None for the tasks' own
+    columns: Sequence[str] | None = None  # behind the tasks, in their order; None for those of most tables
+    sort: str | None = None  # a task or one of the columns; None: by name
+    caption: str | None = None  # of LaTeX
+    label: str = "tab:results"
+
+
+PLAIN = Options()
+_COLUMNS = (sheets.AVERAGE, sheets.RANK, *(cost.name for cost in costs.COSTS))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,6 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_runs(parser)
     parser.add_argument("--format", choices=FORMATS, help="default: what the name of the output ends in, else md")
     parser.add_argument("--output", type=Path, metavar="FILE", help="default: standard output")
+    parser.add_argument("--caption", metavar="TEXT", help="of a LaTeX table; default: what is in it")
+    parser.add_argument("--label", default=PLAIN.label, metavar="NAME", help="of a LaTeX table; default: %(default)s")
     add_options(parser)
 
 
@@ -54,43 +68,123 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help=f"other people's numbers beside yours, may be repeated: {', '.join(papers.names())}",
     )
 
+    parser.add_argument(
+        "--metric", metavar="NAME", help="another metric of the records than the tasks' own, for every task that has it"
+    )
+    parser.add_argument(
+        "--columns",
+        type=_names,
+        metavar="NAME,…",
+        help=f"what stands behind the tasks, in this order; 'none', or of: {', '.join(_COLUMNS)}",
+    )
+    parser.add_argument(
+        "--sort", metavar="NAME", help="rows by a task or one of the columns, the best or the smallest first"
+    )
+
+
+def _names(text: str) -> tuple[str, ...]:
+    names = () if text == "none" else tuple(name.strip() for name in text.split(","))
+    for place, name in enumerate(names):
+        if name not in _COLUMNS or name in names[:place]:
+            twice = " twice" if name in _COLUMNS else ""
+            raise argparse.ArgumentTypeError(f"{name!r}{twice}, allowed: none, or of {', '.join(_COLUMNS)}")
+    return names
+
 
 def options_of(arguments: argparse.Namespace) -> Options:
     """What `add_options` read."""
-    return Options(arguments.group, arguments.memory, tuple(arguments.published))
+    return Options(
+        arguments.group,
+        arguments.memory,
+        tuple(arguments.published),
+        arguments.metric,
+        arguments.columns,
+        arguments.sort,
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Prints the table. Raises `AnalysisError` where there is no record to make it from."""
     output: Path | None = arguments.output
     form = arguments.format or _ENDINGS.get(output.suffix if output else "", "md")
-    text, problems = render(read_runs(arguments.runs), form, options_of(arguments))
+    options = replace(options_of(arguments), caption=arguments.caption, label=arguments.label)
+    text, problems = render(read_runs(arguments.runs), "md" if form == "markdown" else form, options)
     emit(text, output)
     for problem in problems:
         print(problem, file=sys.stderr)
     return 0
 
 
-PLAIN = Options()
-
-
 def render(found: runs.Found, form: str, options: Options = PLAIN) -> tuple[str, list[str]]:
     """The table as text, and the problems that this format has no room for. Raises `AnalysisError`."""
-    all_rows = rows.build(found)
-    table = cells.build(
-        all_rows, group_by_budget=options.group == "budget", memory=options.memory, every_cost=form == "csv"
-    )
-    averages, ranks = summary.averages(table), summary.ranks(table)
-    beside = papers.beside(table, options.published)
+    if options.memory and options.columns is not None:
+        raise AnalysisError("--memory: with --columns, which name all columns; allowed: one of the two")
+    if form == "csv" and options.columns is not None:
+        raise AnalysisError("--columns: csv has all of them; allowed: md, latex, html")
+    built = build(found, options, every_cost=form == "csv")
+    table, averages, ranks, beside = built.grid, built.averages, built.ranks, built.published
     underlined = form in ("latex", "html")
-    lines = footnotes.build(found, all_rows, table, averages, ranks, beside, underlined=underlined)
+    lines = built.footnotes(found, underlined=underlined)
     if form == "csv":
-        return long_csv.render(table, averages, ranks, beside), [
+        return long_csv.render(table, averages, ranks, beside, by_group=options.sort is not None), [
             markdown.one_line(note.text) for note in lines if note.problem
         ]
-    sheet = layout.build(table, averages, ranks, beside)
-    renderer = {"latex": latex, "html": html, "md": markdown}[form]
-    return renderer.render(sheet, lines), []
+    sheet = built.sheet()
+    if form == "latex":
+        tasks = ", ".join(column.task for column in table.columns)
+        return latex.render(sheet, lines, options.caption or f"Results on {tasks}.", options.label), []
+    return (html.render if form == "html" else markdown.render)(sheet, lines), []
+
+
+@dataclass(frozen=True)
+class Built:
+    """A table before it has a format."""
+
+    rows: rows.Rows
+    grid: cells.Grid
+    averages: Averages
+    ranks: Ranks
+    published: list[Paper]
+    columns: Sequence[str] | None
+
+    def sheet(self) -> sheets.Sheet:
+        """The table as entries."""
+        return sheets.build(self.grid, self.averages, self.ranks, self.published, self.columns)
+
+    def footnotes(self, found: runs.Found, *, underlined: bool) -> list[footnotes.Note]:
+        """What stands below it; of average and rank only where they are columns."""
+        return footnotes.build(
+            found,
+            self.rows,
+            self.grid,
+            self.averages if self._has(sheets.AVERAGE) else None,
+            self.ranks if self._has(sheets.RANK) else None,
+            self.published,
+            underlined=underlined,
+        )
+
+    def _has(self, name: str) -> bool:
+        return self.columns is None or name in self.columns
+
+
+def build(found: runs.Found, options: Options, *, every_cost: bool = False) -> Built:
+    """The table that the options describe. Raises `AnalysisError` for a metric or a column that there isn't."""
+    if options.metric is not None:
+        found.report(options.metric)
+    all_rows = rows.build(found)
+    by_name = {cost.name: cost for cost in costs.COSTS}
+    grid = cells.build(
+        all_rows,
+        group_by_budget=options.group == "budget",
+        memory=options.memory,
+        chosen=None if options.columns is None else [by_name[name] for name in options.columns if name in by_name],
+        every_cost=every_cost,
+        glue=options.metric is None,
+    )
+    averages, ranks = summary.averages(grid), summary.ranks(grid)
+    if options.sort is not None:
+        grid = sorting.by(grid, averages, ranks, options.sort)
+    return Built(all_rows, grid, averages, ranks, papers.beside(grid, options.published), options.columns)
 
 
 VERB = Verb(

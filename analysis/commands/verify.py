@@ -156,7 +156,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 VERB = Verb(
     name="verify",
-    summary="whether records are what their runs wrote: names, checksums, metrics, hashes",
+    summary="whether records are what their runs wrote",
     description=(
         "Checks every record below the folders: its checksum, that its name is the hash of its settings, that what it\n"
         "says twice is the same, its metrics against predictions.parquet, and the hashes of adapter and predictions.\n"

@@ -14,6 +14,7 @@ import numpy as np
 from analysis.comparison.overall import Overall
 from analysis.errors import AnalysisError
 from analysis.stats import ALPHA
+from analysis.text.phrases import shortened
 
 FORMATS = ("png", "svg")
 _LONGEST = 50  # letters of a name: a longer one would leave no room for the axis
@@ -70,7 +71,7 @@ def encode(overall: Overall, form: str) -> bytes:
             row = int(label.get_text())
             label.set_color("black")
             name = overall.rows[row].label
-            name = name if len(name) <= _LONGEST else name[: _LONGEST - 1] + "…"
+            name = shortened(name, _LONGEST)
             label.set_text(f"{name} ({overall.average[row]:.2f})")
         if overall.nemenyi is not None and overall.critical_difference is not None:
             _scale_bar(axes, min(overall.average), overall.critical_difference)

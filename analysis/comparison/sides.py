@@ -49,7 +49,7 @@ def find(rows: Sequence[Row], name: str) -> Row:
 
     A whole label wins; otherwise one row only may fit. Raises `AnalysisError` with the candidates.
     """
-    exact = [row for row in rows if row.label == name]
+    exact = [row for row in rows if name in row.names]
     fitting = exact or [row for row in rows if _fits(row, name)]
     if len(fitting) == 1:
         return fitting[0]

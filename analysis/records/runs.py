@@ -13,7 +13,7 @@ from itertools import compress
 from pathlib import Path
 from typing import Any
 
-from analysis.records import discovery, grouping
+from analysis.records import discovery, grouping, other_metric
 from analysis.records.discovery import Listed, Run
 from analysis.records.grouping import Point, Settings, is_seed
 from analysis.records.provenance import Provenance
@@ -27,9 +27,17 @@ class Found(Listed):
     def __init__(self, roots: Iterable[Path | str]) -> None:
         """Reads every record. Never raises for what it finds there."""
         super().__init__()
+        self.metric: str | None = None  # where another than the tasks' own was asked for
+        self.lacking: list[Run] = []  # done runs that don't have it and are left out
         with _without_collector():
             self.runs = _once(_read(roots, self), self)
             self.points = grouping.points(self.runs)
+
+    def report(self, metric: str) -> None:
+        """Has another metric of the records in the place of the tasks' own. Raises `AnalysisError` if none has it."""
+        self.metric = metric
+        self.runs, self.lacking = other_metric.chosen(self.runs, metric)
+        self.points = grouping.points(self.runs)
 
     def count(self, status: str) -> int:
         """The number of runs that ended so."""

@@ -11,6 +11,7 @@ import json
 from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from analysis.text.phrases import shortened
 from analysis.text.sorting import natural
 from trainer.record import Record
 
@@ -96,13 +97,7 @@ def telling(cells: Iterable[Sequence[Point]], names: Collection[str], typed_name
 
 def label(name: str, setting: Any) -> str:
     """`rank=4`, `optim.lr=0.001`; of a long value the start and a mark that tells it from others."""
-    shown = text(setting)
-    if len(shown) > _LONGEST:
-        import hashlib  # few tables need it
-
-        mark = hashlib.sha256(shown.encode()).hexdigest()[:6]
-        shown = f"{shown[: _LONGEST - 7]}…{mark}"
-    return f"{short(name)}={shown}"
+    return f"{short(name)}={shortened(text(setting), _LONGEST)}"
 
 
 def short(name: str) -> str:

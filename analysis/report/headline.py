@@ -95,7 +95,7 @@ def _line(grid: Grid, sheet: Sheet, number: int, entries: Sequence[Entry]) -> Li
     reasons = [_reason(cell) for cell in cells]
     done = sum(cell.n > 0 for cell in cells)
     for place, entry in enumerate(entries[len(cells) :], len(cells)):
-        cost = place >= len(entries) - len(grid.cost_columns)
+        cost = sheet.heads[place].cost
         if entry.text:
             reasons.append("")
         elif done < len(cells) and not (cost and done):

@@ -32,10 +32,13 @@ class Spent:
     resized: bool  # whether a run that reports its best checkpoint changed in size
 
 
-def tallied(row: Row, tasks: Iterable[str], every_cost: bool) -> tuple[list[Tally | None], Spent]:
-    """For each task its tally, None where no run is done; then that of all. every_cost: with the costs of each task."""
+def tallied(row: Row, tasks: Iterable[str], every_cost: bool, as_glue: bool) -> tuple[list[Tally | None], Spent]:
+    """For each task its tally, None where no run is done; then that of all. every_cost: with the costs of each task;
+    as_glue: with scores as GLUE averages them, else those of the column."""
     by_task = {task: [run.record for run in row.runs.get(task, ())] for task in tasks}
-    tallies = [_task(task, records, every_cost) if records else None for task, records in by_task.items()]
+    tallies = [
+        _task(task if as_glue else "", records, every_cost) if records else None for task, records in by_task.items()
+    ]
     return tallies, _spent([record for records in by_task.values() for record in records])
 
 

@@ -101,6 +101,7 @@ class Grid:
     spent: list[Spent]
     fractions: dict[str, bool]  # metrics of the table → printed ×100?
     groups: list[Group]
+    glue: bool = True  # whether some tasks count in the average as GLUE has it
 
     def column(self, column: Column) -> list[Cell]:
         """The cells of a column, by row."""
@@ -112,10 +113,18 @@ class Grid:
 MOST = {True: 2, False: 4}
 
 
-def build(rows: Rows, *, group_by_budget: bool = False, memory: bool = False, every_cost: bool = False) -> Grid:
-    """Computes the whole table. memory: with the parts of the memory as columns of their own; every_cost: with the
-    costs of each cell."""
-    tallies = [tallied(row, rows.tasks, every_cost) for row in rows.rows]
+def build(
+    rows: Rows,
+    *,
+    group_by_budget: bool = False,
+    memory: bool = False,
+    chosen: Sequence[Cost] | None = None,
+    every_cost: bool = False,
+    glue: bool = True,
+) -> Grid:
+    """Computes the whole table. memory: with the parts of the memory as columns of their own; chosen: the columns of
+    costs, None for those of most tables; every_cost: with the costs of each cell; glue: see `Grid`."""
+    tallies = [tallied(row, rows.tasks, every_cost, glue) for row in rows.rows]
     values: dict[str, list[Sequence[float]]] = {}
     for line, _ in tallies:
         for tally in line:
@@ -129,8 +138,8 @@ def build(rows: Rows, *, group_by_budget: bool = False, memory: bool = False, ev
     ]
     columns = [_column(task, [line[place] for line in cells], groups) for place, task in enumerate(rows.tasks)]
     spent = [spent for _, spent in tallies]
-    shown = costs.shown((each.means for each in spent), split=memory)
-    return Grid(rows.rows, columns, cells, shown, spent, fractions, groups)
+    shown = costs.shown((each.means for each in spent), split=memory) if chosen is None else tuple(chosen)
+    return Grid(rows.rows, columns, cells, shown, spent, fractions, groups, glue)
 
 
 def spread(values: Sequence[float], *, fraction: bool) -> Spread:

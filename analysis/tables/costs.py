@@ -19,6 +19,12 @@ class Cost:
     key: str
     names: tuple[str, ...]  # of a record's row
     text: Callable[[float], str]
+    higher_is_better: bool = False
+
+    @property
+    def name(self) -> str:
+        """As a command line has it: the header without its unit, `memory`, `peak-rss`, `tokens/s`."""
+        return self.header.removesuffix(" MiB").removesuffix(" s").replace(" ", "-").lower()
 
     def of(self, record: Record) -> float | None:
         """What one run took; None where a part is missing: the sum of the others would look like a small one."""
@@ -67,9 +73,16 @@ CUDA_SPLIT = (
     Cost("eval CUDA MiB", "cuda_eval_allocated_bytes", ("memory.cuda_eval_allocated",), _MIB),
     Cost("eval reserved MiB", "cuda_eval_reserved_bytes", ("memory.cuda_eval_reserved",), _MIB),
 )
+_TOKENS = "time.tokens_per_second"
 TIME = (
     Cost("train s", "train_seconds", ("time.train",), lambda s: numbers.fixed(s, 1)),
-    Cost("tokens/s", "tokens_per_second", ("time.tokens_per_second",), lambda s: numbers.fixed(s, 0)),
+    Cost(
+        "tokens/s",
+        "tokens_per_second",
+        ("time.tokens_per_second",),
+        lambda s: numbers.fixed(s, 0),
+        higher_is_better=True,
+    ),
 )
 
 # All of them, as csv has them.

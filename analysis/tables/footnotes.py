@@ -50,6 +50,7 @@ def build(
         *(_averages(grid, averages) if averages else ()),
         *(_ranks(grid, ranks) if ranks else ()),
         *protocols((point.task, point.observed) for point in found.having("done")),
+        *_other_metric(found),
         *positives((point.task, point.observed) for point in found.having("done")),
         *_final_forms(grid),
         *_costs(grid),
@@ -63,6 +64,7 @@ def build(
         *failed(rows),
         *_blank(grid),
         *pruned(found),
+        *_lacking(found),
         *left_out(found),
     ]
     return [
@@ -163,7 +165,7 @@ def _averages(grid: Grid, averages: Averages) -> Iterator[str]:
             parts[0] += ", ± its sd over seeds"
         if any(spread and not spread.n for spread in averages.spreads):
             parts.append("without (n) where the tasks of a row have different seeds")
-        merged = [task for task in tasks if task in glue.AVERAGED]
+        merged = [task for task in tasks if grid.glue and task in glue.AVERAGED]
         parts += [f"{task} counts with the mean of {' and '.join(glue.AVERAGED[task])}" for task in merged]
         yield f"Average: {'; '.join(parts)}{_only_complete(grid)}."
     elif averages.why_none:
@@ -175,7 +177,7 @@ def _averages(grid: Grid, averages: Averages) -> Iterator[str]:
 def _ranks(grid: Grid, ranks: Ranks) -> Iterator[str]:
     if ranks.shown:
         within = " in its group" if len(grid.groups) > 1 else ""
-        merged = [column.task for column in grid.columns if column.task in glue.AVERAGED]
+        merged = [column.task for column in grid.columns if grid.glue and column.task in glue.AVERAGED]
         shown = f"; on {names(merged)} by the metric that its column shows" if merged else ""
         yield (
             f"Rank: the mean over tasks of the rank of a row's mean{within}, 1 for the best, ties share theirs"
@@ -207,6 +209,23 @@ def protocols(done: Iterable[tuple[str, Sequence[Any]]]) -> Iterator[str]:
         parts.append(f"protocol {protocol}" if protocol else "protocol not recorded")
         which = "" if here == everything else f" ({names(here)})"
         yield f"{', '.join(parts)}{which}."
+
+
+def _other_metric(found: Found) -> Iterator[str]:
+    if found.metric is not None:
+        yield (
+            f"Shown is {found.metric}, asked for in the place of the tasks' own metric: best checkpoints were chosen "
+            "by that one, and the average counts every task with what its column shows."
+        )
+
+
+def _lacking(found: Found) -> Iterator[str]:
+    """Done runs that don't have the metric that was asked for."""
+    by_task: dict[str, list[str]] = defaultdict(list)
+    for run in found.lacking:
+        by_task[run.record.task].append(run.record.variant)
+    for task, variants in sorted(by_task.items(), key=lambda item: natural(item[0])):
+        yield f"Left out, no {found.metric} in the record: {runs(len(variants))} on {task} ({names(set(variants))})"
 
 
 def _final_forms(grid: Grid) -> Iterator[str]:
@@ -243,7 +262,10 @@ _COSTS = {
 def _costs(grid: Grid) -> Iterator[str]:
     over = "over the runs and tasks of a row" if len(grid.columns) > 1 else "over the runs of a row"
     meanings = [_COSTS[cost.key] for cost in grid.cost_columns if cost.key in _COSTS]
-    yield f"Costs: means {over}. {meanings[0][0].upper()}{meanings[0][1:]}; {'; '.join(meanings[1:])}."
+    if not grid.cost_columns:
+        return
+    meaning = "; ".join(meanings)
+    yield f"Costs: means {over}.{f' {meaning[0].upper()}{meaning[1:]}.' if meaning else ''}"
     unequal = []
     for row, spent in zip(grid.rows, grid.spent, strict=True):
         low, high = spent.started or (0, 0)
@@ -267,6 +289,9 @@ def _compared(rows: Rows, grid: Grid) -> Iterator[str]:
     along: dict[str, list[str]] = defaultdict(list)
     for variant, others in rows.along.items():
         along[names(map(settings.short, others))].append(variant)
+    for variant, values in sorted(rows.commonest.items(), key=lambda item: natural(item[0])):
+        listed = names(settings.label(name, value) for name, value in values.items())
+        yield f"Where a label of {variant} does not say otherwise: {listed}."
     for listed, variants in sorted(along.items()):
         yield f"Along with what their labels say, the rows of {names(variants)} differ in: {listed}."
     within: dict[str, set[str]] = defaultdict(set)

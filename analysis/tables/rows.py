@@ -11,7 +11,7 @@ row: settings tuned per task are common, and notes.py names them.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -34,17 +34,27 @@ class Row:
     failed_points: dict[str, list[Point]] = field(default_factory=dict)
     runs: dict[str, list[Run]] = field(default_factory=dict)
     failed: dict[str, list[Run]] = field(default_factory=dict)
+    unsaid: frozenset[str] = frozenset()  # settings that the label leaves out: they have the commonest value
 
     @property
     def settings(self) -> str:
-        """What stands in the label after the variant's name: `rank=4 optim.lr=0.001`."""
-        model = [f"model={settings.text(self.model)}"] if self.model_shown else []
-        return " ".join([*model, *(settings.label(name, value) for name, value in self.told_apart)])
+        """All that tells the row from others of its variant: `rank=4 optim.lr=0.001`."""
+        return self._text(frozenset())
 
     @property
     def label(self) -> str:
-        """The row's name in a table: the variant, then its settings."""
-        return f"{self.variant} {self.settings}".rstrip()
+        """The row's name in a table: the variant, then its settings, but for those with the commonest value."""
+        return f"{self.variant} {self._text(self.unsaid)}".rstrip()
+
+    @property
+    def names(self) -> set[str]:
+        """What the row may be called: its label, or the variant and all of its settings."""
+        return {self.label, f"{self.variant} {self.settings}".rstrip()}
+
+    def _text(self, unsaid: frozenset[str]) -> str:
+        model = [f"model={settings.text(self.model)}"] if self.model_shown else []
+        told = (settings.label(name, value) for name, value in self.told_apart if name not in unsaid)
+        return " ".join([*model, *told])
 
     def sort_key(self) -> tuple[object, ...]:
         """By variant, then model, then value by value; names and numbers as a person sorts them."""
@@ -60,6 +70,8 @@ class Rows:
     tasks: list[str]
     # For each variant with several rows: settings that go along with those in its labels.
     along: dict[str, list[str]]
+    # For each variant, the settings that its labels leave out where they have this, the commonest value.
+    commonest: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 def build(found: Found) -> Rows:
@@ -73,10 +85,16 @@ def build(found: Found) -> Rows:
     for number, points in enumerate((done, failed)):
         for point in points:
             by_variant[point.variant][number].append(point)
+    commonest: dict[str, dict[str, Any]] = {}
     for variant, (own, own_failed) in by_variant.items():
         configured, hidden = _configured(own, own_failed)
         observed = _observed(own, configured, mixed)
-        rows.extend(_variant_rows(own, own_failed, configured, observed, several_models))
+        new = list(_variant_rows(own, own_failed, configured, observed, several_models))
+        rows.extend(new)
+        if common := _commonest(new, configured):
+            commonest[variant] = common
+            for row in new:
+                row.unsaid = frozenset(n for n, value in row.told_apart if n in common and common[n] == value)
         if hidden:
             along[variant] = hidden
     for row in rows:
@@ -84,7 +102,20 @@ def build(found: Found) -> Rows:
         row.failed = {task: ordered(points) for task, points in row.failed_points.items()}
     rows.sort(key=Row.sort_key)
     tasks = sorted({point.task for point in (*done, *failed)}, key=natural)
-    return Rows(rows, tasks, along)
+    return Rows(rows, tasks, along, commonest)
+
+
+def _commonest(rows: Sequence[Row], configured: Sequence[str]) -> dict[str, Any]:
+    """Of several settings of a variant's rows, those of which one value is commoner than any other, with that value.
+
+    Of a single setting every row says what it has.
+    """
+    found: dict[str, Any] = {}
+    for name in configured if len(configured) > 1 else ():
+        counts = Counter(value for row in rows for own, value in row.told_apart if own == name).most_common(2)
+        if len(counts) > 1 and counts[0][1] > counts[1][1]:
+            found[name] = counts[0][0]
+    return found
 
 
 def _cells(points: Iterable[Point]) -> list[list[Point]]:

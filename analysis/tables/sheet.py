@@ -18,6 +18,7 @@ class Head:
     name: str
     metric: str = ""
     reading: str = ""  # which checkpoint
+    cost: bool = False  # of what a row took, not of what came out
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,48 +55,55 @@ class Sheet:
     sections: tuple[Section, ...]
 
 
-def build(grid: Grid, averages: Averages, ranks: Ranks, papers: Sequence[Paper] = ()) -> Sheet:
-    """The sheet of a grid; average and rank are left out where no row has one."""
+AVERAGE, RANK = "average", "rank"  # the columns over tasks
+
+
+def build(
+    grid: Grid, averages: Averages, ranks: Ranks, papers: Sequence[Paper] = (), columns: Sequence[str] | None = None
+) -> Sheet:
+    """The sheet of a grid; average and rank are left out where no row has one.
+
+    columns: the names of those behind the tasks, in their order; None for average, rank and all costs of the grid.
+    """
+    costs = {cost.name: cost for cost in grid.cost_columns}
+    if columns is None:
+        columns = [AVERAGE, RANK, *costs]
+    shown = [name for name in columns if name in costs or (averages if name == AVERAGE else ranks).shown]
     heads = [Head(column.task, column.metric or "", column.reading) for column in grid.columns]
-    heads += [Head("average")] * averages.shown + [Head("rank")] * ranks.shown
-    heads += [Head(cost.header) for cost in grid.cost_columns]
-    sections = [
-        Section(group.title, tuple(_line(grid, averages, ranks, place) for place in group.places))
-        for group in grid.groups
-    ]
-    sections += [_published(grid, paper, len(heads)) for paper in papers]
+    heads += [Head(costs[name].header, cost=True) if name in costs else Head(name) for name in shown]
+
+    def line(place: int) -> Line:
+        entries = [
+            _entry(cell.spread, column.marks.of(place))
+            for column, cell in zip(grid.columns, grid.cells[place], strict=True)
+        ]
+        for name in shown:
+            if name == AVERAGE:
+                entries.append(_entry(averages.spreads[place], averages.marks.of(place)))
+            elif name == RANK:
+                rank, mark = ranks.means[place], ranks.marks.of(place)
+                entries.append(Entry() if rank is None else Entry(numbers.fixed(rank, 2), mark=mark, value=rank))
+            else:
+                value = grid.spent[place].means.of(costs[name])
+                entries.append(Entry() if value is None else Entry(costs[name].text(value), value=value))
+        return Line(grid.rows[place].label, tuple(entries))
+
+    sections = [Section(group.title, tuple(map(line, group.places))) for group in grid.groups]
+    sections += [_published(grid, paper, heads) for paper in papers]
     return Sheet(tuple(heads), tuple(sections))
-
-
-def _line(grid: Grid, averages: Averages, ranks: Ranks, place: int) -> Line:
-    entries = [
-        _entry(cell.spread, column.marks.of(place))
-        for column, cell in zip(grid.columns, grid.cells[place], strict=True)
-    ]
-    if averages.shown:
-        entries.append(_entry(averages.spreads[place], averages.marks.of(place)))
-    if ranks.shown:
-        rank = ranks.means[place]
-        mark = ranks.marks.of(place)
-        entries.append(Entry() if rank is None else Entry(numbers.fixed(rank, 2), mark=mark, value=rank))
-    for cost in grid.cost_columns:
-        value = grid.spent[place].means.of(cost)
-        entries.append(Entry() if value is None else Entry(cost.text(value), value=value))
-    return Line(grid.rows[place].label, tuple(entries))
 
 
 def _entry(spread: Spread | None, mark: str) -> Entry:
     return Entry() if spread is None else Entry(spread.mean_text, spread.sd_text, spread.n, mark, spread.mean)
 
 
-def _published(grid: Grid, paper: Paper, width: int) -> Section:
+def _published(grid: Grid, paper: Paper, heads: Sequence[Head]) -> Section:
     lines = []
-    # Between the tasks and the costs: average and rank, which are ours alone.
-    blank = [Entry()] * (width - len(grid.columns) - len(grid.cost_columns))
     for row in paper.rows:
         shown = [Entry(paper.value(row, column)) for column in grid.columns]
-        costs = [Entry(row.parameters if cost.key == "trainable_start" else "") for cost in grid.cost_columns]
+        # Average and rank are ours alone.
+        others = [Entry(row.parameters if head.name == "trainable" else "") for head in heads[len(shown) :]]
         if any(entry.text for entry in shown):
             label = f"{row.label} (quoted there)" if row.quoted else row.label
-            lines.append(Line(label, (*shown, *blank, *costs)))
+            lines.append(Line(label, (*shown, *others)))
     return Section(f"published by others, another protocol: {paper.name}", tuple(lines), foreign=True)

@@ -20,3 +20,12 @@ def names(everything: Iterable[Any], most: int = MOST_NAMES) -> str:
     ordered = sorted(everything, key=lambda name: natural(str(name)))
     more = len(ordered) - most
     return ", ".join(map(str, ordered[:most])) + (f" and {more} more" if more > 0 else "")
+
+
+def shortened(text: str, most: int) -> str:
+    """A text of at most so many characters: of a longer one the start, and a mark that tells it from others."""
+    if len(text) <= most:
+        return text
+    import hashlib  # few tables need it
+
+    return f"{text[: most - 7]}…{hashlib.sha256(text.encode()).hexdigest()[:6]}"

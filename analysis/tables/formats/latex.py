@@ -8,21 +8,27 @@ from analysis.tables.footnotes import Note
 from analysis.tables.formats.markdown import one_line
 from analysis.tables.sheet import Entry, Head, Section, Sheet
 
+# As wide as it is, or as the page where it is wider.
+_FIT = "\\resizebox{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}{!}{%"
 
-def render(sheet: Sheet, notes: Sequence[Note]) -> str:
-    """A `table` environment: the tabular, then the notes in small print."""
+
+def render(sheet: Sheet, notes: Sequence[Note], caption: str, label: str) -> str:
+    """A `table` environment no wider than the page: caption, tabular, then the notes in small print."""
     head = ["variant", *map(_head, sheet.heads)]
     lines = [
-        "% needs \\usepackage{booktabs}",
+        "% needs \\usepackage{booktabs,graphicx}",
         "\\begin{table}",
         "\\centering",
+        f"\\caption{{{escape(caption)}}}",
+        f"\\label{{{label}}}",
+        _FIT,
         f"\\begin{{tabular}}{{l{'r' * len(sheet.heads)}}}",
         "\\toprule",
         " & ".join(head) + " \\\\",
     ]
     for section in sheet.sections:
         lines += ["\\midrule", *_section(section, len(head))]
-    lines += ["\\bottomrule", "\\end{tabular}", "", "\\medskip"]
+    lines += ["\\bottomrule", "\\end{tabular}}", "", "\\medskip"]
     lines += ["\\begin{minipage}{\\linewidth}\\footnotesize"]
     lines += [f"{escape(note.text)}\\par" for note in notes]
     lines += ["\\end{minipage}", "\\end{table}"]
@@ -83,6 +89,8 @@ _SPECIAL = str.maketrans(
         "±": r"$\pm$",
         "×": r"$\times$",
         "…": r"\ldots{}",
+        "≥": r"$\geq$",
+        "≤": r"$\leq$",
     }
 )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -40,12 +41,15 @@ HEADER = (
 )
 
 
-def render(grid: Grid, averages: Averages, ranks: Ranks, papers: Sequence[Paper] = ()) -> str:
-    """The whole file; a task without done runs has n = 0 and blanks."""
+def render(
+    grid: Grid, averages: Averages, ranks: Ranks, papers: Sequence[Paper] = (), *, by_group: bool = False
+) -> str:
+    """The whole file; a task without done runs has n = 0 and blanks. by_group: in the order of the groups."""
     text = io.StringIO()
     writer = csv.DictWriter(text, HEADER, restval="", extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
-    for place in range(len(grid.rows)):
+    by_name = range(len(grid.rows))
+    for place in itertools.chain(*(group.places for group in grid.groups)) if by_group else by_name:
         writer.writerows(map(_inert, _lines(grid, averages, ranks, place)))
     for paper in papers:
         writer.writerows(map(_inert, _published(grid, paper)))

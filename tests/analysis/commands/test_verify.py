@@ -134,7 +134,7 @@ def test_an_edited_record_is_listed_and_never_bold(store, table, capsys):
         store.add("sora", seed, 0.6)
     folder = store.add("sora", 2, 0.6)
     path = folder / records.FILENAME
-    path.write_text(path.read_text().replace('"metric.value": 0.6', '"metric.value": 0.999'))
+    path.write_text(path.read_text().replace('"metric.value": 0.6', '"metric.value": 0.9990'))
     reason = "checksum: "
     out = table()
     assert out.note("Not used, can't be trusted: ").startswith(f"{path}: {reason}")
@@ -147,4 +147,4 @@ def test_an_edited_record_is_listed_and_never_bold(store, table, capsys):
     assert "99.90" not in compared and f"can't be trusted: {path}" in compared
     assert cli.main(["report", "runs", "--no-pictures"]) == 0
     page = Path("report.html").read_text()
-    assert "0.999" not in page and str(path) in page
+    assert "0.9990" not in page and "99.90" not in page and str(path) in page

@@ -1,0 +1,64 @@
+"""Runs with another metric of theirs in the place of their task's own."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+
+from analysis.errors import AnalysisError
+from analysis.records.discovery import Run
+from trainer.record import Metric, Record
+
+
+def chosen(runs: Iterable[Run], name: str) -> tuple[list[Run], list[Run]]:
+    """Runs that report a metric of their record, and the done ones that don't have it. Others stay as they are.
+
+    name: as in the record's `metrics`: `f1`, or `validation_mismatched.accuracy` of a further split. Raises
+    `AnalysisError` where no run has it.
+    """
+    found: list[Run] = []
+    lacking: list[Run] = []
+    known: set[str] = set()
+    for run in runs:
+        values = _values(run.record)
+        known |= values.keys()
+        if not run.done:
+            found.append(run)
+        elif name in values:
+            found.append(Run(run.path, dataclasses.replace(run.record, metric=_metric(run.record, name, values[name]))))
+        else:
+            lacking.append(run)
+    if name not in known:
+        raise AnalysisError(f"--metric: {name!r}, the records have: {', '.join(sorted(known)) or 'none'}")
+    return found, lacking
+
+
+def _values(record: Record) -> dict[str, float]:
+    own = {} if record.metric.value is None or record.metric.name is None else {record.metric.name: record.metric.value}
+    return own | record.metrics
+
+
+def _metric(record: Record, name: str, value: float) -> Metric:
+    """checkpoint and step stay: the checkpoint was chosen by the task's own metric."""
+    if name == record.metric.name:
+        return record.metric
+    split, _, own = name.rpartition(".")
+    return dataclasses.replace(
+        record.metric,
+        name=name,
+        value=value,
+        higher_is_better=_higher_is_better(own),
+        split=split or record.metric.split,
+        positive=record.data.positive if own == "f1" else None,
+    )
+
+
+def _higher_is_better(name: str) -> bool | None:
+    """None for a metric that the suite has no definition of: then no best is marked."""
+    from trainer import metrics
+    from trainer.errors import ConfigError
+
+    try:
+        return metrics.higher_is_better(name)
+    except ConfigError:
+        return None
