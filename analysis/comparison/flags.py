@@ -32,7 +32,7 @@ def build(found: Found, rows: Rows, sides: Sides, outcomes: Outcomes, resamples:
     provenance = Provenance.of(run.record for run in runs)
     explanations = [
         *_numbers(outcomes, resamples),
-        *_floors(outcomes.done),
+        *_floors(outcomes),
         *footnotes.protocols((run.record.task, settings.observed(run.record)) for run in runs),
         *footnotes.positives((run.record.task, settings.observed(run.record)) for run in runs),
         *_settings(rows, sides),
@@ -74,6 +74,9 @@ def _numbers(outcomes: Outcomes, resamples: int) -> Iterator[str]:
             f"Verdict: better, where Holm's p of the paired t test is below {ALPHA}; equal, where every paired seed "
             "has the same value; else the data don't say. g_z: mean over sd of the differences, Hedges-corrected."
         )
+    if any(outcome.smallest is not None for outcome in done):
+        among = "" if outcomes.t_tests == 1 else f", as the first of {outcomes.t_tests} tests by Holm"
+        yield f"Shown from: the smallest mean difference that these seeds, at this sd, tell from 0{among}."
     if any(outcome.seeds.n == 1 for outcome in done):
         yield "With one paired seed nothing is known about the spread over seeds: no ±, no interval, no p over seeds."
     if any(outcome.seeds.n > 1 and outcome.seeds.p is None for outcome in done):
@@ -91,8 +94,9 @@ def _numbers(outcomes: Outcomes, resamples: int) -> Iterator[str]:
         yield text
 
 
-def _floors(done: Sequence[Outcome]) -> Iterator[str]:
+def _floors(outcomes: Outcomes) -> Iterator[str]:
     """What the sign-flip test can't say, by number of seeds."""
+    done = outcomes.done
     for n in sorted({outcome.seeds.n for outcome in done} - {1}):
         floor = seeds.flip_floor(n)
         drawn = n > seeds.MOST_EXACT
@@ -100,6 +104,8 @@ def _floors(done: Sequence[Outcome]) -> Iterator[str]:
         text = f"n={n}: the sign-flip p can't be below 2/{of} = {words.p_value(floor)}"
         if floor >= ALPHA:
             text += f", so no permutation test over these seeds can reach {ALPHA}"
+        elif not any(outcome.flip_can_tell for outcome in done if outcome.seeds.n == n):
+            text += f"; by Holm, for {outcomes.t_tests} tests, none can reach {ALPHA}"
         yield f"{text}."
 
 

@@ -19,7 +19,7 @@ from analysis.comparison.pairs import Paired, pair
 from analysis.comparison.predictions import NotUsable, Predictions
 from analysis.comparison.sides import Sides
 from analysis.records.runs import Run
-from analysis.stats import examples, seeds
+from analysis.stats import ALPHA, examples, seeds
 from analysis.stats.examples import Interval, McNemar
 from analysis.stats.family import holm
 from analysis.stats.seeds import OverSeeds
@@ -67,6 +67,8 @@ class Outcome:
     examples: OverExamples
     t_holm: float | None = None  # p of the paired t, adjusted
     flip_holm: float | None = None  # p of the sign-flip test, adjusted
+    flip_can_tell: bool = False  # whether any differences over so many seeds could bring that below ALPHA
+    smallest: float | None = None  # see `seeds.smallest_shown`
 
 
 @dataclass(frozen=True)
@@ -148,11 +150,19 @@ def _adjusted(done: Sequence[Outcome], refused: list[Paired]) -> Outcomes:
     flip = iter(holm([outcome.seeds.p_flip for outcome in several if outcome.seeds.p_flip is not None]))
     tests = [one.mcnemar.p for outcome in done for one in outcome.examples.by_seed.values() if one.mcnemar]
     mcnemar = iter(holm(tests))
+    floors = [outcome.seeds.flip_floor for outcome in several if outcome.seeds.flip_floor is not None]
+    lowest = min(floors, default=1.0) * len(floors)  # by Holm, of the smallest p of the family; no other is below it
     adjusted = []
     for outcome in done:
         if outcome.seeds.n > 1:
-            t_holm = next(t)
-            outcome = replace(outcome, flip_holm=next(flip), t_holm=None if outcome.seeds.p is None else t_holm)
+            t_holm, over = next(t), outcome.seeds
+            outcome = replace(
+                outcome,
+                flip_holm=next(flip),
+                t_holm=None if over.p is None else t_holm,
+                flip_can_tell=max(lowest, over.flip_floor or 0.0) < ALPHA,
+                smallest=None if over.sd is None else seeds.smallest_shown(over.sd, over.n, len(several)),
+            )
         by_seed = {
             seed: replace(one, holm=next(mcnemar)) if one.mcnemar else one
             for seed, one in outcome.examples.by_seed.items()

@@ -80,7 +80,7 @@ def _over_seeds(sides: Sides, done: Sequence[Outcome]) -> list[str]:
     head = [
         *_first_columns(sides),
         *("metric", *_sides(sides), _difference(sides), "sd", "n", "95 % interval"),
-        *("paired t p (Holm)", "sign-flip p (Holm)", "its floor", "g_z"),
+        *("shown from", "paired t p (Holm)", "sign-flip p (Holm)", "its floor", "g_z"),
     ]
     body = []
     for outcome in done:
@@ -91,13 +91,19 @@ def _over_seeds(sides: Sides, done: Sequence[Outcome]) -> list[str]:
                 *(escape(scale.metric), scale.number(seeds.mean_a), scale.number(seeds.mean_b)),
                 *(scale.number(seeds.difference), scale.number(seeds.sd), str(seeds.n)),
                 scale.interval(seeds.low, seeds.high),
+                scale.number(outcome.smallest),
                 words.with_holm(seeds.p, outcome.t_holm),
-                words.with_holm(seeds.p_flip, outcome.flip_holm),
+                words.with_holm(seeds.p_flip, outcome.flip_holm) if outcome.flip_can_tell else _never(seeds.p_flip),
                 words.p_value(seeds.flip_floor),
                 "" if seeds.effect is None else f"{seeds.effect:.2f}",
             ]
         )
     return ["Over seeds:", "", *markdown.table(head, body)]
+
+
+def _never(p: float | None) -> str:
+    """What stands in the place of a p that no data could have brought low enough."""
+    return "" if p is None else f"can't be < {ALPHA}"
 
 
 def _over_examples(sides: Sides, done: Sequence[Outcome]) -> list[str]:

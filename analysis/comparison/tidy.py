@@ -42,6 +42,7 @@ class Line:
     p_flip_holm: float | None = None
     flip_floor: float | None = None
     g_z: float | None = None
+    smallest_shown: float | None = None  # difference that these seeds would have told from 0, at this sd and by Holm
     a_alone: int | None = None  # examples that A alone gets right
     b_alone: int | None = None
     verdict: str | None = None
@@ -66,6 +67,7 @@ def _seeds(outcome: Outcome, verdict: Verdict) -> Line:
         p_flip_holm=outcome.flip_holm,
         flip_floor=found.flip_floor,
         g_z=found.effect,
+        smallest_shown=outcome.smallest,
         verdict=verdict.word,
     )
 

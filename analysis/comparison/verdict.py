@@ -106,6 +106,8 @@ def _undecided(outcome: Outcome, scale: Scale, family: int) -> str:
     )
     if seeds.p < ALPHA:
         text += f"; the interval leaves 0 out, but that is not enough for one of {family} tests"
+    if outcome.smallest is not None:
+        text += f"; {seeds.n} seeds with this spread could have shown {scale.number(outcome.smallest)} or more"
     return f"{text}."
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 import io
 import math
 import re
@@ -25,6 +24,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from analysis.tables.formats.markdown import one_line
 from analysis.text import numbers
+from analysis.text.phrases import shortened
 
 FORMATS = ("png", "svg")
 
@@ -121,9 +121,7 @@ def look(number: int) -> Look:
 def name(text: str, most: int = 44) -> str:
     """A name as a figure shows it: one line, its end cut off where it is long, without missing glyphs."""
     text = "".join(letter if _has_glyph(letter) else f"\\u{ord(letter):04x}" for letter in one_line(text))
-    if len(text) > most:
-        mark = hashlib.sha256(text.encode()).hexdigest()[:6]  # tells it from others with the same start
-        text = f"{text[: most - 7]}…{mark}"
+    text = shortened(text, most)
     # matplotlib keeps labels that start with an underscore out of legends.
     return f"\u200a{text}" if text.startswith("_") else text
 

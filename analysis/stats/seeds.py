@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 from scipy import special, stats
 
-from analysis.stats import LEVEL
+from analysis.stats import ALPHA, LEVEL
 
 # With up to so many seeds all 2ⁿ flips are counted; with more, as many as these have are drawn.
 MOST_EXACT = 14
@@ -139,6 +139,17 @@ def flip_floor(n: int) -> float:
     counts as one of them.
     """
     return 2 / 2**n if n <= MOST_EXACT else 2 / (2**MOST_EXACT + 1)
+
+
+def smallest_shown(sd: float, n: int, tests: int) -> float | None:
+    """The size from which on a mean difference with this sd over n pairs is told from 0, whatever the others are.
+
+    It is half the width of the paired t interval of level 1 − ALPHA / tests: of several tests, Holm's correction asks
+    the first for as much and the others for less. None without a spread.
+    """
+    if n < 2 or sd == 0:
+        return None
+    return float(stats.t.ppf(1 - ALPHA / (2 * tests), n - 1)) * sd / math.sqrt(n)
 
 
 def effect_size(mean: float, sd: float, n: int) -> float | None:

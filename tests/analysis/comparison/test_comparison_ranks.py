@@ -172,9 +172,12 @@ def test_names_are_drawn_letter_by_letter_and_long_ones_cut(store, compare):
     for task in TASKS:
         for variant, value in (("$x_1$", 0.9), ("低秩", 0.8), ("v" * 500, 0.7)):
             store.add(variant, 0, value, task)
+        store.add("v" * 499 + "w", 0, 0.6, task)
     compare("--all", "低秩", figure="cd.svg")
-    shown = texts(Path("cd.svg"))
-    assert {"$x_1$ (1.00)", "低秩 (2.00)", "v" * 49 + "… (3.00)"} <= set(shown)
+    shown = set(texts(Path("cd.svg")))
+    assert {"$x_1$ (1.00)", "低秩 (2.00)"} <= shown
+    long = [text for text in shown if text.startswith("v" * 43 + "…")]
+    assert len(long) == 2, "cut, and told apart"
 
 
 @pytest.mark.parametrize(

@@ -22,10 +22,10 @@ MARKDOWN = """\
 
 Over seeds:
 
-| task    |   metric | lora rank=4 |  head | lora rank=4 − head |  sd |   n | 95 % interval | paired t p (Holm) | sign-flip p (Holm) | its floor |  g_z |
-| :------ | -------: | ----------: | ----: | -----------------: | --: | --: | ------------: | ----------------: | -----------------: | --------: | ---: |
-| movie   | accuracy |        91.0 |  76.0 |               15.0 | 1.5 |   3 |  11.3 to 18.7 |   0.0033 (0.0033) |    0.2500 (0.2500) |    0.2500 | 5.64 |
-| opinion |  pearson |       61.00 | 64.00 |              -3.00 |     |   1 |               |                   |                    |           |      |
+| task    |   metric | lora rank=4 |  head | lora rank=4 − head |  sd |   n | 95 % interval | shown from | paired t p (Holm) | sign-flip p (Holm) | its floor |  g_z |
+| :------ | -------: | ----------: | ----: | -----------------: | --: | --: | ------------: | ---------: | ----------------: | -----------------: | --------: | ---: |
+| movie   | accuracy |        91.0 |  76.0 |               15.0 | 1.5 |   3 |  11.3 to 18.7 |        3.7 |   0.0033 (0.0033) |    can't be < 0.05 |    0.2500 | 5.64 |
+| opinion |  pearson |       61.00 | 64.00 |              -3.00 |     |   1 |               |            |                   |                    |           |      |
 
 Over test examples:
 
@@ -39,6 +39,7 @@ Over test examples:
 - ×100, differences in points: accuracy, pearson.
 - ±, sd: standard deviation of the paired differences over seeds (ddof 1); n: paired seeds; p in brackets: by Holm for the family, 1 test of its kind.
 - Verdict: better, where Holm's p of the paired t test is below 0.05; equal, where every paired seed has the same value; else the data don't say. g_z: mean over sd of the differences, Hedges-corrected.
+- Shown from: the smallest mean difference that these seeds, at this sd, tell from 0.
 - With one paired seed nothing is known about the spread over seeds: no ±, no interval, no p over seeds.
 - Over test examples: 95 % percentile bootstrap, 1,000 resamples, of the mean difference over the seeds at hand, the trained models as they are. McNemar by seed: examples that the first alone : the second alone gets right, exact p, in brackets by Holm for 3 tests; it is about two trained models.
 - n=3: the sign-flip p can't be below 2/2^3 = 0.2500, so no permutation test over these seeds can reach 0.05.
@@ -52,13 +53,13 @@ Over test examples:
 """  # noqa: E501
 
 CSV = """\
-a,b,task,metric,higher_is_better,level,seeds,n,mean_a,mean_b,difference,sd,low,high,test,p,p_holm,p_flip,p_flip_holm,flip_floor,g_z,a_alone,b_alone,verdict
-lora rank=4,head,movie,accuracy,true,seeds,0 1 2,3,0.91,0.76,0.15000000000000002,0.015000000000000013,0.11273793432374504,0.187262065676255,paired t,0.0033167587223568657,0.0033167587223568657,0.25,0.25,0.25,5.64189583547756,,,better
-lora rank=4,head,movie,accuracy,true,examples,0 1 2,200,,,0.15000000000000002,,0.1082916666666667,0.19499999999999998,,,,,,,,,,
-lora rank=4,head,movie,accuracy,true,examples of one seed,0,200,,,0.15000000000000002,,0.07487500000000007,0.22012499999999996,McNemar,0.00017632711255144299,0.00035265422510288597,,,,,46,16,
-lora rank=4,head,movie,accuracy,true,examples of one seed,1,200,,,0.135,,0.06000000000000005,0.20500000000000007,McNemar,0.0005843646280443461,0.0005843646280443461,,,,,43,16,
-lora rank=4,head,movie,accuracy,true,examples of one seed,2,200,,,0.16500000000000004,,0.09499999999999997,0.24,McNemar,1.9167786796225883e-05,5.750336038867765e-05,,,,,46,13,
-lora rank=4,head,opinion,pearson,true,seeds,0,1,0.61,0.64,-0.030000000000000027,,,,,,,,,,,,,undecided
+a,b,task,metric,higher_is_better,level,seeds,n,mean_a,mean_b,difference,sd,low,high,test,p,p_holm,p_flip,p_flip_holm,flip_floor,g_z,smallest_shown,a_alone,b_alone,verdict
+lora rank=4,head,movie,accuracy,true,seeds,0 1 2,3,0.91,0.76,0.15000000000000002,0.015000000000000013,0.11273793432374504,0.187262065676255,paired t,0.0033167587223568657,0.0033167587223568657,0.25,0.25,0.25,5.64189583547756,0.03726206567625496,,,better
+lora rank=4,head,movie,accuracy,true,examples,0 1 2,200,,,0.15000000000000002,,0.1082916666666667,0.19499999999999998,,,,,,,,,,,
+lora rank=4,head,movie,accuracy,true,examples of one seed,0,200,,,0.15000000000000002,,0.07487500000000007,0.22012499999999996,McNemar,0.00017632711255144299,0.00035265422510288597,,,,,,46,16,
+lora rank=4,head,movie,accuracy,true,examples of one seed,1,200,,,0.135,,0.06000000000000005,0.20500000000000007,McNemar,0.0005843646280443461,0.0005843646280443461,,,,,,43,16,
+lora rank=4,head,movie,accuracy,true,examples of one seed,2,200,,,0.16500000000000004,,0.09499999999999997,0.24,McNemar,1.9167786796225883e-05,5.750336038867765e-05,,,,,,46,13,
+lora rank=4,head,opinion,pearson,true,seeds,0,1,0.61,0.64,-0.030000000000000027,,,,,,,,,,,,,,undecided
 """  # noqa: E501
 
 PROBLEMS = """\

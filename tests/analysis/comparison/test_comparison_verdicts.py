@@ -57,7 +57,8 @@ def test_where_the_data_do_not_say(study, compare, data):
     rows(study, CLEAR, shifted([10, -8, 12, -6, 3]))
     assert compare("lora", "head").bullets[0] == (
         "On movie the data don't say: lora − head = 1.1 ± 4.5 points "
-        "(n=5; paired-t 95 % interval -4.5 to 6.7; Holm p 0.6162)."
+        "(n=5; paired-t 95 % interval -4.5 to 6.7; Holm p 0.6162); "
+        "5 seeds with this spread could have shown 5.6 or more."
     )
     assert data("lora", "head")["verdicts"][0]["word"] == "undecided"
 
@@ -78,7 +79,8 @@ def test_better_alone_but_not_among_many_tests(store, compare):
         values(store, [0.80, 0.82, 0.84], [0.81, 0.82, 0.83], task=task)
     assert compare("lora", "head").bullet("On opinion") == (
         "On opinion the data don't say: lora − head = 2.23 ± 0.25 points (n=3; paired-t 95 % interval 1.61 to 2.86; "
-        "Holm p 0.0547); the interval leaves 0 out, but that is not enough for one of 13 tests."
+        "Holm p 0.0547); the interval leaves 0 out, but that is not enough for one of 13 tests; "
+        "3 seeds with this spread could have shown 2.34 or more."
     )
 
 
@@ -188,9 +190,16 @@ def test_the_floor_of_the_sign_flip_test_is_stated(store, compare):
     out = compare("lora", "head")
     assert [line for line in out.bullets if "sign-flip" in line] == [
         "n=3: the sign-flip p can't be below 2/2^3 = 0.2500, so no permutation test over these seeds can reach 0.05.",
-        "n=6: the sign-flip p can't be below 2/2^6 = 0.0312.",
+        "n=6: the sign-flip p can't be below 2/2^6 = 0.0312; by Holm, for 2 tests, none can reach 0.05.",
     ]
     assert [row["its floor"] for row in out.table("Over seeds")] == ["0.2500", "0.0312"]
+    assert {row["sign-flip p (Holm)"] for row in out.table("Over seeds")} == {"can't be < 0.05"}
+
+
+def test_where_a_sign_flip_can_tell_there_is_its_p(store, compare):
+    values(store, [0.8, 0.82, 0.84, 0.8, 0.81, 0.83], [0.7, 0.73, 0.71, 0.72, 0.74, 0.75])
+    (row,) = compare("lora", "head").table("Over seeds")
+    assert row["sign-flip p (Holm)"] == "0.0312 (0.0312)"
 
 
 def test_verdicts_are_counted_over_tasks(store, compare):

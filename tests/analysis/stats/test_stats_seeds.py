@@ -141,3 +141,17 @@ def test_two_seeds_have_an_interval_but_no_effect_size():
     found = seeds.over_seeds([0.8, 0.9], [0.7, 0.85])
     assert found.effect is None and found.high is not None
     assert found.high - found.difference == pytest.approx(12.7062 * found.sd / math.sqrt(2), rel=1e-4)
+
+
+@pytest.mark.parametrize("tests", [1, 4])
+def test_what_could_have_been_shown_is_where_the_first_test_of_holm_turns(tests):
+    spread = np.array([0.0, 0.02, -0.01, 0.01, -0.02])
+    smallest = seeds.smallest_shown(float(spread.std(ddof=1)), len(spread), tests)
+    assert smallest is not None
+    less, more = (seeds.over_seeds(list(0.5 + factor * smallest + spread), [0.5] * 5) for factor in (0.999, 1.001))
+    assert less.p is not None and more.p is not None
+    assert less.p * tests > 0.05 > more.p * tests
+
+
+def test_nothing_is_said_of_what_could_have_been_shown_without_a_spread():
+    assert seeds.smallest_shown(0.0, 5, 1) is None
