@@ -29,9 +29,27 @@ class Counters:
     logged_steps: int = 0  # steps that the two sums below belong to
     task_loss: float = 0.0
     penalty: float = 0.0
+    silent: list[str] | None = None  # parameters trained from the start without a gradient yet, see `listen`
 
     def count_bytes(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Takes what weights, gradients and optimizer hold now into their peaks."""
         self.weights = max(self.weights, cost.weight_bytes(model))
         self.gradients = max(self.gradients, cost.gradient_bytes(model))
         self.optimizer = max(self.optimizer, cost.optimizer_bytes(optimizer))
+
+    def listen(self, model: nn.Module) -> None:
+        """Takes the parameters to which a gradient has come in this step, one that is not all zero, off `silent`.
+
+        A layer that no row reaches has none, or zeros where it was called with nothing. After two steps the list is
+        empty for most methods and models; where it isn't, a step waits once for the device.
+        """
+        if self.silent == []:
+            return
+        trained = {name: p for name, p in model.named_parameters() if p.requires_grad and p.numel()}
+        names = [name for name in (trained if self.silent is None else self.silent) if name in trained]
+        gradients = {name: gradient for name in names if (gradient := trained[name].grad) is not None}
+        if gradients:
+            there = torch.stack([gradient.any() for gradient in gradients.values()]).tolist()
+            heard = {name for name, some in zip(gradients, there, strict=True) if some}
+            names = [name for name in names if name not in heard]
+        self.silent = names

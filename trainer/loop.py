@@ -211,6 +211,7 @@ class Loop(transformers.Trainer):
                 )
             return
         step = self.step()
+        self.counters.listen(self.model)
         self._count_bytes(step.optimizer)  # before the variant acts: what it is about to remove was there
         with processes.same_draws():
             self.variant.on_update(step)

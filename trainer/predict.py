@@ -3,7 +3,9 @@
 The run is put together as for training, weights and all, and then nothing is computed: the forward pass over the
 largest batch that it will see goes through torch's fake tensors, which have shapes and no numbers, and a step of the
 optimizer is made on such, too. So what is counted is what autograd and the optimizer really keep, for every
-method and every optimizer, and a batch that would not fit into memory can be asked for.
+method and every optimizer, and a batch that would not fit into memory can be asked for. A model whose shapes depend
+on its numbers (T5 looks for the end of each text, a mixture of experts counts tokens) has no such forward pass: there
+the batch is computed, and has to fit.
 
 A method that grows is counted at its largest, with as many bytes for each parameter that it adds as for those that
 it starts with; one that shrinks is counted before it does.
@@ -11,6 +13,7 @@ it starts with; one that shrinks is counted before it does.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 from collections.abc import Iterator
@@ -137,13 +140,20 @@ def saved_activations(loop: Loop, batch: Batch) -> int:
     loop.variant.on_step_begin(Step(1, loop.steps, optimizer, loop.create_scheduler(loop.steps, optimizer)))
     if train.gradient_checkpointing:
         model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
-    inputs = loop.data_collator([loop.rows.train[row] for row in batch.rows])
-    counter = cost.SavedActivations(model)
-    with FakeTensorMode(allow_non_fake_inputs=True) as fake:
-        inputs = {name: fake.from_tensor(tensor) for name, tensor in inputs.items()}
-        labels = inputs.pop("labels")
+    inputs = dict(loop.data_collator([loop.rows.train[row] for row in batch.rows]))
+    # What torch raises where fakes won't do is of many kinds; an error of the model's own comes again.
+    with contextlib.suppress(RuntimeError), FakeTensorMode(allow_non_fake_inputs=True) as fake:
+        fakes = {name: fake.from_tensor(tensor) for name, tensor in inputs.items()}
         # The model's own tensors are kept as they are, or as the fakes that stand for them.
-        fakes = [fake.from_tensor(tensor) for tensor in cost.own_tensors(model)]
-        with counter.counting(besides=fakes), torch.autocast("cpu", torch.bfloat16, enabled=train.autocast):
-            loop.task_loss(model(**inputs).logits, labels)
+        return _kept(loop, fakes, [fake.from_tensor(tensor) for tensor in cost.own_tensors(model)])
+    return _kept(loop, inputs, [])
+
+
+def _kept(loop: Loop, inputs: dict[str, torch.Tensor], besides: list[torch.Tensor]) -> int:
+    """Bytes that a forward pass over `inputs` keeps; the model's tensors and those in `besides` are not counted."""
+    counter = cost.SavedActivations(loop.model)
+    inputs = dict(inputs)
+    labels = inputs.pop("labels")
+    with counter.counting(besides=besides), torch.autocast("cpu", torch.bfloat16, enabled=loop.cfg.train.autocast):
+        loop.task_loss(loop.model(**inputs).logits, labels)
     return counter.bytes

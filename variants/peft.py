@@ -110,6 +110,10 @@ class Peft(Variant):
     def check(self, model: nn.Module, head: Sequence[str] = ()) -> None:
         self._target_modules(model, head)
 
+    def leaves_out(self, model: nn.Module, head: Sequence[str] = ()) -> dict[str, int]:
+        chosen = self.targets == targets.ALL_LINEAR and self._target_modules(model, head)
+        return targets.not_linear(model, head) if chosen else {}
+
     def attach(self, model: nn.Module, head: Sequence[str] = ()) -> nn.Module:
         import peft
 

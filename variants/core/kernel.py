@@ -157,7 +157,8 @@ class _LowRankLinear(torch.autograd.Function):
             y.addmm_(_times(core, h).t(), b.t(), alpha=scale)
         ctx.scale, ctx.shape, ctx.least = scale, shape, least
         ctx.save_for_backward(x if keep_x else None, weight, a, b, core, h if keep_h else None, source)
-        return y.view(*shape[:-1], y.shape[-1])
+        # No copy, and yet no view to autograd: what a custom function returns can be changed in place only then.
+        return torch.ops.aten._unsafe_view(y, [*shape[:-1], y.shape[-1]])
 
     @staticmethod
     @once_differentiable
