@@ -166,13 +166,29 @@ def set_dropout(config: Any, dropout: float) -> None:
         setattr(config, name, dropout)
 
 
-def as_loaded(folder: Path, labels: int, dtype: str) -> nn.Module:
-    """The model as transformers loads it, in `dtype` throughout, its head drawn anew: what an adapter is put on."""
-    from transformers import AutoModelForSequenceClassification
+def describe(config: Any, labels: Sequence[str] | None) -> Any:
+    """Writes the task into a model's config, in place of another that its checkpoint was trained for; the config.
 
-    config = copy.deepcopy(model_config(folder, labels))
+    labels: names of the classes by number, or None for a regression.
+    """
+    config.problem_type = "regression" if labels is None else "single_label_classification"
+    named = dict(enumerate(["LABEL_0"] if labels is None else labels))
+    config.id2label, config.label2id = named, {name: number for number, name in named.items()}
+    return config
+
+
+def as_loaded(folder: Path, described: Path, dtype: str) -> nn.Module:
+    """The model as transformers loads it with the config.json in `described`: what an adapter is put on.
+
+    All of it is in `dtype`; a head that doesn't fit is drawn anew.
+    """
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
     return AutoModelForSequenceClassification.from_pretrained(
-        folder, config=config, dtype=getattr(torch, dtype), ignore_mismatched_sizes=True
+        folder,
+        config=AutoConfig.from_pretrained(described),
+        dtype=getattr(torch, dtype),
+        ignore_mismatched_sizes=True,
     ).eval()
 
 

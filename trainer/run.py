@@ -193,7 +193,8 @@ def _count(loop: Loop, parts: assemble.Parts, model: torch.nn.Module, row: recor
     idle, never = cost.idle_parameters(model, variant, silent)
     if idle:
         log.warning(
-            "no gradient ever came to %s: no text reaches it, and it does not count as effective", by_block(idle)
+            "no gradient ever came to %s: it has no part in what is learned, and does not count as effective",
+            by_block(idle),
         )
     row.params.effective = (row.params.adapter_end if effective is None else effective) - never
     if (budget := config.variant.get("budget")) is not None:
@@ -203,7 +204,7 @@ def _count(loop: Loop, parts: assemble.Parts, model: torch.nn.Module, row: recor
     if left_out := sum(parts.left_out.values()):
         row.method["left_out"] = left_out
     if never:
-        row.method["never_called"] = never
+        row.method["without_gradient"] = never
     ranks = variant.ranks()
     row.rank.layers, row.rank.end = (len(ranks), _total(ranks)) if ranks else (None, None)
     row.memory.weights, row.memory.gradients = counters.weights, counters.gradients

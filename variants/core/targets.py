@@ -86,8 +86,11 @@ def not_linear(model: nn.Module, head: Sequence[str] = ()) -> dict[str, int]:
 
 
 def by_block(names: Iterable[str]) -> str:
-    """Names for a line of text, those that differ in their numbers alone once, with * for a number."""
-    return ", ".join(dict.fromkeys(re.sub(r"(?<=\.)\d+(?=\.)", "*", name) for name in names))
+    """Names for a line of text: those that differ in their numbers alone stand there once, with * for the numbers."""
+    alike: dict[str, list[str]] = {}
+    for name in names:
+        alike.setdefault(re.sub(r"(?<=\.)\d+(?=\.)", "*", name), []).append(name)
+    return ", ".join(some[0] if len(some) == 1 else pattern for pattern, some in alike.items())
 
 
 def replace(model: nn.Module, name: str, module: nn.Module) -> None:
