@@ -37,19 +37,27 @@ class Counters:
         self.gradients = max(self.gradients, cost.gradient_bytes(model))
         self.optimizer = max(self.optimizer, cost.optimizer_bytes(optimizer))
 
-    def listen(self, model: nn.Module) -> None:
-        """Takes the parameters to which a gradient has come in this step, one that is not all zero, off `silent`.
+    def __post_init__(self) -> None:
+        self._heard: dict[str, torch.Tensor] = {}  # whether a gradient came since `read`, not read off the device yet
 
-        A layer that no row reaches has none, or zeros where it was called with nothing. After two steps the list is
-        empty for most methods and models; where it isn't, a step waits once for the device.
+    def listen(self, model: nn.Module) -> None:
+        """Notes to which of the `silent` parameters a gradient came in this step, one that is not all zero.
+
+        A layer that no row reaches has none, or zeros where it was called with nothing.
         """
         if self.silent == []:
             return
         trained = {name: p for name, p in model.named_parameters() if p.requires_grad and p.numel()}
-        names = [name for name in (trained if self.silent is None else self.silent) if name in trained]
-        gradients = {name: gradient for name in names if (gradient := trained[name].grad) is not None}
-        if gradients:
-            there = torch.stack([gradient.any() for gradient in gradients.values()]).tolist()
-            heard = {name for name, some in zip(gradients, there, strict=True) if some}
-            names = [name for name in names if name not in heard]
-        self.silent = names
+        self.silent = [name for name in (trained if self.silent is None else self.silent) if name in trained]
+        for name in self.silent:
+            if (gradient := trained[name].grad) is not None:
+                some = gradient.any()
+                self._heard[name] = some | self._heard[name] if name in self._heard else some
+
+    def read(self) -> None:
+        """Takes those off `silent`; waits for the device once, and not at all once every parameter has been heard."""
+        if self._heard:
+            there = torch.stack(list(self._heard.values())).tolist()
+            heard = {name for name, some in zip(self._heard, there, strict=True) if some}
+            self.silent = [name for name in self.silent or () if name not in heard]
+            self._heard.clear()

@@ -230,6 +230,7 @@ class Loop(transformers.Trainer):
             for value in values:
                 setattr(self.counters, name, getattr(self.counters, name) + value.item())
             values.clear()
+        self.counters.read()
         self.rank_log.write()
 
     def _count_bytes(self, optimizer: torch.optim.Optimizer) -> None:

@@ -189,6 +189,7 @@ def _count(loop: Loop, parts: assemble.Parts, model: torch.nn.Module, row: recor
     counters, config = loop.counters, loop.cfg
     row.params.adapter_end, _ = cost.trainable_parameters(model, loop.head)
     effective = variant.effective_parameters()
+    counters.read()
     silent = [name for name in counters.silent or () if not inside(name, loop.head)]
     idle, never = cost.idle_parameters(model, variant, silent)
     if idle:
