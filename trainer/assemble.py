@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import gc
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +28,10 @@ from trainer.loop import Loop, total_steps
 from trainer.plan import model_sources
 from trainer.sources import fetch_model, hub
 from variants.core import kernel
+from variants.core.targets import by_block
 from variants.core.variant import Variant
+
+log = logging.getLogger(__name__)
 
 ADAPTER = Path("adapter") / "state"  # in a run's folder: what training changed
 
@@ -37,7 +41,8 @@ class Parts:
     """A run before any weight is loaded.
 
     source: the folder of model and tokenizer. max_length: tokens of the longest text. head: names of the
-    modules that belong to the task.
+    modules that belong to the task. left_out: numbers in parameters that the variant's word for what it trains
+    ("all-linear") promises and doesn't reach, by name.
     """
 
     config: DictConfig
@@ -46,6 +51,7 @@ class Parts:
     max_length: int
     rows: data.Prepared
     head: Sequence[str]
+    left_out: Mapping[str, int]
 
     @property
     def labels(self) -> int:
@@ -57,10 +63,14 @@ class Parts:
         """What metrics must know of the task's classes."""
         return metrics.classes(self.rows.labels, self.config.task.get("positive"), self.config.task.metrics)
 
+    def pristine(self) -> models.Pristine:
+        """The model as its checkpoint has it, loaded once for all runs."""
+        model = self.config.model
+        return models.pristine(self.source, self.labels, model.get("dropout"), model.get("keep_head"))
+
     def base(self) -> nn.Module:
         """A copy of the model without the variant: backbone in the run's dtype, head drawn with its seed."""
-        source = models.pristine(self.source, self.labels, self.config.model.get("dropout"))
-        return models.fresh(source, self.config.seed, self.config.model.dtype)
+        return models.fresh(self.pristine(), self.config.seed, self.config.model.dtype)
 
     def reference(self) -> tuple[str, str | None]:
         """Where others find the model: its id and revision on the Hub, or the folder where it isn't there."""
@@ -114,13 +124,24 @@ def check(config: DictConfig) -> Parts:
     rows = data.prepare(config.task, config.data, config.seed, source, max_length)
     agreement.check(bare, tokenizer, rows, task)
     named("variant", variant.plan, total_steps(len(rows.train), config.train))
-    parts = Parts(config, variant, source, max_length, rows, models.head_modules(bare))
-    named("variant", variant.check, bare, parts.head)
-    return parts
+    if not (head := models.head_modules(bare)):
+        kind = type(bare).__name__
+        raise ConfigError(f"model: {kind}, allowed: a model whose head lies outside of its backbone")
+    if config.model.get("keep_head"):
+        models.check_kept_head(source, rows.labels)
+    named("variant", variant.check, bare, head)
+    return Parts(config, variant, source, max_length, rows, head, variant.leaves_out(bare, head))
 
 
 def load(parts: Parts) -> nn.Module:
     """The model with the variant attached. Raises `ConfigError`."""
+    if notice := parts.pristine().notice:
+        log.warning(notice)
+    if left := parts.left_out:
+        log.warning(
+            "variant: %s doesn't reach everything: %s numbers are left out, in no linear layer or by another name: %s",
+            *(parts.variant.name, f"{sum(left.values()):,}", by_block(left)),
+        )
     base, tokenizer = parts.base(), models.tokenizer(parts.source)
     rounding = padding.settle(base, tokenizer, parts.rows, "model")
     backbone = list(base.parameters())

@@ -193,6 +193,8 @@ def validate(config: DictConfig) -> None:
     dropout = config.model.get("dropout")
     number = isinstance(dropout, int | float) and not isinstance(dropout, bool)
     _check("model.dropout", dropout, dropout is None or (number and 0 <= dropout < 1), "0 ≤ dropout < 1, or null")
+    keep = config.model.get("keep_head")
+    _check("model.keep_head", keep, keep is None or keep is True, "true, null")  # one spelling each
 
 
 def _refuse_unknown(config: DictConfig) -> None:

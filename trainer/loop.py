@@ -212,6 +212,7 @@ class Loop(transformers.Trainer):
                 )
             return
         step = self.step()
+        self.counters.listen(self.model)
         self._count_bytes(step.optimizer)  # before the variant acts: what it is about to remove was there
         with processes.same_draws():
             self.variant.on_update(step)
@@ -230,6 +231,7 @@ class Loop(transformers.Trainer):
             for value in values:
                 setattr(self.counters, name, getattr(self.counters, name) + value.item())
             values.clear()
+        self.counters.read()
         self.rank_log.write()
 
     def _count_bytes(self, optimizer: torch.optim.Optimizer) -> None:

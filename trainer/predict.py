@@ -3,7 +3,9 @@
 The run is put together as for training, weights and all, and then nothing is computed: the forward pass over the
 largest batch that it will see goes through torch's fake tensors, which have shapes and no numbers, and a step of the
 optimizer is made on such, too. So what is counted is what autograd and the optimizer really keep, for every
-method and every optimizer, and a batch that would not fit into memory can be asked for.
+method and every optimizer, and a batch that would not fit into memory can be asked for. A model whose shapes depend
+on its numbers (T5 looks for the end of each text, a mixture of experts counts tokens) has no such forward pass: there
+the batch is computed, and has to fit.
 
 A method that grows is counted at its largest, with as many bytes for each parameter that it adds as for those that
 it starts with; one that shrinks is counted before it does.
@@ -11,15 +13,16 @@ it starts with; one that shrinks is counted before it does.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from trainer import assemble, cost
 from trainer.loop import Loop
@@ -137,19 +140,20 @@ def saved_activations(loop: Loop, batch: Batch) -> int:
     loop.variant.on_step_begin(Step(1, loop.steps, optimizer, loop.create_scheduler(loop.steps, optimizer)))
     if train.gradient_checkpointing:
         model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
-    inputs = loop.data_collator([loop.rows.train[row] for row in batch.rows])
-    try:
-        with FakeTensorMode(allow_non_fake_inputs=True) as fake:
-            shapes = {name: fake.from_tensor(tensor) for name, tensor in inputs.items()}
-            # The model's own tensors are kept as they are, or as the fakes that stand for them.
-            return _kept(loop, shapes, [fake.from_tensor(tensor) for tensor in cost.own_tensors(model)])
-    except (DataDependentOutputException, DynamicOutputShapeException):
-        return _kept(loop, inputs, [])  # a method that looks at its numbers (PEFT's LoHa) gets some
+    inputs = dict(loop.data_collator([loop.rows.train[row] for row in batch.rows]))
+    # What torch raises where fakes won't do is of many kinds; an error of the model's own comes again.
+    with contextlib.suppress(RuntimeError), FakeTensorMode(allow_non_fake_inputs=True) as fake:
+        fakes = {name: fake.from_tensor(tensor) for name, tensor in inputs.items()}
+        # The model's own tensors are kept as they are, or as the fakes that stand for them.
+        return _kept(loop, fakes, [fake.from_tensor(tensor) for tensor in cost.own_tensors(model)])
+    return _kept(loop, inputs, [])
 
 
-def _kept(loop: Loop, inputs: Mapping[str, torch.Tensor], besides: Sequence[torch.Tensor]) -> int:
-    counter, rest = cost.SavedActivations(loop.model), dict(inputs)
-    labels = rest.pop("labels")
+def _kept(loop: Loop, inputs: dict[str, torch.Tensor], besides: list[torch.Tensor]) -> int:
+    """Bytes that a forward pass over `inputs` keeps; the model's tensors and those in `besides` are not counted."""
+    counter = cost.SavedActivations(loop.model)
+    inputs = dict(inputs)
+    labels = inputs.pop("labels")
     with counter.counting(besides=besides), torch.autocast("cpu", torch.bfloat16, enabled=loop.cfg.train.autocast):
-        loop.task_loss(loop.model(**rest).logits, labels)
+        loop.task_loss(loop.model(**inputs).logits, labels)
     return counter.bytes

@@ -29,7 +29,7 @@ from trainer.plan import Planned
 from trainer.sources.content import sha256
 from trainer.trackers import guard
 from variants.core import checkpoint
-from variants.core.variant import Variant
+from variants.core.targets import by_block, inside
 
 log = logging.getLogger(__name__)
 
@@ -171,7 +171,7 @@ def _carry_out(planned: Planned, row: record.Record, clock: _Clock) -> None:
     _evaluate(loop, parts.rows, row, folder)
     if processes.is_first():
         checkpoint.save(loop.weights(), folder / ADAPTER)
-    _count(loop, parts.variant, model, parts.rows, row, folder)
+    _count(loop, parts, model, row, folder)
     row.memory.peak_rss = cost.peak_rss()
     row.memory.cuda_eval_allocated, row.memory.cuda_eval_reserved = cost.cuda_peaks(device)
     row.memory = _largest(row.memory)
@@ -235,17 +235,28 @@ def _evaluate(loop: Loop, rows: data.Prepared, row: record.Record, folder: Path)
     os.replace(temporary, path)
 
 
-def _count(
-    loop: Loop, variant: Variant, model: torch.nn.Module, rows: data.Prepared, row: record.Record, folder: Path
-) -> None:
+def _count(loop: Loop, parts: assemble.Parts, model: torch.nn.Module, row: record.Record, folder: Path) -> None:
+    variant, rows = parts.variant, parts.rows
     counters, config = loop.counters, loop.cfg
     row.params.adapter_end, _ = cost.trainable_parameters(model, loop.head)
     effective = variant.effective_parameters()
-    row.params.effective = row.params.adapter_end if effective is None else effective
+    counters.read()
+    silent = [name for name in counters.silent or () if not inside(name, loop.head)]
+    idle, never = cost.idle_parameters(model, variant, silent)
+    if idle:
+        log.warning(
+            "no gradient ever came to %s: it has no part in what is learned, and does not count as effective",
+            by_block(idle),
+        )
+    row.params.effective = (row.params.adapter_end if effective is None else effective) - never
     if (budget := config.variant.get("budget")) is not None:
         off = 100 * (row.params.effective - budget) / budget
         log.info("budget %s: %s parameters are in use (%+.2f %%)", f"{budget:,}", f"{row.params.effective:,}", off)
     row.method = variant.report()
+    if left_out := sum(parts.left_out.values()):
+        row.method["left_out"] = left_out
+    if never:
+        row.method["without_gradient"] = never
     ranks = variant.ranks()
     row.rank.layers, row.rank.end = (len(ranks), _total(ranks)) if ranks else (None, None)
     row.memory.weights, row.memory.gradients = counters.weights, counters.gradients

@@ -99,6 +99,10 @@ class Peft(Variant):
         if names and self._total_steps is not None:
             budget.refuse_schedule(self._config(names), self._total_steps, len(names))
 
+    def leaves_out(self, model: nn.Module, head: Sequence[str] = ()) -> dict[str, int]:
+        chosen = self.targets == targets.ALL_LINEAR and self._target_modules(model, head)
+        return targets.not_linear(model, head) if chosen else {}
+
     def attach(self, model: nn.Module, head: Sequence[str] = ()) -> nn.Module:
         import peft
 

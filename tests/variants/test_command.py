@@ -200,7 +200,8 @@ def test_the_same_run_goes_out_as_the_same_bytes(trained, tmp_path):
     for name in "ab":
         assert main(["export", str(folder), "--to", "peft", "--output", str(tmp_path / name)]) == 0
     names = sorted(path.name for path in (tmp_path / "a").iterdir())
-    assert names == ["README.md", "adapter_config.json", "adapter_model.safetensors", "handover.json"]
+    own = ["README.md", "adapter_config.json", "adapter_model.safetensors", "config.json", "handover.json"]
+    assert names == [*own, "tokenizer.json", "tokenizer_config.json"]
     for name in names:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 

@@ -90,6 +90,13 @@ class Variant:
         Raises `ValueError` for targets or sizes that `attach` would refuse.
         """
 
+    def leaves_out(self, model: nn.Module, head: Sequence[str] = ()) -> dict[str, int]:
+        """Numbers in parameters, by name, that the method's word for what it trains promises and doesn't reach.
+
+        model: as for `check`. Empty for most methods and models.
+        """
+        return {}
+
     def attach(self, model: nn.Module, head: Sequence[str] = ()) -> nn.Module:
         """Prepares `model` in place: trainable is what the method trains, and the head.
 
@@ -254,6 +261,9 @@ class AdapterVariant(Variant):
 
     def check(self, model: nn.Module, head: Sequence[str] = ()) -> None:
         self.select(model, head)
+
+    def leaves_out(self, model: nn.Module, head: Sequence[str] = ()) -> dict[str, int]:
+        return targets.not_linear(model, head) if self.targets == targets.ALL_LINEAR else {}
 
     def attach(self, model: nn.Module, head: Sequence[str] = ()) -> nn.Module:
         self.check(model, head)
