@@ -15,14 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from accelerate.state import AcceleratorState
 from omegaconf import DictConfig
 from torch import nn
 
-from trainer import data, metrics, pages, processes, sharding
+from trainer import data, metrics, pages, processes
 from trainer import model as models
+from trainer.batches import total_steps
 from trainer.errors import ConfigError
-from trainer.loop import Loop, total_steps
+from trainer.loop import Loop
 from trainer.plan import make, model_sources, named
 from trainer.sources import fetch_model, hub
 from variants.core import kernel
@@ -63,7 +63,7 @@ class Parts:
 
 @contextlib.contextmanager
 def apart(config: DictConfig) -> Iterator[None]:
-    """Within it a run has the process for itself: torch's threads, its draws, the kernel, accelerate's state."""
+    """Within it a run has the process for itself: torch's threads, its draws, the kernel."""
     threads = torch.get_num_threads()
     try:
         with torch.random.fork_rng(devices=[]):
@@ -74,8 +74,6 @@ def apart(config: DictConfig) -> Iterator[None]:
             yield
     finally:
         torch.set_num_threads(threads)
-        # A sweep runs in one process: nothing of this run may reach the next one.
-        AcceleratorState._reset_state(reset_partial_state=True)
         gc.collect()
         pages.give_back()
         if torch.cuda.is_available():
@@ -109,6 +107,8 @@ def load(parts: Parts) -> nn.Module:
             f"train.recompute: true with variant {name}, allowed: null; it keeps nothing to compute again"
         )
     if parts.config.machine.fsdp and processes.count() > 1:
+        from trainer import sharding  # here, because torch's part of it takes a second to import
+
         sharding.shard(model, backbone, parts.variant, device(parts.config.machine.device))
     return model
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -29,6 +31,29 @@ class Counters:
     logged_steps: int = 0  # steps that the two sums below belong to
     task_loss: float = 0.0
     penalty: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._unread: list[tuple[str, torch.Tensor]] = []
+
+    def add_later(self, **values: torch.Tensor) -> None:
+        """Adds numbers on the device to the fields of these names when `read` is called: reading one waits for it."""
+        self._unread.extend(values.items())
+
+    def read(self) -> None:
+        """Adds what `add_later` was given."""
+        for name, value in self._unread:
+            setattr(self, name, getattr(self, name) + value.item())
+        self._unread.clear()
+
+    def saved(self) -> dict[str, Any]:
+        """The fields, for a checkpoint."""
+        self.read()
+        return asdict(self)
+
+    def restore(self, fields: Mapping[str, Any]) -> None:
+        """Takes up what `saved` gave."""
+        for name, value in fields.items():
+            setattr(self, name, value)
 
     def count_bytes(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Takes what weights, gradients and optimizer hold now into their peaks."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -24,7 +24,6 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from trainer import assemble, cost
 from trainer.loop import Loop
 from trainer.plan import Planned
-from variants.core.variant import Step
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ def predict(planned: Planned) -> Prediction:
         adapter, head = cost.trainable_parameters(model, parts.head)
         more = parts.variant.grows_by()
         activations = saved_activations(loop, batch)
-        gradients, optimizer = cost.trainable_bytes(model), optimizer_bytes(loop.create_optimizer())
+        gradients, optimizer = cost.trainable_bytes(model), optimizer_bytes(loop.optimizer)
         growth = more / (adapter + head)
         return Prediction(
             steps=loop.steps,
@@ -95,10 +94,10 @@ def predict(planned: Planned) -> Prediction:
 
 def largest_batch(loop: Loop) -> Batch:
     """Of all batches of the run the one with the most tokens, padding included."""
-    train, lengths, order = loop.cfg.train, loop.rows.train.lengths, loop.order
+    train, lengths, order = loop.cfg.train, loop.rows.train.lengths, loop.batches.order
     best = Batch([], 0)
     batches = loop.steps * train.accumulate * (train.processes or 1)
-    for epoch in range(math.ceil(loop.steps / loop.epoch_steps)):
+    for epoch in range(math.ceil(loop.steps / loop.batches.steps_per_epoch)):
         order.epoch = epoch
         indices = list(order)
         for start in itertools.islice(range(0, len(indices), train.batch_size), batches):
@@ -133,17 +132,16 @@ def saved_activations(loop: Loop, batch: Batch) -> int:
     """Bytes that autograd keeps between the forward and the backward pass over `batch`."""
     model, train = loop.model, loop.cfg.train
     model.train()
-    optimizer = loop.create_optimizer()
-    loop.variant.on_step_begin(Step(1, loop.steps, optimizer, loop.create_scheduler(loop.steps, optimizer)))
+    loop.variant.on_step_begin(loop.view(1))
     if train.gradient_checkpointing:
         model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
-    inputs = loop.data_collator([loop.rows.train[row] for row in batch.rows])
+    found = loop.collate([loop.rows.train[row] for row in batch.rows])
     counter = cost.SavedActivations(model)
     with FakeTensorMode(allow_non_fake_inputs=True) as fake:
-        inputs = {name: fake.from_tensor(tensor) for name, tensor in inputs.items()}
-        labels = inputs.pop("labels")
+        inputs = {name: fake.from_tensor(tensor) for name, tensor in found.inputs.items()}
+        found = replace(found, inputs=inputs, labels=fake.from_tensor(found.labels))
         # The model's own tensors are kept as they are, or as the fakes that stand for them.
         fakes = [fake.from_tensor(tensor) for tensor in cost.own_tensors(model)]
-        with counter.counting(besides=fakes), torch.autocast("cpu", torch.bfloat16, enabled=train.autocast):
-            loop.task_loss(model(**inputs).logits, labels)
+        with counter.counting(besides=fakes):
+            loop.forward(found)
     return counter.bytes

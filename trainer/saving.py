@@ -1,8 +1,7 @@
 """A run's checkpoints: everything but the backbone, written whole or not at all.
 
-    checkpoints/step-00000050/    state.safetensors, state.json    see `snapshot`
-                                  trainer_state.json               transformers' own counters
-                                  sha256.json                      of the three, for a disk that changed a bit
+    checkpoints/step-00000050/    state.safetensors, state.json    see `trainer.loop.Loop.save`
+                                  sha256.json                      of the two, for a disk that changed a bit
     best/                         state.safetensors, state.json    parameters and variant only
 
 The last two checkpoints are kept; one that can't be read is passed over for the one before.
@@ -31,6 +30,14 @@ log = logging.getLogger(__name__)
 KEPT = 2
 STATE = "state"
 SUMS = "sha256.json"
+FORMAT = 2  # of what a checkpoint holds and of how steps are made from it
+
+
+def seed_all(seed: int) -> None:
+    """Seeds every generator that training draws from."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)  # of all devices
 
 
 def random_state() -> dict[str, Any]:
@@ -68,13 +75,12 @@ class Checkpoints:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def write(self, step: int, state: Mapping[str, Any], trainer_state: Any) -> None:
+    def write(self, step: int, state: Mapping[str, Any]) -> None:
         """Adds the checkpoint of `step` and drops the oldest."""
         temporary = self.folder / ".writing"
         shutil.rmtree(temporary, ignore_errors=True)
         try:
-            checkpoint.save(state, temporary / STATE)
-            trainer_state.save_to_json(str(temporary / "trainer_state.json"))
+            checkpoint.save({"format": FORMAT, **state}, temporary / STATE)
             write_json(temporary / SUMS, {path.name: sha256(path) for path in temporary.iterdir()})
             target = self.folder / f"step-{step:08d}"
             shutil.rmtree(target, ignore_errors=True)
@@ -90,12 +96,18 @@ class Checkpoints:
         for folder in sorted(self.folder.glob("step-*"), reverse=True):
             try:
                 _verify(folder)
-                checkpoint.load(folder / STATE)
+                if checkpoint.load(folder / STATE).get("format") != FORMAT:
+                    raise checkpoint.CorruptState("another version of this code has written it")
                 return folder
             except checkpoint.CorruptState as error:
                 log.warning("%s can't be read and is left out: %s", folder.name, error)
                 shutil.rmtree(folder, ignore_errors=True)
         return None
+
+
+def step_of(folder: Path) -> int:
+    """The step after which a checkpoint was written."""
+    return int(folder.name.partition("-")[2])
 
 
 def _verify(folder: Path) -> None:

@@ -194,7 +194,7 @@ def flip(path: Path) -> None:
 DAMAGES = {
     "a bit of state.safetensors": lambda folder: flip(folder / "state.safetensors"),
     "half of state.json": lambda folder: (folder / "state.json").write_text((folder / "state.json").read_text()[:99]),
-    "no trainer_state.json": lambda folder: (folder / "trainer_state.json").unlink(),
+    "no state.json": lambda folder: (folder / "state.json").unlink(),
     "an empty sha256.json": lambda folder: (folder / "sha256.json").write_text(""),
 }
 
@@ -205,8 +205,8 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
 ):
     expected, write = undisturbed("seed=0"), Checkpoints.write
 
-    def write_and_die(self, step, state, trainer_state):
-        write(self, step, state, trainer_state)
+    def write_and_die(self, step, state):
+        write(self, step, state)
         if step == 5:
             raise KeyboardInterrupt
 

@@ -104,8 +104,8 @@ def test_what_the_settings_of_test_every_method_leave_out_resumes_too(carry_out,
     straight = outcome(carry_out(*settings, "study=straight"), tmp_path)
     write = Checkpoints.write
 
-    def write_and_die(self, step, state, trainer_state):
-        write(self, step, state, trainer_state)
+    def write_and_die(self, step, state):
+        write(self, step, state)
         if step == 4:
             raise KeyboardInterrupt
 
