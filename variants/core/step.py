@@ -96,6 +96,10 @@ def take(
         with reduce.same_draws():
             variant.on_update(step)
         watch("updated")
+    else:
+        # Without gradients the optimizer moves nothing: no parameter, no moment, no decay. The schedule wants the call.
+        model.zero_grad()
+        step.optimizer.step()
     step.scheduler.step()
     model.zero_grad()
     return Taken(
