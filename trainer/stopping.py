@@ -72,7 +72,10 @@ def lost(text: str) -> None:
 
 @contextlib.contextmanager
 def listening() -> Iterator[None]:
-    """Within it the signals ask the run to stop; nothing is listened to outside of the main thread."""
+    """Within it the signals ask the run to stop; nothing is listened to outside of the main thread.
+
+    Raises `Interrupted` at the end if a signal came too late to stop the run: nothing else is to begin then.
+    """
     global _request
     _request = None
     before = {}
@@ -84,6 +87,8 @@ def listening() -> Iterator[None]:
     asking: Interrupted | None = None
     try:
         yield
+        if asked():
+            check(saved=True)
     except Interrupted as stop:
         asking = stop
         raise

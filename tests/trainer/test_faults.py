@@ -134,6 +134,17 @@ def test_a_signal_between_two_steps_costs_no_step(carry_out, tmp_path, monkeypat
     assert carry_out(*settings).metrics == straight.metrics
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_after_the_last_step_lets_the_run_end_and_nothing_else_begin(carry_out, tmp_path, monkeypatch, number):
+    hand_over = Loop.hand_over
+    monkeypatch.setattr(Loop, "hand_over", lambda self: (os.kill(os.getpid(), number), hand_over(self))[1])
+    with pytest.raises(stopping.Interrupted) as stop, stopping.listening():
+        carry_out("train.max_steps=2")
+    assert stop.value.exit_code == 128 + number
+    (folder,) = records.find(tmp_path / "runs")
+    assert records.read(folder).status == "done"
+
+
 @dataclass(kw_only=True)
 class Deadly(LoRA):
     """LoRA whose process is killed at step 3: once for the seeds in ONCE, always for those in ALWAYS."""
