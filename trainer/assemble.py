@@ -16,15 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from accelerate.state import AcceleratorState
 from omegaconf import DictConfig
 from torch import nn
 
-from trainer import agreement, data, metrics, optim, padding, pages, processes, sharding
+from trainer import agreement, data, metrics, optim, padding, pages, processes
 from trainer import model as models
+from trainer.batches import total_steps
 from trainer.errors import ConfigError
 from trainer.instantiate import make, named
-from trainer.loop import Loop, total_steps
+from trainer.loop import Loop
 from trainer.plan import model_sources
 from trainer.sources import fetch_model, hub
 from variants.core import kernel
@@ -79,7 +79,7 @@ class Parts:
 
 @contextlib.contextmanager
 def apart(config: DictConfig) -> Iterator[None]:
-    """Within it a run has the process for itself: torch's threads, its draws, the kernel, accelerate's state."""
+    """Within it a run has the process for itself: torch's threads, its draws, the kernel."""
     threads = torch.get_num_threads()
     try:
         with torch.random.fork_rng(devices=[]):
@@ -90,8 +90,6 @@ def apart(config: DictConfig) -> Iterator[None]:
             yield
     finally:
         torch.set_num_threads(threads)
-        # A sweep runs in one process: nothing of this run may reach the next one.
-        AcceleratorState._reset_state(reset_partial_state=True)
         gc.collect()
         pages.give_back()
         if torch.cuda.is_available():
@@ -155,6 +153,8 @@ def load(parts: Parts) -> nn.Module:
             f"train.recompute: true with variant {name}, allowed: false; it keeps nothing to compute again"
         )
     if parts.config.machine.fsdp and processes.count() > 1:
+        from trainer import sharding  # here, because torch's part of it takes a second to import
+
         sharding.shard(model, backbone, parts.variant, device(parts.config.machine.device))
     return model
 

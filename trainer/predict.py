@@ -17,17 +17,16 @@ import contextlib
 import itertools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-from trainer import assemble, cost
+from trainer import assemble, batches, cost
 from trainer.loop import Loop
 from trainer.plan import Planned
-from variants.core.variant import Step
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,7 @@ def predict(planned: Planned) -> Prediction:
         adapter, head = cost.trainable_parameters(model, parts.head)
         more = parts.variant.grows_by()
         activations = saved_activations(loop, batch)
-        gradients, optimizer = cost.trainable_bytes(model), optimizer_bytes(loop.create_optimizer())
+        gradients, optimizer = cost.trainable_bytes(model), optimizer_bytes(loop.optimizer)
         growth = more / (adapter + head)
         return Prediction(
             steps=loop.steps,
@@ -98,10 +97,10 @@ def predict(planned: Planned) -> Prediction:
 
 def largest_batch(loop: Loop) -> Batch:
     """Of all batches of the run the one with the most tokens, padding included."""
-    train, lengths, order = loop.cfg.train, loop.rows.train.lengths, loop.order
+    train, lengths, order = loop.cfg.train, loop.rows.train.lengths, loop.batches.order
     best = Batch([], 0)
     batches = loop.steps * train.accumulate * (train.processes or 1)
-    for epoch in range(math.ceil(loop.steps / loop.epoch_steps)):
+    for epoch in range(math.ceil(loop.steps / loop.batches.steps_per_epoch)):
         order.epoch = epoch
         indices = list(order)
         for start in itertools.islice(range(0, len(indices), train.batch_size), batches):
@@ -136,24 +135,22 @@ def saved_activations(loop: Loop, batch: Batch) -> int:
     """Bytes that autograd keeps between the forward and the backward pass over `batch`."""
     model, train = loop.model, loop.cfg.train
     model.train()
-    optimizer = loop.create_optimizer()
-    loop.variant.on_step_begin(Step(1, loop.steps, optimizer, loop.create_scheduler(loop.steps, optimizer)))
+    loop.variant.on_step_begin(loop.view(1))
     if train.gradient_checkpointing:
         model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
-    inputs = dict(loop.data_collator([loop.rows.train[row] for row in batch.rows]))
+    found = loop.collate([loop.rows.train[row] for row in batch.rows])
     # What torch raises where fakes won't do is of many kinds; an error of the model's own comes again.
     with contextlib.suppress(RuntimeError), FakeTensorMode(allow_non_fake_inputs=True) as fake:
-        fakes = {name: fake.from_tensor(tensor) for name, tensor in inputs.items()}
+        inputs = {name: fake.from_tensor(tensor) for name, tensor in found.inputs.items()}
+        fakes = replace(found, inputs=inputs, labels=fake.from_tensor(found.labels))
         # The model's own tensors are kept as they are, or as the fakes that stand for them.
         return _kept(loop, fakes, [fake.from_tensor(tensor) for tensor in cost.own_tensors(model)])
-    return _kept(loop, inputs, [])
+    return _kept(loop, found, [])
 
 
-def _kept(loop: Loop, inputs: dict[str, torch.Tensor], besides: list[torch.Tensor]) -> int:
-    """Bytes that a forward pass over `inputs` keeps; the model's tensors and those in `besides` are not counted."""
+def _kept(loop: Loop, batch: batches.Batch, besides: list[torch.Tensor]) -> int:
+    """Bytes that a forward pass over `batch` keeps; the model's tensors and those in `besides` are not counted."""
     counter = cost.SavedActivations(loop.model)
-    inputs = dict(inputs)
-    labels = inputs.pop("labels")
-    with counter.counting(besides=besides), torch.autocast("cpu", torch.bfloat16, enabled=loop.cfg.train.autocast):
-        loop.task_loss(loop.model(**inputs).logits, labels)
+    with counter.counting(besides=besides):
+        loop.forward(batch)
     return counter.bytes

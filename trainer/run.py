@@ -127,7 +127,7 @@ def _blank(planned: Planned, overrides: list[str], started: str) -> record.Recor
     )
 
 
-_KNOWN = (ConfigError, RunFailed, Pruned)  # their text says all
+_KNOWN = (ConfigError, RunFailed, Pruned, processes.Diverged)  # their text says all
 
 _IDENTITY = (
     *("run_id", "study", "variant", "task", "model", "seed"),
@@ -165,7 +165,7 @@ def _carry_out(planned: Planned, row: record.Record, clock: _Clock) -> None:
     row.memory.cuda_train_allocated, row.memory.cuda_train_reserved = cost.cuda_peaks(device)
     row.metric.checkpoint, row.metric.step = config.train.checkpoint, loop.hand_over()
     row.memory.gradients_end = cost.trainable_bytes(model)
-    row.memory.optimizer_end = cost.optimizer_bytes(loop.step().optimizer)
+    row.memory.optimizer_end = cost.optimizer_bytes(loop.optimizer)
 
     # Evaluate.
     _evaluate(loop, parts.rows, row, folder)
@@ -205,7 +205,7 @@ def _evaluate(loop: Loop, rows: data.Prepared, row: record.Record, folder: Path)
     """The reported splits: metrics into the row, every example's prediction into a file."""
     import pandas as pd
 
-    cost.reset_cuda_peaks(loop.args.device)
+    cost.reset_cuda_peaks(loop.device)
     frames = []
     for place, (split, part) in enumerate(rows.report.items()):
         found = loop.final_evaluation(part, row.metric.step)
@@ -215,7 +215,7 @@ def _evaluate(loop: Loop, rows: data.Prepared, row: record.Record, folder: Path)
                     "split": split,
                     "id": rows.ids[split],
                     "label": part.labels,
-                    "prediction": loop.predicted(found.outputs),
+                    "prediction": loop.objective.predicted(found.outputs),
                     "outputs": list(found.outputs.reshape(len(part), -1).astype(np.float32)),
                 }
             )
@@ -273,8 +273,8 @@ def _count(loop: Loop, parts: assemble.Parts, model: torch.nn.Module, row: recor
         classes=None if rows.labels is None else list(rows.labels),
         positive=loop.positive,
     )
-    done = loop.state.global_step
-    row.steps = record.Steps(total=loop.steps, done=done, epochs=loop.epoch, skipped=counters.skipped)
+    done, epochs = loop.done, loop.step_log.epoch(loop.done)
+    row.steps = record.Steps(total=loop.steps, done=done, epochs=epochs, skipped=counters.skipped)
     row.time = record.Time(
         train=counters.train_seconds,
         eval=counters.eval_seconds,

@@ -1,7 +1,6 @@
 """A run's checkpoints: everything but the backbone, written whole or not at all.
 
-    checkpoints/step-00000050/    state.safetensors, state.json    see `snapshot`
-                                  trainer_state.json               transformers' own counters
+    checkpoints/step-00000050/    state.safetensors, state.json    see `trainer.loop.Loop.save`
                                   run.json                         whose it is: run and step
                                   sha256.json                      of all these, for a disk that changed a bit
     best/                         state.safetensors, state.json    parameters and variant only
@@ -38,6 +37,14 @@ KEPT = 2
 STATE = "state"
 SUMS = "sha256.json"
 OWNER = "run.json"
+FORMAT = 2  # of what a checkpoint holds and of how steps are made from it
+
+
+def seed_all(seed: int) -> None:
+    """Seeds every generator that training draws from."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)  # of all devices
 
 
 def random_state() -> dict[str, Any]:
@@ -131,12 +138,11 @@ class Checkpoints:
     def __init__(self, folder: Path) -> None:
         self.folder, self._run = folder / unfinished.CHECKPOINTS, folder.name
 
-    def write(self, step: int, state: Mapping[str, Any], trainer_state: Any) -> None:
+    def write(self, step: int, state: Mapping[str, Any]) -> None:
         """Adds the checkpoint of `step` and drops the oldest. state: `counters` says which step was the best."""
         temporary = self.folder / ".writing"
         with _sealed(temporary, self._run, step):
-            checkpoint.save(state, temporary / STATE)
-            trainer_state.save_to_json(str(temporary / "trainer_state.json"))
+            checkpoint.save({"format": FORMAT, **state}, temporary / STATE)
         target = self.folder / f"step-{step:08d}"
         shutil.rmtree(target, ignore_errors=True)
         os.replace(temporary, target)
@@ -155,6 +161,8 @@ class Checkpoints:
             try:
                 step = _verify(folder, self._run)["step"]
                 state = checkpoint.load(folder / STATE)
+                if state.get("format") != FORMAT:
+                    raise checkpoint.CorruptState("another version of this code has written it")
             except checkpoint.CorruptState as error:
                 log.warning("%s can't be read and is left out: %s", folder.name, error)
                 shutil.rmtree(folder, ignore_errors=True)
@@ -171,6 +179,11 @@ class Checkpoints:
         if fault:
             log.warning("best/: %s; the run starts again", fault)
         return None
+
+
+def step_of(folder: Path) -> int:
+    """The step after which a checkpoint was written."""
+    return int(folder.name.partition("-")[2])
 
 
 @contextlib.contextmanager

@@ -1,15 +1,16 @@
 """A variant: its hyperparameters are its fields, and it acts through a few named hooks.
 
     model = variant.attach(model, head)      # wrap target layers, freeze the rest
-    for step in 1 … total:
+    for step in 1 … total:                   # `variants.core.step.take`
         variant.on_step_begin(step)          # before the forward
-        loss = task_loss(model(batch))
-        (loss + variant.penalty()).backward()
+        for batch in batches of the step:    # every row of a step weighs the same
+            loss = task_loss(model(batch))
+            (loss + variant.penalty()).backward()
         clip
         variant.on_gradients(step)           # gradients are there, nothing has moved
         optimizer.step()
         variant.on_update(step)              # moved, gradients still there: score, prune, grow
-        zero_grad
+        schedule, zero_grad
     variant.on_train_end(step)               # the final budget holds, or it raises
 
 Several processes may share a run, each with a part of every batch. `.grad` is summed over them before `clip`, so that
@@ -109,7 +110,10 @@ class Variant:
         """Before the forward pass of a step (once per step, however many batches it accumulates)."""
 
     def penalty(self) -> torch.Tensor | None:
-        """A scalar added to the task loss in training, logged apart; None for no penalty."""
+        """A scalar added to the task loss in training, logged apart; None for no penalty.
+
+        Asked for each batch of a step, and weighed as the batch is, so that one step adds it once.
+        """
         return None
 
     def on_gradients(self, step: Step) -> None:
