@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 
 from tests.conftest import folder_of
-from trainer import saving
+from trainer.loop import checkpoints
+from trainer.loop.checkpoints import Checkpoints
 from trainer.record import Record
-from trainer.saving import Checkpoints
-from variants.core import checkpoint
+from variants.core import state_files
 from variants.lora import LoRA
 
 STOP: list[int] = []
@@ -34,7 +34,7 @@ def outcome(record: Record, tmp_path) -> dict[str, object]:
     """All of a run that must not depend on interruptions."""
     folder = folder_of(record, tmp_path)
     row = {name: value for name, value in record.row().items() if not name.startswith(CHANGING)}
-    state = checkpoint.load(folder / "adapter" / "state")
+    state = state_files.load(folder / "adapter" / "state")
     return {
         "row": row,
         "parameters": {name: tensor.tolist() for name, tensor in state["parameters"].items()},
@@ -133,7 +133,7 @@ def test_a_checkpoint_of_another_version_is_left_out_with_a_line(carry_out, inte
     settings = [MORTAL, "machine.save_every=2", "train.max_steps=6"]
     straight = outcome(carry_out(*settings, "study=straight"), tmp_path)
     with monkeypatch.context() as patched:
-        patched.setattr(saving, "FORMAT", 1)
+        patched.setattr(checkpoints, "FORMAT", 1)
         STOP[:] = [5]
         with pytest.raises(KeyboardInterrupt):
             carry_out(*settings, "study=cut")

@@ -11,12 +11,12 @@ import torch
 from tests.variants.found import all_variants
 from variants.adalora import AdaLoRA
 from variants.core import contract
-from variants.core.budget import masks, share_out, spread, spread_priced, within
+from variants.core.allocation.budget import masks, share_out, spread, spread_priced, within
 from variants.core.variant import AdapterVariant, field_names
 from variants.dora import DoRA
 from variants.dylora import DyLoRA
 from variants.elalora import ElaLoRA
-from variants.incremental import IncreLoRA
+from variants.increlora import IncreLoRA
 from variants.lora import LoRA
 from variants.lora_xs import LoRAXS
 from variants.sora import SoRA

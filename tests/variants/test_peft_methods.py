@@ -17,8 +17,8 @@ from torch import nn
 
 from variants.bridge.methods import METHODS, OWN_FIELDS
 from variants.bridge.options import config_class, defaults
-from variants.core.state import restore_weights, weights
-from variants.core.targets import inside
+from variants.core.target_modules import inside
+from variants.core.training_state import restore_weights, weights
 from variants.core.variant import Step
 from variants.peft import Peft
 

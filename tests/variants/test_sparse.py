@@ -8,8 +8,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from variants.core import contract, state
-from variants.core.budget import share_out
+from variants.core import contract
+from variants.core import training_state as state
+from variants.core.allocation.budget import share_out
 from variants.core.contract import STEPS, Step
 from variants.lora import LoRA
 from variants.sparse import Masked, SparseLoRA

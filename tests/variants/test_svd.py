@@ -13,9 +13,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tests.variants import oracles
 from tests.variants.test_layers import KINDS
 from variants.core import contract
-from variants.core.checkpoint import CorruptState
 from variants.core.contract import HEAD, Toy, attach, train
-from variants.core.decompose import BasisVariant, decompose
+from variants.core.decompositions import BasisVariant, decompose
+from variants.core.state_files import CorruptState
 from variants.lora_xs import LoRAXS
 from variants.svdiff import SVDiff
 from variants.svft import SVFT, entries

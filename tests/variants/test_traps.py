@@ -18,13 +18,13 @@ from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadMode
 
 from tests.variants.found import all_variants
 from variants.adalora import AdaLoRA
-from variants.core import state
-from variants.core.budget import within
+from variants.core import training_state
+from variants.core.allocation.budget import within
+from variants.core.allocation.importance import Importance
 from variants.core.contract import HOOKS
-from variants.core.importance import Importance
 from variants.core.toys import HEAD, STEPS, Toy, Trained, attach, data, prepared, through_disk, train
 from variants.core.variant import AdapterVariant, Variant
-from variants.incremental import IncreLoRA
+from variants.increlora import IncreLoRA
 from variants.lora import LoRA
 from variants.peft import Peft
 from variants.shira import SHiRA
@@ -159,8 +159,8 @@ def test_a_layer_without_ranks_trains_saves_loads_resumes_and_merges(
     output = run.output()
 
     again = attach(cls, params)
-    saved = through_disk(state.weights(run.model, run.variant, run.optimizer))
-    state.restore_weights(again.model, again.variant, saved)
+    saved = through_disk(training_state.weights(run.model, run.variant, run.optimizer))
+    training_state.restore_weights(again.model, again.variant, saved)
     assert torch.equal(again.output(), output) and again.variant.ranks() == run.variant.ranks()
 
     resumed = starved()

@@ -14,10 +14,10 @@ import pytest
 from omegaconf import OmegaConf
 
 from tests.conftest import folder_of
-from trainer import plan
 from trainer.errors import ConfigError
-from trainer.plan import Planned
 from trainer.record import read
+from trainer.sweeps import plan
+from trainer.sweeps.plan import Planned
 from trainer.trackers import guard
 from trainer.trackers.tracker import RunInfo
 

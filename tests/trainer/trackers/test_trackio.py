@@ -18,7 +18,7 @@ from tests.browser import watch
 from tests.conftest import ROOT, folder_of
 from tests.trainer.trackers.test_guard import warnings
 from trainer.errors import ConfigError
-from trainer.plan import Planned
+from trainer.sweeps.plan import Planned
 from trainer.trackers import guard
 from trainer.trackers.tracker import RunInfo
 from trainer.trackers.trackio import Trackio, accepted
