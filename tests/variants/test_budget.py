@@ -160,5 +160,5 @@ def test_every_method_with_adapters_of_its_own_takes_one() -> None:
 @pytest.mark.parametrize("cls", WITH_BUDGET)
 @pytest.mark.parametrize("budget", [0, -5, 1.5, True])
 def test_a_budget_is_a_whole_number(cls: type[AdapterVariant], budget: object) -> None:
-    with pytest.raises(ValueError, match=r"budget: .*, allowed: a whole number ≥ 1"):
+    with pytest.raises(ValueError, match=r"budget: .*, allowed: a whole number(, null| ≥ 1)"):
         cls(budget=budget)

@@ -133,7 +133,7 @@ def test_in_lower_precision_outputs_are_equal_to_its_digits(dtype, tolerance, pa
 @pytest.mark.parametrize(
     "params",
     [
-        {"method": "ia3", "options": {"feedforward_modules": []}},
+        {"method": "ia3", "targets": ["fc1", "fc2"], "options": {"feedforward_modules": []}},
         {"method": "loha", "options": {"r": 2}},
         {"method": "shira", "options": {"r": 2}},
         {"method": "lora", "options": {"r": 2, "use_dora": True}},

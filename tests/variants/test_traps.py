@@ -186,8 +186,8 @@ def test_a_layer_without_ranks_trains_saves_loads_resumes_and_merges(
     [
         (AdaLoRA, {"initial_steps": 8, "final_steps": 4}, "schedule: 8 initial and 4 final steps do not fit into 12"),
         (AdaLoRA, {"final_steps": 12}, "schedule: 0 initial and 12 final steps do not fit into 12"),
-        (IncreLoRA, {"initial_steps": 11}, "interval: 1 leaves 0 rounds in 12 steps"),
-        (IncreLoRA, {"interval": 12}, "interval: 12 leaves 0 rounds in 12 steps"),
+        (IncreLoRA, {"initial_steps": 11}, "interval: 1 leaves no round of growth in 12 steps"),
+        (IncreLoRA, {"interval": 12}, "interval: 12 leaves no round of growth in 12 steps"),
         (SoRA, {"budget": 100, "initial_steps": 6, "final_steps": 5}, "schedule: 6 initial and 5 final steps do not"),
         (
             SoRA,
