@@ -2,9 +2,8 @@
 
 Everything here is a pure function of what is in the run folders: the same runs give the same
 bytes, whatever the order in which the folders are named. Records are read through
-`trainer.record` alone, and torch is never imported, so an answer comes up at once; the one
-exception is backbone.py, which says why. scipy, matplotlib and what stands on them are
-imported inside the command that needs them.
+`trainer.record` alone, and torch is never imported, so an answer comes up at once. scipy,
+matplotlib and what stands on them are imported inside the command that needs them.
 
 The rooms, each of which knows those below it and none above:
 
@@ -26,8 +25,6 @@ The rooms, each of which knows those below it and none above:
                       columns.py    runs as csv, as parquet or as a frame
     stats/        statistics on bare arrays
     text/         numbers, sentences and sorting
-
-    backbone.py, spectrum.py    a model's weights, decomposed
 
 In Python: `cells.build(rows.build(runs.read(folders)))` has every cell with its mean, sd and
 seeds, and every row with its runs; `collect.frame(folders)` is the tidy frame. A further command

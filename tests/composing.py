@@ -14,8 +14,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from tests.conftest import ROOT
-from trainer import sweep
 from trainer.config import register
+from trainer.sweeps import sweep
 
 COMPOSED: dict[tuple[str, ...], DictConfig] = {}
 

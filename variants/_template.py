@@ -21,8 +21,8 @@ from typing import Any
 
 from torch import nn
 
-from variants.core import fields
-from variants.core.adapter import LowRank
+from variants.core import field_checks
+from variants.core.adapters.adapter import LowRank
 from variants.core.variant import AdapterVariant
 
 
@@ -52,9 +52,9 @@ class Template(AdapterVariant):
 
     def __post_init__(self) -> None:
         # todo: one line for each value that can't be: the field, the value, what is allowed
-        fields.whole(self, "rank")
-        fields.positive(self, "alpha")
-        fields.share(self, "dropout")
+        field_checks.whole(self, "rank")
+        field_checks.positive(self, "alpha")
+        field_checks.share(self, "dropout")
 
     @classmethod
     def test_params(cls) -> list[dict[str, Any]]:

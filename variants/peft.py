@@ -37,9 +37,10 @@ import torch
 from torch import nn
 
 from variants.bridge import budget, methods, options, wrapped
-from variants.core import fields, targets
+from variants.core import field_checks as fields
+from variants.core import target_modules as targets
+from variants.core.allocation.deferred_ranks import Ranks, Unread, nonzero
 from variants.core.handover import CannotHandOver, order_sets, quiet_peft
-from variants.core.unread import Ranks, Unread, nonzero
 from variants.core.variant import Step, Variant
 
 # Attributes in which PEFT's allocators keep their averages, outside any state_dict of theirs.
@@ -98,6 +99,10 @@ class Peft(Variant):
         options.refuse_tokens(self.options, model)
         if names and self._total_steps is not None:
             budget.refuse_schedule(self._config(names), self._total_steps, len(names))
+
+    def leaves_out(self, model: nn.Module, head: Sequence[str] = ()) -> dict[str, int]:
+        chosen = self.targets == targets.ALL_LINEAR and self._target_modules(model, head)
+        return targets.not_linear(model, head) if chosen else {}
 
     def attach(self, model: nn.Module, head: Sequence[str] = ()) -> nn.Module:
         import peft

@@ -9,6 +9,17 @@ from analysis.errors import AnalysisError
 from analysis.records.discovery import Run
 from trainer.record import Metric, Record
 
+# A record says it of its task's own metric alone.
+HIGHER_IS_BETTER = {
+    "accuracy": True,
+    "f1": True,
+    "f1_macro": True,
+    "matthews": True,
+    "pearson": True,
+    "spearman": True,
+    "rmse": False,
+}
+
 
 def chosen(runs: Iterable[Run], name: str) -> tuple[list[Run], list[Run]]:
     """Runs that report a metric of their record, and the done ones that don't have it. Others stay as they are.
@@ -47,18 +58,7 @@ def _metric(record: Record, name: str, value: float) -> Metric:
         record.metric,
         name=name,
         value=value,
-        higher_is_better=_higher_is_better(own),
+        higher_is_better=HIGHER_IS_BETTER.get(own),  # of another no best is marked
         split=split or record.metric.split,
         positive=record.data.positive if own == "f1" else None,
     )
-
-
-def _higher_is_better(name: str) -> bool | None:
-    """None for a metric that the suite has no definition of: then no best is marked."""
-    from trainer import metrics
-    from trainer.errors import ConfigError
-
-    try:
-        return metrics.higher_is_better(name)
-    except ConfigError:
-        return None

@@ -17,9 +17,9 @@ from hydra.utils import get_class
 from tests.conftest import folder_of
 from tests.trainer.test_resume import outcome
 from tests.variants.found import CONF
-from trainer import model as models
-from trainer.saving import Checkpoints
-from variants.core import checkpoint
+from trainer.loop.checkpoints import Checkpoints
+from trainer.model import backbone as models
+from variants.core import state_files
 from variants.core.case import same
 from variants.core.contract import HOOKS
 from variants.core.toys import STEPS
@@ -87,7 +87,7 @@ def ends_with(carry_out, tmp_path) -> Callable[..., dict[str, Any]]:
         folder = folder_of(record, tmp_path)
         ranks = folder / "ranks.jsonl"
         return {
-            "state": checkpoint.load(folder / "adapter" / "state"),
+            "state": state_files.load(folder / "adapter" / "state"),
             "ranks": ranks.read_text() if ranks.exists() else "",
             "value": record.metric.value,
             "effective": record.params.effective,
@@ -115,8 +115,8 @@ def test_cut_off_in_the_middle_and_taken_up_it_ends_with_the_same_bits(method, s
     expected = straight(method)
     write, stops = Checkpoints.write, [4, 8]
 
-    def write_and_die(self, step, state, trainer_state):
-        write(self, step, state, trainer_state)
+    def write_and_die(self, step, state):
+        write(self, step, state)
         if step in stops:
             stops.remove(step)
             raise KeyboardInterrupt

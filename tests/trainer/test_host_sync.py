@@ -12,8 +12,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.trainer.test_every_method import LOOP, METHODS, class_of
-from trainer.loop import Loop
-from variants.core import dropout
+from trainer.loop.loop import Loop
+from variants.core.kernels import dropout
 from variants.core.variant import field_names
 
 # What makes Python wait for the device, with or without a GPU: numbers, and shapes that numbers decide.
@@ -70,22 +70,22 @@ class Reading(TorchDispatchMode):
 def reads_of_a_step(carry_out, monkeypatch):
     """What each step of a run reads, between its first hook and its last."""
     steps: list[Counter[str]] = []
-    begin, end = Loop.begin_step, Loop.end_step
+    make, end = Loop.make_step, Loop.end_step
     modes: list[Reading] = []
 
-    def begin_step(self):
+    def make_step(self, index, batches):
         modes.append(Reading())
         modes[-1].__enter__()
-        begin(self)
+        make(self, index, batches)
 
-    def end_step(self, control):
-        end(self, control)
+    def end_step(self, index):
+        end(self, index)
         modes[-1].__exit__(None, None, None)
         steps.append(modes[-1].found)
 
     # On a device torch draws dropout's bits there.
     monkeypatch.setattr(dropout, "_by_numpy", lambda x: False)
-    monkeypatch.setattr(Loop, "begin_step", begin_step)
+    monkeypatch.setattr(Loop, "make_step", make_step)
     monkeypatch.setattr(Loop, "end_step", end_step)
 
     def found(*overrides: str) -> list[Counter[str]]:

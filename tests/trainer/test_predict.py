@@ -8,10 +8,10 @@ import pytest
 
 from tests.trainer.sweeping import finished
 from tests.trainer.test_every_method import LOOP, METHODS
-from trainer import model as models
 from trainer.errors import ConfigError
-from trainer.plan import plan
-from trainer.predict import predict
+from trainer.model import backbone as models
+from trainer.runs.dry_run import predict
+from trainer.sweeps.plan import plan
 
 PARTS = ("weights", "gradients", "optimizer", "activations")
 

@@ -8,9 +8,10 @@ import pandas as pd
 import pytest
 
 from tests.conftest import folder_of
+from trainer.loop import checkpoints
+from trainer.loop.checkpoints import Checkpoints
 from trainer.record import Record
-from trainer.saving import Checkpoints
-from variants.core import checkpoint
+from variants.core import state_files
 from variants.lora import LoRA
 
 STOP: list[int] = []
@@ -33,7 +34,7 @@ def outcome(record: Record, tmp_path) -> dict[str, object]:
     """All of a run that must not depend on interruptions."""
     folder = folder_of(record, tmp_path)
     row = {name: value for name, value in record.row().items() if not name.startswith(CHANGING)}
-    state = checkpoint.load(folder / "adapter" / "state")
+    state = state_files.load(folder / "adapter" / "state")
     return {
         "row": row,
         "parameters": {name: tensor.tolist() for name, tensor in state["parameters"].items()},
@@ -101,8 +102,8 @@ def test_what_the_settings_of_test_every_method_leave_out_resumes_too(carry_out,
     straight = outcome(carry_out(*settings, "study=straight"), tmp_path)
     write = Checkpoints.write
 
-    def write_and_die(self, step, state, trainer_state):
-        write(self, step, state, trainer_state)
+    def write_and_die(self, step, state):
+        write(self, step, state)
         if step == 4:
             raise KeyboardInterrupt
 
@@ -126,6 +127,39 @@ def test_a_truncated_checkpoint_falls_back_to_the_one_before(carry_out, interrup
     cut_off = outcome(carry_out(*settings, "study=cut"), tmp_path)
     assert "step-00000006 can't be read and is left out" in caplog.text
     assert cut_off == straight
+
+
+def test_a_checkpoint_of_another_version_is_left_out_with_a_line(carry_out, interrupted, tmp_path, monkeypatch, caplog):
+    settings = [MORTAL, "machine.save_every=2", "train.max_steps=6"]
+    straight = outcome(carry_out(*settings, "study=straight"), tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoints, "FORMAT", 1)
+        STOP[:] = [5]
+        with pytest.raises(KeyboardInterrupt):
+            carry_out(*settings, "study=cut")
+    STOP.clear()
+    assert outcome(carry_out(*settings, "study=cut"), tmp_path) == straight
+    line = "step-00000004 can't be read and is left out: another version of this code has written it"
+    assert line in caplog.text
+
+
+def test_cut_off_after_early_stopping_it_makes_no_further_step(carry_out, tmp_path, monkeypatch):
+    settings = ["optim.lr=1e-9", "train.epochs=6", "train.eval_every=2", "train.early_stopping=3"]
+    settings += ["machine.save_every=2", "train.checkpoint=last"]
+    straight = outcome(carry_out(*settings, "study=straight"), tmp_path)
+    write = Checkpoints.write
+
+    def write_and_die(self, step, state):
+        write(self, step, state)
+        if step == 8:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Checkpoints, "write", write_and_die)
+        with pytest.raises(KeyboardInterrupt):
+            carry_out(*settings, "study=cut")
+    assert straight["row"]["steps.done"] == 8
+    assert outcome(carry_out(*settings, "study=cut"), tmp_path) == straight
 
 
 def test_a_finished_run_leaves_no_checkpoint(carry_out, tmp_path):

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 
 from tests.variants import oracles
 from variants.adalora import AdaLoRA
+from variants.core.allocation.schedule import Cubic
 from variants.core.contract import HEAD, STEPS, Toy, attach, data, train
-from variants.core.schedule import Cubic
 from variants.core.variant import Step
 
 SCHEDULE = {"initial_steps": 2, "final_steps": 4, "interval": 2}

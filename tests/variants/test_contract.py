@@ -9,8 +9,8 @@ import torch
 from transformers.pytorch_utils import Conv1D
 
 from tests.variants.found import all_variants, cases, yaml_faults
-from variants.core import targets
-from variants.core.adapter import LowRank
+from variants.core import target_modules
+from variants.core.adapters.adapter import LowRank
 from variants.core.case import Case
 from variants.core.contract import check_case
 from variants.core.toys import KINDS, TARGETS, Toy, data, prepared
@@ -78,7 +78,7 @@ def test_every_kind_is_checked_with_every_setting_that_it_takes() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_toy_has_the_same_matrices_whatever_their_layout(kind: str) -> None:
-    found = targets.select(Toy(kind=kind), TARGETS, head=("head",))
+    found = target_modules.select(Toy(kind=kind), TARGETS, head=("head",))
     adapters = [LowRank(layer, 1, 1.0) for layer in found.values()]
     assert [type(adapter.base).__name__ for adapter in adapters] == [kind] * 4
     assert [(a.out_features, a.in_features) for a in adapters] == [(12, 8), (8, 12)] * 2

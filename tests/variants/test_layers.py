@@ -11,7 +11,7 @@ from transformers.pytorch_utils import Conv1D
 
 from tests.variants.found import all_variants
 from variants.core import layers
-from variants.core.adapter import LowRank
+from variants.core.adapters.adapter import LowRank
 from variants.core.variant import field_names
 
 X = torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(0))

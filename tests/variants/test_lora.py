@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from tests.variants import oracles
-from trainer.cost import SavedActivations
-from variants.core.adapter import LowRank
+from trainer.loop.cost import SavedActivations
+from variants.core.adapters.adapter import LowRank
 from variants.core.contract import HEAD, Toy
-from variants.core.dropout import draw
+from variants.core.kernels.dropout import draw
 from variants.lora import LoRA
 
 

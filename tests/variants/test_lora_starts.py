@@ -12,7 +12,7 @@ from torch import nn
 from tests.variants import oracles
 from tests.variants.plain import close
 from variants.core.contract import HEAD, Toy
-from variants.core.decompose import decompose
+from variants.core.decompositions import decompose
 from variants.lora import FromWeight, LoRA
 
 STARTS = ("pissa", "milora", "olora")

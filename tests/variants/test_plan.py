@@ -12,7 +12,7 @@ from variants.adalora import AdaLoRA
 from variants.core.contract import STEPS, attach, train
 from variants.core.variant import Variant
 from variants.elalora import ElaLoRA
-from variants.incremental import IncreLoRA
+from variants.increlora import IncreLoRA
 from variants.rosa import RoSA
 from variants.shira import SHiRA
 from variants.sora import SoRA

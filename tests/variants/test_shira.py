@@ -12,8 +12,8 @@ from torch.utils.checkpoint import checkpoint
 
 from tests.variants.test_layers import KINDS
 from variants.core import contract
+from variants.core.adapters.sparse_delta import SparseDelta, largest
 from variants.core.contract import HEAD, Toy
-from variants.core.sparse import SparseDelta, largest
 from variants.shira import SHiRA
 
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from variants.core.adapter import Adapter
+from variants.core.adapters.adapter import Adapter
+from variants.core.allocation.deferred_ranks import Ranks
 from variants.core.toys import Trained, attach, train
-from variants.core.unread import Ranks
 from variants.core.variant import Variant
 
 

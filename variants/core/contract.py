@@ -20,9 +20,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from variants.core import state
+from variants.core import training_state
 from variants.core.case import Case, adapters, decay_astray, finite, loose_ends, same
-from variants.core.targets import inside
+from variants.core.target_modules import inside
 from variants.core.toys import (
     HEAD,
     KINDS,
@@ -254,8 +254,8 @@ def goes_out_as_factors(case: Case) -> None:
 def saves_and_loads(case: Case) -> None:
     """A fresh model that takes up the saved state gives the same output, bit for bit, and has the same state."""
     run, again = case.straight, case.attached()
-    saved = through_disk(state.weights(run.model, run.variant, run.optimizer))
-    state.restore_weights(again.model, again.variant, saved)
+    saved = through_disk(training_state.weights(run.model, run.variant, run.optimizer))
+    training_state.restore_weights(again.model, again.variant, saved)
     assert torch.equal(again.output(), run.output()), "the loaded model's output differs"
     assert again.variant.ranks() == run.variant.ranks(), "the loaded model's ranks differ"
     assert same(again.variant.state_dict(), saved["variant"]), "the loaded variant's state differs from the saved one"

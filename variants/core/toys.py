@@ -19,8 +19,9 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint as checkpointed
 
-from variants.core import checkpoint, state
-from variants.core.targets import inside
+from variants.core import state_files, training_state
+from variants.core.step import Loss, take
+from variants.core.target_modules import inside
 from variants.core.variant import Step, Variant, field_names
 
 HEAD = ("head",)
@@ -147,9 +148,9 @@ class Trained:
         """A copy of all that training has changed, as the trainer saves it."""
         return copy.deepcopy(
             {
-                "weights": state.weights(self.model, self.variant, self.optimizer),
-                "optimizer": state.optimizer_state(self.model, self.optimizer),
-                "scheduler": state.schedule_state(self.scheduler),
+                "weights": training_state.weights(self.model, self.variant, self.optimizer),
+                "optimizer": training_state.optimizer_state(self.model, self.optimizer),
+                "scheduler": training_state.schedule_state(self.scheduler),
                 "random": torch.get_rng_state(),
                 "steps_done": self.steps_done,
             }
@@ -157,9 +158,9 @@ class Trained:
 
     def restore(self, snapshot: Mapping[str, Any]) -> Trained:
         """Takes up what `snapshot` of another run of the same settings gave."""
-        state.restore_weights(self.model, self.variant, snapshot["weights"])
-        state.restore_optimizer(self.model, self.optimizer, snapshot["optimizer"])
-        state.restore_schedule(self.scheduler, snapshot["scheduler"])
+        training_state.restore_weights(self.model, self.variant, snapshot["weights"])
+        training_state.restore_optimizer(self.model, self.optimizer, snapshot["optimizer"])
+        training_state.restore_schedule(self.scheduler, snapshot["scheduler"])
         torch.set_rng_state(snapshot["random"])
         self.steps_done = snapshot["steps_done"]
         return self
@@ -203,35 +204,29 @@ def prepared(cls: type[Variant], params: Mapping[str, Any], kind: str = "Linear"
 def train(
     run: Trained, until: int = STEPS, *, parts: int = 1, watch: Callable[[str, Trained], None] | None = None
 ) -> Trained:
-    """Makes the steps up to `until`: the documented loop, without anything around it.
+    """Makes the steps up to `until`, without anything around them.
 
-    parts: batches of equal size that a step accumulates. watch: is told "begun" before the forward
-    passes, "gradients" after the backward passes, "updated" after `on_update`.
+    parts: batches that a step accumulates. watch: is told "begun" before the forward passes, "gradients" after the
+    backward passes, "updated" at the end of a step.
     """
     variant, model = run.variant, run.model
-    watch = watch or (lambda event, run: None)
     x, y = data(run.dtype, run.kind)
+    y = y.to(run.toy.head.weight.dtype)
+    batches = list(zip(x.chunk(parts), y.chunk(parts), strict=True))
+
+    def loss(batch: tuple[torch.Tensor, torch.Tensor]) -> Loss:
+        return Loss(F.mse_loss(model(batch[0]), batch[1], reduction="sum"), batch[1].numel())
+
+    def tell(event: str) -> None:
+        if watch and event in ("begun", "gradients"):
+            watch(event, run)
+
     for index in range(run.steps_done + 1, until + 1):
-        step = run.step(index)
-        model.train()
-        variant.on_step_begin(step)
-        watch("begun", run)
-        total = 0.0
-        for part_x, part_y in zip(x.chunk(parts), y.chunk(parts), strict=True):
-            output = model(part_x)
-            loss = F.mse_loss(output, part_y.to(output.dtype))
-            penalty = variant.penalty()
-            ((loss if penalty is None else loss + penalty) / parts).backward()
-            total += loss.item() / parts
-        watch("gradients", run)
-        variant.on_gradients(step)
-        run.optimizer.step()
-        variant.on_update(step)
-        run.scheduler.step()
-        model.zero_grad()
-        run.losses.append(total)
+        taken = take(run.step(index), variant, model, batches, loss, y.numel(), watch=tell)
+        run.losses.append(float(taken.task_loss))
         run.steps_done = index
-        watch("updated", run)
+        if watch:
+            watch("updated", run)
     if until == STEPS:
         variant.on_train_end(run.step(STEPS))
     return run
@@ -253,5 +248,5 @@ def base_output(kind: str = "Linear", dtype: torch.dtype = torch.float32) -> tor
 def through_disk(tree: Any) -> Any:
     """`tree` written and read again."""
     with tempfile.TemporaryDirectory() as folder:
-        checkpoint.save(tree, Path(folder) / "state")
-        return checkpoint.load(Path(folder) / "state")
+        state_files.save(tree, Path(folder) / "state")
+        return state_files.load(Path(folder) / "state")

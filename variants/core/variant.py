@@ -1,20 +1,21 @@
 """A variant: its hyperparameters are its fields, and it acts through a few named hooks.
 
     model = variant.attach(model, head)      # wrap target layers, freeze the rest
-    for step in 1 … total:
+    for step in 1 … total:                   # `variants.core.step.take`
         variant.on_step_begin(step)          # before the forward
-        loss = task_loss(model(batch))
-        (loss + variant.penalty()).backward()
+        for batch in batches of the step:    # every row of a step weighs the same
+            loss = task_loss(model(batch))
+            (loss + variant.penalty()).backward()
         clip
         variant.on_gradients(step)           # gradients are there, nothing has moved
         optimizer.step()
         variant.on_update(step)              # moved, gradients still there: score, prune, grow
-        zero_grad
+        schedule, zero_grad
     variant.on_train_end(step)               # the final budget holds, or it raises
 
 Several processes may share a run, each with a part of every batch. `.grad` is summed over them before `clip`, so that
 hooks see and do the same on all; what hooks draw with torch is the same, too. A method that takes gradients elsewhere
-asks `variants.core.reduce.total` for the whole; `penalty` draws nothing.
+asks `variants.core.collectives.total` for the whole; `penalty` draws nothing.
 
 A step whose gradients are not finite is left out: neither `on_gradients` nor `on_update`
 is called for it, so no importance average ever sees such a number.
@@ -35,11 +36,12 @@ from typing import Any, ClassVar, Self, TypeVar
 import torch
 from torch import nn
 
-from variants.core import fields, handover, targets
+from variants.core import field_checks, handover
 from variants.core import layers as kinds
-from variants.core.adapter import Adapter
+from variants.core import target_modules as targets
+from variants.core.adapters.adapter import Adapter
+from variants.core.allocation.deferred_ranks import Ranks
 from variants.core.handover import CannotHandOver
-from variants.core.unread import Ranks
 
 T = TypeVar("T")
 
@@ -73,7 +75,7 @@ class Variant:
     adapters: dict[str, Adapter] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __new__(cls, *_: Any, **settings: Any) -> Self:
-        fields.check_types(cls, settings)  # before `__post_init__`, which compares them
+        field_checks.check_types(cls, settings)  # before `__post_init__`, which compares them
         return super().__new__(cls)
 
     @classmethod
@@ -90,6 +92,13 @@ class Variant:
         Raises `ValueError` for targets or sizes that `attach` would refuse.
         """
 
+    def leaves_out(self, model: nn.Module, head: Sequence[str] = ()) -> dict[str, int]:
+        """Numbers in parameters, by name, that the method's word for what it trains promises and doesn't reach.
+
+        model: as for `check`. Empty for most methods and models.
+        """
+        return {}
+
     def attach(self, model: nn.Module, head: Sequence[str] = ()) -> nn.Module:
         """Prepares `model` in place: trainable is what the method trains, and the head.
 
@@ -102,7 +111,10 @@ class Variant:
         """Before the forward pass of a step (once per step, however many batches it accumulates)."""
 
     def penalty(self) -> torch.Tensor | None:
-        """A scalar added to the task loss in training, logged apart; None for no penalty."""
+        """A scalar added to the task loss in training, logged apart; None for no penalty.
+
+        Asked for each batch of a step, and weighed as the batch is, so that one step adds it once.
+        """
         return None
 
     def on_gradients(self, step: Step) -> None:
@@ -166,7 +178,8 @@ class Variant:
     def ranks_later(self) -> Ranks:
         """`ranks()` as they are now, to be read later; taken after every step.
 
-        For a method whose ranks follow from numbers on the device (`variants.core.unread`); by default they are read.
+        For a method whose ranks follow from numbers on the device (`core.allocation.deferred_ranks`); by default they
+        are read.
         """
         return Ranks(self.ranks())
 
@@ -254,6 +267,9 @@ class AdapterVariant(Variant):
 
     def check(self, model: nn.Module, head: Sequence[str] = ()) -> None:
         self.select(model, head)
+
+    def leaves_out(self, model: nn.Module, head: Sequence[str] = ()) -> dict[str, int]:
+        return targets.not_linear(model, head) if self.targets == targets.ALL_LINEAR else {}
 
     def attach(self, model: nn.Module, head: Sequence[str] = ()) -> nn.Module:
         self.check(model, head)

@@ -14,10 +14,10 @@ import pytest
 from omegaconf import OmegaConf
 
 from tests.conftest import folder_of
-from trainer import plan
 from trainer.errors import ConfigError
-from trainer.plan import Planned
 from trainer.record import read
+from trainer.sweeps import plan
+from trainer.sweeps.plan import Planned
 from trainer.trackers import guard
 from trainer.trackers.tracker import RunInfo
 
@@ -35,7 +35,7 @@ def left_by(folder: Path) -> dict[str, object]:
     row = {
         name: value
         for name, value in record.row().items()
-        if not name.startswith(("time.", "started", "finished", "memory.peak", "overrides"))
+        if not name.startswith(("time.", "started", "finished", "memory.peak", "overrides", "checksum"))
     }
     return {
         "row": row,
@@ -78,7 +78,7 @@ def tracked(tmp_path):
         tracker = {"_target_": TROUBLE, "how": how, "timeout": timeout} | settings
         names = {group: {"name": group} for group in ("variant", "task", "model")}
         config = OmegaConf.create({"study": "test", "seed": 0, "tracker": tracker} | names)
-        started.append(guard.begin(Planned(config, {}, folder.name, folder, None)))
+        started.append(guard.begin(Planned(config, {}, folder.name, None, folder, None)))
         return started[-1]
 
     yield begun

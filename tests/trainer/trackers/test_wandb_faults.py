@@ -17,9 +17,9 @@ from tests.conftest import ROOT, folder_of
 from tests.trainer.trackers.inspected import runs_in
 from tests.trainer.trackers.test_guard import left_by, warnings
 from trainer.errors import ConfigError
-from trainer.loop import Loop
-from trainer.plan import plan
-from trainer.run import run
+from trainer.loop.loop import Loop
+from trainer.runs.run import run
+from trainer.sweeps.plan import plan
 
 KEY = "a1b2c3d4e5" * 4  # forty characters, as W&B's are
 
@@ -42,12 +42,12 @@ def at_step_five(monkeypatch, tmp_path):
     def do(number: int) -> list[psutil.Process]:
         end_step = Loop.end_step
 
-        def disturbed(self, control):
-            end_step(self, control)
-            if self.state.global_step != 5:
+        def disturbed(self, index):
+            end_step(self, index)
+            if index != 5:
                 return
             until = time.monotonic() + 60
-            while not (self.journal.path.parent / "tracker.json").exists():
+            while not (self.best_folder.parent / "tracker.json").exists():
                 assert time.monotonic() < until, "W&B has not started"
                 time.sleep(0.05)
             met.append(service())

@@ -1,0 +1,138 @@
+"""Which layers of a model are adapted, and how one layer takes another's place.
+
+Names are the dotted names of `named_modules()`. A pattern means a module when the module's
+name ends in it, at a dot: `query`, `attention.output.dense`, `layer.0.*`. `*` stands for
+anything, dots included. A pattern that means nothing is an error, never a no-op.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Iterable, Sequence
+
+from torch import nn
+
+from variants.core import layers as kinds
+
+ALL_LINEAR = "all-linear"
+
+
+def matches(name: str, pattern: str) -> bool:
+    """Whether `pattern` means the module (or parameter) `name`."""
+    return fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(name, f"*.{pattern}")
+
+
+def inside(name: str, modules: Iterable[str]) -> bool:
+    """Whether `name` is one of `modules` or lies in one, wherever a wrapper has put them."""
+    return any(f".{module}." in f".{name}." for module in modules)
+
+
+def block_number(name: str) -> int | None:
+    """The first number in a dotted name: `encoder.layer.3.output.dense` lies in block 3."""
+    return next((int(part) for part in name.split(".") if part.isdigit()), None)
+
+
+def select(
+    model: nn.Module,
+    targets: Sequence[str] | str,
+    *,
+    exclude: Sequence[str] = (),
+    layers: Sequence[int] | None = None,
+    head: Sequence[str] = (),
+) -> dict[str, nn.Module]:
+    """The layers to adapt, by name and in the model's order; the head is never among them.
+
+    Raises `ValueError` where a pattern means no layer, a layer is of a kind that can't be
+    adapted, its weight is shared with another module, or nothing is left.
+    """
+    modules = {name: module for name, module in model.named_modules() if name and not inside(name, head)}
+    linear = [name for name, module in modules.items() if kinds.is_linear(module)]
+    if targets == ALL_LINEAR:
+        chosen = linear
+    else:
+        patterns = [targets] if isinstance(targets, str) else list(targets)
+        chosen = _meant("targets", patterns, modules, linear)
+    dropped = set(_meant("exclude", list(exclude), modules, linear)) if exclude else set()
+    chosen = [name for name in chosen if name not in dropped]
+    if layers is not None:
+        chosen = _within(chosen, layers)
+    if not chosen:
+        raise ValueError(f"targets: {targets!r} leaves no layer to adapt; linear layers: {_kinds(linear)}")
+    found = {}
+    for name in chosen:
+        module = modules[name]
+        if kinds.of(module) is None:
+            kind = type(module).__name__
+            raise ValueError(f"targets: {name} is a {kind}, allowed: {kinds.ALLOWED}; linear: {_kinds(linear)}")
+        found[name] = module
+    _refuse_shared(model, chosen)
+    return found
+
+
+def not_linear(model: nn.Module, head: Sequence[str] = ()) -> dict[str, int]:
+    """Numbers in the weights that "all-linear" doesn't reach, by the parameter's name.
+
+    These are the matrices outside the head that lie in no linear layer and no embedding: experts that a model keeps in
+    one tensor, convolutions, a router or an attention of a class of its own.
+    """
+    found = {}
+    for name, module in model.named_modules():
+        if not inside(name, head) and not kinds.is_linear(module) and not isinstance(module, nn.Embedding):
+            for own, parameter in module.named_parameters(recurse=False):
+                if parameter.ndim >= 2 and not inside(own, () if name else head):
+                    found[f"{name}.{own}" if name else own] = parameter.numel()
+    return found
+
+
+def by_block(names: Iterable[str]) -> str:
+    """Names for a line of text: those that differ in their numbers alone stand there once, with * for the numbers."""
+    alike: dict[str, list[str]] = {}
+    for name in names:
+        alike.setdefault(re.sub(r"(?<=\.)\d+(?=\.)", "*", name), []).append(name)
+    return ", ".join(some[0] if len(some) == 1 else pattern for pattern, some in alike.items())
+
+
+def replace(model: nn.Module, name: str, module: nn.Module) -> None:
+    """Puts `module` where the submodule `name` was."""
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, module)
+
+
+def _meant(field: str, patterns: list[str], modules: dict[str, nn.Module], linear: list[str]) -> list[str]:
+    meant: set[str] = set()
+    for pattern in patterns:
+        names = {name for name in modules if matches(name, pattern)}
+        # With a wildcard the containers between the layers match too; only a plain name can mean one.
+        if "*" in pattern:
+            names = {name for name in names if kinds.of(modules[name]) is not None}
+        if not names:
+            raise ValueError(f"{field}: no layer ends in {pattern!r}; linear layers: {_kinds(linear)}")
+        meant |= names
+    return [name for name in modules if name in meant]
+
+
+def _within(chosen: list[str], layers: Sequence[int]) -> list[str]:
+    numbers = sorted({n for n in map(block_number, chosen) if n is not None})
+    allowed = f"[first, last] with 0 ≤ first ≤ last ≤ {numbers[-1]}" if numbers else "null: the model has no blocks"
+    if len(layers) != 2 or not numbers or not 0 <= layers[0] <= layers[1] <= numbers[-1]:
+        raise ValueError(f"layers: {list(layers)}, allowed: {allowed}")
+    first, last = layers
+    return [name for name in chosen if (n := block_number(name)) is not None and first <= n <= last]
+
+
+def _refuse_shared(model: nn.Module, chosen: list[str]) -> None:
+    owners: dict[int, list[str]] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        for parameter in module.parameters(recurse=False):
+            owners.setdefault(id(parameter), []).append(name)
+    for name in chosen:
+        for parameter in model.get_submodule(name).parameters(recurse=False):
+            others = [other for other in owners[id(parameter)] if other != name]
+            if others:
+                raise ValueError(f"targets: {name} shares its weight with {others[0]}; exclude it")
+
+
+def _kinds(names: list[str]) -> str:
+    """The last names of layers, each once: short enough for an error."""
+    return ", ".join(dict.fromkeys(name.rpartition(".")[2] for name in names)) or "none"
