@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from analysis.records.other_metric import HIGHER_IS_BETTER
 from analysis.stats.metrics import KNOWN, Classes, over_resamples
 from trainer.objectives import metrics
 
@@ -15,6 +16,7 @@ NUMBERS = ["pearson", "spearman", "rmse"]
 
 def test_every_metric_of_the_trainer_is_known():
     assert list(KNOWN) == list(metrics._METRICS)
+    assert HIGHER_IS_BETTER == {name: metrics.higher_is_better(name) for name in KNOWN}
 
 
 def check(
