@@ -183,6 +183,10 @@ class Record:
     files: Files = field(default_factory=Files)
     extra: dict[str, Any] = field(default_factory=dict)  # fields of a newer version, as they were read
 
+    def identity_hash(self) -> str:
+        """The name that its identity gives to a run; `run_id` in a record that nobody edited."""
+        return hashed(self.identity)
+
     def row(self) -> dict[str, Any]:
         """The flat row as it is written: its fields and their checksum."""
         fields = self.fields()

@@ -16,7 +16,6 @@ from analysis.records.run_files import digest
 from analysis.tables.formats.markdown import one_line
 from analysis.text.phrases import names, runs
 from trainer import record as records
-from trainer.identity import run_id
 from trainer.record import CorruptRecord, Record
 
 if TYPE_CHECKING:
@@ -68,8 +67,8 @@ class Findings:
             self.unchecked["the record as a whole: version 1 has no checksum"].append(run.path)
         elif not record.identity:
             self.unchecked["the run's name: no identity in the record"].append(run.path)
-        elif run_id(record.identity) != record.run_id:
-            yield f"run_id: {record.run_id!r}, its identity has {run_id(record.identity)!r}"
+        elif record.identity_hash() != record.run_id:
+            yield f"run_id: {record.run_id!r}, its identity has {record.identity_hash()!r}"
         for name, value in record.identity.items() if record.version > 1 else ():
             # A class has its kind there; the version is no setting.
             if name != "identity_version" and not name.endswith("_target_") and config.get(name) != value:
