@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,10 @@ if TYPE_CHECKING:
 
 NAME = "Loratory"
 STEP = "step"
-VARIANT = "variant.name"  # in a run's config, which W&B calls variant.value.name
+PROJECT = "loratory"  # that of conf/tracker/wandb.yaml
+# In a run's config, which W&B calls variant.value.name.
+VARIANT, TASK = "variant.name", "task.name"
+SETTINGS = (TASK, "seed", "optim.lr", "variant.rank")  # as columns
 METRIC = "metric/value"
 SPLIT = ("memory/weights", "memory/gradients", "memory/optimizer", "memory/activations")
 LOSS, PENALTY, EVAL_LOSS = "train/task_loss", "train/penalty", "eval/loss"
@@ -33,10 +37,14 @@ SECONDS = "time/train"
 COLUMNS = (METRIC, "params/effective", "rank/end", "memory/optimizer", SECONDS, "steps/skipped")
 
 
-def workspace(project: str, entity: str, metrics: tuple[str, ...] = ()) -> ws.Workspace:
+def workspace(
+    project: str, entity: str, metrics: tuple[str, ...] = (), by: tuple[str, ...] = (), study: str | None = None
+) -> ws.Workspace:
     """The workspace of a project.
 
-    metrics: of the tasks (`accuracy`, `pearson`, …), each of which gets a learning curve.
+    metrics: of the tasks (`accuracy`, `pearson`, …), each of which gets a learning curve. by: settings besides variant
+    and task in which runs of one group must not differ: every curve and bar is a mean over a group. study: of the runs
+    that are shown; None for all.
     """
     import wandb_workspaces.workspaces as ws
 
@@ -46,18 +54,28 @@ def workspace(project: str, entity: str, metrics: tuple[str, ...] = ()) -> ws.Wo
         name=NAME,
         sections=[
             ws.Section(name="Result against cost", panels=_costs(), is_open=True),
-            ws.Section(name="Learning curves by variant", panels=_curves(metrics), is_open=True),
+            ws.Section(name="Learning curves by group", panels=_curves(metrics), is_open=True),
             ws.Section(name="Memory by its parts", panels=_memory(), is_open=True),
             ws.Section(name="Ranks and sparsity", panels=_ranks(), is_open=True),
             ws.Section(name="Runs side by side", panels=_runs(), is_open=False),
         ],
         settings=ws.WorkspaceSettings(x_axis=STEP, smoothing_type="none", smoothing_weight=0, max_runs=100),
         runset_settings=ws.RunsetSettings(
-            groupby=[ws.Config(VARIANT)],
+            filters=[ws.Metric("Group") == study] if study is not None else [],
+            groupby=[ws.Config(name) for name in (VARIANT, TASK, *by)],
             order=[ws.Ordering(ws.Summary(METRIC), ascending=False)],
-            pinned_columns=["run:displayName", "config:variant.value.name", *(f"summary:{name}" for name in COLUMNS)],
+            pinned_columns=[
+                *("run:displayName", "run:group"),
+                *(_column(name) for name in dict.fromkeys((VARIANT, *SETTINGS, *by))),
+                *(f"summary:{name}" for name in COLUMNS),
+            ],
         ),
     )
+
+
+def _column(setting: str) -> str:
+    group, dot, rest = setting.partition(".")
+    return f"config:{group}.value{dot}{rest}"
 
 
 def _costs() -> list[Any]:
@@ -75,28 +93,28 @@ def _costs() -> list[Any]:
 def _curves(metrics: tuple[str, ...]) -> list[Any]:
     named = (EVAL_LOSS, *(f"eval/{name}" for name in metrics), LOSS, PENALTY)
     return [
-        *(_by_variant(f"{name}, mean ± sd", name) for name in named),
-        *(_by_variant(name, name) for name in (RATE, NORM, SKIPPED)),
+        *(_by_group(f"{name}, mean ± sd", name) for name in named),
+        *(_by_group(name, name) for name in (RATE, NORM, SKIPPED)),
     ]
 
 
 def _memory() -> list[Any]:
     import wandb_workspaces.reports.v2 as wr
 
-    by_variant: dict[str, Any] = {"groupby": wr.Config(VARIANT), "groupby_aggfunc": "mean", "orientation": "h"}
+    grouped: dict[str, Any] = {"groupby_aggfunc": "mean", "orientation": "h"}  # as the runs are
     return [
-        wr.BarPlot(title=f"{name}, bytes, mean ± sd", metrics=[name], groupby_rangefunc="stddev", **by_variant)
+        wr.BarPlot(title=f"{name}, bytes, mean ± sd", metrics=[name], groupby_rangefunc="stddev", **grouped)
         for name in SPLIT
-    ] + [wr.BarPlot(title="parameters", metrics=list(PARAMETERS), groupby_rangefunc="none", **by_variant)]
+    ] + [wr.BarPlot(title="parameters", metrics=list(PARAMETERS), groupby_rangefunc="none", **grouped)]
 
 
 def _ranks() -> list[Any]:
     import wandb_workspaces.reports.v2 as wr
 
     return [
-        _by_variant(f"{TOTAL_RANK}, mean ± sd", TOTAL_RANK),
-        *(_by_variant(f"{name} of a layer, mean ± sd", name) for name in RANKS),
-        _by_variant(f"{SPARSITY}, mean ± sd", SPARSITY),
+        _by_group(f"{TOTAL_RANK}, mean ± sd", TOTAL_RANK),
+        *(_by_group(f"{name} of a layer, mean ± sd", name) for name in RANKS),
+        _by_group(f"{SPARSITY}, mean ± sd", SPARSITY),
         wr.MediaBrowser(title="rank of each layer", media_keys=[RANK_MAP], num_columns=2),
     ]
 
@@ -107,15 +125,14 @@ def _runs() -> list[Any]:
     return [wr.RunComparer(diff_only="split")]
 
 
-def _by_variant(title: str, name: str) -> Any:
-    """Curves over steps, one for each variant: the mean over its runs, and a band of one sd."""
+def _by_group(title: str, name: str) -> Any:
+    """Curves over steps, one for each group of runs: the mean over them, and a band of one sd."""
     import wandb_workspaces.reports.v2 as wr
 
     return wr.LinePlot(
         title=title,
         x=STEP,
         y=[name],
-        groupby=wr.Config(VARIANT),
         groupby_aggfunc="mean",
         groupby_rangefunc="stddev",
         smoothing_factor=0,
@@ -159,11 +176,23 @@ def _keys(tree: Any) -> Iterator[Any]:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `dashboard`."""
-    parser.add_argument("--project", required=True, help="W&B project, as in tracker.project")
+    parser.add_argument(
+        "--project",
+        default=os.environ.get("WANDB_PROJECT", PROJECT),
+        help="W&B project, as in tracker.project; default: WANDB_PROJECT, else loratory",
+    )
     parser.add_argument("--entity", help="team or user; default: the key's own")
     parser.add_argument(
         "--metrics", nargs="+", default=["accuracy"], metavar="NAME", help="of the tasks; default: accuracy"
     )
+    parser.add_argument(
+        "--by",
+        nargs="+",
+        default=[],
+        metavar="SETTING",
+        help="in what else runs differ, variant.rank optim.lr: they are grouped by variant, task and these",
+    )
+    parser.add_argument("--study", help="only the runs of this study; default: all of the project")
     parser.add_argument("--dry-run", action="store_true", help="print the workspace as JSON; needs no key")
 
 
@@ -174,16 +203,16 @@ def run(arguments: argparse.Namespace) -> int:
     except ModuleNotFoundError:
         message = "'wandb-workspaces' is not installed: pip install 'loratory[workspaces]'"
         raise AnalysisError(f"dashboard: {message}") from None
-    metrics = tuple(arguments.metrics)
+    chosen = tuple(arguments.metrics), tuple(arguments.by), arguments.study
     if arguments.dry_run:
-        emit(as_json(workspace(arguments.project, arguments.entity or "entity", metrics)) + "\n", None)
+        emit(as_json(workspace(arguments.project, arguments.entity or "entity", *chosen)) + "\n", None)
         return 0
     wandb_account.need()
     import wandb
 
     try:
         entity = arguments.entity or str(wandb.Api().default_entity)
-        saved = workspace(arguments.project, entity, metrics).save()
+        saved = workspace(arguments.project, entity, *chosen).save()
     except Exception as error:  # of requests, of GraphQL, of W&B: there is no common one
         raise AnalysisError(f"dashboard: W&B did not take it: {' '.join(str(error).split())}") from None
     emit(saved.url + "\n", None)
@@ -195,12 +224,12 @@ VERB = Verb(
     summary="a W&B workspace that compares variants",
     description=(
         "Builds a W&B workspace for runs that were logged with tracker=wandb: result against parameters, memory by\n"
-        "its parts, learning curves by variant, ranks, a table of runs. Prints its address. With --dry-run nothing\n"
-        "is sent: the workspace is checked and printed as JSON."
+        "its parts, learning curves, ranks, a table of runs, in groups of one variant, task and --by. Prints its\n"
+        "address. With --dry-run nothing is sent: the workspace is checked and printed as JSON."
     ),
     example=(
-        "python -m analysis dashboard --project loratory --dry-run\n"
-        "python -m analysis dashboard --project loratory --entity my-team --metrics accuracy pearson"
+        "python -m analysis dashboard --dry-run\n"
+        "python -m analysis dashboard --project loratory --entity my-team --metrics accuracy pearson --by variant.rank"
     ),
     add_arguments=add_arguments,
     run=run,

@@ -34,23 +34,23 @@ def test_results_stand_against_parameters_memory_and_time():
     }
 
 
-def test_curves_are_mean_and_sd_of_a_variant_over_steps():
-    curves = panels("Learning curves by variant")
+def test_curves_are_mean_and_sd_of_a_group_of_runs_over_steps():
+    curves = panels("Learning curves by group")
     assert {"eval/accuracy", "eval/pearson", "eval/loss", "train/task_loss", "train/penalty"} <= {
         curve["metrics"][0] for curve in curves
     }
     for curve in curves:
         assert curve["xAxis"] == "step"
-        assert curve["groupBy"] == "variant.value.name"  # as W&B keeps config.variant.name
+        assert "groupBy" not in curve, "grouped as the runs are: a mean over tasks would be none"
         assert (curve["groupAgg"], curve["groupArea"]) == ("mean", "stddev")
 
 
-def test_memory_is_split_into_its_parts_by_variant():
+def test_memory_is_split_into_its_parts():
     bars = [panel for panel in panels("Memory by its parts") if panel["metrics"][0].startswith("memory/")]
     assert [bar["metrics"] for bar in bars] == [
         [f"memory/{part}"] for part in ("weights", "gradients", "optimizer", "activations")
     ]
-    assert {bar["groupBy"] for bar in bars} == {"variant.value.name"}
+    assert not any("groupBy" in bar for bar in bars)
 
 
 def test_ranks_are_shown_over_time_and_as_maps():
@@ -65,11 +65,27 @@ def test_ranks_are_shown_over_time_and_as_maps():
     assert [panel["mediaKeys"] for panel in shown if panel["kind"] == "Media Browser"] == [["ranks/map"]]
 
 
-def test_the_table_of_runs_is_grouped_by_variant_with_the_best_first():
-    (runs,) = json.loads(dashboard.as_json(dashboard.workspace("p", "e")))["spec"]["section"]["runSets"]
-    assert runs["grouping"] == [{"section": "config", "name": "variant.value.name"}]
+def test_runs_are_grouped_by_variant_task_and_what_else_differs_with_the_best_first():
+    made = dashboard.workspace("p", "e", by=("variant.rank",))
+    (runs,) = json.loads(dashboard.as_json(made))["spec"]["section"]["runSets"]
+    names = ("variant.value.name", "task.value.name", "variant.value.rank")  # as W&B keeps config.variant.name
+    assert runs["grouping"] == [{"section": "config", "name": name} for name in names]
+    assert {"run:group", "config:seed.value", "config:optim.value.lr"} <= set(runs["runFeed"]["columnPinned"])
     assert runs["sort"]["keys"] == [{"key": {"section": "summary", "name": "metric/value"}, "ascending": False}]
     assert "summary:params/effective" in runs["runFeed"]["columnPinned"]
+
+
+def test_runs_of_one_study_are_shown_alone():
+    made = dashboard.as_json(dashboard.workspace("p", "e", study="families"))
+    (runs,) = json.loads(made)["spec"]["section"]["runSets"]
+    assert "families" in json.dumps(runs["filters"]) and "group" in json.dumps(runs["filters"])
+    (everything,) = json.loads(dashboard.as_json(dashboard.workspace("p", "e")))["spec"]["section"]["runSets"]
+    assert "group" not in json.dumps(everything["filters"])
+
+
+def test_the_project_is_that_of_the_tracker_unless_another_is_named(capsys):
+    assert cli.main(["dashboard", "--dry-run"]) == 0
+    assert json.loads(capsys.readouterr().out)["project"] == "loratory"
 
 
 def test_dry_run_prints_what_would_be_saved(capsys):
