@@ -35,7 +35,7 @@ from typing import Any
 from trainer.identity import Identity, identify, run_id
 
 ROOT = Path(__file__).parents[1]
-VERBS = {
+VERBS: dict[str, tuple[str, ...]] = {
     "table md": ("table", "RUNS", "--output", "{out}/table.md"),
     "table csv": ("table", "RUNS", "--output", "{out}/table.csv"),
     "table latex": ("table", "RUNS", "--output", "{out}/table.tex"),
@@ -109,8 +109,8 @@ def rows(count: int, seeds: int = SEEDS) -> Iterator[dict[str, Any]]:
     by_task = configs()
     for number in range(count):
         setting, seed = divmod(number, seeds)
-        setting, task = divmod(setting, len(by_task))
-        task = list(by_task)[task]
+        setting, place = divmod(setting, len(by_task))
+        task = list(by_task)[place]
         setting, variant = divmod(setting, len(by_task[task]))
         found, own = by_task[task][variant], {"seed": seed, "optim.lr": (setting + 1) * 1e-4}
         row = _row(draw, found.settings | own, found.leaves | own, seed, failed=draw.random() < 0.01)

@@ -16,7 +16,7 @@ NUMBERS = ["pearson", "spearman", "rmse"]
 
 def test_every_metric_of_the_trainer_is_known():
     assert list(KNOWN) == list(metrics._METRICS)
-    assert HIGHER_IS_BETTER == {name: metrics.higher_is_better(name) for name in KNOWN}
+    assert {name: metrics.higher_is_better(name) for name in KNOWN} == HIGHER_IS_BETTER
 
 
 def check(
