@@ -13,7 +13,6 @@ from analysis.saved import Saved
 from tests.variants import found
 from variants.adalora import AdaLoRA
 from variants.core import checkpoint, state
-from variants.core.case import Case
 from variants.core.sparse import SparseDelta
 from variants.core.variant import AdapterVariant
 from variants.dylora import DyLoRA
@@ -26,6 +25,7 @@ from variants.shira import SHiRA
 from variants.sora import SoRA
 from variants.sparse import SparseLoRA
 from variants.spiel import SpIEL
+from variants.testing.case import Case
 
 READABLE = (LoRA, AdaLoRA, IncreLoRA, ElaLoRA, DyLoRA, SoRA, SparseLoRA, SHiRA, SpIEL)
 SPARSE = (SparseLoRA, SHiRA, SpIEL, RoSA)

@@ -12,8 +12,8 @@ from tests.variants.found import cases
 from trainer import processes, sharding
 from trainer.errors import ConfigError
 from variants.core import checkpoint, state
-from variants.core.case import Case
-from variants.core.toys import STEPS, Toy, Trained, data
+from variants.testing.case import Case
+from variants.testing.toys import STEPS, Toy, Trained, data
 
 FIRST = 5 / 8  # the share of a batch that the first process has
 

@@ -20,11 +20,11 @@ from tests.variants.found import CONF
 from trainer import model as models
 from trainer.saving import Checkpoints
 from variants.core import checkpoint
-from variants.core.case import same
-from variants.core.contract import HOOKS
-from variants.core.toys import STEPS
 from variants.core.variant import Variant, field_names
 from variants.peft import Peft
+from variants.testing.case import same
+from variants.testing.contract import HOOKS
+from variants.testing.toys import STEPS
 
 OWN = {  # settings of files whose class has none that fit; the others train with their test_params
     "peft": [],

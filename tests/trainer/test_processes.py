@@ -21,8 +21,9 @@ from filelock import FileLock
 from tests.conftest import ROOT
 from tests.trainer import alike, pair
 from trainer import finished, launch
-from variants.core import checkpoint, state, toys
+from variants.core import checkpoint, state
 from variants.lora import LoRA
+from variants.testing import toys
 
 
 @pytest.fixture(scope="module")

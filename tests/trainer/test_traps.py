@@ -21,13 +21,13 @@ from trainer.plan import make
 from variants.adalora import AdaLoRA
 from variants.core import checkpoint
 from variants.core.adapter import Adapter
-from variants.core.case import finite
 from variants.core.state import restore_weights
 from variants.core.variant import Variant
 from variants.incremental import IncreLoRA
 from variants.shira import SHiRA
 from variants.sora import SoRA
 from variants.sparse import SparseLoRA
+from variants.testing.case import finite
 
 SEEN: list[Any] = []
 

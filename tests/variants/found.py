@@ -13,9 +13,9 @@ from typing import Any
 import yaml
 
 import variants
-from variants.core.case import Case
-from variants.core.toys import KINDS
 from variants.core.variant import Variant, field_names
+from variants.testing.case import Case
+from variants.testing.toys import KINDS
 
 CONF = Path(__file__).parents[2] / "conf" / "variant"
 

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 
 from tests.variants import oracles
 from variants.adalora import AdaLoRA
-from variants.core.contract import HEAD, STEPS, Toy, attach, data, train
 from variants.core.schedule import Cubic
 from variants.core.variant import Step
+from variants.testing.contract import HEAD, STEPS, Toy, attach, data, train
 
 SCHEDULE = {"initial_steps": 2, "final_steps": 4, "interval": 2}
 

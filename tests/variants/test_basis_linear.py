@@ -10,10 +10,10 @@ from transformers.pytorch_utils import Conv1D
 from trainer.cost import SavedActivations
 from variants.core import kernel
 from variants.core.basis_linear import basis_linear, pays
-from variants.core.contract import HEAD, Toy
 from variants.core.decompose import decompose
 from variants.svdiff import SVDiff
 from variants.svft import SVFT
+from variants.testing.contract import HEAD, Toy
 
 SIZES = [(6, 5), (5, 6), (4, 4)]
 

@@ -370,7 +370,7 @@ def test_help_comes_up_without_torch(verb):
 
 def test_the_library_knows_nothing_of_trainers():
     code = (
-        "import sys, variants.core.contract, variants.core.handover, variants.lora, variants.peft\n"
+        "import sys, variants.testing.contract, variants.core.handover, variants.lora, variants.peft\n"
         "names = ('trainer', 'transformers', 'peft', 'hydra', 'variants.command')\n"
         "print([name for name in names if name in sys.modules])"
     )

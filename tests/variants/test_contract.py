@@ -11,11 +11,11 @@ from transformers.pytorch_utils import Conv1D
 from tests.variants.found import all_variants, cases, yaml_faults
 from variants.core import targets
 from variants.core.adapter import LowRank
-from variants.core.case import Case
-from variants.core.contract import check_case
-from variants.core.toys import KINDS, TARGETS, Toy, data, prepared
 from variants.core.variant import Variant
 from variants.peft import Peft
+from variants.testing.case import Case
+from variants.testing.check import check_case
+from variants.testing.toys import KINDS, TARGETS, Toy, data, prepared
 
 
 @pytest.mark.parametrize("case", cases(), ids=str)

@@ -10,15 +10,15 @@ import torch
 
 from tests.variants import oracles
 from tests.variants.found import all_variants
-from variants.core.case import adapters
-from variants.core.contract import HEAD, Trained, attach, train
-from variants.core.toys import Toy
 from variants.core.variant import Variant
 from variants.dora import DoRA
 from variants.lora import LoRA
 from variants.peft import Peft
 from variants.sora import SoRA
 from variants.sparse import SparseLoRA
+from variants.testing.case import adapters
+from variants.testing.contract import HEAD, Trained, attach, train
+from variants.testing.toys import Toy
 
 DECAY = 0.1
 OWN = {  # last names of the parameters of an adapter on which the run's decay does not act, and the decay of these

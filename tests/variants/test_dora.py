@@ -16,10 +16,10 @@ from tests.variants import mixed, oracles
 from tests.variants.plain import close
 from tests.variants.test_layers import KINDS
 from trainer.optim import build_optimizer
-from variants.core.contract import HEAD, STEPS, Toy, attach, data, train
 from variants.core.dropout import draw, drop
 from variants.core.variant import Step
 from variants.dora import Decomposed, DoRA
+from variants.testing.contract import HEAD, STEPS, Toy, attach, data, train
 
 
 def filled(layer: nn.Module, **options) -> Decomposed:

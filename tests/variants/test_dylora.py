@@ -15,9 +15,9 @@ from torch.utils.checkpoint import checkpoint
 
 from tests.variants import mixed, oracles
 from tests.variants.test_layers import KINDS
-from variants.core.contract import HEAD, STEPS, Toy, attach, data, train
 from variants.core.variant import Step
 from variants.dylora import DyLoRA, Nested
+from variants.testing.contract import HEAD, STEPS, Toy, attach, data, train
 
 TOTAL, LR, DECAY = 64, 0.02, 0.1
 

@@ -16,13 +16,13 @@ from transformers.pytorch_utils import Conv1D
 from tests.variants.found import cases
 from variants.core import handover, low_rank, targets
 from variants.core.adapter import Adapter, LowRank
-from variants.core.case import Case
 from variants.core.handover import CannotHandOver, products
 from variants.core.sparse import SparseDelta
-from variants.core.toys import HEAD, KINDS, Toy, attach, data, train
 from variants.lora import LoRA
 from variants.peft import Peft
 from variants.sora import SoRA
+from variants.testing.case import Case
+from variants.testing.toys import HEAD, KINDS, Toy, attach, data, train
 
 peft = pytest.importorskip("peft")
 

@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from tests.variants import oracles
-from variants.core.contract import HEAD, STEPS, Toy, attach, data, train
 from variants.core.dropout import draw, drop
 from variants.core.grow import OwnWarmup
 from variants.core.variant import Step
 from variants.incremental import Components, IncreLoRA
+from variants.testing.contract import HEAD, STEPS, Toy, attach, data, train
 
 
 def test_every_number_of_the_released_code(monkeypatch):

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 
 from variants import peft as bridge
-from variants.core import contract
-from variants.core.contract import HEAD, STEPS, Toy, attach, data, train
 from variants.peft import Peft
+from variants.testing import contract
+from variants.testing.contract import HEAD, STEPS, Toy, attach, data, train
 
 peft = pytest.importorskip("peft")
 

@@ -11,10 +11,10 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from tests.variants.test_layers import KINDS
-from variants.core import contract
-from variants.core.contract import HEAD, Toy
 from variants.core.sparse import SparseDelta, largest
 from variants.shira import SHiRA
+from variants.testing import contract
+from variants.testing.contract import HEAD, Toy
 
 
 def attached(dtype: torch.dtype = torch.float64, **params) -> tuple[SHiRA, nn.Module]:

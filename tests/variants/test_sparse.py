@@ -8,11 +8,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from variants.core import contract, state
+from variants.core import state
 from variants.core.budget import share_out
-from variants.core.contract import STEPS, Step
 from variants.lora import LoRA
 from variants.sparse import Masked, SparseLoRA
+from variants.testing import contract
+from variants.testing.contract import STEPS, Step
 
 DENSE = 4 * 20 * 4  # rank 4 in four layers of 8×12
 

@@ -14,10 +14,11 @@ from torch.utils.checkpoint import checkpoint
 from tests.variants.oracles import LAYERS, Toy
 from tests.variants.plain import SHAPES, ElementAdam, Loop, batch, close, dense_gradients, toy
 from tests.variants.test_layers import KINDS
-from variants.core import contract, state
-from variants.core.contract import HEAD, STEPS
+from variants.core import state
 from variants.core.layers import matrix
 from variants.spiel import Moving, SpIEL, _adam_step
+from variants.testing import contract
+from variants.testing.contract import HEAD, STEPS
 
 TOTAL = 75  # selections after steps 5, 25, 45 and 65
 

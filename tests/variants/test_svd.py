@@ -12,13 +12,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.variants import oracles
 from tests.variants.test_layers import KINDS
-from variants.core import contract
 from variants.core.checkpoint import CorruptState
-from variants.core.contract import HEAD, Toy, attach, train
 from variants.core.decompose import BasisVariant, decompose
 from variants.lora_xs import LoRAXS
 from variants.svdiff import SVDiff
 from variants.svft import SVFT, entries
+from variants.testing import contract
+from variants.testing.contract import HEAD, Toy, attach, train
 
 CLASSES = [SVDiff, SVFT, LoRAXS]
 

@@ -20,9 +20,7 @@ from tests.variants.found import all_variants
 from variants.adalora import AdaLoRA
 from variants.core import state
 from variants.core.budget import within
-from variants.core.contract import HOOKS
 from variants.core.importance import Importance
-from variants.core.toys import HEAD, STEPS, Toy, Trained, attach, data, prepared, through_disk, train
 from variants.core.variant import AdapterVariant, Variant
 from variants.incremental import IncreLoRA
 from variants.lora import LoRA
@@ -30,6 +28,8 @@ from variants.peft import Peft
 from variants.shira import SHiRA
 from variants.sora import SoRA
 from variants.sparse import SparseLoRA
+from variants.testing.contract import HOOKS
+from variants.testing.toys import HEAD, STEPS, Toy, Trained, attach, data, prepared, through_disk, train
 
 STEPPED = {"initial_steps": 2, "final_steps": 4, "interval": 2}
 WITH_HOOKS = [cls for cls in all_variants() if any(getattr(cls, h) is not getattr(Variant, h) for h in HOOKS)]
