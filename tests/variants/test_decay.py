@@ -10,6 +10,7 @@ import torch
 
 from tests.variants import oracles
 from tests.variants.found import all_variants
+from variants._template import Template
 from variants.core.variant import Variant
 from variants.dora import DoRA
 from variants.lora import LoRA
@@ -24,6 +25,7 @@ DECAY = 0.1
 OWN = {  # last names of the parameters of an adapter on which the run's decay does not act, and the decay of these
     SoRA: {"e": 0.0},
     DoRA: {"magnitude": 0.01},
+    Template: {"s": 0.0},
 }
 SETTINGS = [(cls, params) for cls in all_variants() for params in cls.test_params()]
 
