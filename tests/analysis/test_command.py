@@ -11,14 +11,8 @@ from pathlib import Path
 import pytest
 
 from analysis import cli
-
-ROOT = Path(__file__).parents[2]
-
-
-def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
-    """A fresh interpreter with the repository on its path."""
-    env = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
-    return subprocess.run([sys.executable, *arguments], capture_output=True, env=env, timeout=60)
+from tests.analysis.interpreter import python
+from tests.conftest import ROOT
 
 
 def test_help_lists_the_verbs(capsys):
@@ -55,6 +49,8 @@ def test_a_table_imports_nothing_that_takes_its_time(store):
     code = """if True:
         import sys
         from analysis import cli
+from tests.analysis.interpreter import python
+from tests.conftest import ROOT
         cli.main(["table", "runs"])
         heavy = ("torch", "transformers", "pandas", "numpy", "pyarrow", "scipy", "jinja2", "yaml")
         print([name for name in heavy if name in sys.modules])
@@ -70,6 +66,8 @@ def test_collecting_never_imports_torch(store, name):
     code = f"""if True:
         import sys
         from analysis import cli
+from tests.analysis.interpreter import python
+from tests.conftest import ROOT
         cli.main(["collect", "runs", "--output", "{name}"])
         print([name for name in ("torch", "transformers", "scipy") if name in sys.modules])
     """
@@ -83,6 +81,8 @@ def test_help_is_fast():
     code = """if True:
         import sys
         from analysis import cli
+from tests.analysis.interpreter import python
+from tests.conftest import ROOT
         cli.parser().format_help()
         print([name for name in ("torch", "pandas", "numpy", "scipy", "pyarrow", "matplotlib") if name in sys.modules])
     """

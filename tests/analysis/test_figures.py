@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from analysis import cli, figures
+from tests.analysis.interpreter import python
 from tests.analysis.plots.conftest import LAYERS, allocate, log, save_entries, save_factors
-from tests.analysis.test_command import python
 from tests.conftest import folder_of
 from variants.command import cli as handover
 

@@ -13,8 +13,8 @@ import pytest
 
 from analysis import cli, rows, runs
 from analysis.pages import verdicts
+from tests.analysis.interpreter import python
 from tests.analysis.plots.conftest import allocate, log
-from tests.analysis.test_command import python
 
 EVIL = "<script>alert(1)</script>"
 

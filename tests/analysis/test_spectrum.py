@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from analysis import backbone, cli
 from analysis.measures import effective_rank
-from tests.analysis.test_command import ROOT, python
+from tests.analysis.interpreter import python
+from tests.conftest import ROOT
 from variants.core.decompose import choose_rank, decompose
 
 QUERY = "encoder.layer.0.attention.self.query"

@@ -15,8 +15,8 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.trainer import fake_slurm
+from tests.trainer.process import start
 from tests.trainer.sweeping import rows
-from tests.trainer.test_sweep import start
 from trainer import lock
 from trainer import record as records
 

@@ -3,61 +3,41 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
-import pandas as pd
 import pytest
 
 from tests.conftest import folder_of
+from tests.trainer.left_behind import outcome
 from trainer.record import Record
 from trainer.saving import Checkpoints
-from variants.core import checkpoint
 from variants.lora import LoRA
-
-STOP: list[int] = []
 
 
 @dataclass(kw_only=True)
 class Mortal(LoRA):
-    """LoRA whose process dies at the start of the step in STOP."""
+    """LoRA whose process dies at the start of a step."""
+
+    dies_at: ClassVar[int | None] = None
 
     def on_step_begin(self, step):
-        if STOP and step.index == STOP[0]:
+        if step.index == self.dies_at:
             raise KeyboardInterrupt
 
 
 MORTAL = f"variant._target_={__name__}.Mortal"
 
 
-def outcome(record: Record, tmp_path) -> dict[str, object]:
-    """All of a run that must not depend on interruptions."""
-    folder = folder_of(record, tmp_path)
-    row = {
-        name: value
-        for name, value in record.row().items()
-        if not name.startswith(("time.", "started", "finished", "memory.peak", "overrides", "study", "git."))
-    }
-    state = checkpoint.load(folder / "adapter" / "state")
-    return {
-        "row": row,
-        "parameters": {name: tensor.tolist() for name, tensor in state["parameters"].items()},
-        "variant": repr(state["variant"]),
-        "metrics": (folder / "metrics.jsonl").read_text(),
-        "ranks": (folder / "ranks.jsonl").read_text() if (folder / "ranks.jsonl").exists() else "",
-        "predictions": pd.read_parquet(folder / "predictions.parquet").to_json(),
-        "files": sorted(path.name for path in folder.iterdir()),
-    }
-
-
 @pytest.fixture
-def interrupted(carry_out):
+def interrupted(carry_out, monkeypatch):
     """Carries out a run that dies at each of `stops` in turn, then goes on to its end."""
 
     def carried_out(stops: list[int], *overrides: str) -> Record:
         for stop in stops:
-            STOP[:] = [stop]
+            monkeypatch.setattr(Mortal, "dies_at", stop)
             with pytest.raises(KeyboardInterrupt):
                 carry_out(*overrides)
-        STOP.clear()
+        monkeypatch.setattr(Mortal, "dies_at", None)
         return carry_out(*overrides)
 
     return carried_out
@@ -117,15 +97,15 @@ def test_what_the_settings_of_test_every_method_leave_out_resumes_too(carry_out,
     assert cut_off == straight
 
 
-def test_a_truncated_checkpoint_falls_back_to_the_one_before(carry_out, interrupted, tmp_path, caplog):
+def test_a_truncated_checkpoint_falls_back_to_the_one_before(carry_out, monkeypatch, tmp_path, caplog):
     settings = [MORTAL, "machine.save_every=2", "train.max_steps=9"]
     straight = outcome(carry_out(*settings, "study=straight"), tmp_path)
-    STOP[:] = [8]
+    monkeypatch.setattr(Mortal, "dies_at", 8)
     with pytest.raises(KeyboardInterrupt):
         carry_out(*settings, "study=cut")
     (newest,) = (tmp_path / "runs" / "cut").glob("*/checkpoints/step-00000006/state.safetensors")
     newest.write_bytes(newest.read_bytes()[:1000])
-    STOP.clear()
+    monkeypatch.setattr(Mortal, "dies_at", None)
     cut_off = outcome(carry_out(*settings, "study=cut"), tmp_path)
     assert "step-00000006 can't be read and is left out" in caplog.text
     assert cut_off == straight

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from tests.variants.kinds import OF_EVERY_KIND
 from tests.variants.oracles import LAYERS, Toy
 from tests.variants.plain import SHAPES, ElementAdam, Loop, batch, close, dense_gradients, toy
-from tests.variants.test_layers import KINDS
 from variants.core import state
 from variants.core.layers import matrix, size
 from variants.rosa import LowRankAndSparse, RoSA
@@ -208,7 +208,7 @@ def test_what_is_saved_in_the_middle_of_the_collection_goes_on_to_the_same_suppo
     assert torch.equal(straight.output(), second.output())
 
 
-@pytest.mark.parametrize(("layer", "x"), KINDS)
+@pytest.mark.parametrize(("layer", "x"), OF_EVERY_KIND)
 def test_on_every_kind_of_layer_output_and_gradients_are_those_of_the_dense_matrix(layer: nn.Module, x: torch.Tensor):
     base = copy.deepcopy(layer).double()
     x = x.double() if x.is_floating_point() else x

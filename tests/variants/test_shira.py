@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from tests.variants.test_layers import KINDS
+from tests.variants.kinds import OF_EVERY_KIND
 from variants.core.sparse import SparseDelta, largest
 from variants.shira import SHiRA
 from variants.testing import contract
@@ -22,7 +22,7 @@ def attached(dtype: torch.dtype = torch.float64, **params) -> tuple[SHiRA, nn.Mo
     return variant, variant.attach(model, HEAD)
 
 
-@pytest.mark.parametrize(("layer", "x"), KINDS)
+@pytest.mark.parametrize(("layer", "x"), OF_EVERY_KIND)
 def test_on_every_kind_of_layer_output_and_gradients_are_those_of_the_dense_matrix(layer: nn.Module, x: torch.Tensor):
     base = copy.deepcopy(layer).double()
     x = x.double() if x.is_floating_point() else x

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from tests.variants.kinds import OF_EVERY_KIND
 from tests.variants.oracles import LAYERS, Toy
 from tests.variants.plain import SHAPES, ElementAdam, Loop, batch, close, dense_gradients, toy
-from tests.variants.test_layers import KINDS
 from variants.core import state
 from variants.core.layers import matrix
 from variants.spiel import Moving, SpIEL, _adam_step
@@ -325,7 +325,7 @@ def test_what_is_saved_in_the_middle_of_a_collection_goes_on_to_the_same_places(
     assert torch.equal(straight.output(), second.output())
 
 
-@pytest.mark.parametrize(("layer", "x"), KINDS)
+@pytest.mark.parametrize(("layer", "x"), OF_EVERY_KIND)
 def test_on_every_kind_of_layer_candidates_are_the_largest_of_the_dense_gradient(layer: nn.Module, x: torch.Tensor):
     base = copy.deepcopy(layer).double()
     x = x.double() if x.is_floating_point() else x

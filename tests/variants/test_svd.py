@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.variants import oracles
-from tests.variants.test_layers import KINDS
+from tests.variants.kinds import OF_EVERY_KIND
 from variants.core.checkpoint import CorruptState
 from variants.core.decompose import BasisVariant, decompose
 from variants.lora_xs import LoRAXS
@@ -198,7 +198,7 @@ def test_the_released_profile_keeps_the_other_promises(check, params):
 # Every method, on every layer.
 
 
-@pytest.mark.parametrize(("layer", "x"), KINDS)
+@pytest.mark.parametrize(("layer", "x"), OF_EVERY_KIND)
 @pytest.mark.parametrize(
     ("cls", "params"),
     [

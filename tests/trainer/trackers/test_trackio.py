@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 
 from tests.browser import watch
 from tests.conftest import ROOT, folder_of
-from tests.trainer.trackers.test_guard import warnings
+from tests.trainer.trackers.disturbed import warnings
 from trainer.errors import ConfigError
 from trainer.plan import Planned
 from trainer.trackers import guard

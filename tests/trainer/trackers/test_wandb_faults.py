@@ -14,8 +14,8 @@ import psutil
 import pytest
 
 from tests.conftest import ROOT, folder_of
+from tests.trainer.trackers.disturbed import left_by, warnings
 from tests.trainer.trackers.inspected import runs_in
-from tests.trainer.trackers.test_guard import left_by, warnings
 from trainer.errors import ConfigError
 from trainer.loop import Loop
 from trainer.plan import plan
