@@ -38,7 +38,8 @@ run_config.register()
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def main(config: DictConfig) -> Outcome:
     """One run of a sweep, or the only one."""
-    config.machine.threads = config.machine.threads or threads(HydraConfig.get().launcher)
+    if config.machine.threads is None:
+        config.machine.threads = threads(HydraConfig.get().launcher)
     try:
         planned = plan(config)
         if config.machine.dry_run:

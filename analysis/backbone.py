@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from analysis.measures import effective_rank
-from analysis.verb import AnalysisError
+from analysis.errors import AnalysisError
+from analysis.stats.matrices import effective_rank
 
 if TYPE_CHECKING:
     import torch
@@ -94,7 +94,7 @@ def names(folder: Path, targets: Sequence[str] = (), exclude: Sequence[str] = ()
     """
     from safetensors import SafetensorError, safe_open
 
-    from analysis.order import natural
+    from analysis.text.sorting import natural
     from trainer.sources import layout
     from variants.core.targets import block_number, matches
 

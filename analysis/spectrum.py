@@ -15,10 +15,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from analysis.figures import FORMATS, chosen, write
-from analysis.markdown import escape, table
-from analysis.numbers import exact, human
-from analysis.verb import AnalysisError, Verb, emit
+from analysis.commands.command import Verb, emit
+from analysis.commands.figures import FORMATS, chosen, write
+from analysis.errors import AnalysisError
+from analysis.tables.formats.markdown import escape, table
+from analysis.text.formulas import inert
+from analysis.text.numbers import exact, human
 
 if TYPE_CHECKING:
     from analysis.backbone import Layer
@@ -132,7 +134,7 @@ def as_csv(layers: Sequence[Layer], ranks: Sequence[int], methods: Sequence[str]
         s = layer.singular_values
         numbers = [float(s[0]), float((s**2).sum() ** 0.5), layer.effective_rank]
         writer.writerow(
-            [layer.name, *layer.shape, *map(exact, numbers), *(layer.ranks[rule] for rule in rules)]
+            [inert(layer.name), *layer.shape, *map(exact, numbers), *(layer.ranks[rule] for rule in rules)]
             + [exact(layer.errors.get(pair)) for pair in pairs]
         )
     return file.getvalue()

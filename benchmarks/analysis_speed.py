@@ -13,20 +13,13 @@ on a machine that is doing nothing else these are the seconds that pass, on anot
 peak is what the kernel says of the whole process.
 
 Memory is measured in two kinds of studies: with more settings, five seeds each by default, and with more seeds of the
-settings that the smallest study has. No record is held, so what grows is:
-
-- for each run, whatever it is: the name of its folder, until it has been read (some 70 bytes); then where its row is in
-  a temporary file, its group, its seed and its value (40 bytes);
-- for each setting: its cells and its row as they are printed, and what tells it apart from others (1 to 2 KiB a cell).
-
-A parquet file is written in parts of 2,000 rows, which a smaller study does not fill.
+settings that the smallest study has. Records are held, with what many have in common held once.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
-import hashlib
 import json
 import os
 import random
@@ -38,6 +31,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from trainer.identity import Identity, identify, run_id
 
 ROOT = Path(__file__).parents[1]
 VERBS = {
@@ -81,15 +76,15 @@ def prepare(runs):
 _VERB = """
 def prepare(runs):
     def work():
-        from analysis.cli import main
+        from analysis.commands.cli import main
         assert main([part.replace("RUNS", runs) for part in sys.argv[3:]]) == 0
     return work
 """
 
 
 @functools.cache
-def configs() -> dict[str, list[dict[str, Any]]]:
-    """By task, the config of every variant as a record has it."""
+def configs() -> dict[str, list[Identity]]:
+    """By task, the identity of every variant, as a record has it."""
     from hydra import compose, initialize_config_dir
 
     from trainer import config as run_config
@@ -97,17 +92,19 @@ def configs() -> dict[str, list[dict[str, Any]]]:
     run_config.register()
     variants = sorted(path.stem for path in (ROOT / "conf/variant").glob("[!_]*.yaml"))
     tasks = ("cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2", "stsb")
+    found: dict[str, list[Identity]] = {}
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        bare = [run_config.identity(compose("config", [f"variant={name}", "task=cola"]), {}) for name in variants]
-        of_task = {}
+        parts = {name: run_config.deciding(compose("config", [f"variant={name}", "task=cola"])) for name in variants}
         for task in tasks:
-            whole = run_config.identity(compose("config", [f"task={task}"]), {})
-            of_task[task] = {name: value for name, value in whole.items() if name.startswith("task.")}
-    return {task: [{**config, **own} for config in bare] for task, own in of_task.items()}
+            own = run_config.deciding(compose("config", [f"task={task}"]))["task"]
+            found[task] = [identify({**part, "task": own}, {}, run_config.defaults()) for part in parts.values()]
+    return found
 
 
 def rows(count: int, seeds: int = SEEDS) -> Iterator[dict[str, Any]]:
     """`count` flat records of one study, so many seeds of each setting, the same each time."""
+    from trainer import record
+
     draw = random.Random(0)
     by_task = configs()
     for number in range(count):
@@ -115,16 +112,18 @@ def rows(count: int, seeds: int = SEEDS) -> Iterator[dict[str, Any]]:
         setting, task = divmod(setting, len(by_task))
         task = list(by_task)[task]
         setting, variant = divmod(setting, len(by_task[task]))
-        config = by_task[task][variant] | {"seed": seed, "optim.lr": (setting + 1) * 1e-4}
-        yield _row(draw, config, seed, failed=draw.random() < 0.01)
+        found, own = by_task[task][variant], {"seed": seed, "optim.lr": (setting + 1) * 1e-4}
+        row = _row(draw, found.settings | own, found.leaves | own, seed, failed=draw.random() < 0.01)
+        yield row | {record.CHECKSUM: record.checksum(row)}
 
 
-def _row(draw: random.Random, config: dict[str, Any], seed: int, failed: bool) -> dict[str, Any]:
+def _row(
+    draw: random.Random, config: dict[str, Any], leaves: dict[str, Any], seed: int, failed: bool
+) -> dict[str, Any]:
     variant, task, metrics = config["variant.name"], config["task.name"], config["task.metrics"]
-    run_id = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]
     row = {
-        "version": 1,
-        "run_id": run_id,
+        "version": 2,
+        "run_id": run_id(leaves),
         "study": "speed",
         "variant": variant,
         "task": task,
@@ -141,6 +140,7 @@ def _row(draw: random.Random, config: dict[str, Any], seed: int, failed: bool) -
         "hardware.threads": 2,
         "hardware.memory": 8_323_072_000,
         **{f"config.{name}": value for name, value in config.items()},
+        **{f"identity.{name}": value for name, value in leaves.items()},
     }
     packages = ("accelerate", "datasets", "hydra-core", "loratory", "numpy", "peft", "python", "tokenizers", "torch")
     row |= {f"versions.{name}": f"1.{place}.0" for place, name in enumerate(packages)}

@@ -86,7 +86,8 @@ def pretend(run: Any) -> None:
     """A record as a finished run has it, without the sync to the disk that a real one waits for."""
     row = records.Record(
         *(run.run_id, "large", run.config.variant.name, "small", "small", run.config.seed),
-        config=run.identity,
+        config=run.identity.settings,
+        identity=run.identity.leaves,
         versions={f"package-{i}": "1.2.3" for i in range(10)},
         metric=records.Metric("accuracy", 0.5, True, "validation", "best", 10),
         metrics={"accuracy": 0.5},

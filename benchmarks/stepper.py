@@ -19,6 +19,7 @@ from trainer import cost
 from trainer import model as models
 from trainer.plan import model_sources
 from trainer.sources import fetch_model
+from variants.core.step import Loss, take
 from variants.core.variant import Step, Variant
 from variants.head import Head
 
@@ -77,21 +78,20 @@ class Stepper:
         """Milliseconds of one forward, backward and optimizer step with the method's hooks, and of these alone."""
         self.index += 1
         step = Step(self.index, STEPS, self.optimizer, self.scheduler)
-        start = self._now()
-        self.variant.on_step_begin(step)
-        begun = self._now()
-        loss = F.cross_entropy(self.model(**self.inputs).logits, self.labels)
-        penalty = self.variant.penalty()
-        (loss if penalty is None else loss + penalty).backward()
-        ready = self._now()
-        self.variant.on_gradients(step)
-        scored = self._now()
-        self.optimizer.step()
-        moved = self._now()
-        self.variant.on_update(step)
-        updated = self._now()
-        self.optimizer.zero_grad()
-        return 1000 * (self._now() - start), 1000 * (begun - start + scored - ready + updated - moved)
+        times = {"start": self._now()}
+
+        def note(event: str) -> None:
+            times[event] = self._now()
+
+        take(step, self.variant, self.model, [None], self._loss, len(self.labels), watch=note)
+        hooks = (
+            times["begun"] - times["start"] + times["scored"] - times["gradients"] + times["updated"] - times["moved"]
+        )
+        return 1000 * (self._now() - times["start"]), 1000 * hooks
+
+    def _loss(self, batch: None) -> Loss:
+        logits = self.model(**self.inputs).logits
+        return Loss(F.cross_entropy(logits, self.labels, reduction="sum"), len(self.labels))
 
     def _now(self) -> float:
         if self.device.type == "cuda":

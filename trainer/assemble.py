@@ -10,23 +10,28 @@ from __future__ import annotations
 
 import contextlib
 import gc
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from accelerate.state import AcceleratorState
 from omegaconf import DictConfig
 from torch import nn
 
-from trainer import data, metrics, pages, processes, sharding
+from trainer import agreement, data, metrics, optim, padding, pages, processes
 from trainer import model as models
+from trainer.batches import total_steps
 from trainer.errors import ConfigError
-from trainer.loop import Loop, total_steps
-from trainer.plan import make, model_sources, named
+from trainer.instantiate import make, named
+from trainer.loop import Loop
+from trainer.plan import model_sources
 from trainer.sources import fetch_model, hub
 from variants.core import kernel
+from variants.core.targets import by_block
 from variants.core.variant import Variant
+
+log = logging.getLogger(__name__)
 
 ADAPTER = Path("adapter") / "state"  # in a run's folder: what training changed
 
@@ -36,7 +41,8 @@ class Parts:
     """A run before any weight is loaded.
 
     source: the folder of model and tokenizer. max_length: tokens of the longest text. head: names of the
-    modules that belong to the task.
+    modules that belong to the task. left_out: numbers in parameters that the variant's word for what it trains
+    ("all-linear") promises and doesn't reach, by name.
     """
 
     config: DictConfig
@@ -45,6 +51,7 @@ class Parts:
     max_length: int
     rows: data.Prepared
     head: Sequence[str]
+    left_out: Mapping[str, int]
 
     @property
     def labels(self) -> int:
@@ -56,10 +63,14 @@ class Parts:
         """What metrics must know of the task's classes."""
         return metrics.classes(self.rows.labels, self.config.task.get("positive"), self.config.task.metrics)
 
+    def pristine(self) -> models.Pristine:
+        """The model as its checkpoint has it, loaded once for all runs."""
+        model = self.config.model
+        return models.pristine(self.source, self.labels, model.get("dropout"), model.get("keep_head"))
+
     def base(self) -> nn.Module:
         """A copy of the model without the variant: backbone in the run's dtype, head drawn with its seed."""
-        source = models.pristine(self.source, self.labels, self.config.model.get("dropout"))
-        return models.fresh(source, self.config.seed, self.config.model.dtype)
+        return models.fresh(self.pristine(), self.config.seed, self.config.model.dtype)
 
     def reference(self) -> tuple[str, str | None]:
         """Where others find the model: its id and revision on the Hub, or the folder where it isn't there."""
@@ -68,19 +79,17 @@ class Parts:
 
 @contextlib.contextmanager
 def apart(config: DictConfig) -> Iterator[None]:
-    """Within it a run has the process for itself: torch's threads, its draws, the kernel, accelerate's state."""
+    """Within it a run has the process for itself: torch's threads, its draws, the kernel."""
     threads = torch.get_num_threads()
     try:
         with torch.random.fork_rng(devices=[]):
             if config.machine.threads is not None:
                 torch.set_num_threads(config.machine.threads)
-            kernel.use(config.machine.kernel, bool(config.train.recompute))
+            kernel.use(config.machine.kernel, config.train.recompute)
             pages.keep()
             yield
     finally:
         torch.set_num_threads(threads)
-        # A sweep runs in one process: nothing of this run may reach the next one.
-        AcceleratorState._reset_state(reset_partial_state=True)
         gc.collect()
         pages.give_back()
         if torch.cuda.is_available():
@@ -90,32 +99,62 @@ def apart(config: DictConfig) -> Iterator[None]:
 def check(config: DictConfig) -> Parts:
     """Everything that a run needs but weights. Raises `ConfigError`."""
     variant: Variant = make("variant", config.variant)
+    optim.check(config.optim)
+    if config.train.gradient_checkpointing and (field := variant.needs_cache()) is not None:
+        raise ConfigError(
+            f"train.gradient_checkpointing: true with variant.{field}, allowed: false; the model would drop its keys"
+        )
     source = fetch_model(model_sources(config), config.model.files)
-    positions = models.longest_text(source)
+    task = data.load(config.task)
+    metrics.check(config.task.metrics, regression=task.labels is None)
+    metrics.classes(task.labels, config.task.get("positive"), config.task.metrics)
+    bare = models.skeleton(source, 1 if task.labels is None else len(task.labels))
+    tokenizer = models.tokenizer(source)
+    agreement.refuse_another_end(bare.config, tokenizer)
+    positions = agreement.longest_text(bare)
+    if positions is not None:
+        positions -= variant.virtual_tokens()
+        if positions < 1:
+            count = variant.virtual_tokens()
+            raise ConfigError(f"variant.options.num_virtual_tokens: {count}, allowed: below {positions + count}")
     max_length = min(config.data.max_length, positions or config.data.max_length)
-    labels = data.load(config.task).labels
-    metrics.check(config.task.metrics, regression=labels is None)
-    metrics.classes(labels, config.task.get("positive"), config.task.metrics)
+    agreement.refuse_no_room(tokenizer, max_length, "text_pair" in task.splits["train"].column_names)
     rows = data.prepare(config.task, config.data, config.seed, source, max_length)
+    agreement.check(bare, tokenizer, rows, task)
     named("variant", variant.plan, total_steps(len(rows.train), config.train))
-    bare = models.skeleton(source, 1 if rows.labels is None else len(rows.labels))
-    parts = Parts(config, variant, source, max_length, rows, models.head_modules(bare))
-    named("variant", variant.check, bare, parts.head)
-    return parts
+    if not (head := models.head_modules(bare)):
+        kind = type(bare).__name__
+        raise ConfigError(f"model: {kind}, allowed: a model whose head lies outside of its backbone")
+    if config.model.get("keep_head"):
+        models.check_kept_head(source, rows.labels)
+    named("variant", variant.check, bare, head)
+    return Parts(config, variant, source, max_length, rows, head, variant.leaves_out(bare, head))
 
 
 def load(parts: Parts) -> nn.Module:
     """The model with the variant attached. Raises `ConfigError`."""
-    base = parts.base()
+    if notice := parts.pristine().notice:
+        log.warning(notice)
+    if left := parts.left_out:
+        log.warning(
+            "variant: %s doesn't reach everything: %s numbers are left out, in no linear layer or by another name: %s",
+            *(parts.variant.name, f"{sum(left.values()):,}", by_block(left)),
+        )
+    base, tokenizer = parts.base(), models.tokenizer(parts.source)
+    rounding = padding.settle(base, tokenizer, parts.rows, "model")
     backbone = list(base.parameters())
     model = named("variant", parts.variant.attach, base, parts.head)
     models.refuse_half_precision(model, parts.variant.name)
+    if model is not base:  # what wraps the whole model may put words of its own in front
+        padding.settle_wrapped(model, tokenizer, parts.rows, rounding)
     if parts.config.train.recompute and not any(adapter.recomputes for adapter in parts.variant.adapters.values()):
         name = parts.variant.name
         raise ConfigError(
-            f"train.recompute: true with variant {name}, allowed: null; it keeps nothing to compute again"
+            f"train.recompute: true with variant {name}, allowed: false; it keeps nothing to compute again"
         )
     if parts.config.machine.fsdp and processes.count() > 1:
+        from trainer import sharding  # here, because torch's part of it takes a second to import
+
         sharding.shard(model, backbone, parts.variant, device(parts.config.machine.device))
     return model
 

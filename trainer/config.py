@@ -1,4 +1,4 @@
-"""What a run may be told, what of it decides the result, and the hash that names the run.
+"""What a run may be told, and what of it decides the result.
 
 `variant`, `task` and `model` are plain YAML with `_target_`, so that a new one is one file.
 Everything else is typed here: a misspelt name or a wrong type fails when the config is
@@ -8,11 +8,8 @@ composed. This module imports no torch; `--help` and a finished sweep come up at
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import math
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,19 +17,16 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from trainer import secrets
+from trainer import secrets, shape
 from trainer.errors import ConfigError
-from trainer.record import flatten
+from trainer.identity import PARTS, flatten
 from trainer.sources.checks import refuse_halves
 
 # transformers' schedules that need nothing but the number of steps.
 SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt")
 DTYPES = ("float32", "bfloat16", "float64")
+MOST_THREADS = 1024  # of torch; with many more the process ends without a word
 KERNELS = ("fused", "plain")  # those of variants.core.kernel
-
-# The parts of a config that a run is a function of. Where it runs, what it logs and how
-# often it saves are not among them.
-IDENTITY = ("seed", "variant", "task", "model", "data", "optim", "train")
 
 
 @dataclass
@@ -61,7 +55,7 @@ class Optim:
 
 @dataclass
 class Train:
-    """The loop."""
+    """The loop. A switch is `Any`, for as a `bool` it would take 2 for true; `validate` asks for true or false."""
 
     epochs: float = 3.0
     max_steps: int | None = None  # takes the place of epochs
@@ -72,10 +66,10 @@ class Train:
     eval_every: Any = "epoch"  # "epoch" or a number of steps
     checkpoint: str = "best"  # the one that is reported: best on the selection split, or last
     early_stopping: int | None = None  # evaluations without a better one before the run ends
-    group_by_length: bool = True
-    autocast: bool = False  # bfloat16 autocast
-    gradient_checkpointing: bool = False
-    recompute: bool | None = None  # true: updates with factors compute A x and dropout's bits again, and keep neither
+    group_by_length: Any = True
+    autocast: Any = False  # bfloat16 autocast
+    gradient_checkpointing: Any = False
+    recompute: Any = False  # adapters with factors compute A x and dropout's bits again, and keep neither
     max_skipped: int = 10  # steps left out for gradients that are not finite, before the run fails
 
 
@@ -87,11 +81,11 @@ class Machine:
     threads: int | None = None  # of torch; null leaves torch's choice
     kernel: str = "fused"  # what adapters and optimizer compute with; plain: the reference in ordinary operations
     workers: int = 0  # processes that load data
-    fsdp: bool = False  # whether the processes of a run divide the frozen backbone among them
+    fsdp: Any = False  # whether the processes of a run divide the frozen backbone among them
     log_every: int = 10  # steps
     save_every: int = 50  # steps between checkpoints
-    progress: bool = True
-    dry_run: bool = False  # only print what the run will cost; `--dry-run` on the command line
+    progress: Any = True
+    dry_run: Any = False  # only print what the run will cost; `--dry-run` on the command line
     judge: Any = None  # asked after each evaluation whether the run goes on; a search sets it, see trainer.search
 
 
@@ -114,6 +108,7 @@ class Config:
     train: Train = field(default_factory=Train)
     seed: int = 0
     study: str = "scratch"
+    redo: bool = False  # carry out a run that is done once more; its old folder is kept in <study>/.replaced
     runs_dir: str = "runs"
     machine: Machine = field(default_factory=Machine)
     tracker: Any = None  # a dashboard, by its `_target_`; no part of a run's identity
@@ -155,7 +150,8 @@ def validate(config: DictConfig) -> None:
         "a number ≥ 0",
     )
     _one_of("optim.schedule", optim.schedule, SCHEDULES)
-    _check("optim.warmup", optim.warmup, optim.warmup >= 0, "a share below 1, or a number of steps")
+    is_warmup = 0 <= optim.warmup < 1 or (optim.warmup >= 1 and optim.warmup == int(optim.warmup))
+    _check("optim.warmup", optim.warmup, is_warmup, "a share below 1, or a whole number of steps")
     _check("optim.max_grad_norm", optim.max_grad_norm, optim.max_grad_norm >= 0, "a number ≥ 0")
     _check("train.epochs", train.epochs, math.isfinite(train.epochs) and train.epochs > 0, "a number > 0")
     _check("train.max_steps", train.max_steps, train.max_steps is None or train.max_steps >= 1, "≥ 1, or null")
@@ -169,75 +165,63 @@ def validate(config: DictConfig) -> None:
     _check("train.early_stopping", stopping, stopping is None or stopping >= 1, "a whole number ≥ 1, or null")
     _check("train.processes", train.processes, train.processes is None or train.processes >= 1, "≥ 1, or null")
     _check("train.max_skipped", train.max_skipped, train.max_skipped >= 0, "a whole number ≥ 0")
-    _check("machine.threads", machine.threads, machine.threads is None or machine.threads >= 1, "≥ 1, or null")
+    threads = machine.threads
+    _check("machine.threads", threads, threads is None or 1 <= threads <= MOST_THREADS, f"1 … {MOST_THREADS}, or null")
+    _check("machine.workers", machine.workers, machine.workers >= 0, "a whole number ≥ 0")
     for name in ("log_every", "save_every"):
         _check(f"machine.{name}", machine[name], machine[name] >= 1, "a whole number ≥ 1")
     _one_of("machine.kernel", machine.kernel, KERNELS)
-    _check("train.recompute", train.recompute, train.recompute in (None, True), "true, null")  # one spelling each
+    for group, schema in (("train", Train), ("machine", Machine)):
+        for switch in (f.name for f in dataclasses.fields(schema) if isinstance(f.default, bool)):
+            value = config[group][switch]
+            _check(f"{group}.{switch}", value, isinstance(value, bool), "true, false")
     if train.recompute and machine.kernel == "plain":
         raise ConfigError(
-            "train.recompute: true with machine.kernel: plain, allowed: null; autograd keeps what it keeps"
+            "train.recompute: true with machine.kernel: plain, allowed: false; autograd keeps what it keeps"
         )
     device = machine.device
     known = device in ("auto", "cpu", "cuda") or re.fullmatch(r"cuda:\d+", device)
     _check("machine.device", device, known, "auto, cpu, cuda, cuda:N")
     _check("seed", config.seed, 0 <= config.seed < 2**32, "0 ≤ seed < 2³²")
-    _check(
-        "study",
-        config.study,
-        config.study not in ("", "..") and Path(config.study).name == config.study,
-        "a folder's name",
-    )
-    _check("runs_dir", config.runs_dir, "://" not in config.runs_dir, "a folder, see docs/scale.md for object storage")
-    for group in ("variant", "task", "model"):
-        _check(group, config[group], isinstance(config[group], DictConfig), f"a file in conf/{group}")
-        _check(f"{group}.name", config[group].get("name"), bool(config[group].get("name")), "a name for tables")
+    study = config.study
+    is_folder = study.strip() and study.isprintable() and study != ".." and Path(study).name == study
+    _check("study", study, is_folder, "a folder's name")
+    is_place = config.runs_dir.strip() and "://" not in config.runs_dir
+    _check("runs_dir", config.runs_dir, is_place, "a folder, see docs/scale.md for object storage")
+    shape.check(config)
     _one_of("model.dtype", config.model.get("dtype"), DTYPES)
     dropout = config.model.get("dropout")
     number = isinstance(dropout, int | float) and not isinstance(dropout, bool)
     _check("model.dropout", dropout, dropout is None or (number and 0 <= dropout < 1), "0 ≤ dropout < 1, or null")
-    _check("task.metrics", config.task.get("metrics"), bool(config.task.get("metrics")), "a list of metrics")
+    keep = config.model.get("keep_head")
+    _check("model.keep_head", keep, keep is None or keep is True, "true, null")  # one spelling each
 
 
 def _refuse_unknown(config: DictConfig) -> None:
     """A `+` on the command line adds any field; one that nothing reads would be a silent no-op."""
-    for group, schema in (("", Config), ("data", Data), ("optim", Optim), ("train", Train), ("machine", Machine)):
+    groups = {"data": Data, "optim": Optim, "train": Train, "machine": Machine, "glue": Glue}
+    for group, schema in {"": Config, **groups}.items():
         allowed = [f.name for f in dataclasses.fields(schema)]
         for name in config[group] if group else config:
             if name not in allowed and name != "hydra":
                 raise ConfigError(f"{group}{'.' * bool(group)}{name}: no such field, allowed: {', '.join(allowed)}")
 
 
-def identity(config: DictConfig, content: Mapping[str, Any]) -> dict[str, Any]:
-    """What the run is a function of, flattened to dotted names.
+def defaults() -> dict[str, Any]:
+    """The defaults of the schema's fields that a run is a function of, by their dotted names."""
+    found: dict[str, Any] = {"model.dtype": "float32"}
+    for group, schema in (("data", Data), ("optim", Optim), ("train", Train)):
+        values = ((f.name, f.default) for f in dataclasses.fields(schema))
+        found |= {f"{group}.{name}": value for name, value in values if value not in (MISSING, dataclasses.MISSING)}
+    return found
 
-    content: fingerprints of the user's own files by field, which stand in for their paths.
-    """
+
+def deciding(config: DictConfig) -> dict[str, Any]:
+    """The parts of a config that a run is a function of, as plain values."""
     whole = OmegaConf.to_container(config, resolve=True)
     assert isinstance(whole, dict)
     del whole["model"]["sources"]  # which mirror the files came from changes nothing
-    leaves = dict(flatten({name: whole[name] for name in IDENTITY})) | dict(flatten(content))
-    return {
-        name: _canonical(value)
-        for name, value in leaves.items()
-        # null is the same as not there, so a new optional field changes no run's name
-        if value is not None and not (name.endswith((".path", "_path")) and name.startswith(("task.", "model.")))
-    }
-
-
-def run_id(leaves: Mapping[str, Any]) -> str:
-    """Twelve hexadecimal digits that name the run with this identity."""
-    text = json.dumps(leaves, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def _canonical(value: Any) -> Any:
-    """One spelling for one value: 16.0 and 16 are the same alpha."""
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    if isinstance(value, list):
-        return [_canonical(item) for item in value]
-    return value
+    return {name: whole[name] for name in PARTS}
 
 
 def _check(name: str, value: Any, good: Any, allowed: str) -> None:

@@ -16,6 +16,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from variants.core.targets import inside
+from variants.core.variant import Variant
 
 
 def storage_bytes(tensors: Iterable[torch.Tensor]) -> int:
@@ -68,6 +69,21 @@ def trainable_parameters(model: nn.Module, head: Sequence[str]) -> tuple[int, in
         if parameter.requires_grad:
             counts[inside(name, head)] += parameter.numel()
     return counts[0], counts[1]
+
+
+def idle_parameters(model: nn.Module, variant: Variant, silent: Sequence[str]) -> tuple[list[str], int]:
+    """Adapters (or parameters, where the method has none) that never act, by name, and how many parameters these are.
+
+    silent: trained parameters, by name, that no gradient has ever come to; the head's are left out. They are counted
+    as in `Variant.effective_parameters`.
+    """
+    if adapters := variant.adapters:
+        trained = {name: [n for n, p in a.named_parameters() if p.requires_grad] for name, a in adapters.items()}
+        idle = [name for name, own in trained.items() if own and all(f"{name}.{n}" in silent for n in own)]
+        return idle, sum(adapters[name].effective_parameters() for name in idle)
+    # A method that counts what acts by a mask of its own has not counted these.
+    counted = variant.effective_parameters() is None
+    return list(silent), sum(model.get_parameter(name).numel() for name in silent) if counted else 0
 
 
 class SavedActivations:

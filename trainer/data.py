@@ -9,20 +9,21 @@ import functools
 import json
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from trainer.agreement import row_name
 from trainer.errors import ConfigError
+from trainer.instantiate import make
 from trainer.model import tokenizer
 from trainer.sources import TaskData
 from trainer.sources.split import groups
-from trainer.tokens import Ragged, tokens
+from trainer.tokens import Ragged, Tokens, tokens
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +90,8 @@ class Prepared:
     """What one run trains and evaluates on.
 
     select: the split on which the checkpoint is chosen. report: the splits whose numbers are
-    reported, the deciding one first. truncated: texts cut at `max_length`, over all of them.
+    reported, the deciding one first. truncated: texts cut at `max_length`, over all of them. letters: texts in which
+    the letters of a special token were split like any others.
     """
 
     train: Rows
@@ -99,6 +101,14 @@ class Prepared:
     ids: dict[str, list[str]]
     labels: tuple[str, ...] | None
     truncated: int
+    letters: int
+
+    def splits(self) -> Iterator[tuple[str, Rows]]:
+        """The split of the task that rows are of, and the rows, for all that the run reads."""
+        yield "train", self.train
+        if all(self.select is not rows for rows in self.report.values()):
+            yield "train", self.select
+        yield from self.report.items()
 
 
 def load(task: DictConfig) -> TaskData:
@@ -108,23 +118,23 @@ def load(task: DictConfig) -> TaskData:
 
 @functools.cache
 def _load(source: str) -> TaskData:
-    return instantiate(json.loads(source)).load()
+    return make("task.source", json.loads(source)).load()
 
 
 @functools.lru_cache(maxsize=8)
-def _tokenised(source: str, split: str, folder: Path, max_length: int) -> tuple[Rows, np.ndarray]:
-    """All rows of a split, and which of them were cut."""
+def _tokenised(source: str, split: str, folder: Path, max_length: int) -> tuple[Rows, Tokens]:
+    """All rows of a split, and what became of their texts."""
     rows = _load(source).splits[split]
     names = ["text", "text_pair"] if "text_pair" in rows.column_names else ["text"]
     found = tokens([rows[name][:] for name in names], folder, max_length)
-    return Rows(found.columns, np.asarray(rows["label"][:]), np.arange(len(rows))), found.cut
+    return Rows(found.columns, np.asarray(rows["label"][:]), np.arange(len(rows))), found
 
 
 def prepare(task: DictConfig, data: DictConfig, seed: int, folder: Path, max_length: int) -> Prepared:
     """The run's view of the task: protocol and limits applied, texts as tokens."""
     content = load(task)
     source = json.dumps(OmegaConf.to_container(task.source, resolve=True), sort_keys=True)
-    train, cut = _tokenised(source, "train", folder, max_length)
+    train, _ = _tokenised(source, "train", folder, max_length)
     order = np.random.default_rng(seed).permutation(len(train))
     select_name, select = "", None
     if data.protocol == "split":
@@ -133,26 +143,34 @@ def prepare(task: DictConfig, data: DictConfig, seed: int, folder: Path, max_len
         select_name, select = "train (held out)", train.view(np.sort(order[held_out]))
         order = order[~held_out]
     train = train.view(np.sort(order[: data.limit]))
-    truncated = int(cut[train.indices].sum())
     report, ids = {}, {}
     for name in content.splits:
         if name == "train":
             continue
-        rows, cut = _tokenised(source, name, folder, max_length)
+        rows, _ = _tokenised(source, name, folder, max_length)
         if data.eval_limit is not None:
             # Not the run's seed: every run of a comparison is evaluated on the same rows.
             rows = rows.view(np.sort(np.random.default_rng(0).permutation(len(rows))[: data.eval_limit]))
         rows = rows.longest_first()
-        truncated += int(cut[rows.indices].sum())
         report[name] = rows
         ids[name] = content.splits[name].select(rows.indices)["id"][:]
     if select is None:
         select_name, select = next(iter(report.items()))
     else:
-        truncated += int(_tokenised(source, "train", folder, max_length)[1][select.indices].sum())
         select = select.longest_first()
     _refuse_too_few(train, content.labels, data.limit)
-    return Prepared(train, select_name, select, report, ids, content.labels, truncated)
+    prepared = Prepared(train, select_name, select, report, ids, content.labels, 0, 0)
+    truncated = letters = 0
+    for split, rows in prepared.splits():
+        _, found = _tokenised(source, split, folder, max_length)
+        truncated += int(found.cut[rows.indices].sum())
+        letters += int((found.letters[rows.indices] == 1).sum())
+        for row in rows.indices[found.letters[rows.indices] == 2][:1]:
+            raise ConfigError(
+                f"task: {row_name(content, split, row)} has the letters of a special token, and the model's tokenizer "
+                "can't read them as letters; allowed: texts without them"
+            )
+    return replace(prepared, truncated=truncated, letters=letters)
 
 
 @functools.lru_cache(maxsize=8)

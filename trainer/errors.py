@@ -48,8 +48,20 @@ def one_line(error: BaseException) -> str:
             return f"{group}: {name!r}, allowed: {', '.join(allowed)}"
         if isinstance(cause, OmegaConfBaseException) and cause.full_key:
             return _config_line(cause)
+        if str(cause).startswith("Config group override must be a string") and (choice := _choice(cause)):
+            return f"{choice}, allowed: the name of a file of the group, in quotes where it is a number"
     text = " ".join(str(error).split())
     return text if isinstance(error, ConfigError) else f"{type(error).__name__}: {text}"
+
+
+def _choice(error: BaseException) -> str | None:
+    """The override of a group that Hydra refuses for its type, which its message leaves out."""
+    trace = error.__traceback__
+    while trace is not None:
+        if (override := trace.tb_frame.f_locals.get("override")) is not None and hasattr(override, "key_or_group"):
+            return f"{override.key_or_group}: {override.value()!r}"
+        trace = trace.tb_next
+    return None
 
 
 def _config_line(error: Any) -> str:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 
-from trainer import processes, shard
+from trainer import processes, saving, shard
+from trainer.batches import Batch, Batches
 from trainer.data import Rows
+from trainer.errors import RunFailed
+from trainer.objective import Objective
+from variants.core.step import Loss
 
 
 @dataclass(frozen=True)
@@ -22,22 +25,47 @@ class Evaluation:
     outputs: np.ndarray
 
 
-def outputs(
-    predict: Callable[[Rows], Any],
-    rows: Rows,
-    batch: int,
-    task_loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
-) -> tuple[np.ndarray, float]:
-    """Raw outputs for all of `rows`, in their order, and the mean loss.
+class Evaluator:
+    """Evaluates a model on any rows, without the penalty.
 
-    predict: transformers' Trainer.predict. batch: rows at once, by which the processes divide them.
+    forward: the model's outputs for a batch, and their loss. compute: the metrics
+    of predictions and labels. size: rows of a batch; the processes divide batches.
     """
-    if processes.count() == 1:
-        found = predict(rows)
-        return np.asarray(found.predictions), float(found.metrics["test_loss"])
-    mine = shard.evaluated(len(rows), batch, processes.rank(), processes.count())
-    parts = processes.gathered((mine, np.asarray(predict(rows.view(np.asarray(mine))).predictions)))
-    whole = np.empty((len(rows), *parts[0][1].shape[1:]), parts[0][1].dtype)
-    for places, found in parts:
-        whole[places] = found
-    return whole, float(task_loss(torch.from_numpy(whole), torch.from_numpy(rows.labels)))
+
+    def __init__(
+        self,
+        forward: Callable[[Batch], tuple[torch.Tensor, Loss]],
+        objective: Objective,
+        compute: Callable[[np.ndarray, np.ndarray], dict[str, float]],
+        batches: Batches,
+        size: int,
+    ) -> None:
+        self._forward, self._objective, self._compute = forward, objective, compute
+        self._batches, self._size = batches, size
+
+    def __call__(self, rows: Rows, step: int) -> Evaluation:
+        """The model as it is after `step`. Raises `RunFailed` if its outputs are not finite."""
+        # Making a data loader draws a number; without this the dropout of all later steps would depend on it.
+        random = saving.random_state()
+        mine = np.asarray(shard.evaluated(len(rows), self._size, processes.rank(), processes.count()))
+        parts = processes.gathered((mine, *self._outputs(rows.view(mine))))
+        saving.restore_random(random)
+        outputs = np.empty((len(rows), *parts[0][1].shape[1:]), parts[0][1].dtype)
+        losses = np.empty(len(rows), parts[0][2].dtype)
+        for places, found, loss in parts:
+            outputs[places], losses[places] = found, loss
+        if not np.isfinite(outputs).all():
+            raise RunFailed(f"the model's outputs are not finite after step {step}")
+        computed = self._compute(self._objective.predicted(outputs), rows.labels)
+        return Evaluation(computed, float(losses.mean()), outputs)
+
+    @torch.no_grad()
+    def _outputs(self, rows: Rows) -> tuple[np.ndarray, np.ndarray]:
+        """(outputs, losses): the model's outputs for `rows`, and for each row the mean loss of its batch."""
+        outputs, means, weights = [], [], []
+        for batch in self._batches.loaded(rows, self._size):
+            logits, loss = self._forward(batch)
+            outputs.append(logits)
+            means.append(loss.mean)
+            weights.append(batch.weight)
+        return torch.cat(outputs).cpu().numpy(), np.repeat(torch.stack(means).cpu().numpy(), weights)

@@ -12,9 +12,10 @@ import contextlib
 import functools
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -23,6 +24,8 @@ from torch import nn
 from yaml import YAMLError
 
 from trainer import assemble, record
+from trainer import config as run_config
+from trainer import identity as identities
 from trainer.assemble import ADAPTER, Parts
 from trainer.config import Config
 from trainer.errors import ConfigError, one_line
@@ -30,6 +33,7 @@ from trainer.evaluation import Evaluation
 from trainer.loop import Loop
 from trainer.plan import identify
 from trainer.record import CorruptRecord, Record
+from trainer.sources.content import sha256
 from variants.core import checkpoint
 from variants.core import state as live
 from variants.core.variant import Variant
@@ -88,6 +92,7 @@ def opened(folder: str | os.PathLike[str], device: str | None = None) -> Iterato
     with assemble.apart(config), tempfile.TemporaryDirectory() as scratch:
         parts = assemble.check(config)
         model = assemble.load(parts)
+        _verify(folder, row)
         try:
             live.restore_weights(model, parts.variant, checkpoint.load(folder / ADAPTER))
         except checkpoint.CorruptState as error:
@@ -116,13 +121,33 @@ def _config(folder: Path, row: Record) -> DictConfig:
         # A field that has come since the run was made has its default.
         config = OmegaConf.merge(OmegaConf.structured(Config), saved)
         assert isinstance(config, DictConfig)
+        config.tracker = config.machine.judge = None  # of those who made the run
+        run_config.validate(config)
+        # As values first: what the config names is called where it is what the record says.
+        bare = identities.identify(run_config.deciding(config), {}, run_config.defaults()).settings
+        _compare(folder, bare, {name: value for name, value in row.config.items() if name in bare})
         now = identify(config)
     except ConfigError:
         raise
     except (OSError, AssertionError, YAMLError, OmegaConfBaseException) as error:
         raise ConfigError(f"{path}: not the config of a run: {one_line(error)}") from None
-    for name in sorted({*now, *row.config}):
-        if now.get(name) != row.config.get(name):
-            was, found = row.config.get(name), now.get(name)
-            raise ConfigError(f"{folder}: {name} is {found!r}, the run was made with {was!r}")
+    _compare(folder, now.settings, row.config)
+    if row.run_id not in (now.run_id, now.earlier):  # by a setting that the record lacks
+        raise ConfigError(f"{path}: the config of the run {now.run_id}, the record is that of {row.run_id}")
     return config
+
+
+def _compare(folder: Path, found: Mapping[str, Any], made: Mapping[str, Any]) -> None:
+    for name, was in sorted(made.items()):
+        if found.get(name) != was:
+            raise ConfigError(f"{folder}: {name} is {found.get(name)!r}, the run was made with {was!r}")
+
+
+def _verify(folder: Path, row: Record) -> None:
+    """Raises `ConfigError` where the adapter is not the one that the run wrote; unknown for records of before."""
+    for expected, name in ((row.files.weights, f"{ADAPTER}.safetensors"), (row.files.outline, f"{ADAPTER}.json")):
+        try:
+            if expected is not None and sha256(folder / name) != expected:
+                raise ConfigError(f"{folder / name}: not what this run trained: its hash is not that of the record")
+        except OSError as error:
+            raise ConfigError(f"{folder / ADAPTER.parent}: not what this run trained: {error}") from None

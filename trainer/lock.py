@@ -9,13 +9,14 @@ There are two files for each run, because no single kind of lock is right on a l
 
 A lease of this host whose process is gone is taken over at once. One of another host is taken over when it was not
 renewed for `LEASE` seconds, measured by the clock of the one who waits, so that no two clocks need to agree; only a
-lease that looks old is waited for, so a run in good hands costs nobody any time. A holder that lost its lease (a
-machine that slept, a file system that hung) stops after its step, and saves nothing.
+lease that looks old, or comes from a time ahead, is waited for, so a run in good hands costs nobody any time. A
+holder that lost its lease (a machine that slept, a file system that hung) stops after its step, and saves nothing.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import tempfile
 from collections.abc import Iterator
@@ -26,6 +27,8 @@ from filelock import FileLock, OwnerRecord, SoftFileLease, Timeout
 
 from trainer import stopping
 from trainer.errors import Held
+
+log = logging.getLogger(__name__)
 
 LEASE = 120.0  # seconds; more than an NFS client keeps attributes in its cache (60)
 
@@ -40,20 +43,27 @@ def alone(folder: Path) -> Iterator[None]:
     with contextlib.ExitStack() as held:
         try:
             held.enter_context(FileLock(f"{place}.lock", timeout=0))
-            held.enter_context(lease.acquire(timeout=1.5 * LEASE if _looks_old(place) else 0))
+            held.enter_context(lease.acquire(timeout=1.5 * LEASE if _looks_wrong(place) else 0))
         except Timeout:
             raise Held(f"{folder}: another process is carrying out this run{_holder(folder)}") from None
         yield
 
 
-def _looks_old(place: Path) -> bool:
-    """Whether a lease is there that was not renewed for two terms, by the file server's clock."""
+def _looks_wrong(place: Path) -> bool:
+    """Whether a lease is there that, by the file server's clock, was last renewed two terms ago, or in a time to come.
+
+    The second is of a machine whose clock ran ahead; that it still runs shows in that it renews the lease.
+    """
     try:
         renewed = os.stat(f"{place}.lease").st_mtime
     except FileNotFoundError:
         return False
     with tempfile.NamedTemporaryFile(dir=place.parent, prefix=".now-") as probe:
-        return os.fstat(probe.fileno()).st_mtime - renewed > 2 * LEASE
+        age = os.fstat(probe.fileno()).st_mtime - renewed
+    if age < -2 * LEASE:
+        text = "%s.lease: renewed %.0f s in the future by this clock; taken over unless it is renewed within %.0f s"
+        log.warning(text, place, -age, LEASE)
+    return abs(age) > 2 * LEASE
 
 
 def owner(folder: Path) -> OwnerRecord | None:

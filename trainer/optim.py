@@ -11,7 +11,8 @@ import torch
 from omegaconf import DictConfig
 from torch import nn
 
-from trainer.plan import make
+from trainer.errors import ConfigError
+from trainer.instantiate import make
 from variants.core.targets import inside
 from variants.core.variant import Variant
 
@@ -43,6 +44,40 @@ def build_optimizer(
         groups.setdefault(key, {"params": [], **options})["params"].append(parameter)
     found = make("optim.optimizer", optim.optimizer, _partial_=True)
     return found(list(groups.values()), **(_one_call(found.func, optim.optimizer) if fused else {}))
+
+
+def check(optim: DictConfig) -> None:
+    """Takes one step on one parameter. Raises `ConfigError` for an optimizer that can't be made or that can't train.
+
+    The error names the setting that alone, beside the class's defaults, is refused.
+    """
+    for name in ("params", "lr", "weight_decay"):
+        if name in optim.optimizer:
+            raise ConfigError(f"optim.optimizer.{name}: no such field; optim.lr and optim.weight_decay set these")
+    made = make("optim.optimizer", optim.optimizer, _partial_=True)
+    cls, settings = made.func, made.keywords
+    if optim.weight_decay and "weight_decay" not in inspect.signature(cls).parameters:
+        raise ConfigError(f"optim.weight_decay: {optim.weight_decay}, allowed with {cls.__name__}: 0; it has none")
+    trouble = _refusal(cls, optim, settings)
+    if trouble is None:
+        return
+    if _refusal(cls, optim, {}) is None:
+        for name, value in settings.items():
+            if (reason := _refusal(cls, optim, {name: value})) is not None:
+                raise ConfigError(f"optim.optimizer.{name}: {value!r}, {cls.__name__} refuses it: {reason}")
+    raise ConfigError(f"optim.optimizer._target_: {cls.__name__} can't train with these settings: {trouble}")
+
+
+def _refusal(cls: type[torch.optim.Optimizer], optim: DictConfig, settings: Mapping[str, Any]) -> str | None:
+    """Why the optimizer can't take a step, in its own words; None if it can."""
+    parameter = torch.zeros(2, 2, requires_grad=True)
+    parameter.grad = torch.zeros(2, 2)
+    group = {"params": [parameter], "lr": optim.lr, "weight_decay": optim.weight_decay}
+    try:
+        cls([group], **settings).step()
+    except Exception as error:  # whatever a class of the user's may raise
+        return " ".join(str(error).split()) or type(error).__name__
+    return None
 
 
 def _one_call(cls: type[torch.optim.Optimizer], given: Mapping[str, Any]) -> dict[str, bool]:

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
+import functools
 import logging
-import re
+import os
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hydra.errors import InstantiationException
-from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig
 
+from trainer import class_source, launch, lock, shape, unfinished
 from trainer import config as run_config
-from trainer import launch, lock
+from trainer import identity as identities
 from trainer import record as run_record
 from trainer.errors import ConfigError
+from trainer.identity import Identity
+from trainer.instantiate import make
 from trainer.record import CorruptRecord, Record
 from trainer.sources import ModelSource, model_identity
 from trainer.sources.paths import expanded
@@ -29,17 +30,30 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Planned:
-    """One run before it starts. record: what its folder holds, None where there is none to trust."""
+    """One run before it starts.
+
+    run_id: its name, that of version 1 where it was done under it. code: hash of its method's code, None where that
+    can't be read. record: what its folder holds, None where there is none to trust. replaces: the folder of a finished
+    run that is to be done again.
+    """
 
     config: DictConfig
-    identity: dict[str, Any]
+    identity: Identity
     run_id: str
+    code: str | None
     folder: Path
     record: Record | None
+    replaces: Path | None = None
 
     @property
     def done(self) -> bool:
         return self.record is not None and self.record.status == "done"
+
+    @property
+    def other_code(self) -> bool:
+        """Whether the run was done with other code of its method than there is now."""
+        before = None if self.record is None else self.record.code.get("variant")
+        return self.done and None not in (before, self.code) and before != self.code
 
     @property
     def pruned(self) -> bool:
@@ -66,7 +80,8 @@ class Planned:
     def summary(self) -> str:
         """A run that is done, on a terminal: what it is, its metric and where it lies."""
         assert self.record is not None and self.record.metric.value is not None
-        return f"{self.title}: {self.record.metric.name} {self.record.metric.value:.4f}  {self.folder}"
+        line = f"{self.title}: {self.record.metric.name} {self.record.metric.value:.4f}  {self.folder}"
+        return f"{line}  (its method's code was different; redo=true does it again)" if self.other_code else line
 
 
 def plan(
@@ -79,16 +94,62 @@ def plan(
     files: what `content` says, where it is known. exists: False for a folder that need not be looked into.
     """
     _settle_processes(config)
+    shape.refuse_unread(config)
     identity = identify(config, files)
     tracker(config)
-    run_id = run_config.run_id(identity)
-    folder = expanded(config.runs_dir) / config.study / run_id
+    code = class_source.code_hash(config.variant.get("_target_", ""))
+    study = expanded(config.runs_dir) / config.study
+
+    def planned(run_id: str) -> Planned:
+        folder = study / run_id
+        return Planned(config, identity, run_id, code, folder, _record(folder) if exists(folder) else None)
+
+    run = new = planned(identity.run_id)
+    if run.record is None:
+        _check_place(config.runs_dir, study)
+    if run.record is None and identity.earlier is not None:
+        before = planned(identity.earlier)
+        run = new if before.record is None or before.failed else before
+    return replace(new, record=None, replaces=run.folder) if config.redo and run.record is not None else run
+
+
+def _record(folder: Path) -> Record | None:
+    """The record of a run's folder, where there is one to trust; what only an unfinished run needs is cleared away."""
     try:
-        found = run_record.read(folder) if exists(folder) else None
+        found = run_record.read(folder)
     except CorruptRecord as error:
         log.warning("%s; the run is done again", error)
-        found = None
-    return Planned(config, identity, run_id, folder, found)
+        return None
+    if found is None:
+        return None
+    if wrong := run_record.misplaced(found.run_id, folder):
+        log.warning("%s; the run is done again", wrong)
+        return None
+    if found.study != folder.parent.name:
+        _say_copied(folder.parent, found.study)
+    if found.status == "done" and unfinished.remains(folder):  # killed just before it had done so itself
+        log.info("%s: done; its checkpoints are removed", folder)
+        unfinished.remove(folder)
+    return found
+
+
+@functools.cache
+def _say_copied(folder: Path, study: str) -> None:
+    """Once for all runs of a study."""
+    log.warning("%s: holds records of the study %r, which count as they are", folder, study)
+
+
+@functools.cache
+def _check_place(runs_dir: str, folder: Path) -> None:
+    """Raises `ConfigError` where a study's folder can't be made or written to; looked at once for all its runs."""
+    try:
+        there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    except OSError as error:  # a name that is too long
+        raise ConfigError(f"runs_dir: {runs_dir!r} can't be a folder: {error.strerror or error}") from None
+    if not there.is_dir():
+        raise ConfigError(f"runs_dir: {runs_dir!r}, allowed: a folder; {there} is a file")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ConfigError(f"runs_dir: {runs_dir!r}, allowed: a folder that can be written to; {there} can't")
 
 
 def _settle_processes(config: DictConfig) -> None:
@@ -102,10 +163,11 @@ def _settle_processes(config: DictConfig) -> None:
     config.train.processes = started if started > 1 else None
 
 
-def identify(config: DictConfig, files: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def identify(config: DictConfig, files: Mapping[str, Any] | None = None) -> Identity:
     """What the run of `config` is a function of, content of files included. Raises `ConfigError`."""
     run_config.validate(config)
-    return run_config.identity(config, content(config) if files is None else files)
+    files = content(config) if files is None else files
+    return identities.identify(run_config.deciding(config), files, run_config.defaults())
 
 
 def content(config: DictConfig) -> dict[str, Any]:
@@ -126,38 +188,5 @@ def tracker(config: DictConfig) -> Any:
     if not config.tracker:
         return None
     found = make("tracker", config.tracker)
-    for method in ("check", "start", "log", "finish"):  # see trainer.trackers.tracker.Tracker
-        if not callable(getattr(found, method, None)):
-            raise ConfigError(f"tracker._target_: {type(found).__name__!r} is no tracker: it has no {method}()")
     found.check()
     return found
-
-
-def make(field: str, node: Any, **arguments: Any) -> Any:
-    """Instantiates the config node `field` by its `_target_`; what its class refuses is a `ConfigError`."""
-    try:
-        return instantiate(node, _convert_="all", **arguments)
-    except InstantiationException as error:
-        cause = error.__cause__
-        while isinstance(cause, InstantiationException) and cause.__cause__ is not None:
-            cause = cause.__cause__
-        if isinstance(cause, ConfigError):
-            raise cause from None
-        text = " ".join(str(cause if cause is not None else error).split())
-        unknown = re.search(r"unexpected keyword argument '(\w+)'", text) if isinstance(cause, TypeError) else None
-        if unknown and unknown[1] in node:
-            name, cls = unknown[1], get_class(node["_target_"])
-            allowed = ", ".join(inspect.signature(cls).parameters)
-            line = f"{field}.{name}: {node[name]!r}, {cls.__name__} has no such field, allowed: {allowed}"
-            raise ConfigError(line) from error
-        raise ConfigError(f"{field}.{text}" if isinstance(cause, ValueError) else f"{field}: {text}") from error
-
-
-def named(field: str, call: Callable[..., Any], *arguments: Any) -> Any:
-    """Calls a hook of what `field` configures; the `ValueError` it raises gets the field's name."""
-    try:
-        return call(*arguments)
-    except ConfigError:
-        raise
-    except ValueError as error:
-        raise ConfigError(f"{field}.{error}") from error

@@ -3,7 +3,9 @@
 The run is put together as for training, weights and all, and then nothing is computed: the forward pass over the
 largest batch that it will see goes through torch's fake tensors, which have shapes and no numbers, and a step of the
 optimizer is made on such, too. So what is counted is what autograd and the optimizer really keep, for every
-method and every optimizer, and a batch that would not fit into memory can be asked for.
+method and every optimizer, and a batch that would not fit into memory can be asked for. A model whose shapes depend
+on its numbers (T5 looks for the end of each text, a mixture of experts counts tokens) has no such forward pass: there
+the batch is computed, and has to fit.
 
 A method that grows is counted at its largest, with as many bytes for each parameter that it adds as for those that
 it starts with; one that shrinks is counted before it does.
@@ -11,20 +13,20 @@ it starts with; one that shrinks is counted before it does.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-from trainer import assemble, cost
+from trainer import assemble, batches, cost
 from trainer.loop import Loop
 from trainer.plan import Planned
-from variants.core.variant import Step
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ def predict(planned: Planned) -> Prediction:
         adapter, head = cost.trainable_parameters(model, parts.head)
         more = parts.variant.grows_by()
         activations = saved_activations(loop, batch)
-        gradients, optimizer = cost.trainable_bytes(model), optimizer_bytes(loop.create_optimizer())
+        gradients, optimizer = cost.trainable_bytes(model), optimizer_bytes(loop.optimizer)
         growth = more / (adapter + head)
         return Prediction(
             steps=loop.steps,
@@ -95,10 +97,10 @@ def predict(planned: Planned) -> Prediction:
 
 def largest_batch(loop: Loop) -> Batch:
     """Of all batches of the run the one with the most tokens, padding included."""
-    train, lengths, order = loop.cfg.train, loop.rows.train.lengths, loop.order
+    train, lengths, order = loop.cfg.train, loop.rows.train.lengths, loop.batches.order
     best = Batch([], 0)
     batches = loop.steps * train.accumulate * (train.processes or 1)
-    for epoch in range(math.ceil(loop.steps / loop.epoch_steps)):
+    for epoch in range(math.ceil(loop.steps / loop.batches.steps_per_epoch)):
         order.epoch = epoch
         indices = list(order)
         for start in itertools.islice(range(0, len(indices), train.batch_size), batches):
@@ -133,17 +135,22 @@ def saved_activations(loop: Loop, batch: Batch) -> int:
     """Bytes that autograd keeps between the forward and the backward pass over `batch`."""
     model, train = loop.model, loop.cfg.train
     model.train()
-    optimizer = loop.create_optimizer()
-    loop.variant.on_step_begin(Step(1, loop.steps, optimizer, loop.create_scheduler(loop.steps, optimizer)))
+    loop.variant.on_step_begin(loop.view(1))
     if train.gradient_checkpointing:
         model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
-    inputs = loop.data_collator([loop.rows.train[row] for row in batch.rows])
-    counter = cost.SavedActivations(model)
-    with FakeTensorMode(allow_non_fake_inputs=True) as fake:
-        inputs = {name: fake.from_tensor(tensor) for name, tensor in inputs.items()}
-        labels = inputs.pop("labels")
+    found = loop.collate([loop.rows.train[row] for row in batch.rows])
+    # What torch raises where fakes won't do is of many kinds; an error of the model's own comes again.
+    with contextlib.suppress(RuntimeError), FakeTensorMode(allow_non_fake_inputs=True) as fake:
+        inputs = {name: fake.from_tensor(tensor) for name, tensor in found.inputs.items()}
+        fakes = replace(found, inputs=inputs, labels=fake.from_tensor(found.labels))
         # The model's own tensors are kept as they are, or as the fakes that stand for them.
-        fakes = [fake.from_tensor(tensor) for tensor in cost.own_tensors(model)]
-        with counter.counting(besides=fakes), torch.autocast("cpu", torch.bfloat16, enabled=train.autocast):
-            loop.task_loss(model(**inputs).logits, labels)
+        return _kept(loop, fakes, [fake.from_tensor(tensor) for tensor in cost.own_tensors(model)])
+    return _kept(loop, found, [])
+
+
+def _kept(loop: Loop, batch: batches.Batch, besides: list[torch.Tensor]) -> int:
+    """Bytes that a forward pass over `batch` keeps; the model's tensors and those in `besides` are not counted."""
+    counter = cost.SavedActivations(loop.model)
+    with counter.counting(besides=besides):
+        loop.forward(batch)
     return counter.bytes

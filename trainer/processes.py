@@ -6,10 +6,10 @@ The model is not wrapped. DistributedDataParallel sorts the parameters into buck
 parameters that change their size, join, leave, or have no gradient in a step don't fit in there. The gradients of
 adapters are small, so after the last backward pass of a step they are laid end to end and summed in one all-reduce,
 before they are clipped and before any hook of the variant; what a hook then sees is the same on every process, and
-so is what it does. transformers and accelerate work as in a single process (`trainer.launch`).
+so is what it does. transformers works as in a single process (`trainer.launch`).
 
     rows        `trainer.shard`: n processes of batch size b see what one of batch size n·b sees
-    loss        weighted by the process's share of the batch, so that the sum of gradients is that of the mean
+    loss        every row of a step weighs the same, whichever process has it (`variants.core.step`)
     draws       dropout differs between processes; what a hook draws is what the first process draws
     evaluation  batches are dealt out, outputs put together in order: those of a single process
     files       the first process writes, all read
@@ -38,7 +38,7 @@ from torch import nn
 
 from trainer import launch
 from trainer.errors import ConfigError, RunFailed, one_line
-from variants.core.reduce import count, rank, total
+from variants.core.reduce import Diverged, count, rank, total
 
 T = TypeVar("T")
 
@@ -50,10 +50,6 @@ _joined = 0  # runs that the processes of this launch have joined for
 
 class ProcessLost(RunFailed):
     """Another process of this run has failed or is gone; one line that says what is known of it."""
-
-
-class Diverged(RunFailed):
-    """The processes don't hold the same parameters; one line that names the first that differs."""
 
 
 def is_first() -> bool:
@@ -80,7 +76,7 @@ def joined(divided: bool = False) -> Iterator[None]:
     except Exception as error:
         found = cause(error)
         _forget(error)
-        alike = isinstance(found, ConfigError | RunFailed) and not isinstance(found, ProcessLost)
+        alike = isinstance(found, ConfigError | RunFailed | Diverged) and not isinstance(found, ProcessLost)
         if divided and not alike:
             sys.exit(1 if this.rank else f"error: {one_line(found)}")
         if this.rank:
@@ -168,9 +164,14 @@ def wait() -> None:
         dist.barrier()
 
 
+def sum_of(value: int) -> int:
+    """The sum of `value` over the processes."""
+    return int(total(torch.tensor(value))) if count() > 1 else value
+
+
 def any_of(value: bool) -> bool:
     """Whether `value` is true on any process."""
-    return bool(total(torch.tensor(value, dtype=torch.int32))) if count() > 1 else value
+    return bool(sum_of(int(value)))
 
 
 def gathered(value: T) -> list[T]:
@@ -214,43 +215,6 @@ def _digests(tree: Any, path: str = "") -> Iterator[tuple[str, str]]:
         yield path, repr(tree)
 
 
-# -- gradients ------------------------------------------------------------------------------------
-
-
-@torch.no_grad()
-def sum_gradients(model: nn.Module) -> None:
-    """Puts the sum over the processes into every gradient: one all-reduce for each dtype.
-
-    A parameter without a gradient on some processes counts as zero there; one without a gradient on all of them
-    stays without. Raises `Diverged` where the trained parameters are not of the same shapes.
-    """
-    if count() == 1:
-        return
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    _refuse_other_shapes(parameters)
-    for dtype in dict.fromkeys(p.dtype for p in parameters):
-        some = [p for p in parameters if p.dtype == dtype]
-        there = torch.tensor([p.grad is not None for p in some], dtype=dtype, device=some[0].device)
-        flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in some] + [there])
-        dist.all_reduce(flat)
-        parts = flat[: -len(some)].split([p.numel() for p in some])
-        for parameter, part, found in zip(some, parts, flat[-len(some) :].tolist(), strict=True):
-            # Not a view of the whole: a part that is resized must not keep the rest.
-            if parameter.grad is not None:
-                parameter.grad.copy_(part.view_as(parameter))
-            elif found:
-                parameter.grad = part.view_as(parameter).clone()
-
-
-def _refuse_other_shapes(parameters: list[nn.Parameter]) -> None:
-    text = repr([tuple(p.shape) for p in parameters]).encode()
-    mine = int.from_bytes(hashlib.sha1(text, usedforsecurity=False).digest()[:7], "big")
-    ends = torch.tensor([mine, -mine], device=parameters[0].device)
-    dist.all_reduce(ends, dist.ReduceOp.MAX)
-    if ends.tolist() != [mine, -mine]:
-        raise Diverged("the trained parameters have not the same shapes on all processes")
-
-
 # -- draws ----------------------------------------------------------------------------------------
 
 
@@ -261,40 +225,7 @@ def part_ways(seed: int) -> None:
         torch.manual_seed(int(own[0]))
 
 
-@contextlib.contextmanager
-def same_draws() -> Iterator[None]:
-    """Within it torch's generators give every process what they give the first, which draws as if it were alone."""
-    if count() == 1:
-        yield
-        return
-    own = _generators()
-    if is_first():
-        for state in own:
-            dist.broadcast(state, 0)
-        yield
-        return
-    shared = [state.clone() for state in own]
-    for state in shared:
-        dist.broadcast(state, 0)
-    _set_generators(shared)
-    try:
-        yield
-    finally:
-        _set_generators(own)
-
-
-def _generators() -> list[torch.Tensor]:
-    cuda = [torch.cuda.get_rng_state()] if torch.cuda.is_available() else []
-    return [torch.get_rng_state(), *cuda]
-
-
-def _set_generators(states: list[torch.Tensor]) -> None:
-    torch.set_rng_state(states[0])
-    for state in states[1:]:
-        torch.cuda.set_rng_state(state)
-
-
 __all__ = [
     *("Diverged", "ProcessLost", "agree", "any_of", "cause", "compare", "count", "from_first", "gathered", "in_turn"),
-    *("is_first", "joined", "part_ways", "rank", "same_draws", "sum_gradients", "wait"),
+    *("is_first", "joined", "part_ways", "rank", "sum_of", "wait"),
 ]

@@ -7,26 +7,39 @@ In Python a record is a tree of small dataclasses; on disk it is one flat object
 names are the path through that tree, joined by dots (`metric.value`, `memory.optimizer`,
 `config.variant.rank`). Numbers that were not measured are absent, never zero.
 
-This module imports nothing but the standard library: `analysis` reads with it.
+A record of version 1 is read as one of today; what it did not know is blank. Of a version that is still to come the
+unknown fields are kept as they are.
+
+This module needs little more than the standard library: `analysis` reads with it.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import hashlib
 import json
 import math
 import os
+import re
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-VERSION = 1
+import orjson
+
+from trainer import identity_v1
+from trainer.identity import flatten
+from trainer.identity import run_id as hashed
+
+VERSION = 2
 FILENAME = "record.json"
 CONFIG = "config.yaml"  # beside it from the start of a run
+REPLACED = ".replaced"  # in a study's folder: runs that were done again
+CHECKSUM = "checksum"  # field of a row: a hash of all others; absent in version 1
 STATUSES = ("done", "failed", "pruned")
-
-T = TypeVar("T")
 
 
 class CorruptRecord(ValueError):
@@ -123,6 +136,15 @@ class Time:
 
 
 @dataclass(slots=True)
+class Files:
+    """sha256 of what the run wrote at its end; absent in records of before."""
+
+    weights: str | None = None  # adapter/state.safetensors
+    outline: str | None = None  # adapter/state.json
+    predictions: str | None = None  # predictions.parquet
+
+
+@dataclass(slots=True)
 class Record:
     """One run. `status` is "done", "failed" or "pruned" (stopped by a search); only a done one has metrics, others
     say why in `error`."""
@@ -139,8 +161,10 @@ class Record:
     started: str | None = None  # UTC, ISO 8601
     finished: str | None = None
     overrides: list[str] = field(default_factory=list)  # as typed on the command line
-    config: dict[str, Any] = field(default_factory=dict)  # what run_id is the hash of, flattened
+    config: dict[str, Any] = field(default_factory=dict)  # every setting that decides the result, flattened
+    identity: dict[str, Any] = field(default_factory=dict)  # those of them that run_id is the hash of
     git: dict[str, Any] = field(default_factory=dict)  # commit, dirty
+    code: dict[str, str] = field(default_factory=dict)  # variant: hash of the method's own code
     versions: dict[str, str] = field(default_factory=dict)  # python, torch, transformers, …
     hardware: dict[str, Any] = field(default_factory=dict)
     metric: Metric = field(default_factory=Metric)
@@ -152,28 +176,38 @@ class Record:
     rank: Rank = field(default_factory=Rank)
     memory: Memory = field(default_factory=Memory)
     time: Time = field(default_factory=Time)
+    files: Files = field(default_factory=Files)
+    extra: dict[str, Any] = field(default_factory=dict)  # fields of a newer version, as they were read
 
     def row(self) -> dict[str, Any]:
-        """The flat row, names joined by dots; absent numbers are left out."""
+        """The flat row as it is written: its fields and their checksum."""
+        fields = self.fields()
+        return fields | {CHECKSUM: checksum(fields)}
+
+    def fields(self) -> dict[str, Any]:
+        """All fields, names joined by dots; absent numbers are left out, null settings are not."""
         tree = {name: getattr(self, name) for name in FIELDS[Record]}
         for name, group in GROUPS.items():
             tree[name] = {rest: getattr(tree[name], rest) for rest in FIELDS[group]}
-        return {name: value for name, value in flatten(tree) if value is not None}
+        extra = tree.pop("extra")
+        return {name: value for name, value in flatten(tree) if value is not None or name.startswith(_SETTINGS)} | extra
 
     @classmethod
-    def from_row(cls, row: Mapping[str, Any]) -> Record:
-        """The record that a flat row stands for. Raises `CorruptRecord`."""
-        check(row)
-        parts: dict[str, Any] = {}
-        for name, value in row.items():
-            head, _, rest = name.partition(".")
-            if rest:
-                parts.setdefault(head, {})[rest] = value
-            else:
-                parts[head] = value
-        for name, group in GROUPS.items():
-            parts[name] = group(**parts.get(name, {}))
-        return cls(**parts)
+    def from_row(cls, row: Mapping[str, Any], *, as_written: bool = False) -> Record:
+        """The record that a flat row stands for. Raises `CorruptRecord`.
+
+        as_written: whether it is known that nobody has edited the row since it was written.
+        """
+        check(row, as_written=as_written)
+        parts: dict[str, dict[str, Any]] = {name: {} for name in ("", "extra", *GROUPS, *OPEN_GROUPS)}
+        for (group, name), value in zip(_shape(tuple(row)).places, row.values(), strict=True):
+            parts[group][name] = value
+        plain = parts.pop("")
+        plain.pop(CHECKSUM, None)
+        if plain["version"] == 1:
+            parts["identity"] = identity_v1.identity(parts["config"])
+        known = {name: group(**parts.pop(name)) for name, group in GROUPS.items()}
+        return cls(**plain, **known, **parts)  # type: ignore[arg-type]
 
 
 GROUPS: dict[str, type] = {
@@ -184,10 +218,13 @@ GROUPS: dict[str, type] = {
     "rank": Rank,
     "memory": Memory,
     "time": Time,
+    "files": Files,
 }
 
 # Groups of any names; in Python they are dictionaries.
-OPEN_GROUPS = ("config", "git", "versions", "hardware", "metrics", "method")
+OPEN_GROUPS = ("config", "identity", "git", "code", "versions", "hardware", "metrics", "method")
+
+_SETTINGS = ("config.", "identity.")
 
 FIELDS = {cls: tuple(f.name for f in dataclasses.fields(cls)) for cls in (Record, *GROUPS.values())}
 
@@ -216,58 +253,110 @@ for _name, _group in GROUPS.items():
 _REQUIRED = ("run_id", "study", "variant", "task", "model", "seed", "status", "version")
 
 
-def _kind_of(name: str) -> _Kind | None:
-    return _ALLOWED["float"] if name.startswith("metrics.") else _KINDS.get(name)
+class _Shape:
+    """What rows with the same names have in common; a study has some dozens of shapes.
+
+    places: for each name the group and the name in it: "" for a plain field, "extra" for what no record of today has.
+    types: by name the types that a value may have, where not any may stand there.
+    """
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        self.places = [_place(name) for name in names]
+        self.types = {name: types for name in names if (types := _types(name)) is not None}
+        self.problem = next(filter(None, map(_misplaced, names)), None)
+        if self.problem is None and (missing := [name for name in _REQUIRED if name not in names]):
+            self.problem = f"{missing[0]}: None is not {_KINDS[missing[0]][1]}"
 
 
-def types_of(name: str) -> frozenset[type] | None:
-    """The types that the value of a field may have; None for a field that may be anything."""
-    kind = _kind_of(name)
-    if kind is None or name in _REQUIRED or name.startswith("metrics."):
-        return kind and kind[0]
-    return kind[0] | {type(None)}
+_shape = functools.lru_cache(1000)(_Shape)
 
 
-def check(row: Mapping[str, Any]) -> None:
-    """Raises `CorruptRecord` for a row that is no record of this version."""
-    if row.get("version") != VERSION:
-        raise CorruptRecord(f"version: {row.get('version')!r}, this is version {VERSION}")
-    for name, value in row.items():
-        head, _, rest = name.partition(".")
-        is_group = head in GROUPS or head in OPEN_GROUPS
-        if head not in FIELDS[Record] or (head in GROUPS and rest and name not in _KINDS):
-            raise CorruptRecord(f"unknown field {name!r}")
-        if is_group and not rest:
-            raise CorruptRecord(f"{head}: {value!r} is not a group")
-        if not is_group and name != head:
-            raise CorruptRecord(f"{name}: {head} is no group")
-    for name in dict.fromkeys([*_REQUIRED, *row]):
-        _check_value(name, row.get(name))
+def _place(name: str) -> tuple[str, str]:
+    head, _, rest = name.partition(".")
+    if head in OPEN_GROUPS or (head in GROUPS and name in _KINDS):
+        return head, sys.intern(rest)
+    plain = not rest and head in (CHECKSUM, *FIELDS[Record]) and head != "extra"
+    return ("", name) if plain else ("extra", name)
+
+
+def _types(name: str) -> frozenset[type] | None:
+    if name.startswith("metrics."):
+        return _ALLOWED["float"][0]
+    kind = _KINDS.get(name)
+    return kind and (kind[0] if name in _REQUIRED else kind[0] | {type(None)})
+
+
+def _misplaced(name: str) -> str | None:
+    """What is wrong with a name, whatever its value."""
+    head, _, rest = name.partition(".")
+    is_group = head in GROUPS or head in OPEN_GROUPS
+    if is_group and not rest:
+        return f"{head}: not a group of fields"
+    return f"{name}: {head} is no group" if rest and not is_group and head in FIELDS[Record] else None
+
+
+def check(row: Mapping[str, Any], *, as_written: bool = False) -> None:
+    """Raises `CorruptRecord` for a row that is no record, or was edited after it was written.
+
+    as_written: whether the latter is known not to be so.
+    """
+    version = row.get("version")
+    if type(version) is not int or version < 1:
+        raise CorruptRecord(f"version: {version!r}, allowed: a whole number ≥ 1")
+    shape = _shape(tuple(row))
+    if shape.problem:
+        raise CorruptRecord(shape.problem)
+    for name, types in shape.types.items():
+        value = row[name]
+        if (
+            type(value) not in types
+            or (type(value) is float and not math.isfinite(value))
+            or (type(value) is list and not all(type(text) is str for text in value))
+        ):
+            kind = _ALLOWED["float"] if name.startswith("metrics.") else _KINDS[name]
+            raise CorruptRecord(f"{name}: {value!r} is not {kind[1]}")
     if row["status"] not in STATUSES:
         raise CorruptRecord(f"status: {row['status']!r}, allowed: {', '.join(STATUSES)}")
     if row["status"] == "done" and row.get("metric.value") is None:
         raise CorruptRecord("metric.value: missing in a finished run")
-    measured = (value for name, value in row.items() if name.startswith(("metric.", "metrics.")))
-    if row["status"] != "done" and any(value is not None for value in measured):
+    if row["status"] != "done" and any(row[name] is not None for name in row if name.startswith(_MEASURED)):
         raise CorruptRecord(f"metric: a {row['status']} run has none")
+    if not as_written:
+        _refuse_edited(row)
 
 
-def _check_value(name: str, value: Any) -> None:
-    kind, types = _kind_of(name), types_of(name)
-    if kind is None or types is None:
+_MEASURED = ("metric.", "metrics.")
+
+
+def _refuse_edited(row: Mapping[str, Any]) -> None:
+    """Raises `CorruptRecord` where what a record says in two places differs."""
+    if row["version"] > 1:
+        if row.get(CHECKSUM) != checksum(row):
+            raise CorruptRecord(f"{CHECKSUM}: {row.get(CHECKSUM)!r} is not that of the record, which was edited")
         return
-    bad = type(value) not in types or (isinstance(value, float) and not math.isfinite(value))
-    if bad or (isinstance(value, list) and not all(type(text) is str for text in value)):
-        raise CorruptRecord(f"{name}: {value!r} is not {kind[1]}")
+    settings = {name.removeprefix("config."): value for name, value in row.items() if name.startswith("config.")}
+    if row["run_id"] != hashed(settings):
+        raise CorruptRecord(f"run_id: {row['run_id']!r} is not that of its config, which was edited")
+    twice = {"seed": "config.seed", "metric.value": f"metrics.{row.get('metric.name')}"}
+    twice |= {name: f"config.{name}.name" for name in ("variant", "task", "model")}
+    for name, other in twice.items():
+        if row.get(name) != row.get(other):
+            raise CorruptRecord(f"{name}: {row.get(name)!r} is {row.get(other)!r} in {other}; one of them was edited")
 
 
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Leaves of a tree of mappings as `("a.b.c", value)`; lists are leaves, empty mappings vanish."""
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from flatten(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
+def checksum(row: Mapping[str, Any]) -> str:
+    """Sixteen hexadecimal digits over the text of all other fields of a row, as it is written."""
+    return _digest(_text({name: value for name, value in row.items() if name != CHECKSUM}).encode())
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _is_as_written(content: bytes) -> bool:
+    """Whether a file is to the byte what was written: the checksum in it is that of its other lines."""
+    before, mark, after = content.partition(f' "{CHECKSUM}": "'.encode())
+    return bool(mark) and after[:16].decode("ascii", "replace") == _digest(before + after[19:])
 
 
 def write(record: Record, folder: str | os.PathLike[str]) -> Path:
@@ -277,16 +366,37 @@ def write(record: Record, folder: str | os.PathLike[str]) -> Path:
     return write_json(Path(folder) / FILENAME, row)
 
 
+def _text(content: Any) -> str:
+    return json.dumps(content, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def refuse_unreadable(record: Record) -> None:
+    """Raises `CorruptRecord` for a record that `read` would not give back as it is written.
+
+    For one of a run that is yet to be: whatever is wrong with its names and settings is wrong before the training too.
+    """
+    row = {name: value for name, value in record.fields().items() if not name.startswith(_MEASURED)}
+    row["status"] = "failed"  # which has no metric
+    try:
+        row[CHECKSUM] = checksum(row)
+        again = Record.from_row(_parse(_text(row))).row()
+    except (ValueError, TypeError) as error:
+        raise CorruptRecord(str(error)) from None
+    for name, value in row.items():
+        if again.get(name) != value:
+            raise CorruptRecord(f"{name}: {value!r} would be read as {again.get(name)!r}")
+
+
 def write_json(path: Path, content: Any) -> Path:
     """Writes JSON to a temporary name beside `path`, then renames: never a half-written file."""
     import tempfile  # analysis, which reads, comes up without it
 
-    text = json.dumps(content, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False)
+    text = _text(content)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text + "\n")
+            file.write(text)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
@@ -302,57 +412,60 @@ def read(folder: str | os.PathLike[str]) -> Record | None:
 
     Raises `CorruptRecord`, naming the file, for one that is there but can't be trusted.
     """
-    return load(folder, lambda text: Record.from_row(parse(text)))
-
-
-def load(folder: str | os.PathLike[str], make: Callable[[str], T]) -> T | None:
-    """What `make` makes of the text of a folder's record, else as `read`."""
     path = f"{os.fspath(folder)}{os.sep}{FILENAME}"
     try:
-        content = _content(path)
+        with open(path, "rb", buffering=0) as file:
+            content = file.read()
     except FileNotFoundError:
         return None
     except OSError as error:
         raise CorruptRecord(f"{path}: {error.strerror or error}") from None
     try:
-        text = str(content, "utf-8")
-        if b"\\u" in content:
-            _refuse_halves(text)
-        return make(text)
+        as_written = _is_as_written(content)
+        # orjson is four times as fast, and makes a float of a whole number above 64 bits.
+        row = orjson.loads(content) if as_written and not _LONG.search(content) else _parse(str(content, "utf-8"))
+        return Record.from_row(row, as_written=as_written)
     except (ValueError, RecursionError) as error:
         raise CorruptRecord(f"{path}: {error}") from None
 
 
-def _refuse_halves(text: str) -> None:
-    """Raises `CorruptRecord` where an escape stands for half a character: no text that could be written anywhere."""
-    try:
-        json.dumps(json.loads(text), ensure_ascii=False).encode()
-    except UnicodeEncodeError as error:
-        raise CorruptRecord(f"{error.object[error.start]!r} in a text is half a character") from None
+def misplaced(run_id: str, folder: str | os.PathLike[str]) -> str | None:
+    """Why the record of a run is not believed where it lies, in one line; None in a folder that has the run's name.
+
+    The folder above may have any name: whole studies are copied.
+    """
+    name = os.path.basename(folder)
+    if name != run_id:  # called "." or reached over a link
+        name = os.path.basename(os.path.realpath(folder))
+    return None if name == run_id else f"{os.path.join(folder, FILENAME)}: run_id: {run_id!r} in the folder of {name!r}"
 
 
-def parse(text: str) -> dict[str, Any]:
+def _parse(text: str) -> dict[str, Any]:
     """The flat row that a text holds, not checked. Raises `ValueError` or `RecursionError`."""
-    row = json.loads(text)
+    if text.startswith("\ufeff"):
+        raise CorruptRecord("a byte-order mark is in front, which no record has")
+    row = json.loads(text, object_pairs_hook=_unique)
     if not isinstance(row, dict):
         raise CorruptRecord("not an object")
+    try:
+        _text(row).encode()
+    except UnicodeEncodeError as error:  # no text that could be written anywhere
+        raise CorruptRecord(f"{error.object[error.start]!r} in a text is half a character") from None
+    except ValueError:  # nan or inf, which `check` names
+        pass
     return row
 
 
-def _content(path: str) -> bytes:
-    # A study has thousands of records of a few kilobytes: opening a Python file takes longer than reading one.
-    handle = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
-    try:
-        content = part = os.read(handle, _CHUNK)
-        while len(part) == _CHUNK:
-            part = os.read(handle, _CHUNK)
-            content += part
-        return content
-    finally:
-        os.close(handle)
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object that these are, for a JSON decoder. Raises `CorruptRecord` for a name that comes twice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(name for place, (name, _) in enumerate(pairs) if name in dict(pairs[:place]))
+        raise CorruptRecord(f"{twice}: is there twice")
+    return found
 
 
-_CHUNK = 1 << 16
+_LONG = re.compile(rb"[ \[:]-?\d{19}")
 _HYDRA = f"{os.sep}.hydra"  # of a multirun's own files
 _SEPARATORS = (os.sep, *filter(None, [os.altsep]))
 
@@ -383,7 +496,7 @@ def find(
                     for entry in entries:
                         if entry.name == FILENAME:
                             found = True
-                        elif entry.is_dir(follow_symlinks=False):
+                        elif entry.name != REPLACED and entry.is_dir(follow_symlinks=False):
                             below.append(entry.name)
                         elif entry.name == CONFIG:
                             configured = True

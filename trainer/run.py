@@ -6,6 +6,7 @@ import datetime
 import functools
 import gc
 import importlib.metadata
+import itertools
 import logging
 import os
 import platform
@@ -20,17 +21,19 @@ import numpy as np
 import torch
 from omegaconf import OmegaConf
 
-from trainer import assemble, cost, data, metrics, processes, record
+from trainer import assemble, cost, data, metrics, processes, record, unfinished
 from trainer.assemble import ADAPTER
 from trainer.errors import ConfigError, Pruned, RunFailed
 from trainer.loop import Loop
 from trainer.plan import Planned
+from trainer.sources.content import sha256
 from trainer.trackers import guard
 from variants.core import checkpoint
-from variants.core.variant import Variant
+from variants.core.targets import by_block, inside
 
 log = logging.getLogger(__name__)
 
+PREDICTIONS = "predictions.parquet"
 PACKAGES = ("loratory", "torch", "transformers", "accelerate", "datasets", "tokenizers", "peft", "numpy", "hydra-core")
 
 
@@ -39,9 +42,15 @@ def run(planned: Planned, overrides: list[str]) -> record.Record:
     spare_the_collector()
     config, clock = planned.config, _Clock()
     row = _blank(planned, overrides, clock.now())
+    try:
+        record.refuse_unreadable(row)
+    except record.CorruptRecord as error:
+        raise ConfigError(f"{error}; no record could be written of the run") from None
     if processes.is_first():
+        if planned.replaces is not None:
+            _keep_aside(planned.replaces)
+        _make_room(planned)
         planned.folder.mkdir(parents=True, exist_ok=True)
-        (planned.folder / record.FILENAME).unlink(missing_ok=True)
         (planned.folder / "traceback.txt").unlink(missing_ok=True)
         OmegaConf.save(config, planned.folder / record.CONFIG, resolve=True)
     tracker = guard.begin(planned) if processes.is_first() else None
@@ -62,6 +71,23 @@ def run(planned: Planned, overrides: list[str]) -> record.Record:
     return row
 
 
+def _make_room(planned: Planned) -> None:
+    """Takes the last record of a run that ended badly away; one that can't be trusted is kept, with all beside it."""
+    path = planned.folder / record.FILENAME
+    if planned.record is not None:
+        path.unlink(missing_ok=True)
+    elif os.path.lexists(path):
+        log.warning("%s: not trusted, and kept in %s", path, _keep_aside(planned.folder))
+
+
+def _keep_aside(folder: Path) -> Path:
+    """Moves the folder of a finished run to where no table and no plan looks; its place there."""
+    aside = folder.parent / record.REPLACED
+    aside.mkdir(exist_ok=True)
+    number = next(n for n in itertools.count(1) if not (aside / f"{folder.name}-{n}").exists())
+    return folder.rename(aside / f"{folder.name}-{number}")
+
+
 def _record_failure(folder: Path, row: record.Record, error: Exception, clock: _Clock) -> None:
     status = "pruned" if isinstance(error, Pruned) else "failed"
     failed = record.Record(**{name: getattr(row, name) for name in _IDENTITY}, status=status)
@@ -76,6 +102,7 @@ def record_death(planned: Planned, overrides: list[str], line: str) -> None:
     now = _Clock().now()
     row = _blank(planned, overrides, now)
     row.status, row.error, row.finished = "failed", line, now
+    _make_room(planned)
     record.write(row, planned.folder)
 
 
@@ -91,18 +118,20 @@ def _blank(planned: Planned, overrides: list[str], started: str) -> record.Recor
         seed=config.seed,
         started=started,
         overrides=overrides,
-        config=planned.identity,
+        config=planned.identity.settings,
+        identity=planned.identity.leaves,
         git=_git(),
+        code={} if planned.code is None else {"variant": planned.code},
         versions=versions(),
         hardware=_hardware(config.machine.threads),
     )
 
 
-_KNOWN = (ConfigError, RunFailed, Pruned)  # their text says all
+_KNOWN = (ConfigError, RunFailed, Pruned, processes.Diverged)  # their text says all
 
 _IDENTITY = (
     *("run_id", "study", "variant", "task", "model", "seed"),
-    *("started", "overrides", "config", "git", "versions", "hardware"),
+    *("started", "overrides", "config", "identity", "git", "code", "versions", "hardware"),
 )
 
 
@@ -122,6 +151,8 @@ def _carry_out(planned: Planned, row: record.Record, clock: _Clock) -> None:
     if parts.rows.truncated:
         log.info("%d texts are longer than %d tokens and are cut", parts.rows.truncated, parts.max_length)
     _say_of_classes(parts)
+    if parts.rows.letters:
+        log.info("%d texts have the letters of a special token, which are read as letters", parts.rows.letters)
     model = assemble.load(parts)
 
     # Train.
@@ -134,13 +165,13 @@ def _carry_out(planned: Planned, row: record.Record, clock: _Clock) -> None:
     row.memory.cuda_train_allocated, row.memory.cuda_train_reserved = cost.cuda_peaks(device)
     row.metric.checkpoint, row.metric.step = config.train.checkpoint, loop.hand_over()
     row.memory.gradients_end = cost.trainable_bytes(model)
-    row.memory.optimizer_end = cost.optimizer_bytes(loop.step().optimizer)
+    row.memory.optimizer_end = cost.optimizer_bytes(loop.optimizer)
 
     # Evaluate.
     _evaluate(loop, parts.rows, row, folder)
     if processes.is_first():
         checkpoint.save(loop.weights(), folder / ADAPTER)
-    _count(loop, parts.variant, model, parts.rows, row, folder)
+    _count(loop, parts, model, row, folder)
     row.memory.peak_rss = cost.peak_rss()
     row.memory.cuda_eval_allocated, row.memory.cuda_eval_reserved = cost.cuda_peaks(device)
     row.memory = _largest(row.memory)
@@ -148,8 +179,10 @@ def _carry_out(planned: Planned, row: record.Record, clock: _Clock) -> None:
     # Write: the record last, then what only an unfinished run needs goes.
     row.finished = clock.now()
     if processes.is_first():
+        names = {"weights": f"{ADAPTER}.safetensors", "outline": f"{ADAPTER}.json", "predictions": PREDICTIONS}
+        row.files = record.Files(**{field: sha256(folder / name) for field, name in names.items()})
         record.write(row, folder)
-        loop.remove_checkpoints()
+        unfinished.remove(folder)
 
 
 def _say_of_classes(parts: assemble.Parts) -> None:
@@ -172,7 +205,7 @@ def _evaluate(loop: Loop, rows: data.Prepared, row: record.Record, folder: Path)
     """The reported splits: metrics into the row, every example's prediction into a file."""
     import pandas as pd
 
-    cost.reset_cuda_peaks(loop.args.device)
+    cost.reset_cuda_peaks(loop.device)
     frames = []
     for place, (split, part) in enumerate(rows.report.items()):
         found = loop.final_evaluation(part, row.metric.step)
@@ -182,7 +215,7 @@ def _evaluate(loop: Loop, rows: data.Prepared, row: record.Record, folder: Path)
                     "split": split,
                     "id": rows.ids[split],
                     "label": part.labels,
-                    "prediction": loop.predicted(found.outputs),
+                    "prediction": loop.objective.predicted(found.outputs),
                     "outputs": list(found.outputs.reshape(len(part), -1).astype(np.float32)),
                 }
             )
@@ -196,23 +229,34 @@ def _evaluate(loop: Loop, rows: data.Prepared, row: record.Record, folder: Path)
             row.metric.positive = loop.positive if name == "f1" else None
     if not processes.is_first():
         return
-    path = folder / "predictions.parquet"
+    path = folder / PREDICTIONS
     temporary = path.with_name(f".{path.name}.tmp")
     pd.concat(frames).to_parquet(temporary, index=False)
     os.replace(temporary, path)
 
 
-def _count(
-    loop: Loop, variant: Variant, model: torch.nn.Module, rows: data.Prepared, row: record.Record, folder: Path
-) -> None:
+def _count(loop: Loop, parts: assemble.Parts, model: torch.nn.Module, row: record.Record, folder: Path) -> None:
+    variant, rows = parts.variant, parts.rows
     counters, config = loop.counters, loop.cfg
     row.params.adapter_end, _ = cost.trainable_parameters(model, loop.head)
     effective = variant.effective_parameters()
-    row.params.effective = row.params.adapter_end if effective is None else effective
+    counters.read()
+    silent = [name for name in counters.silent or () if not inside(name, loop.head)]
+    idle, never = cost.idle_parameters(model, variant, silent)
+    if idle:
+        log.warning(
+            "no gradient ever came to %s: it has no part in what is learned, and does not count as effective",
+            by_block(idle),
+        )
+    row.params.effective = (row.params.adapter_end if effective is None else effective) - never
     if (budget := config.variant.get("budget")) is not None:
         off = 100 * (row.params.effective - budget) / budget
         log.info("budget %s: %s parameters are in use (%+.2f %%)", f"{budget:,}", f"{row.params.effective:,}", off)
     row.method = variant.report()
+    if left_out := sum(parts.left_out.values()):
+        row.method["left_out"] = left_out
+    if never:
+        row.method["without_gradient"] = never
     ranks = variant.ranks()
     row.rank.layers, row.rank.end = (len(ranks), _total(ranks)) if ranks else (None, None)
     row.memory.weights, row.memory.gradients = counters.weights, counters.gradients
@@ -229,8 +273,8 @@ def _count(
         classes=None if rows.labels is None else list(rows.labels),
         positive=loop.positive,
     )
-    done = loop.state.global_step
-    row.steps = record.Steps(total=loop.steps, done=done, epochs=loop.epoch, skipped=counters.skipped)
+    done, epochs = loop.done, loop.step_log.epoch(loop.done)
+    row.steps = record.Steps(total=loop.steps, done=done, epochs=epochs, skipped=counters.skipped)
     row.time = record.Time(
         train=counters.train_seconds,
         eval=counters.eval_seconds,
@@ -275,16 +319,22 @@ def _out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
+# What a new file in counts as a change of the code.
+_PACKAGES = (":/variants/**.py", ":/trainer/**.py", ":/analysis/**.py", ":/hydra_plugins/**.py", ":/conf")
+
+
 @functools.cache
 def _git() -> dict[str, Any]:
-    """Commit of this code, and whether files that git knows differ from it; empty outside a checkout."""
+    """Commit of this code, and whether files differ from it or are new in its packages; empty outside a checkout."""
 
     def ask(*arguments: str) -> str:
         command = ["git", "-C", str(Path(__file__).parent), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
 
     try:
-        return {"commit": ask("rev-parse", "HEAD"), "dirty": bool(ask("status", "--porcelain", "-uno"))}
+        changed = ask("status", "--porcelain", "--untracked-files=no")
+        new = ask("ls-files", "--others", "--exclude-standard", *_PACKAGES)
+        return {"commit": ask("rev-parse", "HEAD"), "dirty": bool(changed or new)}
     except (OSError, subprocess.SubprocessError):
         return {}
 

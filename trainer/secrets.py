@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from omegaconf import DictConfig, OmegaConf
 
 from trainer.errors import ConfigError
-from trainer.record import flatten
+from trainer.identity import flatten
 
 _NAMES = re.compile(r"(.*_)?(key|token|secret|password|credentials)", re.IGNORECASE)
 _SHORTEST = 8  # characters; a shorter value may be any word
@@ -21,8 +21,8 @@ _SHORTEST = 8  # characters; a shorter value may be any word
 
 def refuse(config: DictConfig) -> None:
     """Raises `ConfigError`, without the value, for a field that is meant for a secret or that holds one."""
-    tracker = config.get("tracker") or {}
-    for name, _ in flatten(OmegaConf.to_container(tracker, resolve=False) if tracker else {}):
+    tracker = config.get("tracker")
+    for name, _ in flatten(OmegaConf.to_container(tracker, resolve=False) if isinstance(tracker, DictConfig) else {}):
         if _NAMES.fullmatch(name.rpartition(".")[2]):
             raise ConfigError(
                 f"tracker.{name}: no setting for it, a config is copied into every run's folder; "

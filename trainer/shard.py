@@ -2,14 +2,14 @@
 
 The batch that a single process with n·b rows would see is cut into n parts, and process p gets the p-th: rows p·b to
 (p+1)·b. The last batch of an epoch, which may be smaller, is cut into parts that differ by at most one row. With fewer
-rows than processes, one that gets none goes through the batch's first row with a weight of zero, so that all
-make the same steps.
+rows than processes, one that gets none goes through the batch's first row with a weight of 0, so that all make the
+same steps.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from trainer.data import Order, Rows
 class Shard(torch.utils.data.Sampler):
     """The places of process `rank` of `count`, in the order of `order`, in batches of `batch` rows.
 
-    With every place comes the share of the shared batch that this process has of it.
+    With every place comes its weight: 1, or 0 for a row that another process has.
     """
 
     def __init__(self, order: Order, batch: int, rank: int, count: int) -> None:
@@ -30,14 +30,13 @@ class Shard(torch.utils.data.Sampler):
         whole, rest = divmod(len(self.order), self.batch * self.count)
         return whole * self.batch + (max(1, len(self._part(range(rest)))) if rest else 0)
 
-    def __iter__(self) -> Iterator[tuple[int, float]]:
+    def __iter__(self) -> Iterator[tuple[int, int]]:
         places = list(self.order)
         for start in range(0, len(places), self.batch * self.count):
             shared = places[start : start + self.batch * self.count]
             mine = self._part(shared)
-            share = len(mine) / len(shared)
             for place in mine or shared[:1]:
-                yield place, share
+                yield place, int(bool(mine))
 
     def _part(self, shared: Any) -> Any:
         small, larger = divmod(len(shared), self.count)
@@ -46,7 +45,7 @@ class Shard(torch.utils.data.Sampler):
 
 
 class SharedRows(torch.utils.data.Dataset):
-    """`rows` by what `Shard` yields; the share stands in the row."""
+    """`rows` by what `Shard` yields; the weight stands in the row."""
 
     def __init__(self, rows: Rows) -> None:
         self.rows = rows
@@ -54,22 +53,8 @@ class SharedRows(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, place: tuple[int, float]) -> dict[str, Any]:
-        return self.rows[place[0]] | {"share": place[1]}
-
-
-class Collator:
-    """`collate`, with the share of the batch (one number for each row) beside its tensors, where rows have one."""
-
-    def __init__(self, collate: Callable[[list[dict[str, Any]]], Any]) -> None:
-        self.collate = collate
-
-    def __call__(self, rows: list[dict[str, Any]]) -> Any:
-        shares = [row.pop("share") for row in rows if "share" in row]
-        batch = self.collate(rows)
-        if shares:
-            batch["share"] = torch.tensor(shares, dtype=torch.float64)
-        return batch
+    def __getitem__(self, place: tuple[int, int]) -> dict[str, Any]:
+        return self.rows[place[0]] | {"weight": place[1]}
 
 
 def evaluated(rows: int, batch: int, rank: int, count: int) -> list[int]:

@@ -1,8 +1,9 @@
 """A run that is asked to stop does so after its step, with a checkpoint, and leaves no failed record.
 
-SIGTERM, SIGUSR1 and SIGUSR2 ask: a cluster preempts a job, a time limit is near, somebody stops a machine. The run
-then ends with `Interrupted`, and the same command goes on from that step. A second signal stops it at once. Whoever
-listened to the signal before (submitit does, to queue the job again) is told when the checkpoint is on disk.
+SIGTERM, SIGUSR1, SIGUSR2 and SIGINT ask: a cluster preempts a job, a time limit is near, somebody stops a machine or
+presses Ctrl-C. The run then ends with `Interrupted`, and the same command goes on from that step. A second signal
+stops it at once. Whoever listened to the signal before (submitit does, to queue the job again) is told when the
+checkpoint is on disk.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from types import FrameType
 
 log = logging.getLogger(__name__)
 
-SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name))
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGUSR2", "SIGINT") if hasattr(signal, name))
 
 
 class Interrupted(BaseException):
@@ -50,14 +51,15 @@ def asked() -> bool:
     return _request is not None and _request.number > 0
 
 
-def check(elsewhere: bool = False) -> None:
-    """Raises `Interrupted` where the run is to stop; between two steps, when what is to be saved has been.
+def check(saved: bool = False) -> None:
+    """Raises `Interrupted` if the run is to stop now; called between two steps.
 
-    elsewhere: whether another process of the run was asked, if this one was not.
+    saved: whether this or another process was asked to stop, and a checkpoint was written for it. A signal that came
+    later waits for the next step's. A run whose lock is lost stops without one.
     """
-    if _request is not None:
+    if _request is not None and (saved or _request.number == 0):
         raise Interrupted(_request.number, _request.text)
-    if elsewhere:
+    if saved:
         raise Interrupted(signal.SIGTERM, "another process of this run was asked to stop")
 
 
@@ -70,7 +72,10 @@ def lost(text: str) -> None:
 
 @contextlib.contextmanager
 def listening() -> Iterator[None]:
-    """Within it the signals ask the run to stop; nothing is listened to outside of the main thread."""
+    """Within it the signals ask the run to stop; nothing is listened to outside of the main thread.
+
+    Raises `Interrupted` at the end if a signal came too late to stop the run: nothing else is to begin then.
+    """
     global _request
     _request = None
     before = {}
@@ -82,6 +87,8 @@ def listening() -> Iterator[None]:
     asking: Interrupted | None = None
     try:
         yield
+        if asked():
+            check(saved=True)
     except Interrupted as stop:
         asking = stop
         raise
@@ -89,7 +96,8 @@ def listening() -> Iterator[None]:
         _request = None
         for number, handler in before.items():
             signal.signal(number, handler)
-        if asking is not None and callable(listener := before.get(asking.number)):
+        listener = before.get(asking.number) if asking is not None else None
+        if callable(listener) and listener is not signal.default_int_handler:  # which would only raise again
             listener(asking.number, None)
 
 
@@ -116,4 +124,4 @@ def _note(number: int, frame: FrameType | None) -> None:
     if _request is not None:
         raise Interrupted(number, f"{name} again")
     _request = _Request(number, name)
-    log.warning("%s: the run stops after this step, with a checkpoint", name)
+    log.warning("%s: the run stops after this step, with a checkpoint; a second signal stops it at once", name)

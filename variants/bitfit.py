@@ -25,6 +25,14 @@ class BitFit(Variant):
 
     name: str = "bitfit"
 
+    def leaves_out(self, model: nn.Module, head: Sequence[str] = ()) -> dict[str, int]:
+        """What a model calls a bias without naming it just so: those of experts in one tensor, XLNet's `r_w_bias`."""
+        named = {
+            name: name.rpartition(".")[2] for name, _ in model.named_parameters() if not targets.inside(name, head)
+        }
+        found = [name for name, own in named.items() if own != "bias" and (own.endswith("_bias") or "bias_" in own)]
+        return {name: model.get_parameter(name).numel() for name in found}
+
     def attach(self, model: nn.Module, head: Sequence[str] = ()) -> nn.Module:
         freeze(model, head)
         biases = {

@@ -73,7 +73,7 @@ class Decomposed(Adapter):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.merged or not self._enabled:
-            return self.base(x)
+            return self.base.forward(x)
         bias = getattr(self.base, "bias", None)
         if self.dropout and self.training:
             return self._under_dropout(x, bias) if self.form.is_product else super().forward(x)
@@ -82,7 +82,7 @@ class Decomposed(Adapter):
             ratio = self.magnitude / self.norm()
             rest = ratio.new_zeros(()) if bias is None else (1 - ratio) * bias
             return torch.addcmul(rest, ratio, moved).to(moved.dtype)  # in the precision of m: g is near one
-        y = self.base(x)
+        y = self.base.forward(x)
         plain = y if bias is None else y - self.form.over_output(bias)
         return y + self._turned(x, plain).to(y.dtype)
 

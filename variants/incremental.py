@@ -110,7 +110,7 @@ class Components(Factored):
             bias = self.form.layer.bias
             y = kernel.low_rank_linear(x, self.form.matrix, bias, a, b, core, self.scale, drawn)
         else:
-            y = self.base(x)
+            y = self.base.forward(x)
             y = y + self.through(dropouts.drop(x.to(self.A[0].dtype), drawn)).to(y.dtype)
         if y.requires_grad:
             y.register_hook(lambda gradient: self._collect(x, drawn, gradient))

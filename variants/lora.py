@@ -52,7 +52,7 @@ from torch import nn
 
 from variants.core import budget, fields, layers, targets
 from variants.core.adapter import LowRank, check_rank
-from variants.core.decompose import check_rule, decompose
+from variants.core.decompose import decompose
 from variants.core.variant import AdapterVariant, pattern_value
 
 SCALINGS = {
@@ -124,7 +124,7 @@ class LoRA(AdapterVariant):
 
     rank: of every adapted layer. alpha: numerator of the scaling. dropout: on the adapter's input.
     scaling: "lora" (α/r) or "rslora" (α/√r). lr_ratio: learning rate of B over that of A (LoRA+).
-    frozen_a: true leaves A as it was drawn (LoRA-FA); null trains it.
+    frozen_a: true leaves A as it was drawn (LoRA-FA); false trains it.
     rank_pattern, alpha_pattern: values for the layers whose names end in a key.
     init: "lora", or what A and B are taken out of W by: "pissa", "milora", "olora".
     init_iterations: of a randomised SVD in place of the exact one (pissa); null for the exact one.
@@ -137,7 +137,7 @@ class LoRA(AdapterVariant):
     dropout: float = 0.0
     scaling: str = "lora"
     lr_ratio: float = 1.0
-    frozen_a: bool | None = None
+    frozen_a: bool = False
     rank_pattern: Mapping[str, int] = field(default_factory=dict)
     alpha_pattern: Mapping[str, float] = field(default_factory=dict)
     init: str = "lora"
@@ -147,12 +147,12 @@ class LoRA(AdapterVariant):
     adapters: dict[str, LowRank] = field(init=False, repr=False, compare=False, default_factory=dict)  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
-        for field_name, rank in [("rank", self.rank), *(("rank_pattern", r) for r in self.rank_pattern.values())]:
-            if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
-                raise ValueError(f"{field_name}: {rank!r}, allowed: a whole number ≥ 1")
-        for field_name, alpha in [("alpha", self.alpha), *(("alpha_pattern", a) for a in self.alpha_pattern.values())]:
-            if not (isinstance(alpha, int | float) and math.isfinite(alpha) and alpha > 0):
-                raise ValueError(f"{field_name}: {alpha!r}, allowed: a number > 0")
+        fields.whole(self, "rank")
+        fields.positive(self, "alpha")
+        for rank in self.rank_pattern.values():
+            fields.check("rank_pattern", rank, rank >= 1, "a whole number ≥ 1")
+        for alpha in self.alpha_pattern.values():
+            fields.check("alpha_pattern", alpha, alpha > 0, "a number > 0")
         fields.share(self, "dropout")
         fields.positive(self, "lr_ratio")
         fields.one_of(self, "scaling", tuple(SCALINGS))
@@ -161,16 +161,16 @@ class LoRA(AdapterVariant):
             raise ValueError(
                 f"dropout: {self.dropout} with init: {self.init}, allowed: 0; W would lose what is dropped"
             )
-        if self.frozen_a is not None and self.frozen_a is not True:  # one spelling each, for the run's identity
-            raise ValueError(f"frozen_a: {self.frozen_a!r}, allowed: true, null")
+        if not isinstance(self.frozen_a, bool):
+            raise ValueError(f"frozen_a: {self.frozen_a!r}, allowed: true, false")
         if self.frozen_a:
             fields.without_effect(self, "lr_ratio", "frozen_a: true")
             if self.init != "lora":
-                raise ValueError(f"frozen_a: true with init: {self.init}, allowed: null; its A₀ is a part of W")
+                raise ValueError(f"frozen_a: true with init: {self.init}, allowed: false; its A₀ is a part of W")
         if self.init_iterations is not None:
             if self.init != "pissa":
                 raise ValueError(f"init_iterations: {self.init_iterations} with init: {self.init}, allowed: null")
-            check_rule("randomized_svd", 1, self.init_iterations)
+            fields.whole(self, "init_iterations")
         fields.budget(self, "rank", "rank_pattern")
         self._ranks: dict[str, int] = {}
 
@@ -236,8 +236,8 @@ class LoRA(AdapterVariant):
         return {name: found for name, found in (("start", starts), ("frozen", frozen)) if found}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        if ("frozen" in state) != bool(self.frozen_a):
-            here, there = ("true", "null") if self.frozen_a else ("null", "true")
+        if ("frozen" in state) != self.frozen_a:
+            here, there = ("true", "false") if self.frozen_a else ("false", "true")
             raise ValueError(f"frozen_a: {here}, the saved state was trained with {there}")
         if set(state) != set(self.state_dict()):
             raise ValueError(f"init: {self.init}, the saved state was trained from another start")

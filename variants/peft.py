@@ -1,6 +1,7 @@
-"""The bridge: any method of Hugging Face PEFT, with any of its options, as a variant.
+"""The bridge: the methods of Hugging Face PEFT, with their options, as a variant.
 
     variant=peft variant.method=adalora +variant.options.init_r=12 +variant.options.target_r=8
+    variant=peft variant.method=ia3 variant.targets=null
 
 PEFT is the baseline that every reader knows; here it runs in the same trainer, with the same
 head, counted in the same way.
@@ -10,19 +11,23 @@ Hooks     attach          wraps the model with `get_peft_model`
           penalty         whatever the method's own forward adds to a loss (AdaLoRA: orthogonality)
           on_update       `update_and_allocate`, for the methods that have it (AdaLoRA, AdaMSS), with
                           the step counted from 0 as PEFT's examples count
+          on_train_end    raises where more is in use than the allocator's target
 Decay     all that PEFT trains decays, whatever its shape, but biases and norms: the rule of transformers' own trainer.
-Differs   from using PEFT by hand in four ways. The head is trained by us, not copied into
-          `modules_to_save`. `total_step` is filled in where a method asks for it. The allocator's
-          scores are part of a checkpoint, which PEFT's own saving leaves out. AdaLoRA's `ranknum`, a
-          constant, is kept from being trained above a backbone that is not float32.
+Differs   from using PEFT by hand in five ways. The head is trained by us, not copied into
+          `modules_to_save` (prompt methods, whose wrapper copies it, apart). `total_step` is filled in where a method
+          asks for it. The allocator's scores are part of a checkpoint, which PEFT's own saving leaves out. AdaLoRA's
+          `ranknum`, a constant, is kept from being trained above a backbone that is not float32. Its last pruning is
+          made up for where the step of it was left out.
+Refused   what PEFT would take and never look at, what needs data, labels or a loop that nobody gives it, and
+          methods that can't work here: `variants.bridge` has them, and why.
 Known     PEFT's AdaLoRA removes no rank: masked ones stay allocated (`effective_parameters` leaves
-          them out). `target_r` equal to `init_r` stops it in the middle of a run (kthvalue of 0): refused here.
+          them out). AdaMSS freezes subspaces that act on (`effective_parameters` counts them).
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -31,21 +36,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from variants.core import targets
+from variants.bridge import budget, methods, options, wrapped
+from variants.core import fields, targets
 from variants.core.handover import CannotHandOver, order_sets, quiet_peft
 from variants.core.unread import Ranks, Unread, nonzero
 from variants.core.variant import Step, Variant
 
 # Attributes in which PEFT's allocators keep their averages, outside any state_dict of theirs.
 _SCORES = ("ipt", "exp_avg_ipt", "exp_avg_unc", "exp_avg_ipt_A", "exp_avg_ipt_B", "exp_avg_unc_A", "exp_avg_unc_B")
-# Options that a method's config takes over from LoRA's and that nothing of PEFT's (0.21) reads there.
-UNREAD = {
-    "adalora": (
-        "r", "use_rslora", "rank_pattern", "alpha_pattern", "lora_bias", "loftq_config", "eva_config", "corda_config",
-        "lora_ga_config", "velora_config", "alora_invocation_tokens", "use_qalora", "qalora_group_size", "use_bdlora",
-        "arrow_config", "kasa_config", "megatron_config",
-    )
-}  # fmt: skip
 
 
 @dataclass(kw_only=True)
@@ -56,6 +54,7 @@ class Peft(Variant):
     options: fields of that method's config class.
     targets: "all-linear", names, or null for PEFT's own choice; it sets `target_modules` unless
         `options` does, and for methods that have no such field (prompt tuning) is left as it is.
+        A method for other modules than linear layers, or for few of them, does not take "all-linear".
     """
 
     name: str = ""
@@ -67,12 +66,14 @@ class Peft(Variant):
         self._total_steps: int | None = None
         self._peft: Any = None
         self._started = False  # whether an optimizer step has been made
-        config_class = self._config_class()
-        allowed = {f.name for f in dataclasses.fields(config_class) if f.init}
-        for option in self.options:
-            if option not in allowed:
-                raise ValueError(f"options: {self.method} has no {option!r}, allowed: {', '.join(sorted(allowed))}")
-        self._refuse_ignored(allowed)
+        self._trained: list[str] = []  # parameters outside the head that train at the start
+        self._kind = methods.known(self.method)
+        usual = options.defaults(options.config_class(self.method))
+        options.refuse_targets(self.method, self._kind, self.targets, self.options, "target_modules" in usual)
+        options.refuse_options(self.method, self._kind, self.options, usual)
+        # PEFT's annotation of the starts lacks some that it has; `refuse_options` knows them all.
+        typed = {name: value for name, value in self.options.items() if name != "init_lora_weights"}
+        fields.check_types(options.config_class(self.method), typed, "options.")
         self.name = self.name or f"peft-{self.method}"
 
     @classmethod
@@ -82,50 +83,56 @@ class Peft(Variant):
             {"method": "adalora", "options": {"init_r": 3, "target_r": 1, "tinit": 2, "tfinal": 2, "deltaT": 1}},
         ]
 
-    def _refuse_ignored(self, allowed: set[str]) -> None:
-        """Raises `ValueError` for what PEFT would take and never look at."""
-        chosen, own = self.targets not in ("all-linear", None), self.options.get("target_modules")
-        if chosen and "target_modules" not in allowed:
-            raise ValueError(f"targets: {self.targets!r}, allowed with method: {self.method}, which has none: null")
-        if chosen and own is not None:
-            raise ValueError(f"targets: {self.targets!r} with options.target_modules: {own!r}, allowed: one of the two")
-        for option in ("layers_to_transform", "layers_pattern"):
-            value = self.options.get(option)
-            # Where every layer is named in full, PEFT looks no further.
-            if value is not None and self.targets is not None and own is None:
-                raise ValueError(f"options.{option}: {value!r}, allowed with targets: null alone; targets name layers")
-        for option in UNREAD.get(self.method, ()):
-            if self.options.get(option):
-                raise ValueError(f"options.{option}: {self.options[option]!r}, allowed: none; {self.method} ignores it")
-        start = self.options.get("init_lora_weights", True)
-        if self.method == "adalora" and not isinstance(start, bool):
-            raise ValueError(f"options.init_lora_weights: {start!r}, allowed: true, false; adalora has one start")
-
     def plan(self, total_steps: int) -> None:
         self._total_steps = total_steps
-        config = self._config([])
-        start, target = getattr(config, "init_r", None), getattr(config, "target_r", None)
-        if start is not None and target is not None and target >= start:
-            raise ValueError(f"options.target_r: {target}, allowed: below init_r, {start}; PEFT would stop in mid-run")
+        budget.refuse_schedule(self._config([]), total_steps)
+
+    def virtual_tokens(self) -> int:
+        return self.options["num_virtual_tokens"] if self._kind.layers == "none" else 0
+
+    def needs_cache(self) -> str | None:
+        return f"method: {self.method}" if self._kind.needs_cache else None
 
     def check(self, model: nn.Module, head: Sequence[str] = ()) -> None:
-        self._target_modules(model, head)
+        names = self._target_modules(model, head)
+        options.refuse_tokens(self.options, model)
+        if names and self._total_steps is not None:
+            budget.refuse_schedule(self._config(names), self._total_steps, len(names))
+
+    def leaves_out(self, model: nn.Module, head: Sequence[str] = ()) -> dict[str, int]:
+        chosen = self.targets == targets.ALL_LINEAR and self._target_modules(model, head)
+        return targets.not_linear(model, head) if chosen else {}
 
     def attach(self, model: nn.Module, head: Sequence[str] = ()) -> nn.Module:
         import peft
 
-        config = self._config(self._target_modules(model, head))
-        try:
-            with quiet_peft():
-                self._peft = peft.get_peft_model(model, config)
-        except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(f"{self.name}: PEFT refuses: {' '.join(str(error).split())}") from error
+        names = self._target_modules(model, head)
+        config = self._config(names)
+        with options.refuse_ignored(self.method):
+            try:
+                with quiet_peft():
+                    self._peft = peft.get_peft_model(model, config)
+            except (MemoryError, torch.OutOfMemoryError):
+                raise
+            except Exception as error:
+                if self.targets is None and "specify `target_modules`" in str(error):
+                    what = f"method: {self.method} on a model that PEFT has no choice of layers for"
+                    raise ValueError(f"targets: null, allowed with {what}: names of modules") from error
+                raise ValueError(f"{self.name}: PEFT refuses: {options.line(error)}") from error
         for name, parameter in self._peft.named_parameters():
             if ".ranknum." in name:
                 # A constant of AdaLoRA's; PEFT makes it trainable where the base is not float32.
                 parameter.requires_grad_(False)
-            if targets.inside(name, head) and ".original_module." not in name:
-                parameter.requires_grad_(True)
+            if targets.inside(name, head):
+                if ".original_module." not in name:
+                    parameter.requires_grad_(True)
+            elif parameter.requires_grad:
+                self._trained.append(name)
+        wrapped.refuse_changed(self.options, config)
+        if (tuner := self._tuner()) is None:
+            wrapped.refuse_model(self.method, self._peft, self.disabled())
+        else:
+            wrapped.refuse_layers(tuner, names, self.options, head)
         return self._peft
 
     def penalty(self) -> torch.Tensor | None:
@@ -135,7 +142,9 @@ class Peft(Variant):
         # The tuner's forward adds its regulariser to the loss that the model returns: a model
         # that returns a loss of zero leaves exactly that.
         model = tuner.model
-        zero = torch.zeros((), device=next(model.parameters()).device)
+        kinds = [parameter.dtype for parameter in model.parameters() if parameter.requires_grad]
+        dtype = functools.reduce(torch.promote_types, kinds, torch.float32)  # PEFT adds to it in place
+        zero = torch.zeros((), dtype=dtype, device=next(model.parameters()).device)
         model.forward = lambda: SimpleNamespace(loss=zero)
         try:
             loss = tuner().loss
@@ -151,13 +160,35 @@ class Peft(Variant):
     def on_update(self, step: Step) -> None:
         tuner = self._tuner()
         self._started = True
-        if hasattr(tuner, "update_and_allocate"):
-            tuner.update_and_allocate(step.index - 1)
+        if not hasattr(tuner, "update_and_allocate"):
+            return
+        now = step.index - 1
+        if hasattr(tuner, "rankallocator"):
+            config = tuner.peft_config["default"]
+            last = config.total_step - config.tfinal
+            kept = None if config.rank_pattern is None else sum(map(sum, config.rank_pattern.values()))
+            if now > last and (kept is None or kept > tuner.rankallocator.target_bgt):
+                now = last  # that step was left out, and PEFT prunes to the target at no other
+        tuner.update_and_allocate(now)
 
     def is_final_form(self, step: Step) -> bool:
         config = self._peft.peft_config["default"]
         # At the last step whatever PEFT has allocated is final, also where tfinal is 0, its default.
-        return step.index >= step.total or not hasattr(config, "tfinal") or step.index - 1 >= step.total - config.tfinal
+        late = step.index >= step.total or not hasattr(config, "tfinal") or step.index - 1 >= step.total - config.tfinal
+        return late and self._over_budget() is None
+
+    def on_train_end(self, step: Step) -> None:
+        if (problem := self._over_budget()) is not None:
+            raise RuntimeError(f"budget: {problem}")
+
+    def _over_budget(self) -> str | None:
+        """What is in use above the allocator's target, in words."""
+        tuner = self._tuner()
+        if tuner is None or (target := budget.promised(tuner)) is None:
+            return None
+        ranks, parts = sum(self.ranks().values()), budget.trained_subspaces(tuner)
+        used, what = (parts, "subspaces") if parts else (ranks, "ranks")
+        return f"{used} {what} are left, the target is {target}" if used > target else None
 
     def ranks(self) -> dict[str, int]:
         return self.ranks_later().read()
@@ -169,22 +200,21 @@ class Peft(Variant):
                 e = module.lora_E["default"]
                 # All zero is how it starts; a module can only lose all its ranks at a mask.
                 found[name] = Unread(e.flatten(), nonzero) if self._started else len(e)
-            elif isinstance(getattr(module, "r", None), dict) and "default" in module.r:
-                found[name] = int(module.r["default"])
+            elif self._kind.has_rank and isinstance(getattr(module, "r", None), dict) and "default" in module.r:
+                found[name] = min(int(module.r["default"]), module.in_features, module.out_features)
         return Ranks({name.removeprefix("base_model.model."): rank for name, rank in found.items()})
 
     def effective_parameters(self) -> int | None:
+        if not hasattr(self._tuner(), "update_and_allocate"):
+            return None
         masked = 0
-        found = False
         for module in self._peft.modules():
             if hasattr(module, "lora_E"):
-                found = True
                 e, a, b = (getattr(module, f"lora_{part}")["default"] for part in "EAB")
                 masked += int((e == 0).sum()) * (1 + a.shape[1] + b.shape[0])
-        if not found:
-            return None
-        trained = sum(p.numel() for n, p in self._peft.named_parameters() if "lora_" in n and p.requires_grad)
-        return trained - masked
+        parameters = dict(self._peft.named_parameters())
+        # AdaMSS freezes parts without a return: what they have learned acts.
+        return sum(parameters[name].numel() for name in self._trained) - masked
 
     def state_dict(self) -> dict[str, Any]:
         if not hasattr(self._tuner(), "update_and_allocate"):
@@ -224,49 +254,61 @@ class Peft(Variant):
         from peft.utils import set_additional_trainable_modules
 
         config = self._peft.peft_config["default"]
+        if isinstance(getattr(config, "feedforward_modules", None), set):
+            # IA3's config is read again only where they are some of its targets, by the same names.
+            endings = tuple(config.feedforward_modules)
+            config.feedforward_modules = {name for name in config.target_modules if name.endswith(endings)}
         config.modules_to_save = list(head)
-        set_additional_trainable_modules(self._peft, config, None, "default")
+        # The head alone: trainable tokens, which it would make as well, are there.
+        wanted: Any = SimpleNamespace(modules_to_save=list(head), inference_mode=False)
+        set_additional_trainable_modules(self._peft, wanted, None, "default")
         order_sets(config)
         return self._peft
 
     @contextlib.contextmanager
     def disabled(self) -> Iterator[None]:
-        with self._peft.disable_adapter():
+        if self._tuner() is not None:
+            with self._peft.disable_adapter():
+                yield
+            return
+        # PEFT's own way out of a prompt asks for methods that only models which generate have.
+        self._peft.forward = self._peft.base_model.forward
+        try:
             yield
-
-    def _config_class(self) -> type:
-        import peft
-
-        classes = {kind.value.lower(): cls for kind, cls in peft.PEFT_TYPE_TO_CONFIG_MAPPING.items()}
-        if self.method not in classes:
-            raise ValueError(f"method: {self.method!r}, allowed: {', '.join(sorted(classes))}")
-        return classes[self.method]
+        finally:
+            del self._peft.forward
 
     def _config(self, target_modules: list[str]) -> Any:
-        config_class = self._config_class()
-        allowed = {f.name for f in dataclasses.fields(config_class)}
-        options = dict(self.options)
-        if "target_modules" in allowed and target_modules:
-            options.setdefault("target_modules", target_modules)
-        if "total_step" in allowed and self._total_steps is not None:
-            options.setdefault("total_step", self._total_steps)
-        if self._is_prompt(config_class):
-            options.setdefault("task_type", "SEQ_CLS")  # the wrapper that puts the prompt before the input
-        try:
-            return config_class(**options)
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"options: PEFT's {self.method} refuses: {' '.join(str(error).split())}") from error
+        cls, chosen = options.config_class(self.method), dict(self.options)
+        fields = options.defaults(cls)
+        if "target_modules" in fields and target_modules:
+            chosen.setdefault("target_modules", target_modules)
+        if isinstance(inner := chosen.get("feedforward_modules"), list) and target_modules:
+            chosen["feedforward_modules"] = options.feedforward(inner, target_modules)
+        if "total_step" in fields and self._total_steps is not None:
+            chosen.setdefault("total_step", self._total_steps)
+        if "progressbar" in fields:
+            chosen.setdefault("progressbar", False)
+        if self._kind.layers == "none":
+            chosen["task_type"] = "SEQ_CLS"  # the wrapper that puts the prompt before the input
+        with options.refuse_ignored(self.method):
+            try:
+                return cls(**chosen)
+            except Exception as error:
+                raise ValueError(f"options: PEFT's {self.method} refuses: {options.line(error)}") from error
 
     def _target_modules(self, model: nn.Module, head: Sequence[str]) -> list[str]:
-        if self.targets is None or "target_modules" in self.options:
+        if self.targets is None or "target_modules" in self.options or self._kind.layers == "none":
             return []
-        return list(targets.select(model, self.targets, head=head))
-
-    @staticmethod
-    def _is_prompt(config_class: type) -> bool:
-        import peft
-
-        return issubclass(config_class, peft.PromptLearningConfig)
+        if self._kind.layers == "linear":
+            return list(targets.select(model, self.targets, head=head))
+        found: list[str] = []
+        for pattern in [self.targets] if isinstance(self.targets, str) else self.targets:
+            meant = [n for n, _ in model.named_modules() if targets.matches(n, pattern) and not targets.inside(n, head)]
+            if not meant:
+                raise ValueError(f"targets: no module ends in {pattern!r}")
+            found += [name for name in meant if name not in found]
+        return found
 
     def _tuner(self) -> Any:
         """PEFT's model of the method, or None for prompt learning, which has none."""

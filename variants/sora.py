@@ -277,9 +277,9 @@ class SoRA(AdapterVariant):
                     *(self.name, decay, decay),
                 )
         self._steps += 1  # as the optimizer counts: steps whose gradients were not finite are left out
-        found = [(GATE_EPS, group) for group in own]
-        found += [(step.optimizer.defaults["eps"], group) for group in main if not group["weight_decay"]]
-        for eps, group in found:
+        groups = [(GATE_EPS, group) for group in own]
+        groups += [(step.optimizer.defaults["eps"], group) for group in main if not group["weight_decay"]]
+        for eps, group in groups:
             group["eps"] = eps / math.sqrt(1 - group["betas"][1] ** self._steps)
 
     @staticmethod

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from analysis.comparison.overall import Overall
+from analysis.errors import AnalysisError
 from analysis.stats import ALPHA
-from analysis.verb import AnalysisError
 
 FORMATS = ("png", "svg")
 _LONGEST = 50  # letters of a name: a longer one would leave no room for the axis

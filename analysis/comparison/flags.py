@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from analysis import notes, settings
 from analysis.comparison import words
 from analysis.comparison.outcome import Outcome, Outcomes, Unusable
 from analysis.comparison.pairs import Paired
 from analysis.comparison.sides import Sides
 from analysis.comparison.verdict import scale_of
-from analysis.notes import Note
-from analysis.numbers import human
-from analysis.order import natural
-from analysis.provenance import Provenance
-from analysis.rows import Rows
-from analysis.runs import Found
+from analysis.records import settings
+from analysis.records.provenance import Provenance
+from analysis.records.runs import Found
 from analysis.stats import ALPHA, seeds
+from analysis.tables import footnotes
+from analysis.tables.footnotes import Note
+from analysis.tables.rows import Rows
+from analysis.text.numbers import human
+from analysis.text.sorting import natural
 from trainer.record import Record
 
 # Budgets that are further apart than this are not equal.
@@ -32,8 +33,8 @@ def build(found: Found, rows: Rows, sides: Sides, outcomes: Outcomes, resamples:
     explanations = [
         *_numbers(outcomes, resamples),
         *_floors(outcomes.done),
-        *notes.protocols((run.record.task, settings.observed(run.record)) for run in runs),
-        *notes.positives((run.record.task, settings.observed(run.record)) for run in runs),
+        *footnotes.protocols((run.record.task, settings.observed(run.record)) for run in runs),
+        *footnotes.positives((run.record.task, settings.observed(run.record)) for run in runs),
         *_settings(rows, sides),
     ]
     problems = [
@@ -43,10 +44,10 @@ def build(found: Found, rows: Rows, sides: Sides, outcomes: Outcomes, resamples:
         *(line for outcome in outcomes.done for line in _unpaired(outcome.paired)),
         *(line for outcome in outcomes.refused for line in _refused(outcome)),
         *_without_examples(outcomes.done),
-        *notes.failed(Rows(sides.rows, rows.tasks, {})),
-        *notes.left_out(found),
+        *footnotes.failed(Rows(sides.rows, rows.tasks, {})),
+        *footnotes.left_out(found),
     ]
-    code = [notes.code(provenance)] if runs else []
+    code = [footnotes.code(provenance)] if runs else []
     return [*map(Note, explanations), *code, *(Note(text, problem=True) for text in problems)]
 
 
@@ -104,7 +105,7 @@ def _floors(done: Sequence[Outcome]) -> Iterator[str]:
 def _settings(rows: Rows, sides: Sides) -> Iterator[str]:
     for a, b in sides.pairs:
         shared = [task for task in rows.tasks if a.runs.get(task) and b.runs.get(task)]
-        names = {name for task in shared for name in notes.between(task, [a, b])}
+        names = {name for task in shared for name in footnotes.between(task, [a, b])}
         if names:
             listed = words.listed(sorted(names, key=natural))
             yield f"Besides the variant and what the labels say, {a.label} and {b.label} differ in: {listed}."

@@ -18,7 +18,7 @@ from analysis.comparison import predictions
 from analysis.comparison.pairs import Paired, pair
 from analysis.comparison.predictions import NotUsable, Predictions
 from analysis.comparison.sides import Sides
-from analysis.runs import Run
+from analysis.records.runs import Run
 from analysis.stats import examples, seeds
 from analysis.stats.examples import Interval, McNemar
 from analysis.stats.family import holm

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analysis import settings
 from analysis.comparison.words import listed
-from analysis.rows import Row
+from analysis.records import settings
 from analysis.stats import ranks
 from analysis.stats.ranks import Friedman
+from analysis.tables.rows import Row
 
 
 @dataclass(frozen=True)

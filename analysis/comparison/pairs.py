@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from analysis import settings
-from analysis.rows import Row
-from analysis.runs import Run
+from analysis.records import settings
+from analysis.records.runs import Run
+from analysis.tables.rows import Row
 
 # Differences of numbers of two kinds mean nothing; what else the sides differ in is only flagged.
 _SAME_KIND = ("metric.name", "metric.split", "metric.higher_is_better")

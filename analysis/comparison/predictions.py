@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from pyarrow import ArrowException, parquet
 
-from analysis.runs import Run
+from analysis.records.run_files import digest
+from analysis.records.runs import Run
 from analysis.stats.metrics import KNOWN, OF_CLASSES, Classes, over_resamples
 
 FILENAME = "predictions.parquet"
@@ -46,6 +47,8 @@ def read(run: Run) -> Predictions:
     if not path.is_file():
         raise NotUsable(f"no {FILENAME} in its folder")
     try:
+        if run.record.files.predictions not in (None, digest(path)):
+            raise NotUsable(f"{path}: not what the run wrote: its hash is not that of the record")
         table = parquet.read_table(path, columns=list(_COLUMNS))
     except (OSError, ArrowException) as error:
         raise NotUsable(f"{path}: {str(error).splitlines()[0]}") from None

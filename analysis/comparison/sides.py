@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from analysis.comparison import words
-from analysis.rows import Row
-from analysis.verb import AnalysisError
+from analysis.errors import AnalysisError
+from analysis.tables.rows import Row
 
 _MOST_CANDIDATES = 30
 

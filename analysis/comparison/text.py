@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import get_args
 
-from analysis import markdown
 from analysis.comparison import words
 from analysis.comparison.outcome import Outcome, Outcomes
 from analysis.comparison.overall import Overall
 from analysis.comparison.sides import Sides
 from analysis.comparison.verdict import Verdict, Word, scale_of
-from analysis.markdown import escape
-from analysis.notes import Note
 from analysis.stats import ALPHA
+from analysis.tables.footnotes import Note
+from analysis.tables.formats import markdown
+from analysis.tables.formats.markdown import escape
 
 
 def render(

@@ -9,11 +9,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, astuple, dataclass, fields, replace
 from typing import Any
 
-from analysis import numbers
 from analysis.comparison.outcome import Outcome, Outcomes
 from analysis.comparison.overall import Overall
 from analysis.comparison.verdict import Verdict
-from analysis.notes import Note
+from analysis.tables.footnotes import Note
+from analysis.text import numbers
+from analysis.text.formulas import inert
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def render_csv(outcomes: Outcomes, verdicts: Sequence[Verdict]) -> str:
 def _cell(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
-    return value if isinstance(value, str) else numbers.exact(value)
+    return inert(value) if isinstance(value, str) else numbers.exact(value)
 
 
 def render_json(outcomes: Outcomes, verdicts: Sequence[Verdict], overall: Overall, notes: Sequence[Note]) -> str:

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from analysis import numbers
-from analysis.grid import MOST
+from analysis.tables.cells import MOST
+from analysis.text import numbers
 
 
 @dataclass(frozen=True)

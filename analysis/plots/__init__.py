@@ -4,6 +4,6 @@
     style.py     colours, marks, fonts; how a file is written
     heat.py, by_module.py    maps of layers, panels of modules
 
-`analysis.figures` lists the kinds and writes the files; nothing here reads torch, draws on a screen or
+`analysis.commands.figures` lists the kinds and writes the files; nothing here reads torch, draws on a screen or
 changes matplotlib's settings for others.
 """

@@ -12,9 +12,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, MaxNLocator
 
 from analysis.backbone import Layer
-from analysis.layer_names import Layout, layout
 from analysis.plots import by_module, heat, spectrum, style
 from analysis.plots.kind import Picture, file_name
+from analysis.plots.layer_grid import Layout, layout
 
 
 @style.styled

@@ -14,8 +14,8 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import MaxNLocator
 
-from analysis.layer_names import Layout
 from analysis.plots import heat, style
+from analysis.plots.layer_grid import Layout
 
 MOST = 12  # panels; a model with more kinds of modules shows the first ones
 

@@ -14,11 +14,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
-from analysis import numbers
-from analysis.costs import training_memory
-from analysis.measures import pareto_front
 from analysis.plots import style
 from analysis.plots.kind import Group, Kind, LeftOut, Picture, Study, file_name, seeds
+from analysis.stats.matrices import pareto_front
+from analysis.tables.costs import training_memory
+from analysis.text import numbers
 from trainer.record import Record
 
 _SIZE = 6.0  # of a mark, in points

@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from analysis import folder
 from analysis.plots import style
 from analysis.plots.kind import Group, Kind, LeftOut, Picture, Study, file_name, pages, read, seeds
+from analysis.records import run_files
 
 MOST = 8  # rows in one picture: as many lines as an eye can follow
 _LOSS = "train/task_loss"
@@ -85,7 +85,7 @@ def _pictures(study: Study) -> Iterator[Picture | LeftOut]:
         short: dict[str, str] = {}  # rows whose runs are not of one length
         drawn: list[Group] = []
         for group in groups:
-            runs, left_out = read(group, lambda run: folder.metrics(run.folder))
+            runs, left_out = read(group, lambda run: run_files.metrics(run.folder))
             yield from left_out
             lines = [found for _, found in runs]
             metric = f"eval/{column.metric or group.runs[0].record.metric.name}"
@@ -133,7 +133,7 @@ def _picture(
     return Picture(file_name("learning-curves", task, ending), caption, partial(draw, panels))
 
 
-def _values(lines: Iterable[folder.Line], name: str, scale: float) -> dict[int, float]:
+def _values(lines: Iterable[run_files.Line], name: str, scale: float) -> dict[int, float]:
     """What a run logged under `name`, by step."""
     return {line["step"]: scale * line[name] for line in lines if line.get(name) is not None}
 

@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure, SubFigure
 
-from analysis.layer_names import Layout
 from analysis.plots import style
+from analysis.plots.layer_grid import Layout
 
 _MOST_NUMBERS = 32  # blocks; in narrower cells numbers can't be read
 

@@ -6,9 +6,9 @@ import statistics
 from collections.abc import Iterator
 from functools import partial
 
-from analysis import folder
 from analysis.plots.curves import MOST, Curve, average, draw
 from analysis.plots.kind import Group, Kind, LeftOut, Picture, Study, file_name, pages, read, seeds
+from analysis.records import run_files
 
 
 def _pictures(study: Study) -> Iterator[Picture | LeftOut]:
@@ -18,7 +18,7 @@ def _pictures(study: Study) -> Iterator[Picture | LeftOut]:
         trained: dict[str, str] = {}
         drawn: list[Group] = []
         for group in groups:
-            runs, left_out = read(group, lambda run: folder.truncation(run.folder))
+            runs, left_out = read(group, lambda run: run_files.truncation(run.folder))
             yield from left_out
             cuts = [{kept.rank or 0: kept for kept in found} for _, (_, found) in runs]
             quality = average(group, [{rank: scale * kept.metric for rank, kept in cut.items()} for cut in cuts])

@@ -11,12 +11,13 @@ from typing import TypeVar
 
 from matplotlib.figure import Figure
 
-from analysis import grid, rows
-from analysis.folder import Unusable
-from analysis.grid import Cell, Column, Grid
 from analysis.plots import style
-from analysis.rows import Row, Rows
-from analysis.runs import Found, Run, Runs
+from analysis.records.run_files import Unusable
+from analysis.records.runs import Found, Run
+from analysis.tables import cells as grid
+from analysis.tables import rows
+from analysis.tables.cells import Cell, Column, Grid
+from analysis.tables.rows import Row, Rows
 
 T = TypeVar("T")
 
@@ -57,7 +58,7 @@ class Group:
     look: style.Look
 
     @property
-    def runs(self) -> Runs:
+    def runs(self) -> list[Run]:
         return self.row.runs[self.column.task]
 
     @property

@@ -9,9 +9,9 @@ from functools import partial
 
 from matplotlib.figure import Figure
 
-from analysis import numbers
 from analysis.plots import style
 from analysis.plots.kind import Group, Kind, LeftOut, Picture, Study, file_name, pages
+from analysis.text import numbers
 
 MOST = 30  # bars in one picture
 PARTS = ("weights", "gradients", "optimizer", "activations")

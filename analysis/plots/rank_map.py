@@ -8,10 +8,10 @@ from functools import partial
 
 from matplotlib.figure import Figure
 
-from analysis import folder
-from analysis.layer_names import Layout, layout
 from analysis.plots import heat, style
 from analysis.plots.kind import Group, Kind, LeftOut, Picture, Study, read
+from analysis.plots.layer_grid import Layout, layout
+from analysis.records import run_files
 
 
 @style.styled
@@ -32,7 +32,7 @@ def cell(value: float) -> str:
 def _pictures(study: Study) -> Iterator[Picture | LeftOut]:
     for _, groups in study.tasks():
         for group in groups:
-            runs, left_out = read(group, lambda run: folder.ranks(run.folder)[-1].ranks)
+            runs, left_out = read(group, lambda run: run_files.ranks(run.folder)[-1].ranks)
             yield from left_out
             if runs:
                 yield _picture(group, [ranks for _, ranks in runs])

@@ -10,11 +10,11 @@ from functools import partial
 import numpy as np
 from matplotlib.figure import Figure
 
-from analysis import folder
-from analysis.folder import Ranks
 from analysis.plots import style
 from analysis.plots.kind import Group, Kind, LeftOut, Picture, Study, file_name, pages, read, seeds
-from analysis.runs import Run
+from analysis.records import run_files
+from analysis.records.run_files import Ranks
+from analysis.records.runs import Run
 
 MOST = 8  # rows in one picture
 _FAR = 20  # times: sums of ranks further apart than this lie on one line
@@ -179,7 +179,7 @@ def _history(group: Group) -> tuple[History | None, list[LeftOut]]:
 
 
 def _read(run: Run) -> list[Ranks]:
-    return folder.ranks(run.folder)
+    return run_files.ranks(run.folder)
 
 
 def _at(found: Sequence[Ranks], step: int) -> dict[str, int]:

@@ -9,12 +9,12 @@ from functools import partial
 import numpy as np
 from matplotlib.figure import Figure
 
-from analysis.layer_names import Layout, layout
-from analysis.measures import chance_jaccard, jaccard
 from analysis.plots import by_module, heat, style
 from analysis.plots.kind import Group, Kind, LeftOut, Picture, Study, read
-from analysis.runs import Run
-from analysis.saved import Pattern, Saved
+from analysis.plots.layer_grid import Layout, layout
+from analysis.records.adapter_file import Pattern, Saved
+from analysis.records.runs import Run
+from analysis.stats.matrices import chance_jaccard, jaccard
 
 Patterns = Mapping[str, Pattern]
 
@@ -161,7 +161,7 @@ def _together(patterns: Patterns) -> np.ndarray:
 
 
 def _read(run: Run) -> Patterns:
-    return Saved(run.folder).patterns()
+    return Saved(run.folder, run.record.files).patterns()
 
 
 def _percent(share: float) -> str:

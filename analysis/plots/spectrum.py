@@ -9,12 +9,12 @@ from functools import partial
 import numpy as np
 from matplotlib.figure import Figure
 
-from analysis.layer_names import Layout, layout
-from analysis.measures import effective_rank
 from analysis.plots import by_module, style
 from analysis.plots.kind import Group, Kind, LeftOut, Picture, Study, Unusable, read
-from analysis.runs import Run
-from analysis.saved import Saved
+from analysis.plots.layer_grid import Layout, layout
+from analysis.records.adapter_file import Saved
+from analysis.records.runs import Run
+from analysis.stats.matrices import effective_rank
 
 _NOISE = 1e-6  # of the largest singular value: below it float32 factors say nothing
 
@@ -50,7 +50,7 @@ def _pictures(study: Study) -> Iterator[Picture | LeftOut]:
 
 def spectra(run: Run) -> dict[str, np.ndarray]:
     """Singular values of ΔW by layer, falling, each layer up to a factor of its own. Raises `Unusable`."""
-    saved = Saved(run.folder)
+    saved = Saved(run.folder, run.record.files)
     found = {name: saved.singular_values(name) for name in saved.layers}
     if not any(values.any() for values in found.values()):
         raise Unusable("ΔW is zero in every layer")

@@ -23,8 +23,8 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from analysis import numbers
-from analysis.markdown import one_line
+from analysis.tables.formats.markdown import one_line
+from analysis.text import numbers
 
 FORMATS = ("png", "svg")
 

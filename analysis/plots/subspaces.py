@@ -9,12 +9,12 @@ from functools import partial
 import numpy as np
 from matplotlib.figure import Figure
 
-from analysis.layer_names import Layout, layout
-from analysis.measures import subspace_similarity
 from analysis.plots import by_module, style
 from analysis.plots.kind import Kind, LeftOut, Picture, Study, Unusable, file_name
-from analysis.runs import Run
-from analysis.saved import Saved
+from analysis.plots.layer_grid import Layout, layout
+from analysis.records.adapter_file import Saved
+from analysis.records.runs import Run
+from analysis.stats.matrices import subspace_similarity
 
 _TOPS = (0.05, 0.1, 0.2, 0.5)  # ends of the colour scale
 
@@ -85,7 +85,7 @@ def compare(one: Run, two: Run) -> Pair:
 
 def _directions(run: Run) -> dict[str, np.ndarray]:
     """A of every layer, each row times its e where there is one, so that what counts more comes first."""
-    saved = Saved(run.folder)
+    saved = Saved(run.folder, run.record.files)
     found: dict[str, np.ndarray] = {}
     for name in saved.layers:
         factors = saved.factors(name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import html
 import json
 import re
@@ -12,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from analysis import cli
+from analysis.commands import cli
+from trainer import identity
 from trainer import record as records
 from trainer.record import Record
 
@@ -60,11 +60,11 @@ class Store:
         """One run. `config` adds to its settings, `error` makes it a failed one, `changes` are
         names of the flat record with `__` for the dot; a None takes the name out."""
         settings = {"variant.rank": 8, "optim.lr": 0.001, "task.name": task, "model.name": model}
-        settings |= {"seed": seed, **(config or {})}
-        name = json.dumps([variant, settings], sort_keys=True)
+        settings |= {"seed": seed, "variant.name": variant, **(config or {})}
+        settings = {key: entry for key, entry in settings.items() if entry is not None}
         row: dict[str, Any] = {
             "version": records.VERSION,
-            "run_id": hashlib.sha256(name.encode()).hexdigest()[:10],
+            "run_id": identity.run_id(settings),
             "study": "demo",
             "variant": variant,
             "task": task,
@@ -78,7 +78,8 @@ class Store:
         }
         row |= {"error": error} if error else {**METRIC, "metric.value": value}
         row |= {key.replace("__", "."): entry for key, entry in changes.items()}
-        record = Record.from_row({key: entry for key, entry in row.items() if entry is not None})
+        row = {key: entry for key, entry in row.items() if entry is not None}
+        record = Record.from_row(row | {records.CHECKSUM: records.checksum(row)})
         folder = self.root / under / record.run_id
         records.write(record, folder)
         return folder

@@ -12,9 +12,8 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from analysis import cli, collect, spool
-from analysis.reading import Reader
-from analysis.verb import AnalysisError
+from analysis.commands import cli, collect
+from analysis.errors import AnalysisError
 from trainer import record as records
 
 
@@ -34,28 +33,28 @@ EXACT = """\
 run_id,study,variant,task,model,seed,status,error,version,overrides,metric.name,metric.value,metric.higher_is_better,\
 metric.split,metric.checkpoint,metrics.accuracy,metrics.f1,data.protocol,steps.total,params.head,params.adapter_start,\
 params.effective,memory.weights,memory.gradients,memory.optimizer,memory.activations,memory.adapter_file,\
-memory.peak_rss,time.train,time.tokens_per_second,config.seed,git.commit,git.dirty,config.model.name,config.optim.lr,\
-config.task.name,config.variant.rank,config.variant.targets
-one,demo,lora,movie,minilm,0,done,,1,"[""variant=lora"", ""seed=0""]",accuracy,0.8,true,validation,best,0.8,0.75,dev,\
-100,770,331776,331776,94371840,2097152,4194304,52428800,1572864,734003200,12.5,4321.4,0,0123456789abcdef,false,\
-minilm,0.001,movie,8,"[""query"", ""größe""]"
-two,demo,sora,movie,minilm,1,failed,"no memory, none
-at all",1,"[""variant=sora"", ""seed=1""]",,,,,,,,,,,,,,,,,,,,,1,0123456789abcdef,false,minilm,0.001,movie,8,all-linear
+memory.peak_rss,time.train,time.tokens_per_second,git.commit,git.dirty,config.model.name,config.optim.lr,config.seed,\
+config.task.name,config.variant.name,config.variant.rank,config.variant.targets
+{lora},demo,lora,movie,minilm,0,done,,2,"[""variant=lora"", ""seed=0""]",accuracy,0.8,true,validation,best,0.8,0.75,\
+dev,100,770,331776,331776,94371840,2097152,4194304,52428800,1572864,734003200,12.5,4321.4,0123456789abcdef,false,\
+minilm,0.001,0,movie,lora,8,"[""query"", ""größe""]"
+{sora},demo,sora,movie,minilm,1,failed,"no memory, none
+at all",2,"[""variant=sora"", ""seed=1""]",,,,,,,,,,,,,,,,,,,,,0123456789abcdef,false,\
+minilm,0.001,1,movie,sora,8,all-linear
 """
 
 
 def test_the_exact_text(store, capsys):
-    store.add("sora", 1, run_id="two", error="no memory, none\nat all", config={"variant.targets": "all-linear"})
-    store.add(
+    sora = store.add("sora", 1, error="no memory, none\nat all", config={"variant.targets": "all-linear"})
+    lora = store.add(
         "lora",
         0,
-        run_id="one",
         metrics__accuracy=0.8,
         metrics__f1=0.75,
         config={"variant.targets": ["query", "größe"]},
     )
     assert cli.main(["collect", "runs"]) == 0
-    assert capsys.readouterr() == (EXACT, "")
+    assert capsys.readouterr() == (EXACT.format(lora=lora.name, sora=sora.name), "")
 
 
 def test_every_name_and_value_of_a_record_is_there(store, rows):
@@ -173,7 +172,8 @@ def test_a_folder_that_can_not_be_looked_into_is_listed(store, rows, monkeypatch
 def test_a_run_in_several_places_is_one_row(store, rows):
     store.add("lora", 0, 0.7, under="old", finished="2026-01-01T00:00:00Z")
     used = store.add("lora", 0, 0.8, under="new", finished="2026-02-01T00:00:00Z")
-    shutil.copytree(store.add("lora", 1, under="new"), "copy/b")
+    other = store.add("lora", 1, under="new")
+    shutil.copytree(other, Path("copy") / other.name)
     for roots in (("old", "new", "copy"), ("copy", "new", "old")):
         lines, told = rows(*roots)
         assert [(line["seed"], line["metric.value"]) for line in lines] == [("0", "0.8"), ("1", "0.8")]
@@ -254,23 +254,29 @@ def test_nothing_to_collect(store, capsys):
         collect.frame(["empty"])
 
 
-def test_a_study_larger_than_what_is_held_goes_through_the_disk(store, rows, monkeypatch):
-    for seed in range(6):
-        store.add("lora", seed, 0.5 + seed / 100)
-    held, _ = rows()
-    monkeypatch.setattr(spool, "_IN_MEMORY", 1)
-    monkeypatch.setattr(Reader, "_AT_ONCE", 2)
-    assert rows()[0] == held
-
-
-def test_more_rows_than_a_batch(store, monkeypatch):
-    from analysis import arrow
-
+def test_rows_are_by_settings_then_by_seed(store):
     for seed in range(5):
         store.add("lora", seed, config={"optim.lr": seed % 2})
-    monkeypatch.setattr(arrow, "_BATCH", 2)
     assert cli.main(["collect", "runs", "--output", "runs.parquet"]) == 0
-    file = pq.ParquetFile("runs.parquet")
-    assert file.num_row_groups == 3
-    frame = file.read().to_pandas()
+    frame = pq.read_table("runs.parquet").to_pandas()
     assert list(zip(frame["config.optim.lr"], frame["seed"], strict=True)) == [(0, 0), (0, 2), (0, 4), (1, 1), (1, 3)]
+
+
+FORMULAS = ['=HYPERLINK("http://x","y")', "+1+cmd", "-2+3", "@SUM(A1)", "\tx"]
+
+
+@pytest.mark.parametrize("text", FORMULAS)
+def test_no_text_is_a_formula_and_numbers_are_numbers(store, rows, text):
+    store.add(text, 0, -0.25, config={"variant.note": text}, error=None)
+    store.add("lora", 0, error=text)
+    found, _ = rows()
+    cells = [cell for row in found for cell in row.values()]
+    assert cells.count(f"'{text}") == 4, "variant, its name, its note, an error"
+    assert text not in cells and "-0.25" in cells
+    store.add("lora", 1, -0.5)
+    store.add(text, 1, -0.75, config={"variant.note": text})
+    for verb in (["table"], ["compare", "--all", "lora"]):
+        assert cli.main([*verb, "runs", "--format", "csv", "--output", "out.csv"]) == 0
+        with open("out.csv", encoding="utf-8", newline="") as file:
+            cells = [cell for row in csv.reader(file) for cell in row]
+        assert f"'{text}" in cells and text not in cells and "-0.5" in cells

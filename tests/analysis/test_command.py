@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from analysis import cli
+from analysis.commands import cli
 from tests.analysis.interpreter import python
 from tests.conftest import ROOT
 
@@ -138,7 +138,7 @@ def test_an_output_that_can_not_be_written_is_one_line(store, capsys):
 def test_a_reader_who_has_seen_enough_is_no_error(store):
     for number in range(100):
         store.add("v" * 2000 + str(number), 0)
-    code = "import sys; from analysis.cli import main; sys.exit(main(['table', 'runs']))"
+    code = "import sys; from analysis.commands.cli import main; sys.exit(main(['table', 'runs']))"
     read, write = os.pipe()
     os.close(read)
     env = {**os.environ, "PYTHONPATH": str(ROOT)}

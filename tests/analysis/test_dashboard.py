@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from analysis import cli, dashboard
+from analysis.commands import cli, dashboard
 
 ws = pytest.importorskip("wandb_workspaces.workspaces")
 

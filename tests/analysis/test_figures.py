@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from analysis import cli, figures
+from analysis.commands import cli, figures
 from tests.analysis.interpreter import python
 from tests.analysis.plots.conftest import LAYERS, allocate, log, save_entries, save_factors
 from tests.conftest import folder_of

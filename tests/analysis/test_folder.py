@@ -6,13 +6,13 @@ import json
 
 import pytest
 
-from analysis import folder
-from analysis.folder import Kept, Ranks, Unusable
+from analysis.records import run_files
+from analysis.records.run_files import Kept, Ranks, Unusable
 
 
 def test_metrics_come_line_by_line(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "train/task_loss": 0.5}\n{"step": 2, "eval/accuracy": null}\n')
-    assert folder.metrics(tmp_path) == [{"step": 1, "train/task_loss": 0.5}, {"step": 2, "eval/accuracy": None}]
+    assert run_files.metrics(tmp_path) == [{"step": 1, "train/task_loss": 0.5}, {"step": 2, "eval/accuracy": None}]
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ def test_metrics_that_can_not_be_trusted_are_refused(tmp_path, text, reason):
     if text is not None:
         (tmp_path / "metrics.jsonl").write_text(text)
     with pytest.raises(Unusable) as error:
-        folder.metrics(tmp_path)
+        run_files.metrics(tmp_path)
     assert str(error.value) == reason
 
 
@@ -37,7 +37,7 @@ def test_ranks_come_allocation_by_allocation(tmp_path):
     (tmp_path / "ranks.jsonl").write_text(
         '{"step": 0, "ranks": {"a": 8, "b": 8}}\n{"step": 4, "ranks": {"a": 8, "b": 0}}\n'
     )
-    assert folder.ranks(tmp_path) == [Ranks(0, {"a": 8, "b": 8}), Ranks(4, {"a": 8, "b": 0})]
+    assert run_files.ranks(tmp_path) == [Ranks(0, {"a": 8, "b": 8}), Ranks(4, {"a": 8, "b": 0})]
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_ranks_that_can_not_be_trusted_are_refused(tmp_path, text, reason):
     if text is not None:
         (tmp_path / "ranks.jsonl").write_text(text)
     with pytest.raises(Unusable) as error:
-        folder.ranks(tmp_path)
+        run_files.ranks(tmp_path)
     assert str(error.value) == reason
 
 
@@ -75,7 +75,7 @@ def truncated(**changes: object) -> dict[str, object]:
 def test_evaluations_at_lower_ranks_come_by_rank(tmp_path):
     cut = [entry(4), entry(2, 0.6, relative_error=0.8, parameters=50, layers={}, something="new")]
     (tmp_path / "truncation.json").write_text(json.dumps(truncated(trained=entry(value=0.9), cut=cut)))
-    assert folder.truncation(tmp_path) == (
+    assert run_files.truncation(tmp_path) == (
         Kept(None, 0.9, 0.5, 100),
         [Kept(2, 0.6, 0.8, 50), Kept(4, 0.7, 0.5, 100)],
     )
@@ -107,11 +107,11 @@ def test_evaluations_that_can_not_be_trusted_are_refused(tmp_path, content, reas
     if content is not None:
         (tmp_path / "truncation.json").write_text(json.dumps(content))
     with pytest.raises(Unusable) as error:
-        folder.truncation(tmp_path)
+        run_files.truncation(tmp_path)
     assert str(error.value) == reason
 
 
 def test_a_broken_file_of_evaluations_says_why(tmp_path):
     (tmp_path / "truncation.json").write_text("[{")
     with pytest.raises(Unusable, match=r"truncation.json: can't be read \(Expecting"):
-        folder.truncation(tmp_path)
+        run_files.truncation(tmp_path)

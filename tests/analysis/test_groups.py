@@ -6,8 +6,8 @@ import csv
 
 import pytest
 
-from analysis import cli
-from analysis.marks import mark
+from analysis.commands import cli
+from analysis.tables.best import mark
 
 
 @pytest.fixture

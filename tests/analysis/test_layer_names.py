@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from analysis.layer_names import layout
+from analysis.plots.layer_grid import layout
 
 BERT = [
     f"bert.encoder.layer.{block}.{module}"

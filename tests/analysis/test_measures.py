@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from analysis.measures import chance_jaccard, effective_rank, jaccard, pareto_front, subspace_similarity
+from analysis.stats.matrices import chance_jaccard, effective_rank, jaccard, pareto_front, subspace_similarity
 
 
 def orthonormal(rows: int, columns: int, seed: int = 0) -> np.ndarray:

@@ -107,9 +107,9 @@ def test_an_error_is_one_line(store, table, error, expected):
 
 
 def test_a_seed_that_counts_twice_is_flagged(store, table):
-    # Another run_id with the same settings: a hash from other code, or a record made by hand.
+    # Another run_id with the same settings, one of them spelt in another way.
     store.add("lora", 0)
-    store.add("lora", 0, run_id="another")
+    store.add("lora", 0, config={"variant.rank": 8.0})
     out = table()
     assert out.column("movie") == ["80.00 ± 0.00 (2)"]
     assert out.note("Seed 0 more than once in ") == "lora on movie."

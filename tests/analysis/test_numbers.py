@@ -6,8 +6,8 @@ import csv
 
 import pytest
 
-from analysis import numbers
-from analysis.order import natural
+from analysis.text import numbers
+from analysis.text.sorting import natural
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from analysis.markdown import one_line
+from analysis.tables.formats.markdown import one_line
 
 
 def test_an_all_failed_variant_has_a_row_and_a_reason(store, table):

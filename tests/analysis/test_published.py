@@ -8,8 +8,9 @@ import statistics
 import pytest
 import yaml
 
-from analysis import cli, papers
-from analysis.glue import AVERAGED
+from analysis.commands import cli
+from analysis.tables import published
+from analysis.tables.glue import AVERAGED
 
 
 @pytest.fixture
@@ -105,21 +106,21 @@ def test_an_unknown_set_is_refused_with_those_that_there_are(store, capsys):
         cli.main(["table", "runs", "--published", "list"])
     assert stop.value.code == 2
     error = capsys.readouterr().err
-    assert all(name in error for name in papers.names())
+    assert all(name in error for name in published.names())
 
 
 def test_help_lists_the_sets(capsys):
     with pytest.raises(SystemExit):
         cli.main(["table", "--help"])
     shown = capsys.readouterr().out
-    assert all(name in shown for name in papers.names())
+    assert all(name in shown for name in published.names())
 
 
-@pytest.mark.parametrize("name", papers.names())
+@pytest.mark.parametrize("name", published.names())
 def test_a_set_agrees_with_the_averages_that_its_paper_prints(name):
-    raw = yaml.load((papers.FOLDER / f"{name}.yaml").read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
+    raw = yaml.load((published.FOLDER / f"{name}.yaml").read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
     assert raw["averages"] in ("both", "first")
-    for row, read in zip(raw["rows"], papers.load(name).rows, strict=True):
+    for row, read in zip(raw["rows"], published.load(name).rows, strict=True):
         numbers = {task: [float(text) for text in values] for task, values in read.values.items()}
         assert all(0 < value < 100 for values in numbers.values() for value in values)
         if "average" in row:
@@ -129,9 +130,9 @@ def test_a_set_agrees_with_the_averages_that_its_paper_prints(name):
             assert statistics.fmean(used) == pytest.approx(float(row["average"]), abs=0.0101)
 
 
-@pytest.mark.parametrize("name", papers.names())
+@pytest.mark.parametrize("name", published.names())
 def test_a_set_says_where_it_is_from_and_names_known_tasks_and_metrics(name):
-    paper = papers.load(name)
+    paper = published.load(name)
     assert paper.source and paper.protocol and paper.rows
     known = {"accuracy", "f1", "matthews", "pearson", "spearman", "correlation"}
     for task, names in paper.metrics.items():

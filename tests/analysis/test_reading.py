@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 
-from analysis import cli
+from analysis.commands import cli
 
 NOT_USED = "Not used, can't be trusted: "
 
@@ -92,7 +92,7 @@ def test_folders_at_any_depth_and_a_run_itself(store, table):
 def test_a_run_in_two_roots_counts_once(store, table):
     folder = store.add("lora", 0)
     store.add("lora", 1)
-    shutil.copytree(folder, store.root / "copy" / "a")
+    shutil.copytree(folder, store.root / "copy" / folder.name)
     out = table("runs", "copy")
     assert out.column("movie") == ["80.00 ± 0.00 (2)"]
     assert out.note("Counted once: ") == f"1 run that was found in more than one place: {folder.name}."
@@ -169,3 +169,26 @@ def test_nothing_but_corrupt_records(store, capsys):
         f"Not used, can't be trusted: {path}: version: None, this is version 1",
         "analysis: no record that can be trusted; 1 that can't",
     ]
+
+
+def test_a_record_in_the_folder_of_another_run_is_not_used(store, table):
+    mine, other = store.add("lora", 0, 0.7), store.add("lora", 5, 0.9)
+    shutil.copy(other / "record.json", mine / "record.json")
+    out = table()
+    assert out.column("movie") == ["90.00 (1)"]
+    wrong = f"{mine}/record.json: run_id: '{other.name}' in the folder of '{mine.name}'"
+    assert out.note("Not used, can't be trusted: ") == wrong
+
+
+def test_a_folder_of_a_run_may_be_called_in_other_ways(store, table, monkeypatch):
+    folder = store.add("lora", 0, 0.7).resolve()
+    (folder.parents[1] / "link").symlink_to(folder)
+    assert table("link").column("movie") == ["70.00 (1)"]
+    monkeypatch.chdir(folder)
+    assert table(".").column("movie") == ["70.00 (1)"]
+
+
+def test_a_run_that_was_replaced_is_not_found(store, table):
+    folder = store.add("lora", 0, 0.7)
+    shutil.copytree(folder, folder.parent / ".replaced" / f"{folder.name}-1")
+    assert table().column("movie") == ["70.00 (1)"] and "trusted" not in table()

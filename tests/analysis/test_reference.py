@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from analysis import runs, table
+from analysis.commands import table
+from analysis.records import runs
 from tests.conftest import ROOT
 
 REFERENCE = ROOT / "runs" / "reference"

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from analysis import cli, rows, runs
-from analysis.pages import verdicts
+from analysis.commands import cli
+from analysis.records import runs
+from analysis.report import verdicts
+from analysis.tables import rows
 from tests.analysis.interpreter import python
 from tests.analysis.plots.conftest import allocate, log
 
@@ -68,7 +70,7 @@ def test_the_page_says_what_makes_it_once_more(store, report):
 
 def test_that_command_parses_to_the_same_options(store):
     arguments = ["report", "b", "a", "--title", "x y", "--only", "memory", "--group", "budget", "--memory"]
-    from analysis.report import _command
+    from analysis.commands.report import _command
 
     options = cli.parser().parse_args(arguments)
     same = cli.parser().parse_args(_command(options))
@@ -250,7 +252,7 @@ def test_pictures_are_in_the_page_with_captions_and_reasons(store, report):
 
 
 def test_a_picture_that_is_large_as_svg_is_a_png(store, report, monkeypatch):
-    from analysis.pages import images as drawing
+    from analysis.report import images as drawing
 
     two_rows(store)
     monkeypatch.setattr(drawing, "LARGE", 1000)
@@ -259,7 +261,7 @@ def test_a_picture_that_is_large_as_svg_is_a_png(store, report, monkeypatch):
 
 
 def test_pictures_beyond_the_most_are_named_with_the_command_that_draws_them(store, report, monkeypatch):
-    from analysis.pages import images as drawing
+    from analysis.report import images as drawing
 
     monkeypatch.setattr(drawing, "MOST", 1)
     for task in ("a", "b", "c"):

@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from analysis.pages import journals, records, tracker
+from analysis.report import journals, records, tracker
 from tests.analysis.plots.conftest import LAYERS, allocate, log
 
 

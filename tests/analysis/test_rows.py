@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from analysis import rows, runs
+from analysis.records import runs
+from analysis.tables import rows
 
 
 def test_seeds_are_averaged_and_nothing_else(store, table):

@@ -1,15 +1,13 @@
-"""Runs that wait in a file are the runs that are in memory."""
+"""Records → runs in points: which count, which belong together, and in what order."""
 
 from __future__ import annotations
 
-import math
-import random
-import tempfile
 from pathlib import Path
 
 import pytest
 
-from analysis import brief, cli, costs, grid, runs, spool, table
+from analysis.records import runs
+from analysis.tables import cells, costs
 from trainer import record as records
 
 
@@ -30,47 +28,48 @@ def _without_metric():
     return {f"metric__{name}": None for name in ("name", "higher_is_better", "split", "checkpoint")}
 
 
-@pytest.mark.parametrize("form", table.FORMATS)
-@pytest.mark.parametrize("in_memory", [1, 2**20], ids=["on disk", "small"])
-def test_a_table_of_them_is_the_same(study, form, in_memory, monkeypatch):
-    monkeypatch.setattr(spool, "_IN_MEMORY", in_memory)
-    held = table.render(runs.read(["."]), form)
-    with runs.stored(["."]) as found:
-        assert table.render(found, form) == held
-
-
 def test_a_run_is_its_record_and_its_folder(study):
-    with runs.stored(["runs"]) as found:
-        for status in records.STATUSES:
-            own = [run for point in found.having(status) for run in runs.Runs(found, [point])]
-            assert len(own) == found.count(status) > 0
-            for run in own:
-                assert run.record == records.read(run.folder) and run.record.status == status
-                assert run.folder == Path("runs") / run.record.run_id
-    held = runs.read(["runs"])
-    assert [run.record for run in held.done] == [records.read(run.folder) for run in held.done]
+    found = runs.read(["runs"])
+    for status in records.STATUSES:
+        own = [run for point in found.having(status) for run in point.runs]
+        assert len(own) == found.count(status) > 0
+        for run in own:
+            read = records.read(run.folder)
+            assert run.folder == Path("runs") / run.record.run_id
+            assert read is not None and run.record.row() == read.row() and run.record.status == status
 
 
 def test_runs_are_by_seed_then_by_run_id(store):
     for seed, name in ((2, "c"), (1, "b"), (1, "a"), (3, "d")):
         store.add("lora", seed, run_id=name, config={"seed": seed})
-    with runs.stored(["runs"]) as found:
-        (point,) = found.having("done")
-        stored = runs.Runs(found, [point])
-        assert [run.record.run_id for run in stored] == ["a", "b", "c", "d"]
-        assert stored[0].record.run_id == "a" and stored[-1].record.run_id == "d" and len(stored) == 4
-        assert [run.record.run_id for run in stored[1:3]] == ["b", "c"]
-        assert [values[0] for values in stored.brief()] == [1, 1, 2, 3]
-    assert [run.record.run_id for run in runs.Runs(runs.read(["runs"]), [point])] == ["a", "b", "c", "d"]
+    (point,) = runs.read(["runs"]).having("done")
+    assert [run.record.run_id for run in point.runs] == ["a", "b", "c", "d"]
+    assert [run.record.run_id for run in runs.ordered([point])] == ["a", "b", "c", "d"]
 
 
-def test_the_brief_of_a_run_is_what_its_row_has(study):
-    with runs.stored(["runs"]) as found:
-        (point, *_) = found.having("done")
-        for run, values in zip(runs.Runs(found, [point]), runs.Runs(found, [point]).brief(), strict=True):
-            row = run.record.row()
-            assert dict(zip(brief.NAMES, values, strict=True)) == {name: row.get(name) for name in brief.NAMES}
-            assert brief.of(run.record) == values
+def test_what_many_records_say_is_held_once(study):
+    point = max(runs.read(["runs"]).points, key=lambda point: len(point.runs))
+    first, *others = [run.record for run in point.runs]
+    for other in others:
+        assert other.git is first.git and other.versions is first.versions
+        assert other.config.shared is first.config.shared
+
+
+def test_an_option_that_came_later_and_is_at_its_default_splits_no_row(store):
+    leaves = {"variant.kind": "LoRA", "seed": 0}
+    store.add("lora", 0, **{f"identity.{name}": value for name, value in leaves.items()})
+    store.add("lora", 1, config={"variant.later": 3}, **{f"identity.{n}": v for n, v in (leaves | {"seed": 1}).items()})
+    (point,) = runs.read(["runs"]).points
+    assert [run.record.seed for run in point.runs] == [0, 1]
+
+
+def test_a_setting_at_its_default_is_shown_beside_one_that_is_not(store):
+    store.add("lora", 0, **{"identity.seed": 0})
+    store.add("lora", 0, config={"variant.rank": 4}, **{"identity.seed": 0, "identity.variant.rank": 4})
+    from analysis.tables import rows
+
+    labels = [row.label for row in rows.build(runs.read(["runs"])).rows]
+    assert labels == ["lora rank=4", "lora rank=8"]
 
 
 def test_folders_that_are_named_twice_count_once(study):
@@ -80,23 +79,9 @@ def test_folders_that_are_named_twice_count_once(study):
     assert len(once.duplicates) == 1 and not once.duplicates[0].differs
 
 
-def test_sums_are_exact_however_many_and_in_whatever_order():
-    draw = random.Random(0)
-    name = "time.train"
-    cost = next(cost for cost in costs.COSTS if cost.names == (name,))
-    values = [draw.uniform(-1, 1) * 10.0 ** draw.randrange(-12, 13) for _ in range(2000)]
-    for _ in range(3):
-        draw.shuffle(values)
-        totals = costs.Totals()
-        blank = {name: [] for each in costs.COSTS for name in each.names}
-        for start in range(0, len(values), 37):
-            totals.add(costs.values(blank | {name: values[start : start + 37]}))
-        assert totals.means().of(cost) == math.fsum(values) / len(values)
-
-
 def test_a_cost_without_all_of_its_parts_is_none(study):
-    row = next(row for row in grid.build(_rows()).rows if row.variant == "lora")
-    (cell,) = grid.build(_rows(), every_cost=True).cells[1]
+    row = next(row for row in cells.build(_rows()).rows if row.variant == "lora")
+    (cell,) = cells.build(_rows(), every_cost=True).cells[1]
     assert cell.n == len(row.runs["movie"]) == 4 and cell.seeds == (1, 2, 3, 4)
     memories = [costs.training_memory(run.record.memory) for run in row.runs["movie"]]
     known = [memory for memory in memories if memory is not None]
@@ -105,15 +90,6 @@ def test_a_cost_without_all_of_its_parts_is_none(study):
 
 
 def _rows():
-    from analysis import rows
+    from analysis.tables import rows
 
     return rows.build(runs.read(["runs"]))
-
-
-@pytest.mark.parametrize("verb", ["table", "collect", "report"])
-def test_a_full_disk_is_named_in_one_line(study, verb, monkeypatch, capsys):
-    monkeypatch.setattr(spool, "_IN_MEMORY", 1)
-    monkeypatch.setattr(tempfile, "TemporaryFile", lambda *_, **__: open("/dev/full", "w+b"))  # noqa: SIM115
-    assert cli.main([verb, "."]) == 2
-    line = f"analysis: TMPDIR: {tempfile.gettempdir()}, allowed: a folder with room for the rows of all runs\n"
-    assert capsys.readouterr() == ("", line)

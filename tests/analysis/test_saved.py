@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from analysis.folder import Unusable
-from analysis.saved import Saved
+from analysis.records.adapter_file import Saved
+from analysis.records.run_files import Unusable
 from tests.variants import found
 from variants.adalora import AdaLoRA
 from variants.core import checkpoint, state

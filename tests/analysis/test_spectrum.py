@@ -12,8 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from analysis import backbone, cli
-from analysis.measures import effective_rank
+from analysis import backbone
+from analysis.commands import cli
+from analysis.stats.matrices import effective_rank
 from tests.analysis.interpreter import python
 from tests.conftest import ROOT
 from variants.core.decompose import choose_rank, decompose
@@ -176,7 +177,7 @@ def test_half_precision_is_decomposed_in_float32(tmp_path):
 
 
 def test_torch_is_loaded_by_this_verb_alone():
-    code = "import sys, analysis.cli, analysis.spectrum, analysis.backbone; print('torch' in sys.modules)"
+    code = "import sys, analysis.commands.cli, analysis.spectrum, analysis.backbone; print('torch' in sys.modules)"
     assert python("-c", code).stdout == b"False\n"
 
 

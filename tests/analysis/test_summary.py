@@ -8,8 +8,9 @@ import random
 import pytest
 from scipy import stats
 
-from analysis import glue, summary
-from analysis.grid import spread
+from analysis.tables import averages, glue
+from analysis.tables.cells import spread
+from trainer.record import Metric, Record
 
 TWO = ("movie", "opinion")
 
@@ -125,19 +126,21 @@ def test_a_metric_that_glue_needs_and_a_run_has_not_leaves_the_average_out(store
 
 
 def test_the_scores_of_runs():
-    columns = {"metric.value": (0.8, 0.7), "metrics.accuracy": (0.8, 0.7), "metrics.f1": (0.6, None)}
-    assert glue.scores("sst2", columns) == [0.8, 0.7] and glue.lacking("sst2", columns) == []
-    assert glue.lacking("mrpc", columns) == ["f1"]
-    first = {name: values[:1] for name, values in columns.items()}
-    assert glue.lacking("mrpc", first) == [] and glue.scores("mrpc", first) == [pytest.approx(0.7)]
+    both = [
+        Record("one", "demo", "lora", "t", "m", 0, metric=Metric(value=0.8), metrics={"accuracy": 0.8, "f1": 0.6}),
+        Record("two", "demo", "lora", "t", "m", 1, metric=Metric(value=0.7), metrics={"accuracy": 0.7}),
+    ]
+    assert glue.scores("sst2", both) == [0.8, 0.7] and glue.lacking("sst2", both) == []
+    assert glue.lacking("mrpc", both) == ["f1"]
+    assert glue.lacking("mrpc", both[:1]) == [] and glue.scores("mrpc", both[:1]) == [pytest.approx(0.7)]
 
 
 def test_ranks_are_scipys():
     draw = random.Random(0)
     for _ in range(200):
         values = [draw.choice((0.1, 0.2, 0.3, 0.4)) for _ in range(draw.randrange(1, 12))]
-        assert summary.ranked(values, higher_is_better=False) == list(stats.rankdata(values))
-        assert summary.ranked(values, higher_is_better=True) == list(stats.rankdata([-value for value in values]))
+        assert averages.ranked(values, higher_is_better=False) == list(stats.rankdata(values))
+        assert averages.ranked(values, higher_is_better=True) == list(stats.rankdata([-value for value in values]))
 
 
 def test_a_rank_of_a_task_with_two_metrics_says_by_which(store, table):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from analysis import cli, sync
+from analysis.commands import cli, sync
 
 
 @pytest.fixture(autouse=True)

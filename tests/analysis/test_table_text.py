@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from analysis import cli
+from analysis.commands import cli
 
 MARKDOWN = """\
 | variant     | movie accuracy, best on validation | opinion pearson, best on validation |       average |     rank | trainable | effective | head | file MiB | memory MiB | peak RSS MiB | train s | tokens/s |

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from tests.variants.found import cases
 from trainer import processes, sharding
 from trainer.errors import ConfigError
-from variants.core import checkpoint, state
+from variants.core import checkpoint, reduce, state
+from variants.core.step import Loss, take
 from variants.testing.case import Case
 from variants.testing.toys import STEPS, Toy, Trained, data
 
@@ -34,29 +35,20 @@ def train(run: Trained, parts: int) -> Trained:
     """The steps of `run` in this process: it sees its part of every batch, in the order of the rows."""
     variant, model = run.variant, run.model
     x, y = data(run.dtype, run.kind)
+    y = y.to(run.dtype)
     processes.part_ways(0)
+    batches = []
+    for part_x, part_y in zip(x.chunk(parts), y.chunk(parts), strict=True):
+        cut = int(len(part_x) * FIRST)
+        mine = slice(0, cut) if processes.is_first() else slice(cut, None)
+        batches.append((part_x[mine], part_y[mine]))
+
+    def loss(batch: tuple[torch.Tensor, torch.Tensor]) -> Loss:
+        return Loss(F.mse_loss(model(batch[0]), batch[1], reduction="sum"), batch[1].numel())
+
     for index in range(1, STEPS + 1):
-        step = run.step(index)
-        model.train()
-        with processes.same_draws():
-            variant.on_step_begin(step)
-        for part_x, part_y in zip(x.chunk(parts), y.chunk(parts), strict=True):
-            cut = int(len(part_x) * FIRST)
-            mine = slice(0, cut) if processes.is_first() else slice(cut, None)
-            output = model(part_x[mine])
-            loss = F.mse_loss(output, part_y[mine].to(output.dtype))
-            if (penalty := variant.penalty()) is not None:
-                loss = loss + penalty
-            (loss * len(part_x[mine]) / len(part_x) / parts).backward()
-        processes.sum_gradients(model)
-        with processes.same_draws():
-            variant.on_gradients(step)
-        run.optimizer.step()
-        with processes.same_draws():
-            variant.on_update(step)
-        run.scheduler.step()
-        model.zero_grad()
-    with processes.same_draws():
+        take(run.step(index), variant, model, batches, loss, weight=y.numel())
+    with reduce.same_draws():
         variant.on_train_end(run.step(STEPS))
     return run
 

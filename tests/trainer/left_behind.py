@@ -10,15 +10,13 @@ from tests.conftest import folder_of
 from trainer.record import Record
 from variants.core import checkpoint
 
+CHANGING = ("time.", "started", "finished", "memory.peak", "overrides", "study", "git.", "checksum")
+
 
 def outcome(record: Record, tmp_path: Path) -> dict[str, object]:
     """All of a run that must not depend on interruptions."""
     folder = folder_of(record, tmp_path)
-    row = {
-        name: value
-        for name, value in record.row().items()
-        if not name.startswith(("time.", "started", "finished", "memory.peak", "overrides", "study", "git."))
-    }
+    row = {name: value for name, value in record.row().items() if not name.startswith(CHANGING)}
     state = checkpoint.load(folder / "adapter" / "state")
     return {
         "row": row,

@@ -21,6 +21,8 @@ from trainer import config as run_config
 from trainer import record as records
 from trainer.stopping import Interrupted
 
+PATIENCE = 3600.0  # seconds, however busy the machine is, after which what is waited for will not come
+
 QUIET = ["hydra/job_logging=none", "hydra/hydra_logging=none"]  # logging stays as pytest set it
 
 
@@ -92,11 +94,11 @@ def finished(overrides: list[str], output: Path) -> tuple[int, str]:
     """Exit code of a `command` in a fork, and what it wrote."""
     begin = len(output.read_text()) if output.exists() else 0
     with started(overrides, output) as child:
-        code = ended(child, 300)
+        code = ended(child)
     return code, output.read_text()[begin:]
 
 
-def wait_for(child: int, something: Callable[[], object], seconds: float = 60) -> None:
+def wait_for(child: int, something: Callable[[], object], seconds: float = PATIENCE) -> None:
     """Waits until there is something; raises where the fork ends before, or takes too long."""
     deadline = time.monotonic() + seconds
     while not something():
@@ -107,7 +109,7 @@ def wait_for(child: int, something: Callable[[], object], seconds: float = 60) -
         time.sleep(0.002)
 
 
-def ended(child: int, seconds: float = 120) -> int:
+def ended(child: int, seconds: float = PATIENCE) -> int:
     """Exit code of a fork, negative where a signal ended it."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -120,7 +122,7 @@ def ended(child: int, seconds: float = 120) -> int:
 
 def rows(folder: Path) -> dict[str, dict]:
     """What must not depend on when and how the runs were made, and what they logged."""
-    changing = ("time.", "started", "finished", "memory.peak_rss", "study", "overrides", "git.")
+    changing = ("time.", "started", "finished", "memory.peak_rss", "study", "overrides", "git.", "checksum")
     found = {}
     for path in map(Path, records.find(folder)):
         row = {k: v for k, v in records.read(path).row().items() if not k.startswith(changing)}

@@ -66,8 +66,8 @@ def test_cut_off_in_the_middle_and_taken_up_it_ends_with_the_same_bits(method, s
     expected = straight(method)
     write, stops = Checkpoints.write, [4, 8]
 
-    def write_and_die(self, step, state, trainer_state):
-        write(self, step, state, trainer_state)
+    def write_and_die(self, step, state):
+        write(self, step, state)
         if step in stops:
             stops.remove(step)
             raise KeyboardInterrupt

@@ -26,9 +26,10 @@ from safetensors import SafetensorError
 
 from tests.trainer.process import sweep as command
 from tests.trainer.sweeping import ended, forked, rows, sweep, wait_for
-from trainer import lock
+from trainer import lock, stopping
 from trainer import record as records
 from trainer.errors import ConfigError
+from trainer.loop import Loop
 from trainer.saving import Checkpoints
 from variants.core import checkpoint
 from variants.lora import LoRA
@@ -94,7 +95,7 @@ def test_killed_and_asked_to_stop_at_twenty_moments_it_ends_as_undisturbed(
     assert codes <= {-signal.SIGKILL, -signal.SIGTERM, 128 + signal.SIGTERM, 0} and 143 in codes, log.read_text()
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGUSR2"])
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGUSR2", "SIGINT"])
 def test_asked_to_stop_a_run_keeps_the_step_it_made_and_leaves_no_record(tiny_overrides, tmp_path, carry_out, name):
     settings = ["train.max_steps=400", "machine.save_every=1000", "machine.log_every=1", "train.eval_every=100"]
     study, log = tmp_path / "runs" / "test", tmp_path / "log"
@@ -106,6 +107,44 @@ def test_asked_to_stop_a_run_keeps_the_step_it_made_and_leaves_no_record(tiny_ov
     assert not list(records.find(study)) and len(list(study.iterdir())) == 2, "the next run of the sweep did not start"
     last = (kept.parents[1] / "metrics.jsonl").read_text().splitlines()[-1]
     assert f'"step": {int(kept.name.partition("-")[2])},' in last
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("moment", ["in an evaluation", "after the run was asked", "while a checkpoint is written"])
+def test_a_signal_between_two_steps_costs_no_step(carry_out, tmp_path, monkeypatch, moment, number):
+    settings = ["train.max_steps=12", "machine.save_every=5", "train.eval_every=6"]
+    straight = carry_out(*settings, "study=straight")
+    owner = {"in an evaluation": Loop, "after the run was asked": stopping}.get(moment, Checkpoints)
+    name = {"in an evaluation": "timed_evaluation", "after the run was asked": "asked"}.get(moment, "write")
+    call, sent = getattr(owner, name), []
+
+    def disturbed(*arguments):
+        found = call(*arguments)
+        if not sent:
+            sent.append(number)
+            os.kill(os.getpid(), number)
+        return found
+
+    with monkeypatch.context() as patched:
+        patched.setattr(owner, name, disturbed)
+        with pytest.raises(stopping.Interrupted) as stop, stopping.listening():
+            carry_out(*settings)
+    assert stop.value.exit_code == 128 + number
+    (kept, *_) = sorted((tmp_path / "runs" / "test").glob("*/checkpoints/step-*"), reverse=True)
+    made = {"in an evaluation": 6, "after the run was asked": 2, "while a checkpoint is written": 6}[moment]
+    assert kept.name == f"step-{made:08d}", "every step that was made is kept"
+    assert carry_out(*settings).metrics == straight.metrics
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_after_the_last_step_lets_the_run_end_and_nothing_else_begin(carry_out, tmp_path, monkeypatch, number):
+    hand_over = Loop.hand_over
+    monkeypatch.setattr(Loop, "hand_over", lambda self: (os.kill(os.getpid(), number), hand_over(self))[1])
+    with pytest.raises(stopping.Interrupted) as stop, stopping.listening():
+        carry_out("train.max_steps=2")
+    assert stop.value.exit_code == 128 + number
+    (folder,) = records.find(tmp_path / "runs")
+    assert records.read(folder).status == "done"
 
 
 @dataclass(kw_only=True)
@@ -196,7 +235,7 @@ def flip(path: Path) -> None:
 DAMAGES = {
     "a bit of state.safetensors": lambda folder: flip(folder / "state.safetensors"),
     "half of state.json": lambda folder: (folder / "state.json").write_text((folder / "state.json").read_text()[:99]),
-    "no trainer_state.json": lambda folder: (folder / "trainer_state.json").unlink(),
+    "no state.json": lambda folder: (folder / "state.json").unlink(),
     "an empty sha256.json": lambda folder: (folder / "sha256.json").write_text(""),
 }
 
@@ -207,8 +246,8 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
 ):
     expected, write = undisturbed("seed=0"), Checkpoints.write
 
-    def write_and_die(self, step, state, trainer_state):
-        write(self, step, state, trainer_state)
+    def write_and_die(self, step, state):
+        write(self, step, state)
         if step == 5:
             raise KeyboardInterrupt
 

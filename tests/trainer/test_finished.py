@@ -14,8 +14,12 @@ import torch
 from omegaconf import OmegaConf
 
 from tests.conftest import folder_of, write_csv
+from trainer import record as records
+from trainer.config import Config
 from trainer.errors import ConfigError
 from trainer.finished import opened
+from trainer.plan import identify
+from trainer.record import Record
 
 ADALORA = ["variant=adalora", "variant.rank=4", "variant.target_rank=1", "variant.interval=2"]
 PEFT_ADALORA = ["variant=peft_adalora", *(f"variant.options.{name}=2" for name in ("tinit", "tfinal", "target_r"))]
@@ -80,6 +84,18 @@ def test_a_run_that_was_moved_is_found_by_what_it_is(carry_out, tmp_path):
         assert run.evaluate().metrics == record.metrics
 
 
+def signed(row: dict) -> dict:
+    """An edited row with the checksum of what it says now."""
+    return row | {records.CHECKSUM: records.checksum(row)}
+
+
+def without_hashes(folder: Path) -> None:
+    """Makes a run's record one of those that don't know the hashes of their files."""
+    row = json.loads((folder / records.FILENAME).read_text())
+    kept = {name: value for name, value in row.items() if not name.startswith("files.")}
+    (folder / records.FILENAME).write_text(json.dumps(signed(kept)))
+
+
 @pytest.fixture
 def finished(carry_out, tmp_path) -> Path:
     """A run on a copy of the texts, which a test may change."""
@@ -101,7 +117,7 @@ def test_a_folder_without_a_finished_run_is_refused(finished, tmp_path):
     path.write_text("{")
     assert refusal(finished).startswith(f"{path}: ")
     failed = {name: value for name, value in row.items() if not name.startswith("metric")}
-    path.write_text(json.dumps(failed | {"status": "failed", "error": "out of luck"}))
+    records.write(Record.from_row(signed(failed | {"status": "failed", "error": "out of luck"})), finished)
     assert refusal(finished) == f"{finished}: the run has failed: out of luck"
 
 
@@ -137,6 +153,68 @@ def test_a_config_that_is_another_runs_is_refused(finished):
     assert refusal(finished).startswith(f"{path}: not the config of a run: ")
 
 
+class Opened:
+    """A class that tells when it is called, and is neither a task's source nor a model's."""
+
+    called = False
+
+    def __init__(self, **settings):
+        type(self).called = True
+
+
+def call(**settings):
+    """A function that tells when it is called."""
+    Opened.called = True
+
+
+STRANGE = [f"{__name__}.call", f"{__name__}.Opened", "pandas.read_pickle", "joblib.load", "torch.load", "numpy.load"]
+
+
+@pytest.mark.parametrize("target", STRANGE)
+@pytest.mark.parametrize("place", ["task.source", "model.sources.0", "variant", "task.source.text"])
+@pytest.mark.parametrize("known", [False, True], ids=["the config alone", "the record too"])
+def test_nothing_but_a_class_of_the_right_kind_is_called(finished, target, place, known):
+    Opened.called = False
+    path = finished / "config.yaml"
+    config = OmegaConf.load(path)
+    node = {"_target_": target, "file": str(path), "name": "lora"}
+    if place == "model.sources.0":
+        config.model.sources[0] = node
+    elif place == "variant":
+        config.variant._target_ = target
+    else:
+        OmegaConf.update(config, place, node, merge=False, force_add=True)
+    OmegaConf.save(config, path)
+    if known:  # a stranger writes both
+        row = json.loads((finished / "record.json").read_text())
+        row |= {"config.task.source._target_": config.task.source._target_}
+        if place == "variant":
+            row |= {"config.variant._target_": target, "run_id": identify(OmegaConf.merge(Config, config)).run_id}
+        (finished / "record.json").write_text(json.dumps(signed(row)))
+    text = refusal(finished)
+    assert target in text or repr(target.rpartition(".")[2]) in text
+    assert not Opened.called
+
+
+def test_a_tracker_and_a_judge_of_those_who_made_the_run_are_not_called(finished):
+    Opened.called = False
+    path = finished / "config.yaml"
+    config = OmegaConf.load(path)
+    config.tracker = config.machine.judge = {"_target_": f"{__name__}.Opened"}
+    OmegaConf.save(config, path)
+    with opened(finished) as run:
+        run.evaluate()
+    assert not Opened.called
+
+
+def test_a_changed_bit_of_the_adapter_is_refused(finished):
+    weights = finished / "adapter" / "state.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-50] ^= 1
+    weights.write_bytes(content)
+    assert refusal(finished) == f"{weights}: not what this run trained: its hash is not that of the record"
+
+
 def test_a_field_that_has_come_since_has_its_default(finished):
     path = finished / "config.yaml"
     config = OmegaConf.load(path)
@@ -153,6 +231,9 @@ def test_weights_that_are_not_there_or_of_another_shape_are_refused(finished):
     name = next(iter(state["parameters"]))
     state["parameters"][name] = state["parameters"][name][:1]
     checkpoint.save(state, finished / "adapter" / "state")
+    weights = finished / "adapter" / "state.safetensors"
+    assert refusal(finished) == f"{weights}: not what this run trained: its hash is not that of the record"
+    without_hashes(finished)
     assert refusal(finished).startswith(f"{finished / 'adapter'}: not what this run trained: {name}: shape ")
     shutil.rmtree(finished / "adapter")
     assert refusal(finished).startswith(f"{finished / 'adapter'}: not what this run trained: ")

@@ -70,22 +70,22 @@ class Reading(TorchDispatchMode):
 def reads_of_a_step(carry_out, monkeypatch):
     """What each step of a run reads, between its first hook and its last."""
     steps: list[Counter[str]] = []
-    begin, end = Loop.begin_step, Loop.end_step
+    make, end = Loop.make_step, Loop.end_step
     modes: list[Reading] = []
 
-    def begin_step(self):
+    def make_step(self, index, batches):
         modes.append(Reading())
         modes[-1].__enter__()
-        begin(self)
+        make(self, index, batches)
 
-    def end_step(self, control):
-        end(self, control)
+    def end_step(self, index):
+        end(self, index)
         modes[-1].__exit__(None, None, None)
         steps.append(modes[-1].found)
 
     # On a device torch draws dropout's bits there.
     monkeypatch.setattr(dropout, "_by_numpy", lambda x: False)
-    monkeypatch.setattr(Loop, "begin_step", begin_step)
+    monkeypatch.setattr(Loop, "make_step", make_step)
     monkeypatch.setattr(Loop, "end_step", end_step)
 
     def found(*overrides: str) -> list[Counter[str]]:

@@ -98,7 +98,7 @@ def test_the_number_of_processes_belongs_to_the_run(configured, tiny_overrides, 
     monkeypatch.setattr(launch, "_this", Launch(0, 2))
     two = plan(configured(tiny_overrides))
     assert one.run_id != two.run_id
-    assert "train.processes" not in one.identity and two.identity["train.processes"] == 2
+    assert "train.processes" not in one.identity.leaves and two.identity.leaves["train.processes"] == 2
     assert two.config.train.processes == 2, "and stands in its config.yaml"
     assert plan(configured([*tiny_overrides, "train.processes=2"])).run_id == two.run_id
 

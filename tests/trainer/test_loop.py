@@ -88,7 +88,7 @@ class Disturbed(LoRA):
 def spies(monkeypatch) -> list[Any]:
     """The spies that the runs of a test attach, in order."""
     attached: list[Any] = []
-    for cls in (Spy, Disturbed):
+    for cls in (Spy, Disturbed, Pulled):
         monkeypatch.setattr(cls, "attached", attached, raising=False)
     return attached
 
@@ -235,7 +235,9 @@ def test_the_plain_kernel_gives_the_same_training(carry_out, tmp_path, variant):
     assert norms[0] == pytest.approx(norms[1], rel=1e-9)
 
 
-def test_accumulated_batches_make_the_step_of_one_large_batch(carry_out, tmp_path, monkeypatch):
+@pytest.fixture
+def steady(monkeypatch) -> list[str]:
+    """Settings of runs that draw nothing in a forward pass, in float64."""
     fresh = models.fresh
 
     def without_dropout(*arguments):
@@ -246,17 +248,72 @@ def test_accumulated_batches_make_the_step_of_one_large_batch(carry_out, tmp_pat
         return model
 
     monkeypatch.setattr(models, "fresh", without_dropout)
-    settings = ["train.group_by_length=false", "train.max_steps=3", "machine.log_every=1", "model.dtype=float64"]
-    large = carry_out(*settings, "train.batch_size=16")
-    small = carry_out(*settings, "train.batch_size=8", "train.accumulate=2")
-    losses = [
-        [line["train/task_loss"] for line in lines(folder_of(r, tmp_path) / "metrics.jsonl") if "lr" in line]
-        for r in (large, small)
-    ]
-    assert len(losses[0]) == 3
-    # The loss is logged in float32, the training is in float64.
-    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
-    assert small.memory.activations < large.memory.activations
+    return ["train.group_by_length=false", "machine.log_every=1", "model.dtype=float64", "train.checkpoint=last"]
+
+
+@dataclass(kw_only=True)
+class Pulled(LoRA):
+    """LoRA with a penalty of a size that no step overlooks; it notes the penalty's gradients of each step."""
+
+    attached: ClassVar[list[Any]]
+
+    def attach(self, model, head=()):
+        super().attach(model, head)
+        self.sums: list[torch.Tensor] = []
+        self.attached.append(self)
+        return model
+
+    def on_step_begin(self, step):
+        self.sums.append(torch.zeros((), dtype=torch.float64))
+
+    def penalty(self):
+        factors = [adapter.A for adapter in self.adapters.values()]
+        total = torch.stack([factor.square().sum() for factor in factors]).sum() * 0.05
+        total.register_hook(self.note)
+        return total
+
+    def note(self, gradient):
+        self.sums[-1] += gradient.double()
+
+
+@pytest.mark.parametrize(
+    ("rows", "size", "accumulate"),
+    [
+        (48, 8, 2),  # full batches alone
+        (43, 4, 4),  # the last step of an epoch has 11 rows: 4, 4 and 3
+        (33, 4, 4),  # one row
+        (41, 5, 3),  # 11 rows: 5, 5 and 1
+        (42, 10, 2),  # 2 rows, one batch
+    ],
+)
+@pytest.mark.parametrize("method", [LoRA, Pulled])
+def test_accumulated_batches_make_the_step_of_one_large_batch(
+    carry_out, tmp_path, steady, rows, size, accumulate, method, spies
+):
+    runs = []
+    for divided in (1, accumulate):
+        settings = [f"train.batch_size={size * accumulate // divided}", f"train.accumulate={divided}"]
+        settings.append(f"data.limit={rows}")
+        record = carry_out(variant(method), *steady, *settings, "train.epochs=2")
+        log = lines(folder_of(record, tmp_path) / "metrics.jsonl")
+        runs.append((record, log, checkpoint.load(folder_of(record, tmp_path) / "adapter" / "state")["parameters"]))
+    (one, one_log, expected), (many, many_log, parameters) = runs
+    assert many.memory.activations <= one.memory.activations
+    for line, other in zip(many_log, one_log, strict=True):
+        for name, value in line.items():
+            assert value == pytest.approx(other[name], rel=1e-6), name  # logged in float32 in part
+    for name, tensor in parameters.items():
+        torch.testing.assert_close(tensor, expected[name], rtol=1e-7, atol=1e-9, msg=name)
+    for spy in spies:
+        assert [float(total) for total in spy.sums] == pytest.approx([1.0] * len(spy.sums)), "one penalty a step"
+
+
+def test_the_loss_of_an_evaluation_is_the_mean_over_rows(carry_out, tmp_path):
+    logs = []
+    for size in (24, 7):
+        record = carry_out("train.max_steps=2", f"train.eval_batch_size={size}")
+        logs.append(lines(folder_of(record, tmp_path) / "metrics.jsonl")[-1]["eval/loss"])
+    assert logs[0] == pytest.approx(logs[1], rel=1e-6)
 
 
 def test_half_precision_is_refused_for_a_backbone_that_is_trained(carry_out):

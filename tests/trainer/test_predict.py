@@ -70,8 +70,14 @@ def test_to_the_byte_whatever_else_is_set(override, both):
 @pytest.mark.parametrize("method", ["bitfit", "shira", "lora_xs", "peft_lora", "lora_fa"])
 def test_to_recompute_where_nothing_can_be_is_refused(method, configured, tiny_overrides):
     config = configured([*tiny_overrides, *f"variant={method}".split(), "train.recompute=true"])
-    with pytest.raises(ConfigError, match=r"train.recompute: true with variant [\w-]+, allowed: null; it keeps"):
+    with pytest.raises(ConfigError, match=r"train.recompute: true with variant [\w-]+, allowed: false; it keeps"):
         predict(plan(config))
+
+
+@pytest.mark.parametrize("options", ["loha +variant.options.r=2", "waveft +variant.options.n_frequency=64"])
+def test_to_the_byte_where_a_method_looks_at_its_numbers(options, both):
+    prediction, record = both(*LOOP, "variant=peft", *f"variant.method={options}".split())
+    assert {part: getattr(prediction, part) for part in PARTS} == {part: getattr(record.memory, part) for part in PARTS}
 
 
 def test_a_method_that_grows_is_counted_at_its_budget(both):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import ROOT
 from trainer import record as records
 from trainer.record import CorruptRecord, Data, Memory, Metric, Params, Rank, Record, Steps, Time
 
@@ -98,6 +99,10 @@ def test_what_was_not_measured_is_absent_and_zero_is_kept():
     assert row["memory.gradients"] == 0 and row["data.truncated"] == 0
     assert "memory.cuda_train_allocated" not in row
     assert None not in row.values()
+
+
+def test_a_setting_that_is_null_is_kept_so_that_its_absence_means_an_option_of_later_times():
+    assert done(config={"variant.budget": None}).row()["config.variant.budget"] is None
 
 
 def test_a_file_can_be_read_by_others_and_by_people(tmp_path):
@@ -214,19 +219,16 @@ def test_a_file_that_is_no_record(tmp_path, content, reason):
 @pytest.mark.parametrize(
     "change, reason",
     [
-        ({"version": None}, "version: None, this is version 1"),
-        ({"version": 2}, "version: 2, this is version 1"),
-        ({"version": "1"}, "version: '1', this is version 1"),
+        ({"version": None}, "version: None, allowed: a whole number ≥ 1"),
+        ({"version": "1"}, "version: '1', allowed: a whole number ≥ 1"),
+        ({"version": 0}, "version: 0, allowed: a whole number ≥ 1"),
         ({"run_id": None}, "run_id"),
         ({"run_id": 7}, "run_id: 7 is not text"),
         ({"task": ["movie"]}, "task: ['movie'] is not text"),
         ({"seed": 1.5}, "seed: 1.5 is not a whole number"),
         ({"seed": True}, "seed: True is not a whole number"),
         ({"status": "running"}, "status: 'running', allowed: done, failed, pruned"),
-        ({"surprise": 1}, "unknown field 'surprise'"),
-        ({"surprise.deep": 1}, "unknown field 'surprise.deep'"),
-        ({"params.surprise": 1}, "surprise"),
-        ({"metric": 0.8}, "metric: 0.8 is not a group"),
+        ({"metric": 0.8}, "metric: not a group of fields"),
         ({"variant.rank": 8}, "variant.rank: variant is no group"),
         ({"metric.value": None}, "metric.value: missing in a finished run"),
         ({"metric.value": "0.8"}, "metric.value: '0.8' is not a finite number"),
@@ -243,6 +245,57 @@ def test_a_record_with_something_wrong_in_it(tmp_path, change, reason):
         records.read(tmp_path)
     assert str(error.value).startswith(f"{tmp_path / 'record.json'}: ")
     assert reason in str(error.value).removeprefix(str(tmp_path))
+
+
+OLD = ROOT / "runs" / "reference" / "families" / "01fc83bad605" / "record.json"  # of version 1
+
+
+def changed(tmp_path: Path, path: Path, **changes: object) -> Path:
+    """A copy of a record in which some fields were edited by hand."""
+    row = json.loads(path.read_text()) | {name.replace("__", "."): value for name, value in changes.items()}
+    (tmp_path / "record.json").write_text(json.dumps(row, indent=1, sort_keys=True))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "changes, reason",
+    [
+        ({"metric__value": 0.9}, "metric.value: 0.9 is 0.7348804006494659 in metrics.pearson; one of them was edited"),
+        ({"seed": 5}, "seed: 5 is 2 in config.seed; one of them was edited"),
+        ({"variant": "lora"}, "variant: 'lora' is 'shira' in config.variant.name; one of them was edited"),
+        ({"config.optim.lr": 0.1}, "run_id: '01fc83bad605' is not that of its config, which was edited"),
+        ({"run_id": "0" * 12}, "run_id: '000000000000' is not that of its config, which was edited"),
+    ],
+)
+def test_a_record_of_version_1_that_was_edited_is_not_believed(tmp_path, changes, reason):
+    with pytest.raises(CorruptRecord) as error:
+        records.read(changed(tmp_path, OLD, **changes))
+    assert str(error.value).endswith(reason)
+
+
+@pytest.mark.parametrize("name", ["metric.value", "seed", "study", "params.effective", "time.train", "git.commit"])
+def test_a_record_that_was_edited_anywhere_is_not_believed(tmp_path, name):
+    path = records.write(full(), tmp_path)
+    value = json.loads(path.read_text())[name]
+    edited = value + 1 if isinstance(value, int | float) else value + "x"
+    with pytest.raises(CorruptRecord, match=r"checksum: .* is not that of the record, which was edited"):
+        records.read(changed(tmp_path, path, **{name: edited}))
+
+
+def test_a_record_of_version_1_is_read_and_what_it_did_not_know_is_blank():
+    record = records.read(OLD.parent)
+    assert record is not None and record.version == 1 and record.code == {} and record.extra == {}
+    assert record.identity["variant._target_"] == "SHiRA" and record.identity["optim.lr"] == 0.001
+
+
+def test_unknown_fields_of_a_newer_version_are_kept(tmp_path):
+    newer = {"version": 9, "metric.interval": [0.1, 0.2], "energy": {"joule": 3}, "data.units": 4}
+    row = {name: value for name, value in full().row().items() if name != records.CHECKSUM} | newer
+    (tmp_path / "record.json").write_text(json.dumps(row | {records.CHECKSUM: records.checksum(row)}))
+    record = records.read(tmp_path)
+    assert record is not None and record.version == 9 and record.metric == full().metric
+    assert record.extra == {name: newer[name] for name in ("metric.interval", "energy", "data.units")}
+    assert records.read(records.write(record, tmp_path / "again").parent) == record
 
 
 def test_a_failed_run_needs_no_metric(tmp_path):
@@ -267,7 +320,9 @@ def test_find_goes_through_every_depth_in_sorted_order(tmp_path):
 
 
 def test_escapes_that_make_whole_characters_are_read(tmp_path):
-    (tmp_path / "record.json").write_text(GOOD.replace('"lora"', '"lo\\ud83d\\ude00ra"'))
+    records.write(done(variant="lo😀ra"), tmp_path)
+    path = tmp_path / "record.json"
+    path.write_text(path.read_text().replace("😀", "\\ud83d\\ude00"))
     record = records.read(tmp_path)
     assert record is not None and record.variant == "lo😀ra"
 
@@ -306,7 +361,7 @@ def test_a_folder_that_can_not_be_looked_into_is_told(tmp_path, monkeypatch):
     assert [error.filename for error in told] == [str(tmp_path / "secret")]
 
 
-def test_records_need_the_standard_library_alone():
+def test_records_need_the_standard_library_and_orjson_alone():
     code = "import sys; import trainer.record; print(*{name.partition('.')[0] for name in sys.modules})"
     plain = "import sys; print(*{name.partition('.')[0] for name in sys.modules})"
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
@@ -314,4 +369,25 @@ def test_records_need_the_standard_library_alone():
         set(subprocess.run([sys.executable, "-c", text], capture_output=True, env=env, text=True).stdout.split())
         for text in (code, plain)
     )
-    assert loaded - before - sys.stdlib_module_names == {"trainer"}
+    assert loaded - before - sys.stdlib_module_names == {"orjson", "trainer"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"task": 2024}, "task: 2024 is not text"),
+        ({"variant": True}, "variant: True is not text"),
+        ({"seed": 1.5}, "seed: 1.5 is not a whole number"),
+        ({"config": {"optim.eps": float("nan")}}, "Out of range float values"),
+        ({"overrides": ["task.name=caf\udce9"]}, "surrogates not allowed"),
+        ({"config": {"variant.pattern": (1, 2)}}, "config.variant.pattern: "),
+    ],
+)
+def test_a_record_that_its_reader_would_refuse_is_found_before_there_is_anything_measured(changes, message):
+    blank = Record(**{**IDENTITY, **changes})
+    with pytest.raises(CorruptRecord, match=message):
+        records.refuse_unreadable(blank)
+
+
+def test_the_record_of_a_run_that_is_yet_to_be_is_readable():
+    records.refuse_unreadable(Record(**IDENTITY, config={"a.b": [1, "x", None]}, hardware={"memory": None}))

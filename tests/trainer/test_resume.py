@@ -9,6 +9,7 @@ import pytest
 
 from tests.conftest import folder_of
 from tests.trainer.left_behind import outcome
+from trainer import saving
 from trainer.record import Record
 from trainer.saving import Checkpoints
 from variants.lora import LoRA
@@ -84,8 +85,8 @@ def test_what_the_settings_of_test_every_method_leave_out_resumes_too(carry_out,
     straight = outcome(carry_out(*settings, "study=straight"), tmp_path)
     write = Checkpoints.write
 
-    def write_and_die(self, step, state, trainer_state):
-        write(self, step, state, trainer_state)
+    def write_and_die(self, step, state):
+        write(self, step, state)
         if step == 4:
             raise KeyboardInterrupt
 
@@ -109,6 +110,38 @@ def test_a_truncated_checkpoint_falls_back_to_the_one_before(carry_out, monkeypa
     cut_off = outcome(carry_out(*settings, "study=cut"), tmp_path)
     assert "step-00000006 can't be read and is left out" in caplog.text
     assert cut_off == straight
+
+
+def test_a_checkpoint_of_another_version_is_left_out_with_a_line(carry_out, tmp_path, monkeypatch, caplog):
+    settings = [MORTAL, "machine.save_every=2", "train.max_steps=6"]
+    straight = outcome(carry_out(*settings, "study=straight"), tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(saving, "FORMAT", 1)
+        patched.setattr(Mortal, "dies_at", 5)
+        with pytest.raises(KeyboardInterrupt):
+            carry_out(*settings, "study=cut")
+    assert outcome(carry_out(*settings, "study=cut"), tmp_path) == straight
+    line = "step-00000004 can't be read and is left out: another version of this code has written it"
+    assert line in caplog.text
+
+
+def test_cut_off_after_early_stopping_it_makes_no_further_step(carry_out, tmp_path, monkeypatch):
+    settings = ["optim.lr=1e-9", "train.epochs=6", "train.eval_every=2", "train.early_stopping=3"]
+    settings += ["machine.save_every=2", "train.checkpoint=last"]
+    straight = outcome(carry_out(*settings, "study=straight"), tmp_path)
+    write = Checkpoints.write
+
+    def write_and_die(self, step, state):
+        write(self, step, state)
+        if step == 8:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Checkpoints, "write", write_and_die)
+        with pytest.raises(KeyboardInterrupt):
+            carry_out(*settings, "study=cut")
+    assert straight["row"]["steps.done"] == 8
+    assert outcome(carry_out(*settings, "study=cut"), tmp_path) == straight
 
 
 def test_a_finished_run_leaves_no_checkpoint(carry_out, tmp_path):

@@ -12,9 +12,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
-from analysis import grid, notes
-from analysis import rows as table_rows
-from analysis import runs as reading
+from analysis.records import runs as reading
+from analysis.tables import cells, footnotes
+from analysis.tables import rows as table_rows
 from tests.trainer.sweeping import ended, forked, rows, sweep, wait_for
 from trainer import record as records
 from trainer import search
@@ -111,7 +111,7 @@ def test_pruned_runs_are_no_failures_and_can_be_carried_on(tiny_overrides, carry
     read = reading.read([study])
     assert len(read.pruned) == 2 and not read.failed and not read.done
     table = table_rows.build(read)
-    said = [note.text for note in notes.build(read, table, grid.build(table))]
+    said = [note.text for note in footnotes.build(read, table, cells.build(table))]
     assert any("2 runs were stopped by a search and are in no cell" in text for text in said)
 
     # Whoever wants one of them all the same goes on from where it was stopped.

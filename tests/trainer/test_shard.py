@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from trainer.batches import Collator
 from trainer.data import Order, Rows
-from trainer.shard import Collator, Shard, SharedRows, evaluated
+from trainer.shard import Shard, SharedRows, evaluated
 from trainer.tokens import Ragged
 
 
@@ -17,7 +18,7 @@ def rows(count: int) -> Rows:
     return Rows({"input_ids": Ragged(np.ones(ends[-1], np.int32), ends)}, np.arange(count), np.arange(count))
 
 
-def batches(found: Shard) -> list[list[tuple[int, float]]]:
+def batches(found: Shard) -> list[list[tuple[int, int]]]:
     return [list(part) for part in torch.utils.data.DataLoader(found, found.batch, collate_fn=list)]  # type: ignore[arg-type]
 
 
@@ -38,10 +39,8 @@ def test_the_parts_of_every_batch_are_the_single_process_s_batch_in_its_order(to
     for number in range(-(-total // (3 * count))):
         together = [pair for part in parts for pair in part[3 * number : 3 * number + 3]]
         shared = single[3 * count * number : 3 * count * (number + 1)]
-        assert [place for place, share in together if share] == shared
-        for part in parts:
-            mine = [(place, share) for place, share in part[3 * number : 3 * number + 3] if share]
-            assert all(share == len(mine) / len(shared) for _, share in mine)
+        assert [place for place, weight in together if weight] == shared
+        assert {weight for _, weight in together} <= {0, 1}
 
 
 def test_process_p_has_rows_p_b_to_p_plus_one_b_of_a_whole_batch():
@@ -54,7 +53,7 @@ def test_process_p_has_rows_p_b_to_p_plus_one_b_of_a_whole_batch():
 def test_the_rest_is_divided_evenly_and_who_gets_none_weighs_nothing():
     order, found = shards(8, 2, 3)
     single = list(order)
-    assert [list(part)[2:] for part in found] == [[(single[6], 0.5)], [(single[7], 0.5)], [(single[6], 0.0)]]
+    assert [list(part)[2:] for part in found] == [[(single[6], 1)], [(single[7], 1)], [(single[6], 0)]]
 
 
 def test_every_epoch_has_its_own_order_on_all_processes():
@@ -66,13 +65,14 @@ def test_every_epoch_has_its_own_order_on_all_processes():
     assert sorted(place for part in after for place, _ in part) == list(range(24))
 
 
-def test_a_batch_carries_its_share_beside_its_tensors():
+def test_a_batch_weighs_what_its_rows_do():
     shared = SharedRows(rows(6))
     collate = Collator(lambda found: {"labels": torch.tensor([int(row["labels"]) for row in found])})
-    batch = collate([shared[(4, 1 / 3)], shared[(2, 1 / 3)]])
-    assert batch["labels"].tolist() == [4, 2]
-    assert batch["share"].tolist() == [1 / 3, 1 / 3]
-    assert "share" not in collate([rows(6)[1]])
+    batch = collate([shared[(4, 1)], shared[(2, 1)]])
+    assert batch.labels.tolist() == [4, 2]
+    assert batch.weight == 2 and batch.inputs == {}
+    assert collate([shared[(3, 0)]]).weight == 0
+    assert collate([rows(6)[1]]).weight == 1
 
 
 @pytest.mark.parametrize(("total", "batch", "count"), [(24, 5, 2), (24, 5, 3), (3, 5, 2), (20, 5, 4), (21, 5, 4)])

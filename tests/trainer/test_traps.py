@@ -17,7 +17,7 @@ import torch
 from tests.conftest import folder_of
 from trainer import model as models
 from trainer.errors import ConfigError
-from trainer.plan import make
+from trainer.instantiate import make
 from variants.adalora import AdaLoRA
 from variants.core import checkpoint
 from variants.core.adapter import Adapter
@@ -330,3 +330,29 @@ def test_a_tied_weight_is_one_line_before_a_weight_is_loaded(carry_out, no_weigh
         carry_out("variant.targets=[query]")
     names = [f"bert.encoder.layer.{block}.attention.self.query" for block in range(2)]
     assert str(caught.value) == f"variant.targets: {names[0]} shares its weight with {names[1]}; exclude it"
+
+
+# -- what is put in front of a text ----------------------------------------------------------------
+
+PREFIX = ["variant=peft", "variant.method=prefix_tuning", "+variant.options.num_virtual_tokens=4"]
+
+
+def test_virtual_tokens_take_positions_of_the_model(carry_out):
+    texts = ["data.max_length=24", "train.max_steps=2"]  # 24 positions, and no text as long
+    assert carry_out(*texts, *PREFIX).params.adapter_start == 4 * 2 * 2 * 16
+    with pytest.raises(ConfigError, match=r"^variant.options.num_virtual_tokens: 24, allowed: below 24$"):
+        carry_out(*texts, *PREFIX, "variant.options.num_virtual_tokens=24")
+
+
+def test_a_text_is_cut_where_the_virtual_tokens_leave_no_position(carry_out, tmp_path):
+    path = tmp_path / "long.csv"
+    path.write_text("text,label\n" + "".join(f"{'fine ' * 30},good\n{'dull ' * 30},bad\n" for _ in range(8)))
+    files = [f"task.source.train_path={path}", f"task.source.validation_path={path}", "train.max_steps=2"]
+    assert carry_out(*files, *PREFIX).data.truncated == 32
+
+
+def test_keys_that_a_recomputing_model_would_drop_are_refused(carry_out, no_weights):
+    with pytest.raises(ConfigError) as caught:
+        carry_out(*PREFIX, "train.gradient_checkpointing=true")
+    line = "train.gradient_checkpointing: true with variant.method: prefix_tuning, allowed: false; the model would drop"
+    assert str(caught.value).startswith(line)

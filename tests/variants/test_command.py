@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, GPT2Config, GPT2Model
 
 from tests.conftest import folder_of, write_csv
+from tests.trainer.test_finished import without_hashes
 from trainer.finished import opened
 from variants.command import checked
 from variants.command.cli import main
@@ -199,7 +200,8 @@ def test_the_same_run_goes_out_as_the_same_bytes(trained, tmp_path):
     for name in "ab":
         assert main(["export", str(folder), "--to", "peft", "--output", str(tmp_path / name)]) == 0
     names = sorted(path.name for path in (tmp_path / "a").iterdir())
-    assert names == ["README.md", "adapter_config.json", "adapter_model.safetensors", "handover.json"]
+    own = ["README.md", "adapter_config.json", "adapter_model.safetensors", "config.json", "handover.json"]
+    assert names == [*own, "tokenizer.json", "tokenizer_config.json"]
     for name in names:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
@@ -263,12 +265,18 @@ def test_an_export_that_computes_something_else_is_never_there(trained, monkeypa
     assert list((folder / "export").iterdir()) == []
 
 
-def test_what_peft_can_not_load_again_is_said_in_one_line(trained, capsys):
-    folder = trained("variant=peft", "variant.method=ia3", "train.max_steps=2")
-    assert main(["export", str(folder), "--to", "peft"]) == 2
-    message = capsys.readouterr().err
-    assert message.startswith("variants: --to peft: PEFT can't load what it wrote: ") and message.count("\n") == 1
-    assert main(["export", str(folder), "--to", "merged"]) == 0
+def test_what_peft_can_not_load_again_is_said_in_one_line(trained, capsys, monkeypatch):
+    folder = trained("variant=peft", "variant.method=ia3", "variant.targets=[key,dense]", "train.max_steps=2")
+
+    def refuse(*arguments, **keywords):
+        raise ValueError("two\nlines")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(peft.PeftModel, "from_pretrained", refuse)
+        assert main(["export", str(folder), "--to", "peft"]) == 2
+    assert capsys.readouterr().err == "variants: --to peft: PEFT can't load what it wrote: two lines\n"
+    for to in ("peft", "merged"):
+        assert main(["export", str(folder), "--to", to]) == 0
 
 
 def test_prompts_go_out_to_peft_and_can_not_be_merged(trained, tiny_model, capsys):
@@ -396,3 +404,48 @@ def test_an_adapter_that_was_changed_after_export_is_another_one(trained, tiny_m
     save_file(tensors | {name: tensors[name] * 1.5}, path, metadata={"format": "pt"})
     found = loaded_with_peft(folder / "export" / "peft", tiny_model, batch)
     assert not torch.allclose(found, as_trained(folder, batch), rtol=0, atol=1e-6)
+
+
+def test_an_export_is_compared_with_what_the_run_predicted_itself(trained, capsys):
+    folder = trained()
+    assert main(["export", str(folder), "--to", "merged"]) == 0
+    assert "as in predictions.parquet: on 24 rows of validation logits differ by at most " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "verb", [["export", "--to", "merged"], ["export", "--to", "peft"], ["truncate", "--rank", "1"]]
+)
+@pytest.mark.parametrize("known", [True, False], ids=["", "without hashes"])
+def test_a_damaged_adapter_goes_nowhere(trained, capsys, verb, known):
+    folder = trained()
+    if not known:
+        without_hashes(folder)
+    path = folder / "adapter" / "state.safetensors"
+    state = load_file(path)
+    save_file({name: -value if "classifier" in name else value for name, value in state.items()}, path)
+    assert main([verb[0], str(folder), *verb[1:]]) == 2
+    out, err = capsys.readouterr()
+    expected = (
+        "not what this run trained" if known else "not the model that the run evaluated: on 24 rows of validation"
+    )
+    assert expected in err and "Traceback" not in err and not out
+    assert not (folder / "export").exists() and not (folder / "truncation.json").exists()
+
+
+def test_what_there_is_nothing_to_compare_with_is_said(trained, capsys):
+    folder = trained()
+    without_hashes(folder)
+    (folder / "predictions.parquet").unlink()
+    assert main(["export", str(folder), "--to", "merged"]) == 0
+    out = capsys.readouterr().out
+    assert "not compared with the run's own predictions: there is no predictions.parquet; the record has no hash" in out
+
+
+def test_predictions_that_are_not_the_runs_are_refused(trained, capsys):
+    folder = trained()
+    (folder / "predictions.parquet").write_bytes(b"none")
+    assert main(["export", str(folder), "--to", "merged"]) == 2
+    assert "predictions.parquet: not what the run wrote" in capsys.readouterr().err
+    without_hashes(folder)
+    assert main(["export", str(folder), "--to", "merged"]) == 2
+    assert "predictions.parquet: can't be read: " in capsys.readouterr().err

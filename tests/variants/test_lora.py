@@ -183,9 +183,9 @@ def test_a_frozen_factor_costs_nothing_of_a_budget():
 
 def test_a_state_says_whether_a_was_trained():
     frozen, trained = attached(rank=2, frozen_a=True)[0], attached(rank=2)[0]
-    with pytest.raises(ValueError, match=r"frozen_a: null, the saved state was trained with true"):
+    with pytest.raises(ValueError, match=r"frozen_a: false, the saved state was trained with true"):
         trained.load_state_dict(frozen.state_dict())
-    with pytest.raises(ValueError, match=r"frozen_a: true, the saved state was trained with null"):
+    with pytest.raises(ValueError, match=r"frozen_a: true, the saved state was trained with false"):
         frozen.load_state_dict(trained.state_dict())
 
 
@@ -193,7 +193,7 @@ def test_a_state_says_whether_a_was_trained():
 def test_the_inputs_of_layers_with_a_frozen_are_not_kept_for_the_backward_pass(dropout):
     rows, width, rank = 64, 96, 2
     kept = {}
-    for frozen_a in (None, True):
+    for frozen_a in (False, True):
         model = nn.Sequential(*(nn.Linear(width, width) for _ in range(4)))
         LoRA(rank=rank, dropout=dropout, frozen_a=frozen_a).attach(model)
         saved = SavedActivations(model)
@@ -202,4 +202,4 @@ def test_the_inputs_of_layers_with_a_frozen_are_not_kept_for_the_backward_pass(d
         kept[frozen_a] = saved.bytes
     # Of four layers each keeps rank numbers a row, and what dropout drew, two bytes an entry.
     assert kept[True] == 4 * (4 * rows * rank + (2 * rows * width if dropout else 0))
-    assert kept[None] == kept[True] + 4 * 4 * rows * width
+    assert kept[False] == kept[True] + 4 * 4 * rows * width

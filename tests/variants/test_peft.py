@@ -8,7 +8,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from variants import peft as bridge
 from variants.peft import Peft
 from variants.testing import contract
 from variants.testing.contract import HEAD, STEPS, Toy, attach, data, train
@@ -81,21 +80,21 @@ def test_adaloras_trajectory_is_that_of_peft_used_by_hand():
 @pytest.mark.parametrize(
     "params",
     [
-        {"method": "ia3", "options": {"feedforward_modules": []}},
+        {"method": "ia3", "targets": ["fc1", "fc2"], "options": {"feedforward_modules": []}},
         {"method": "loha", "options": {"r": 2}},
         {"method": "shira", "options": {"r": 2}},
         {"method": "boft", "options": {"boft_block_size": 4}},
         {"method": "hra", "options": {"r": 2}},
         {"method": "lora", "options": {"r": 2, "use_dora": True}},
         {"method": "lora", "options": {"r": 2, "init_lora_weights": "pissa"}},
-        {"method": "ln_tuning", "targets": None, "options": {"target_modules": ["norm"]}},
+        {"method": "ln_tuning", "targets": ["norm"]},
         {"method": "adamss", "options": {"r": 4, "num_subspaces": 2}},
     ],
-    ids=lambda params: params["method"] + "".join(map(str, params["options"])),
+    ids=lambda params: params["method"] + "".join(map(str, params.get("options", {}))),
 )
 def test_other_methods_train_and_resume(params):
     contract.lowers_the_loss(Peft, params)
-    if params["options"].get("init_lora_weights") != "pissa":  # PEFT leaves the residual in place of the base
+    if params.get("options", {}).get("init_lora_weights") != "pissa":  # PEFT leaves the residual in place of the base
         contract.can_be_disabled(Peft, params)
     contract.saves_and_loads(Peft, params)
     contract.repeats_with_a_seed(Peft, params)
@@ -110,22 +109,6 @@ def test_the_head_is_trained_and_not_copied():
     heads = {name for name, p in wrapped.named_parameters() if ".head." in f".{name}" and p.requires_grad}
     assert heads == {"base_model.model.head.weight", "base_model.model.head.bias"}
     assert torch.equal(before["weight"], model.head.weight)
-
-
-VALUES = {"r": 4, "use_rslora": True, "rank_pattern": {"fc1": 1}, "alpha_pattern": {"fc1": 64}, "lora_bias": True,
-          "alora_invocation_tokens": [1], "use_qalora": True, "qalora_group_size": 4}  # fmt: skip
-
-
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("option", bridge.UNREAD["adalora"])
-def test_an_option_that_pefts_adalora_takes_and_never_reads_is_refused(option, monkeypatch):
-    value = VALUES.get(option, {"a": 1})
-    params = {"method": "adalora", "options": {**ADALORA, option: value}}
-    with pytest.raises(ValueError, match=rf"options.{option}: .*, allowed: none; adalora ignores it"):
-        Peft(**params)
-    monkeypatch.setattr(bridge, "UNREAD", {})
-    with_it, without = train(attach(Peft, params)), train(attach(Peft, {**params, "options": ADALORA}))
-    assert torch.equal(with_it.output(), without.output()), "PEFT reads it now: allow it"
 
 
 def test_a_start_that_pefts_adalora_does_not_have_is_refused():
@@ -166,3 +149,199 @@ def test_what_goes_out_is_written_in_an_order_that_no_hash_seed_decides():
     config = run.variant.to_peft(run.model, HEAD).peft_config["default"]
     assert config.target_modules == sorted(run.variant.ranks())
     assert not any(isinstance(value, set) for value in vars(config).values())
+
+
+# -- the allocators' budgets ----------------------------------------------------------------------
+
+
+def exported(run) -> int:
+    """Parameters outside the head that PEFT's own saving writes."""
+    return sum(value.numel() for name, value in peft.get_peft_model_state_dict(run.model).items() if "lora_" in name)
+
+
+@pytest.mark.parametrize("tfinal", [0, 1, 4])
+@pytest.mark.parametrize("interval", [1, 2, 5, 7, 11, 13])
+@pytest.mark.parametrize("tinit", [0, 2])
+def test_a_schedule_of_adalora_is_refused_or_ends_at_the_budget_and_goes_out_as_it_is_reported(tinit, interval, tfinal):
+    options = {"init_r": 3, "target_r": 1, "tinit": tinit, "tfinal": tfinal, "deltaT": interval}
+    params = {"method": "adalora", "options": options}
+    before = any(step % interval == 0 for step in range(tinit + 1, STEPS - tfinal))
+    if not (before if tfinal else (STEPS - 1) % interval == 0):
+        with pytest.raises(ValueError, match=r"options.(tfinal: 0 with deltaT: |deltaT: )\d+, allowed: "):
+            attach(Peft, params)
+        return
+    run = train(attach(Peft, params))
+    assert sum(run.variant.ranks().values()) == 4 * 1
+    assert run.variant.effective_parameters() == exported(run)
+
+
+def test_a_schedule_that_ends_above_the_budget_is_refused_before_a_model_is_there():
+    variant = Peft(method="adalora", options={"init_r": 6, "target_r": 3, "deltaT": 7})
+    line = r"options.tfinal: 0 with deltaT: 7, allowed: 1 or more; PEFT would end a run of 6 steps with more ranks than"
+    with pytest.raises(ValueError, match=line):
+        variant.plan(6)
+
+
+def test_what_a_few_layers_would_meet_and_many_miss_is_refused_as_soon_as_the_layers_are_known():
+    variant = Peft(method="adalora", options={"init_r": 12, "target_r": 2, "tinit": 8})
+    variant.plan(11)  # 10 ranks too many, times (1/3)³, are less than one for a layer, and more than one for four
+    with pytest.raises(ValueError, match=r"options.tfinal: 0 with deltaT: 1, allowed: 1 or more"):
+        variant.check(Toy(), HEAD)
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"total_step": 30}, r"options.total_step: 30, allowed: 12, the run's own, or none"),
+        ({"deltaT": 0}, r"options.deltaT: 0, allowed: whole numbers from 1 on"),
+        ({"deltaT": 1.5}, r"options.deltaT: 1.5, allowed: a whole number"),
+        ({"tfinal": -3}, r"options.tfinal: -3, allowed: whole numbers from 0 on"),
+        ({"target_r": 0}, r"options.target_r: 0, allowed: whole numbers from 1 on"),
+        ({"deltaT": 50}, r"options.deltaT: 50, allowed: one with a multiple above tinit, 2, and below 8, where"),
+    ],
+)
+def test_settings_of_a_schedule_that_mean_nothing_are_refused(options, line):
+    with pytest.raises(ValueError, match=line):
+        Peft(method="adalora", options={**ADALORA, **options}).plan(STEPS)
+
+
+def test_the_last_pruning_is_made_up_for_where_its_step_was_left_out():
+    run = attach(Peft, {"method": "adalora", "options": ADALORA})
+    x, y = data()
+    for index in range(1, STEPS + 1):
+        step = run.step(index)
+        (F.mse_loss(run.model(x), y) + run.variant.penalty()).backward()
+        if index == STEPS - ADALORA["tfinal"] + 1:  # no gradient: neither optimizer nor method act
+            assert not run.variant.is_final_form(step), "above its budget it is no candidate for the best"
+        else:
+            run.optimizer.step()
+            run.variant.on_update(step)
+        run.optimizer.zero_grad()
+    run.variant.on_train_end(step)
+    assert sum(run.variant.ranks().values()) == 4 * 1 and run.variant.effective_parameters() == exported(run)
+
+
+def test_a_model_above_its_budget_is_not_handed_over():
+    run = attach(Peft, {"method": "adalora", "options": ADALORA})
+    assert not run.variant.is_final_form(run.step(STEPS))
+    with pytest.raises(RuntimeError, match=r"budget: 12 ranks are left, the target is 4"):
+        run.variant.on_train_end(run.step(STEPS))
+
+
+def test_the_penalty_has_the_precision_of_the_model():
+    run = attach(Peft, {"method": "adalora", "options": ADALORA}, torch.float64)
+    parts = [p if "lora_A" in n else p.T for n, p in run.model.named_parameters() if "lora_A" in n or "lora_B" in n]
+    by_hand = 0.5 * sum(torch.norm(p @ p.T - torch.eye(len(p), dtype=p.dtype)) for p in parts) / len(parts)
+    assert by_hand.dtype == torch.float64
+    torch.testing.assert_close(run.variant.penalty(), by_hand, rtol=1e-14, atol=0)
+
+
+def test_above_a_bfloat16_backbone_the_penalty_is_that_of_its_float32_adapters():
+    assert (
+        attach(Peft, {"method": "adalora", "options": ADALORA}, torch.bfloat16).variant.penalty().dtype == torch.float32
+    )
+
+
+ASA = {"r": 4, "num_subspaces": 2, "use_asa": True, "init_warmup": 2, "final_warmup": 8, "mask_interval": 2}
+ASA = {**ASA, "asa_target_subspaces": 4}
+
+
+def test_adamss_ends_at_its_target_and_what_is_frozen_on_the_way_is_counted():
+    run = attach(Peft, {"method": "adamss", "options": ASA})
+    start = len(run.trainable())
+    count = sum(p.numel() for p in run.trainable().values())
+    assert not run.variant.is_final_form(run.step(4))
+    train(run)
+    assert run.variant.is_final_form(run.step(STEPS))
+    assert len(run.trainable()) <= 2 * 4 < start  # of A and B each
+    assert run.variant.effective_parameters() == count
+    contract.resumes_bit_for_bit(Peft, {"method": "adamss", "options": ASA})
+
+
+@pytest.mark.parametrize("change", [{"final_warmup": 12}, {"final_warmup": 1000}, {"mask_interval": 3}])
+def test_a_schedule_of_adamss_that_would_miss_its_target_is_refused(change):
+    with pytest.raises(ValueError, match=r"options.final_warmup: \d+, allowed: a multiple of mask_interval, \d, above"):
+        Peft(method="adamss", options={**ASA, **change}).plan(STEPS)
+
+
+def test_adamss_above_its_target_is_not_handed_over():
+    run = attach(Peft, {"method": "adamss", "options": ASA})
+    with pytest.raises(RuntimeError, match=r"budget: \d+ subspaces are left, the target is 4"):
+        run.variant.on_train_end(run.step(STEPS))
+
+
+# -- options --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("start", ["eva", "lora_ga", "corda", "loftq", "evva", "pissa_niter_many"])
+def test_a_start_that_needs_what_nobody_gives_it_is_refused(start):
+    line = (
+        rf"options.init_lora_weights: '{start}', allowed: true, false, gaussian, olora, orthogonal, pissa, pissa_niter_"
+    )
+    with pytest.raises(ValueError, match=line):
+        Peft(options={"init_lora_weights": start})
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("start", [False, "gaussian", "olora", "orthogonal", "pissa", "pissa_niter_4", "mica"])
+def test_every_other_start_is_another_start(start):
+    run, plain = (attach(Peft, {"options": options}) for options in ({"r": 2, "init_lora_weights": start}, {"r": 2}))
+    parts = [[p for n, p in r.model.named_parameters() if "lora_" in n] for r in (run, plain)]
+    assert not all(torch.equal(a, b) for a, b in zip(*parts, strict=True))
+    contract.lowers_the_loss(Peft, {"options": {"r": 2, "init_lora_weights": start}})
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("params", "line"),
+    [
+        ({"options": {"inference_mode": True}}, r"options.inference_mode: True, allowed: none; the bridge decides it"),
+        ({"options": {"modules_to_save": ["head"]}}, r"options.modules_to_save: \['head'\], allowed: none; the bridge"),
+        ({"options": {"task_type": "CAUSAL_LM"}}, r"options.task_type: 'CAUSAL_LM', allowed: none; the bridge decides"),
+        (
+            {"options": {"rank_pattern": {"cf1": 4}}},
+            r"options: PEFT's lora says: The following rank_pattern keys did not",
+        ),
+        (
+            {"method": "delora", "options": {"lambda_pattern": {"cf1": 4}}},
+            r"options.lambda_pattern: no adapted layer ends",
+        ),
+        (
+            {"options": {"exclude_modules": ["cf1"]}},
+            r"options: PEFT's lora says: You have passed exclude_modules=.*'cf1'",
+        ),
+        ({"options": {"fan_in_fan_out": True}}, r"options.fan_in_fan_out: True, allowed: none; PEFT makes it False by"),
+        ({"options": {"use_rslora": "yes", "r": 0}}, r"options.use_rslora: 'yes', allowed: true, false"),
+        (
+            {"options": {"runtime_config": {"a": 1}}},
+            r"options.runtime_config: .*, allowed: none; it moves weights",
+        ),
+        ({"method": "adalora", "options": {**ADALORA, "beta1": 2.0}}, r"peft-adalora: PEFT refuses: AssertionError: "),
+        (
+            {"method": "ia3", "targets": ["fc1"], "options": {"feedforward_modules": ["cf1"]}},
+            r"no target ends in 'cf1'",
+        ),
+        ({"method": "ln_tuning", "targets": ["morn"]}, r"targets: no module ends in 'morn'"),
+        (
+            {"targets": None, "options": {"target_modules": "all-linear"}},
+            r"targets: PEFT would adapt head, which belongs to the head, allowed: names of others",
+        ),
+        (
+            {"method": "pvera", "options": {"r": 2, "generator_seed": 3}},
+            r"options.generator_seed: 3, allowed: none; what it draws from is in no checkpoint",
+        ),
+        (
+            {"method": "oft", "options": {"eps": 0.1}},
+            r"options.eps: 0.1, allowed with options.coft: true alone; else nothing reads it",
+        ),
+    ],
+    ids=str,
+)
+def test_what_would_be_taken_and_do_nothing_is_one_line(params, line):
+    with pytest.raises(ValueError, match=line) as caught:
+        attach(Peft, params)
+    assert "\n" not in str(caught.value)
+
+
+def test_options_at_their_defaults_are_nobodys_fault():
+    assert Peft(options={"inference_mode": False, "eva_config": None, "rank_pattern": {}})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import re
 from functools import lru_cache
@@ -20,8 +21,10 @@ def check_sha256(value: object, field: str) -> str:
 def sha256(path: Path) -> str:
     """The hash of a file's content in hex; read once per process as long as the file isn't touched.
 
-    Raises `OSError`.
+    Raises `OSError`, also for what is no regular file: a pipe or a device may never come to an end.
     """
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "it is no regular file" if not path.is_dir() else "it is a folder")
     return _sha256(path, *stamp(path))
 
 

@@ -63,12 +63,15 @@ def problem(folder: Path) -> str | None:
         names = {path.name for path in folder.iterdir() if path.exists()}  # a dangling link is a missing file
     except OSError as error:
         return f"{error.strerror or error}"
+    for name in needed(names):
+        if not (folder / name).is_file():  # a pipe may never come to an end
+            return f"{name} is no regular file"
     listing = ", ".join(sorted(names)[:12]) or "nothing"
     if "config.json" not in names:
         return f"there is no config.json (there is: {listing})"
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         return f"config.json can't be read ({error})"
     if not isinstance(config, dict) or "model_type" not in config:
         return "config.json has no model_type, so it isn't a transformers model"
@@ -80,8 +83,10 @@ def problem(folder: Path) -> str | None:
     if files[0].endswith(".index.json"):
         try:
             shards = set(json.loads((folder / files[0]).read_text(encoding="utf-8"))["weight_map"].values())
-        except (OSError, ValueError, KeyError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             return f"{files[0]} can't be read ({error!r})"
+        if not shards or not all(isinstance(name, str) for name in shards):
+            return f"{files[0]} names no files of weights"
         if shards - names:
             return f"{files[0]} names files that aren't there: {', '.join(sorted(shards - names))}"
     for name in files:
@@ -102,7 +107,7 @@ def _truncated(path: Path) -> str | None:
         try:
             header = json.loads(file.read(length))
             ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError):
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
             return "no safetensors file: its header can't be read"
     expected = 8 + length + max(ends, default=0)
     return None if size >= expected else f"truncated: {size} bytes of {expected}"

@@ -26,7 +26,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from trainer import record
-from trainer.plan import make
+from trainer.instantiate import make
 from trainer.secrets import scrubbed
 from trainer.trackers import rows
 from trainer.trackers.tail import Tail, count

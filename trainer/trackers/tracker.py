@@ -37,6 +37,15 @@ class RunInfo:
         return f"{self.run_id}-{hashlib.sha256(self.study.encode()).hexdigest()[:8]}"
 
 
+def shortened(text: str, most: int) -> str:
+    """`text` in at most `most` characters: what is cut from its middle is told from others by a hash of the whole."""
+    if len(text) <= most:
+        return text
+    mark = f"…{hashlib.sha256(text.encode()).hexdigest()[:8]}…"
+    left = most - len(mark)
+    return text[: left - left // 2] + mark + text[len(text) - left // 2 :]
+
+
 @dataclass(frozen=True)
 class Started:
     """Where the run is shown. note: for the terminal, one line. url: None where there is no server."""

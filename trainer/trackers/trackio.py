@@ -14,10 +14,25 @@ from typing import Any
 from trainer.errors import ConfigError
 from trainer.trackers import rows
 from trainer.trackers.picture import rank_map
-from trainer.trackers.tracker import RunInfo, Started
+from trainer.trackers.tracker import RunInfo, Started, shortened
 
 # Any of these would send the run somewhere else.
 ELSEWHERE = ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL", "TRACKIO_BUCKET_ID", "TRACKIO_DATASET_ID", "TRACKIO_WEBHOOK_URL")
+
+LONGEST = 128  # characters of a run's name, and bytes of a project's, of which trackio makes names of files
+
+
+def accepted(project: str) -> str:
+    """The name of a project as trackio takes it; some that it would refuse are reserved for its own files."""
+    from trackio.sqlite_storage import SQLiteStorage
+
+    if len(project.encode()) > LONGEST:
+        project = shortened(project, LONGEST // 4)  # a character has up to four bytes
+    try:
+        SQLiteStorage.validate_project_name(project)
+    except ValueError:
+        return f"project-{project}-"
+    return project
 
 
 @dataclass(kw_only=True)
@@ -46,9 +61,10 @@ class Trackio:
         os.environ |= {"TRACKIO_DIR": str(folder), "HF_HUB_OFFLINE": "1"}
         import trackio
 
+        self._project = accepted(self.project)
         self._run = trackio.init(
-            project=self.project,
-            name=run.name,
+            project=self._project,
+            name=shortened(run.name, LONGEST),
             group=run.study,
             config=run.config,
             resume="allow",
@@ -57,7 +73,7 @@ class Trackio:
             auto_log_cpu=False,
         )
         self._rows = self._kept()
-        return Started(self.project, run.study, run.name, f"logs to {folder}; `make dashboard` opens it")
+        return Started(self._project, run.study, self._run.name, f"logs to {folder}; `make dashboard` opens it")
 
     def log(self, row: dict[str, Any]) -> None:
         values = {name: value for name, value in row.items() if value is not None and name != "step"}
@@ -88,4 +104,4 @@ class Trackio:
     def _kept(self) -> int:
         from trackio.sqlite_storage import SQLiteStorage
 
-        return int(SQLiteStorage.get_log_count(self.project, run_id=self._run.id))
+        return int(SQLiteStorage.get_log_count(self._project, run_id=self._run.id))

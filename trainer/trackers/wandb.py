@@ -17,10 +17,11 @@ from typing import Any
 from trainer.errors import ConfigError
 from trainer.trackers import rows
 from trainer.trackers.picture import rank_map
-from trainer.trackers.tracker import RunInfo, Started
+from trainer.trackers.tracker import RunInfo, Started, shortened
 
 MODES = ("online", "offline")
 FORBIDDEN = r"/\#?%:"  # in a project's name, by W&B
+LONGEST, LONGEST_TAG = 128, 64  # characters of a name and of a tag; W&B refuses a run with longer ones
 EXIT = {"done": 0, "failed": 1}
 INTERRUPTED = 255
 
@@ -75,7 +76,7 @@ class Wandb:
         url = self._run.url if mode == "online" else None
         note = f"online, {url}" if mode == "online" else f"{mode}{why}"
         note += f", logs to {logs}" if mode == "offline" else ""
-        return Started(self.project, run.study, run.name, note, url, warning)
+        return Started(self.project, shortened(run.study, LONGEST), self._run.name, note, url, warning)
 
     def _mode(self) -> tuple[str, str]:
         """W&B's mode, and why it isn't online."""
@@ -102,10 +103,10 @@ class Wandb:
             entity=self.entity,
             id=run.key,
             resume="allow",
-            name=run.name,
-            group=run.study,
-            job_type=self.job_type,
-            tags=list(dict.fromkeys([run.variant, run.task, run.model, *self.tags])),
+            name=shortened(run.name, LONGEST),
+            group=shortened(run.study, LONGEST),
+            job_type=shortened(self.job_type, LONGEST_TAG),
+            tags=self._tags(run),
             notes=self.notes,
             config=run.config,
             dir=str(folder),
@@ -123,6 +124,11 @@ class Wandb:
                 init_timeout=self.timeout / 2,
             ),
         )
+
+    def _tags(self, run: RunInfo) -> list[str]:
+        """The names of variant, task and model, which its config has in full, and the user's own, as W&B takes them."""
+        names = [name.strip() for name in (run.variant, run.task, run.model, *self.tags)]
+        return list(dict.fromkeys(shortened(name, LONGEST_TAG) for name in names if name))
 
     def log(self, row: dict[str, Any]) -> None:
         self._run.log({name: value for name, value in row.items() if value is not None})

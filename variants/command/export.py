@@ -71,6 +71,7 @@ def _export(run: Finished, to: str, output: Path, cut: int | None) -> str:
         raise ConfigError(f"--rank: {cut} for {run.variant.name}, which has no adapters of this suite's; allowed: none")
     ranks = run.variant.ranks()
     before = checked.outputs(run, run.model)
+    recorded = checked.as_recorded(run, before)
     updates = {name: handover.products(adapter, [cut])[0] for name, adapter in adapters.items()}
     if cut is not None:
         handover.put(run.model, adapters, updates)
@@ -87,14 +88,14 @@ def _export(run: Finished, to: str, output: Path, cut: int | None) -> str:
             )
         found = report.of(run, to, cut, folder, ranks, updates, comparison)
         write_json(folder / report.FILENAME, found)
-    return report.text(run, output, found)
+    return f"{report.text(run, output, found)}\n\n{recorded}"
 
 
 def _write_peft(run: Finished, folder: Path) -> nn.Module:
     """Writes what PEFT loads; the model as PEFT loads it."""
     import peft
 
-    from trainer.model import as_loaded
+    from trainer.model import as_loaded, describe, tokenizer
     from variants.core.handover import CannotHandOver, quiet_peft
 
     wrapped = run.variant.to_peft(run.model, run.parts.head)
@@ -105,7 +106,10 @@ def _write_peft(run: Finished, folder: Path) -> nn.Module:
         config.base_model_name_or_path, config.revision = base, revision
         config.modules_to_save = list(run.parts.head)
     wrapped.save_pretrained(folder, save_embedding_layers=False)
-    fresh = as_loaded(run.parts.source, run.parts.labels, run.config.model.dtype)
+    # PEFT writes nothing of the model below: not its classes, nor the padding token that it was given here.
+    describe(wrapped.get_base_model().config, run.parts.rows.labels).save_pretrained(folder)
+    tokenizer(run.parts.source).save_pretrained(folder)
+    fresh = as_loaded(run.parts.source, folder, run.config.model.dtype)
     try:
         with quiet_peft():
             return peft.PeftModel.from_pretrained(fresh, folder).eval()
@@ -118,15 +122,11 @@ def _write_merged(run: Finished, folder: Path) -> nn.Module:
     import torch
     from transformers import AutoModelForSequenceClassification
 
-    from trainer.model import tokenizer
+    from trainer.model import describe, tokenizer
 
     merged: Any = run.variant.merged(run.model)
     merged.to(getattr(torch, run.config.model.dtype))  # the head too: a checkpoint has one precision
-    if run.parts.rows.labels is None:
-        merged.config.problem_type = "regression"
-    else:
-        merged.config.id2label = dict(enumerate(run.parts.rows.labels))
-        merged.config.label2id = {label: number for number, label in enumerate(run.parts.rows.labels)}
+    describe(merged.config, run.parts.rows.labels)
     merged.save_pretrained(folder)
     tokenizer(run.parts.source).save_pretrained(folder)
     return AutoModelForSequenceClassification.from_pretrained(folder).eval()

@@ -40,9 +40,11 @@ def _run(options: argparse.Namespace) -> None:
 def truncation(run: Finished, cuts: list[int]) -> dict[str, Any]:
     """`truncation.json`: the reported metrics as trained, and with every layer at each rank of `cuts`."""
     from trainer.run import versions
+    from variants.command import checked
     from variants.core import handover
 
     adapters = run.variant.adapters
+    checked.as_recorded(run, checked.outputs(run, run.model))
     trained = _metrics(run.evaluate())
     effective = run.variant.effective_parameters()
     updates = {name: handover.products(adapter, [None, *cuts]) for name, adapter in adapters.items()}

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import nn
@@ -22,9 +23,19 @@ from variants.core import dropout as dropouts
 from variants.core import kernel, layers, low_rank, resize
 from variants.core.unread import Unread
 
+# Where a module keeps what was registered to be called with it, and of which kind its backward hooks are.
+_HOOKS = (
+    *("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
+    *("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs"),
+    *("_backward_hooks", "_backward_pre_hooks", "_is_full_backward_hook"),
+)
+
 
 class Adapter(nn.Module):
-    """Wraps `base`, a frozen layer of a kind that `variants.core.layers` knows.
+    """Wraps `base`, a frozen layer of a kind that `variants.core.layers` knows, and stands in its place.
+
+    Attributes that it hasn't itself are the layer's. Hooks on the layer are its own: they see the whole output, ΔW's
+    part included. So `base` is never called but through its `forward`.
 
     A subclass defines `update`, `delta`, `rank` and `closed_form`.
     """
@@ -39,11 +50,29 @@ class Adapter(nn.Module):
         self.out_features, self.in_features = form.matrix.shape
         self._enabled = True
         self._original: torch.Tensor | None = None  # the weight before merging; there while merged
+        # The same objects, so that a handle on the layer's hook still removes it, and unwrapping has nothing to undo.
+        self.__dict__.update({name: base.__dict__[name] for name in _HOOKS})
+
+    def __getattr__(self, name: str) -> Any:
+        """What a model reads off the layer besides its weight: bias, stride, padding_idx and the like."""
+        # As `nn.Module` looks it up, and not by way of it: a step reads many parameters.
+        for place in ("_parameters", "_buffers", "_modules"):
+            if name in (found := self.__dict__.get(place, ())):
+                return found[name]
+        base = self.__dict__.get("_modules", {}).get("base")
+        if base is None or name.startswith("__"):  # what Python asks of an object is asked of this one
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return getattr(base, name)
 
     @property
     def weight(self) -> torch.Tensor:
         """The base layer's weight: for code that looks at a layer's weight, its dtype, its device."""
         return self.form.layer.weight
+
+    @weight.setter
+    def weight(self, value: torch.Tensor) -> None:
+        """For hooks that make the weight anew before each forward pass, as `torch.nn.utils.weight_norm` does."""
+        self.form.layer.weight = value
 
     @property
     def merged(self) -> bool:
@@ -51,7 +80,7 @@ class Adapter(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """The base layer's output plus that of ΔW, in the base's dtype."""
-        y = self.base(x)
+        y = self.base.forward(x)
         if self.merged or not self._enabled or self.is_empty:
             return y
         return y + self.update(x).to(y.dtype)

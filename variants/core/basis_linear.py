@@ -68,7 +68,8 @@ class _BasisLinear(torch.autograd.Function):
     ) -> torch.Tensor:
         ctx.scale = scale
         ctx.save_for_backward(x if ctx.needs_input_grad[5] else None, weight, u, vh, core)
-        return F.linear(x, kernel.joined_weight(weight, vh, u, core, scale), bias)
+        y = F.linear(x, kernel.joined_weight(weight, vh, u, core, scale), bias)
+        return kernel.as_output(y, y.shape)
 
     @staticmethod
     @once_differentiable

@@ -157,7 +157,7 @@ class _LowRankLinear(torch.autograd.Function):
             y.addmm_(_times(core, h).t(), b.t(), alpha=scale)
         ctx.scale, ctx.shape, ctx.least = scale, shape, least
         ctx.save_for_backward(x if keep_x else None, weight, a, b, core, h if keep_h else None, source)
-        return y.view(*shape[:-1], y.shape[-1])
+        return as_output(y, torch.Size([*shape[:-1], y.shape[-1]]))
 
     @staticmethod
     @once_differentiable
@@ -192,6 +192,15 @@ class _LowRankLinear(torch.autograd.Function):
         if need_weight:
             grad_weight = g.t() @ rows
         return grad_x, grad_weight, None, grad_a, grad_b, grad_core, None, None, None, None
+
+
+def as_output(y: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+    """y in `shape`, to be returned by a custom function: no copy, and yet no view to autograd.
+
+    What such a function returns can be changed in place, as models do with a layer's output, only if it is no view.
+    """
+    found: torch.Tensor = torch.ops.aten._unsafe_view(y, list(shape))
+    return found
 
 
 def _joins(tokens: int, weight: torch.Tensor) -> bool:

@@ -26,6 +26,18 @@ from variants.core.sparse_linear import Entries, sparse_linear
 from variants.core.unread import Unread
 
 
+class _Forward(nn.Module):
+    """A layer's forward pass without its hooks, which are the adapter's."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.layer.forward(x)
+        return y
+
+
 class SparseDelta(Adapter):
     """ΔW with trained `values` at `indices`, which start at zero.
 
@@ -76,7 +88,7 @@ class SparseDelta(Adapter):
             return super().forward(x)
         if self.form.is_product and not self.watched:
             return sparse_linear(x, self.form.matrix, self.form.layer.bias, self.values, self.entries, self.scale)
-        return functional_call(self.base, {"weight": self.joined()}, (x,))
+        return functional_call(_Forward(self.base), {"layer.weight": self.joined()}, (x,))
 
     @property
     def entries(self) -> Entries:

@@ -93,7 +93,8 @@ class _SparseLinear(torch.autograd.Function):
     ) -> torch.Tensor:
         ctx.entries, ctx.scale, ctx.dtype = entries, scale, dtype
         ctx.save_for_backward(x if ctx.needs_input_grad[3] else None, weight, values)
-        return F.linear(x, _joined(weight, values, entries, scale, dtype), bias)
+        y = F.linear(x, _joined(weight, values, entries, scale, dtype), bias)
+        return kernel.as_output(y, y.shape)
 
     @staticmethod
     @once_differentiable

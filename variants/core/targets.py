@@ -8,6 +8,7 @@ anything, dots included. A pattern that means nothing is an error, never a no-op
 from __future__ import annotations
 
 import fnmatch
+import re
 from collections.abc import Iterable, Sequence
 
 from torch import nn
@@ -67,6 +68,29 @@ def select(
         found[name] = module
     _refuse_shared(model, chosen)
     return found
+
+
+def not_linear(model: nn.Module, head: Sequence[str] = ()) -> dict[str, int]:
+    """Numbers in the weights that "all-linear" doesn't reach, by the parameter's name.
+
+    These are the matrices outside the head that lie in no linear layer and no embedding: experts that a model keeps in
+    one tensor, convolutions, a router or an attention of a class of its own.
+    """
+    found = {}
+    for name, module in model.named_modules():
+        if not inside(name, head) and not kinds.is_linear(module) and not isinstance(module, nn.Embedding):
+            for own, parameter in module.named_parameters(recurse=False):
+                if parameter.ndim >= 2 and not inside(own, () if name else head):
+                    found[f"{name}.{own}" if name else own] = parameter.numel()
+    return found
+
+
+def by_block(names: Iterable[str]) -> str:
+    """Names for a line of text: those that differ in their numbers alone stand there once, with * for the numbers."""
+    alike: dict[str, list[str]] = {}
+    for name in names:
+        alike.setdefault(re.sub(r"(?<=\.)\d+(?=\.)", "*", name), []).append(name)
+    return ", ".join(some[0] if len(some) == 1 else pattern for pattern, some in alike.items())
 
 
 def replace(model: nn.Module, name: str, module: nn.Module) -> None:

@@ -1,15 +1,16 @@
 """A variant: its hyperparameters are its fields, and it acts through a few named hooks.
 
     model = variant.attach(model, head)      # wrap target layers, freeze the rest
-    for step in 1 … total:
+    for step in 1 … total:                   # `variants.core.step.take`
         variant.on_step_begin(step)          # before the forward
-        loss = task_loss(model(batch))
-        (loss + variant.penalty()).backward()
+        for batch in batches of the step:    # every row of a step weighs the same
+            loss = task_loss(model(batch))
+            (loss + variant.penalty()).backward()
         clip
         variant.on_gradients(step)           # gradients are there, nothing has moved
         optimizer.step()
         variant.on_update(step)              # moved, gradients still there: score, prune, grow
-        zero_grad
+        schedule, zero_grad
     variant.on_train_end(step)               # the final budget holds, or it raises
 
 Several processes may share a run, each with a part of every batch. `.grad` is summed over them before `clip`, so that
@@ -30,12 +31,12 @@ import contextlib
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import torch
 from torch import nn
 
-from variants.core import handover, targets
+from variants.core import fields, handover, targets
 from variants.core import layers as kinds
 from variants.core.adapter import Adapter
 from variants.core.handover import CannotHandOver
@@ -72,6 +73,10 @@ class Variant:
 
     adapters: dict[str, Adapter] = field(init=False, repr=False, compare=False, default_factory=dict)
 
+    def __new__(cls, *_: Any, **settings: Any) -> Self:
+        fields.check_types(cls, settings)  # before `__post_init__`, which compares them
+        return super().__new__(cls)
+
     @classmethod
     def test_params(cls) -> list[dict[str, Any]]:
         """Settings that the contract is checked with; small enough for layers of width 8."""
@@ -86,6 +91,13 @@ class Variant:
         Raises `ValueError` for targets or sizes that `attach` would refuse.
         """
 
+    def leaves_out(self, model: nn.Module, head: Sequence[str] = ()) -> dict[str, int]:
+        """Numbers in parameters, by name, that the method's word for what it trains promises and doesn't reach.
+
+        model: as for `check`. Empty for most methods and models.
+        """
+        return {}
+
     def attach(self, model: nn.Module, head: Sequence[str] = ()) -> nn.Module:
         """Prepares `model` in place: trainable is what the method trains, and the head.
 
@@ -98,7 +110,10 @@ class Variant:
         """Before the forward pass of a step (once per step, however many batches it accumulates)."""
 
     def penalty(self) -> torch.Tensor | None:
-        """A scalar added to the task loss in training, logged apart; None for no penalty."""
+        """A scalar added to the task loss in training, logged apart; None for no penalty.
+
+        Asked for each batch of a step, and weighed as the batch is, so that one step adds it once.
+        """
         return None
 
     def on_gradients(self, step: Step) -> None:
@@ -141,6 +156,17 @@ class Variant:
         """The field by whose value a hook reads the base weights in training; None where forward passes alone do.
 
         Between forward and backward passes a process of several may hold but a part of each base weight.
+        """
+        return None
+
+    def virtual_tokens(self) -> int:
+        """Tokens that the method puts in front of every text; each takes one of the model's positions."""
+        return 0
+
+    def needs_cache(self) -> str | None:
+        """The field by whose value the model gets what is trained as cached keys and values; None where it doesn't.
+
+        A model that computes its activations again in the backward pass drops them.
         """
         return None
 
@@ -239,6 +265,9 @@ class AdapterVariant(Variant):
 
     def check(self, model: nn.Module, head: Sequence[str] = ()) -> None:
         self.select(model, head)
+
+    def leaves_out(self, model: nn.Module, head: Sequence[str] = ()) -> dict[str, int]:
+        return targets.not_linear(model, head) if self.targets == targets.ALL_LINEAR else {}
 
     def attach(self, model: nn.Module, head: Sequence[str] = ()) -> nn.Module:
         self.check(model, head)

@@ -20,6 +20,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint as checkpointed
 
 from variants.core import checkpoint, state
+from variants.core.step import Loss, take
 from variants.core.targets import inside
 from variants.core.variant import Step, Variant, field_names
 
@@ -203,35 +204,29 @@ def prepared(cls: type[Variant], params: Mapping[str, Any], kind: str = "Linear"
 def train(
     run: Trained, until: int = STEPS, *, parts: int = 1, watch: Callable[[str, Trained], None] | None = None
 ) -> Trained:
-    """Makes the steps up to `until`: the documented loop, without anything around it.
+    """Makes the steps up to `until`, without anything around them.
 
-    parts: batches of equal size that a step accumulates. watch: is told "begun" before the forward
-    passes, "gradients" after the backward passes, "updated" after `on_update`.
+    parts: batches that a step accumulates. watch: is told "begun" before the forward passes, "gradients" after the
+    backward passes, "updated" at the end of a step.
     """
     variant, model = run.variant, run.model
-    watch = watch or (lambda event, run: None)
     x, y = data(run.dtype, run.kind)
+    y = y.to(run.toy.head.weight.dtype)
+    batches = list(zip(x.chunk(parts), y.chunk(parts), strict=True))
+
+    def loss(batch: tuple[torch.Tensor, torch.Tensor]) -> Loss:
+        return Loss(F.mse_loss(model(batch[0]), batch[1], reduction="sum"), batch[1].numel())
+
+    def tell(event: str) -> None:
+        if watch and event in ("begun", "gradients"):
+            watch(event, run)
+
     for index in range(run.steps_done + 1, until + 1):
-        step = run.step(index)
-        model.train()
-        variant.on_step_begin(step)
-        watch("begun", run)
-        total = 0.0
-        for part_x, part_y in zip(x.chunk(parts), y.chunk(parts), strict=True):
-            output = model(part_x)
-            loss = F.mse_loss(output, part_y.to(output.dtype))
-            penalty = variant.penalty()
-            ((loss if penalty is None else loss + penalty) / parts).backward()
-            total += loss.item() / parts
-        watch("gradients", run)
-        variant.on_gradients(step)
-        run.optimizer.step()
-        variant.on_update(step)
-        run.scheduler.step()
-        model.zero_grad()
-        run.losses.append(total)
+        taken = take(run.step(index), variant, model, batches, loss, y.numel(), watch=tell)
+        run.losses.append(float(taken.task_loss))
         run.steps_done = index
-        watch("updated", run)
+        if watch:
+            watch("updated", run)
     if until == STEPS:
         variant.on_train_end(run.step(STEPS))
     return run

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import cli
+from analysis.commands import cli
 from trainer import metrics
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from analysis import cli
+from analysis.commands import cli
 
 
 def both(store, lora=None, head=None, seeds=(0, 1), task="movie"):

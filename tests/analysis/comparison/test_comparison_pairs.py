@@ -34,7 +34,7 @@ def test_a_seed_that_is_there_twice_is_not_used(store, compare, lines):
     for seed in (0, 1, 2):
         store.add("lora", seed, 0.8 + seed / 100)
         store.add("head", seed, 0.7)
-    store.add("lora", 1, 0.9, run_id="another")
+    store.add("lora", 1, 0.9, config={"variant.rank": 8.0})  # the same setting, spelt as another run's
     assert [line["seeds"] for line in lines("lora", "head") if line["level"] == "seeds"] == ["0 2"]
     assert compare("lora", "head").has("More than once on a side, not used, lora and head on movie: seed 1.")
 

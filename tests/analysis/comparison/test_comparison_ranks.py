@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from analysis import cli
+from analysis.commands import cli
 
 TASKS = ("boolq", "cola", "movie", "opinion", "rte", "sst2")
 SVG = "{http://www.w3.org/2000/svg}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from analysis import cli
+from analysis.commands import cli
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from analysis import cli
+from analysis.commands import cli
 
 ROOT = Path(__file__).parents[3]
 

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from analysis import figures, runs
+from analysis.commands import figures
 from analysis.plots.kind import LeftOut, Picture, Study
+from analysis.records import runs
 
 LAYERS = [
     f"bert.encoder.layer.{block}.{module}" for block in range(3) for module in ("attention.query", "output.dense")

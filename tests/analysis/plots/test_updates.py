@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from analysis.plots.sparsity import shares
-from analysis.saved import Pattern
+from analysis.records.adapter_file import Pattern
 from tests.analysis.plots.conftest import LAYERS, SIZE, cells, marked, only, save, save_entries, save_factors
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pandas as pd
@@ -176,3 +177,14 @@ def test_a_holdout_that_leaves_nothing(tmp_path):
     assert "task.source.holdout: 0.001 of 2 texts leaves none for validation" in error_of(
         train_path=path, holdout=0.001
     )
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_what_has_no_end_is_no_file_of_data(tmp_path, kind):
+    path = tmp_path / "train.csv"
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/zero")
+    with pytest.raises(ConfigError, match=r"task\.source\.train_path: .* can't be read: it is no regular file"):
+        Files(str(path)).identity()

@@ -20,7 +20,8 @@ from tests.trainer.trackers.disturbed import warnings
 from trainer.errors import ConfigError
 from trainer.plan import Planned
 from trainer.trackers import guard
-from trainer.trackers.trackio import Trackio
+from trainer.trackers.tracker import RunInfo
+from trainer.trackers.trackio import Trackio, accepted
 
 TRACKIO = ["tracker=trackio", "machine.log_every=2"]
 COMMAND = Path(sys.executable).with_name("trackio")
@@ -72,6 +73,17 @@ def test_rows_that_trackio_loses_are_a_warning(carry_out, tmp_path, caplog):
     (warning,) = warnings(caplog)
     assert warning.startswith("tracker trackio: ")
     assert record.status == "done"
+
+
+@pytest.mark.parametrize("study", ["x_system", "registry-x", "é" * 100])
+def test_the_name_of_a_study_that_it_would_refuse_is_changed(tmp_path, study):
+    tracker = Trackio(project=study, dir=str(tmp_path))
+    run = RunInfo(tmp_path, "0123456789ab", study, "lora", "t" * 300, "m", 0, {"study": study}, os.getpid())
+    started = tracker.start(run)
+    tracker.log({"step": 1, "loss": 1.0})
+    tracker.finish({"status": "done", "metric.value": 0.5}, [])
+    assert started.project != study and len(started.run) == 128
+    assert accepted("an-ordinary-name") == "an-ordinary-name"
 
 
 def test_a_missing_extra_is_named(monkeypatch):

@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from analysis import dashboard
+from analysis.commands import dashboard
 from tests.conftest import folder_of
 from tests.trainer.trackers.inspected import Inspected, runs_in
 from trainer.errors import ConfigError
 from trainer.plan import plan
 from trainer.record import flatten, read
 from trainer.run import run
+from trainer.trackers.tracker import shortened
 from trainer.trackers.wandb import Wandb
 
 WANDB = ["tracker=wandb", "machine.log_every=2"]
@@ -109,6 +110,25 @@ def test_a_run_is_read_back_as_its_own_files_say(carry_out, tmp_path, caplog):
     }
 
 
+def test_names_that_are_too_long_for_it_are_shortened_and_stand_in_full_in_its_config(carry_out, tmp_path, caplog):
+    long, others = "an-encoder-" * 13, ["", " ", "t" * 65, "t" * 66]
+    record = carry_out(f"model.name={long}", "study=" + "s" * 200, f"tracker.tags={others}".replace("'", '"'), *WANDB)
+    logged = only(folder_of(record, tmp_path))
+    assert not [line for line in caplog.messages if "tracker" in line]
+    assert logged.run["config"]["model"]["name"] == long and logged.run["config"]["study"] == "s" * 200
+    assert len(logged.run["run_group"]) == 128
+    tags = logged.run["tags"]
+    assert tags[:2] == ["lora", "tiny"] and [len(tag) for tag in tags[2:]] == [64, 64, 64]
+    assert len(set(tags)) == 5  # what is cut is told apart
+
+
+@pytest.mark.parametrize("most", [64, 128])
+def test_a_name_is_shortened_to_what_is_allowed(most):
+    assert shortened("x" * most, most) == "x" * most
+    names = {shortened(f"{'x' * 100}{number}{'y' * 100}", most) for number in range(20)}
+    assert len(names) == 20 and {len(name) for name in names} == {most}
+
+
 def test_two_runs_of_one_process_are_two_runs(carry_out, tmp_path):
     first, second = carry_out("seed=0", *WANDB), carry_out("seed=1", *WANDB)
     found = [only(folder_of(record, tmp_path)) for record in (first, second)]
@@ -133,9 +153,9 @@ def test_an_interrupted_run_goes_on_with_its_curve(configured, tiny_overrides, t
 
     end_step = Loop.end_step
 
-    def interrupt(self, control):
-        end_step(self, control)
-        if self.state.global_step == 7:
+    def interrupt(self, index):
+        end_step(self, index)
+        if index == 7:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:

@@ -1,0 +1,82 @@
+"""What a verb of the command line is, and the arguments that verbs share."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from analysis.errors import AnalysisError
+from analysis.records import runs
+from analysis.records.runs import Found
+from trainer.record import FILENAME
+
+ERRORS = "backslashreplace"  # a folder's name may be in another encoding
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One thing that `python -m analysis` does."""
+
+    name: str
+    summary: str  # one line, for the list of verbs
+    description: str  # what `--help` of the verb says above the arguments
+    example: str  # one or more command lines, shown below them
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], int]  # returns the exit code; may raise AnalysisError
+
+
+def add_runs(parser: argparse.ArgumentParser) -> None:
+    """Adds the run folders: what every verb reads."""
+    parser.add_argument(
+        "runs", nargs="+", type=Path, help="run folders, or folders with run folders at any depth below"
+    )
+
+
+def read_runs(roots: Iterable[Path | str]) -> Found:
+    """All runs below `roots`. Raises `AnalysisError` where there are none, and says why."""
+    found = runs.read(roots)
+    if found.runs:
+        return found
+    for reason in found.untrusted:
+        print(f"Not used, can't be trusted: {reason}", file=sys.stderr)
+    for folder in found.begun:
+        print(f"Not ended, or killed: {folder}: no {FILENAME}", file=sys.stderr)
+    if found.untrusted:
+        raise AnalysisError(f"no record that can be trusted; {len(found.untrusted)} that can't")
+    raise AnalysisError("no records: " + "; ".join(found.empty))
+
+
+def emit(text: str, output: Path | None) -> None:
+    """Writes `text` to a file, or to standard output for None: UTF-8 and `\\n` everywhere.
+
+    Raises `AnalysisError` where the file can't be written.
+    """
+    emit_parts([text], output)
+
+
+def emit_parts(parts: Iterable[str], output: Path | None) -> None:
+    """As `emit`, part after part."""
+    if output is not None:
+        try:
+            with open(output, "w", encoding="utf-8", errors=ERRORS, newline="\n") as file:
+                file.writelines(parts)
+        except OSError as error:
+            raise AnalysisError(f"can't write {output}: {error.strerror or error}") from None
+        return
+    # A terminal in another encoding must not turn ± into an exception.
+    reconfigure = getattr(sys.stdout, "reconfigure", None)
+    if reconfigure is not None:
+        reconfigure(encoding="utf-8", errors=ERRORS, newline="\n")
+    try:
+        sys.stdout.writelines(parts)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader (`| head`) has seen enough. The interpreter flushes once more on its way
+        # out: give it a place where that can't fail.
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

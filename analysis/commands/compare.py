@@ -1,0 +1,104 @@
+"""`python -m analysis compare`: which of two rows is better, by how much, and whether the claim stands."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from analysis.commands.command import Verb, emit, read_runs
+from analysis.comparison import sides
+from analysis.errors import AnalysisError
+from analysis.tables import rows
+from analysis.tables.formats import markdown
+
+FORMATS = ("md", "csv", "json")
+_ENDINGS = {".csv": "csv", ".json": "json"}
+_RESAMPLES = 2000
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `compare`."""
+    parser.usage = "%(prog)s [options] A B runs [runs ...]\n       %(prog)s [options] --all BASELINE runs [runs ...]"
+    parser.add_argument(
+        "words",
+        nargs="+",
+        metavar="A B runs",
+        help="two rows of the table, by variant (lora) or label ('lora rank=4'), "
+        "then run folders, or folders with run folders at any depth below",
+    )
+    parser.add_argument("--all", metavar="BASELINE", help="every other row against this one; no A and B then")
+    parser.add_argument(
+        "--resamples",
+        type=_resamples,
+        default=_RESAMPLES,
+        metavar="N",
+        help="of the bootstrap over test examples; default: %(default)s",
+    )
+    parser.add_argument("--figure", type=Path, metavar="FILE", help="critical-difference diagram, .png or .svg")
+    parser.add_argument("--format", choices=FORMATS, help="default: what the name of the output ends in, else md")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="default: standard output")
+
+
+def _resamples(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 100 <= int(text) <= 1_000_000:
+        raise argparse.ArgumentTypeError(f"{text!r}, allowed: a whole number from 100 to 1000000")
+    return int(text)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Prints the comparison. Raises `AnalysisError` where a row can't be found, or a figure not be drawn."""
+    names, folders = ([], options.words) if options.all is not None else (options.words[:2], options.words[2:])
+    if not folders:
+        raise AnalysisError("compare: no run folders; expected: A B runs …, or --all BASELINE runs …")
+    found = read_runs(map(Path, folders))
+    all_rows = rows.build(found)
+    compared = sides.two(all_rows.rows, *names) if names else sides.against(all_rows.rows, options.all)
+
+    # What follows is about numbers, and brings scipy: not for a misspelt name, and not for --help.
+    from analysis.comparison import figure, flags, outcome, overall, text, tidy, verdict
+
+    ranks = overall.build(compared.rows, all_rows.tasks)
+    if options.figure is not None:
+        figure.check(options.figure)
+        if ranks.untested:
+            raise AnalysisError(f"--figure: {ranks.untested}")
+    outcomes = outcome.compute(compared, all_rows.tasks, options.resamples)
+    verdicts = [verdict.judge(one, outcomes.t_tests) for one in outcomes.done]
+    lines = flags.build(found, all_rows, compared, outcomes, options.resamples)
+    output: Path | None = options.output
+    form = options.format or _ENDINGS.get(output.suffix if output else "", "md")
+    if form == "md":
+        emit(text.render(compared, outcomes, verdicts, ranks, lines), output)
+    elif form == "json":
+        emit(tidy.render_json(outcomes, verdicts, ranks, lines), output)
+    else:
+        emit(tidy.render_csv(outcomes, verdicts), output)
+        for line in lines:
+            if line.problem:
+                print(markdown.one_line(line.text), file=sys.stderr)
+    if options.figure is not None:
+        figure.draw(ranks, options.figure)
+    return 0
+
+
+VERB = Verb(
+    name="compare",
+    summary="whether one row is better than another, by how much",
+    description=(
+        "Compares two rows of the table, or every row with a baseline, on every task that both have.\n"
+        "Over seeds: paired by seed, paired-t interval, exact sign-flip test, effect size.\n"
+        "Over test examples, from the saved predictions: paired bootstrap; for accuracy McNemar's test.\n"
+        "Over tasks: average ranks, with 5 tasks and 3 rows Friedman's and Nemenyi's tests.\n"
+        "p values are corrected by Holm for all tests of their kind that the command makes. What weakens a\n"
+        "comparison (unpaired seeds, unequal budgets, other code or protocols) is listed below it\n"
+        "(csv: on standard error)."
+    ),
+    example=(
+        "python -m analysis compare lora head runs/demo\n"
+        "python -m analysis compare 'lora rank=4' 'lora rank=8' runs/ranks --format csv --output ranks.csv\n"
+        "python -m analysis compare --all lora runs/families --figure ranks.svg"
+    ),
+    add_arguments=add_arguments,
+    run=run,
+)

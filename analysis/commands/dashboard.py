@@ -1,0 +1,207 @@
+"""`python -m analysis dashboard`: a W&B workspace for the runs of a project, as code.
+
+The charts name what `tracker=wandb` logs; a test compares the two. See https://docs.wandb.ai for how a
+workspace is worked with once it is there. Written for wandb-workspaces 0.4.13.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from analysis.commands import wandb_account
+from analysis.commands.command import Verb, emit
+from analysis.errors import AnalysisError
+
+if TYPE_CHECKING:
+    import wandb_workspaces.workspaces as ws
+
+NAME = "Loratory"
+STEP = "step"
+VARIANT = "variant.name"  # in a run's config, which W&B calls variant.value.name
+METRIC = "metric/value"
+SPLIT = ("memory/weights", "memory/gradients", "memory/optimizer", "memory/activations")
+LOSS, PENALTY, EVAL_LOSS = "train/task_loss", "train/penalty", "eval/loss"
+RATE, NORM, SKIPPED = "lr", "grad_norm", "skipped"
+TOTAL_RANK, RANKS = "budget/total_rank", ("ranks/min", "ranks/mean", "ranks/max")
+SPARSITY = "sparsity"  # of methods that have one
+RANK_MAP = "ranks/map"
+PARAMETERS = ("params/effective", "params/adapter_start", "params/adapter_end")
+SECONDS = "time/train"
+COLUMNS = (METRIC, "params/effective", "rank/end", "memory/optimizer", SECONDS, "steps/skipped")
+
+
+def workspace(project: str, entity: str, metrics: tuple[str, ...] = ()) -> ws.Workspace:
+    """The workspace of a project.
+
+    metrics: of the tasks (`accuracy`, `pearson`, …), each of which gets a learning curve.
+    """
+    import wandb_workspaces.workspaces as ws
+
+    return ws.Workspace(
+        entity=entity,
+        project=project,
+        name=NAME,
+        sections=[
+            ws.Section(name="Result against cost", panels=_costs(), is_open=True),
+            ws.Section(name="Learning curves by variant", panels=_curves(metrics), is_open=True),
+            ws.Section(name="Memory by its parts", panels=_memory(), is_open=True),
+            ws.Section(name="Ranks and sparsity", panels=_ranks(), is_open=True),
+            ws.Section(name="Runs side by side", panels=_runs(), is_open=False),
+        ],
+        settings=ws.WorkspaceSettings(x_axis=STEP, smoothing_type="none", smoothing_weight=0, max_runs=100),
+        runset_settings=ws.RunsetSettings(
+            groupby=[ws.Config(VARIANT)],
+            order=[ws.Ordering(ws.Summary(METRIC), ascending=False)],
+            pinned_columns=["run:displayName", "config:variant.value.name", *(f"summary:{name}" for name in COLUMNS)],
+        ),
+    )
+
+
+def _costs() -> list[Any]:
+    import wandb_workspaces.reports.v2 as wr
+
+    costs = {"parameters in use": PARAMETERS[0], "optimizer, bytes": "memory/optimizer", "training, seconds": SECONDS}
+    return [
+        wr.ScatterPlot(
+            title=f"{METRIC} against {title}", x=wr.SummaryMetric(name), y=wr.SummaryMetric(METRIC), log_x=True
+        )
+        for title, name in costs.items()
+    ]
+
+
+def _curves(metrics: tuple[str, ...]) -> list[Any]:
+    named = (EVAL_LOSS, *(f"eval/{name}" for name in metrics), LOSS, PENALTY)
+    return [
+        *(_by_variant(f"{name}, mean ± sd", name) for name in named),
+        *(_by_variant(name, name) for name in (RATE, NORM, SKIPPED)),
+    ]
+
+
+def _memory() -> list[Any]:
+    import wandb_workspaces.reports.v2 as wr
+
+    by_variant: dict[str, Any] = {"groupby": wr.Config(VARIANT), "groupby_aggfunc": "mean", "orientation": "h"}
+    return [
+        wr.BarPlot(title=f"{name}, bytes, mean ± sd", metrics=[name], groupby_rangefunc="stddev", **by_variant)
+        for name in SPLIT
+    ] + [wr.BarPlot(title="parameters", metrics=list(PARAMETERS), groupby_rangefunc="none", **by_variant)]
+
+
+def _ranks() -> list[Any]:
+    import wandb_workspaces.reports.v2 as wr
+
+    return [
+        _by_variant(f"{TOTAL_RANK}, mean ± sd", TOTAL_RANK),
+        *(_by_variant(f"{name} of a layer, mean ± sd", name) for name in RANKS),
+        _by_variant(f"{SPARSITY}, mean ± sd", SPARSITY),
+        wr.MediaBrowser(title="rank of each layer", media_keys=[RANK_MAP], num_columns=2),
+    ]
+
+
+def _runs() -> list[Any]:
+    import wandb_workspaces.reports.v2 as wr
+
+    return [wr.RunComparer(diff_only="split")]
+
+
+def _by_variant(title: str, name: str) -> Any:
+    """Curves over steps, one for each variant: the mean over its runs, and a band of one sd."""
+    import wandb_workspaces.reports.v2 as wr
+
+    return wr.LinePlot(
+        title=title,
+        x=STEP,
+        y=[name],
+        groupby=wr.Config(VARIANT),
+        groupby_aggfunc="mean",
+        groupby_rangefunc="stddev",
+        smoothing_factor=0,
+        max_runs_to_show=100,
+    )
+
+
+def as_json(made: ws.Workspace) -> str:
+    """The workspace as W&B stores it, after a way there and back through the library's own model.
+
+    Raises `AnalysisError` where it doesn't come back as it was.
+    """
+    import wandb_workspaces.workspaces as ws
+    from wandb_workspaces.workspaces.internal import View
+
+    there = _dumped(made)
+    back = ws.Workspace._from_model(View.model_validate_json(there))
+    if list(_keys(json.loads(there))) != list(_keys(json.loads(_dumped(back)))):
+        raise AnalysisError("dashboard: wandb-workspaces does not read this workspace as it was written")
+    return there
+
+
+def _dumped(made: ws.Workspace) -> str:
+    text: str = made._to_model().model_dump_json(by_alias=True, exclude_none=True, indent=1)
+    return text
+
+
+def _keys(tree: Any) -> Iterator[Any]:
+    """All leaves but the ids, which are drawn anew each time."""
+    if isinstance(tree, dict):
+        for name, value in sorted(tree.items()):
+            if not name.lower().endswith(("id", "_id", "ref")):
+                yield name
+                yield from _keys(value)
+    elif isinstance(tree, list):
+        for value in tree:
+            yield from _keys(value)
+    else:
+        yield tree
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `dashboard`."""
+    parser.add_argument("--project", required=True, help="W&B project, as in tracker.project")
+    parser.add_argument("--entity", help="team or user; default: the key's own")
+    parser.add_argument(
+        "--metrics", nargs="+", default=["accuracy"], metavar="NAME", help="of the tasks; default: accuracy"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print the workspace as JSON; needs no key")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Saves the workspace and prints its address, or prints its JSON."""
+    try:
+        import wandb_workspaces.workspaces as ws  # noqa: F401
+    except ModuleNotFoundError:
+        message = "'wandb-workspaces' is not installed: pip install 'loratory[workspaces]'"
+        raise AnalysisError(f"dashboard: {message}") from None
+    metrics = tuple(arguments.metrics)
+    if arguments.dry_run:
+        emit(as_json(workspace(arguments.project, arguments.entity or "entity", metrics)) + "\n", None)
+        return 0
+    wandb_account.need()
+    import wandb
+
+    try:
+        entity = arguments.entity or str(wandb.Api().default_entity)
+        saved = workspace(arguments.project, entity, metrics).save()
+    except Exception as error:  # of requests, of GraphQL, of W&B: there is no common one
+        raise AnalysisError(f"dashboard: W&B did not take it: {' '.join(str(error).split())}") from None
+    emit(saved.url + "\n", None)
+    return 0
+
+
+VERB = Verb(
+    name="dashboard",
+    summary="a W&B workspace that compares variants",
+    description=(
+        "Builds a W&B workspace for runs that were logged with tracker=wandb: result against parameters, memory by\n"
+        "its parts, learning curves by variant, ranks, a table of runs. Prints its address. With --dry-run nothing\n"
+        "is sent: the workspace is checked and printed as JSON."
+    ),
+    example=(
+        "python -m analysis dashboard --project loratory --dry-run\n"
+        "python -m analysis dashboard --project loratory --entity my-team --metrics accuracy pearson"
+    ),
+    add_arguments=add_arguments,
+    run=run,
+)

@@ -1,0 +1,172 @@
+"""`python -m analysis figures`: every picture that the given runs allow, as PNG and SVG, and a list of captions."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from analysis.commands.command import Verb, add_runs, read_runs
+from analysis.errors import AnalysisError
+from analysis.records import runs
+from analysis.tables import footnotes
+from analysis.tables.formats.markdown import escape, one_line
+
+if TYPE_CHECKING:
+    from analysis.plots.kind import Kind, LeftOut, Picture, Study
+
+FORMATS = ("png", "svg")
+CAPTIONS = "captions.md"
+# In the order in which they are drawn. Written out, so that `--help` does not load matplotlib.
+NAMES = (
+    *("metric-parameters", "metric-memory", "metric-time", "learning-curves", "rank-map", "rank-total"),
+    *("rank-over-time", "sparsity-pattern", "sparsity-overlap", "delta-spectrum", "metric-kept-rank", "memory"),
+    "subspace-similarity",
+)
+
+
+def kinds(only: Iterable[str] = NAMES) -> list[Kind]:
+    """The kinds of figures with these names."""
+    # Here, so that a table does not wait for matplotlib.
+    from analysis.plots import costs, curves, kept_rank, memory, rank_map, rank_time, sparsity, spectrum, subspaces
+
+    modules = (costs, curves, rank_map, rank_time, sparsity, spectrum, kept_rank, memory, subspaces)
+    return [kind for module in modules for kind in module.KINDS if kind.name in set(only)]
+
+
+def pictures(study: Study, only: Iterable[str] = NAMES) -> Iterator[tuple[Kind, Picture | LeftOut]]:
+    """All that can be drawn of a study, and what can't, kind by kind. No two pictures have one name."""
+    from dataclasses import replace
+
+    from analysis.plots.kind import Picture
+
+    taken: dict[str, int] = {}
+    for kind in kinds(only):
+        for item in kind.pictures(study):
+            if isinstance(item, Picture):
+                # File systems that don't tell A from a would lose one of two.
+                number = taken[item.name.casefold()] = taken.get(item.name.casefold(), 0) + 1
+                item = item if number == 1 else replace(item, name=f"{item.name}-{number}")
+            yield kind, item
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `figures`."""
+    add_runs(parser)
+    parser.add_argument("--output", type=Path, metavar="DIR", required=True, help="folder for the files")
+    parser.add_argument("--only", metavar="NAME,…", help=f"kinds of figures: {', '.join(NAMES)}; default: all")
+    parser.add_argument("--format", default=",".join(FORMATS), metavar="FORMAT,…", help="png, svg; default: both")
+    parser.add_argument(
+        "--pair",
+        nargs=2,
+        metavar="RUN",
+        help="two runs, by folder or run_id, for subspace-similarity; default: the first two seeds of every row",
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Draws and writes. Raises `AnalysisError` where there is nothing to draw, or nowhere to write."""
+    only = chosen("--only", options.only, NAMES)
+    formats = chosen("--format", options.format, FORMATS)
+    found = read_runs(options.runs)
+    if not found.done:
+        raise AnalysisError(f"no finished run to draw; {len(found.failed)} failed")
+    pair = None if options.pair is None else (_pick(options.pair[0], found), _pick(options.pair[1], found))
+    from analysis.plots.kind import Picture, Study
+    from analysis.plots.style import encode
+
+    study = Study(found, pair)
+    output: Path = options.output
+    drawn: list[tuple[Kind, Picture]] = []
+    left_out: list[tuple[Kind, LeftOut]] = []
+    for kind, item in pictures(study, only):
+        if not isinstance(item, Picture):
+            left_out.append((kind, item))
+            continue
+        figure = item.draw()
+        for form in formats:
+            write(output / f"{item.name}.{form}", encode(figure, form))
+        print(output / item.name, *(f".{form}" for form in formats))
+        drawn.append((kind, item))
+    reasons = list(_reasons(left_out))
+    for line in reasons:
+        print(f"Not drawn: {line}")
+    if not drawn:
+        raise AnalysisError("none of these figures can be drawn from the given runs")
+    write(output / CAPTIONS, _captions(study, drawn, reasons, formats).encode())
+    return 0
+
+
+def _captions(study: Study, drawn: Iterable[tuple[Kind, Picture]], reasons: Iterable[str], formats: list[str]) -> str:
+    """What stands below each picture, what is missing, and what is to know about the runs."""
+    lines = ["# Figures", ""]
+    for _, picture in drawn:
+        files = ", ".join(f"[{form}]({picture.name}.{form})" for form in formats)
+        lines += [f"## {escape(picture.name)}", "", f"{escape(picture.caption)} ({files})", ""]
+    reasons = list(reasons)
+    if reasons:
+        lines += ["## Not drawn", "", *(f"- {escape(reason)}" for reason in reasons), ""]
+    # The other notes explain a table's cells and columns.
+    notes = footnotes.build(study.found, study.rows, study.grid)
+    about = [note for note in notes if note.problem or note.text.startswith("Code: ")]
+    return "\n".join([*lines, "## The runs", "", *(f"- {escape(note.text)}" for note in about), ""])
+
+
+def _reasons(left_out: Iterable[tuple[Kind, LeftOut]]) -> Iterator[str]:
+    """One line for each kind and reason, with all that it is the reason for."""
+    together: dict[tuple[str, str], list[str]] = {}
+    for kind, item in left_out:
+        together.setdefault((kind.name, item.reason), []).append(item.what)
+    for (name, reason), what in together.items():
+        yield one_line(f"{name}, {'; '.join(what)}: {reason}")
+
+
+def chosen(option: str, text: str | None, allowed: tuple[str, ...]) -> list[str]:
+    """The names in a list with commas; all that are allowed for None. Raises `AnalysisError`."""
+    names = list(allowed) if text is None else [name.strip() for name in text.split(",") if name.strip()]
+    for name in names:
+        if name not in allowed:
+            raise AnalysisError(f"{option}: {name!r}, allowed: {', '.join(allowed)}")
+    if not names:
+        raise AnalysisError(f"{option}: {text!r}, allowed: one or more of {', '.join(allowed)}")
+    return list(dict.fromkeys(names))
+
+
+def _pick(text: str, found: runs.Found) -> runs.Run:
+    """The finished run that is meant by a folder or a run_id."""
+    for run in found.done:
+        if run.record.run_id == text:
+            return run
+    read = runs.read([Path(text)])
+    if len(read.done) != 1:
+        raise AnalysisError(f"--pair: {text!r}, allowed: a folder with one finished run, or a run_id among the runs")
+    return read.done[0]
+
+
+def write(path: Path, content: bytes) -> None:
+    """Writes a file, and its folder where there is none. Raises `AnalysisError`."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    except OSError as error:
+        raise AnalysisError(f"can't write {path}: {error.strerror or error}") from None
+
+
+VERB = Verb(
+    name="figures",
+    summary="pictures as PNG and SVG, with captions",
+    description=(
+        "Every kind of figure that the runs allow, rows and tasks as in `table`. captions.md says what each\n"
+        "shows (its error bars, its number of seeds); what can't be drawn is listed with the reason.\n"
+        "The same runs give the same bytes."
+    ),
+    example=(
+        "python -m analysis figures runs/demo --output figures\n"
+        "python -m analysis figures runs/demo --output figures --only rank-map,memory --format svg"
+    ),
+    add_arguments=add_arguments,
+    run=run,
+)
+
+__all__ = ["NAMES", "VERB", "kinds", "pictures"]

@@ -1,0 +1,151 @@
+"""`python -m analysis report`: all that runs say in one HTML file that works without server and network."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from analysis.commands import figures, table
+from analysis.commands.command import Verb, add_runs, emit, read_runs
+from analysis.records.runs import Found
+from analysis.tables import averages as summary
+from analysis.tables import cells, footnotes, published, rows, sheet
+from analysis.tables.formats.markdown import one_line
+from analysis.tables.rows import Rows
+from analysis.text.phrases import names, runs
+
+if TYPE_CHECKING:
+    from analysis.report.images import Kind
+    from analysis.report.page import Content
+
+OUTPUT = Path("report.html")
+TITLE = "Results"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `report`."""
+    add_runs(parser)
+    parser.add_argument("--output", type=Path, default=OUTPUT, metavar="FILE", help="default: %(default)s")
+    parser.add_argument("--title", default=TITLE, help="default: %(default)s")
+    parser.add_argument(
+        "--baseline",
+        metavar="ROW",
+        help="the row that all others are compared with, by variant or label; default: lora, "
+        "or the row that has the most seeds in common with others",
+    )
+    pictures = parser.add_mutually_exclusive_group()
+    pictures.add_argument(
+        "--only", metavar="NAME,…", help=f"kinds of pictures: {', '.join(figures.NAMES)}; default: all"
+    )
+    pictures.add_argument("--no-pictures", action="store_true", help="a smaller file, sooner")
+    table.add_options(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Writes the page. Raises `AnalysisError` for runs, or a choice, that nothing can be made of."""
+    from analysis.report import page
+
+    only = figures.chosen("--only", options.only, figures.NAMES)
+    content = build(read_runs(options.runs), options, [] if options.no_pictures else only)
+    text = page.render(content)
+    emit(text, options.output)
+    pictures = sum(len(kind.images) for kind in content.kinds)
+    line = f"{options.output}: {content.summary} {pictures} pictures, {len(text.encode()) / 2**20:.1f} MiB."
+    emit(one_line(line) + "\n", None)
+    return 0
+
+
+def build(found: Found, options: argparse.Namespace, only: Sequence[str]) -> Content:
+    """Everything that the page shows. only: kinds of pictures. Raises `AnalysisError`."""
+    from analysis.report import headline, journals, origin, page, records, tracker, verdicts
+
+    all_rows = rows.build(found)
+    chosen = table.options_of(options)
+    results = cells.build(all_rows, group_by_budget=chosen.group == "budget", memory=chosen.memory)
+    compared = verdicts.build(found, all_rows, options.baseline, pictures=bool(only))
+    averages, ranks = summary.averages(results), summary.ranks(results)
+    beside = published.beside(results, chosen.published)
+    lines = footnotes.build(found, all_rows, results, averages, ranks, beside, underlined=True)
+    ordered = records.order(found, all_rows)
+    return page.Content(
+        title=options.title,
+        summary=_summary(found, all_rows),
+        headline=headline.build(results, sheet.build(results, averages, ranks, beside)),
+        notes=page.problems(lines, found.provenance().unequal()),
+        verdicts=compared,
+        kinds=_pictures(found, only) if found.done else [],
+        why_no_pictures="" if only and found.done else "No run is done." if only else "Left out: --no-pictures.",
+        data={
+            "runs": records.build(ordered, all_rows, results.fractions),
+            "curves": journals.curves(ordered),
+            "ranks": journals.ranks(ordered),
+            "trackers": [tracker.read(run.folder) for run in ordered],
+        },
+        made_with=origin.made_with(run.record for run in ordered),
+        maker=origin.maker(_command(options)),
+    )
+
+
+def _pictures(found: Found, only: Sequence[str]) -> list[Kind]:
+    if not only:
+        return []
+    # matplotlib comes with the first picture.
+    from analysis.plots.kind import Study
+    from analysis.report import images
+
+    return images.build(Study(found), only)
+
+
+def _summary(found: Found, all_rows: Rows) -> str:
+    from analysis.report import origin
+
+    records = [run.record for run in (*found.done, *found.failed)]
+    seeds = sorted({record.seed for record in records})
+    failed = f", {len(found.failed)} failed" if found.failed else ""
+    days = origin.period(records)
+    parts = [
+        f"{runs(len(records))} ({len(found.done)} done{failed})",
+        f"{_counted({record.variant for record in records}, 'variant')}",
+        f"{_counted({record.task for record in records}, 'task')}",
+        f"{_counted({record.model for record in records}, 'model')}",
+        f"seed{'s' * (len(seeds) > 1)} {names(seeds)}",
+        f"study {names({record.study for record in records})}",
+    ]
+    when = "" if days is None else f" Made {days[0]}." if days[0] == days[1] else f" Made {days[0]} to {days[1]}."
+    return f"{'; '.join(parts)}.{when}"
+
+
+def _counted(values: Iterable[str], word: str) -> str:
+    count = len(list(values))
+    return f"{count} {word}" if count == 1 else f"{count} {word}s"
+
+
+def _command(options: argparse.Namespace) -> list[str]:
+    """The arguments that make this page, wherever it is written: in one order, whatever the order of the folders."""
+    command = ["report", *sorted(set(map(str, options.runs)))]
+    for name, default in (("title", TITLE), ("baseline", None), ("only", None), ("group", None)):
+        value = getattr(options, name)
+        if value != default:
+            command.append(f"--{name}={value}")
+    command += ["--no-pictures"] * options.no_pictures + ["--memory"] * options.memory
+    return [*command, *(f"--published={name}" for name in options.published)]
+
+
+VERB = Verb(
+    name="report",
+    summary="one HTML file: table, verdicts, pictures and every run",
+    description=(
+        "The table, to sort and filter; every row against a baseline; pictures; all runs, each with a page of\n"
+        "its config, its curves, the ranks of its layers and the command that repeats it. One file without\n"
+        "server and network, for a laptop or a phone. The same runs give the same bytes."
+    ),
+    example=(
+        "python -m analysis report runs/demo\n"
+        "python -m analysis report runs/glue --output glue.html --title GLUE --baseline lora --group budget\n"
+        "python -m analysis report runs/demo runs/more --only learning-curves,rank-map"
+    ),
+    add_arguments=add_arguments,
+    run=run,
+)

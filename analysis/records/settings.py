@@ -1,0 +1,142 @@
+"""What tells runs of one variant apart, apart from their seed.
+
+A *setting* is a name of the flat record: an entry of `config.…`, or one of `OBSERVED`, what
+the run itself reported about its protocol. Two values are the same setting when they are
+equal as JSON, and a missing entry equals null (a record leaves nulls out).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from analysis.text.sorting import natural
+from trainer.record import Record
+
+if TYPE_CHECKING:
+    from analysis.records.grouping import Point
+
+CONFIG = "config."
+VARIANT = "config.variant."
+
+# How a table calls them. Means over runs that differ in one of these mean nothing; all
+# but the last must be the same for a whole column, or its numbers can't be compared.
+OBSERVED = {
+    "metric.name": "metric",
+    "metric.checkpoint": "checkpoint",
+    "metric.split": "split",
+    "metric.higher_is_better": "higher_is_better",
+    "data.protocol": "protocol",
+    "metric.positive": "positive",
+    "steps.total": "steps",
+}
+COMPARABLE = tuple(OBSERVED)[:-1]
+
+_LONGEST = 40  # characters of a value in a label
+
+
+def hashable(value: Any) -> Any:
+    """A setting's value in a form that can be hashed."""
+    if isinstance(value, list | dict):
+        return _Json(json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":")))
+    return value
+
+
+def observed(record: Record) -> tuple[Any, ...]:
+    """The values of `OBSERVED`, in its order."""
+    metric = record.metric
+    return (
+        *(metric.name, metric.checkpoint, metric.split, metric.higher_is_better),
+        *(record.data.protocol, metric.positive, record.steps.total),
+    )
+
+
+class _Json(str):
+    """The JSON text of a list: printed without the quotes of a string."""
+
+
+def differing(points: Iterable[Point]) -> set[str]:
+    """The names of the `config.…` settings in which some points differ."""
+    first, *others = [point.identity for point in points] or [{}]
+    names = {name for identity in (first, *others) for name in identity}
+    return {CONFIG + name for name in names if any(other.get(name) != first.get(name) for other in others)}
+
+
+def telling(cells: Iterable[Sequence[Point]], names: Collection[str], typed_names: Collection[str]) -> list[str]:
+    """The fewest of `names` that separate, within each cell, all that the whole of them separates.
+
+    A sweep over the rank changes alpha too where alpha follows the rank: the row is called
+    after the rank. What was typed on a command line goes first, then the rank, then the
+    variant's other settings, then the alphabet.
+    """
+    if len(names) < 2:
+        return list(names)
+    ordered = sorted(
+        names,
+        key=lambda n: (n not in typed_names, n != VARIANT + "rank", not n.startswith(VARIANT), natural(n)),
+    )
+    points = {
+        (number, tuple(point.value(name) for name in ordered)) for number, cell in enumerate(cells) for point in cell
+    }
+
+    def groups(columns: Sequence[int]) -> int:
+        return len({(number, *(values[c] for c in columns)) for number, values in points})
+
+    chosen: list[int] = []
+    first_choice = [c for c, name in enumerate(ordered) if name in typed_names]
+    for pool in (first_choice, range(len(ordered))):
+        reachable = groups(pool)
+        while groups(chosen) < reachable:
+            # max() keeps the first of equals: the order above decides.
+            chosen.append(max((c for c in pool if c not in chosen), key=lambda c: groups([*chosen, c])))
+    return [ordered[c] for c in sorted(chosen, key=lambda c: (not ordered[c].startswith(VARIANT), c))]
+
+
+def label(name: str, setting: Any) -> str:
+    """`rank=4`, `optim.lr=0.001`; of a long value the start and a mark that tells it from others."""
+    shown = text(setting)
+    if len(shown) > _LONGEST:
+        import hashlib  # few tables need it
+
+        mark = hashlib.sha256(shown.encode()).hexdigest()[:6]
+        shown = f"{shown[: _LONGEST - 7]}…{mark}"
+    return f"{short(name)}={shown}"
+
+
+def short(name: str) -> str:
+    """A setting's name as a table has it: the variant's own settings without a prefix, but for a seed of its own."""
+    own = name.removeprefix(VARIANT)
+    return OBSERVED.get(name, name.removeprefix(CONFIG) if own == "seed" else own.removeprefix(CONFIG))
+
+
+def text(setting: Any) -> str:
+    """A value as in YAML: a string that looks like something else keeps its quotes."""
+    if setting is None:
+        return "none"
+    if isinstance(setting, bool):
+        return "true" if setting else "false"
+    if isinstance(setting, float) and setting.is_integer() and abs(setting) < 1e15:
+        return str(int(setting))
+    if isinstance(setting, str) and not isinstance(setting, _Json) and _looks_otherwise(setting):
+        return json.dumps(setting, ensure_ascii=False)
+    return str(setting)
+
+
+def _looks_otherwise(text: str) -> bool:
+    if text in ("", "none", "true", "false") or text[0] in "[{\"'":
+        return True
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def sort_key(setting: Any) -> tuple[object, ...]:
+    """Orders values: none, then numbers by size, then text by `natural`."""
+    if setting is None:
+        return (0,)
+    if isinstance(setting, int | float):
+        return (1, setting)
+    return (2, natural(str(setting)))

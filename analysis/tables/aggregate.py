@@ -1,0 +1,62 @@
+"""The runs of a row → what a table shows of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from analysis.tables import glue
+from analysis.tables.costs import NO_MEANS, Means
+from analysis.tables.rows import Row
+from trainer.record import Record
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """Done runs of one row on one task, by seed."""
+
+    metric: str
+    seeds: tuple[int, ...]
+    values: list[float]  # the metric's, as measured
+    scores: list[float]  # see glue.py; empty where a metric is missing
+    lacking: tuple[str, ...]  # the metrics that are
+    means: Means
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """The costs of a row over all its done runs."""
+
+    means: Means
+    started: tuple[int, int] | None  # the fewest and the most parameters at a run's start
+    resized: bool  # whether a run that reports its best checkpoint changed in size
+
+
+def tallied(row: Row, tasks: Iterable[str], every_cost: bool) -> tuple[list[Tally | None], Spent]:
+    """For each task its tally, None where no run is done; then that of all. every_cost: with the costs of each task."""
+    by_task = {task: [run.record for run in row.runs.get(task, ())] for task in tasks}
+    tallies = [_task(task, records, every_cost) if records else None for task, records in by_task.items()]
+    return tallies, _spent([record for records in by_task.values() for record in records])
+
+
+def _task(task: str, records: Sequence[Record], every_cost: bool) -> Tally:
+    lacking = glue.lacking(task, records)
+    return Tally(
+        records[0].metric.name or "",
+        tuple(record.seed for record in records),
+        [record.metric.value for record in records if record.metric.value is not None],
+        [] if lacking else glue.scores(task, records),
+        tuple(sorted(lacking)),
+        Means(records) if every_cost else NO_MEANS,
+    )
+
+
+def _spent(records: Sequence[Record]) -> Spent:
+    starts = [record.params.adapter_start for record in records if record.params.adapter_start is not None]
+    sizes = [
+        {record.params.adapter_start, record.params.adapter_end, record.params.effective} - {None}
+        for record in records
+        if record.metric.checkpoint == "best"
+    ]
+    started = (min(starts), max(starts)) if starts else None
+    return Spent(Means(records), started, any(len(own) > 1 for own in sizes))

@@ -1,0 +1,334 @@
+"""What stands below a table: what its numbers are, and everything that a reader must not miss."""
+
+from __future__ import annotations
+
+import itertools
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from analysis.records import settings
+from analysis.records.provenance import Provenance
+from analysis.records.runs import Found, Listed
+from analysis.tables import glue
+from analysis.tables.averages import Averages, Ranks
+from analysis.tables.cells import Grid
+from analysis.tables.published import Paper
+from analysis.tables.rows import Row, Rows
+from analysis.text.numbers import human
+from analysis.text.phrases import names, runs
+from analysis.text.sorting import natural
+from trainer.record import FILENAME
+
+_MOST_ERROR = 300  # characters
+
+
+@dataclass(frozen=True)
+class Note:
+    """One line. A `problem` is something wrong with the runs, not an explanation of the table."""
+
+    text: str
+    problem: bool = False
+
+
+def build(
+    found: Found,
+    rows: Rows,
+    grid: Grid,
+    averages: Averages | None = None,
+    ranks: Ranks | None = None,
+    papers: Sequence[Paper] = (),
+    *,
+    underlined: bool = False,
+) -> list[Note]:
+    """All lines below a table, in their order. underlined: whether the format marks the second best."""
+    provenance = found.provenance()
+    explanations = [
+        *_spread(grid),
+        *_metrics(grid, underlined),
+        *(_averages(grid, averages) if averages else ()),
+        *(_ranks(grid, ranks) if ranks else ()),
+        *protocols((point.task, point.observed) for point in found.having("done")),
+        *positives((point.task, point.observed) for point in found.having("done")),
+        *_final_forms(grid),
+        *_costs(grid),
+        *_compared(rows, grid),
+        *_published(grid, papers),
+    ]
+    problems = [
+        *provenance.mixed(),
+        *_twice(grid),
+        *failed(rows),
+        *_blank(grid),
+        *pruned(found),
+        *left_out(found),
+    ]
+    return [
+        *(Note(text) for text in explanations),
+        code(provenance),
+        *(Note(text, problem=True) for text in problems),
+    ]
+
+
+def code(provenance: Provenance) -> Note:
+    """The commits that runs were made with. More than one, or a dirty tree, is a problem."""
+    text, wrong = provenance.code()
+    return Note(text, problem=wrong)
+
+
+def pruned(found: Found) -> Iterator[str]:
+    """How many runs a search stopped: what is left of it in a table is a choice of its better runs."""
+    if count := found.count("pruned"):
+        several = count != 1
+        yield (
+            f"{count} run{'s' * several} {'were' if several else 'was'} stopped by a search and "
+            f"{'are' if several else 'is'} in no cell; the others of it were chosen by what they score."
+        )
+
+
+def left_out(listed: Listed) -> Iterator[str]:
+    """Everything in the folders that no number is from, failed runs apart."""
+    yield from (f"Not used, can't be trusted: {reason}" for reason in listed.untrusted)
+    yield from (f"Not ended, or killed: {folder}: no {FILENAME}" for folder in listed.begun)
+    yield from _duplicates(listed)
+    yield from (f"Nothing found: {reason}" for reason in listed.empty)
+
+
+def _spread(grid: Grid) -> Iterator[str]:
+    counts = {cell.n for line in grid.cells for cell in line if cell.n}
+    if not counts:
+        yield "No run is done: there are no numbers."
+    elif counts == {1}:
+        yield "Cells: value (n) with n = 1 run each: nothing is known about the spread over seeds."
+    else:
+        single = "; a cell with one run has no ±" if 1 in counts else ""
+        yield (f"Cells: mean ± sd (n): sd is the standard deviation over seeds (ddof 1), n the number of runs{single}.")
+
+
+def _metrics(grid: Grid, underlined: bool) -> Iterator[str]:
+    scaled = [name for name, fraction in grid.fractions.items() if fraction]
+    raw = [name for name, fraction in grid.fractions.items() if not fraction and name]
+    parts = [f"×100: {', '.join(scaled)}"] if scaled else []
+    parts += [f"as measured: {', '.join(raw)}"] if raw else []
+    where = "of its column" if len(grid.groups) == 1 else "of its column among the rows of a group"
+    if any(column.marks.best for column in grid.columns):
+        parts.append(f"bold: the best mean {where} and its ties")
+    if underlined and any(column.marks.second for column in grid.columns):
+        parts.append("underlined: the second best and its ties")
+    # The sentence starts with what is there; a metric without a name is in none of the lists.
+    sentence = "; ".join(parts)
+    if sentence:
+        yield sentence[0].upper() + sentence[1:] + "."
+    for column in grid.columns:
+        filled = sum(cell.n > 0 for cell in grid.column(column))
+        if column.unmarked and filled > 1:
+            yield f"No best is marked for {column.task}: {column.unmarked}."
+
+
+def _averages(grid: Grid, averages: Averages) -> Iterator[str]:
+    if averages.shown:
+        tasks = [column.task for column in grid.columns]
+        parts = [f"the mean over the {len(tasks)} tasks"]
+        if any(spread and spread.sd is not None for spread in averages.spreads):
+            parts[0] += ", ± its sd over seeds"
+        if any(spread and not spread.n for spread in averages.spreads):
+            parts.append("without (n) where the tasks of a row have different seeds")
+        merged = [task for task in tasks if task in glue.AVERAGED]
+        parts += [f"{task} counts with the mean of {' and '.join(glue.AVERAGED[task])}" for task in merged]
+        yield f"Average: {'; '.join(parts)}{_only_complete(grid)}."
+    elif averages.why_none:
+        yield f"No average over tasks: {averages.why_none}."
+    for label, task, metric in averages.lacking:
+        yield f"No average for {label}: GLUE averages {metric} in, and a run on {task} has none."
+
+
+def _ranks(grid: Grid, ranks: Ranks) -> Iterator[str]:
+    if ranks.shown:
+        within = " in its group" if len(grid.groups) > 1 else ""
+        merged = [column.task for column in grid.columns if column.task in glue.AVERAGED]
+        shown = f"; on {names(merged)} by the metric that its column shows" if merged else ""
+        yield (
+            f"Rank: the mean over tasks of the rank of a row's mean{within}, 1 for the best, ties share theirs"
+            f"{shown}{_only_complete(grid)}."
+        )
+    elif ranks.why_none:
+        yield f"No rank over tasks: {ranks.why_none}."
+
+
+def _only_complete(grid: Grid) -> str:
+    blank = any(not cell.n for line in grid.cells for cell in line)
+    return "; rows without runs on every task have none" if blank else ""
+
+
+_CHOSEN = {"dev": "chosen and ", "split": "chosen on a part of train, "}
+
+
+def protocols(done: Iterable[tuple[str, Sequence[Any]]]) -> Iterator[str]:
+    """Which split the numbers are from, and on which the checkpoint was chosen. done: tasks of runs, and what they
+    reported, as `settings.observed` has it."""
+    tasks: dict[tuple[str, str, str], set[str]] = defaultdict(set)
+    for task, (_, checkpoint, split, _, protocol, _, _) in done:
+        tasks[checkpoint or "", split or "", protocol or ""].add(task)
+    everything = set().union(*tasks.values())
+    for (checkpoint, split, protocol), here in sorted(tasks.items()):
+        parts = [f"{checkpoint.capitalize()} checkpoint" if checkpoint else "Checkpoint not recorded"]
+        chosen = _CHOSEN.get(protocol, "") if checkpoint == "best" and split else ""
+        parts.append(f"{chosen}reported on {split}" if split else "split not recorded")
+        parts.append(f"protocol {protocol}" if protocol else "protocol not recorded")
+        which = "" if here == everything else f" ({names(here)})"
+        yield f"{', '.join(parts)}{which}."
+
+
+def _final_forms(grid: Grid) -> Iterator[str]:
+    """Methods that change their size: not every evaluation of theirs may compete for the best checkpoint."""
+    changing = [row.label for row, spent in zip(grid.rows, grid.spent, strict=True) if spent.resized]
+    if changing:
+        yield (
+            f"The best checkpoint is chosen among models in their final form; {names(changing)} changed in size "
+            "while training, so that fewer evaluations may have competed than for the other rows."
+        )
+
+
+def positives(done: Iterable[tuple[str, Sequence[Any]]]) -> Iterator[str]:
+    """Of which class an F1 is. done: as `protocols` has it."""
+    tasks: dict[str, set[str]] = defaultdict(set)
+    for task, (*_, positive, _) in done:
+        if positive is not None:
+            tasks[positive].add(task)
+    for positive, here in sorted(tasks.items()):
+        yield f"F1 on {names(here)} is that of class {positive!r}."
+
+
+_COSTS = {
+    "trainable_start": "trainable: parameters of the adapter at the start",
+    "effective_end": "effective: what is not switched off at the end",
+    "head": "the head is in neither",
+    "file_bytes": "file: adapter and head on disk",
+    "memory_bytes": "memory: weights, gradients, optimizer state and saved activations",
+    "peak_rss_bytes": "peak RSS: the whole process",
+    "cuda_train_allocated_bytes": "peak CUDA: allocated in training",
+}
+
+
+def _costs(grid: Grid) -> Iterator[str]:
+    over = "over the runs and tasks of a row" if len(grid.columns) > 1 else "over the runs of a row"
+    meanings = [_COSTS[cost.key] for cost in grid.cost_columns if cost.key in _COSTS]
+    yield f"Costs: means {over}. {meanings[0][0].upper()}{meanings[0][1:]}; {'; '.join(meanings[1:])}."
+    unequal = []
+    for row, spent in zip(grid.rows, grid.spent, strict=True):
+        low, high = spent.started or (0, 0)
+        if low < high:
+            unequal.append(f"{row.label} ({human(low)} to {human(high)})")
+    if unequal:
+        yield f"Trainable is not one number within {', '.join(unequal)}."
+
+
+def _published(grid: Grid, papers: Sequence[Paper]) -> Iterator[str]:
+    for paper in papers:
+        remarks = "".join(f"; {remark}" for remark in paper.remarks(grid.columns))
+        yield (
+            f"{paper.name}: numbers of other people under another protocol, in per cent as printed, never marked and "
+            f"in no average of ours. {paper.source}. {paper.protocol}{remarks}."
+        )
+
+
+def _compared(rows: Rows, grid: Grid) -> Iterator[str]:
+    """Settings in which the numbers of a line, or of a column, differ besides what labels say."""
+    along: dict[str, list[str]] = defaultdict(list)
+    for variant, others in rows.along.items():
+        along[names(map(settings.short, others))].append(variant)
+    for listed, variants in sorted(along.items()):
+        yield f"Along with what their labels say, the rows of {names(variants)} differ in: {listed}."
+    within: dict[str, set[str]] = defaultdict(set)
+    for row in grid.rows:
+        # What belongs to a task is its own affair.
+        for name in settings.differing(own[0] for own in row.points.values()):
+            if not name.startswith("config.task.") and name != "config.task":
+                within[settings.short(name)].add(row.label)
+    if within:
+        parts = [
+            name if len(labels) == len(grid.rows) else f"{name} ({names(labels)})"
+            for name, labels in sorted(within.items(), key=lambda item: natural(item[0]))
+        ]
+        yield f"Within a row, from task to task, differ: {', '.join(parts)}."
+    differ = {name for column in grid.columns for name in between(column.task, grid.rows)}
+    if differ:
+        yield f"Within a column, from row to row, differ besides the variant: {names(differ, most=30)}."
+
+
+def between(task: str, rows: Sequence[Row]) -> Iterator[str]:
+    """Settings in which the rows differ on a task, besides the variant, the model and what labels say."""
+    here = [row for row in rows if row.points.get(task)]
+    some = [row.points[task][0] for row in here]
+    labelled = {name for row in here for name, _ in row.told_apart}
+    several_models = len({point.model for point in some}) > 1
+    differ = settings.differing(some)
+    if len({point.value("steps.total") for point in some}) > 1:
+        differ.add("steps.total")
+    for name in differ - labelled:
+        of_variant = name.startswith(settings.VARIANT) or name == "config.variant"
+        of_model = name.startswith("config.model.") or name == "config.model"
+        if not of_variant and not (of_model and several_models):
+            yield settings.short(name)
+
+
+def _twice(grid: Grid) -> Iterator[str]:
+    """A seed that is in a cell more than once makes n larger than it is."""
+    for row, line in zip(grid.rows, grid.cells, strict=True):
+        for column, cell in zip(grid.columns, line, strict=True):
+            # They are in their order.
+            again = sorted({seed for seed, after in itertools.pairwise(cell.seeds) if seed == after})
+            if again:
+                yield f"Seed {names(map(str, again))} more than once in {row.label} on {column.task}."
+
+
+def failed(rows: Rows) -> Iterator[str]:
+    """Every failed run, those with one error in one line."""
+    seeds: dict[tuple[str, str, str], set[int]] = defaultdict(set)
+    seen: set[str] = set()
+    for row in rows.rows:
+        for task in rows.tasks:
+            for run in sorted(row.failed.get(task, ()), key=lambda run: run.record.run_id):
+                if run.record.run_id not in seen:  # it may belong to several rows
+                    seen.add(run.record.run_id)
+                    seeds[row.label, task, _one_line(run.record.error)].add(run.record.seed)
+    for (label, task, error), numbers in seeds.items():
+        word = "seed" if len(numbers) == 1 else "seeds"
+        yield f"Failed: {label} on {task}, {word} {', '.join(map(str, sorted(numbers)))}: {error}"
+
+
+def _one_line(error: str | None) -> str:
+    lines = [line.strip() for line in (error or "").splitlines() if line.strip()]
+    if not lines:
+        return "no error recorded"
+    # The last line of a traceback says what happened.
+    text = lines[-1] if lines[0].startswith("Traceback") else " ".join(lines)
+    return text if len(text) <= _MOST_ERROR else text[: _MOST_ERROR - 1] + "…"
+
+
+def _blank(grid: Grid) -> Iterator[str]:
+    """Why cells are blank: one line for each task and reason."""
+    for place, column in enumerate(grid.columns):
+        reasons: dict[str, list[str]] = defaultdict(list)
+        for row, line in zip(grid.rows, grid.cells, strict=True):
+            cell = line[place]
+            if not cell.n:
+                reasons[f"{runs(cell.failed)} failed" if cell.failed else "no run"].append(row.label)
+        for reason, labels in sorted(reasons.items()):
+            yield f"Blank on {column.task}, {reason}: {', '.join(labels)}"
+
+
+def _duplicates(found: Listed) -> Iterator[str]:
+    same = [duplicate for duplicate in found.duplicates if not duplicate.differs]
+    if same:
+        word = "was" if len(same) == 1 else "were"
+        ids = names([duplicate.run_id for duplicate in same])
+        yield f"Counted once: {runs(len(same))} that {word} found in more than one place: {ids}."
+    for duplicate in found.duplicates:
+        if duplicate.differs:
+            others = ", ".join(map(str, duplicate.left_out))
+            yield (
+                f"Counted once, with different records: run {duplicate.run_id}: "
+                f"used {duplicate.used}, left out {others}."
+            )

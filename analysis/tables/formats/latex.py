@@ -1,0 +1,93 @@
+"""A table as LaTeX, with booktabs' rules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from analysis.tables.footnotes import Note
+from analysis.tables.formats.markdown import one_line
+from analysis.tables.sheet import Entry, Head, Section, Sheet
+
+
+def render(sheet: Sheet, notes: Sequence[Note]) -> str:
+    """A `table` environment: the tabular, then the notes in small print."""
+    head = ["variant", *map(_head, sheet.heads)]
+    lines = [
+        "% needs \\usepackage{booktabs}",
+        "\\begin{table}",
+        "\\centering",
+        f"\\begin{{tabular}}{{l{'r' * len(sheet.heads)}}}",
+        "\\toprule",
+        " & ".join(head) + " \\\\",
+    ]
+    for section in sheet.sections:
+        lines += ["\\midrule", *_section(section, len(head))]
+    lines += ["\\bottomrule", "\\end{tabular}", "", "\\medskip"]
+    lines += ["\\begin{minipage}{\\linewidth}\\footnotesize"]
+    lines += [f"{escape(note.text)}\\par" for note in notes]
+    lines += ["\\end{minipage}", "\\end{table}"]
+    return "\n".join(lines) + "\n"
+
+
+def _head(head: Head) -> str:
+    """Task, metric and checkpoint one below the other: they are longer than the numbers."""
+    parts = [escape(part) for part in (head.name, head.metric, head.reading) if part]
+    if len(parts) == 1:
+        return parts[0]
+    return "\\shortstack[r]{" + " \\\\ ".join(parts) + "}"
+
+
+def _section(section: Section, width: int) -> Iterator[str]:
+    if section.title is not None:
+        yield f"\\multicolumn{{{width}}}{{l}}{{\\emph{{{escape(section.title)}}}}} \\\\"
+    for line in section.lines:
+        # Behind the \\\\ of the line before, a bracket or a star would belong to it.
+        label = ("{}" if line.label.startswith(("[", "*")) else "") + escape(line.label)
+        if section.foreign:
+            entries = [f"\\textit{{{_number(entry.text)}}}" if entry.text else "" for entry in line.entries]
+            label = f"\\textit{{{label}}}"
+        else:
+            entries = list(map(_entry, line.entries))
+        yield " & ".join([label, *entries]) + " \\\\"
+
+
+_MARKS = {"best": "\\textbf{{{}}}", "second": "\\underline{{{}}}", "": "{}"}
+
+
+def _entry(entry: Entry) -> str:
+    text = _MARKS[entry.mark].format(_number(entry.text))
+    spread = f" $\\pm$ {_number(entry.sd)}" if entry.sd else ""
+    return f"{text}{spread} ({entry.n})" if entry.n else f"{text}{spread}"
+
+
+def _number(text: str) -> str:
+    """A minus in text is a hyphen."""
+    return f"$-${text[1:]}" if text.startswith("-") else text
+
+
+_SPECIAL = str.maketrans(
+    {
+        "\\": r"\textbackslash{}",
+        "&": r"\&",
+        "%": r"\%",
+        "$": r"\$",
+        "#": r"\#",
+        "_": r"\_",
+        "{": r"\{",
+        "}": r"\}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "|": r"\textbar{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        "±": r"$\pm$",
+        "×": r"$\times$",
+        "…": r"\ldots{}",
+    }
+)
+
+
+def escape(text: str) -> str:
+    """`text` as LaTeX prints it letter by letter, on one line."""
+    # Two hyphens are two hyphens, not a dash.
+    return one_line(text).translate(_SPECIAL).replace("--", "-{}-").replace("--", "-{}-")

@@ -1,0 +1,100 @@
+"""A table as csv: one row for each row and task, exact numbers, no prose."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from analysis.records import settings
+from analysis.tables import costs
+from analysis.tables.averages import Averages, Ranks
+from analysis.tables.cells import Grid, budgets
+from analysis.tables.published import Paper
+from analysis.text.formulas import inert
+from analysis.text.numbers import exact, magnitude
+
+HEADER = (
+    "variant",
+    "settings",  # what tells the row apart from others of its variant
+    "budget",  # config.variant.budget
+    "published",  # the set, where the row is other people's; blank for ours
+    "model",
+    "task",
+    "metric",
+    "checkpoint",
+    "split",
+    "protocol",
+    "higher_is_better",
+    "n",
+    "failed",
+    "mean",  # as measured: never ×100
+    "sd",  # ddof 1
+    "seeds",  # of the n runs, a space between
+    "average",  # over the tasks, the same in every line of a row; then its sd and n over seeds
+    "average_sd",
+    "average_n",
+    "average_rank",
+    *(cost.key for cost in costs.COSTS),  # means over the n runs; bytes, seconds
+)
+
+
+def render(grid: Grid, averages: Averages, ranks: Ranks, papers: Sequence[Paper] = ()) -> str:
+    """The whole file; a task without done runs has n = 0 and blanks."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, HEADER, restval="", extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    for place in range(len(grid.rows)):
+        writer.writerows(map(_inert, _lines(grid, averages, ranks, place)))
+    for paper in papers:
+        writer.writerows(map(_inert, _published(grid, paper)))
+    return text.getvalue()
+
+
+def _inert(line: dict[str, Any]) -> dict[str, Any]:
+    return {name: inert(value) for name, value in line.items()}
+
+
+def _lines(grid: Grid, averages: Averages, ranks: Ranks, place: int) -> Iterator[dict[str, Any]]:
+    row, average, rank = grid.rows[place], averages.spreads[place], ranks.means[place]
+    shared: dict[str, Any] = {
+        "variant": row.variant,
+        "settings": row.settings,
+        "budget": " ".join(settings.text(budget) for budget in budgets(row) if budget is not None),
+        "model": row.model,
+        "average_rank": exact(rank),
+    }
+    if average is not None:
+        shared |= {"average": exact(average.mean), "average_sd": exact(average.sd), "average_n": average.n or ""}
+    for column, cell in zip(grid.columns, grid.cells[place], strict=True):
+        line = shared | {"task": column.task, "n": cell.n, "failed": cell.failed}
+        if cell.spread is not None:
+            metric, checkpoint, split, higher, protocol, *_ = cell.observed
+            line |= {
+                "metric": metric,
+                "checkpoint": checkpoint,
+                "split": split,
+                "protocol": protocol,
+                "higher_is_better": "" if higher is None else str(higher).lower(),
+                "mean": exact(cell.spread.mean),
+                "sd": exact(cell.spread.sd),
+                "seeds": " ".join(map(str, cell.seeds)),
+            }
+            line |= {cost.key: exact(cell.costs.of(cost)) for cost in costs.COSTS}
+        yield line
+
+
+def _published(grid: Grid, paper: Paper) -> Iterator[dict[str, Any]]:
+    for row in paper.rows:
+        for column in grid.columns:
+            value, place = paper.value(row, column), paper.place(column)
+            if value and place is not None:
+                yield {
+                    "variant": row.label,
+                    "published": paper.name,
+                    "task": column.task,
+                    "metric": paper.metrics[column.task][place],
+                    "mean": exact(round(float(value) / 100, 6)),
+                    "trainable_start": exact(magnitude(row.parameters)) if row.parameters else "",
+                }

@@ -1,0 +1,67 @@
+"""Config nodes with a `_target_` → objects: a class of the right kind, with settings that it has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from trainer import classes
+from trainer.errors import ConfigError
+from variants.core import fields
+
+
+def make(field: str, node: Any, **arguments: Any) -> Any:
+    """Instantiates the config node `field` by its `_target_`. Raises `ConfigError`.
+
+    Before anything is called the target is a class of the kind that the field needs (see `trainer.classes`), and the
+    settings are those that the class has, of the types that it names. arguments: given besides, or `_partial_`.
+    """
+    cls = classes.chosen(field, node)
+    settings = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else dict(node)
+    assert isinstance(settings, dict)
+    del settings["_target_"]
+    _check_names(field, cls, settings, arguments)
+    named(field, fields.check_types, cls, settings)
+    try:
+        return instantiate(node, _convert_="all", **arguments)
+    except InstantiationException as error:
+        cause = error.__cause__
+        while isinstance(cause, InstantiationException) and cause.__cause__ is not None:
+            cause = cause.__cause__
+        if isinstance(cause, ConfigError):
+            raise cause from None
+        text = " ".join(str(cause if cause is not None else error).split())
+        raise ConfigError(f"{field}.{text}" if isinstance(cause, ValueError) else f"{field}: {text}") from error
+
+
+def _check_names(field: str, cls: type, settings: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
+    """Raises `ConfigError` for a setting that `cls` doesn't have, and for one that it must be given and isn't."""
+    known = fields.arguments(cls)
+    if any(one.kind is one.VAR_KEYWORD for one in known.values()):
+        return
+    for name in settings:
+        if name not in known:
+            allowed = ", ".join(known)
+            raise ConfigError(
+                f"{field}.{name}: {settings[name]!r}, {cls.__name__} has no such field, allowed: {allowed}"
+            )
+    if "_partial_" in arguments:  # the rest is given to what is made
+        return
+    for name, one in known.items():
+        given = name in settings or name in arguments or one.default is not one.empty
+        if not given and one.kind is not one.VAR_POSITIONAL:
+            raise ConfigError(f"{field}.{name}: not given, {cls.__name__} has no default for it")
+
+
+def named(field: str, call: Callable[..., Any], *arguments: Any) -> Any:
+    """Calls a hook of what `field` configures; the `ValueError` it raises gets the field's name."""
+    try:
+        return call(*arguments)
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"{field}.{error}") from error

@@ -1,0 +1,74 @@
+"""What is wrong with what PEFT made of a model, found before a step is made. Each is a `ValueError` in one line."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+
+from variants.bridge.options import line
+from variants.core.targets import inside
+
+
+def refuse_changed(options: Mapping[str, Any], config: Any) -> None:
+    """Refuses options in whose place PEFT has put a value of its own."""
+    for option, value in options.items():
+        found = getattr(config, option)
+        if isinstance(value, bool | int | float) and found != value:
+            raise ValueError(f"options.{option}: {value!r}, allowed: none; PEFT makes it {found!r} by itself")
+
+
+def refuse_layers(tuner: Any, names: Sequence[str], options: Mapping[str, Any], head: Sequence[str]) -> None:
+    """Refuses layers of the head, other layers than `names`, and patterns that mean no layer.
+
+    names: what was to be adapted; empty where PEFT was to choose.
+    """
+    adapted = [name for name, module in tuner.model.named_modules() if isinstance(module, tuner.tuner_layer_cls)]
+    for name in adapted:
+        if inside(name, head):
+            raise ValueError(f"targets: PEFT would adapt {name}, which belongs to the head, allowed: names of others")
+    if names and not options.get("target_parameters") and (other := set(names) ^ set(adapted)):
+        raise ValueError(f"targets: PEFT can't tell {min(other)} from others by its name, allowed: other names")
+    for option, value in options.items():
+        if not (option.endswith("_pattern") and isinstance(value, Mapping)):
+            continue
+        for key in value:
+            if not any(re.match(rf"(.*\.)?({key})$", name) for name in adapted):  # as PEFT matches it
+                raise ValueError(f"options.{option}: no adapted layer ends in {key!r}")
+
+
+@torch.no_grad()
+def refuse_model(method: str, model: Any, disabled: AbstractContextManager[None]) -> None:
+    """Refuses models that can't have a prompt: those that fail, that do not see it, or that lose sight of the padding.
+
+    A row must come out the same alone and padded. A head that takes the last token looks for it in `input_ids`,
+    which a prompt has turned into embeddings.
+    """
+    base = model.get_base_model()
+    what = f"method: {method}, which {type(base).__name__} can't have"
+    pad = base.config.pad_token_id or 0
+    token = next(number for number in range(base.get_input_embeddings().num_embeddings) if number != pad)
+    row, rows = torch.full((1, 3), token), torch.tensor([[token] * 3 + [pad] * 3, [token] * 6])
+    mask = torch.tensor([[1] * 3 + [0] * 3, [1] * 6])
+
+    def logits(ids: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = model(input_ids=ids.to(base.device), attention_mask=seen.to(base.device)).logits
+        return found[0]
+
+    training = model.training
+    model.eval()
+    try:
+        alone, padded = logits(row, torch.ones_like(row)), logits(rows, mask)
+        with disabled:
+            without = logits(row, torch.ones_like(row))
+    except Exception as error:
+        raise ValueError(f"{what}: {line(error)}") from error
+    finally:
+        model.train(training)
+    if float((padded - alone).abs().max()) > torch.finfo(base.dtype).eps ** 0.5 * float(alone.abs().max()):
+        raise ValueError(f"{what}: what it says of a row depends on the row's padding")
+    if torch.equal(alone, without):
+        raise ValueError(f"{what}: the prompt changes nothing")
