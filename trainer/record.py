@@ -31,7 +31,7 @@ from typing import Any
 import orjson
 
 from trainer import identity_v1
-from trainer.identity import flatten
+from trainer.identity import flatten, reduced
 from trainer.identity import run_id as hashed
 
 VERSION = 2
@@ -205,7 +205,7 @@ class Record:
         plain = parts.pop("")
         plain.pop(CHECKSUM, None)
         if plain["version"] == 1:
-            parts["identity"] = identity_v1.identity(parts["config"])
+            parts["identity"] = reduced(*identity_v1.read(parts["config"]))
         known = {name: group(**parts.pop(name)) for name, group in GROUPS.items()}
         return cls(**plain, **known, **parts)  # type: ignore[arg-type]
 

@@ -46,6 +46,7 @@ class Template(AdapterVariant):
     rank: of every adapted layer. dropout: on the adapter's input.
     """
 
+    # todo: for runs that keep their names when the class gets another, kind = "my-method" here, without an annotation
     name: str = "template"
     rank: int = 8
     dropout: float = 0.0

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.trainer.test_resume import outcome
+from tests.trainer.left_behind import outcome
 from trainer import unfinished
 from trainer.errors import RunFailed
 from trainer.plan import plan

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, GPT2Config, GPT2Model
 
 from tests.conftest import folder_of, write_csv
-from tests.trainer.test_finished import without_hashes
+from tests.trainer.edited import without_hashes
 from trainer.finished import opened
 from variants.command import checked
 from variants.command.cli import main
