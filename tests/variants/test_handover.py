@@ -94,7 +94,11 @@ def test_zeros_go():
 # -- every variant ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("case", cases(), ids=str)
+# Dropout has no part in what is handed over.
+GOING_OUT = [case for case in cases() if case.kind == "Linear" or not case.params.get("dropout")]
+
+
+@pytest.mark.parametrize("case", GOING_OUT, ids=str)
 def test_a_variant_goes_out_to_peft_and_as_a_plain_model_with_equal_outputs(case: Case, monkeypatch, tmp_path):
     monkeypatch.setitem(KINDS, "Conv1D", lambda: (Conv1D(12, 8), Conv1D(8, 12)))  # PEFT knows transformers' own alone
     if case.refusal is not None:
