@@ -22,11 +22,11 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from trainer import config as run_config
-from trainer import launch, stopping
 from trainer.errors import Held, Pruned, one_line
+from trainer.machine import launch, signals
 from trainer.overrides import readable
-from trainer.plan import Planned, plan
-from trainer.sweep import Outcome, threads
+from trainer.sweeps.plan import Planned, plan
+from trainer.sweeps.sweep import Outcome, threads
 
 log = logging.getLogger("trainer")
 
@@ -44,13 +44,13 @@ def main(config: DictConfig) -> Outcome:
         planned = plan(config)
         if config.machine.dry_run:
             if launch.this().rank == 0:
-                from trainer.predict import predict
+                from trainer.runs.dry_run import predict
 
                 print(planned.title, *predict(planned).lines(), sep="\n")
             return Outcome(math.nan, "dry run")
         how = "done already"
         if not planned.done or launch.this().count > 1:
-            from trainer import processes  # here, so that a finished sweep never imports torch
+            from trainer.machine import processes  # here, so that a finished sweep never imports torch
 
             with processes.joined(config.machine.fsdp), planned.alone():
                 processes.agree("run", planned.title)
@@ -74,10 +74,10 @@ def main(config: DictConfig) -> Outcome:
 
 def carry_out(planned: Planned) -> Planned:
     """Carries out a run that nobody else does; stops with a checkpoint where a signal asks for it."""
-    from trainer.run import run  # here, so that a finished sweep never imports torch
+    from trainer.runs.run import run  # here, so that a finished sweep never imports torch
 
     log.info("running: %s", planned.title)
-    with stopping.listening():
+    with signals.listening():
         return replace(planned, record=run(planned, list(HydraConfig.get().overrides.task)))
 
 
@@ -90,7 +90,7 @@ def cli() -> None:
         launch.take()
         sys.argv[1:] = readable(sys.argv[1:])
         main()
-    except stopping.Interrupted as stop:
+    except signals.Interrupted as stop:
         print(f"{stop.text}: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
         sys.exit(stop.exit_code)
     except KeyboardInterrupt:

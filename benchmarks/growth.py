@@ -10,7 +10,7 @@ import torch
 import transformers
 
 from benchmarks.stepper import Stepper, in_turn
-from trainer import model as models
+from trainer.model import backbone as models
 from variants.core.variant import Variant
 from variants.head import Head
 from variants.lora import LoRA

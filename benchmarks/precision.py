@@ -19,7 +19,7 @@ import torch
 
 from benchmarks.stepper import Stepper, default_backbone
 from benchmarks.stepper import device as device_of
-from trainer import pages
+from trainer.machine import malloc
 from variants.core.variant import Variant
 from variants.head import Head
 from variants.lora import LoRA
@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="writes all numbers there")
     arguments = parser.parse_args()
     torch.manual_seed(0)
-    pages.keep()  # as runs do
+    malloc.keep()  # as runs do
     found = {}
     print("| method | texts × tokens | float32 ms | bfloat16 ms | times faster | quartiles |")
     print("|:--|:--|---:|---:|---:|:--|")

@@ -33,7 +33,7 @@ from safetensors.numpy import save_file
 
 from trainer import config as run_config
 from trainer import record as records
-from trainer.sweep import Runs, product
+from trainer.sweeps.sweep import Runs, product
 
 ROOT = Path(__file__).parents[1]
 SIZES = (1_000, 10_000, 100_000)

@@ -28,14 +28,14 @@ from benchmarks import growth
 from benchmarks.growth import Growth
 from benchmarks.stepper import Stepper, default_backbone, in_turn
 from benchmarks.stepper import device as device_of
-from trainer import model as models
-from trainer import pages
+from trainer.machine import malloc
+from trainer.model import backbone as models
 from variants.adalora import AdaLoRA
 from variants.core.variant import Variant
 from variants.dora import DoRA
 from variants.full import Full
 from variants.head import Head
-from variants.incremental import IncreLoRA
+from variants.increlora import IncreLoRA
 from variants.lora import LoRA
 from variants.peft import Peft
 from variants.shira import SHiRA
@@ -172,7 +172,7 @@ def main() -> None:
     started = time.perf_counter()
     quick, plain, device = arguments.quick, arguments.plain, arguments.device
     if not plain:
-        pages.keep()  # as runs do
+        malloc.keep()  # as runs do
     name, source = default_backbone()
     names = [n for n in METHODS if n.removeprefix("peft ") in QUICK] if quick or plain else list(METHODS)
     sizes = [(8, 16)] if quick else [(batch, length) for length in LENGTHS for batch in BATCHES]

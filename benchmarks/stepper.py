@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from hydra import compose, initialize_config_dir
 
 from trainer import config as run_config
-from trainer import cost
-from trainer import model as models
-from trainer.plan import model_sources
-from trainer.sources import fetch_model
+from trainer.data.sources import fetch_model
+from trainer.loop import cost
+from trainer.model import backbone as models
+from trainer.sweeps.plan import model_sources
 from variants.core.step import Loss, take
 from variants.core.variant import Step, Variant
 from variants.head import Head

@@ -12,16 +12,17 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
 from hydra_plugins.study_sweeper import StudySweeper
-from trainer import metrics, sweep
+from trainer.data.sources.paths import expanded
 from trainer.errors import ConfigError
-from trainer.sources.paths import expanded
+from trainer.objectives import metrics
+from trainer.sweeps import sweep
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
-    from trainer.search import Search
+    from trainer.sweeps.search import Search
 
-log = logging.getLogger("trainer.search")
+log = logging.getLogger("trainer.sweeps.search")
 
 
 class SearchSweeper(StudySweeper):
@@ -46,7 +47,7 @@ class SearchSweeper(StudySweeper):
         if importlib.util.find_spec("optuna") is None:
             raise ConfigError("hydra/sweeper: search needs optuna; it comes with: pip install 'loratory[optuna]'")
         sweep.refuse_several_processes(type(self).__name__, self.config.hydra.launcher)
-        from trainer.search import Search, split
+        from trainer.sweeps.search import Search, split
 
         texts = [f"{key}={value}" for key, value in self.params.items()] + arguments
         by_key = {

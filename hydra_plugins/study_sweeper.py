@@ -19,10 +19,11 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from trainer import stopping, sweep
 from trainer.errors import ConfigError, Held, Pruned, one_line
+from trainer.machine import signals
+from trainer.sweeps import sweep
 
-log = logging.getLogger("trainer.sweep")
+log = logging.getLogger("trainer.sweeps.sweep")
 
 SHOWN = 50  # runs that are done already are listed up to so many
 
@@ -90,7 +91,7 @@ class StudySweeper(Sweeper):
         jobs = [self.runs.jobs[number] for number in batch]
         here = self.config.hydra.launcher._target_.endswith("BasicLauncher")  # then the run listens to signals itself
         try:
-            with contextlib.nullcontext() if here else stopping.raising():
+            with contextlib.nullcontext() if here else signals.raising():
                 returned = self.launcher.launch(jobs, initial_job_idx=batch[0])
         except Exception as error:
             if not any(cls.__name__ in DIED for cls in type(error).__mro__):
@@ -122,7 +123,7 @@ class StudySweeper(Sweeper):
 
     def _give_up(self, number: int, error: Exception) -> None:
         """Records that a run's process dies, whenever it is tried."""
-        from trainer.run import record_death
+        from trainer.runs.run import record_death
 
         run, overrides = self.runs.plan(number), self.runs.jobs[number]
         line = f"the process that carried out this run died each time: {one_line(error)}"

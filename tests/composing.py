@@ -14,8 +14,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from trainer import sweep
 from trainer.config import register
+from trainer.sweeps import sweep
 
 CONF = Path(__file__).parents[1] / "conf"
 

@@ -127,10 +127,10 @@ def configured() -> Callable[[list[str]], DictConfig]:
 @pytest.fixture
 def carry_out(configured, tiny_overrides):
     """Carries out one tiny run with further overrides; returns its record."""
-    from trainer.plan import plan
+    from trainer.sweeps.plan import plan
 
     def carried_out(*overrides: str):
-        from trainer.run import run
+        from trainer.runs.run import run
 
         everything = [*tiny_overrides, *overrides]
         return run(plan(configured(everything)), everything)

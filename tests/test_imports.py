@@ -22,13 +22,13 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "variants.__main__": ("variants.command",),
     "variants.command": ("variants.core", "trainer"),
     "trainer": ("variants.core",),
-    "analysis": ("trainer.record", "analysis.backbone"),
-    "analysis.backbone": (
+    "analysis": ("trainer.record", "weights.backbone"),
+    "weights.backbone": (
         "analysis",
         "trainer.config",
         "trainer.errors",
-        "trainer.plan",
-        "trainer.sources",
+        "trainer.sweeps.plan",
+        "trainer.data.sources",
         "variants.core",
     ),
     "train": ANYTHING,
@@ -150,28 +150,31 @@ def test_test_modules_do_not_import_each_other(arrows: dict[str, set[str]]) -> N
 @pytest.mark.parametrize(
     "source",
     [
-        "import trainer.run",
+        "import trainer.runs.run",
         "from trainer import run",
-        "from trainer.run import run",
-        "def f():\n    from trainer.run import run",
-        "try:\n    import trainer.run as r\nexcept ImportError: pass",
+        "from trainer.runs.run import run",
+        "def f():\n    from trainer.runs.run import run",
+        "try:\n    import trainer.runs.run as r\nexcept ImportError: pass",
         "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from trainer import run",
-        "import importlib\nimportlib.import_module('trainer.run')",
+        "import importlib\nimportlib.import_module('trainer.runs.run')",
     ],
 )
 def test_an_import_is_seen_wherever_it_stands(source: str) -> None:
-    assert imported(source, "variants.lora", ["trainer", "trainer.run", "variants.lora"]) == {"trainer.run"}
+    assert imported(source, "variants.lora", ["trainer", "trainer.runs.run", "variants.lora"]) == {"trainer.runs.run"}
 
 
 def test_an_import_from_beside_is_seen() -> None:
-    known = ["variants.core", "variants.core.adapter", "variants.core.layers"]
-    assert imported("from . import layers", "variants.core.adapter", known) == {"variants.core.layers"}
-    assert imported("from .layers import of", "variants.core.adapter", known) == {"variants.core.layers"}
+    known = ["variants.core", "variants.core.adapters.adapter", "variants.core.layers"]
+    assert imported("from . import layers", "variants.core.adapters.adapter", known) == {"variants.core.layers"}
+    assert imported("from .layers import of", "variants.core.adapters.adapter", known) == {"variants.core.layers"}
 
 
 def test_an_arrow_astray_and_a_circle_are_named() -> None:
     assert astray(
-        {"variants.lora": {"trainer.run", "variants.core.adapter"}, "trainer.run": {"variants.core.state"}}
-    ) == ["variants.lora imports trainer.run"]
+        {
+            "variants.lora": {"trainer.runs.run", "variants.core.adapters.adapter"},
+            "trainer.runs.run": {"variants.core.training_state"},
+        }
+    ) == ["variants.lora imports trainer.runs.run"]
     assert circle({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"a"}}) == ["b", "c"]
     assert circle({"a": {"b"}, "b": {"c"}, "c": set()}) is None

@@ -23,6 +23,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+# Modules that have moved: a config may name a class where it was.
+MOVED = {
+    "trainer.sources.": "trainer.data.sources.",
+    "variants.incremental.": "variants.increlora.",
+}
+
 SUITE = ("variants", "trainer")  # the packages whose classes are known by their name alone
 SHARED = ("variants.core", "variants.testing", "trainer")  # what all methods stand on: the commit names its code
 
@@ -90,9 +96,17 @@ def code_hash(target: str) -> str | None:
     return content.hexdigest()[:16]
 
 
+def current(target: str) -> str:
+    """The dotted path that a class of the suite has today."""
+    for before, now in MOVED.items():
+        if target.startswith(before):
+            return now + target.removeprefix(before)
+    return target
+
+
 def find(target: str) -> Found | None:
     """The definition of the class with this dotted path, also where a package only hands it on."""
-    module, _, name = target.rpartition(".")
+    module, _, name = current(target).rpartition(".")
     return _find(module, name, _HOPS) if module else None
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from hydra._internal.utils import _locate  # get_object says on the terminal what it does not find
 from omegaconf import DictConfig, OmegaConf
 
+from trainer import class_source
 from trainer.errors import ConfigError
 
 
@@ -29,10 +30,10 @@ class Kind:
 # By the field that names the class.
 KINDS = {
     "variant": Kind("variant", base="variants.core.variant.Variant"),
-    "task.source": Kind("task source", methods=("load", "identity")),  # trainer.sources.TaskSource
-    "model.sources": Kind("model source", methods=("fetch", "identity")),  # trainer.sources.ModelSource
+    "task.source": Kind("task source", methods=("load", "identity")),  # trainer.data.sources.TaskSource
+    "model.sources": Kind("model source", methods=("fetch", "identity")),  # trainer.data.sources.ModelSource
     "optim.optimizer": Kind("optimizer", base="torch.optim.Optimizer"),
-    "machine.judge": Kind("judge of a search", base="trainer.search.Judge"),
+    "machine.judge": Kind("judge of a search", base="trainer.sweeps.search.Judge"),
     "tracker": Kind("tracker", methods=("check", "start", "log", "finish")),  # trainer.trackers.tracker.Tracker
 }
 
@@ -46,7 +47,7 @@ def chosen(field: str, node: Any) -> type:
     for name, value in _special(settings):
         raise ConfigError(f"{field}.{name}: {value!r}, allowed: plain settings of {target}")
     try:
-        found = _locate(target)
+        found = _locate(class_source.current(target))
     except Exception as error:  # whatever importing a module may raise
         text = " ".join(str(error).split())
         raise ConfigError(f"{field}._target_: {target!r}, allowed: the dotted name of a class; {text}") from error

@@ -17,16 +17,17 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from trainer import secrets, shape
+from trainer import config_checks
+from trainer.data.sources.checks import refuse_halves
 from trainer.errors import ConfigError
 from trainer.identity import PARTS, flatten
-from trainer.sources.checks import refuse_halves
+from trainer.machine import secrets
 
 # transformers' schedules that need nothing but the number of steps.
 SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt")
 DTYPES = ("float32", "bfloat16", "float64")
 MOST_THREADS = 1024  # of torch; with many more the process ends without a word
-KERNELS = ("fused", "plain")  # those of variants.core.kernel
+KERNELS = ("fused", "plain")  # those of variants.core.kernels.low_rank
 
 
 @dataclass
@@ -86,7 +87,7 @@ class Machine:
     save_every: int = 50  # steps between checkpoints
     progress: Any = True
     dry_run: Any = False  # only print what the run will cost; `--dry-run` on the command line
-    judge: Any = None  # asked after each evaluation whether the run goes on; a search sets it, see trainer.search
+    judge: Any = None  # asked after each evaluation whether the run goes on; set by trainer.sweeps.search
 
 
 @dataclass
@@ -188,7 +189,7 @@ def validate(config: DictConfig) -> None:
     _check("study", study, is_folder, "a folder's name")
     is_place = config.runs_dir.strip() and "://" not in config.runs_dir
     _check("runs_dir", config.runs_dir, is_place, "a folder, see docs/scale.md for object storage")
-    shape.check(config)
+    config_checks.check(config)
     _one_of("model.dtype", config.model.get("dtype"), DTYPES)
     dropout = config.model.get("dropout")
     number = isinstance(dropout, int | float) and not isinstance(dropout, bool)

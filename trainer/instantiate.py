@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from trainer import classes
 from trainer.errors import ConfigError
-from variants.core import fields
+from variants.core import field_checks
 
 
 def make(field: str, node: Any, **arguments: Any) -> Any:
@@ -25,9 +25,11 @@ def make(field: str, node: Any, **arguments: Any) -> Any:
     assert isinstance(settings, dict)
     del settings["_target_"]
     _check_names(field, cls, settings, arguments)
-    named(field, fields.check_types, cls, settings)
+    named(field, field_checks.check_types, cls, settings)
     try:
-        return instantiate(node, _convert_="all", **arguments)
+        return instantiate(
+            {**settings, "_target_": f"{cls.__module__}.{cls.__qualname__}"}, _convert_="all", **arguments
+        )
     except InstantiationException as error:
         cause = error.__cause__
         while isinstance(cause, InstantiationException) and cause.__cause__ is not None:
@@ -40,7 +42,7 @@ def make(field: str, node: Any, **arguments: Any) -> Any:
 
 def _check_names(field: str, cls: type, settings: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
     """Raises `ConfigError` for a setting that `cls` doesn't have, and for one that it must be given and isn't."""
-    known = fields.arguments(cls)
+    known = field_checks.arguments(cls)
     if any(one.kind is one.VAR_KEYWORD for one in known.values()):
         return
     for name in settings:

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
+from trainer.data.sources.paths import expanded
 from trainer.errors import ConfigError
-from trainer.sources.paths import expanded
 
 _STRUCTURE = re.compile(r"""[][{}()'",]""")  # with one of these, a value may be a list, a call or a text of several
 

@@ -1,8 +1,6 @@
-"""`python -m variants`."""
+"""`python -m variants export …` is `python -m weights export …`: the command, which the library knows nothing of."""
 
-import sys
-
-from variants.command.cli import main
+import runpy
 
 if __name__ == "__main__":
-    sys.exit(main())
+    runpy.run_module("weights", run_name="__main__", alter_sys=True)

@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from variants.core import fields
-from variants.core.adapter import LowRank, check_rank
+from variants.core import field_checks
+from variants.core.adapters.adapter import LowRank, check_rank
 from variants.core.variant import AdapterVariant
 
 
@@ -53,8 +53,8 @@ class Template(AdapterVariant):
 
     def __post_init__(self) -> None:
         # todo: one line for each value that can't be: the field, the value, what is allowed
-        fields.whole(self, "rank")
-        fields.share(self, "dropout")
+        field_checks.whole(self, "rank")
+        field_checks.share(self, "dropout")
 
     @classmethod
     def test_params(cls) -> list[dict[str, Any]]:

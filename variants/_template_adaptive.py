@@ -25,10 +25,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from variants.core import fields, layers
-from variants.core.adapter import LowRank, check_rank
-from variants.core.budget import check_range, within
-from variants.core.schedule import check_fits
+from variants.core import field_checks, layers
+from variants.core.adapters.adapter import LowRank, check_rank
+from variants.core.allocation.budget import check_range, within
+from variants.core.allocation.schedule import check_fits
 from variants.core.variant import AdapterVariant, Step
 
 
@@ -40,7 +40,7 @@ class AdaptiveTemplate(AdapterVariant):
     beta: share of the past in the scores.
     initial_steps, final_steps: before the first component leaves, and after the last has left.
     interval: steps between two prunings.
-    budget: trained parameters at the end, in place of target_rank (`variants.core.budget`).
+    budget: trained parameters at the end, in place of target_rank (`variants.core.allocation.budget`).
     """
 
     name: str = "adaptive-template"
@@ -58,11 +58,11 @@ class AdaptiveTemplate(AdapterVariant):
     adapters: dict[str, LowRank] = field(init=False, repr=False, compare=False, default_factory=dict)  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
-        fields.whole(self, "rank", "target_rank", "interval")
-        fields.whole(self, "initial_steps", "final_steps", at_least=0)
-        fields.positive(self, "alpha")
-        fields.share(self, "dropout", "beta")
-        fields.budget(self, "target_rank")  # what the budget decides can't be set as well
+        field_checks.whole(self, "rank", "target_rank", "interval")
+        field_checks.whole(self, "initial_steps", "final_steps", at_least=0)
+        field_checks.positive(self, "alpha")
+        field_checks.share(self, "dropout", "beta")
+        field_checks.budget(self, "target_rank")  # what the budget decides can't be set as well
         if self.budget is None and self.target_rank > self.rank:
             raise ValueError(f"target_rank: {self.target_rank}, allowed: at most rank, which is {self.rank}")
         self._scores: dict[str, torch.Tensor] = {}  # S (r,) of each layer

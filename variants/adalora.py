@@ -48,13 +48,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from variants.core import fields, layers, triplets, unread
-from variants.core.adapter import check_rank
-from variants.core.budget import masks, spread, within
-from variants.core.importance import NOT_FINITE, Importance
-from variants.core.schedule import Cubic, check_acts
-from variants.core.triplets import PARTS, Triplets
-from variants.core.unread import Unread
+from variants.core import field_checks, layers
+from variants.core.adapters import svd_triplets
+from variants.core.adapters.adapter import check_rank
+from variants.core.adapters.svd_triplets import PARTS, Triplets
+from variants.core.allocation import deferred_ranks
+from variants.core.allocation.budget import masks, spread, within
+from variants.core.allocation.deferred_ranks import Unread
+from variants.core.allocation.importance import NOT_FINITE, Importance
+from variants.core.allocation.schedule import Cubic, check_acts
 from variants.core.variant import AdapterVariant, Step
 
 PROFILES = ("paper", "released")
@@ -98,13 +100,13 @@ class MaskedTriplets(Triplets):
 
     @property
     def rank(self) -> int:
-        return unread.read(self.rank_later())
+        return deferred_ranks.read(self.rank_later())
 
     def rank_later(self) -> int | Unread:
         if self.masks_evaluation:
             return len(self.places)
         # Masked values come back by themselves: what is not zero counts. All zero is the start.
-        return Unread(self.e, lambda e: unread.nonzero(e) or len(e))
+        return Unread(self.e, lambda e: deferred_ranks.nonzero(e) or len(e))
 
     def closed_form(self) -> int:
         return self.A.shape[0] * self.cost
@@ -134,7 +136,7 @@ class AdaLoRA(AdapterVariant):
     beta1, beta2: shares of the past in sensitivity and uncertainty.
     score: "sensitivity_uncertainty" (the method), "sensitivity" or "magnitude" of Λ (its ablations).
     profile: "paper" or "released", see the module's text. hard: remove ranks at every allocation.
-    budget: trained parameters at the end, in place of the number of ranks (`variants.core.budget`).
+    budget: trained parameters at the end, in place of the number of ranks (`variants.core.allocation.budget`).
     """
 
     name: str = "adalora"
@@ -156,22 +158,22 @@ class AdaLoRA(AdapterVariant):
     adapters: dict[str, MaskedTriplets] = field(init=False, repr=False, compare=False, default_factory=dict)  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
-        fields.whole(self, "rank", "target_rank", "interval")
-        fields.whole(self, "initial_steps", "final_steps", at_least=0)
+        field_checks.whole(self, "rank", "target_rank", "interval")
+        field_checks.whole(self, "initial_steps", "final_steps", at_least=0)
         if self.target_rank > self.rank:
             raise ValueError(f"target_rank: {self.target_rank}, allowed: at most rank, which is {self.rank}")
-        fields.positive(self, "alpha")
-        fields.not_negative(self, "orthogonality")
-        fields.share(self, "dropout", "beta1", "beta2")
-        fields.one_of(self, "score", SCORES)
-        fields.one_of(self, "profile", PROFILES)
+        field_checks.positive(self, "alpha")
+        field_checks.not_negative(self, "orthogonality")
+        field_checks.share(self, "dropout", "beta1", "beta2")
+        field_checks.one_of(self, "score", SCORES)
+        field_checks.one_of(self, "profile", PROFILES)
         if self.score != "sensitivity_uncertainty":
-            fields.without_effect(self, "beta2", f"score: {self.score}")
+            field_checks.without_effect(self, "beta2", f"score: {self.score}")
         if self.score == "magnitude":
-            fields.without_effect(self, "beta1", "score: magnitude")
+            field_checks.without_effect(self, "beta1", "score: magnitude")
         if self.hard and self.profile == "released":
             raise ValueError("hard: true, allowed with profile=released: false; the released code removes nothing")
-        fields.budget(self)
+        field_checks.budget(self)
         if self.budget is not None and self.profile == "released":
             raise ValueError(f"budget: {self.budget} with profile: released, allowed: null; that code counts ranks")
         self._starts: dict[str, int] = {}  # ranks of the layers at the start
@@ -217,7 +219,7 @@ class AdaLoRA(AdapterVariant):
     def penalty(self) -> torch.Tensor | None:
         if not self.orthogonality:
             return None
-        found = triplets.orthogonality(((a.A, a.B) for a in self.adapters.values()), self.profile)
+        found = svd_triplets.orthogonality(((a.A, a.B) for a in self.adapters.values()), self.profile)
         return None if found is None else self.orthogonality * found
 
     def on_update(self, step: Step) -> None:
@@ -226,7 +228,7 @@ class AdaLoRA(AdapterVariant):
             return
         frozen_from = step.total - self.final_steps
         if t < frozen_from and self.score != "magnitude":
-            self._importance.update(triplets.parameters(self.adapters))
+            self._importance.update(svd_triplets.parameters(self.adapters))
         budget, masks = self._budget(step.total).at(t)
         if self.profile == "paper" and t >= frozen_from:
             budget, masks = self.target, True
@@ -269,7 +271,7 @@ class AdaLoRA(AdapterVariant):
         if not importance.mean:
             raise RuntimeError("importance: no step was scored, for none before the final phase had finite gradients")
         of_entries = importance.scores() if self.score == "sensitivity_uncertainty" else importance.mean
-        return triplets.scores(of_entries, list(self.adapters))
+        return svd_triplets.scores(of_entries, list(self.adapters))
 
     def state_dict(self) -> dict[str, Any]:
         kept = {name: adapter.kept for name, adapter in self.adapters.items()}

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from variants.core import targets
+from variants.core import target_modules
 from variants.core.variant import Variant, freeze
 
 
@@ -28,7 +28,9 @@ class BitFit(Variant):
     def leaves_out(self, model: nn.Module, head: Sequence[str] = ()) -> dict[str, int]:
         """What a model calls a bias without naming it just so: those of experts in one tensor, XLNet's `r_w_bias`."""
         named = {
-            name: name.rpartition(".")[2] for name, _ in model.named_parameters() if not targets.inside(name, head)
+            name: name.rpartition(".")[2]
+            for name, _ in model.named_parameters()
+            if not target_modules.inside(name, head)
         }
         found = [name for name, own in named.items() if own != "bias" and (own.endswith("_bias") or "bias_" in own)]
         return {name: model.get_parameter(name).numel() for name in found}
@@ -38,7 +40,7 @@ class BitFit(Variant):
         biases = {
             name: parameter
             for name, parameter in model.named_parameters()
-            if name.rpartition(".")[2] == "bias" and not targets.inside(name, head)
+            if name.rpartition(".")[2] == "bias" and not target_modules.inside(name, head)
         }
         if not biases:
             raise ValueError("bitfit: the model has no bias to train")

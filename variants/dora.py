@@ -13,7 +13,7 @@ Budget    `budget` replaces rank: r(in + out) + out parameters a layer, ranks as
 Hooks     none: nothing changes in training but the parameters.
 Cost      r(in + out) + out parameters. ‖V‖² = ‖W‖² + 2 (α/r) W Aᵀ·B + (α/r)² B (A Aᵀ)·B row by row, anew in
           every pass: one product W Aᵀ, and neither V nor ΔW is ever formed. Inside the brackets stands LoRA's layer
-          (`variants.core.kernel`), whose output is kept for backward, which LoRA does not do. With dropout it is
+          (`core.kernels.low_rank`), whose output is kept for backward, which LoRA does not do. With dropout it is
           W x + bias + (α/r) (g ∘ B) A x̃ + (g − 1) ∘ W x̃, as in PEFT: W x̃ once more, which is kept.
 Decay     A and B decay, as LoRA's do. `magnitude_decay` is the weight decay of m, whatever that of the run is. In PEFT
           m is an adapter parameter like the others: where all share a group, decay pulls m, and so W' itself and not
@@ -35,9 +35,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from variants.core import budget, fields, kernel, layers
-from variants.core import dropout as dropouts
-from variants.core.adapter import Adapter, check_rank
+from variants.core import field_checks, layers
+from variants.core.adapters.adapter import Adapter, check_rank
+from variants.core.allocation import budget
+from variants.core.kernels import dropout as dropouts
+from variants.core.kernels import low_rank as kernel
 from variants.core.variant import AdapterVariant
 
 
@@ -132,7 +134,7 @@ class DoRA(AdapterVariant):
 
     rank: r of every adapted layer. alpha: numerator of the scaling. dropout: on the adapter's input.
     magnitude_decay: weight decay of m, in place of the run's.
-    budget: trained parameters at the end, in place of rank (`variants.core.budget`).
+    budget: trained parameters at the end, in place of rank (`variants.core.allocation.budget`).
     """
 
     name: str = "dora"
@@ -145,11 +147,11 @@ class DoRA(AdapterVariant):
     adapters: dict[str, Decomposed] = field(init=False, repr=False, compare=False, default_factory=dict)  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
-        fields.whole(self, "rank")
-        fields.positive(self, "alpha")
-        fields.share(self, "dropout")
-        fields.not_negative(self, "magnitude_decay")
-        fields.budget(self, "rank")
+        field_checks.whole(self, "rank")
+        field_checks.positive(self, "alpha")
+        field_checks.share(self, "dropout")
+        field_checks.not_negative(self, "magnitude_decay")
+        field_checks.budget(self, "rank")
         self._ranks: dict[str, int] = {}  # r of the layers
 
     @classmethod

@@ -43,10 +43,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from variants.core import budget, fields, layers
-from variants.core.adapter import Adapter, Factored, check_rank
-from variants.core.grow import leave
-from variants.core.low_rank import Product
+from variants.core import field_checks, layers
+from variants.core.adapters.adapter import Adapter, Factored, check_rank
+from variants.core.adapters.grow import leave
+from variants.core.adapters.svd import Product
+from variants.core.allocation import budget
 from variants.core.variant import AdapterVariant, Step
 
 log = logging.getLogger(__name__)
@@ -136,7 +137,7 @@ class DyLoRA(AdapterVariant):
     eval_rank: of every evaluation and of the model that is handed over; null for R.
     frozen: whether a step trains the last of its components alone.
     profile: "paper" or "released", see the module's text. seed: of the draws.
-    budget: trained parameters at the end, in place of rank and eval_rank (`variants.core.budget`).
+    budget: trained parameters at the end, in place of rank and eval_rank (`variants.core.allocation.budget`).
     """
 
     name: str = "dylora"
@@ -152,14 +153,14 @@ class DyLoRA(AdapterVariant):
     adapters: dict[str, Nested] = field(init=False, repr=False, compare=False, default_factory=dict)  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
-        fields.whole(self, "rank")
-        fields.whole(self, "seed", at_least=0)
-        fields.positive(self, "alpha")
-        fields.share(self, "dropout")
-        fields.one_of(self, "profile", PROFILES)
-        fields.budget(self, "rank", "eval_rank")
+        field_checks.whole(self, "rank")
+        field_checks.whole(self, "seed", at_least=0)
+        field_checks.positive(self, "alpha")
+        field_checks.share(self, "dropout")
+        field_checks.one_of(self, "profile", PROFILES)
+        field_checks.budget(self, "rank", "eval_rank")
         if self.eval_rank is not None:
-            fields.whole(self, "eval_rank")
+            field_checks.whole(self, "eval_rank")
             if self.eval_rank > self.rank:
                 raise ValueError(f"eval_rank: {self.eval_rank}, allowed: at most rank, which is {self.rank}")
         self._ranks: dict[str, int] = {}  # R of the layers

@@ -62,12 +62,13 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from variants.core import fields, layers, triplets
-from variants.core.adapter import check_rank
-from variants.core.budget import spread
-from variants.core.importance import NOT_FINITE, Importance
-from variants.core.schedule import check_fits
-from variants.core.triplets import PARTS, Triplets
+from variants.core import field_checks, layers
+from variants.core.adapters import svd_triplets
+from variants.core.adapters.adapter import check_rank
+from variants.core.adapters.svd_triplets import PARTS, Triplets
+from variants.core.allocation.budget import spread
+from variants.core.allocation.importance import NOT_FINITE, Importance
+from variants.core.allocation.schedule import check_fits
 from variants.core.variant import AdapterVariant, Step
 
 PROFILES = ("paper", "released")
@@ -85,7 +86,7 @@ class ElaLoRA(AdapterVariant):
     initial_steps, final_steps, interval: tᵢ, t_f and ΔT, in optimizer steps.
     beta1, beta2: shares of the past in sensitivity and uncertainty.
     profile: "paper" or "released", see the module's text.
-    budget: trained parameters, in place of rank (`variants.core.budget`).
+    budget: trained parameters, in place of rank (`variants.core.allocation.budget`).
     """
 
     name: str = "elalora"
@@ -107,15 +108,15 @@ class ElaLoRA(AdapterVariant):
     adapters: dict[str, Triplets] = field(init=False, repr=False, compare=False, default_factory=dict)  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
-        fields.whole(self, "rank", at_least=2)  # the last rank of a layer never leaves it
-        fields.whole(self, "pool", "exchange", "interval", "final_steps")
-        fields.whole(self, "initial_steps", at_least=0)
-        fields.positive(self, "alpha")
-        fields.not_negative(self, "orthogonality")
-        fields.share(self, "dropout", "beta1", "beta2")
-        fields.one_of(self, "schedule", SCHEDULES)
-        fields.one_of(self, "profile", PROFILES)
-        fields.budget(self, "rank")
+        field_checks.whole(self, "rank", at_least=2)  # the last rank of a layer never leaves it
+        field_checks.whole(self, "pool", "exchange", "interval", "final_steps")
+        field_checks.whole(self, "initial_steps", at_least=0)
+        field_checks.positive(self, "alpha")
+        field_checks.not_negative(self, "orthogonality")
+        field_checks.share(self, "dropout", "beta1", "beta2")
+        field_checks.one_of(self, "schedule", SCHEDULES)
+        field_checks.one_of(self, "profile", PROFILES)
+        field_checks.budget(self, "rank")
         if self.budget is not None and self.profile == "released":
             raise ValueError(f"budget: {self.budget} with profile: released, allowed: null; that code counts ranks")
         self._starts: dict[str, int] = {}  # ranks of the layers at the start
@@ -167,7 +168,7 @@ class ElaLoRA(AdapterVariant):
     def penalty(self) -> torch.Tensor | None:
         if not self.orthogonality:
             return None
-        found = triplets.orthogonality(((a.A, a.B) for a in self.adapters.values()), self.profile)
+        found = svd_triplets.orthogonality(((a.A, a.B) for a in self.adapters.values()), self.profile)
         return None if found is None else self.orthogonality * found
 
     def exchanged(self, t: int, total: int) -> int:
@@ -191,7 +192,7 @@ class ElaLoRA(AdapterVariant):
         t = step.index - 1  # the method counts from 0
         if t >= step.total - self.final_steps:
             return
-        self._importance.update(triplets.parameters(self.adapters))
+        self._importance.update(svd_triplets.parameters(self.adapters))
         if exchanged := self.exchanged(t, step.total):
             self._exchange(exchanged, step.optimizer)
             if self.profile == "released":
@@ -222,7 +223,7 @@ class ElaLoRA(AdapterVariant):
 
     def scores(self) -> dict[str, torch.Tensor]:
         """S (r,) of every layer's components."""
-        return triplets.scores(self._importance.scores(), list(self.adapters))
+        return svd_triplets.scores(self._importance.scores(), list(self.adapters))
 
     def state_dict(self) -> dict[str, Any]:
         return {

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from variants.core import targets
+from variants.core import target_modules
 from variants.core.variant import Variant
 
 
@@ -24,7 +24,7 @@ class Full(Variant):
 
     def attach(self, model: nn.Module, head: Sequence[str] = ()) -> nn.Module:
         model.requires_grad_(True)
-        self._count = sum(p.numel() for n, p in model.named_parameters() if not targets.inside(n, head))
+        self._count = sum(p.numel() for n, p in model.named_parameters() if not target_modules.inside(n, head))
         return model
 
     def closed_form(self) -> int:

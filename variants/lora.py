@@ -50,9 +50,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from variants.core import budget, fields, layers, targets
-from variants.core.adapter import LowRank, check_rank
-from variants.core.decompose import decompose
+from variants.core import field_checks, layers, target_modules
+from variants.core.adapters.adapter import LowRank, check_rank
+from variants.core.allocation import budget
+from variants.core.decompositions import decompose
 from variants.core.variant import AdapterVariant, pattern_value
 
 SCALINGS = {
@@ -128,7 +129,7 @@ class LoRA(AdapterVariant):
     rank_pattern, alpha_pattern: values for the layers whose names end in a key.
     init: "lora", or what A and B are taken out of W by: "pissa", "milora", "olora".
     init_iterations: of a randomised SVD in place of the exact one (pissa); null for the exact one.
-    budget: trained parameters at the end, in place of rank and rank_pattern (`variants.core.budget`).
+    budget: trained parameters at the end, in place of rank and rank_pattern (`variants.core.allocation.budget`).
     """
 
     name: str = "lora"
@@ -147,16 +148,16 @@ class LoRA(AdapterVariant):
     adapters: dict[str, LowRank] = field(init=False, repr=False, compare=False, default_factory=dict)  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
-        fields.whole(self, "rank")
-        fields.positive(self, "alpha")
+        field_checks.whole(self, "rank")
+        field_checks.positive(self, "alpha")
         for rank in self.rank_pattern.values():
-            fields.check("rank_pattern", rank, rank >= 1, "a whole number ≥ 1")
+            field_checks.check("rank_pattern", rank, rank >= 1, "a whole number ≥ 1")
         for alpha in self.alpha_pattern.values():
-            fields.check("alpha_pattern", alpha, alpha > 0, "a number > 0")
-        fields.share(self, "dropout")
-        fields.positive(self, "lr_ratio")
-        fields.one_of(self, "scaling", tuple(SCALINGS))
-        fields.one_of(self, "init", INITS)
+            field_checks.check("alpha_pattern", alpha, alpha > 0, "a number > 0")
+        field_checks.share(self, "dropout")
+        field_checks.positive(self, "lr_ratio")
+        field_checks.one_of(self, "scaling", tuple(SCALINGS))
+        field_checks.one_of(self, "init", INITS)
         if self.init != "lora" and self.dropout:
             raise ValueError(
                 f"dropout: {self.dropout} with init: {self.init}, allowed: 0; W would lose what is dropped"
@@ -164,14 +165,14 @@ class LoRA(AdapterVariant):
         if not isinstance(self.frozen_a, bool):
             raise ValueError(f"frozen_a: {self.frozen_a!r}, allowed: true, false")
         if self.frozen_a:
-            fields.without_effect(self, "lr_ratio", "frozen_a: true")
+            field_checks.without_effect(self, "lr_ratio", "frozen_a: true")
             if self.init != "lora":
                 raise ValueError(f"frozen_a: true with init: {self.init}, allowed: false; its A₀ is a part of W")
         if self.init_iterations is not None:
             if self.init != "pissa":
                 raise ValueError(f"init_iterations: {self.init_iterations} with init: {self.init}, allowed: null")
-            fields.whole(self, "init_iterations")
-        fields.budget(self, "rank", "rank_pattern")
+            field_checks.whole(self, "init_iterations")
+        field_checks.budget(self, "rank", "rank_pattern")
         self._ranks: dict[str, int] = {}
 
     @classmethod
@@ -193,7 +194,7 @@ class LoRA(AdapterVariant):
         found = self.select(model, head)
         for field_name, patterns in [("rank_pattern", self.rank_pattern), ("alpha_pattern", self.alpha_pattern)]:
             for pattern in patterns:
-                if not any(targets.matches(name, pattern) for name in found):
+                if not any(target_modules.matches(name, pattern) for name in found):
                     raise ValueError(f"{field_name}: no adapted layer ends in {pattern!r}")
         if self.budget is not None:
             sizes = {name: layers.size(layer) for name, layer in found.items()}

@@ -31,7 +31,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from variants.core.decompose import BasisVariant, Factors, InBasis, Rule
+from variants.core.decompositions import BasisVariant, Factors, InBasis, Rule
 
 
 class SmallCore(InBasis):

@@ -37,9 +37,10 @@ import torch
 from torch import nn
 
 from variants.bridge import budget, methods, options, wrapped
-from variants.core import fields, targets
+from variants.core import field_checks as fields
+from variants.core import target_modules as targets
+from variants.core.allocation.deferred_ranks import Ranks, Unread, nonzero
 from variants.core.handover import CannotHandOver, order_sets, quiet_peft
-from variants.core.unread import Ranks, Unread, nonzero
 from variants.core.variant import Step, Variant
 
 # Attributes in which PEFT's allocators keep their averages, outside any state_dict of theirs.

@@ -52,12 +52,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from variants.core import fields, layers, reduce, unread
-from variants.core.adapter import Adapter, LowRank, check_rank
-from variants.core.budget import check_range, share_out, spread
-from variants.core.low_rank import Product
-from variants.core.sparse import SparseDelta, check_finite, largest
-from variants.core.unread import Unread
+from variants.core import collectives, field_checks, layers
+from variants.core.adapters.adapter import Adapter, LowRank, check_rank
+from variants.core.adapters.sparse_delta import SparseDelta, check_finite, largest
+from variants.core.adapters.svd import Product
+from variants.core.allocation import deferred_ranks
+from variants.core.allocation.budget import check_range, share_out, spread
+from variants.core.allocation.deferred_ranks import Unread
 from variants.core.variant import AdapterVariant, Step
 
 STATISTICS = ("squared_mean", "mean")
@@ -100,7 +101,7 @@ class LowRankAndSparse(SparseDelta, LowRank):
     @property
     def rank(self) -> int:
         """That of BA and that of S's places: numbers of no pattern share no direction before the size forces them."""
-        return unread.read(self.rank_later())
+        return deferred_ranks.read(self.rank_later())
 
     def rank_later(self) -> int | Unread:
         places = self.rank_of_places()
@@ -129,7 +130,7 @@ class RoSA(AdapterVariant):
     warmup_steps: steps before gradients are collected. collect_steps: steps whose gradients choose the supports.
     statistic: "squared_mean" or "mean", see the module's text.
     restart: whether A and B start anew when the supports are there.
-    budget: trained parameters at the end, in place of rank and density (`variants.core.budget`).
+    budget: trained parameters at the end, in place of rank and density (`variants.core.allocation.budget`).
     sparse_share: share of the budget that the sparse part gets.
     """
 
@@ -148,14 +149,14 @@ class RoSA(AdapterVariant):
     adapters: dict[str, LowRankAndSparse] = field(init=False, repr=False, compare=False, default_factory=dict)  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
-        fields.whole(self, "rank", "collect_steps")
-        fields.whole(self, "warmup_steps", at_least=0)
-        fields.positive(self, "alpha", "density", "sparse_share")
-        fields.share(self, "dropout", "sparse_share")
+        field_checks.whole(self, "rank", "collect_steps")
+        field_checks.whole(self, "warmup_steps", at_least=0)
+        field_checks.positive(self, "alpha", "density", "sparse_share")
+        field_checks.share(self, "dropout", "sparse_share")
         if self.density > 1:
             raise ValueError(f"density: {self.density!r}, allowed: 0 < density ≤ 1")
-        fields.one_of(self, "statistic", STATISTICS)
-        fields.budget(self, "rank", "density")
+        field_checks.one_of(self, "statistic", STATISTICS)
+        field_checks.budget(self, "rank", "density")
         if self.budget is None and self.sparse_share != type(self).sparse_share:
             raise ValueError(f"sparse_share: {self.sparse_share} without a budget, allowed: {type(self).sparse_share}")
         self._ranks: dict[str, int] = {}
@@ -242,7 +243,7 @@ class RoSA(AdapterVariant):
                 continue  # a budget smaller than the layers' shares
             if adapter.gradient is None:
                 raise ValueError(f"mask: {name} took no part in the loss; exclude it")
-            gradient = reduce.total(adapter.gradient)
+            gradient = collectives.total(adapter.gradient)
             found = gradient.square() if self.statistic == "squared_mean" else gradient
             self._sums[name] = self._sums[name] + found if name in self._sums else found
             adapter.gradient = None

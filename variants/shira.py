@@ -35,10 +35,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from variants.core import draw, fields, layers, reduce
-from variants.core.adapter import check_rank
-from variants.core.budget import share_out
-from variants.core.sparse import SparseDelta, check_finite, largest
+from variants.core import collectives, field_checks, layers, seeding
+from variants.core.adapters.adapter import check_rank
+from variants.core.adapters.sparse_delta import SparseDelta, check_finite, largest
+from variants.core.allocation.budget import share_out
 from variants.core.variant import AdapterVariant, Step
 
 MASKS = ("random", "magnitude", "gradient", "snip", "structured")
@@ -51,7 +51,7 @@ class SHiRA(AdapterVariant):
 
     rank: r of k = r(in + out) entries. mask: see the module's text. scale: s.
     collect_steps: steps whose gradients choose the mask (gradient, snip). seed: of the random mask.
-    budget: trained parameters at the end, in place of rank (`variants.core.budget`).
+    budget: trained parameters at the end, in place of rank (`variants.core.allocation.budget`).
     """
 
     name: str = "shira"
@@ -65,17 +65,17 @@ class SHiRA(AdapterVariant):
     adapters: dict[str, SparseDelta] = field(init=False, repr=False, compare=False, default_factory=dict)  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
-        fields.whole(self, "rank", "collect_steps")
-        fields.whole(self, "seed", at_least=0)
-        fields.positive(self, "scale")
-        fields.one_of(self, "mask", MASKS)
+        field_checks.whole(self, "rank", "collect_steps")
+        field_checks.whole(self, "seed", at_least=0)
+        field_checks.positive(self, "scale")
+        field_checks.one_of(self, "mask", MASKS)
         if self.collect_steps != 1 and self.mask not in COLLECTED:
             raise ValueError(
                 f"collect_steps: {self.collect_steps} with mask: {self.mask}, allowed: 1; it collects none"
             )
         if self.seed and self.mask != "random":
             raise ValueError(f"seed: {self.seed} with mask: {self.mask}, allowed: 0; it draws nothing")
-        fields.budget(self, "rank")
+        field_checks.budget(self, "rank")
         self._counts: dict[str, int] = {}  # entries of the layers
         self._chosen = self.mask not in COLLECTED
         self._sums: dict[str, torch.Tensor] = {}  # of the gradients' absolute values
@@ -115,7 +115,7 @@ class SHiRA(AdapterVariant):
         count = self._counts[name]
         matrix = layers.matrix(layer).detach()
         if self.mask == "random":
-            generator = draw.generator(self.seed, name)
+            generator = seeding.generator(self.seed, name)
             places = torch.randperm(matrix.numel(), generator=generator)[:count].sort().values
         elif self.mask == "magnitude":
             check_finite({name: matrix}, "mask: the weight of {} is not finite")
@@ -139,7 +139,7 @@ class SHiRA(AdapterVariant):
         for name, adapter in self.adapters.items():
             if adapter.gradient is None:
                 raise ValueError(f"mask: {name} took no part in the loss; exclude it")
-            found = reduce.total(adapter.gradient).abs() / self.collect_steps
+            found = collectives.total(adapter.gradient).abs() / self.collect_steps
             self._sums[name] = self._sums[name] + found if name in self._sums else found
         if step.index >= self.collect_steps:
             check_finite(self._sums, "mask: a score is not finite")

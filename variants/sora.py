@@ -75,11 +75,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from variants.core import fields, layers, unread
-from variants.core.adapter import LowRank, check_rank
-from variants.core.budget import check_range, masks, within
-from variants.core.schedule import Cubic
-from variants.core.unread import Unread
+from variants.core import field_checks, layers
+from variants.core.adapters.adapter import LowRank, check_rank
+from variants.core.allocation import deferred_ranks
+from variants.core.allocation.budget import check_range, masks, within
+from variants.core.allocation.deferred_ranks import Unread
+from variants.core.allocation.schedule import Cubic
 from variants.core.variant import AdapterVariant, Step
 
 log = logging.getLogger(__name__)
@@ -125,14 +126,14 @@ class Gated(LowRank):
     @property
     def open(self) -> int:
         """Gates that are not zero."""
-        return unread.nonzero(self.gate)
+        return deferred_ranks.nonzero(self.gate)
 
     @property
     def rank(self) -> int:
-        return unread.read(self.rank_later())
+        return deferred_ranks.read(self.rank_later())
 
     def rank_later(self) -> Unread:
-        return Unread(self.gate, lambda gate: min(unread.nonzero(gate), self.in_features, self.out_features))
+        return Unread(self.gate, lambda gate: min(deferred_ranks.nonzero(gate), self.in_features, self.out_features))
 
     def closed_form(self) -> int:
         return len(self.gate) * self.cost
@@ -154,7 +155,7 @@ class SoRA(AdapterVariant):
     decay_after_step: weight decay of A and B after the step, in place of the run's; 0 leaves it to the run.
     initial_steps, final_steps: with a budget, steps before the first gate has to close and with the final number.
     profile: "paper" or "released", see the module's text.
-    budget: trained parameters at the end, in place of what λ and ξ leave (`variants.core.budget`).
+    budget: trained parameters at the end, in place of what λ and ξ leave (`variants.core.allocation.budget`).
     """
 
     name: str = "sora"
@@ -203,8 +204,8 @@ class SoRA(AdapterVariant):
                 raise ValueError("threshold: 0, allowed with schedule=exp_linear: a number > 0; it takes its logarithm")
             assert self.max_threshold is not None and self.stages is not None
             self._thresholds = thresholds(self.schedule, self.threshold, self.max_threshold, self.stages)
-        fields.budget(self)
-        fields.whole(self, "initial_steps", "final_steps", at_least=0)
+        field_checks.budget(self)
+        field_checks.whole(self, "initial_steps", "final_steps", at_least=0)
         if self.budget is None and (self.initial_steps or self.final_steps):
             name = "initial_steps" if self.initial_steps else "final_steps"
             raise ValueError(f"{name}: {getattr(self, name)}, allowed without a budget: 0; they time its curve")

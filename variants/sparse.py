@@ -45,12 +45,14 @@ from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import maximum_flow
 from torch import nn
 
-from variants.core import draw, fields, layers, reduce, resize, unread
-from variants.core.adapter import Factored, check_rank
-from variants.core.budget import check_range, share_out
-from variants.core.schedule import Cubic
-from variants.core.sparse import check_finite, largest_of_groups
-from variants.core.unread import Unread
+from variants.core import collectives, field_checks, layers, seeding
+from variants.core.adapters import resize
+from variants.core.adapters.adapter import Factored, check_rank
+from variants.core.adapters.sparse_delta import check_finite, largest_of_groups
+from variants.core.allocation import deferred_ranks
+from variants.core.allocation.budget import check_range, share_out
+from variants.core.allocation.deferred_ranks import Unread
+from variants.core.allocation.schedule import Cubic
 from variants.core.variant import AdapterVariant, Step
 
 NOT_FINITE = "importance: a gradient of {} was not finite"
@@ -106,7 +108,7 @@ class Masked(Factored):
     @property
     def rank(self) -> int:
         """The rank that the places allow: the disjoint ways from a column of A through a component to a row of B."""
-        return unread.read(self.rank_later())
+        return deferred_ranks.read(self.rank_later())
 
     def rank_later(self) -> int | Unread:
         if self.is_empty:
@@ -183,7 +185,7 @@ class SparseLoRA(AdapterVariant):
     scope: "layer": every A and every B keeps the same share; "global": the best of all A's, and of all B's.
     initial_steps, final_steps, interval: steps before the mask first changes, after it last does, between changes.
     regrow: share that is exchanged at the start (rigl). seed: of random scores and of rigl's first mask.
-    budget: trained parameters at the end, in place of density (`variants.core.budget`).
+    budget: trained parameters at the end, in place of density (`variants.core.allocation.budget`).
     """
 
     name: str = "sparse"
@@ -205,26 +207,26 @@ class SparseLoRA(AdapterVariant):
     adapters: dict[str, Masked] = field(init=False, repr=False, compare=False, default_factory=dict)  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
-        fields.whole(self, "rank", "interval", "initial_steps", "final_steps")
-        fields.whole(self, "seed", at_least=0)
-        fields.positive(self, "alpha", "density", "regrow")
-        fields.share(self, "dropout", "beta")
+        field_checks.whole(self, "rank", "interval", "initial_steps", "final_steps")
+        field_checks.whole(self, "seed", at_least=0)
+        field_checks.positive(self, "alpha", "density", "regrow")
+        field_checks.share(self, "dropout", "beta")
         for name in ("density", "regrow"):
             if getattr(self, name) > 1:
                 raise ValueError(f"{name}: {getattr(self, name)!r}, allowed: 0 < {name} ≤ 1")
-        fields.one_of(self, "score", SCORES)
-        fields.one_of(self, "scope", SCOPES)
-        fields.one_of(self, "schedule", SCHEDULES)
-        fields.budget(self, "density")
+        field_checks.one_of(self, "score", SCORES)
+        field_checks.one_of(self, "scope", SCOPES)
+        field_checks.one_of(self, "schedule", SCHEDULES)
+        field_checks.budget(self, "density")
         if self.schedule != "rigl":
-            fields.without_effect(self, "regrow", f"schedule: {self.schedule}")
+            field_checks.without_effect(self, "regrow", f"schedule: {self.schedule}")
         if self.schedule == "one_shot":
-            fields.without_effect(self, "interval", "schedule: one_shot")
-            fields.without_effect(self, "final_steps", "schedule: one_shot")
+            field_checks.without_effect(self, "interval", "schedule: one_shot")
+            field_checks.without_effect(self, "final_steps", "schedule: one_shot")
         if self.score not in SMOOTHED:
-            fields.without_effect(self, "beta", f"score: {self.score}")
+            field_checks.without_effect(self, "beta", f"score: {self.score}")
         if self.schedule != "rigl" and self.score != "random":
-            fields.without_effect(self, "seed", f"score: {self.score}")
+            field_checks.without_effect(self, "seed", f"score: {self.score}")
         if self.schedule == "rigl" and self.score == "random":
             raise ValueError("score: 'random' with schedule: rigl, allowed: magnitude, gradient, sensitivity")
         self._scores: dict[str, torch.Tensor] = {}  # smoothed or drawn, by "layer.part"; of the entries there are
@@ -272,7 +274,9 @@ class SparseLoRA(AdapterVariant):
             for name, adapter in self.adapters.items():
                 for part in PARTS:
                     key = f"{name}.{part}"
-                    self._scores[key] = torch.rand(len(adapter.places[part]), generator=draw.generator(self.seed, key))
+                    self._scores[key] = torch.rand(
+                        len(adapter.places[part]), generator=seeding.generator(self.seed, key)
+                    )
         if self.schedule == "rigl":
             self._shrink(self._counts(self.target), self._scores, None)
             self._scores = {}
@@ -415,7 +419,7 @@ class SparseLoRA(AdapterVariant):
                 gradient = adapter.gradients.get(part)
                 if gradient is None:
                     gradient = adapter.A.new_zeros(math.prod(adapter.shapes[part]))
-                found[f"{name}.{part}"] = reduce.total(gradient)
+                found[f"{name}.{part}"] = collectives.total(gradient)
         check_finite(found, "mask: the gradient of {} is not finite")
         absolute = torch._foreach_abs(list(found.values()))
         for (name, part), gradient in zip(((n, p) for n in self.adapters for p in PARTS), absolute, strict=True):

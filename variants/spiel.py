@@ -64,9 +64,9 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from variants.core import draw, fields, layers, reduce
-from variants.core.budget import check_range, share_out
-from variants.core.sparse import SparseDelta, check_finite
+from variants.core import collectives, field_checks, layers, seeding
+from variants.core.adapters.sparse_delta import SparseDelta, check_finite
+from variants.core.allocation.budget import check_range, share_out
 from variants.core.variant import AdapterVariant, Step
 
 log = logging.getLogger(__name__)
@@ -124,9 +124,9 @@ class Moving(SparseDelta):
                 places = self.estimate.places
             else:
                 # The step may yet be skipped for gradients that are not finite; until then anything may be taken.
-                places = reduce.total(flat).abs().nan_to_num().topk(len(self.values), sorted=False).indices
+                places = collectives.total(flat).abs().nan_to_num().topk(len(self.values), sorted=False).indices
             self.fresh = Estimate.empty(places, flat)
-        found = reduce.total(flat[self.fresh.places])  # before it is squared: the whole batch's
+        found = collectives.total(flat[self.fresh.places])  # before it is squared: the whole batch's
         self.fresh.add(found, found.square(), 1)
         self.present = self.present + flat[self.indices]
 
@@ -139,7 +139,7 @@ class SpIEL(AdapterVariant):
     reselection_steps: from one selection to the next. accumulation_steps: whose gradients choose what grows.
     reselection_rate: share that is exchanged, at step 0. rate_schedule: "linear" or "cosine".
     profile: "paper" or "released", see the module's text.
-    budget: trained parameters, in place of density (`variants.core.budget`).
+    budget: trained parameters, in place of density (`variants.core.allocation.budget`).
     """
 
     same_in_batches: ClassVar[bool] = False  # the first batch of a step chooses the candidates
@@ -157,21 +157,21 @@ class SpIEL(AdapterVariant):
     adapters: dict[str, Moving] = field(init=False, repr=False, compare=False, default_factory=dict)  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
-        fields.whole(self, "reselection_steps", "accumulation_steps")
-        fields.whole(self, "seed", at_least=0)
-        fields.positive(self, "density", "reselection_rate")
-        fields.share(self, "density")
+        field_checks.whole(self, "reselection_steps", "accumulation_steps")
+        field_checks.whole(self, "seed", at_least=0)
+        field_checks.positive(self, "density", "reselection_rate")
+        field_checks.share(self, "density")
         if self.reselection_rate > 1:
             raise ValueError(f"reselection_rate: {self.reselection_rate!r}, allowed: 0 < reselection_rate ≤ 1")
-        fields.one_of(self, "rate_schedule", SCHEDULES)
-        fields.one_of(self, "profile", PROFILES)
+        field_checks.one_of(self, "rate_schedule", SCHEDULES)
+        field_checks.one_of(self, "profile", PROFILES)
         most = self.reselection_steps - (2 if self.profile == "released" else 1)
         if self.accumulation_steps > most:
             raise ValueError(
                 f"accumulation_steps: {self.accumulation_steps}, allowed: at most {most} with "
                 f"reselection_steps: {self.reselection_steps} and profile: {self.profile}"
             )
-        fields.budget(self, "density")
+        field_checks.budget(self, "density")
         self._entries: dict[str, int] = {}
         self._selections = 0
         self._moved: int | torch.Tensor = 0  # entries that have moved
@@ -208,7 +208,7 @@ class SpIEL(AdapterVariant):
         self._entries = share_out(sizes, count, sizes)
 
     def build(self, name: str, layer: nn.Module) -> Moving:
-        generator = draw.generator(self.seed, name)
+        generator = seeding.generator(self.seed, name)
         places = torch.randperm(layers.matrix(layer).numel(), generator=generator)[: self._entries[name]]
         return Moving(layer, places.sort().values)
 
@@ -244,7 +244,7 @@ class SpIEL(AdapterVariant):
         before, after = [], []
         for adapter in adapters.values():
             if adapter.values.grad is not None:
-                present = reduce.total(adapter.present)
+                present = collectives.total(adapter.present)
                 before.append(present @ present)
                 after.append(adapter.values.grad @ present)
         if not before:

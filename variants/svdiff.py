@@ -10,7 +10,7 @@ Code      mkshing/svdiff-pytorch a78f69e, the one in use; the authors released n
 Hooks     none: nothing changes in training but δ.
 Cost      min(in, out) parameters for each layer; U and V are kept beside W (for a square W twice its
           memory) and applied in each forward pass, or put together with W where tokens are many
-          (`variants.core.basis_linear`). The decomposition is made once, at `attach`.
+          (`variants.core.kernels.basis`). The decomposition is made once, at `attach`.
 Decay     δ decays, as in the released code, whose optimizer decays all that it trains.
 
 Differences
@@ -34,7 +34,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from variants.core.decompose import BasisVariant, Factors, InBasis
+from variants.core.decompositions import BasisVariant, Factors, InBasis
 
 
 class ShiftedValues(InBasis):

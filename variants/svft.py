@@ -11,7 +11,7 @@ Code      VijayLingam95/SVFT 8303115.
 Hooks     none: nothing changes in training but M.
 Cost      k parameters for each layer; U and V are kept beside W (for a square W twice its memory) and
           applied in each forward pass, with an n×n product between them unless M is diagonal; from about n tokens
-          a batch on, W' is formed in their place (`variants.core.basis_linear`). The decomposition is made once, at
+          a batch on, W' is formed in their place (`variants.core.kernels.basis`). The decomposition is made once, at
           `attach`.
 
 Decay     M's entries and the gate decay, as in the released code, where one group holds them.
@@ -50,10 +50,11 @@ from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import structural_rank
 from torch import nn
 
-from variants.core import draw, fields, layers, unread
-from variants.core.budget import share_out, spread_priced
-from variants.core.decompose import BasisVariant, Factors, InBasis, Rule, probe
-from variants.core.unread import Unread
+from variants.core import field_checks, layers, seeding
+from variants.core.allocation import deferred_ranks
+from variants.core.allocation.budget import share_out, spread_priced
+from variants.core.allocation.deferred_ranks import Unread
+from variants.core.decompositions import BasisVariant, Factors, InBasis, Rule, probe
 
 PATTERNS = ("plain", "banded", "random", "top_k")
 PROFILES = ("paper", "released")
@@ -98,7 +99,7 @@ class SparseCore(InBasis):
     @property
     def rank(self) -> int:
         """The rank that the zeros of M allow; that of its pattern before the first step, when all are zero."""
-        return unread.read(self.rank_later())
+        return deferred_ranks.read(self.rank_later())
 
     def rank_later(self) -> int | Unread:
         if self.diagonal:
@@ -110,7 +111,7 @@ class SparseCore(InBasis):
     def _allowed(self, entries: torch.Tensor) -> int:
         """The rank that the `entries` of M (n,) allow; where none is zero, or all are, that is found once."""
         acting = entries != 0
-        if unread.nonzero(acting) not in (0, len(acting)):
+        if deferred_ranks.nonzero(acting) not in (0, len(acting)):
             return self._structural(self._taken[acting])
         if self._pattern is None:
             self._pattern = self._structural(self._taken)
@@ -163,7 +164,7 @@ class SVFT(BasisVariant):
             if self.budget is not None:
                 raise ValueError(f"budget: {self.budget} with profile: released, allowed: null; that code has none")
         if self.pattern != "plain":
-            fields.budget(self, "off_diagonals")
+            field_checks.budget(self, "off_diagonals")
         self._bands: dict[str, int] = {}  # d of the layers, by name
         self._entries: dict[str, int] = {}  # entries of M, where a budget decides them
 
@@ -221,7 +222,7 @@ class SVFT(BasisVariant):
         if self.pattern in ("plain", "banded"):
             return torch.ones(n, n, dtype=torch.bool).tril(d).triu(-d).nonzero().T
         if self.pattern == "random":
-            generator = draw.generator(self.seed, name)
+            generator = seeding.generator(self.seed, name)
             if released:
                 return torch.randint(0, n, (2, k), generator=generator)
             chosen = torch.randperm(n * n, generator=generator)[:k].sort().values

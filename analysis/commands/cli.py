@@ -6,14 +6,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from analysis import spectrum
 from analysis.commands import collect, compare, dashboard, figures, readme, report, sync, table
 from analysis.commands.command import Verb
 from analysis.errors import AnalysisError
 
 VERBS: tuple[Verb, ...] = (
     *(table.VERB, collect.VERB, compare.VERB, figures.VERB, report.VERB),
-    *(spectrum.VERB, readme.VERB, dashboard.VERB, sync.VERB),
+    *(readme.VERB, dashboard.VERB, sync.VERB),
 )
 
 

@@ -11,7 +11,7 @@ from analysis.commands import cli, figures
 from tests.analysis.interpreter import python
 from tests.analysis.plots.conftest import LAYERS, allocate, log, save_entries, save_factors
 from tests.conftest import folder_of
-from variants.command import cli as handover
+from weights import cli as handover
 
 
 def files(folder: str | Path = "out") -> dict[str, str]:

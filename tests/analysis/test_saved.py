@@ -12,12 +12,12 @@ from analysis.records.adapter_file import Saved
 from analysis.records.run_files import Unusable
 from tests.variants import found
 from variants.adalora import AdaLoRA
-from variants.core import checkpoint, state
-from variants.core.sparse import SparseDelta
+from variants.core import state_files, training_state
+from variants.core.adapters.sparse_delta import SparseDelta
 from variants.core.variant import AdapterVariant
 from variants.dylora import DyLoRA
 from variants.elalora import ElaLoRA
-from variants.incremental import IncreLoRA
+from variants.increlora import IncreLoRA
 from variants.lora import LoRA
 from variants.lora_xs import LoRAXS
 from variants.rosa import RoSA
@@ -40,7 +40,7 @@ def saved_by(case, folder):
     if case.refusal is not None:
         pytest.skip(case.refusal)
     run = case.exact
-    checkpoint.save(state.weights(run.model, run.variant, run.optimizer), folder / "adapter" / "state")
+    state_files.save(training_state.weights(run.model, run.variant, run.optimizer), folder / "adapter" / "state")
     return run.variant
 
 
@@ -126,7 +126,7 @@ def test_a_layer_that_has_lost_all_its_ranks_has_no_singular_values(tmp_path):
         "variant": {},
         "layers": {"fc": [2, 3]},
     }
-    checkpoint.save(tree, tmp_path / "adapter" / "state")
+    state_files.save(tree, tmp_path / "adapter" / "state")
     assert not Saved(tmp_path).singular_values("fc").any()
 
 
@@ -136,7 +136,7 @@ def test_low_rank_and_sparse_parts_together_are_refused(tmp_path):
         "variant": {"indices": {"fc": torch.tensor([0, 4])}},
         "layers": {"fc": [2, 3]},
     }
-    checkpoint.save(tree, tmp_path / "adapter" / "state")
+    state_files.save(tree, tmp_path / "adapter" / "state")
     saved = Saved(tmp_path)
     with pytest.raises(Unusable, match="saved of a sparse layer is A, B, values: parts added up by scales"):
         saved.singular_values("fc")
@@ -159,7 +159,7 @@ def test_low_rank_and_sparse_parts_together_are_refused(tmp_path):
 )
 def test_a_state_that_contradicts_itself_is_refused(parameters, variant, reason, tmp_path):
     tree = {"parameters": parameters, "variant": variant, "layers": {"fc": [2, 3]}}
-    checkpoint.save(tree, tmp_path / "adapter" / "state")
+    state_files.save(tree, tmp_path / "adapter" / "state")
     with pytest.raises(Unusable, match=reason):
         Saved(tmp_path).singular_values("fc")
 
@@ -179,7 +179,7 @@ def test_a_broken_file_says_so(tmp_path, name):
 
 
 def test_a_state_of_something_else_says_so(tmp_path):
-    checkpoint.save({"other": torch.ones(1)}, tmp_path / "adapter" / "state")
+    state_files.save({"other": torch.ones(1)}, tmp_path / "adapter" / "state")
     assert json.loads((tmp_path / "adapter" / "state.json").read_text())
     with pytest.raises(Unusable, match="adapter/: can't be read"):
         Saved(tmp_path)

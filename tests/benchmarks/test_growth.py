@@ -10,7 +10,7 @@ import torch
 
 from benchmarks import growth
 from benchmarks.stepper import Times
-from trainer import model as models
+from trainer.model import backbone as models
 
 
 def test_the_slope_is_that_of_the_line_with_the_least_squares():

@@ -7,7 +7,7 @@ import torch
 
 from benchmarks import precision
 from benchmarks.stepper import Stepper
-from trainer import model as models
+from trainer.model import backbone as models
 
 CPU = torch.device("cpu")
 

@@ -14,7 +14,7 @@ from benchmarks import step_cost
 from benchmarks.growth import Growth
 from benchmarks.stepper import FEWEST
 from tests.conftest import ROOT
-from trainer import model as models
+from trainer.model import backbone as models
 
 
 def row(ms: float, over: float, saved: float, hooks: float = 0.0) -> step_cost.Row:

@@ -9,7 +9,7 @@ import torch
 
 from benchmarks import stepper
 from benchmarks.stepper import FEWEST, Stepper, Times, in_turn
-from trainer import model as models
+from trainer.model import backbone as models
 from variants.adalora import AdaLoRA
 from variants.full import Full
 from variants.head import Head

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 
 from tests.variants.found import cases
-from trainer import processes, sharding
 from trainer.errors import ConfigError
-from variants.core import checkpoint, reduce, state
+from trainer.machine import processes, sharding
+from variants.core import collectives, state_files, training_state
 from variants.core.step import Loss, take
 from variants.testing.case import Case
 from variants.testing.toys import STEPS, Toy, Trained, data
@@ -48,7 +48,7 @@ def train(run: Trained, parts: int) -> Trained:
 
     for index in range(1, STEPS + 1):
         take(run.step(index), variant, model, batches, loss, weight=y.numel())
-    with reduce.same_draws():
+    with collectives.same_draws():
         variant.on_train_end(run.step(STEPS))
     return run
 
@@ -73,11 +73,11 @@ def all_cases(folder: Path) -> None:
         seen: set[type] = set()
         for name, (case, parts) in named().items():
             run = train(case.attached(torch.float64), parts)
-            weights = state.weights(run.model, run.variant, run.optimizer)
+            weights = training_state.weights(run.model, run.variant, run.optimizer)
             processes.compare(weights, run.model, STEPS)
             found[name] = {"weights": weights, "ranks": run.variant.ranks()}
             if case.cls not in seen or run.variant.needs_whole_weights():  # one setting of each method is enough here
                 found[name]["sharded"] = sharded(case, parts, run)
             seen.add(case.cls)
         if processes.is_first():
-            checkpoint.save(found, folder / "found")
+            state_files.save(found, folder / "found")

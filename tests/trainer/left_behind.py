@@ -8,7 +8,7 @@ import pandas as pd
 
 from tests.conftest import folder_of
 from trainer.record import Record
-from variants.core import checkpoint
+from variants.core import state_files
 
 CHANGING = ("time.", "started", "finished", "memory.peak", "overrides", "study", "git.", "checksum")
 
@@ -17,7 +17,7 @@ def outcome(record: Record, tmp_path: Path) -> dict[str, object]:
     """All of a run that must not depend on interruptions."""
     folder = folder_of(record, tmp_path)
     row = {name: value for name, value in record.row().items() if not name.startswith(CHANGING)}
-    state = checkpoint.load(folder / "adapter" / "state")
+    state = state_files.load(folder / "adapter" / "state")
     return {
         "row": row,
         "parameters": {name: tensor.tolist() for name, tensor in state["parameters"].items()},

@@ -13,12 +13,12 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from trainer import launch
+from trainer.machine import launch
 
 SECONDS = 3600  # after which nothing of a pair is left, however busy the machine is
 
 _forks = multiprocessing.get_context("forkserver")
-_forks.set_forkserver_preload(["tests.trainer.pair", "trainer.run", "tests.variants.found"])
+_forks.set_forkserver_preload(["tests.trainer.pair", "trainer.runs.run", "tests.variants.found"])
 
 
 @dataclass
@@ -74,11 +74,11 @@ def run(overrides: list[str], report: Path, ends: bool = True) -> bool:
     from hydra.core.global_hydra import GlobalHydra
 
     from tests.conftest import ROOT
-    from trainer import processes
     from trainer.config import register
     from trainer.errors import one_line
-    from trainer.plan import plan
-    from trainer.run import run
+    from trainer.machine import processes
+    from trainer.runs.run import run
+    from trainer.sweeps.plan import plan
 
     register()
     GlobalHydra.instance().clear()

@@ -11,9 +11,10 @@ import transformers
 
 from tests.composing import composed
 from tests.trainer.model_zoo import FAMILIES, TEXTS, make
-from trainer import agreement, assemble
-from trainer import model as models
 from trainer.errors import ConfigError
+from trainer.model import agreement
+from trainer.model import backbone as models
+from trainer.runs import assemble
 
 
 @pytest.fixture(autouse=True)

@@ -91,7 +91,7 @@ def test_a_class_of_the_suite_is_known_by_its_name_and_any_other_by_its_path():
     assert class_source.kind("variants.lora.LoRA") == class_source.kind("variants.anywhere.LoRA") == "LoRA"
     assert class_source.kind("torch.optim.AdamW") == "torch.optim.AdamW"
     # `kind` is a field there, not a name for the class.
-    assert class_source.kind("trainer.sources.files.Files") == "Files"
+    assert class_source.kind("trainer.data.sources.files.Files") == "Files"
 
 
 def test_a_class_may_declare_its_kind_and_is_then_free_to_move(package):

@@ -10,10 +10,10 @@ from trainer.instantiate import make
 
 GOOD = {
     "variant": "variants.lora.LoRA",
-    "task.source": "trainer.sources.files.Files",
-    "model.sources": "trainer.sources.folder.FolderModel",
+    "task.source": "trainer.data.sources.files.Files",
+    "model.sources": "trainer.data.sources.folder.FolderModel",
     "optim.optimizer": "torch.optim.SGD",
-    "machine.judge": "trainer.search.Judge",
+    "machine.judge": "trainer.sweeps.search.Judge",
     "tracker": "trainer.trackers.wandb.Wandb",
 }
 FUNCTIONS = [

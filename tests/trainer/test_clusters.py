@@ -17,8 +17,8 @@ from tests.conftest import ROOT
 from tests.trainer import fake_slurm
 from tests.trainer.process import start
 from tests.trainer.sweeping import rows
-from trainer import lock
 from trainer import record as records
+from trainer.machine import lock
 
 LONG = ["train.epochs=25", "train.eval_every=50", "machine.save_every=40", "machine.threads=1"]  # 150 steps
 

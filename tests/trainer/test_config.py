@@ -12,9 +12,9 @@ from tests.conftest import ROOT
 from trainer import config as run_config
 from trainer.errors import ConfigError, one_line
 from trainer.instantiate import make
-from trainer.loop import total_steps
-from trainer.plan import plan
-from variants.core import kernel
+from trainer.loop.loop import total_steps
+from trainer.sweeps.plan import plan
+from variants.core.kernels import low_rank
 from variants.core.variant import field_names
 
 GROUPS = [
@@ -54,7 +54,7 @@ def test_an_option_of_the_fused_kernel_is_refused_with_the_plain_one(configured)
 
 
 def test_the_kernels_are_those_that_there_are():
-    assert run_config.KERNELS == kernel.KERNELS
+    assert run_config.KERNELS == low_rank.KERNELS
 
 
 def test_the_families_experiment_runs_every_family_at_one_budget(configured):

@@ -8,7 +8,7 @@ import sys
 import torch
 from torch import nn
 
-from trainer import cost
+from trainer.loop import cost
 
 
 def test_a_storage_counts_once():

@@ -14,9 +14,9 @@ import torch
 from tests.conftest import folder_of
 from tests.trainer.every_method import LOOP, METHODS, class_of
 from tests.trainer.left_behind import outcome
-from trainer import model as models
-from trainer.saving import Checkpoints
-from variants.core import checkpoint
+from trainer.loop.checkpoints import Checkpoints
+from trainer.model import backbone as models
+from variants.core import state_files
 from variants.testing.case import same
 
 every_method = pytest.mark.parametrize("method", [run for _, run in METHODS.values()], ids=METHODS)
@@ -32,7 +32,7 @@ def ends_with(carry_out, tmp_path) -> Callable[..., dict[str, Any]]:
         folder = folder_of(record, tmp_path)
         ranks = folder / "ranks.jsonl"
         return {
-            "state": checkpoint.load(folder / "adapter" / "state"),
+            "state": state_files.load(folder / "adapter" / "state"),
             "ranks": ranks.read_text() if ranks.exists() else "",
             "value": record.metric.value,
             "effective": record.params.effective,

@@ -11,12 +11,12 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 
 from tests.conftest import folder_of, tiny_run
 from tests.trainer.families import FAMILIES, write
-from trainer.finished import opened
-from trainer.plan import plan
-from trainer.predict import predict
-from trainer.run import run
-from trainer.saving import Checkpoints
-from variants.command.cli import main
+from trainer.loop.checkpoints import Checkpoints
+from trainer.runs.dry_run import predict
+from trainer.runs.finished import opened
+from trainer.runs.run import run
+from trainer.sweeps.plan import plan
+from weights.cli import main
 
 peft = pytest.importorskip("peft")
 

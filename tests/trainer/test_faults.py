@@ -26,12 +26,12 @@ from safetensors import SafetensorError
 
 from tests.trainer.process import sweep as command
 from tests.trainer.sweeping import ended, forked, rows, sweep, wait_for
-from trainer import lock, stopping
 from trainer import record as records
 from trainer.errors import ConfigError
-from trainer.loop import Loop
-from trainer.saving import Checkpoints
-from variants.core import checkpoint
+from trainer.loop.checkpoints import Checkpoints
+from trainer.loop.loop import Loop
+from trainer.machine import lock, signals
+from variants.core import state_files
 from variants.lora import LoRA
 
 SWEEP = ["seed=0,1,2", "train.max_steps=8", "train.eval_every=4", "machine.save_every=1", "machine.threads=1"]
@@ -114,7 +114,7 @@ def test_asked_to_stop_a_run_keeps_the_step_it_made_and_leaves_no_record(tiny_ov
 def test_a_signal_between_two_steps_costs_no_step(carry_out, tmp_path, monkeypatch, moment, number):
     settings = ["train.max_steps=12", "machine.save_every=5", "train.eval_every=6"]
     straight = carry_out(*settings, "study=straight")
-    owner = {"in an evaluation": Loop, "after the run was asked": stopping}.get(moment, Checkpoints)
+    owner = {"in an evaluation": Loop, "after the run was asked": signals}.get(moment, Checkpoints)
     name = {"in an evaluation": "timed_evaluation", "after the run was asked": "asked"}.get(moment, "write")
     call, sent = getattr(owner, name), []
 
@@ -127,7 +127,7 @@ def test_a_signal_between_two_steps_costs_no_step(carry_out, tmp_path, monkeypat
 
     with monkeypatch.context() as patched:
         patched.setattr(owner, name, disturbed)
-        with pytest.raises(stopping.Interrupted) as stop, stopping.listening():
+        with pytest.raises(signals.Interrupted) as stop, signals.listening():
             carry_out(*settings)
     assert stop.value.exit_code == 128 + number
     (kept, *_) = sorted((tmp_path / "runs" / "test").glob("*/checkpoints/step-*"), reverse=True)
@@ -140,7 +140,7 @@ def test_a_signal_between_two_steps_costs_no_step(carry_out, tmp_path, monkeypat
 def test_a_signal_after_the_last_step_lets_the_run_end_and_nothing_else_begin(carry_out, tmp_path, monkeypatch, number):
     hand_over = Loop.hand_over
     monkeypatch.setattr(Loop, "hand_over", lambda self: (os.kill(os.getpid(), number), hand_over(self))[1])
-    with pytest.raises(stopping.Interrupted) as stop, stopping.listening():
+    with pytest.raises(signals.Interrupted) as stop, signals.listening():
         carry_out("train.max_steps=2")
     assert stop.value.exit_code == 128 + number
     (folder,) = records.find(tmp_path / "runs")
@@ -202,7 +202,7 @@ def test_a_run_whose_process_always_dies_is_found_and_recorded(tiny_overrides, t
 def test_a_full_disk_costs_a_checkpoint_and_nothing_else(
     tiny_overrides, tmp_path, undisturbed, monkeypatch, caplog, kind
 ):
-    expected, whole = undisturbed(), checkpoint.save_file
+    expected, whole = undisturbed(), state_files.save_file
     study = tmp_path / "runs" / "full"
 
     def half(tensors, path):
@@ -211,7 +211,7 @@ def test_a_full_disk_costs_a_checkpoint_and_nothing_else(
             path.write_bytes(path.read_bytes()[:500])
             raise kind
 
-    monkeypatch.setattr(checkpoint, "save_file", half)
+    monkeypatch.setattr(state_files, "save_file", half)
     settings = [*tiny_overrides, *SWEEP, "study=full"]
     log = tmp_path / "log"
     with forked(lambda: sweep(settings, logging=[]), log) as child:
@@ -220,7 +220,7 @@ def test_a_full_disk_costs_a_checkpoint_and_nothing_else(
         ended(child)
     for run in study.glob("*/checkpoints"):
         assert sorted(path.name for path in run.glob("step-*")) == ["step-00000002", "step-00000003"]
-    monkeypatch.setattr(checkpoint, "save_file", whole)
+    monkeypatch.setattr(state_files, "save_file", whole)
     sweep(settings)
     assert rows(study) == expected
 
@@ -271,7 +271,7 @@ def test_a_clock_that_jumps_back_changes_no_duration(tiny_overrides, tmp_path, u
         def now(cls, zone=None):
             return datetime.datetime(2026, 1, 1, tzinfo=zone) - datetime.timedelta(hours=next(jumps))
 
-    monkeypatch.setattr("trainer.run.datetime.datetime", Jumping)
+    monkeypatch.setattr("trainer.runs.run.datetime.datetime", Jumping)
     monkeypatch.setattr(time, "time", lambda: 1e9 - 3600 * next(jumps))
     sweep([*tiny_overrides, *SWEEP, "study=jumped"])
     monkeypatch.undo()
@@ -284,7 +284,7 @@ def test_a_clock_that_jumps_back_changes_no_duration(tiny_overrides, tmp_path, u
 def test_a_hub_that_hangs_costs_seconds_and_is_one_line(tiny_overrides, tmp_path, monkeypatch, caplog):
     from huggingface_hub import constants
 
-    from trainer.sources import hub
+    from trainer.data.sources import hub
 
     with socket.create_server(("127.0.0.1", 0)) as server:  # takes connections, and says nothing
         endpoint = f"http://127.0.0.1:{server.getsockname()[1]}"

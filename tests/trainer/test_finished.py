@@ -18,9 +18,9 @@ from tests.trainer.edited import signed, without_hashes
 from trainer import record as records
 from trainer.config import Config
 from trainer.errors import ConfigError
-from trainer.finished import opened
-from trainer.plan import identify
 from trainer.record import Record
+from trainer.runs.finished import opened
+from trainer.sweeps.plan import identify
 
 ADALORA = ["variant=adalora", "variant.rank=4", "variant.target_rank=1", "variant.interval=2"]
 PEFT_ADALORA = ["variant=peft_adalora", *(f"variant.options.{name}=2" for name in ("tinit", "tfinal", "target_r"))]
@@ -214,12 +214,12 @@ def test_a_field_that_has_come_since_has_its_default(finished):
 
 
 def test_weights_that_are_not_there_or_of_another_shape_are_refused(finished):
-    from variants.core import checkpoint
+    from variants.core import state_files
 
-    state = checkpoint.load(finished / "adapter" / "state")
+    state = state_files.load(finished / "adapter" / "state")
     name = next(iter(state["parameters"]))
     state["parameters"][name] = state["parameters"][name][:1]
-    checkpoint.save(state, finished / "adapter" / "state")
+    state_files.save(state, finished / "adapter" / "state")
     weights = finished / "adapter" / "state.safetensors"
     assert refusal(finished) == f"{weights}: not what this run trained: its hash is not that of the record"
     without_hashes(finished)

@@ -12,10 +12,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from trainer import model as models
+from trainer.data.sources.folder import FolderModel
 from trainer.errors import ConfigError
-from trainer.foreign import reading
-from trainer.sources.folder import FolderModel
+from trainer.model import backbone as models
+from trainer.model.foreign import reading
 
 WEIGHTS = "model.safetensors"
 

@@ -12,8 +12,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.trainer.every_method import FIRST, LOOP, METHODS, class_of
-from trainer.loop import Loop
-from variants.core import dropout
+from trainer.loop.loop import Loop
+from variants.core.kernels import dropout
 from variants.core.variant import field_names
 
 # What makes Python wait for the device, with or without a GPU: numbers, and shapes that numbers decide.

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf, open_dict
 from tests.conftest import ROOT
 from trainer import class_source, identity, identity_v1, record
 from trainer import config as run_config
-from trainer.plan import plan
+from trainer.sweeps.plan import plan
 
 REFERENCE = sorted((ROOT / "runs" / "reference").glob("*/*"))
 

@@ -10,10 +10,10 @@ import sys
 import pytest
 
 from tests.conftest import ROOT
-from trainer import launch
 from trainer.errors import ConfigError
-from trainer.launch import Launch
-from trainer.plan import plan
+from trainer.machine import launch
+from trainer.machine.launch import Launch
+from trainer.sweeps.plan import plan
 
 TORCHRUN = {
     "RANK": "3",
@@ -123,5 +123,5 @@ def test_what_needs_more_processes_is_refused_where_there_is_one(configured, tin
 
 
 def test_the_module_imports_no_torch():
-    code = "import sys, trainer.launch; assert not {'torch', 'transformers'} & set(sys.modules)"
+    code = "import sys, trainer.machine.launch; assert not {'torch', 'transformers'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)

@@ -14,10 +14,10 @@ from hydra.utils import get_class
 
 from tests.conftest import folder_of
 from tests.variants.found import CONF
-from trainer import model as models
 from trainer.errors import RunFailed
-from variants.core import checkpoint
-from variants.core.unread import Ranks
+from trainer.model import backbone as models
+from variants.core import state_files
+from variants.core.allocation.deferred_ranks import Ranks
 from variants.core.variant import Step
 from variants.lora import LoRA
 from variants.sora import SoRA
@@ -182,7 +182,7 @@ def test_the_best_checkpoint_is_reported_or_the_last(carry_out, tmp_path):
 def test_how_often_it_is_evaluated_changes_nothing_about_the_training(carry_out, tmp_path):
     settings = ["variant.dropout=0.2", "train.checkpoint=last", "train.max_steps=8"]
     records = [carry_out(*settings, f"train.eval_every={every}") for every in (1, 8)]
-    states = [checkpoint.load(folder_of(record, tmp_path) / "adapter" / "state") for record in records]
+    states = [state_files.load(folder_of(record, tmp_path) / "adapter" / "state") for record in records]
     for name, tensor in states[0]["parameters"].items():
         assert torch.equal(tensor, states[1]["parameters"][name]), name
 
@@ -296,7 +296,7 @@ def test_accumulated_batches_make_the_step_of_one_large_batch(
         settings.append(f"data.limit={rows}")
         record = carry_out(variant(method), *steady, *settings, "train.epochs=2")
         log = lines(folder_of(record, tmp_path) / "metrics.jsonl")
-        runs.append((record, log, checkpoint.load(folder_of(record, tmp_path) / "adapter" / "state")["parameters"]))
+        runs.append((record, log, state_files.load(folder_of(record, tmp_path) / "adapter" / "state")["parameters"]))
     (one, one_log, expected), (many, many_log, parameters) = runs
     assert many.memory.activations <= one.memory.activations
     for line, other in zip(many_log, one_log, strict=True):
@@ -381,7 +381,7 @@ MOVING = {
 
 @pytest.mark.parametrize("settings", MOVING.values(), ids=MOVING)
 def test_ranks_are_those_of_every_step_whenever_they_are_read(settings, journal, monkeypatch):
-    from trainer import rank_log
+    from trainer.loop import rank_log
 
     rarely = journal(*settings, "machine.log_every=1000", "study=rarely")
     monkeypatch.setattr(rank_log, "MOST_UNREAD", 0)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from trainer.errors import ConfigError
-from trainer.metrics import NUMBERS, Classes, check, classes, compute, higher_is_better, means_over_classes
+from trainer.objectives.metrics import NUMBERS, Classes, check, classes, compute, higher_is_better, means_over_classes
 
 TWO = Classes(2)
 

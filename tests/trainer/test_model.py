@@ -8,10 +8,10 @@ import transformers
 from torch import nn
 
 from tests.trainer.families import FAMILIES, write
-from trainer import model as models
-from trainer.assemble import check
 from trainer.config import validate
 from trainer.errors import ConfigError
+from trainer.model import backbone as models
+from trainer.runs.assemble import check
 
 
 @pytest.mark.parametrize("own", [None, 0.25])

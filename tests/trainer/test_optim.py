@@ -7,7 +7,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
-from trainer.optim import build_optimizer
+from trainer.loop.optim import build_optimizer
 from variants.full import Full
 
 ADAMW = {"_target_": "torch.optim.AdamW"}

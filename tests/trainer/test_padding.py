@@ -10,10 +10,10 @@ import torch
 
 from tests.composing import composed
 from tests.trainer.model_zoo import FAMILIES, TEXTS, make
-from trainer import assemble
-from trainer import model as models
-from trainer.data import collator
+from trainer.data.rows import collator
 from trainer.errors import ConfigError
+from trainer.model import backbone as models
+from trainer.runs import assemble
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from tests.conftest import ROOT
-from trainer import pages
+from trainer.machine import malloc
 
 LINUX = sys.platform == "linux" and hasattr(ctypes.CDLL(None), "gnu_get_libc_version")
 
@@ -46,6 +46,6 @@ def test_freed_memory_is_kept_until_it_is_given_back():
 
 
 def test_where_there_is_no_such_library_nothing_is_done(monkeypatch):
-    monkeypatch.setattr(pages.sys, "platform", "darwin")
-    assert pages.keep() is False
-    pages.give_back()
+    monkeypatch.setattr(malloc.sys, "platform", "darwin")
+    assert malloc.keep() is False
+    malloc.give_back()

@@ -19,11 +19,11 @@ from omegaconf import OmegaConf, open_dict
 from tests.conftest import ROOT
 from tests.trainer.sweeping import PATIENCE, ended, finished, rows, started
 from trainer import config as run_config
-from trainer import lock, stopping
 from trainer import record as records
-from trainer import sweep as sweeps
 from trainer.errors import Held, one_line
-from trainer.plan import plan
+from trainer.machine import lock, signals
+from trainer.sweeps import sweep as sweeps
+from trainer.sweeps.plan import plan
 
 QUICK = ["variant=lora,head", "seed=0,1", "train.max_steps=4", "machine.save_every=2"]
 JOBLIB = ["hydra/launcher=cores", "hydra.launcher.n_jobs=2"]
@@ -142,15 +142,15 @@ def test_a_lease_of_another_host_from_a_time_to_come_is_taken_over_unless_it_is_
 
 def test_who_lost_the_lease_stops_and_saves_nothing(tmp_path, lease_of_another_host):
     lease_of_another_host.unlink()
-    with stopping.listening(), lock.alone(tmp_path / "run"):
-        stopping.check()
+    with signals.listening(), lock.alone(tmp_path / "run"):
+        signals.check()
         lease_of_another_host.unlink()
         until = time.monotonic() + PATIENCE
-        while stopping._request is None and time.monotonic() < until:
+        while signals._request is None and time.monotonic() < until:
             time.sleep(0.01)
-        assert not stopping.asked(), "no checkpoint is written into what is another process's"
-        with pytest.raises(stopping.Interrupted, match="another process has taken this run over") as stop:
-            stopping.check()
+        assert not signals.asked(), "no checkpoint is written into what is another process's"
+        with pytest.raises(signals.Interrupted, match="another process has taken this run over") as stop:
+            signals.check()
     assert stop.value.exit_code == 1
 
 

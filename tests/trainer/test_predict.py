@@ -8,10 +8,10 @@ import pytest
 
 from tests.trainer.every_method import FIRST, LOOP, METHODS
 from tests.trainer.sweeping import finished
-from trainer import model as models
 from trainer.errors import ConfigError
-from trainer.plan import plan
-from trainer.predict import predict
+from trainer.model import backbone as models
+from trainer.runs.dry_run import predict
+from trainer.sweeps.plan import plan
 
 PARTS = ("weights", "gradients", "optimizer", "activations")
 

@@ -20,8 +20,9 @@ from filelock import FileLock
 
 from tests.conftest import ROOT
 from tests.trainer import alike, pair
-from trainer import finished, launch
-from variants.core import checkpoint, state
+from trainer.machine import launch
+from trainer.runs import finished
+from variants.core import state_files, training_state
 from variants.lora import LoRA
 from variants.testing import toys
 
@@ -35,7 +36,7 @@ def in_two(tmp_path_factory) -> dict[str, Any]:
         if not (folder / "found.json").exists():
             with pair.started(alike.all_cases, folder) as two:
                 assert two.ends() == [0, 0]
-    return checkpoint.load(folder / "found")
+    return state_files.load(folder / "found")
 
 
 def tensors(tree: Any, path: str = "") -> dict[str, Any]:
@@ -50,7 +51,7 @@ def test_two_processes_train_every_variant_as_one_does_with_the_whole_batch(in_t
     one = toys.train(case.attached(torch.float64), parts=parts)
     two = in_two[name]
     assert two["ranks"] == one.variant.ranks()
-    expected = tensors(toys.through_disk(state.weights(one.model, one.variant, one.optimizer)))
+    expected = tensors(toys.through_disk(training_state.weights(one.model, one.variant, one.optimizer)))
     found = tensors(two["weights"])
     assert found.keys() == expected.keys()
     # Adam divides a gradient by its own size, and one of ElaLoRA's that is next to zero by what was rounded.
@@ -122,7 +123,7 @@ def test_a_run_in_two_processes_is_the_run_in_one_with_twice_the_batch(carry_out
     one, two = (folder_of_run(tmp_path, study) for study in ("one", "two"))
     assert {path.name for path in one.iterdir()} == {path.name for path in two.iterdir()}
     assert (one / "ranks.jsonl").read_text() == (two / "ranks.jsonl").read_text()
-    first, second = (tensors(checkpoint.load(folder / "adapter" / "state")) for folder in (one, two))
+    first, second = (tensors(state_files.load(folder / "adapter" / "state")) for folder in (one, two))
     assert first.keys() == second.keys()
     for place, value in first.items():
         if isinstance(value, torch.Tensor):
@@ -149,7 +150,7 @@ def test_three_processes_whose_last_batches_have_twelve_and_two_rows_make_the_st
     with pair.started(pair.run, divided, tmp_path, count=3) as three:
         assert three.ends() == [0, 0, 0], [path.read_text() for path in tmp_path.glob("error-*")]
     one, three = (folder_of_run(tmp_path, study) for study in ("one", "three"))
-    first, second = (checkpoint.load(folder / "adapter" / "state")["parameters"] for folder in (one, three))
+    first, second = (state_files.load(folder / "adapter" / "state")["parameters"] for folder in (one, three))
     for name, value in first.items():
         torch.testing.assert_close(second[name], value, rtol=1e-7, atol=1e-9, msg=name)
     logs = [pd.read_json(folder / "metrics.jsonl", lines=True) for folder in (one, three)]

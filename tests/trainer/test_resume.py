@@ -9,9 +9,9 @@ import pytest
 
 from tests.conftest import folder_of
 from tests.trainer.left_behind import outcome
-from trainer import saving
+from trainer.loop import checkpoints
+from trainer.loop.checkpoints import Checkpoints
 from trainer.record import Record
-from trainer.saving import Checkpoints
 from variants.lora import LoRA
 
 
@@ -116,7 +116,7 @@ def test_a_checkpoint_of_another_version_is_left_out_with_a_line(carry_out, tmp_
     settings = [MORTAL, "machine.save_every=2", "train.max_steps=6"]
     straight = outcome(carry_out(*settings, "study=straight"), tmp_path)
     with monkeypatch.context() as patched:
-        patched.setattr(saving, "FORMAT", 1)
+        patched.setattr(checkpoints, "FORMAT", 1)
         patched.setattr(Mortal, "dies_at", 5)
         with pytest.raises(KeyboardInterrupt):
             carry_out(*settings, "study=cut")

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from tests.conftest import folder_of, write_csv
 from trainer import record as records
 from trainer.errors import ConfigError
-from trainer.plan import plan
+from trainer.sweeps.plan import plan
 
 
 def test_the_record_of_a_run_is_complete_and_exact(carry_out, tmp_path):
@@ -142,9 +142,9 @@ def test_limits_take_rows_by_seed_and_evaluate_every_seed_on_the_same(carry_out,
     ],
 )
 def test_what_can_not_be_is_refused_before_the_weights_are_loaded(carry_out, monkeypatch, tmp_path, override, message):
-    from trainer import model
+    from trainer.model import backbone
 
-    monkeypatch.setattr(model, "pristine", lambda *_: pytest.fail("the weights are loaded"))
+    monkeypatch.setattr(backbone, "pristine", lambda *_: pytest.fail("the weights are loaded"))
     with pytest.raises(ValueError) as caught:
         carry_out(override)
     assert str(caught.value).startswith(message) and "\n" not in str(caught.value)
@@ -155,7 +155,7 @@ def test_what_can_not_be_is_refused_before_the_weights_are_loaded(carry_out, mon
 
 
 def test_an_unexpected_error_leaves_a_failed_record_and_a_traceback(carry_out, monkeypatch, tmp_path):
-    from trainer.loop import Loop
+    from trainer.loop.loop import Loop
 
     def no_memory(self):
         raise MemoryError("out of memory")
@@ -190,7 +190,7 @@ def test_a_disk_full_or_an_interrupt_while_the_record_is_written(carry_out, monk
 def test_data_and_backbone_are_loaded_once_for_several_runs(carry_out, monkeypatch):
     from transformers import AutoModelForSequenceClassification
 
-    from trainer.sources.files import Files
+    from trainer.data.sources.files import Files
 
     loads = []
     load, loader = Files.load, AutoModelForSequenceClassification.from_pretrained
@@ -226,7 +226,7 @@ def test_ranks_that_are_pruned_leave_counts_memory_and_file(carry_out, tmp_path,
 
 def test_the_reported_metrics_are_those_of_the_model_that_is_saved(carry_out, monkeypatch):
     # The last allocation is made when the model is handed over: 4 does not divide 11.
-    from trainer.loop import Loop
+    from trainer.loop.loop import Loop
 
     calls = []
     for name in ("hand_over", "timed_evaluation"):
@@ -298,7 +298,7 @@ BUDGETED = {
 @pytest.mark.parametrize("variant", BUDGETED)
 @pytest.mark.parametrize("way", [[], ["train.gradient_checkpointing=true", "train.batch_size=4", "train.accumulate=2"]])
 def test_a_run_ends_within_one_rank_of_its_budget_and_says_how_near(carry_out, caplog, variant, way):
-    caplog.set_level("INFO", logger="trainer.run")
+    caplog.set_level("INFO", logger="trainer.runs.run")
     budget = 2500
     record = carry_out(f"variant={variant}", f"variant.budget={budget}", *BUDGETED[variant], *way)
     # The dearest rank is that of a feed-forward matrix of 16×32, and of LoRA-XS one of 14² to 15².

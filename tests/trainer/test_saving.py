@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from tests.trainer.left_behind import outcome
-from trainer import unfinished
 from trainer.errors import RunFailed
-from trainer.plan import plan
-from trainer.saving import Best, Checkpoints
-from variants.core import checkpoint
+from trainer.loop import unfinished
+from trainer.loop.checkpoints import Best, Checkpoints
+from trainer.sweeps.plan import plan
+from variants.core import state_files
 
 # Of 20 steps the 4th is the best, and later checkpoints have passed it.
 SETTINGS = ["machine.save_every=3", "train.max_steps=20", "train.eval_every=4", "variant.dropout=0.1"]
@@ -100,7 +100,7 @@ def test_killed_between_two_best_models_one_of_them_is_there(tmp_path, monkeypat
     best = Best(tmp_path)
     best.write(4, {"step": 4})
     with monkeypatch.context() as patched:
-        patched.setattr(checkpoint, "save", die)
+        patched.setattr(state_files, "save", die)
         with pytest.raises(KeyboardInterrupt):
             best.write(8, {"step": 8})
     assert best.load(4) == {"step": 4}

@@ -17,8 +17,8 @@ from analysis.tables import cells, footnotes
 from analysis.tables import rows as table_rows
 from tests.trainer.sweeping import ended, forked, rows, sweep, wait_for
 from trainer import record as records
-from trainer import search
 from trainer.errors import ConfigError
+from trainer.sweeps import search
 
 SEARCH = [
     *("sweep=search", "train.max_steps=4", "train.eval_every=2", "machine.save_every=1", "machine.threads=1"),

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from tests.conftest import write_csv
-from trainer import data
+from trainer.data import rows as data
+from trainer.data.sources.split import groups, normalised
 from trainer.errors import ConfigError
-from trainer.sources.split import groups, normalised
 
 
 def test_rows_with_a_text_in_common_are_one_group():

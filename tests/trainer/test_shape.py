@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 from omegaconf import OmegaConf
 
-from trainer import optim, shape
+from trainer import config_checks
 from trainer.config import validate
 from trainer.errors import ConfigError, one_line
 from trainer.instantiate import make
-from trainer.plan import plan
+from trainer.loop import optim
 from trainer.record import flatten
+from trainer.sweeps.plan import plan
 
 OTHER = ["~optim.optimizer.betas", "~optim.optimizer.eps"]  # AdamW's own settings
 
@@ -59,7 +60,7 @@ def test_half_a_character_is_refused(configured):
     config = configured([])
     config.model.dropout = "caf\udce9"
     with pytest.raises(ConfigError, match=r"^model\.dropout: 'caf\\udce9', allowed: text in UTF-8"):
-        shape.check(config)
+        config_checks.check(config)
 
 
 @pytest.mark.parametrize("field", ["variant.name", "task.name", "model.name"])
@@ -70,7 +71,7 @@ def test_a_name_is_text(configured, field, value):
 
 def test_a_number_in_quotes_is_a_name(configured):
     config = configured(["task.name='2024'"])
-    shape.check(config)
+    config_checks.check(config)
     assert config.task.name == "2024"
     assert "in quotes it is one: \"task.name='2024'\"" in refused(configured, ["task.name=2024"])
 
@@ -92,7 +93,7 @@ def test_a_field_that_nothing_reads_is_refused(configured, group):
         (["+task.source.foo=1"], "task.source.foo: 1, Movie has no such field, allowed: distribution, sha256"),
         (["tracker=wandb", "+tracker.foo=1"], "tracker.foo: 1, Wandb has no such field, allowed: project, "),
         (
-            ["model.sources=[{_target_:trainer.sources.folder.FolderModel,path:m,foo:1}]"],
+            ["model.sources=[{_target_:trainer.data.sources.folder.FolderModel,path:m,foo:1}]"],
             "model.sources.foo: 1, FolderModel has no such field, allowed: path",
         ),
         (["model=folder", "model.path=m", "+model.id=x"], "model.id: no such field, allowed: name, "),
@@ -105,8 +106,8 @@ def test_a_misspelt_field_of_a_part_is_refused(configured, overrides, message):
 
 
 def test_a_field_that_another_of_the_group_refers_to_is_read(configured):
-    shape.refuse_unread(configured(["+task.year=2024", "task.name=movie-${.year}"]))
-    shape.refuse_unread(configured(["model=hub", "model.id=a/b"]))
+    config_checks.refuse_unread(configured(["+task.year=2024", "task.name=movie-${.year}"]))
+    config_checks.refuse_unread(configured(["model=hub", "model.id=a/b"]))
 
 
 @pytest.mark.parametrize(

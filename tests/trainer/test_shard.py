@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from trainer.batches import Collator
-from trainer.data import Order, Rows
-from trainer.shard import Shard, SharedRows, evaluated
-from trainer.tokens import Ragged
+from trainer.data.rows import Order, Rows
+from trainer.data.tokens import Ragged
+from trainer.loop.batches import Collator
+from trainer.machine.batch_shards import Shard, SharedRows, evaluated
 
 
 def rows(count: int) -> Rows:

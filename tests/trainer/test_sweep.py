@@ -40,7 +40,7 @@ def test_a_misspelt_job_stops_the_sweep_before_it_starts(tiny_overrides, tmp_pat
 
 @pytest.mark.parametrize("content", ["{", '{"version": 1}', ""])
 def test_a_corrupt_record_is_reported_and_the_run_done_again(configured, tiny_overrides, caplog, content):
-    from trainer.plan import plan
+    from trainer.sweeps.plan import plan
 
     config = configured(tiny_overrides)
     folder = plan(config).folder
@@ -52,7 +52,7 @@ def test_a_corrupt_record_is_reported_and_the_run_done_again(configured, tiny_ov
 
 
 def test_a_run_that_another_process_carries_out_is_left_alone(configured, tiny_overrides, tmp_path):
-    from trainer.plan import plan
+    from trainer.sweeps.plan import plan
 
     run = plan(configured([*tiny_overrides, "train.max_steps=2"]))
     with run.alone():

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
-from trainer.plan import plan
-from trainer.sources.unavailable import Unavailable
+from trainer.data.sources.unavailable import Unavailable
+from trainer.sweeps.plan import plan
 
 GLUE = Path(os.environ.get("LORATORY_GLUE", ROOT.parent / "shared" / "glue"))
 SHORT = ["train.max_steps=3", "data.limit=64", "data.eval_limit=64", "train.batch_size=16", "machine.progress=false"]
@@ -28,7 +28,7 @@ SHORT = ["train.max_steps=3", "data.limit=64", "data.eval_limit=64", "train.batc
 def test_glue_from_a_local_mirror(configured, tiny_model, tmp_path, task, metrics):
     if not (GLUE / task).is_dir():
         pytest.skip(f"no GLUE mirror: {GLUE / task} is not there (set LORATORY_GLUE)")
-    from trainer.run import run
+    from trainer.runs.run import run
 
     model = ["model=folder", f"model.path={tiny_model}", "model.name=tiny"]
     config = configured([*model, f"task={task}", f"glue.path={GLUE}", f"runs_dir={tmp_path}", *SHORT])
@@ -42,7 +42,7 @@ def test_glue_from_a_local_mirror(configured, tiny_model, tmp_path, task, metric
     ("task", "variant"), [("movie", "lora"), ("movie_pair", "peft_lora"), ("opinion", "bitfit"), ("boolq", "head")]
 )
 def test_packaged_texts_with_the_real_encoder(configured, tmp_path, task, variant):
-    from trainer.run import run
+    from trainer.runs.run import run
 
     try:
         config = configured([f"task={task}", f"variant={variant}", f"runs_dir={tmp_path}", *SHORT])

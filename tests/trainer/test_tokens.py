@@ -7,9 +7,9 @@ import shutil
 import numpy as np
 import pytest
 
-from trainer import tokens as module
-from trainer.model import tokenizer
-from trainer.tokens import tokens
+from trainer.data import tokens as module
+from trainer.data.tokens import tokens
+from trainer.model.backbone import tokenizer
 
 TEXTS = ["the film", "a very fine plot", "", "dull", "the very very very lovely film"]
 

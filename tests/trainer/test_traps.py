@@ -15,15 +15,15 @@ import pytest
 import torch
 
 from tests.conftest import folder_of
-from trainer import model as models
 from trainer.errors import ConfigError
 from trainer.instantiate import make
+from trainer.model import backbone as models
 from variants.adalora import AdaLoRA
-from variants.core import checkpoint
-from variants.core.adapter import Adapter
-from variants.core.state import restore_weights
+from variants.core import state_files
+from variants.core.adapters.adapter import Adapter
+from variants.core.training_state import restore_weights
 from variants.core.variant import Variant
-from variants.incremental import IncreLoRA
+from variants.increlora import IncreLoRA
 from variants.shira import SHiRA
 from variants.sora import SoRA
 from variants.sparse import SparseLoRA
@@ -94,7 +94,7 @@ def test_gradients_that_are_not_finite_enter_no_average_and_the_budget_is_met(
     run = [*method, "train.max_steps=12", "train.checkpoint=last"]
     disturbed, plain = carry_out(*run, "+variant.bad=[2,3,6,9]"), carry_out(*run)
     assert (disturbed.steps.skipped, plain.steps.skipped) == (4, 0)
-    assert finite(checkpoint.load(folder_of(disturbed, tmp_path) / "adapter" / "state"))
+    assert finite(state_files.load(folder_of(disturbed, tmp_path) / "adapter" / "state"))
     # Ranks are met exactly, parameters and entries to less than a rank of one layer.
     same_ranks = disturbed.rank.end == plain.rank.end
     one_rank = abs(disturbed.params.effective - plain.params.effective) < 32 + 16 + 1
@@ -142,7 +142,7 @@ def test_a_run_that_leaves_layers_without_ranks_is_saved_loaded_and_merged(
 
     config = configured([*tiny_overrides, *overrides])
     variant, model = attached(config)
-    restore_weights(model, variant, checkpoint.load(folder / "adapter" / "state"))
+    restore_weights(model, variant, state_files.load(folder / "adapter" / "state"))
     assert variant.ranks() == ranks and variant.effective_parameters() == record.params.effective
     inputs = {"input_ids": torch.tensor([[2, 5, 9, 3]]), "attention_mask": torch.ones(1, 4, dtype=torch.long)}
     with torch.no_grad():
@@ -154,8 +154,8 @@ def test_a_run_that_leaves_layers_without_ranks_is_saved_loaded_and_merged(
 
 def attached(config: Any) -> tuple[Any, torch.nn.Module]:
     """The variant and the model of a config, before any step."""
-    from trainer.plan import model_sources
-    from trainer.sources import fetch_model
+    from trainer.data.sources import fetch_model
+    from trainer.sweeps.plan import model_sources
 
     source = fetch_model(model_sources(config), config.model.files)
     pristine = models.pristine(source, 2)

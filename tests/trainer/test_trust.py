@@ -9,7 +9,7 @@ import pytest
 
 from tests.conftest import folder_of
 from trainer import record as records
-from trainer.plan import plan
+from trainer.sweeps.plan import plan
 
 
 @pytest.fixture

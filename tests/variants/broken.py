@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from variants.core.adapter import LowRank
-from variants.core.unread import Ranks
+from variants.core.adapters.adapter import LowRank
+from variants.core.allocation.deferred_ranks import Ranks
 from variants.lora import LoRA
 
 

@@ -16,7 +16,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
-from trainer.optim import build_optimizer
+from trainer.loop.optim import build_optimizer
 from variants.core.variant import Variant
 
 FOLDER = Path(os.environ.get("LORATORY_ORACLES", Path(__file__).parents[2].parent / "shared" / "oracles"))

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from tests.variants import oracles
 from variants.adalora import AdaLoRA
-from variants.core.schedule import Cubic
+from variants.core.allocation.schedule import Cubic
 from variants.core.variant import Step
 from variants.testing.contract import HEAD, STEPS, Toy, attach, data, train
 

@@ -7,10 +7,10 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from trainer.cost import SavedActivations
-from variants.core import kernel
-from variants.core.basis_linear import basis_linear, pays
-from variants.core.decompose import decompose
+from trainer.loop.cost import SavedActivations
+from variants.core.decompositions import decompose
+from variants.core.kernels import low_rank
+from variants.core.kernels.basis import basis_linear, pays
 from variants.svdiff import SVDiff
 from variants.svft import SVFT
 from variants.testing.contract import HEAD, Toy
@@ -30,12 +30,12 @@ def parts(out_features: int, in_features: int, diagonal: bool, dtype: torch.dtyp
     return x, weight, bias, found.U, found.Vh, core
 
 
-@pytest.fixture(params=kernel.KERNELS)
+@pytest.fixture(params=low_rank.KERNELS)
 def either(request):
     """Both ways to compute it."""
-    kernel.use(request.param)
+    low_rank.use(request.param)
     yield request.param
-    kernel.use("fused")
+    low_rank.use("fused")
 
 
 @pytest.mark.parametrize("diagonal", [True, False], ids=["diagonal", "full"])
@@ -43,7 +43,7 @@ def either(request):
 def test_it_computes_what_the_kernel_computes(size, diagonal, either):
     x, weight, bias, u, vh, core = parts(*size, diagonal)
     found = basis_linear(x, weight, bias, u, vh, core, 1.5)
-    expected = kernel.low_rank_linear(x, weight, bias, vh, u, core, 1.5)
+    expected = low_rank.low_rank_linear(x, weight, bias, vh, u, core, 1.5)
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
     up = torch.randn_like(found)
     for mine, theirs in zip(*(torch.autograd.grad(y, (x, core), up) for y in (found, expected)), strict=True):
@@ -87,7 +87,7 @@ def test_a_basis_of_few_directions_is_never_formed():
 def test_a_method_trains_alike_either_way(cls, params, monkeypatch):
     ends, calls = [], []
     for way in (True, False):
-        monkeypatch.setattr("variants.core.decompose.pays", lambda *_, way=way: calls.append(way) or way)
+        monkeypatch.setattr("variants.core.decompositions.pays", lambda *_, way=way: calls.append(way) or way)
         variant, model = cls(**params), Toy(torch.float64)
         variant.attach(model, HEAD)
         optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 0.01)
@@ -103,8 +103,8 @@ def test_a_method_trains_alike_either_way(cls, params, monkeypatch):
 
 @pytest.mark.parametrize("context", ["autocast", "bfloat16"])
 def test_where_it_would_round_the_update_away_it_is_not_formed(context, monkeypatch):
-    monkeypatch.setattr("variants.core.decompose.pays", lambda *_: True)
-    monkeypatch.setattr(kernel, "joined_weight", None)  # what forms it
+    monkeypatch.setattr("variants.core.decompositions.pays", lambda *_: True)
+    monkeypatch.setattr(low_rank, "joined_weight", None)  # what forms it
     variant, model = SVFT(), Toy(torch.bfloat16 if context == "bfloat16" else torch.float32)
     variant.attach(model, HEAD)
     x = torch.randn(4, 8)

@@ -10,12 +10,12 @@ import torch
 
 from tests.variants.found import all_variants
 from variants.adalora import AdaLoRA
-from variants.core.budget import masks, share_out, spread, spread_priced, within
+from variants.core.allocation.budget import masks, share_out, spread, spread_priced, within
 from variants.core.variant import AdapterVariant, field_names
 from variants.dora import DoRA
 from variants.dylora import DyLoRA
 from variants.elalora import ElaLoRA
-from variants.incremental import IncreLoRA
+from variants.increlora import IncreLoRA
 from variants.lora import LoRA
 from variants.lora_xs import LoRAXS
 from variants.sora import SoRA
@@ -160,5 +160,5 @@ def test_every_method_with_adapters_of_its_own_takes_one() -> None:
 @pytest.mark.parametrize("cls", WITH_BUDGET)
 @pytest.mark.parametrize("budget", [0, -5, 1.5, True])
 def test_a_budget_is_a_whole_number(cls: type[AdapterVariant], budget: object) -> None:
-    with pytest.raises(ValueError, match=r"budget: .*, allowed: a whole number ≥ 1"):
+    with pytest.raises(ValueError, match=r"budget: .*, allowed: a whole number(, null| ≥ 1)"):
         cls(budget=budget)

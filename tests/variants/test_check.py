@@ -10,7 +10,7 @@ import torch
 
 from tests.variants.broken import CanNotLookUp, ForgetsItsState, LosesItsState, Miscounts, NeverLearns, Prunes, Unlike
 from variants.bitfit import BitFit
-from variants.core.adapter import LowRank
+from variants.core.adapters.adapter import LowRank
 from variants.core.variant import Variant
 from variants.lora import LoRA
 from variants.testing import check_case, check_variant
@@ -180,7 +180,7 @@ class AsksForMore(Unlike):
         (Prunes, "saves_and_loads", "load_state_dict(), which gives them the saved shapes: adapter.reshape()"),
         (with_adapter(Views), "lowers_the_loss", "need not be contiguous: reshape() in place of view()"),
         (CutsToItsFirstRank, "lowers_the_loss", "view() and reshape() by its present shape"),
-        (Slices, "lowers_the_loss", "adapter.keep(), append(), or variants.core.resize: its moments go along"),
+        (Slices, "lowers_the_loss", "adapter.keep(), append(), or variants.core.adapters.resize"),
     ],
     ids=["ForgetsA", "ForgetsItsState", "LosesItsState", "AsksForMore", "Prunes", "Views", "KeepsItsShape", "Slices"],
 )

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from variants.core import checkpoint
-from variants.core.checkpoint import CorruptState
+from variants.core import state_files
+from variants.core.state_files import CorruptState
 
 TREE = {
     "tensors": {
@@ -33,15 +33,15 @@ def equal(one, two) -> bool:
 
 
 def test_a_tree_comes_back_as_it_was(tmp_path):
-    checkpoint.save(TREE, tmp_path / "new" / "state")
-    assert equal(checkpoint.load(tmp_path / "new" / "state"), TREE)
+    state_files.save(TREE, tmp_path / "new" / "state")
+    assert equal(state_files.load(tmp_path / "new" / "state"), TREE)
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["state.json", "state.safetensors"]
 
 
 def test_views_and_shared_tensors_are_written_as_they_are_seen(tmp_path):
     base = torch.arange(12.0).reshape(3, 4)
-    checkpoint.save({"row": base[1], "column": base[:, 1], "turned": base.T, "same": base[1]}, tmp_path / "state")
-    found = checkpoint.load(tmp_path / "state")
+    state_files.save({"row": base[1], "column": base[:, 1], "turned": base.T, "same": base[1]}, tmp_path / "state")
+    found = state_files.load(tmp_path / "state")
     assert torch.equal(found["turned"], base.T) and torch.equal(found["column"], base[:, 1])
     assert torch.equal(found["row"], found["same"])
 
@@ -49,20 +49,20 @@ def test_views_and_shared_tensors_are_written_as_they_are_seen(tmp_path):
 @pytest.mark.parametrize("name", ["state.json", "state.safetensors"])
 @pytest.mark.parametrize("keep", [0, 20])
 def test_a_truncated_file_is_an_error(tmp_path, name, keep):
-    checkpoint.save(TREE, tmp_path / "state")
+    state_files.save(TREE, tmp_path / "state")
     (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:keep])
     with pytest.raises(CorruptState, match="state"):
-        checkpoint.load(tmp_path / "state")
+        state_files.load(tmp_path / "state")
 
 
 @pytest.mark.parametrize("name", ["state.json", "state.safetensors"])
 def test_a_missing_file_is_an_error(tmp_path, name):
-    checkpoint.save(TREE, tmp_path / "state")
+    state_files.save(TREE, tmp_path / "state")
     (tmp_path / name).unlink()
     with pytest.raises(CorruptState):
-        checkpoint.load(tmp_path / "state")
+        state_files.load(tmp_path / "state")
 
 
 def test_what_would_need_pickle_is_refused(tmp_path):
     with pytest.raises(TypeError, match="/a/0: object can't be saved without pickle"):
-        checkpoint.save({"a": [object()]}, tmp_path / "state")
+        state_files.save({"a": [object()]}, tmp_path / "state")

@@ -9,8 +9,8 @@ import torch
 from transformers.pytorch_utils import Conv1D
 
 from tests.variants.found import all_variants, cases, every_case, yaml_faults
-from variants.core import layers, targets
-from variants.core.adapter import LowRank
+from variants.core import layers, target_modules
+from variants.core.adapters.adapter import LowRank
 from variants.core.variant import Variant
 from variants.lora import LoRA
 from variants.peft import Peft
@@ -89,7 +89,7 @@ def test_every_kind_is_checked_with_every_setting_that_it_takes() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_toy_has_the_same_matrices_whatever_their_layout(kind: str) -> None:
-    found = targets.select(Toy(kind=kind), TARGETS, head=("head",))
+    found = target_modules.select(Toy(kind=kind), TARGETS, head=("head",))
     adapters = [LowRank(layer, 1, 1.0) for layer in found.values()]
     assert [type(adapter.base).__name__ for adapter in adapters] == [kind] * 4
     assert [(a.out_features, a.in_features) for a in adapters] == [(12, 8), (8, 12)] * 2

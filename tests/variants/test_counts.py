@@ -13,7 +13,7 @@ from variants.adalora import AdaLoRA
 from variants.core import layers
 from variants.core.variant import AdapterVariant, Variant
 from variants.head import Head
-from variants.incremental import IncreLoRA
+from variants.increlora import IncreLoRA
 from variants.lora import LoRA
 from variants.lora_xs import LoRAXS
 from variants.shira import SHiRA

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from variants.core.decompose import ITERATIONS, choose_rank, decompose, gavish_donoho
+from variants.core.decompositions import ITERATIONS, choose_rank, decompose, gavish_donoho
 
 METHODS = list(ITERATIONS)
 ITERATIVE = [method for method in METHODS if method != "svd"]

@@ -15,8 +15,8 @@ from torch.utils.checkpoint import checkpoint
 from tests.variants import mixed, oracles
 from tests.variants.kinds import OF_EVERY_KIND
 from tests.variants.plain import close
-from trainer.optim import build_optimizer
-from variants.core.dropout import draw, drop
+from trainer.loop.optim import build_optimizer
+from variants.core.kernels.dropout import draw, drop
 from variants.core.variant import Step
 from variants.dora import Decomposed, DoRA
 from variants.testing.contract import HEAD, STEPS, Toy, attach, data, train

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from variants.core.draw import generator
+from variants.core.seeding import generator
 from variants.shira import SHiRA
 from variants.sparse import SparseLoRA
 from variants.spiel import SpIEL

@@ -7,7 +7,7 @@ import torch
 from scipy import stats
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from variants.core.dropout import bits, draw, drop
+from variants.core.kernels.dropout import bits, draw, drop
 
 
 def keep_mask(x: torch.Tensor, dropout: float) -> tuple[torch.Tensor, float]:

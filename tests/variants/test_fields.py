@@ -9,10 +9,10 @@ from typing import Any, Literal
 import pytest
 
 from variants.adalora import AdaLoRA
-from variants.core import fields
+from variants.core import field_checks
 from variants.core.variant import field_names
 from variants.dora import DoRA
-from variants.incremental import IncreLoRA
+from variants.increlora import IncreLoRA
 from variants.lora import LoRA
 from variants.lora_xs import LoRAXS
 from variants.peft import Peft
@@ -56,10 +56,10 @@ class Settings:
 )
 def test_a_value_is_of_the_type_that_the_annotation_names(name, good, bad, allowed):
     for value in good:
-        fields.check_types(Settings, {name: value})
+        field_checks.check_types(Settings, {name: value})
     for value in bad:
         with pytest.raises(ValueError) as caught:
-            fields.check_types(Settings, {name: value}, "group.")
+            field_checks.check_types(Settings, {name: value}, "group.")
         assert str(caught.value) == f"group.{name}: {value!r}, allowed: {allowed}"
 
 

@@ -14,10 +14,11 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from tests.variants.found import cases
-from variants.core import handover, low_rank, targets
-from variants.core.adapter import Adapter, LowRank
+from variants.core import handover, target_modules
+from variants.core.adapters import svd
+from variants.core.adapters.adapter import Adapter, LowRank
+from variants.core.adapters.sparse_delta import SparseDelta
 from variants.core.handover import CannotHandOver, products
-from variants.core.sparse import SparseDelta
 from variants.lora import LoRA
 from variants.peft import Peft
 from variants.sora import SoRA
@@ -46,7 +47,7 @@ def through_peft(wrapped: Any, base: nn.Module, folder: Path) -> nn.Module:
 def test_a_product_at_a_rank_is_the_nearest_one():
     delta = draw(7, 5)
     s = torch.linalg.svdvals(delta)
-    spectrum = low_rank.of_matrix(delta)
+    spectrum = svd.of_matrix(delta)
     for r in range(1, 6):
         a, b = spectrum.product(r)
         assert a.shape == (r, 5) and b.shape == (7, r)
@@ -59,7 +60,7 @@ def test_a_product_at_a_rank_is_the_nearest_one():
 
 def test_the_spectrum_of_a_product_is_that_of_the_matrix():
     a, b = draw(3, 9), draw(6, 3, seed=1)
-    found, dense = low_rank.of_product(a, b), low_rank.of_matrix(b @ a)
+    found, dense = svd.of_product(a, b), svd.of_matrix(b @ a)
     assert found.rank == dense.rank == 3
     torch.testing.assert_close(found.s, dense.s[:3], rtol=1e-12, atol=0)
     torch.testing.assert_close((found.U * found.s) @ found.Vh, b @ a, **TIGHT)
@@ -69,7 +70,7 @@ def test_the_spectrum_of_a_product_is_that_of_the_matrix():
 def test_rounding_adds_no_rank_and_takes_none(dtype):
     a, b = draw(4, 60).to(dtype), draw(40, 4, seed=1).to(dtype)
     b[:, 3] *= 1e-4  # a small component is still one
-    spectrum = low_rank.of_matrix(b @ a)
+    spectrum = svd.of_matrix(b @ a)
     assert spectrum.rank == 4
     a_out, b_out = spectrum.product()
     assert a_out.dtype == dtype
@@ -78,15 +79,15 @@ def test_rounding_adds_no_rank_and_takes_none(dtype):
 
 def test_two_products_that_cancel_have_no_rank_left():
     a, b = draw(3, 8), draw(6, 3, seed=1)
-    assert low_rank.of_product(torch.cat([a, a]), torch.cat([b, -b], 1)).rank == 0
+    assert svd.of_product(torch.cat([a, a]), torch.cat([b, -b], 1)).rank == 0
 
 
 def test_zeros_go():
     a, b = draw(4, 8), draw(6, 4, seed=1)
     a[1], b[:, 3] = 0, 0
-    a_left, b_left = low_rank.without_zeros(a, b)
+    a_left, b_left = svd.without_zeros(a, b)
     assert torch.equal(a_left, a[[0, 2]]) and torch.equal(b_left, b[:, [0, 2]])
-    for empty in (low_rank.of_product(a[:0], b[:, :0]), low_rank.of_matrix(torch.zeros(6, 8))):
+    for empty in (svd.of_product(a[:0], b[:, :0]), svd.of_matrix(torch.zeros(6, 8))):
         assert empty.rank == 0 and empty.left_out(0) == 0.0
         assert [tuple(m.shape) for m in empty.product()] == [(0, 8), (6, 0)]
 
@@ -136,7 +137,7 @@ def test_in_lower_precision_outputs_are_equal_to_its_digits(dtype, tolerance, pa
 @pytest.mark.parametrize(
     "params",
     [
-        {"method": "ia3", "options": {"feedforward_modules": []}},
+        {"method": "ia3", "targets": ["fc1", "fc2"], "options": {"feedforward_modules": []}},
         {"method": "loha", "options": {"r": 2}},
         {"method": "shira", "options": {"r": 2}},
         {"method": "lora", "options": {"r": 2, "use_dora": True}},
@@ -174,7 +175,7 @@ class Whole(Adapter):
 class Lying(LowRank):
     """Its factors are not those of its ΔW."""
 
-    def as_product(self) -> low_rank.Product:
+    def as_product(self) -> svd.Product:
         return self.A.detach(), 2 * self.B.detach()
 
 
@@ -190,7 +191,7 @@ def test_an_unknown_adapter_goes_out_through_the_svd_of_its_update(tmp_path):
     adapters = {}
     for name in ("layer.0.fc1", "layer.1.fc2"):
         adapters[name] = filled(Whole(model.get_submodule(name)))
-        targets.replace(model, name, adapters[name])
+        target_modules.replace(model, name, adapters[name])
     wanted = model(X)
     update = products(adapters["layer.0.fc1"])[0]
     assert update.rank == 8 and update.is_exact and update.relative_error < 1e-13
@@ -264,7 +265,7 @@ def adapted(make: Any, names: list[str]) -> tuple[nn.Module, dict[str, Adapter]]
     model, adapters = Kinds().eval(), {}
     for place, name in enumerate(names):
         adapters[name] = filled(make(model.get_submodule(name), place), seed=place)
-        targets.replace(model, name, adapters[name])
+        target_modules.replace(model, name, adapters[name])
     return model, adapters
 
 

@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from tests.variants import oracles
-from variants.core.dropout import draw, drop
-from variants.core.grow import OwnWarmup
+from variants.core.adapters.grow import OwnWarmup
+from variants.core.kernels.dropout import draw, drop
 from variants.core.variant import Step
-from variants.incremental import Components, IncreLoRA
+from variants.increlora import Components, IncreLoRA
 from variants.testing.contract import HEAD, STEPS, Toy, attach, data, train
 
 

@@ -9,22 +9,22 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from tests.variants.pairwise import covering
-from variants.core import kernel
-from variants.core.dropout import draw
-from variants.core.kernel import low_rank_linear
+from variants.core.kernels import low_rank
+from variants.core.kernels.dropout import draw
+from variants.core.kernels.low_rank import low_rank_linear
 
 
 @pytest.fixture(autouse=True)
 def fused_again() -> Iterator[None]:
     torch.manual_seed(0)
     yield
-    kernel.use("fused")
+    low_rank.use("fused")
 
 
 def join(monkeypatch: pytest.MonkeyPatch, *summed: int) -> None:
     """Has the kernel make W′ wherever a product sums up so many features."""
     joins = lambda tokens, weight: weight.dtype.itemsize >= 4 and weight.shape[1] in summed  # noqa: E731
-    monkeypatch.setattr(kernel, "_joins", joins)
+    monkeypatch.setattr(low_rank, "_joins", joins)
 
 
 JOINED = {"in both passes": (8, 6), "in the forward pass": (8,), "in the backward pass": (6,)}  # features summed up
@@ -39,10 +39,10 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None
     if request.param in JOINED:
         join(monkeypatch, *JOINED[request.param])
     if request.param != "few tokens":
-        monkeypatch.setattr(kernel, "_MANY", 2)
+        monkeypatch.setattr(low_rank, "_MANY", 2)
     if request.param == "of a wide layer":
-        monkeypatch.setattr(kernel, "_NARROW", 1)
-        monkeypatch.setattr(kernel, "_BLOCK", 2)
+        monkeypatch.setattr(low_rank, "_NARROW", 1)
+        monkeypatch.setattr(low_rank, "_BLOCK", 2)
 
 
 def tensors(dtype: torch.dtype = torch.float64, shape: tuple[int, ...] = (3, 5, 8), r: int = 2):
@@ -72,9 +72,9 @@ def test_it_equals_the_reference_with_its_gradients(
     way: None, shape: tuple[int, ...], biased: bool, dropout: float, core: str
 ) -> None:
     found = {}
-    for name in kernel.KERNELS:
+    for name in low_rank.KERNELS:
         torch.manual_seed(1)
-        kernel.use(name)
+        low_rank.use(name)
         x, weight, bias, a, b = tensors(shape=shape)
         c = torch.randn(CORES[core], dtype=x.dtype, requires_grad=True) if CORES[core] else None
         y = low_rank_linear(x, weight, bias if biased else None, a, b, c, 1.7, dropout)
@@ -104,7 +104,7 @@ def test_gradcheck(way: None, masked: bool, frozen: str, core: str, recompute: b
     c = torch.randn(CORES[core], dtype=x.dtype, requires_grad=True) if CORES[core] else None
     for name, tensor in (("x", x), ("a", a), ("b", b), ("w", weight)):
         tensor.requires_grad_(name not in frozen)
-    call = lambda x, w, a, b, c: kernel._LowRankLinear.apply(x, w, bias, a, b, c, 0.7, source, least, recompute)  # noqa: E731
+    call = lambda x, w, a, b, c: low_rank._LowRankLinear.apply(x, w, bias, a, b, c, 0.7, source, least, recompute)  # noqa: E731
     assert torch.autograd.gradcheck(call, (x, weight, a, b, c))
 
 
@@ -125,11 +125,11 @@ def test_an_update_of_zero_leaves_the_layers_output_bit_for_bit(transposed: bool
 
 
 def test_how_it_computes_depends_on_the_number_of_tokens_and_on_the_pass() -> None:
-    joins = lambda *size: [kernel._joins(tokens, torch.empty(size)) for tokens in (512, 1024, 2048, 4096)]  # noqa: E731
+    joins = lambda *size: [low_rank._joins(tokens, torch.empty(size)) for tokens in (512, 1024, 2048, 4096)]  # noqa: E731
     assert joins(384, 384) == [False, False, True, True]
     assert joins(1536, 384) == [False, True, True, True]
     assert joins(384, 1536) == [False, False, False, True]
-    assert not kernel._joins(4096, torch.empty(384, 384).bfloat16()), "a sum in bfloat16 would round the update away"
+    assert not low_rank._joins(4096, torch.empty(384, 384).bfloat16()), "a sum in bfloat16 would round the update away"
 
 
 def test_a_layer_used_twice_sums_its_gradients() -> None:
@@ -152,9 +152,9 @@ def test_gradient_checkpointing_gives_the_same_bits(dropout: float) -> None:
     assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
 
 
-@pytest.mark.parametrize("name", kernel.KERNELS)
+@pytest.mark.parametrize("name", low_rank.KERNELS)
 def test_above_bfloat16_products_are_in_bfloat16_and_gradients_in_float32(name: str) -> None:
-    kernel.use(name)
+    low_rank.use(name)
     x, weight, bias, a, b = tensors(torch.float32)
     exact = low_rank_linear(x, weight, bias, a, b)
     y = low_rank_linear(x.bfloat16(), weight.bfloat16(), bias.bfloat16(), a, b)
@@ -164,9 +164,9 @@ def test_above_bfloat16_products_are_in_bfloat16_and_gradients_in_float32(name: 
     assert a.grad.dtype == b.grad.dtype == torch.float32
 
 
-@pytest.mark.parametrize("name", kernel.KERNELS)
+@pytest.mark.parametrize("name", low_rank.KERNELS)
 def test_under_autocast_the_output_is_what_the_base_layer_gives(name: str) -> None:
-    kernel.use(name)
+    low_rank.use(name)
     x, weight, bias, a, b = tensors(torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
         y = low_rank_linear(x, weight, bias, a, b)
@@ -206,7 +206,7 @@ def test_what_it_saves_is_the_input_and_rank_sized_tensors(monkeypatch: pytest.M
 def test_to_recompute_saves_a_seed_alone_and_gives_the_same_bits() -> None:
     found = []
     for recompute in (False, True):
-        kernel.use("fused", recompute)
+        low_rank.use("fused", recompute)
         torch.manual_seed(5)
         x, *parameters = tensors()
         y = low_rank_linear(x, *parameters, dropout=0.3)
@@ -226,4 +226,4 @@ def test_dropout_leaves_the_mean_as_it_is() -> None:
 
 def test_an_unknown_kernel_is_refused() -> None:
     with pytest.raises(ValueError, match="kernel: 'fast', allowed: fused, plain"):
-        kernel.use("fast")
+        low_rank.use("fast")

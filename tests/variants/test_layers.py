@@ -11,7 +11,7 @@ from torch import nn
 from tests.variants.found import all_variants
 from tests.variants.kinds import OF_EVERY_KIND
 from variants.core import layers
-from variants.core.adapter import LowRank
+from variants.core.adapters.adapter import LowRank
 from variants.core.variant import field_names
 
 

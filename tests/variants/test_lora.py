@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from tests.variants import oracles
-from trainer.cost import SavedActivations
-from variants.core.adapter import LowRank
-from variants.core.dropout import draw
+from trainer.loop.cost import SavedActivations
+from variants.core.adapters.adapter import LowRank
+from variants.core.kernels.dropout import draw
 from variants.lora import LoRA
 from variants.testing.contract import HEAD, Toy
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from tests.variants import oracles
 from tests.variants.plain import close
-from variants.core.decompose import decompose
+from variants.core.decompositions import decompose
 from variants.lora import FromWeight, LoRA
 from variants.testing.contract import HEAD, Toy
 

@@ -11,7 +11,7 @@ from tests.variants.found import all_variants
 from variants.adalora import AdaLoRA
 from variants.core.variant import Variant
 from variants.elalora import ElaLoRA
-from variants.incremental import IncreLoRA
+from variants.increlora import IncreLoRA
 from variants.rosa import RoSA
 from variants.shira import SHiRA
 from variants.sora import SoRA

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.variants.found import cases
-from trainer.cost import SavedActivations
-from variants.core import kernel
+from trainer.loop.cost import SavedActivations
+from variants.core.kernels import low_rank
 from variants.testing.case import Case
 from variants.testing.toys import data
 
@@ -16,12 +16,12 @@ from variants.testing.toys import data
 @pytest.fixture(autouse=True)
 def kept_again() -> Iterator[None]:
     yield
-    kernel.use("fused")
+    low_rank.use("fused")
 
 
 def saved(case: Case, recompute: bool) -> int:
     """Bytes that a training step's forward pass keeps."""
-    kernel.use("fused", recompute)
+    low_rank.use("fused", recompute)
     run = case.attached()
     run.model.train()
     activations = SavedActivations(run.model)

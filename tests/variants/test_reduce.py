@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from variants.core import reduce
+from variants.core import collectives
 
 
 def test_one_process_is_the_whole_run():
     part = torch.arange(3.0)
-    assert reduce.count() == 1 and reduce.rank() == 0
-    assert reduce.total(part) is part
+    assert collectives.count() == 1 and collectives.rank() == 0
+    assert collectives.total(part) is part

@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from tests.variants.kinds import OF_EVERY_KIND
 from tests.variants.oracles import LAYERS, Toy
 from tests.variants.plain import SHAPES, ElementAdam, Loop, batch, close, dense_gradients, toy
-from variants.core import state
+from variants.core import training_state
 from variants.core.layers import matrix, size
 from variants.rosa import LowRankAndSparse, RoSA
 from variants.testing import contract
@@ -195,12 +195,12 @@ def test_what_is_saved_in_the_middle_of_the_collection_goes_on_to_the_same_suppo
     straight, first, second = (attached(restart=True) for _ in range(3))
     contract.train(straight, 8)
     contract.train(first, 4)
-    saved = contract.through_disk(state.weights(first.model, first.variant, first.optimizer))
+    saved = contract.through_disk(training_state.weights(first.model, first.variant, first.optimizer))
     assert saved["variant"]["collected"] == 2 and len(saved["variant"]["sums"]) == len(saved["variant"]["start"]) == 4
-    state.restore_weights(second.model, second.variant, saved)
-    optimizer = contract.through_disk(state.optimizer_state(first.model, first.optimizer))
-    state.restore_optimizer(second.model, second.optimizer, optimizer)
-    state.restore_schedule(second.scheduler, state.schedule_state(first.scheduler))
+    training_state.restore_weights(second.model, second.variant, saved)
+    optimizer = contract.through_disk(training_state.optimizer_state(first.model, first.optimizer))
+    training_state.restore_optimizer(second.model, second.optimizer, optimizer)
+    training_state.restore_schedule(second.scheduler, training_state.schedule_state(first.scheduler))
     second.steps_done = 4
     contract.train(second, 8)
     for name, adapter in straight.variant.adapters.items():

@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from tests.variants.kinds import OF_EVERY_KIND
-from variants.core.sparse import SparseDelta, largest
+from variants.core.adapters.sparse_delta import SparseDelta, largest
 from variants.shira import SHiRA
 from variants.testing import contract
 from variants.testing.contract import HEAD, Toy

@@ -17,8 +17,8 @@ from torch.func import functional_call
 
 from tests.variants import oracles
 from tests.variants.plain import close
-from trainer.optim import build_optimizer
-from variants.core import state
+from trainer.loop.optim import build_optimizer
+from variants.core import training_state
 from variants.core.variant import Step
 from variants.sora import Gated, SoRA, proximal, thresholds
 from variants.testing.contract import HEAD, STEPS, attach, through_disk, train
@@ -321,8 +321,8 @@ def test_without_any_gate_the_model_trains_saves_loads_and_merges():
     assert set(run.variant.ranks().values()) == {0} and run.variant.effective_parameters() == 0
     assert run.variant.penalty() is None
     again = attach(SoRA, settings)
-    saved = through_disk(state.weights(run.model, run.variant, run.optimizer))
-    state.restore_weights(again.model, again.variant, saved)
+    saved = through_disk(training_state.weights(run.model, run.variant, run.optimizer))
+    training_state.restore_weights(again.model, again.variant, saved)
     assert torch.equal(again.output(), run.output())
     before = run.output()
     for adapter in run.variant.adapters.values():
@@ -392,8 +392,8 @@ def test_the_released_gate_optimizer_needs_an_adam_and_a_group():
         ({"alpha": 0}, "alpha: 0, allowed: a number > 0"),
         ({"dropout": 1.0}, "dropout: 1.0, allowed: 0 ≤ dropout < 1"),
         ({"l1": -1}, "l1: -1, allowed: a number ≥ 0"),
-        ({"l1": "10"}, "l1: '10', allowed: a number ≥ 0"),
-        ({"threshold": float("nan")}, "threshold: nan, allowed: a number ≥ 0"),
+        ({"l1": "10"}, "l1: '10', allowed: a number"),
+        ({"threshold": float("nan")}, "threshold: nan, allowed: a number"),
         ({"gate_lr_scale": 0.0}, "gate_lr_scale: 0.0, allowed: a number > 0"),
         ({"decay_after_step": -0.1}, "decay_after_step: -0.1, allowed: a number ≥ 0"),
         ({"profile": "official"}, "profile: 'official', allowed: paper, released"),

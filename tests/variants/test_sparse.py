@@ -8,8 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from variants.core import state
-from variants.core.budget import share_out
+from variants.core import training_state as state
+from variants.core.allocation.budget import share_out
 from variants.lora import LoRA
 from variants.sparse import Masked, SparseLoRA
 from variants.testing import contract
@@ -112,7 +112,7 @@ def test_sensitivity_smooths_weight_times_gradient():
 
 
 def test_rigl_grows_where_the_gradient_is_largest_and_starts_there_at_zero():
-    run = attached(schedule="rigl", density=0.5, initial_steps=2, interval=20, regrow=0.5)
+    run = attached(schedule="rigl", density=0.5, initial_steps=2, interval=9, regrow=0.5)
     contract.train(run, 1)
     before = {name: adapter.places["A"].clone() for name, adapter in run.variant.adapters.items()}
     gradients: dict[str, torch.Tensor] = {}

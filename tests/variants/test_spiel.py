@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from tests.variants.kinds import OF_EVERY_KIND
 from tests.variants.oracles import LAYERS, Toy
 from tests.variants.plain import SHAPES, ElementAdam, Loop, batch, close, dense_gradients, toy
-from variants.core import state
+from variants.core import training_state
 from variants.core.layers import matrix
 from variants.spiel import Moving, SpIEL, _adam_step
 from variants.testing import contract
@@ -310,13 +310,13 @@ def test_what_is_saved_in_the_middle_of_a_collection_goes_on_to_the_same_places(
     straight, first, second = (contract.attach(SpIEL, params) for _ in range(3))
     contract.train(straight)
     contract.train(first, 8)
-    saved = contract.through_disk(state.weights(first.model, first.variant, first.optimizer))
+    saved = contract.through_disk(training_state.weights(first.model, first.variant, first.optimizer))
     layer = saved["variant"]["layers"]["layer.0.fc1"]
     assert layer["estimate"]["steps"] == 3 and len(layer["ages"]) == len(layer["indices"]) == 20
-    state.restore_weights(second.model, second.variant, saved)
-    optimizer = contract.through_disk(state.optimizer_state(first.model, first.optimizer))
-    state.restore_optimizer(second.model, second.optimizer, optimizer)
-    state.restore_schedule(second.scheduler, state.schedule_state(first.scheduler))
+    training_state.restore_weights(second.model, second.variant, saved)
+    optimizer = contract.through_disk(training_state.optimizer_state(first.model, first.optimizer))
+    training_state.restore_optimizer(second.model, second.optimizer, optimizer)
+    training_state.restore_schedule(second.scheduler, training_state.schedule_state(first.scheduler))
     second.steps_done = 8
     contract.train(second)
     for name, adapter in straight.variant.adapters.items():

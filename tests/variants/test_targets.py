@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from variants.core import targets
+from variants.core import target_modules
 from variants.testing.contract import HEAD, Toy
 
 ALL = ["layer.0.fc1", "layer.0.fc2", "layer.1.fc1", "layer.1.fc2"]
@@ -28,7 +28,7 @@ ALL = ["layer.0.fc1", "layer.0.fc2", "layer.1.fc1", "layer.1.fc2"]
     ],
 )
 def test_layers_that_are_meant(arguments, names):
-    assert list(targets.select(Toy(), head=HEAD, **arguments)) == names
+    assert list(target_modules.select(Toy(), head=HEAD, **arguments)) == names
 
 
 @pytest.mark.parametrize(
@@ -47,15 +47,15 @@ def test_layers_that_are_meant(arguments, names):
 )
 def test_what_means_no_layer_is_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
-        targets.select(Toy(), head=HEAD, **arguments)
+        target_modules.select(Toy(), head=HEAD, **arguments)
 
 
 def test_a_weight_that_two_layers_share_is_refused():
     model = Toy()
     model.layer[1]["fc1"].weight = model.layer[0]["fc1"].weight
     with pytest.raises(ValueError, match=r"targets: layer.0.fc1 shares its weight with layer.1.fc1; exclude it"):
-        targets.select(model, "all-linear", head=HEAD)
-    chosen = targets.select(model, "all-linear", exclude=["fc1"], head=HEAD)
+        target_modules.select(model, "all-linear", head=HEAD)
+    chosen = target_modules.select(model, "all-linear", exclude=["fc1"], head=HEAD)
     assert list(chosen) == ALL[1::2]
 
 
@@ -63,16 +63,16 @@ def test_a_layer_that_is_used_twice_is_refused():
     model = nn.ModuleDict({"one": nn.Linear(2, 2)})
     model["two"] = model["one"]
     with pytest.raises(ValueError, match="targets: one shares its weight with two"):
-        targets.select(model, "all-linear")
+        target_modules.select(model, "all-linear")
 
 
 def test_replace_puts_a_module_where_another_was():
     model = Toy()
-    targets.replace(model, "layer.1.fc2", nn.Identity())
+    target_modules.replace(model, "layer.1.fc2", nn.Identity())
     assert isinstance(model.layer[1]["fc2"], nn.Identity) and isinstance(model.layer[0]["fc2"], nn.Linear)
 
 
 def test_inside_finds_a_module_under_a_wrappers_prefix():
-    assert targets.inside("base_model.model.head.weight", HEAD)
-    assert targets.inside("head", HEAD) and not targets.inside("overhead.weight", HEAD)
+    assert target_modules.inside("base_model.model.head.weight", HEAD)
+    assert target_modules.inside("head", HEAD) and not target_modules.inside("overhead.weight", HEAD)
     assert torch.is_tensor(Toy().head.weight)

@@ -18,11 +18,11 @@ from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadMode
 
 from tests.variants.found import all_variants
 from variants.adalora import AdaLoRA
-from variants.core import state
-from variants.core.budget import within
-from variants.core.importance import Importance
+from variants.core import training_state
+from variants.core.allocation.budget import within
+from variants.core.allocation.importance import Importance
 from variants.core.variant import AdapterVariant, Variant
-from variants.incremental import IncreLoRA
+from variants.increlora import IncreLoRA
 from variants.lora import LoRA
 from variants.peft import Peft
 from variants.shira import SHiRA
@@ -159,8 +159,8 @@ def test_a_layer_without_ranks_trains_saves_loads_resumes_and_merges(
     output = run.output()
 
     again = attach(cls, params)
-    saved = through_disk(state.weights(run.model, run.variant, run.optimizer))
-    state.restore_weights(again.model, again.variant, saved)
+    saved = through_disk(training_state.weights(run.model, run.variant, run.optimizer))
+    training_state.restore_weights(again.model, again.variant, saved)
     assert torch.equal(again.output(), output) and again.variant.ranks() == run.variant.ranks()
 
     resumed = starved()
@@ -186,8 +186,8 @@ def test_a_layer_without_ranks_trains_saves_loads_resumes_and_merges(
     [
         (AdaLoRA, {"initial_steps": 8, "final_steps": 4}, "schedule: 8 initial and 4 final steps do not fit into 12"),
         (AdaLoRA, {"final_steps": 12}, "schedule: 0 initial and 12 final steps do not fit into 12"),
-        (IncreLoRA, {"initial_steps": 11}, "interval: 1 leaves 0 rounds in 12 steps"),
-        (IncreLoRA, {"interval": 12}, "interval: 12 leaves 0 rounds in 12 steps"),
+        (IncreLoRA, {"initial_steps": 11}, "interval: 1 leaves no round of growth in 12 steps"),
+        (IncreLoRA, {"interval": 12}, "interval: 12 leaves no round of growth in 12 steps"),
         (SoRA, {"budget": 100, "initial_steps": 6, "final_steps": 5}, "schedule: 6 initial and 5 final steps do not"),
         (
             SoRA,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from variants.core.sparse import check_finite, largest, largest_in_rows, largest_of_groups
-from variants.core.unread import Ranks, Unread, nonzero, read
+from variants.core.adapters.sparse_delta import check_finite, largest, largest_in_rows, largest_of_groups
+from variants.core.allocation.deferred_ranks import Ranks, Unread, nonzero, read
 
 
 def test_what_is_put_by_is_what_there_was() -> None:

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from variants.adalora import AdaLoRA
-from variants.core.adapter import LowRank
-from variants.core.schedule import Cubic
+from variants.core.adapters.adapter import LowRank
+from variants.core.allocation.schedule import Cubic
 from variants.core.variant import Step
 from variants.lora import LoRA
 from variants.shira import SHiRA

@@ -14,10 +14,10 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from tests.variants.found import cases
-from variants.core import kernel
-from variants.core.adapter import Adapter
-from variants.core.basis_linear import basis_linear
-from variants.core.sparse_linear import Entries, sparse_linear
+from variants.core.adapters.adapter import Adapter
+from variants.core.kernels import low_rank
+from variants.core.kernels.basis import basis_linear
+from variants.core.kernels.sparse import Entries, sparse_linear
 from variants.core.variant import AdapterVariant
 from variants.testing.case import Case
 from variants.testing.toys import HEAD, Toy, attach, data, prepared, train
@@ -144,8 +144,8 @@ def test_what_the_products_return_is_no_view(shape):
     entries, values = Entries(torch.tensor([3, 9]), (6, 8)), nn.Parameter(torch.randn(2))
     for bias_or_none in (bias, None):
         for y in (
-            kernel.low_rank_linear(x, weight, bias_or_none, a, b),
-            kernel.low_rank_linear(x, weight, bias_or_none, a, b, c, 0.5, dropout=0.5),
+            low_rank.low_rank_linear(x, weight, bias_or_none, a, b),
+            low_rank.low_rank_linear(x, weight, bias_or_none, a, b, c, 0.5, dropout=0.5),
             basis_linear(x, weight, bias_or_none, b.detach(), a.detach(), c),
             sparse_linear(x, weight, bias_or_none, values, entries, 0.5),
         ):

@@ -22,8 +22,8 @@ from typing import IO, Any
 import psutil
 from omegaconf import OmegaConf
 
-from trainer import plan
-from trainer.plan import Planned
+from trainer.sweeps import plan
+from trainer.sweeps.plan import Planned
 from trainer.trackers.host import FILENAME, METRICS, RANKS
 from trainer.trackers.tail import digests
 from trainer.trackers.tracker import RunInfo, Tracker

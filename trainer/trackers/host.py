@@ -27,7 +27,7 @@ from omegaconf import OmegaConf
 
 from trainer import record
 from trainer.instantiate import make
-from trainer.secrets import scrubbed
+from trainer.machine.secrets import scrubbed
 from trainer.trackers import rows
 from trainer.trackers.tail import Tail, count
 from trainer.trackers.tracker import RunInfo, Started, Tracker

@@ -16,7 +16,7 @@ from typing import Any
 from torch import nn
 
 from variants.bridge.methods import OWN_FIELDS, Method
-from variants.core import targets as layers
+from variants.core import target_modules as layers
 
 # How PEFT says that it takes an option and does nothing with it.
 _IGNORED = re.compile(r"\bignored?\b|but no modules were excluded")

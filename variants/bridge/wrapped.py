@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from variants.bridge.options import line
-from variants.core.targets import inside
+from variants.core.target_modules import inside
 
 
 def refuse_changed(options: Mapping[str, Any], config: Any) -> None:

@@ -25,8 +25,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from variants.core import low_rank, targets
-from variants.core.adapter import Adapter, LowRank
+from variants.core import target_modules
+from variants.core.adapters import svd
+from variants.core.adapters.adapter import Adapter, LowRank
 
 
 class CannotHandOver(ValueError):
@@ -69,17 +70,17 @@ def products(adapter: Adapter, ranks: Sequence[int | None] = (None,)) -> list[Up
         delta, (a, b) = adapter.delta().double(), adapter.as_product()
     finally:
         adapter.train(training)
-    spectrum = low_rank.of_product(a, b)
+    spectrum = svd.of_product(a, b)
     # A difference of two products, as some methods have it, has fewer digits than its parts: these are the measure.
-    if low_rank.size(delta - b.double() @ a.double()) > 1e-4 * spectrum.size:
+    if svd.size(delta - b.double() @ a.double()) > 1e-4 * spectrum.size:
         raise RuntimeError(f"{type(adapter).__name__}.as_product() is not ΔW as delta() gives it")
-    full, norm = spectrum.rank, low_rank.size(delta)
+    full, norm = spectrum.rank, svd.size(delta)
     found = []
     for rank in ranks:
         cut = full if rank is None else min(rank, full)
         # Factors that the form knows go out bit for bit where none of them is one too many.
         a_cut, b_cut = (a, b) if cut == len(a) else spectrum.product(cut)
-        error = low_rank.size(delta - b_cut.double() @ a_cut.double())
+        error = svd.size(delta - b_cut.double() @ a_cut.double())
         found.append(Update(a_cut, b_cut, full, error / norm if norm else 0.0, norm))
     return found
 
@@ -89,7 +90,7 @@ def put(model: nn.Module, adapters: MutableMapping[str, Adapter], updates: Mappi
     for name, update in updates.items():
         plain = LowRank(adapters[name].base, 1, 1.0)
         plain.A, plain.B = (nn.Parameter(m.to(plain.A.device, copy=True)) for m in (update.A, update.B))
-        targets.replace(model, name, plain.train(model.training))
+        target_modules.replace(model, name, plain.train(model.training))
         adapters[name] = plain
 
 
@@ -139,7 +140,7 @@ def quiet_peft() -> Iterator[None]:
 def unwrap(model: nn.Module, adapters: Mapping[str, Adapter]) -> None:
     """The layers themselves in the place of their adapters."""
     for name, adapter in adapters.items():
-        targets.replace(model, name, adapter.base)
+        target_modules.replace(model, name, adapter.base)
 
 
 def _meaning(model: nn.Module, names: list[str]) -> list[str] | str:

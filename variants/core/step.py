@@ -10,7 +10,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from variants.core import reduce
+from variants.core import collectives
 from variants.core.variant import Step, Variant
 
 Batch = TypeVar("Batch")
@@ -68,7 +68,7 @@ def take(
     `on_gradients`), "moved" (after the optimizer) and "updated"; a step that is not finite ends at "gradients".
     """
     model.train()
-    with reduce.same_draws():
+    with collectives.same_draws():
         variant.on_step_begin(step)
     watch("begun")
     losses, penalties = [], []
@@ -83,17 +83,17 @@ def take(
             penalties.append(penalty.detach())
             mean = mean + penalty
         (mean * share / len(batches)).backward()
-    reduce.sum_gradients(model)
+    collectives.sum_gradients(model)
     norm = _clip(model, max_norm)
     moved = math.isfinite(norm)
     watch("gradients")
     if moved:
-        with reduce.same_draws():
+        with collectives.same_draws():
             variant.on_gradients(step)
         watch("scored")
         step.optimizer.step()
         watch("moved")
-        with reduce.same_draws():
+        with collectives.same_draws():
             variant.on_update(step)
         watch("updated")
     else:
@@ -103,7 +103,7 @@ def take(
     step.scheduler.step()
     model.zero_grad()
     return Taken(
-        task_loss=reduce.total(torch.stack(losses).mean()),
+        task_loss=collectives.total(torch.stack(losses).mean()),
         penalty=torch.stack(penalties).mean() if penalties else None,
         norm=norm,
         moved=moved,

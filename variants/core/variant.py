@@ -15,7 +15,7 @@
 
 Several processes may share a run, each with a part of every batch. `.grad` is summed over them before `clip`, so that
 hooks see and do the same on all; what hooks draw with torch is the same, too. A method that takes gradients elsewhere
-asks `variants.core.reduce.total` for the whole; `penalty` draws nothing.
+asks `variants.core.collectives.total` for the whole; `penalty` draws nothing.
 
 A step whose gradients are not finite is left out: neither `on_gradients` nor `on_update`
 is called for it, so no importance average ever sees such a number.
@@ -36,11 +36,12 @@ from typing import Any, ClassVar, Self, TypeVar
 import torch
 from torch import nn
 
-from variants.core import fields, handover, targets
+from variants.core import field_checks, handover
 from variants.core import layers as kinds
-from variants.core.adapter import Adapter
+from variants.core import target_modules as targets
+from variants.core.adapters.adapter import Adapter
+from variants.core.allocation.deferred_ranks import Ranks
 from variants.core.handover import CannotHandOver
-from variants.core.unread import Ranks
 
 T = TypeVar("T")
 
@@ -74,7 +75,7 @@ class Variant:
     adapters: dict[str, Adapter] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __new__(cls, *_: Any, **settings: Any) -> Self:
-        fields.check_types(cls, settings)  # before `__post_init__`, which compares them
+        field_checks.check_types(cls, settings)  # before `__post_init__`, which compares them
         return super().__new__(cls)
 
     @classmethod
@@ -177,7 +178,8 @@ class Variant:
     def ranks_later(self) -> Ranks:
         """`ranks()` as they are now, to be read later; taken after every step.
 
-        For a method whose ranks follow from numbers on the device (`variants.core.unread`); by default they are read.
+        For a method whose ranks follow from numbers on the device (`core.allocation.deferred_ranks`); by default they
+        are read.
         """
         return Ranks(self.ranks())
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from variants.core.adapter import Adapter
-from variants.core.unread import Ranks
+from variants.core.adapters.adapter import Adapter
+from variants.core.allocation.deferred_ranks import Ranks
 from variants.core.variant import Variant
 from variants.testing.toys import Trained, attach, train
 

@@ -18,8 +18,8 @@ from typing import Any
 
 import torch
 
-from variants.core import state
-from variants.core.checkpoint import CorruptState
+from variants.core import training_state
+from variants.core.state_files import CorruptState
 from variants.core.variant import Variant
 from variants.testing.case import Case, adapters, same
 from variants.testing.contract import CHECKS, ON_EVERY_KIND, refuses_in_one_line
@@ -150,7 +150,7 @@ def _hint(case: Case, name: str, error: Exception) -> str | None:
     if isinstance(error, RuntimeError) and "is invalid for input of size" in str(error):
         return "a weight that was cut or has grown has another size: view() and reshape() by its present shape"
     if isinstance(error, RuntimeError) and ("/torch/optim/" in frames[-1].filename or "invalid gradient" in str(error)):
-        return "to change a parameter's size, adapter.keep(), append(), or variants.core.resize: its moments go along"
+        return "a parameter's size changes with its moments: adapter.keep(), append(), or variants.core.adapters.resize"
     if name in TAKES_UP and isinstance(error, AssertionError) and (lost := _lost(case)):
         return f"not in state_dict(), or not taken up by load_state_dict(): {', '.join(lost)}"
     return None
@@ -159,7 +159,9 @@ def _hint(case: Case, name: str, error: Exception) -> str | None:
 def _lost(case: Case) -> list[str]:
     """What a trained variant and its adapters hold and one that took up its state does not, by name."""
     run, again = case.straight, case.attached(seed=1)
-    state.restore_weights(again.model, again.variant, state.weights(run.model, run.variant, run.optimizer))
+    training_state.restore_weights(
+        again.model, again.variant, training_state.weights(run.model, run.variant, run.optimizer)
+    )
     loaded = dict(adapters(again))
     held: list[tuple[str, Any, Any]] = [("", run.variant, again.variant)]
     held += [(f"{name}.", adapter, loaded[name]) for name, adapter in adapters(run)]

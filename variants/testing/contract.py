@@ -16,8 +16,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from variants.core import state
-from variants.core.targets import inside
+from variants.core import training_state
+from variants.core.target_modules import inside
 from variants.core.variant import AdapterVariant, Step, Variant, field_names
 from variants.testing.case import Case, adapters, decay_astray, finite, loose_ends, same
 from variants.testing.toys import (
@@ -262,8 +262,8 @@ def saves_and_loads(case: Case) -> None:
     The fresh one was drawn with another seed: what is drawn and not trained must be saved as well.
     """
     run, again = case.straight, case.attached(seed=1)
-    saved = through_disk(state.weights(run.model, run.variant, run.optimizer))
-    state.restore_weights(again.model, again.variant, saved)
+    saved = through_disk(training_state.weights(run.model, run.variant, run.optimizer))
+    training_state.restore_weights(again.model, again.variant, saved)
     assert torch.equal(again.output(), run.output()), "the loaded model's output differs"
     assert again.variant.ranks() == run.variant.ranks(), "the loaded model's ranks differ"
     assert same(again.variant.state_dict(), saved["variant"]), "the loaded variant's state differs from the saved one"

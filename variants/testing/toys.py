@@ -19,9 +19,9 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint as checkpointed
 
-from variants.core import checkpoint, state
+from variants.core import state_files, training_state
 from variants.core.step import Loss, take
-from variants.core.targets import inside
+from variants.core.target_modules import inside
 from variants.core.variant import Step, Variant, field_names
 
 HEAD = ("head",)
@@ -148,9 +148,9 @@ class Trained:
         """A copy of all that training has changed, as the trainer saves it."""
         return copy.deepcopy(
             {
-                "weights": state.weights(self.model, self.variant, self.optimizer),
-                "optimizer": state.optimizer_state(self.model, self.optimizer),
-                "scheduler": state.schedule_state(self.scheduler),
+                "weights": training_state.weights(self.model, self.variant, self.optimizer),
+                "optimizer": training_state.optimizer_state(self.model, self.optimizer),
+                "scheduler": training_state.schedule_state(self.scheduler),
                 "random": torch.get_rng_state(),
                 "steps_done": self.steps_done,
             }
@@ -158,9 +158,9 @@ class Trained:
 
     def restore(self, snapshot: Mapping[str, Any]) -> Trained:
         """Takes up what `snapshot` of another run of the same settings gave."""
-        state.restore_weights(self.model, self.variant, snapshot["weights"])
-        state.restore_optimizer(self.model, self.optimizer, snapshot["optimizer"])
-        state.restore_schedule(self.scheduler, snapshot["scheduler"])
+        training_state.restore_weights(self.model, self.variant, snapshot["weights"])
+        training_state.restore_optimizer(self.model, self.optimizer, snapshot["optimizer"])
+        training_state.restore_schedule(self.scheduler, snapshot["scheduler"])
         torch.set_rng_state(snapshot["random"])
         self.steps_done = snapshot["steps_done"]
         return self
@@ -248,5 +248,5 @@ def base_output(kind: str = "Linear", dtype: torch.dtype = torch.float32) -> tor
 def through_disk(tree: Any) -> Any:
     """`tree` written and read again."""
     with tempfile.TemporaryDirectory() as folder:
-        checkpoint.save(tree, Path(folder) / "state")
-        return checkpoint.load(Path(folder) / "state")
+        state_files.save(tree, Path(folder) / "state")
+        return state_files.load(Path(folder) / "state")

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from analysis.commands import cli
-from trainer import metrics
+from trainer.objectives import metrics
 
 
 class Study:

@@ -43,7 +43,7 @@ def save(folder: Path, parameters: Mapping[str, np.ndarray], variant: Mapping[st
     """An `adapter/` with these parameters of LAYERS and this state."""
     import torch
 
-    from variants.core import checkpoint
+    from variants.core import state_files
 
     def tensors(tree: Any) -> Any:
         if isinstance(tree, Mapping):
@@ -51,7 +51,7 @@ def save(folder: Path, parameters: Mapping[str, np.ndarray], variant: Mapping[st
         return torch.from_numpy(tree) if isinstance(tree, np.ndarray) else tree
 
     tree = {"parameters": parameters, "variant": variant or {}, "layers": {name: list(SIZE) for name in LAYERS}}
-    checkpoint.save(tensors(tree), folder / "adapter" / "state")
+    state_files.save(tensors(tree), folder / "adapter" / "state")
 
 
 def save_factors(folder: Path, seed: int, rank: int = 2) -> None:

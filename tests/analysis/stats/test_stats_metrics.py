@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from analysis.stats.metrics import KNOWN, Classes, over_resamples
-from trainer import metrics
+from trainer.objectives import metrics
 
 pytestmark = pytest.mark.filterwarnings("ignore:A single label")  # of scikit-learn, in the oracle
 CLASSES = ["accuracy", "f1", "f1_macro", "matthews"]

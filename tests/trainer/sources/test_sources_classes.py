@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from trainer.data.sources.classes import check_names, class_order
+from trainer.data.sources.files import Files
 from trainer.errors import ConfigError
-from trainer.sources.classes import check_names, class_order
-from trainer.sources.files import Files
 
 A_RING, A_AND_RING = "\u00c5", "A\u030a"
 

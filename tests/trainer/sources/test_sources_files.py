@@ -9,8 +9,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from trainer.data.sources.files import Files
 from trainer.errors import ConfigError
-from trainer.sources.files import Files
 
 ROWS = [
     ("good, really", "pos"),

@@ -6,11 +6,11 @@ import time
 
 import pytest
 
-from trainer.sources.hub import within
+from trainer.data.sources.hub import within
 
 FETCH = """
 from trainer.errors import ConfigError
-from trainer.sources.hub import HubModel
+from trainer.data.sources.hub import HubModel
 source = HubModel("owner/name", {revision!r})
 try:
     print(source.fetch())
@@ -100,7 +100,7 @@ import sys
 from pathlib import Path
 from trainer.errors import ConfigError
 from trainer.sources import fetch_model
-from trainer.sources.hub import HubModel
+from trainer.data.sources.hub import HubModel
 try:
     fetch_model([HubModel("owner/name")], {"model.safetensors": "0" * 64})
 except ConfigError as error:
@@ -121,7 +121,7 @@ def test_wrong_content_is_dropped_from_the_cache_if_this_process_put_it_there(hu
 
 GLUE = """
 from trainer.errors import ConfigError
-from trainer.sources.glue import Glue
+from trainer.data.sources.glue import Glue
 try:
     source = Glue("rte", "nyu-mll/glue", "{commit}")
     data = source.load()

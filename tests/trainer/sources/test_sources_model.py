@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from trainer.data.sources import fetch, fetch_model, layout, model_identity
+from trainer.data.sources.folder import FolderModel
+from trainer.data.sources.package import ModelPackage
+from trainer.data.sources.unavailable import Unavailable
 from trainer.errors import ConfigError
-from trainer.sources import fetch, fetch_model, layout, model_identity
-from trainer.sources.folder import FolderModel
-from trainer.sources.package import ModelPackage
-from trainer.sources.unavailable import Unavailable
 
 ROOT = Path(__file__).parents[3]
 
@@ -171,8 +171,8 @@ def test_of_several_copies_of_the_weights_one_is_needed():
 
 def test_importing_sources_and_metrics_is_cheap():
     code = (
-        "import sys, trainer.sources, trainer.metrics, trainer.sources.hub, trainer.sources.package,"
-        " trainer.sources.vader, trainer.sources.files, trainer.sources.glue, trainer.sources.boolq\n"
+        "import sys, trainer.objectives.metrics\n"
+        "from trainer.data.sources import boolq, files, glue, hub, package, vader\n"
         "print([name for name in ('torch', 'transformers', 'datasets', 'huggingface_hub', 'sklearn', 'scipy',"
         " 'pandas', 'pyarrow', 'numpy') if name in sys.modules])"
     )
@@ -188,6 +188,6 @@ def test_minilm_is_the_same_from_both_packages(package_index):
     config = OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / "model" / "minilm.yaml"))
     assert isinstance(config, dict)
     for source in config["sources"][:2]:
-        assert source.pop("_target_") == "trainer.sources.package.ModelPackage"
+        assert source.pop("_target_") == "trainer.data.sources.package.ModelPackage"
         folder = fetch_model([ModelPackage(**source)], config["files"])
         assert layout.problem(folder) is None

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from trainer.data.sources import cache as caching
+from trainer.data.sources.archive import copy_member
+from trainer.data.sources.package import Distribution, ModelPackage
 from trainer.errors import ConfigError
-from trainer.sources import cache as caching
-from trainer.sources.archive import copy_member
-from trainer.sources.package import Distribution, ModelPackage
 
 ROOT = Path(__file__).parents[3]
 ELSE = "task=file"
@@ -157,7 +157,7 @@ def test_pins_are_checked(settings, message):
 FETCH = """
 import logging, sys
 logging.basicConfig(level=logging.INFO, format="%(message)s")
-from trainer.sources.package import Distribution
+from trainer.data.sources.package import Distribution
 print(Distribution("some-texts==1.0", sys.argv[1]).read({"a.txt": ("some_texts/a.txt",)}, "a.txt", "-"))
 """
 
@@ -227,7 +227,7 @@ def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch):
 
 def test_the_hash_pip_checks_is_checked_again(index, cache, monkeypatch):
     """A pip that doesn't check, as with a broken configuration, gets nothing past us."""
-    import trainer.sources.download as module
+    import trainer.data.sources.download as module
 
     index.wheel("some-texts", "1.0", {"some_texts/a.txt": b"a"})
     true = subprocess.run
@@ -243,7 +243,7 @@ def test_the_hash_pip_checks_is_checked_again(index, cache, monkeypatch):
 
 
 def test_hashing_notices_a_touched_file(tmp_path):
-    from trainer.sources.content import sha256
+    from trainer.hashing import sha256
 
     path = tmp_path / "a"
     path.write_bytes(b"one")

@@ -7,9 +7,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from trainer.data.sources.files import Files
+from trainer.data.sources.readers import read_columns
 from trainer.errors import ConfigError
-from trainer.sources.files import Files
-from trainer.sources.readers import read_columns
 
 
 def read(folder: Path, name: str, content: str, columns: tuple[str, ...] = ("text", "label")) -> list[tuple[str, ...]]:

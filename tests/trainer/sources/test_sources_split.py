@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trainer import data
-from trainer.sources.glue import Glue
-from trainer.sources.split import groups, normalised
+from trainer.data import rows as data
+from trainer.data.sources.glue import Glue
+from trainer.data.sources.split import groups, normalised
 
 
 @pytest.mark.parametrize("task, twins", [("cola", 42), ("mrpc", 527), ("rte", 751), ("stsb", 1285)])

@@ -12,12 +12,12 @@ import pytest
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from trainer.data.sources import TaskData
+from trainer.data.sources.glue import TASKS, Glue
+from trainer.data.sources.split import digest, held_out, normalised
+from trainer.data.sources.vader import MoviePair, Snippet, merged, pairs, parse
 from trainer.errors import ConfigError
-from trainer.metrics import check
-from trainer.sources import TaskData
-from trainer.sources.glue import TASKS, Glue
-from trainer.sources.split import digest, held_out, normalised
-from trainer.sources.vader import MoviePair, Snippet, merged, pairs, parse
+from trainer.objectives.metrics import check
 
 CONF = Path(__file__).parents[3] / "conf" / "task"
 REVISION = "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c"

@@ -16,7 +16,7 @@ def left_by(folder: Path) -> dict[str, object]:
     row = {
         name: value
         for name, value in record.row().items()
-        if not name.startswith(("time.", "started", "finished", "memory.peak", "overrides"))
+        if not name.startswith(("time.", "started", "finished", "memory.peak", "overrides", "checksum"))
     }
     return {
         "row": row,

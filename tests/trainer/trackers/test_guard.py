@@ -13,9 +13,9 @@ from omegaconf import OmegaConf
 
 from tests.conftest import folder_of
 from tests.trainer.trackers.disturbed import left_by, warnings
-from trainer import plan
 from trainer.errors import ConfigError
-from trainer.plan import Planned
+from trainer.sweeps import plan
+from trainer.sweeps.plan import Planned
 from trainer.trackers import guard
 from trainer.trackers.tracker import RunInfo
 
@@ -51,7 +51,7 @@ def tracked(tmp_path):
         tracker = {"_target_": TROUBLE, "how": how, "timeout": timeout} | settings
         names = {group: {"name": group} for group in ("variant", "task", "model")}
         config = OmegaConf.create({"study": "test", "seed": 0, "tracker": tracker} | names)
-        started.append(guard.begin(Planned(config, {}, folder.name, folder, None)))
+        started.append(guard.begin(Planned(config, {}, folder.name, None, folder, None)))
         return started[-1]
 
     yield begun

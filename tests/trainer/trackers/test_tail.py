@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.journal import Journal
+from trainer.loop.jsonl_log import Journal
 from trainer.trackers.tail import Tail, digests
 
 

@@ -18,7 +18,7 @@ from tests.browser import watch
 from tests.conftest import ROOT, folder_of
 from tests.trainer.trackers.disturbed import warnings
 from trainer.errors import ConfigError
-from trainer.plan import Planned
+from trainer.sweeps.plan import Planned
 from trainer.trackers import guard
 from trainer.trackers.tracker import RunInfo
 from trainer.trackers.trackio import Trackio, accepted
@@ -168,7 +168,7 @@ def test_runs_that_go_on_at_once_share_one_store(tmp_path, caplog):
         }
         names = {group: {"name": group} for group in ("variant", "task", "model")}
         config = OmegaConf.create({"study": "test", "seed": 0, "tracker": tracker} | names)
-        runs.append(guard.begin(Planned(config, {}, folder.name, folder, None)))
+        runs.append(guard.begin(Planned(config, {}, folder.name, None, folder, None)))
     for run in runs:
         run.end()
     assert not warnings(caplog)

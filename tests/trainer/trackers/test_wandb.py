@@ -12,9 +12,9 @@ from analysis.commands import dashboard
 from tests.conftest import folder_of
 from tests.trainer.trackers.inspected import Inspected, runs_in
 from trainer.errors import ConfigError
-from trainer.plan import plan
 from trainer.record import flatten, read
-from trainer.run import run
+from trainer.runs.run import run
+from trainer.sweeps.plan import plan
 from trainer.trackers.tracker import shortened
 from trainer.trackers.wandb import Wandb
 
@@ -149,7 +149,7 @@ def test_a_failed_run_ends_as_failed_with_its_error(carry_out, tmp_path):
 
 def test_an_interrupted_run_goes_on_with_its_curve(configured, tiny_overrides, tmp_path, monkeypatch):
     overrides = [*tiny_overrides, "variant=adalora", "machine.save_every=4", "machine.log_every=1", *WANDB[:1]]
-    from trainer.loop import Loop
+    from trainer.loop.loop import Loop
 
     end_step = Loop.end_step
 

@@ -17,9 +17,9 @@ from tests.conftest import ROOT, folder_of
 from tests.trainer.trackers.disturbed import left_by, warnings
 from tests.trainer.trackers.inspected import runs_in
 from trainer.errors import ConfigError
-from trainer.loop import Loop
-from trainer.plan import plan
-from trainer.run import run
+from trainer.loop.loop import Loop
+from trainer.runs.run import run
+from trainer.sweeps.plan import plan
 
 KEY = "a1b2c3d4e5" * 4  # forty characters, as W&B's are
 

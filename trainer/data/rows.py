@@ -1,0 +1,223 @@
+"""Rows to batches: the task's splits, the protocol, the limits, the tokens.
+
+A task is read once per process and tokenised once per tokenizer and user; a run takes a view.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from trainer.data.sources import TaskData
+from trainer.data.sources.split import groups
+from trainer.data.tokens import Ragged, Tokens, tokens
+from trainer.errors import ConfigError
+from trainer.instantiate import make
+from trainer.model.agreement import row_name
+from trainer.model.backbone import tokenizer
+
+log = logging.getLogger(__name__)
+
+
+class Rows(torch.utils.data.Dataset):
+    """Tokenised rows of one split: `indices` into columns that all views of the split share."""
+
+    def __init__(self, columns: dict[str, Ragged], labels: np.ndarray, indices: np.ndarray) -> None:
+        self.columns = columns
+        self.all_labels = labels
+        self.indices = indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        at = int(self.indices[index])
+        row = {name: column[at] for name, column in self.columns.items()}
+        return row | {"labels": self.all_labels[at]}
+
+    def view(self, indices: np.ndarray) -> Rows:
+        """These rows, by their place in this view."""
+        return Rows(self.columns, self.all_labels, self.indices[indices])
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each row."""
+        found: list[int] = self.columns["input_ids"].lengths[self.indices].tolist()
+        return found
+
+    @property
+    def labels(self) -> np.ndarray:
+        return self.all_labels[self.indices]
+
+    def longest_first(self) -> Rows:
+        """The same rows ordered by length, so that an evaluation pads little."""
+        return self.view(np.argsort(-np.asarray(self.lengths), kind="stable"))
+
+
+class Order(torch.utils.data.Sampler):
+    """The order of the rows, a function of seed and epoch alone, so that it can be taken up again."""
+
+    def __init__(self, rows: Rows, group: int, by_length: bool, seed: int) -> None:
+        self.lengths = rows.lengths
+        self.group = group  # rows of one optimizer step
+        self.by_length = by_length
+        self.seed = seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        if self.by_length:
+            from transformers.trainer_pt_utils import get_length_grouped_indices
+
+            return iter(get_length_grouped_indices(self.lengths, self.group, generator=generator))
+        return iter(torch.randperm(len(self.lengths), generator=generator).tolist())
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What one run trains and evaluates on.
+
+    select: the split on which the checkpoint is chosen. report: the splits whose numbers are
+    reported, the deciding one first. truncated: texts cut at `max_length`, over all of them. letters: texts in which
+    the letters of a special token were split like any others.
+    """
+
+    train: Rows
+    select_name: str
+    select: Rows
+    report: dict[str, Rows]
+    ids: dict[str, list[str]]
+    labels: tuple[str, ...] | None
+    truncated: int
+    letters: int
+
+    def splits(self) -> Iterator[tuple[str, Rows]]:
+        """The split of the task that rows are of, and the rows, for all that the run reads."""
+        yield "train", self.train
+        if all(self.select is not rows for rows in self.report.values()):
+            yield "train", self.select
+        yield from self.report.items()
+
+
+def load(task: DictConfig) -> TaskData:
+    """The task's rows, read once per process."""
+    return _load(json.dumps(OmegaConf.to_container(task.source, resolve=True), sort_keys=True))
+
+
+@functools.cache
+def _load(source: str) -> TaskData:
+    return make("task.source", json.loads(source)).load()
+
+
+@functools.lru_cache(maxsize=8)
+def _tokenised(source: str, split: str, folder: Path, max_length: int) -> tuple[Rows, Tokens]:
+    """All rows of a split, and what became of their texts."""
+    rows = _load(source).splits[split]
+    names = ["text", "text_pair"] if "text_pair" in rows.column_names else ["text"]
+    found = tokens([rows[name][:] for name in names], folder, max_length)
+    return Rows(found.columns, np.asarray(rows["label"][:]), np.arange(len(rows))), found
+
+
+def prepare(task: DictConfig, data: DictConfig, seed: int, folder: Path, max_length: int) -> Prepared:
+    """The run's view of the task: protocol and limits applied, texts as tokens."""
+    content = load(task)
+    source = json.dumps(OmegaConf.to_container(task.source, resolve=True), sort_keys=True)
+    train, _ = _tokenised(source, "train", folder, max_length)
+    order = np.random.default_rng(seed).permutation(len(train))
+    select_name, select = "", None
+    if data.protocol == "split":
+        size = max(1, round(len(train) * data.select_share))
+        held_out = _held_out(order, size, _texts_in_common(source))
+        select_name, select = "train (held out)", train.view(np.sort(order[held_out]))
+        order = order[~held_out]
+    train = train.view(np.sort(order[: data.limit]))
+    report, ids = {}, {}
+    for name in content.splits:
+        if name == "train":
+            continue
+        rows, _ = _tokenised(source, name, folder, max_length)
+        if data.eval_limit is not None:
+            # Not the run's seed: every run of a comparison is evaluated on the same rows.
+            rows = rows.view(np.sort(np.random.default_rng(0).permutation(len(rows))[: data.eval_limit]))
+        rows = rows.longest_first()
+        report[name] = rows
+        ids[name] = content.splits[name].select(rows.indices)["id"][:]
+    if select is None:
+        select_name, select = next(iter(report.items()))
+    else:
+        select = select.longest_first()
+    _refuse_too_few(train, content.labels, data.limit)
+    prepared = Prepared(train, select_name, select, report, ids, content.labels, 0, 0)
+    truncated = letters = 0
+    for split, rows in prepared.splits():
+        _, found = _tokenised(source, split, folder, max_length)
+        truncated += int(found.cut[rows.indices].sum())
+        letters += int((found.letters[rows.indices] == 1).sum())
+        for row in rows.indices[found.letters[rows.indices] == 2][:1]:
+            raise ConfigError(
+                f"task: {row_name(content, split, row)} has the letters of a special token, and the model's tokenizer "
+                "can't read them as letters; allowed: texts without them"
+            )
+    return replace(prepared, truncated=truncated, letters=letters)
+
+
+@functools.lru_cache(maxsize=8)
+def _texts_in_common(source: str) -> np.ndarray:
+    """Of each row of train the number of its group: rows with a text in common, directly or over others, share one."""
+    rows = _load(source).splits["train"]
+    columns = [rows[name][:] for name in ("text", "text_pair") if name in rows.column_names]
+    return groups(columns)
+
+
+def _held_out(order: np.ndarray, size: int, group: np.ndarray) -> np.ndarray:
+    """Which of the rows in `order` are held out of training to select on: `size` at most, and no text on both sides.
+
+    Groups are taken whole, in the order of their first rows, each that still has room. Where no text is there twice
+    these are the first `size` rows. Raises `ConfigError` where no group has room.
+    """
+    rows = group[order]
+    numbers, first, counts = np.unique(rows, return_index=True, return_counts=True)
+    taken = np.zeros(len(counts), dtype=bool)
+    left = size
+    for place in np.argsort(first):
+        if counts[place] <= left:
+            taken[place] = True
+            left -= counts[place]
+    if not taken.any():
+        raise ConfigError(
+            f"data.select_share: {size} of {len(order)} training rows, allowed: a share from {counts.min()} rows on,"
+            " the fewest that have no text in common with others"
+        )
+    if (largest := counts.max()) > size:
+        log.warning(
+            "%d training rows have texts in common and stay in train: the selection split has room for %d; it is"
+            " drawn from the others",
+            largest,
+            size,
+        )
+    held_out: np.ndarray = taken[np.searchsorted(numbers, rows)]
+    return held_out
+
+
+def _refuse_too_few(train: Rows, labels: Sequence[str] | None, limit: int | None) -> None:
+    if labels is not None and len(set(train.labels.tolist())) < 2:
+        raise ConfigError(f"data.limit: {limit} leaves training rows of one class only, {len(labels)} are in the task")
+
+
+def collator(folder: Path) -> Any:
+    """Pads a batch to its longest row."""
+    from transformers import DataCollatorWithPadding
+
+    return DataCollatorWithPadding(tokenizer(folder))

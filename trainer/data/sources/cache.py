@@ -1,0 +1,109 @@
+"""The user's cache: folders that are there whole or not at all.
+
+A folder is built under a temporary name beside its place and renamed, one process at a
+time. Two processes that start at once build it once; a killed one leaves only a hidden
+temporary folder, which the next one clears.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from trainer.data.sources.paths import expanded
+from trainer.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+
+def root() -> Path:
+    """The cache's folder: the environment variable LORATORY_CACHE, else the user's cache folder."""
+    chosen = os.environ.get("LORATORY_CACHE")
+    if chosen:
+        return expanded(chosen).absolute()
+    from platformdirs import user_cache_path
+
+    return user_cache_path("loratory")
+
+
+def entry(key: str, build: Callable[[Path], None]) -> Path:
+    """The folder `key` of the cache. Where it isn't there, `build` fills an empty one.
+
+    `key` is a relative path of safe names. Raises `ConfigError` if the cache can't be
+    written, and whatever `build` raises; nothing is kept then.
+    """
+    target = root() / key
+    if target.is_dir():
+        return target
+    with _writing(), locked(key):
+        if target.is_dir():  # another process has built it while this one waited
+            return target
+        target.parent.mkdir(parents=True, exist_ok=True)
+        for stale in target.parent.glob(f".{target.name}.*"):  # its builder was killed: we hold its lock
+            shutil.rmtree(stale, ignore_errors=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        try:
+            build(temporary)
+            temporary.chmod(0o755)  # mkdtemp's 0700 would lock others out of a shared cache
+            os.replace(temporary, target)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+    return target
+
+
+def discard(key: str) -> None:
+    """Removes the folder `key`: its content turned out to be wrong."""
+    with _writing(), locked(key):
+        shutil.rmtree(root() / key, ignore_errors=True)
+
+
+def write(key: str, text: str) -> None:
+    """Writes a small file of the cache, whole or not at all. Raises `ConfigError`."""
+    target = root() / key
+    with _writing():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(text)
+            os.replace(temporary, target)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def locked(key: str) -> Iterator[None]:
+    """Lets one process at a time work on `key`; a process that dies gives the lock back."""
+    from filelock import FileLock, Timeout
+
+    path = root() / "locks" / (key.replace("/", "--") + ".lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=1)
+    except Timeout:
+        log.info("waiting for another process that is fetching %s …", key)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _writing() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ConfigError(
+            f"LORATORY_CACHE: can't write to {root()}: {reason}; free some space there or set"
+            " LORATORY_CACHE to another folder"
+        ) from error

@@ -1,0 +1,117 @@
+"""A model from the first of several sources whose content is the right one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from trainer.data.sources import cache
+from trainer.data.sources.types import ModelSource
+from trainer.data.sources.unavailable import Unavailable
+from trainer.errors import ConfigError
+from trainer.hashing import check_sha256, sha256, stamp
+
+log = logging.getLogger(__name__)
+
+
+@runtime_checkable
+class _KeepsCopies(Protocol):
+    def discard(self) -> None: ...
+
+
+def fetch_model(sources: Sequence[ModelSource], files: Mapping[str, str]) -> Path:
+    """A local folder with the model, from the first source that has the right content.
+
+    `files` maps file names to the sha256 of their content. The content decides, so no source
+    has to be trusted: one that gives anything else is rejected, its copy is dropped, and the
+    next is tried. What was checked is noted in the cache, so a large file is hashed once per
+    copy and not at every start; a file that was touched since is hashed again.
+
+    Raises `ConfigError`, one line that names every source and what was wrong with it.
+    """
+    _check(sources, files)
+    note = _note(sources, files)
+    noted = _read_note(note, files)
+    if noted is not None:
+        return noted
+    reasons = []
+    for source in sources:
+        try:
+            folder = source.fetch()
+            reason = mismatch(folder, files)
+        except ConfigError as error:
+            if len(sources) == 1:
+                raise
+            reasons.append(f"{error.what}: {error.reason}" if isinstance(error, Unavailable) else str(error))
+            continue
+        if reason is None:
+            if files:
+                stamps = {name: stamp(folder / name) for name in files}
+                cache.write(note, json.dumps({"folder": str(folder), "stamps": stamps}))
+            return folder
+        if isinstance(source, _KeepsCopies):
+            source.discard()
+        reasons.append(f"{source}: {reason}")
+        log.warning("%s is rejected: %s", source, reason)
+    if len(reasons) == 1:
+        listing = reasons[0]
+    else:
+        numbered = " | ".join(f"({number}) {reason}" for number, reason in enumerate(reasons, 1))
+        listing = f"none of {len(reasons)} gives the model: {numbered}"
+    raise Unavailable("model.sources", listing, "model=folder model.path=<folder>, model=hub model.id=<id>")
+
+
+def model_identity(sources: Sequence[ModelSource], files: Mapping[str, str]) -> dict[str, str]:
+    """What of a model's content must enter a run's hash: nothing where `files` pins it."""
+    _check(sources, files)
+    return {} if files else sources[0].identity()
+
+
+def mismatch(folder: Path, files: Mapping[str, str]) -> str | None:
+    """The first of `files` that `folder` hasn't got with that content, in words; None if all are right."""
+    for name, expected in files.items():
+        try:
+            found = sha256(folder / name)
+        except OSError as error:
+            return f"{name}: {error.strerror or error}"
+        if found != expected:
+            return f"{name}: wrong sha256: expected {expected}, found {found}"
+    return None
+
+
+def _check(sources: Sequence[ModelSource], files: Mapping[str, str]) -> None:
+    if not sources:
+        raise ConfigError("model.sources: empty; allowed: one or more sources")
+    if len(sources) > 1 and not files:
+        raise ConfigError(
+            f"model.files: empty with {len(sources)} sources; allowed: file name: sha256, since the content"
+            " must tell that they hold the same model"
+        )
+    for name, expected in files.items():
+        if Path(name).name != name:
+            raise ConfigError(f"model.files: {name!r}; allowed: file names without a folder")
+        check_sha256(expected, f"model.files.{name}")
+
+
+def _note(sources: Sequence[ModelSource], files: Mapping[str, str]) -> str:
+    """Where the cache notes which folder was checked for these sources and hashes."""
+    listing = json.dumps([[repr(source) for source in sources], dict(files)], sort_keys=True)
+    return f"checked/{hashlib.sha256(listing.encode()).hexdigest()[:32]}.json"
+
+
+def _read_note(note: str, files: Mapping[str, str]) -> Path | None:
+    """The folder that was checked before, if all its files are untouched since."""
+    if not files:
+        return None
+    try:
+        content = json.loads((cache.root() / note).read_text(encoding="utf-8"))
+        folder = Path(content["folder"])
+        if all(list(stamp(folder / name)) == content["stamps"][name] for name in files):
+            return folder
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # never checked, or moved since: the sources will tell
+    return None

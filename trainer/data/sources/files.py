@@ -1,0 +1,134 @@
+"""The user's own texts: a table for training, and one for validation or a share held out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+from trainer.data.sources.checks import Examples, numbers, task_data, texts
+from trainer.data.sources.classes import check_names, class_names, class_order
+from trainer.data.sources.paths import expanded
+from trainer.data.sources.readers import read_columns
+from trainer.data.sources.split import digest, held_out
+from trainer.data.sources.types import TaskData
+from trainer.errors import ConfigError
+from trainer.hashing import sha256
+
+KINDS = ("classification", "regression")
+
+
+@dataclass(frozen=True)
+class Files:
+    """A task from tables (.csv, .tsv, .jsonl, .parquet) with a header or named columns.
+
+    train_path, validation_path: the files; without a validation file, `holdout` (a share) of
+    the training texts is held out, by a hash of `text`, so that the same text, as with several
+    hypotheses on one premise, is never on both sides. text, text_pair, label: the columns;
+    text_pair is null where there is one text. kind: classification, whose classes are the
+    labels that occur in train, or regression.
+    """
+
+    train_path: str
+    validation_path: str | None = None
+    text: str = "text"
+    text_pair: str | None = None
+    label: str = "label"
+    kind: str = "classification"
+    holdout: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.train_path == "???":
+            raise ConfigError("task.source.train_path: not given; allowed: a .csv, .tsv, .jsonl or .parquet file")
+        for name in ("text", "text_pair", "label"):
+            column = getattr(self, name)
+            if type(column) is int:  # pandas calls columns without a name 0, 1, …, and Hydra reads these as numbers
+                object.__setattr__(self, name, str(column))
+            elif not isinstance(column, str) and not (column is None and name == "text_pair"):
+                raise ConfigError(f"task.source.{name}: {column!r}; allowed: a column's name, in quotes if need be")
+        if self.kind not in KINDS:
+            raise ConfigError(f"task.source.kind: {self.kind!r}; allowed: {', '.join(KINDS)}")
+        if not 0 < self.holdout < 1:
+            raise ConfigError(f"task.source.holdout: {self.holdout}; allowed: above 0 and below 1")
+        columns = [name for name in (self.text, self.text_pair, self.label) if name is not None]
+        if len(set(columns)) != len(columns):
+            raise ConfigError(
+                f"task.source: text, text_pair and label are {', '.join(map(repr, columns))}; allowed: different"
+                " columns"
+            )
+
+    def load(self) -> TaskData:
+        """The task's "train" and "validation". Raises `ConfigError`."""
+        where = "task.source"
+        tables = {name: self._read(f"{where}.{name}_path", path) for name, path in self._paths().items()}
+        if self.validation_path is None:
+            tables = self._split(tables["train"])
+        if self.kind == "regression":
+            return task_data(tables, None, where)
+        classes = class_order(label for table in tables.values() for label in table.label)
+        check_names(classes, where)
+        ids = {name: number for number, name in enumerate(classes)}
+        for table in tables.values():
+            table.label = [ids[label] for label in table.label]
+        return task_data(tables, classes, where)
+
+    def identity(self) -> dict[str, str]:
+        """The hash of each file's content, by its part in the task."""
+        result = {}
+        for name, path in self._paths().items():
+            try:
+                result[name] = sha256(expanded(path))
+            except OSError as error:
+                reason = error.strerror or error
+                raise ConfigError(f"task.source.{name}_path: {path!r} can't be read: {reason}") from None
+        return result
+
+    def _paths(self) -> dict[str, str]:
+        paths = {"train": self.train_path, "validation": self.validation_path}
+        return {name: path for name, path in paths.items() if path is not None}
+
+    def _read(self, field: str, path: str) -> Examples:
+        columns = [column for column in (self.text, self.text_pair, self.label) if column is not None]
+        table = read_columns(expanded(path), columns, field)
+        if not table[self.text]:
+            raise ConfigError(f"{field}: {path!r} has no rows; allowed: one or more")
+        where = f"{field}: {path!r}, column"
+        text = texts(table[self.text], f"{where} {self.text!r}")
+        pair = None if self.text_pair is None else texts(table[self.text_pair], f"{where} {self.text_pair!r}")
+        label: list[Any] = table[self.label]
+        if self.kind == "regression":
+            label = numbers(label, f"{where} {self.label!r}")
+        else:
+            label = class_names(label, f"{where} {self.label!r}")
+        return Examples(id=_ids(text, pair), text=text, text_pair=pair, label=label)
+
+    def _split(self, table: Examples) -> dict[str, Examples]:
+        parts: dict[str, list[int]] = {"train": [], "validation": []}
+        for row, text in enumerate(table.text):
+            parts["validation" if held_out(text, self.holdout) else "train"].append(row)
+        for name, rows in parts.items():
+            if not rows:
+                raise ConfigError(
+                    f"task.source.holdout: {self.holdout} of {len(table.id)} texts leaves none for {name};"
+                    " allowed: a share that leaves some, or a file as task.source.validation_path"
+                )
+        return {
+            name: Examples(
+                id=[table.id[row] for row in rows],
+                text=[table.text[row] for row in rows],
+                text_pair=None if table.text_pair is None else [table.text_pair[row] for row in rows],
+                label=[table.label[row] for row in rows],
+            )
+            for name, rows in parts.items()
+        }
+
+
+def _ids(text: list[str], pair: list[str] | None) -> list[str]:
+    """Ids from the texts, so that they outlive a new order of rows; repeated texts get a number."""
+    seen: Counter[str] = Counter()
+    ids = []
+    for row, one in enumerate(text):
+        key = digest(one)[:16] if pair is None else digest(one, pair[row])[:16]
+        seen[key] += 1
+        ids.append(key if seen[key] == 1 else f"{key}-{seen[key]}")
+    return ids

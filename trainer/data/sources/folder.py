@@ -1,0 +1,39 @@
+"""The user's own model: a folder as `save_pretrained` writes it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainer.data.sources import layout
+from trainer.data.sources.paths import expanded
+from trainer.errors import ConfigError
+from trainer.hashing import sha256
+
+
+@dataclass(frozen=True)
+class FolderModel:
+    path: str
+
+    def __post_init__(self) -> None:
+        if self.path == "???":
+            raise ConfigError("model.path: not given; allowed: a folder with config.json, weights and tokenizer")
+
+    def __str__(self) -> str:
+        return f"folder {self.path}"
+
+    def fetch(self) -> Path:
+        """The folder itself, after a look at what is in it. Raises `ConfigError`."""
+        folder = expanded(self.path)
+        if not folder.is_dir():
+            raise ConfigError(f"model.path: {self.path!r} is not a folder")
+        problem = layout.problem(folder)
+        if problem is not None:
+            raise ConfigError(f"model.path: {self.path!r}: {problem}")
+        return folder
+
+    def identity(self) -> dict[str, str]:
+        """The hash of config.json, of the weights and of the tokenizer's files, by file name."""
+        folder = self.fetch()
+        names = layout.needed(path.name for path in folder.iterdir())
+        return {name: sha256(folder / name) for name in names}

@@ -1,0 +1,332 @@
+"""The loop of a run: the steps of `variants.core.step`, and what is logged, evaluated and saved between them.
+
+When to do so follows from the number of the step alone, so that a resumed run does what it would have done.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from safetensors import SafetensorError
+from torch import nn
+
+from trainer.data.rows import Prepared, Rows, collator
+from trainer.errors import Pruned, RunFailed
+from trainer.instantiate import make
+from trainer.loop import checkpoints, cost, progress
+from trainer.loop.batches import Batch, Batches, Collator, total_steps
+from trainer.loop.counters import Counters
+from trainer.loop.evaluation import Evaluation, Evaluator
+from trainer.loop.optim import build_optimizer, build_schedule
+from trainer.loop.rank_log import RankLog
+from trainer.loop.step_log import StepLog
+from trainer.machine import processes, signals
+from trainer.objectives import metrics
+from trainer.objectives.objective import Objective
+from variants.core import collectives, state_files
+from variants.core import training_state as live
+from variants.core.step import Loss, take
+from variants.core.variant import Step, Variant
+
+log = logging.getLogger(__name__)
+
+
+class Loop:
+    """Trains one variant on one task.
+
+    done: steps made so far, of `steps`. best: the best model so far, if it is the one to report.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        variant: Variant,
+        head: Sequence[str],
+        rows: Prepared,
+        task: DictConfig,
+        config: DictConfig,
+        folder: Path,
+        tokens: Path,
+        device: torch.device,
+    ) -> None:
+        train, machine = config.train, config.machine
+        checkpoints.seed_all(config.seed)
+        self.model, self.variant, self.head = model.to(device), variant, head
+        if getattr(model, "config", None) is not None:
+            model.config.use_cache = False  # of keys and values, which only the generation of text needs
+        self.rows, self.cfg, self.device = rows, config, device
+        self.objective = Objective(regression=rows.labels is None)
+        self.collate = Collator(collator(tokens))
+        self.batches = Batches(rows.train, train, config.seed, self.collate, machine.workers, device)
+        self.metric_names = list(task.metrics)
+        self.classes = metrics.classes(rows.labels, task.get("positive"), self.metric_names)
+        compute = functools.partial(metrics.compute, self.metric_names, classes=self.classes)
+        self.evaluator = Evaluator(self.forward, self.objective, compute, self.batches, train.eval_batch_size)
+        self.done, self.steps = 0, total_steps(len(rows.train), train)
+        self.counters = Counters()
+        self.checkpoints = checkpoints.Checkpoints(folder)
+        self.best = checkpoints.Best(folder)
+        self.rank_log = RankLog(folder / "ranks.jsonl", writes=processes.is_first())
+        self.step_log = StepLog(
+            folder / "metrics.jsonl", self.counters, self.batches.steps_per_epoch, writes=processes.is_first()
+        )
+        self._evaluated: dict[int, Evaluation] = {}  # on the selection split, by step: the best so far, and the last
+        self._pruner = make("machine.judge", machine.judge) if machine.judge is not None else None
+        self._activations = cost.SavedActivations(model)
+        self._held: Any = None  # what trained when bytes were last counted
+
+    @functools.cached_property
+    def _optimization(self) -> tuple[torch.optim.Optimizer, Any]:
+        """Made together, when they are first needed: making a schedule sets the optimizer's rates."""
+        fused = self.cfg.machine.kernel == "fused"
+        optimizer = build_optimizer(self.model, self.head, self.variant, self.cfg.optim, fused)
+        return optimizer, build_schedule(optimizer, self.cfg.optim, self.steps)
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        return self._optimization[0]
+
+    @property
+    def scheduler(self) -> Any:
+        return self._optimization[1]
+
+    # -- training -----------------------------------------------------------------------------
+
+    def fit(self) -> None:
+        """Trains to the end, from the newest checkpoint if there is one."""
+        if self.cfg.train.gradient_checkpointing:
+            model: Any = self.model
+            model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+        processes.part_ways(self.cfg.seed)
+        self.resume()
+        self.take_ranks()
+        self.rank_log.write()
+        shown = self.cfg.machine.progress and processes.is_first()
+        try:
+            with progress.shown(shown, self.done, self.steps, self.step_log.shown) as advance:
+                self._train(advance)
+        finally:
+            self.rank_log.write()
+
+    def _train(self, advance: Callable[[], None]) -> None:
+        counters, train, machine = self.counters, self.cfg.train, self.cfg.machine
+        every = self.batches.steps_per_epoch if train.eval_every == "epoch" else train.eval_every
+        begun = time.perf_counter()
+        for index, batches in zip(range(self.done + 1, self.steps + 1), self.batches.steps(self.done), strict=False):
+            if train.early_stopping is not None and counters.worse >= train.early_stopping:
+                return
+            last, pruned = index == self.steps, False
+            self.make_step(index, batches)
+            counters.train_seconds += time.perf_counter() - begun
+            self.end_step(index)
+            advance()
+            if index % every == 0 or last:
+                pruned = self.evaluate(index) and not last
+            asked = processes.any_of(signals.asked()) and not last  # to stop; after the last step it finishes instead
+            if (index % machine.save_every == 0 and not last) or asked or pruned:
+                self.save()  # of a pruned run, too, which can be resumed
+            if pruned:
+                raise Pruned(f"pruned by the search after step {index} of {self.steps}")
+            signals.check(saved=asked)
+            begun = time.perf_counter()
+
+    def make_step(self, index: int, batches: Sequence[Batch]) -> None:
+        """The step `index`: hooks, forward and backward passes, optimizer. Raises `RunFailed` for too many skipped."""
+        counters, view = self.counters, self.view(index)
+        set_mode(view.optimizer, "train")
+        taken = take(
+            view,
+            self.variant,
+            self.model,
+            batches,
+            self.loss,
+            weight=processes.sum_of(sum(batch.weight for batch in batches)),
+            max_norm=self.cfg.optim.max_grad_norm,
+            # Before the method acts: what it is about to remove was there.
+            watch=lambda event: self._watch(view) if event == "moved" else None,
+        )
+        self.done = index
+        self.step_log.add(taken)
+        counters.add_later(tokens=collectives.total(torch.stack([batch.tokens for batch in batches]).sum()))
+        if not taken.moved and counters.skipped > self.cfg.train.max_skipped:
+            raise RunFailed(
+                f"train.max_skipped: step {index} is the {_nth(counters.skipped)} "
+                f"whose loss or gradient is not finite, allowed: {self.cfg.train.max_skipped}"
+            )
+
+    def end_step(self, index: int) -> None:
+        """Logs the step."""
+        self.take_ranks()
+        if index % self.cfg.machine.log_every == 0 or index == self.steps:
+            self.rank_log.write()
+            (rate, *_) = self.scheduler.get_last_lr()
+            self.step_log.write(index, rate, self.rank_log.ranks, self.variant.sparsity())
+
+    def view(self, index: int) -> Step:
+        """The step `index` as the hooks see it."""
+        return Step(index, self.steps, self.optimizer, self.scheduler)
+
+    def take_ranks(self) -> None:
+        self.rank_log.take(self.done, self.variant.ranks_later())
+
+    def loss(self, batch: Batch) -> Loss:
+        """The task loss of a training batch. Counts what is saved for the backward pass if none was larger so far."""
+        counters = self.counters
+        if batch.size < counters.largest_batch:
+            return self.forward(batch)[1]
+        counters.largest_batch = batch.size
+        with self._activations.counting():
+            _, found = self.forward(batch)
+        # Of two batches of one size the later may need more: ranks grow.
+        counters.activations = max(counters.activations, self._activations.bytes)
+        return found
+
+    def forward(self, batch: Batch) -> tuple[torch.Tensor, Loss]:
+        """The model's outputs, in at least float32, and their loss."""
+        batch = batch.to(self.device)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.cfg.train.autocast):
+            logits = self.model(**batch.inputs).logits
+        logits = logits if logits.dtype.itemsize >= 4 else logits.float()
+        return logits, self.objective.loss(logits, batch.labels, batch.weight)
+
+    def _watch(self, step: Step) -> None:
+        self.counters.listen(self.model)
+        self._count_bytes(step)
+
+    def _count_bytes(self, step: Step) -> None:
+        """Takes what weights, gradients and optimizer hold now into their peaks.
+
+        Counting all storages takes more than a percent of a small step. So it is done if what trains has changed since
+        the last time, in number, size or state, and in every step that is logged.
+        """
+        optimizer = step.optimizer
+        trained = [(p.numel(), p.grad is None) for group in optimizer.param_groups for p in group["params"]]
+        held = (trained, len(optimizer.state))
+        if held != self._held or step.index % self.cfg.machine.log_every == 0:
+            self._held = held
+            self.counters.count_bytes(self.model, optimizer)
+
+    # -- evaluation ---------------------------------------------------------------------------
+
+    @property
+    def positive(self) -> str | None:
+        """The class that f1 is of, where it is of one."""
+        return metrics.positive(self.metric_names, self.rows.labels, self.classes)
+
+    @property
+    def higher_is_better(self) -> bool:
+        return metrics.higher_is_better(self.metric_names[0])
+
+    def timed_evaluation(self, rows: Rows) -> Evaluation:
+        """The model on `rows`; the seconds are counted as evaluation."""
+        start = time.perf_counter()
+        self.model.eval()
+        found = self.evaluator(rows, self.done)
+        self.counters.eval_seconds += time.perf_counter() - start
+        return found
+
+    def evaluate(self, index: int) -> bool:
+        """Evaluates on the selection split and keeps the best model; whether the search prunes the run."""
+        counters = self.counters
+        set_mode(self.optimizer, "eval")
+        found = self.timed_evaluation(self.rows.select)
+        self._evaluated = {index: found} | {s: e for s, e in self._evaluated.items() if s == counters.best_step}
+        self.step_log.write_evaluation(index, found)
+        if not self.variant.is_final_form(self.view(index)):
+            return False  # a model above its budget is no candidate
+        metric = found.metrics[self.metric_names[0]]
+        value = metric * (1 if self.higher_is_better else -1)
+        if counters.best_value is None or value > counters.best_value:
+            counters.best_value, counters.best_step, counters.worse = value, index, 0
+            if self.cfg.train.checkpoint == "best" and processes.is_first():
+                self.best.write(index, self.weights())
+        else:
+            counters.worse += 1
+        return self._pruner is not None and not self._pruner(index, metric)
+
+    def final_evaluation(self, rows: Rows, step: int) -> Evaluation:
+        """The model as it was after `step` on `rows`; not computed again if training just did."""
+        if rows is self.rows.select and step in self._evaluated:
+            return self._evaluated[step]
+        return self.timed_evaluation(rows)
+
+    # -- checkpoints --------------------------------------------------------------------------
+
+    def weights(self) -> dict[str, Any]:
+        return live.weights(self.model, self.variant, self.optimizer)
+
+    def save(self) -> None:
+        """Writes a checkpoint of the last step: all that a resumed run needs but the backbone."""
+        self.rank_log.write()
+        weights = self.weights()
+        processes.compare(weights, self.model, self.done)
+        first, *others = processes.gathered({"random": checkpoints.random_state(), "counters": self.counters.saved()})
+        if not processes.is_first():
+            return
+        state = weights | {
+            "optimizer": live.optimizer_state(self.model, self.optimizer),
+            "scheduler": live.schedule_state(self.scheduler),
+            "ranks": self.rank_log.ranks,
+            **first,
+            **{f"process {number}": other for number, other in enumerate(others, 1)},
+        }
+        try:
+            self.checkpoints.write(self.done, state)
+        except (OSError, SafetensorError) as error:  # a full disk: the run needs none to go on, and has the one before
+            log.warning("no checkpoint of step %d: %s; the run goes on", self.done, error)
+
+    def resume(self) -> None:
+        """Takes up the newest checkpoint, and forgets what was logged after it."""
+        best = self.best if self.cfg.train.checkpoint == "best" else None
+        newest = processes.from_first(lambda: self.checkpoints.newest(best))
+        self.done = checkpoints.step_of(newest) if newest is not None else 0
+        before = self.done if newest is not None else -1  # without a checkpoint no line is kept, not even of step 0
+        self.step_log.forget_after(before)
+        self.rank_log.forget_after(before)
+        if newest is None:
+            return
+        state = state_files.load(newest / checkpoints.STATE)
+        live.restore_weights(self.model, self.variant, state)
+        live.restore_optimizer(self.model, self.optimizer, state["optimizer"])
+        live.restore_schedule(self.scheduler, state["scheduler"])
+        self.rank_log.ranks = state["ranks"]
+        own = state if processes.is_first() else state[f"process {processes.rank()}"]
+        self.counters.restore(own["counters"])
+        checkpoints.restore_random(own["random"])
+
+    def hand_over(self) -> int:
+        """Makes the model the one that is reported, the best or the last, in its final form; its step."""
+        step = self.done
+        if self.cfg.train.checkpoint == "best":
+            if self.counters.best_step is None:
+                raise RunFailed("train.checkpoint: best, but no evaluated model was within the method's budget")
+            processes.wait()  # until it is written
+            live.restore_weights(self.model, self.variant, self.best.load(self.counters.best_step))
+            step = self.counters.best_step
+        if type(self.variant).on_train_end is not Variant.on_train_end:
+            self._evaluated.clear()  # the method may change the model now, so that its numbers are taken anew
+        with collectives.same_draws():
+            self.variant.on_train_end(self.view(self.done))
+        processes.compare(self.weights(), self.model, self.done)
+        self.take_ranks()
+        self.rank_log.write()
+        return step
+
+
+def set_mode(optimizer: torch.optim.Optimizer, mode: str) -> None:
+    """Calls `train` or `eval` of an optimizer that has such modes, as schedule-free ones do."""
+    if callable(switch := getattr(optimizer, mode, None)):
+        switch()
+
+
+def _nth(number: int) -> str:
+    ending = "th" if 10 <= number % 100 <= 20 else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{ending}"

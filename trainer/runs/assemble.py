@@ -1,0 +1,187 @@
+"""The parts of a run, put together from its config: the same for one that starts and one that is opened again.
+
+with apart(config):
+    parts = check(config)        # all that can be wrong is found before a weight is loaded
+    model = load(parts)          # backbone, fresh head, and the variant attached
+    loop(parts, model, folder, device)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+from torch import nn
+
+from trainer.data import rows as data
+from trainer.data.sources import fetch_model, hub
+from trainer.errors import ConfigError
+from trainer.instantiate import make, named
+from trainer.loop import optim
+from trainer.loop.batches import total_steps
+from trainer.loop.loop import Loop
+from trainer.machine import malloc, processes
+from trainer.model import agreement, padding
+from trainer.model import backbone as models
+from trainer.objectives import metrics
+from trainer.sweeps.plan import model_sources
+from variants.core.kernels import low_rank
+from variants.core.target_modules import by_block
+from variants.core.variant import Variant
+
+log = logging.getLogger(__name__)
+
+ADAPTER = Path("adapter") / "state"  # in a run's folder: what training changed
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A run before any weight is loaded.
+
+    source: the folder of model and tokenizer. max_length: tokens of the longest text. head: names of the
+    modules that belong to the task. left_out: numbers in parameters that the variant's word for what it trains
+    ("all-linear") promises and doesn't reach, by name.
+    """
+
+    config: DictConfig
+    variant: Variant
+    source: Path
+    max_length: int
+    rows: data.Prepared
+    head: Sequence[str]
+    left_out: Mapping[str, int]
+
+    @property
+    def labels(self) -> int:
+        """Outputs of the model: classes, or 1 for a regression."""
+        return 1 if self.rows.labels is None else len(self.rows.labels)
+
+    @property
+    def classes(self) -> metrics.Classes:
+        """What metrics must know of the task's classes."""
+        return metrics.classes(self.rows.labels, self.config.task.get("positive"), self.config.task.metrics)
+
+    def pristine(self) -> models.Pristine:
+        """The model as its checkpoint has it, loaded once for all runs."""
+        model = self.config.model
+        return models.pristine(self.source, self.labels, model.get("dropout"), model.get("keep_head"))
+
+    def base(self) -> nn.Module:
+        """A copy of the model without the variant: backbone in the run's dtype, head drawn with its seed."""
+        return models.fresh(self.pristine(), self.config.seed, self.config.model.dtype)
+
+    def reference(self) -> tuple[str, str | None]:
+        """Where others find the model: its id and revision on the Hub, or the folder where it isn't there."""
+        return hub.reference(model_sources(self.config)) or (str(self.source), None)
+
+
+@contextlib.contextmanager
+def apart(config: DictConfig) -> Iterator[None]:
+    """Within it a run has the process for itself: torch's threads, its draws, the kernel."""
+    threads = torch.get_num_threads()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            if config.machine.threads is not None:
+                torch.set_num_threads(config.machine.threads)
+            low_rank.use(config.machine.kernel, config.train.recompute)
+            malloc.keep()
+            yield
+    finally:
+        torch.set_num_threads(threads)
+        gc.collect()
+        malloc.give_back()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def check(config: DictConfig) -> Parts:
+    """Everything that a run needs but weights. Raises `ConfigError`."""
+    variant: Variant = make("variant", config.variant)
+    optim.check(config.optim)
+    if config.train.gradient_checkpointing and (field := variant.needs_cache()) is not None:
+        raise ConfigError(
+            f"train.gradient_checkpointing: true with variant.{field}, allowed: false; the model would drop its keys"
+        )
+    source = fetch_model(model_sources(config), config.model.files)
+    task = data.load(config.task)
+    metrics.check(config.task.metrics, regression=task.labels is None)
+    metrics.classes(task.labels, config.task.get("positive"), config.task.metrics)
+    bare = models.skeleton(source, 1 if task.labels is None else len(task.labels))
+    tokenizer = models.tokenizer(source)
+    agreement.refuse_another_end(bare.config, tokenizer)
+    positions = agreement.longest_text(bare)
+    if positions is not None:
+        positions -= variant.virtual_tokens()
+        if positions < 1:
+            count = variant.virtual_tokens()
+            raise ConfigError(f"variant.options.num_virtual_tokens: {count}, allowed: below {positions + count}")
+    max_length = min(config.data.max_length, positions or config.data.max_length)
+    agreement.refuse_no_room(tokenizer, max_length, "text_pair" in task.splits["train"].column_names)
+    rows = data.prepare(config.task, config.data, config.seed, source, max_length)
+    agreement.check(bare, tokenizer, rows, task)
+    named("variant", variant.plan, total_steps(len(rows.train), config.train))
+    if not (head := models.head_modules(bare)):
+        kind = type(bare).__name__
+        raise ConfigError(f"model: {kind}, allowed: a model whose head lies outside of its backbone")
+    if config.model.get("keep_head"):
+        models.check_kept_head(source, rows.labels)
+    named("variant", variant.check, bare, head)
+    return Parts(config, variant, source, max_length, rows, head, variant.leaves_out(bare, head))
+
+
+def load(parts: Parts) -> nn.Module:
+    """The model with the variant attached. Raises `ConfigError`."""
+    if notice := parts.pristine().notice:
+        log.warning(notice)
+    if left := parts.left_out:
+        log.warning(
+            "variant: %s doesn't reach everything: %s numbers are left out, in no linear layer or by another name: %s",
+            *(parts.variant.name, f"{sum(left.values()):,}", by_block(left)),
+        )
+    base, tokenizer = parts.base(), models.tokenizer(parts.source)
+    rounding = padding.settle(base, tokenizer, parts.rows, "model")
+    backbone = list(base.parameters())
+    model = named("variant", parts.variant.attach, base, parts.head)
+    models.refuse_half_precision(model, parts.variant.name)
+    if model is not base:  # what wraps the whole model may put words of its own in front
+        padding.settle_wrapped(model, tokenizer, parts.rows, rounding)
+    if parts.config.train.recompute and not any(adapter.recomputes for adapter in parts.variant.adapters.values()):
+        name = parts.variant.name
+        raise ConfigError(
+            f"train.recompute: true with variant {name}, allowed: false; it keeps nothing to compute again"
+        )
+    if parts.config.machine.fsdp and processes.count() > 1:
+        from trainer.machine import sharding  # here, because torch's part of it takes a second to import
+
+        sharding.shard(model, backbone, parts.variant, device(parts.config.machine.device))
+    return model
+
+
+def loop(parts: Parts, model: nn.Module, folder: Path, device: torch.device) -> Loop:
+    """What trains and evaluates `model`; its files are in `folder`."""
+    return Loop(
+        model=model,
+        variant=parts.variant,
+        head=parts.head,
+        rows=parts.rows,
+        task=parts.config.task,
+        config=parts.config,
+        folder=folder,
+        tokens=parts.source,
+        device=device,
+    )
+
+
+def device(name: str) -> torch.device:
+    """The device that `machine.device` means. Raises `ConfigError` where it isn't there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name != "cpu" and not torch.cuda.is_available():
+        raise ConfigError(f"machine.device: {name!r}, allowed here, without a CUDA device: auto, cpu")
+    return torch.device(name)

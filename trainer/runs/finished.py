@@ -1,0 +1,154 @@
+"""A finished run, opened again: its model as it was handed over, and what it was evaluated on.
+
+    with opened("runs/demo/0123456789ab") as run:
+        run.evaluate().metrics       # what the record says
+
+Nothing in the run's folder is touched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from torch import nn
+from yaml import YAMLError
+
+from trainer import config as run_config
+from trainer import identity as identities
+from trainer import record
+from trainer.config import Config
+from trainer.errors import ConfigError, one_line
+from trainer.hashing import sha256
+from trainer.loop.evaluation import Evaluation
+from trainer.loop.loop import Loop
+from trainer.record import CorruptRecord, Record
+from trainer.runs import assemble
+from trainer.runs.assemble import ADAPTER, Parts
+from trainer.sweeps.plan import identify
+from variants.core import state_files
+from variants.core import training_state as live
+from variants.core.variant import Variant
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run and its model, in evaluation mode."""
+
+    folder: Path
+    record: Record
+    parts: Parts
+    model: nn.Module
+    device: torch.device
+    scratch: Path  # where the loop thinks that its files are
+
+    @property
+    def config(self) -> DictConfig:
+        return self.parts.config
+
+    @property
+    def variant(self) -> Variant:
+        return self.parts.variant
+
+    @property
+    def split(self) -> str:
+        """The split that the record's metric is of."""
+        return next(iter(self.parts.rows.report))
+
+    @property
+    def title(self) -> str:
+        """How the run is called on a terminal."""
+        row = self.record
+        return f"{row.variant} on {row.task}, seed {row.seed} ({row.run_id})"
+
+    def evaluate(self) -> Evaluation:
+        """The model as it is now on `split`, in the way that the run was evaluated."""
+        return self._loop.timed_evaluation(self.parts.rows.report[self.split])
+
+    @functools.cached_property
+    def _loop(self) -> Loop:
+        return assemble.loop(self.parts, self.model, self.scratch, self.device)
+
+
+@contextlib.contextmanager
+def opened(folder: str | os.PathLike[str], device: str | None = None) -> Iterator[Finished]:
+    """The run in `folder`. device: in place of the run's own `machine.device`.
+
+    Raises `ConfigError`, in one line, for a folder without a finished run, and for a run whose model, texts
+    or config are not what they were.
+    """
+    folder = Path(folder)
+    row = _record(folder)
+    config = _config(folder, row)
+    place = assemble.device(device or config.machine.device)
+    with assemble.apart(config), tempfile.TemporaryDirectory() as scratch:
+        parts = assemble.check(config)
+        model = assemble.load(parts)
+        _verify(folder, row)
+        try:
+            live.restore_weights(model, parts.variant, state_files.load(folder / ADAPTER))
+        except state_files.CorruptState as error:
+            raise ConfigError(f"{folder / ADAPTER.parent}: not what this run trained: {error}") from None
+        yield Finished(folder, row, parts, model.eval(), place, Path(scratch))
+
+
+def _record(folder: Path) -> Record:
+    try:
+        row = record.read(folder)
+    except CorruptRecord as error:
+        raise ConfigError(str(error)) from None
+    if row is None:
+        raise ConfigError(f"{folder}: no finished run, which has a {record.FILENAME}")
+    if row.status != "done":
+        raise ConfigError(f"{folder}: the run has failed: {row.error}")
+    return row
+
+
+def _config(folder: Path, row: Record) -> DictConfig:
+    """The run's config; that it names the same run today says that model and texts are the same."""
+    path = folder / record.CONFIG
+    try:
+        saved = OmegaConf.load(path)
+        assert isinstance(saved, DictConfig) and {"variant", "task", "model"} <= saved.keys(), "it lacks a group"
+        # A field that has come since the run was made has its default.
+        config = OmegaConf.merge(OmegaConf.structured(Config), saved)
+        assert isinstance(config, DictConfig)
+        config.tracker = config.machine.judge = None  # of those who made the run
+        run_config.validate(config)
+        # As values first: what the config names is called where it is what the record says.
+        bare = identities.identify(run_config.deciding(config), {}, run_config.defaults()).settings
+        _compare(folder, bare, {name: value for name, value in row.config.items() if name in bare})
+        now = identify(config)
+    except ConfigError:
+        raise
+    except (OSError, AssertionError, YAMLError, OmegaConfBaseException) as error:
+        raise ConfigError(f"{path}: not the config of a run: {one_line(error)}") from None
+    _compare(folder, now.settings, row.config)
+    if row.run_id not in (now.run_id, now.earlier):  # by a setting that the record lacks
+        raise ConfigError(f"{path}: the config of the run {now.run_id}, the record is that of {row.run_id}")
+    return config
+
+
+def _compare(folder: Path, found: Mapping[str, Any], made: Mapping[str, Any]) -> None:
+    for name, was in sorted(made.items()):
+        if found.get(name) != was:
+            raise ConfigError(f"{folder}: {name} is {found.get(name)!r}, the run was made with {was!r}")
+
+
+def _verify(folder: Path, row: Record) -> None:
+    """Raises `ConfigError` where the adapter is not the one that the run wrote; unknown for records of before."""
+    for expected, name in ((row.files.weights, f"{ADAPTER}.safetensors"), (row.files.outline, f"{ADAPTER}.json")):
+        try:
+            if expected is not None and sha256(folder / name) != expected:
+                raise ConfigError(f"{folder / name}: not what this run trained: its hash is not that of the record")
+        except OSError as error:
+            raise ConfigError(f"{folder / ADAPTER.parent}: not what this run trained: {error}") from None

@@ -1,0 +1,377 @@
+"""One run, from config to record. The order is: check, load, train, evaluate, write."""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import gc
+import importlib.metadata
+import itertools
+import logging
+import os
+import platform
+import subprocess
+import time
+import traceback
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import OmegaConf
+
+from trainer import record
+from trainer.data import rows as data
+from trainer.errors import ConfigError, Pruned, RunFailed
+from trainer.hashing import sha256
+from trainer.loop import cost, unfinished
+from trainer.loop.loop import Loop
+from trainer.machine import processes
+from trainer.objectives import metrics
+from trainer.runs import assemble
+from trainer.runs.assemble import ADAPTER
+from trainer.sweeps.plan import Planned
+from trainer.trackers import guard
+from variants.core import state_files
+from variants.core.target_modules import by_block, inside
+
+log = logging.getLogger(__name__)
+
+PREDICTIONS = "predictions.parquet"
+PACKAGES = ("loratory", "torch", "transformers", "accelerate", "datasets", "tokenizers", "peft", "numpy", "hydra-core")
+
+
+def run(planned: Planned, overrides: list[str]) -> record.Record:
+    """Carries out a run and writes its record; whatever goes wrong is recorded, then raised."""
+    spare_the_collector()
+    config, clock = planned.config, _Clock()
+    row = _blank(planned, overrides, clock.now())
+    try:
+        record.refuse_unreadable(row)
+    except record.CorruptRecord as error:
+        raise ConfigError(f"{error}; no record could be written of the run") from None
+    if processes.is_first():
+        if planned.replaces is not None:
+            _keep_aside(planned.replaces)
+        _make_room(planned)
+        planned.folder.mkdir(parents=True, exist_ok=True)
+        (planned.folder / "traceback.txt").unlink(missing_ok=True)
+        OmegaConf.save(config, planned.folder / record.CONFIG, resolve=True)
+    tracker = guard.begin(planned) if processes.is_first() else None
+    try:
+        with assemble.apart(config):
+            _carry_out(planned, row, clock)
+    except Exception as raised:
+        error = processes.cause(raised)
+        if processes.is_first():
+            _record_failure(planned.folder, row, error, clock)
+        traceback.clear_frames(raised.__traceback__)  # they hold the model, and the sweep holds the error
+        if error is raised:
+            raise
+        raise error from raised
+    finally:
+        if tracker is not None:
+            tracker.end()  # the record is there: the tracker shows it, whatever became of the run
+    return row
+
+
+def _make_room(planned: Planned) -> None:
+    """Takes the last record of a run that ended badly away; one that can't be trusted is kept, with all beside it."""
+    path = planned.folder / record.FILENAME
+    if planned.record is not None:
+        path.unlink(missing_ok=True)
+    elif os.path.lexists(path):
+        log.warning("%s: not trusted, and kept in %s", path, _keep_aside(planned.folder))
+
+
+def _keep_aside(folder: Path) -> Path:
+    """Moves the folder of a finished run to where no table and no plan looks; its place there."""
+    aside = folder.parent / record.REPLACED
+    aside.mkdir(exist_ok=True)
+    number = next(n for n in itertools.count(1) if not (aside / f"{folder.name}-{n}").exists())
+    return folder.rename(aside / f"{folder.name}-{number}")
+
+
+def _record_failure(folder: Path, row: record.Record, error: Exception, clock: _Clock) -> None:
+    status = "pruned" if isinstance(error, Pruned) else "failed"
+    failed = record.Record(**{name: getattr(row, name) for name in _IDENTITY}, status=status)
+    failed.error, failed.finished = _line(error), clock.now()
+    if not isinstance(error, _KNOWN):
+        (folder / "traceback.txt").write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+    record.write(failed, folder)
+
+
+def record_death(planned: Planned, overrides: list[str], line: str) -> None:
+    """Records as failed a run whose process could not do it itself; `line` says what is known."""
+    now = _Clock().now()
+    row = _blank(planned, overrides, now)
+    row.status, row.error, row.finished = "failed", line, now
+    _make_room(planned)
+    record.write(row, planned.folder)
+
+
+def _blank(planned: Planned, overrides: list[str], started: str) -> record.Record:
+    """The record of a run that starts."""
+    config = planned.config
+    return record.Record(
+        run_id=planned.run_id,
+        study=config.study,
+        variant=config.variant.name,
+        task=config.task.name,
+        model=config.model.name,
+        seed=config.seed,
+        started=started,
+        overrides=overrides,
+        config=planned.identity.settings,
+        identity=planned.identity.leaves,
+        git=_git(),
+        code={} if planned.code is None else {"variant": planned.code},
+        versions=versions(),
+        hardware=_hardware(config.machine.threads),
+    )
+
+
+_KNOWN = (ConfigError, RunFailed, Pruned, processes.Diverged)  # their text says all
+
+_IDENTITY = (
+    *("run_id", "study", "variant", "task", "model", "seed"),
+    *("started", "overrides", "config", "identity", "git", "code", "versions", "hardware"),
+)
+
+
+@functools.cache
+def spare_the_collector() -> None:
+    """What has been imported stays out of garbage collection, of which every run asks for two whole ones."""
+    gc.collect()
+    gc.freeze()
+
+
+def _carry_out(planned: Planned, row: record.Record, clock: _Clock) -> None:
+    config, folder = planned.config, planned.folder
+    device = assemble.device(config.machine.device)
+    processes.agree("machine.device", device.type)
+    cost.reset_peaks(device)
+    parts = assemble.check(config)  # everything that can be wrong is found before a weight is loaded
+    if parts.rows.truncated:
+        log.info("%d texts are longer than %d tokens and are cut", parts.rows.truncated, parts.max_length)
+    _say_of_classes(parts)
+    if parts.rows.letters:
+        log.info("%d texts have the letters of a special token, which are read as letters", parts.rows.letters)
+    model = assemble.load(parts)
+
+    # Train.
+    row.params.total = sum(p.numel() for p in model.parameters())
+    row.params.adapter_start, row.params.head = cost.trainable_parameters(model, parts.head)
+    row.params.closed_form = parts.variant.closed_form()
+    row.rank.start = _total(parts.variant.ranks())
+    loop = assemble.loop(parts, model, folder, device)
+    loop.fit()
+    row.memory.cuda_train_allocated, row.memory.cuda_train_reserved = cost.cuda_peaks(device)
+    row.metric.checkpoint, row.metric.step = config.train.checkpoint, loop.hand_over()
+    row.memory.gradients_end = cost.trainable_bytes(model)
+    row.memory.optimizer_end = cost.optimizer_bytes(loop.optimizer)
+
+    # Evaluate.
+    _evaluate(loop, parts.rows, row, folder)
+    if processes.is_first():
+        state_files.save(loop.weights(), folder / ADAPTER)
+    _count(loop, parts, model, row, folder)
+    row.memory.peak_rss = cost.peak_rss()
+    row.memory.cuda_eval_allocated, row.memory.cuda_eval_reserved = cost.cuda_peaks(device)
+    row.memory = _largest(row.memory)
+
+    # Write: the record last, then what only an unfinished run needs goes.
+    row.finished = clock.now()
+    if processes.is_first():
+        names = {"weights": f"{ADAPTER}.safetensors", "outline": f"{ADAPTER}.json", "predictions": PREDICTIONS}
+        row.files = record.Files(**{field: sha256(folder / name) for field, name in names.items()})
+        record.write(row, folder)
+        unfinished.remove(folder)
+
+
+def _say_of_classes(parts: assemble.Parts) -> None:
+    """What a reader of the metrics must know of the classes, and would not see in a number."""
+    rows, asked = parts.rows, parts.config.task.metrics
+    if rows.labels is None:
+        return
+    if (positive := metrics.positive(asked, rows.labels, parts.classes)) is not None:
+        log.info("f1 is that of class %r; task.positive=… names another", positive)
+    means = metrics.means_over_classes(asked, len(rows.labels))
+    for split, part in {"train": rows.train, rows.select_name: rows.select, **rows.report}.items():
+        there = set(part.labels.tolist())
+        absent = [repr(name) for number, name in enumerate(rows.labels) if number not in there]
+        if absent:
+            counts = f"; {' and '.join(means)} {'count' if len(means) > 1 else 'counts'} 0 for a class without rows"
+            log.warning("no row of %s has the label %s%s", split, ", ".join(absent), counts if means else "")
+
+
+def _evaluate(loop: Loop, rows: data.Prepared, row: record.Record, folder: Path) -> None:
+    """The reported splits: metrics into the row, every example's prediction into a file."""
+    import pandas as pd
+
+    cost.reset_cuda_peaks(loop.device)
+    frames = []
+    for place, (split, part) in enumerate(rows.report.items()):
+        found = loop.final_evaluation(part, row.metric.step)
+        frames.append(
+            pd.DataFrame(
+                {
+                    "split": split,
+                    "id": rows.ids[split],
+                    "label": part.labels,
+                    "prediction": loop.objective.predicted(found.outputs),
+                    "outputs": list(found.outputs.reshape(len(part), -1).astype(np.float32)),
+                }
+            )
+        )
+        prefix = "" if place == 0 else f"{split}."
+        row.metrics |= {f"{prefix}{name}": value for name, value in found.metrics.items()}
+        if place == 0:
+            name = loop.metric_names[0]
+            row.metric.name, row.metric.value, row.metric.split = name, found.metrics[name], split
+            row.metric.higher_is_better = loop.higher_is_better
+            row.metric.positive = loop.positive if name == "f1" else None
+    if not processes.is_first():
+        return
+    path = folder / PREDICTIONS
+    temporary = path.with_name(f".{path.name}.tmp")
+    pd.concat(frames).to_parquet(temporary, index=False)
+    os.replace(temporary, path)
+
+
+def _count(loop: Loop, parts: assemble.Parts, model: torch.nn.Module, row: record.Record, folder: Path) -> None:
+    variant, rows = parts.variant, parts.rows
+    counters, config = loop.counters, loop.cfg
+    row.params.adapter_end, _ = cost.trainable_parameters(model, loop.head)
+    effective = variant.effective_parameters()
+    counters.read()
+    silent = [name for name in counters.silent or () if not inside(name, loop.head)]
+    idle, never = cost.idle_parameters(model, variant, silent)
+    if idle:
+        log.warning(
+            "no gradient ever came to %s: it has no part in what is learned, and does not count as effective",
+            by_block(idle),
+        )
+    row.params.effective = (row.params.adapter_end if effective is None else effective) - never
+    if (budget := config.variant.get("budget")) is not None:
+        off = 100 * (row.params.effective - budget) / budget
+        log.info("budget %s: %s parameters are in use (%+.2f %%)", f"{budget:,}", f"{row.params.effective:,}", off)
+    row.method = variant.report()
+    if left_out := sum(parts.left_out.values()):
+        row.method["left_out"] = left_out
+    if never:
+        row.method["without_gradient"] = never
+    ranks = variant.ranks()
+    row.rank.layers, row.rank.end = (len(ranks), _total(ranks)) if ranks else (None, None)
+    row.memory.weights, row.memory.gradients = counters.weights, counters.gradients
+    row.memory.optimizer, row.memory.activations = counters.optimizer, counters.activations
+    processes.wait()  # until the first has written it
+    row.memory.adapter_file = sum(file.stat().st_size for file in (folder / "adapter").iterdir())
+    row.data = record.Data(
+        protocol=config.data.protocol,
+        train=len(rows.train),
+        select=len(rows.select),
+        report=len(next(iter(rows.report.values()))),
+        labels=1 if rows.labels is None else len(rows.labels),
+        truncated=rows.truncated,
+        classes=None if rows.labels is None else list(rows.labels),
+        positive=loop.positive,
+    )
+    done, epochs = loop.done, loop.step_log.epoch(loop.done)
+    row.steps = record.Steps(total=loop.steps, done=done, epochs=epochs, skipped=counters.skipped)
+    row.time = record.Time(
+        train=counters.train_seconds,
+        eval=counters.eval_seconds,
+        tokens_per_second=counters.tokens / counters.train_seconds,
+        steps_per_second=done / counters.train_seconds,
+    )
+
+
+def _largest(memory: record.Memory) -> record.Memory:
+    """Of every number, that of the process that needs most."""
+    everyone = [asdict(found) for found in processes.gathered(memory)]
+    most = {
+        name: max((found[name] for found in everyone if found[name] is not None), default=None) for name in everyone[0]
+    }
+    return record.Memory(**most)
+
+
+def _total(ranks: dict[str, int]) -> int | None:
+    return sum(ranks.values()) if ranks else None
+
+
+class _Clock:
+    """UTC as the machine's clock said it at the start, and moved on with the time that passed: it never goes back."""
+
+    def __init__(self) -> None:
+        self._start, self._mark = datetime.datetime.now(datetime.UTC), time.monotonic()
+
+    def now(self) -> str:
+        passed = datetime.timedelta(seconds=time.monotonic() - self._mark)
+        return (self._start + passed).isoformat(timespec="seconds")
+
+
+def _line(error: Exception) -> str:
+    """An error as one line; a name in front where the message alone would not say what happened."""
+    text = " ".join(str(error).split())
+    text = text if isinstance(error, _KNOWN) else f"{type(error).__name__}: {text}"
+    return f"out of memory: {text}" if _out_of_memory(error) else text
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Of this process or of the device; torch has no error of its own for the first."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+
+
+# What a new file in counts as a change of the code.
+_PACKAGES = (":/variants/**.py", ":/trainer/**.py", ":/analysis/**.py", ":/hydra_plugins/**.py", ":/conf")
+
+
+@functools.cache
+def _git() -> dict[str, Any]:
+    """Commit of this code, and whether files differ from it or are new in its packages; empty outside a checkout."""
+
+    def ask(*arguments: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
+
+    try:
+        changed = ask("status", "--porcelain", "--untracked-files=no")
+        new = ask("ls-files", "--others", "--exclude-standard", *_PACKAGES)
+        return {"commit": ask("rev-parse", "HEAD"), "dirty": bool(changed or new)}
+    except (OSError, subprocess.SubprocessError):
+        return {}
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that decide what a run computes."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _hardware(threads: int | None) -> dict[str, Any]:
+    names = [line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
+    memory = [int(line.split()[1]) * 1024 for line in _lines("/proc/meminfo") if line.startswith("MemTotal")]
+    found: dict[str, Any] = {
+        "cpu": names[0] if names else platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": threads or torch.get_num_threads(),
+        "memory": memory[0] if memory else None,
+    }
+    if torch.cuda.is_available():
+        found["gpu"] = torch.cuda.get_device_name()
+    return found
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        return Path(path).read_text().splitlines()
+    except OSError:
+        return []

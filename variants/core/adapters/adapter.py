@@ -1,0 +1,323 @@
+"""An adapter: a module around one frozen layer, with a trainable update ΔW of its weight.
+
+Most methods are one form with different parts frozen, initialised, pruned or grown:
+
+    ΔW = scale · B · diag(e) · A          A: r×in   e: r   B: out×r
+
+    x ──┬── W (frozen) ─────────────────────┬── y
+        └── dropout ── A ── e ── B ── scale ┘
+
+ΔW is a matrix (out, in) for every kind of layer; `variants.core.layers` says how a kind applies one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from variants.core import layers
+from variants.core.adapters import resize, svd
+from variants.core.allocation.deferred_ranks import Unread
+from variants.core.kernels import dropout as dropouts
+from variants.core.kernels import low_rank as kernel
+
+# Where a module keeps what was registered to be called with it, and of which kind its backward hooks are.
+_HOOKS = (
+    *("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
+    *("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs"),
+    *("_backward_hooks", "_backward_pre_hooks", "_is_full_backward_hook"),
+)
+
+
+class Adapter(nn.Module):
+    """Wraps `base`, a frozen layer of a kind that `variants.core.layers` knows, and stands in its place.
+
+    Attributes that it hasn't itself are the layer's. Hooks on the layer are its own: they see the whole output, ΔW's
+    part included. So `base` is never called but through its `forward`.
+
+    A subclass defines `update`, `delta`, `rank` and `closed_form`.
+    """
+
+    def __init__(self, base: nn.Module) -> None:
+        super().__init__()
+        form = layers.of(base)
+        if form is None:
+            raise ValueError(f"targets: {type(base).__name__} can't be adapted, allowed: {layers.ALLOWED}")
+        self.base = base.requires_grad_(False)
+        self.form = form
+        self.out_features, self.in_features = form.matrix.shape
+        self._enabled = True
+        self._original: torch.Tensor | None = None  # the weight before merging; there while merged
+        # The same objects, so that a handle on the layer's hook still removes it, and unwrapping has nothing to undo.
+        self.__dict__.update({name: base.__dict__[name] for name in _HOOKS})
+
+    def __getattr__(self, name: str) -> Any:
+        """What a model reads off the layer besides its weight: bias, stride, padding_idx and the like."""
+        # As `nn.Module` looks it up, and not by way of it: a step reads many parameters.
+        for place in ("_parameters", "_buffers", "_modules"):
+            if name in (found := self.__dict__.get(place, ())):
+                return found[name]
+        base = self.__dict__.get("_modules", {}).get("base")
+        if base is None or name.startswith("__"):  # what Python asks of an object is asked of this one
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return getattr(base, name)
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """The base layer's weight: for code that looks at a layer's weight, its dtype, its device."""
+        return self.form.layer.weight
+
+    @weight.setter
+    def weight(self, value: torch.Tensor) -> None:
+        """For hooks that make the weight anew before each forward pass, as `torch.nn.utils.weight_norm` does."""
+        self.form.layer.weight = value
+
+    @property
+    def merged(self) -> bool:
+        return self._original is not None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """The base layer's output plus that of ΔW, in the base's dtype."""
+        y = self.base.forward(x)
+        if self.merged or not self._enabled or self.is_empty:
+            return y
+        return y + self.update(x).to(y.dtype)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is left of ΔW, so that there is nothing to compute."""
+        return False
+
+    def update(self, x: torch.Tensor) -> torch.Tensor:
+        """ΔW applied to the layer's input, without ever forming ΔW."""
+        raise NotImplementedError(f"{type(self).__name__}.update")
+
+    def delta(self) -> torch.Tensor:
+        """ΔW as a dense matrix (out, in) in the adapter's dtype, without dropout."""
+        raise NotImplementedError(f"{type(self).__name__}.delta")
+
+    def delta_weight(self) -> torch.Tensor:
+        """ΔW in the layout of the layer's weight."""
+        return self.form.as_weight(self.delta())
+
+    def as_product(self) -> svd.Product:
+        """A (r, in) and B (out, r) with ΔW = B A to rounding: what an export as a low-rank adapter writes.
+
+        Here from the SVD of ΔW. A form that knows its factors gives these, without components that are zero.
+        """
+        return svd.of_matrix(self.delta()).product()
+
+    @property
+    def rank(self) -> int:
+        """The rank of ΔW in use: what its shape and its zeros allow."""
+        raise NotImplementedError(f"{type(self).__name__}.rank")
+
+    def rank_later(self) -> int | Unread:
+        """`rank` as it is now: the number where the host knows it, else what it is told from once that is read."""
+        return self.rank
+
+    def closed_form(self) -> int:
+        """Trainable parameters of this adapter, by formula."""
+        raise NotImplementedError(f"{type(self).__name__}.closed_form")
+
+    def effective_parameters(self) -> int:
+        """Trainable parameters that still act on ΔW, counted by real shapes."""
+        return sum(p.numel() for p in self.parameters() if p.requires_grad)
+
+    def places_taken(self) -> tuple[int, int] | None:
+        """(taken, all): places of the sparse matrices, in which few have a number; None where there is no such one."""
+        return None
+
+    @property
+    def recomputes(self) -> bool:
+        """Whether anything that a step keeps for its backward pass can be computed again (`kernel.use`)."""
+        return False
+
+    @torch.no_grad()
+    def merge(self) -> None:
+        """Adds ΔW to the base weight, rounded once to its dtype; the adapter then adds nothing."""
+        if self.merged:
+            raise RuntimeError("merge: already merged")
+        # A copy, because subtracting ΔW again would not give back every bit.
+        self._original = self.weight.detach().clone()
+        delta = self.delta_weight()
+        self.weight.copy_(self._original.to(delta.dtype) + delta)
+
+    @torch.no_grad()
+    def unmerge(self) -> None:
+        """Restores the base weight bit for bit."""
+        if self._original is None:
+            raise RuntimeError("unmerge: not merged")
+        self.weight.copy_(self._original)
+        self._original = None
+
+    @contextlib.contextmanager
+    def disabled(self) -> Iterator[None]:
+        """Within it the layer computes what it did before it was wrapped."""
+        was_merged, was_enabled = self.merged, self._enabled
+        if was_merged:
+            self.unmerge()
+        self._enabled = False
+        try:
+            yield
+        finally:
+            self._enabled = was_enabled
+            if was_merged:
+                self.merge()
+
+
+class Factored(Adapter):
+    """ΔW = scale · B C A, from `factors`: in one product with the base layer (`variants.core.kernels.low_rank`).
+
+    dropout: share of the adapter's input that is zeroed in training.
+    A subclass defines `factors`, `rank` and `closed_form`.
+    """
+
+    scale: float
+    dropout: float = 0.0
+
+    def factors(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """A (r, in), B (out, r) and C as they act now: C is (r,) for a diagonal, (r, r), or None for the identity."""
+        raise NotImplementedError(f"{type(self).__name__}.factors")
+
+    def set_dropout(self, dropout: float) -> None:
+        """Raises `ValueError` on a layer whose input can't be dropped."""
+        if dropout and not self.form.takes_dropout:
+            kind = type(self.base).__name__
+            raise ValueError(f"dropout: {dropout} on a {kind}, allowed: 0; its input is a row number")
+        self.dropout = dropout
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.form.is_product or self.merged or not self._enabled or self.is_empty:
+            return super().forward(x)
+        return self.product(x, self.form.matrix)
+
+    def product(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """(weight + ΔW) x + bias, for a layer that is a matrix product. weight: (out, in)."""
+        a, b, core = self.factors()
+        dropout = self.dropout if self.training else 0.0
+        return kernel.low_rank_linear(x, weight, self.form.layer.bias, a, b, core, self.scale, dropout)
+
+    @property
+    def recomputes(self) -> bool:
+        # Dropout's bits; and A x, unless A is frozen: then it is all that is kept of the input.
+        return self.dropout > 0 or (self.form.is_product and self.factors()[0].requires_grad)
+
+    def update(self, x: torch.Tensor) -> torch.Tensor:
+        if x.is_floating_point():
+            x = x.to(torch.promote_types(x.dtype, torch.float32))
+            if self.dropout and self.training:
+                x = dropouts.drop(x, kernel.draw(x, self.dropout))
+        return self.through(x)
+
+    def through(self, x: torch.Tensor) -> torch.Tensor:
+        """ΔW applied to x, without dropout."""
+        a, b, core = self.factors()
+        h = self.form.project(x, a)
+        if core is not None:
+            h = h * self.form.over_output(core) if core.ndim == 1 else self.form.expand(h, core)
+        return self.form.expand(h, b * self.scale)
+
+    def _two_factors(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """A (r, in) and B (out, r) with C and the scale in B."""
+        a, b, core = self.factors()
+        if core is not None:
+            b = b * core if core.ndim == 1 else b @ core
+        return a, b * self.scale
+
+    def delta(self) -> torch.Tensor:
+        a, b = self._two_factors()
+        return b @ a
+
+    def as_product(self) -> svd.Product:
+        return svd.without_zeros(*self._two_factors())
+
+
+class LowRank(Factored):
+    """ΔW = scale · B diag(e) A, with A (r, in), B (out, r) and, where wanted, e (r,) trained.
+
+    rank: number of components. scale: a plain number. dropout: share of the adapter's input that
+    is zeroed in training. diagonal: whether there is a trained e; without one it is all ones.
+
+    A starts kaiming-uniform, B at zero, e at one: ΔW starts at zero. A method that starts
+    otherwise fills them in `build`. A, B and e are float32 above a half-precision base.
+    """
+
+    def __init__(
+        self, base: nn.Module, rank: int, scale: float, dropout: float = 0.0, *, diagonal: bool = False
+    ) -> None:
+        super().__init__(base)
+        self.set_dropout(dropout)
+        device, dtype = self.weight.device, torch.promote_types(self.weight.dtype, torch.float32)
+        self.A = nn.Parameter(torch.empty((rank, self.in_features), device=device, dtype=dtype))
+        self.B = nn.Parameter(torch.zeros((self.out_features, rank), device=device, dtype=dtype))
+        self.e = nn.Parameter(torch.ones(rank, device=device, dtype=dtype)) if diagonal else None
+        nn.init.kaiming_uniform_(self.A, a=5**0.5)
+        self.scale = scale
+
+    def diagonal(self) -> torch.Tensor | None:
+        """e as it acts now, (r,); None stands for ones. A method that masks e does it here."""
+        return self.e
+
+    def factors(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        return self.A, self.B, self.diagonal()
+
+    @property
+    def is_empty(self) -> bool:
+        return self.A.shape[0] == 0
+
+    @property
+    def rank(self) -> int:
+        return self.A.shape[0]
+
+    def closed_form(self) -> int:
+        return self.rank * self.cost
+
+    @property
+    def cost(self) -> int:
+        """Parameters of one rank."""
+        return self.in_features + self.out_features + (self.e is not None)
+
+    def keep(self, index: torch.Tensor, optimizer: torch.optim.Optimizer | None) -> None:
+        """Keeps the components `index` and frees the others, with their gradients and moments."""
+        resize.keep(self, "A", index, 0, optimizer)
+        resize.keep(self, "B", index, 1, optimizer)
+        if self.e is not None:
+            resize.keep(self, "e", index, 0, optimizer)
+
+    def append(
+        self, a: torch.Tensor, b: torch.Tensor, e: torch.Tensor, optimizer: torch.optim.Optimizer | None
+    ) -> None:
+        """Adds components: rows a (n, in), columns b (out, n), and e (n,) where there is one; without moments yet."""
+        resize.append(self, "A", a, 0, optimizer)
+        resize.append(self, "B", b, 1, optimizer)
+        if self.e is not None:
+            resize.append(self, "e", e, 0, optimizer)
+
+    def reshape(self, rank: int) -> None:
+        """Makes room for `rank` saved components; what they hold is about to be loaded.
+
+        Parameters of the right size stay the objects that they are, so an optimizer keeps them.
+        """
+        have = self.A.shape[0]
+        if rank < have:
+            self.keep(torch.arange(rank), None)
+        elif rank > have:
+            more = rank - have
+            a, b = self.A.new_zeros(more, self.in_features), self.B.new_zeros(self.out_features, more)
+            self.append(a, b, self.A.new_zeros(more), None)
+
+    def extra_repr(self) -> str:
+        return f"rank={self.rank}, scale={self.scale:g}, dropout={self.dropout:g}"
+
+
+def check_rank(rank: int, layer: nn.Module) -> None:
+    """Raises `ValueError` for a rank that a layer of this size can't have."""
+    out_features, in_features = layers.size(layer)
+    largest = min(in_features, out_features)
+    if rank > largest:
+        raise ValueError(f"rank: {rank} for a layer of size {out_features}×{in_features}, allowed: 1 … {largest}")

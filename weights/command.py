@@ -1,0 +1,22 @@
+"""Arguments that verbs share."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def add_run(parser: argparse.ArgumentParser) -> None:
+    """Adds the finished run that a verb is about."""
+    parser.add_argument("run", help="folder of a finished run: runs/<study>/<run_id>")
+
+
+def rank(text: str) -> int:
+    """A rank on the command line."""
+    if not text.strip().isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}, allowed: a whole number ≥ 1")
+    return int(text)
+
+
+def ranks(text: str) -> list[int]:
+    """Ranks with commas between them: each once, in rising order."""
+    return sorted({rank(part) for part in text.split(",")})

@@ -1,0 +1,163 @@
+"""The verb `export`: a finished run as a PEFT adapter, or as a plain transformers checkpoint.
+
+The folder is written beside its place, loaded again as anybody would load it, compared with the trained model, and
+only then renamed: an export that computes something else is never there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.util
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from analysis.commands.command import Verb
+from weights import handover_report
+from weights.command import add_run, rank
+from weights.tables import error
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from trainer.runs.finished import Finished
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_run(parser)
+    parser.add_argument(
+        "--to",
+        choices=("peft", "merged"),
+        required=True,
+        help="peft: adapters and head, for PeftModel.from_pretrained; "
+        "merged: a whole model, for AutoModelForSequenceClassification.from_pretrained",
+    )
+    parser.add_argument("--output", type=Path, help="a folder that is not there yet (default: <run>/export/<to>)")
+    parser.add_argument(
+        "--rank", type=rank, metavar="R", help="cut every layer's update to its best approximation of rank R"
+    )
+
+
+def _run(options: argparse.Namespace) -> int:
+    from trainer.errors import ConfigError
+    from trainer.runs.finished import opened
+    from variants.core.handover import CannotHandOver
+
+    if options.to == "peft" and importlib.util.find_spec("peft") is None:
+        raise ConfigError("--to: peft, but that package is not here: pip install 'loratory[peft]'")
+    with opened(options.run, device="cpu") as run:
+        name = options.to if options.rank is None else f"{options.to}-rank{options.rank}"
+        output = options.output or run.folder / "export" / name
+        if output.exists():
+            raise ConfigError(f"--output: {output} is there already; name another folder, or remove it")
+        try:
+            print(_export(run, options.to, output, options.rank))
+        except CannotHandOver as problem:
+            raise ConfigError(f"--to {options.to}: {problem}") from None
+        except OSError as problem:
+            raise ConfigError(f"--output: {output} can't be written: {problem.strerror or problem}") from None
+    return 0
+
+
+def _export(run: Finished, to: str, output: Path, cut: int | None) -> str:
+    """Writes and checks `output`; what is to be said about it."""
+    from trainer.errors import ConfigError
+    from trainer.record import write_json
+    from variants.core import handover
+    from weights import roundtrip
+
+    adapters = run.variant.adapters
+    if cut is not None and not adapters:
+        raise ConfigError(f"--rank: {cut} for {run.variant.name}, which has no adapters of this suite's; allowed: none")
+    ranks = run.variant.ranks()
+    before = roundtrip.outputs(run, run.model)
+    recorded = roundtrip.as_recorded(run, before)
+    updates = {name: handover.products(adapter, [cut])[0] for name, adapter in adapters.items()}
+    if cut is not None:
+        handover.put(run.model, adapters, updates)
+    with _beside(output) as folder:
+        write = {"peft": _write_peft, "merged": _write_merged}[to]
+        loaded = write(run, folder)
+        comparison = roundtrip.compare(before, roundtrip.outputs(run, loaded))
+        exact = all(update.is_exact for update in updates.values())
+        dtype = next(loaded.parameters()).dtype
+        # In half precision, and where the rank was cut, a difference is what was asked for: it is said, not judged.
+        if exact and dtype.itemsize >= 4 and not comparison.is_close(dtype):
+            raise handover.CannotHandOver(
+                f"loaded again, the model's logits differ by up to {error(comparison.largest_difference)}"
+            )
+        found = handover_report.of(run, to, cut, folder, ranks, updates, comparison)
+        write_json(folder / handover_report.FILENAME, found)
+    return f"{handover_report.text(run, output, found)}\n\n{recorded}"
+
+
+def _write_peft(run: Finished, folder: Path) -> nn.Module:
+    """Writes what PEFT loads; the model as PEFT loads it."""
+    import peft
+
+    from trainer.model.backbone import as_loaded, describe, tokenizer
+    from variants.core.handover import CannotHandOver, quiet_peft
+
+    wrapped = run.variant.to_peft(run.model, run.parts.head)
+    base, revision = run.parts.reference()
+    wrapped.get_base_model().config._name_or_path = base  # what PEFT's model card says
+    for config in wrapped.peft_config.values():
+        config.task_type = peft.TaskType.SEQ_CLS
+        config.base_model_name_or_path, config.revision = base, revision
+        config.modules_to_save = list(run.parts.head)
+    wrapped.save_pretrained(folder, save_embedding_layers=False)
+    # PEFT writes nothing of the model below: not its classes, nor the padding token that it was given here.
+    describe(wrapped.get_base_model().config, run.parts.rows.labels).save_pretrained(folder)
+    tokenizer(run.parts.source).save_pretrained(folder)
+    fresh = as_loaded(run.parts.source, folder, run.config.model.dtype)
+    try:
+        with quiet_peft():
+            return peft.PeftModel.from_pretrained(fresh, folder).eval()
+    except (ValueError, TypeError, KeyError, RuntimeError) as problem:
+        raise CannotHandOver(f"PEFT can't load what it wrote: {' '.join(str(problem).split())}") from problem
+
+
+def _write_merged(run: Finished, folder: Path) -> nn.Module:
+    """Writes a whole model and its tokenizer; the model as transformers loads it."""
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    from trainer.model.backbone import describe, tokenizer
+
+    merged: Any = run.variant.merged(run.model)
+    merged.to(getattr(torch, run.config.model.dtype))  # the head too: a checkpoint has one precision
+    describe(merged.config, run.parts.rows.labels)
+    merged.save_pretrained(folder)
+    tokenizer(run.parts.source).save_pretrained(folder)
+    return AutoModelForSequenceClassification.from_pretrained(folder).eval()
+
+
+@contextlib.contextmanager
+def _beside(output: Path) -> Iterator[Path]:
+    """A folder beside `output` that takes its place where nothing was raised, and is gone where something was."""
+    temporary = output.with_name(f".{output.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        os.replace(temporary, output)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+VERB = Verb(
+    name="export",
+    summary="hand a run over: for PEFT, or as a plain transformers checkpoint",
+    description="Writes what a finished run trained, as others load it, and compares it with the run's model.",
+    example=(
+        "python -m weights export runs/demo/0123456789ab --to peft\n"
+        "python -m weights export runs/demo/0123456789ab --to peft --rank 4 --output my-adapter\n"
+        "python -m weights export runs/demo/0123456789ab --to merged"
+    ),
+    add_arguments=_add_arguments,
+    run=_run,
+)

@@ -1,0 +1,128 @@
+"""The verb `truncate`: every layer's update cut to lower ranks after training, and what the metric says then."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from analysis.commands.command import Verb
+from weights.command import add_run, ranks
+from weights.tables import error, markdown
+
+if TYPE_CHECKING:
+    from trainer.loop.loop import Evaluation
+    from trainer.runs.finished import Finished
+    from variants.core.handover import Update
+
+VERSION = 1
+FILENAME = "truncation.json"
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_run(parser)
+    parser.add_argument("--rank", type=ranks, required=True, metavar="R,…", help="ranks to cut to: 1,2,4,8")
+    parser.add_argument("--device", help="auto, cpu, cuda, cuda:N (default: the run's own)")
+
+
+def _run(options: argparse.Namespace) -> int:
+    from trainer.errors import ConfigError
+    from trainer.record import write_json
+    from trainer.runs.finished import opened
+
+    with opened(options.run, options.device) as run:
+        if not run.variant.adapters:
+            raise ConfigError(f"{run.variant.name} has no adapters of this suite's, and nothing to cut")
+        found = truncation(run, options.rank)
+        write_json(run.folder / FILENAME, found)
+        print(_text(run, found))
+    return 0
+
+
+def truncation(run: Finished, cuts: list[int]) -> dict[str, Any]:
+    """`truncation.json`: the reported metrics as trained, and with every layer at each rank of `cuts`."""
+    from trainer.runs.run import versions
+    from variants.core import handover
+    from weights import roundtrip
+
+    adapters = run.variant.adapters
+    roundtrip.as_recorded(run, roundtrip.outputs(run, run.model))
+    trained = _metrics(run.evaluate())
+    effective = run.variant.effective_parameters()
+    updates = {name: handover.products(adapter, [None, *cuts]) for name, adapter in adapters.items()}
+    own = _cut({name: cut[0] for name, cut in updates.items()})
+    steps = []
+    for place, cut in enumerate(cuts, 1):
+        now = {name: found[place] for name, found in updates.items()}
+        handover.put(run.model, adapters, now)
+        steps.append({"rank": cut, **_cut(now), **_metrics(run.evaluate())})
+    return {
+        "version": VERSION,
+        "run_id": run.record.run_id,
+        "variant": run.record.variant,
+        "task": run.record.task,
+        "model": run.record.model,
+        "seed": run.record.seed,
+        "metric": run.record.metric.name,
+        "higher_is_better": run.record.metric.higher_is_better,
+        "split": run.split,
+        "trained": {**own, **trained, "effective": effective},
+        "cut": steps,
+        "versions": versions(),
+    }
+
+
+def _metrics(found: Evaluation) -> dict[str, Any]:
+    return {"metrics": found.metrics, "loss": found.loss}
+
+
+def _cut(updates: Mapping[str, Update]) -> dict[str, Any]:
+    """Ranks, parameters of the factors and errors of one state of all layers.
+
+    mean_relative_error: over the layers, zero updates left out. relative_error: of all layers as one matrix,
+    which is the root of the mean of the squares, each weighted with its layer's energy ‖ΔW‖².
+    """
+    acting = [update for update in updates.values() if update.norm]
+    energy = sum(update.norm**2 for update in acting)
+    left_out = sum((update.relative_error * update.norm) ** 2 for update in acting)
+    return {
+        "total_rank": sum(update.rank for update in updates.values()),
+        "parameters": sum(update.parameters for update in updates.values()),
+        "mean_relative_error": sum(update.relative_error for update in acting) / max(1, len(acting)),
+        "relative_error": math.sqrt(left_out / energy) if energy else 0.0,
+        "layers": {
+            name: {"rank": update.rank, "relative_error": update.relative_error, "norm": update.norm}
+            for name, update in updates.items()
+        },
+    }
+
+
+def _text(run: Finished, found: Mapping[str, Any]) -> str:
+    name = found["metric"]
+    head = ["rank", "sum", "parameters kept", "relative error, mean of layers", "by energy", f"{found['split']} {name}"]
+    rows = []
+    for label, at in [("as trained", found["trained"]), *((str(cut["rank"]), cut) for cut in found["cut"])]:
+        counts = [f"{at['total_rank']:,}", f"{at['parameters']:,}"]
+        errors = [error(at["mean_relative_error"]), error(at["relative_error"])]
+        rows.append([label, *counts, *errors, f"{at['metrics'][name]:.4f}"])
+    parts = [
+        run.title,
+        markdown(head, rows),
+        "parameters kept: of ΔW as factors A and B of every layer; by energy: of all layers as one matrix",
+    ]
+    now, then = found["trained"]["metrics"][name], run.record.metric.value
+    if now != then:
+        parts.append(f"as trained, {name} is {now:.6f} here and was {then:.6f} in the run: another machine rounds")
+    return "\n\n".join(parts)
+
+
+VERB = Verb(
+    name="truncate",
+    summary="the metric against the rank that is kept after training",
+    description="Replaces every layer's update by its best approximation of each rank, evaluates it, and writes\n"
+    f"{FILENAME} into the run's folder; the run itself stays as it is.",
+    example="python -m weights truncate runs/demo/0123456789ab --rank 1,2,4,8",
+    add_arguments=_add_arguments,
+    run=_run,
+)
