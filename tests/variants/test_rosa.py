@@ -127,7 +127,7 @@ def test_values_gradients_and_moments_have_as_many_entries_as_the_support():
         moments = [tensor for tensor in loop.optimizer.state[adapter.values].values() if tensor.ndim]
         assert [tuple(tensor.shape) for tensor in moments] == [(len(adapter.indices),)] * 2
         assert sum(tensor.nbytes for tensor in moments) == 2 * 8 * len(adapter.indices)
-    assert loop.variant._sums == {} and all(a.gradient is None for a in loop.variant.adapters.values())
+    assert loop.variant.state_dict()["sums"] == {} and all(a.gradient is None for a in loop.variant.adapters.values())
 
 
 def test_a_restart_begins_anew_with_the_support():
@@ -138,7 +138,7 @@ def test_a_restart_begins_anew_with_the_support():
     for name, adapter in adapters.items():
         assert torch.equal(adapter.A, start[name]) and not adapter.B.any() and not adapter.values.any()
         assert adapter.settled and not {adapter.A, adapter.B, adapter.values} & loop.optimizer.state.keys()
-    assert loop.variant._start == {}
+    assert loop.variant.state_dict()["start"] == {}
     loop.until(8)
     assert all(float(loop.optimizer.state[adapter.B]["step"]) == 1 for adapter in adapters.values())
 
@@ -167,13 +167,13 @@ def test_a_skipped_step_leaves_nothing_in_the_statistic_and_the_next_one_takes_i
         return (x * math.nan, y) if step == 6 else (x, y)
 
     plain, run = looped().until(5), looped(data=poisoned, skipped=[6]).until(6)
-    for name, sums in plain.variant._sums.items():
-        assert torch.equal(run.variant._sums[name], sums)
+    for name, sums in plain.variant.state_dict()["sums"].items():
+        assert torch.equal(run.variant.state_dict()["sums"][name], sums)
     run.until(7)
-    assert run.variant._collected == 2 and not run.variant._chosen
-    assert all(bool(sums.isfinite().all()) for sums in run.variant._sums.values())
+    assert run.variant.state_dict()["collected"] == 2 and not run.variant.state_dict()["chosen"]
+    assert all(bool(sums.isfinite().all()) for sums in run.variant.state_dict()["sums"].values())
     run.until(8)
-    assert run.variant._chosen
+    assert run.variant.state_dict()["chosen"]
 
 
 def test_a_run_of_skipped_steps_ends_with_an_error():

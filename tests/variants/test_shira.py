@@ -133,7 +133,7 @@ def test_values_stay_zero_until_the_gradients_have_chosen():
     contract.train(run, 3)
     for adapter in run.variant.adapters.values():
         assert not adapter.values.any() and adapter.values not in run.optimizer.state
-    assert run.variant._sums == {}
+    assert run.variant.state_dict()["sums"] == {}
     contract.train(run, 4)
     assert all(adapter.values.all() for adapter in run.variant.adapters.values())
 
