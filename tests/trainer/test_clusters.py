@@ -20,6 +20,8 @@ from tests.trainer.sweeping import rows
 from trainer import record as records
 from trainer.machine import lock
 
+pytestmark = pytest.mark.slow
+
 LONG = ["train.epochs=25", "train.eval_every=50", "machine.save_every=40", "machine.threads=1"]  # 150 steps
 
 

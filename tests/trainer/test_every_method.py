@@ -19,6 +19,8 @@ from trainer.model import backbone as models
 from variants.core import state_files
 from variants.testing.case import same
 
+pytestmark = pytest.mark.slow
+
 every_method = pytest.mark.parametrize("method", [run for _, run in METHODS.values()], ids=METHODS)
 SAME = {key: run for key, (name, run) in METHODS.items() if class_of(name).same_in_batches}
 

@@ -34,6 +34,8 @@ from trainer.machine import lock, signals
 from variants.core import state_files
 from variants.lora import LoRA
 
+pytestmark = pytest.mark.slow
+
 SWEEP = ["seed=0,1,2", "train.max_steps=8", "train.eval_every=4", "machine.save_every=1", "machine.threads=1"]
 
 

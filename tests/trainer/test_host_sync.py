@@ -16,6 +16,8 @@ from trainer.loop.loop import Loop
 from variants.core.kernels import dropout
 from variants.core.variant import field_names
 
+pytestmark = pytest.mark.slow
+
 # What makes Python wait for the device, with or without a GPU: numbers, and shapes that numbers decide.
 READS = {
     torch.ops.aten._local_scalar_dense.default: "item",

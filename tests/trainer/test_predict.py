@@ -13,6 +13,8 @@ from trainer.model import backbone as models
 from trainer.runs.dry_run import predict
 from trainer.sweeps.plan import plan
 
+pytestmark = pytest.mark.slow
+
 PARTS = ("weights", "gradients", "optimizer", "activations")
 
 

@@ -26,6 +26,8 @@ from variants.core import state_files, training_state
 from variants.lora import LoRA
 from variants.testing import toys
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def in_two(tmp_path_factory) -> dict[str, Any]:

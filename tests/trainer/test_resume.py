@@ -14,6 +14,8 @@ from trainer.loop.checkpoints import Checkpoints
 from trainer.record import Record
 from variants.lora import LoRA
 
+pytestmark = pytest.mark.slow
+
 
 @dataclass(kw_only=True)
 class Mortal(LoRA):

@@ -8,6 +8,8 @@ from tests.trainer.process import sweep
 from tests.trainer.sweeping import finished
 from trainer import record as records
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_sweep_runs_what_is_missing_and_goes_on_after_a_failure(tiny_overrides, tmp_path):
     code, output = sweep([*tiny_overrides, "variant=lora", "variant.rank=2,0,4", "train.max_steps=2"])

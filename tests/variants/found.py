@@ -6,10 +6,11 @@ import dataclasses
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 import variants
@@ -47,6 +48,15 @@ def cases() -> list[Case]:
         return case.kind == "Linear" or is_first or "dropout" in case.params or not issubclass(case.cls, AdapterVariant)
 
     return [case for case in every_case() if needed(case)]
+
+
+def marked(cases: Iterable[Case]) -> list[Any]:
+    """The cases as parameters of a test, all slow but the first entry of each class on Linear."""
+    quick = {(cls, repr(cls.test_params()[0]), "Linear") for cls in all_variants()}
+    return [
+        pytest.param(case, marks=() if (case.cls, repr(case.params), case.kind) in quick else pytest.mark.slow)
+        for case in cases
+    ]
 
 
 def yaml_faults(cls: type[Variant], folder: Path = CONF) -> str | None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers.pytorch_utils import Conv1D
 
-from tests.variants.found import all_variants, cases, every_case, yaml_faults
+from tests.variants.found import all_variants, cases, every_case, marked, yaml_faults
 from variants.core import layers, target_modules
 from variants.core.adapters.adapter import LowRank
 from variants.core.variant import Variant
@@ -19,7 +19,7 @@ from variants.testing.check import check_case
 from variants.testing.toys import KINDS, TARGETS, Toy, data, prepared
 
 
-@pytest.mark.parametrize("case", cases(), ids=str)
+@pytest.mark.parametrize("case", marked(cases()), ids=str)
 def test_variant_keeps_its_promises(case: Case) -> None:
     check_case(dataclasses.replace(case))  # a copy, whose trainings go when it does
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from tests.variants.found import cases
+from tests.variants.found import cases, marked
 from variants.core import handover, target_modules
 from variants.core.adapters import svd
 from variants.core.adapters.adapter import Adapter, LowRank
@@ -99,7 +99,7 @@ def test_zeros_go():
 GOING_OUT = [case for case in cases() if case.kind == "Linear" or not case.params.get("dropout")]
 
 
-@pytest.mark.parametrize("case", GOING_OUT, ids=str)
+@pytest.mark.parametrize("case", marked(GOING_OUT), ids=str)
 def test_a_variant_goes_out_to_peft_and_as_a_plain_model_with_equal_outputs(case: Case, monkeypatch, tmp_path):
     monkeypatch.setitem(KINDS, "Conv1D", lambda: (Conv1D(12, 8), Conv1D(8, 12)))  # PEFT knows transformers' own alone
     if case.refusal is not None:

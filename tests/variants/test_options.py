@@ -70,6 +70,7 @@ FIELDS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("cls", "name"), FIELDS, ids=lambda part: part if isinstance(part, str) else part.__name__)
 def test_every_field_changes_what_is_trained(cls: type[Variant], name: str) -> None:
     assert makes_a_difference(cls, name), "in none of the settings in test_params() another value trains otherwise"

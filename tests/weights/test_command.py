@@ -23,6 +23,8 @@ from weights.tables import markdown
 
 peft = pytest.importorskip("peft")
 
+pytestmark = pytest.mark.slow
+
 TEXTS = ["a lovely film", "the plot is awful very awful", "dull"]
 
 

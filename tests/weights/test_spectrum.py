@@ -18,6 +18,8 @@ from tests.conftest import ROOT
 from variants.core.decompositions import choose_rank, decompose
 from weights import backbone, cli
 
+pytestmark = pytest.mark.slow
+
 QUERY = "encoder.layer.0.attention.self.query"
 
 

@@ -19,6 +19,8 @@ from trainer.sweeps.plan import Planned
 from trainer.trackers import guard
 from trainer.trackers.tracker import RunInfo
 
+pytestmark = pytest.mark.slow
+
 TROUBLE = "tests.trainer.trackers.trouble.Trouble"
 
 

@@ -23,6 +23,8 @@ from trainer.trackers import guard
 from trainer.trackers.tracker import RunInfo
 from trainer.trackers.trackio import Trackio, accepted
 
+pytestmark = pytest.mark.slow
+
 TRACKIO = ["tracker=trackio", "machine.log_every=2"]
 COMMAND = Path(sys.executable).with_name("trackio")
 

@@ -21,6 +21,8 @@ from trainer.loop.loop import Loop
 from trainer.runs.run import run
 from trainer.sweeps.plan import plan
 
+pytestmark = pytest.mark.slow
+
 KEY = "a1b2c3d4e5" * 4  # forty characters, as W&B's are
 
 
