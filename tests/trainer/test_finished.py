@@ -22,6 +22,8 @@ from trainer.record import Record
 from trainer.runs.finished import opened
 from trainer.sweeps.plan import identify
 
+pytestmark = pytest.mark.slow
+
 ADALORA = ["variant=adalora", "variant.rank=4", "variant.target_rank=1", "variant.interval=2"]
 PEFT_ADALORA = ["variant=peft_adalora", *(f"variant.options.{name}=2" for name in ("tinit", "tfinal", "target_r"))]
 

@@ -29,6 +29,8 @@ from variants.sora import SoRA
 from variants.sparse import SparseLoRA
 from variants.testing.case import finite
 
+pytestmark = pytest.mark.slow
+
 # -- an importance average poisoned by one gradient that is not finite ------------------------------
 
 
