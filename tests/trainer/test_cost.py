@@ -70,7 +70,7 @@ def test_the_peak_is_of_the_run_not_of_the_process():
     # In a process of its own, whose peak nothing else moves.
     code = """
 import torch
-from trainer import cost
+from trainer.loop import cost
 large = torch.ones(300 * 2**20, dtype=torch.uint8)
 before = cost.peak_rss()
 del large

@@ -31,8 +31,8 @@ from pathlib import Path
 import pandas as pd
 import torch
 from tests.composing import composed
-from trainer.plan import plan
-from trainer.run import run
+from trainer.sweeps.plan import plan
+from trainer.runs.run import run
 
 torch.set_num_threads(1)
 for number, overrides in enumerate(json.loads(sys.argv[1])):

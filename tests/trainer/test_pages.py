@@ -17,7 +17,7 @@ LINUX = sys.platform == "linux" and hasattr(ctypes.CDLL(None), "gnu_get_libc_ver
 # with pages kept, twice, then after they were given back.
 COUNTING = """
 import ctypes, resource
-from trainer import pages
+from trainer.machine import malloc as pages
 
 library = ctypes.CDLL(None)
 library.malloc.restype = ctypes.c_void_p

@@ -99,7 +99,7 @@ WRONG = """
 import sys
 from pathlib import Path
 from trainer.errors import ConfigError
-from trainer.sources import fetch_model
+from trainer.data.sources import fetch_model
 from trainer.data.sources.hub import HubModel
 try:
     fetch_model([HubModel("owner/name")], {"model.safetensors": "0" * 64})

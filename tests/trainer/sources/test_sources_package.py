@@ -183,7 +183,7 @@ def test_processes_that_start_at_once_fetch_once(index, cache):
 
 BUILD = """
 import sys, time
-from trainer.sources import cache
+from trainer.data.sources import cache
 def build(folder):
     (folder / "half").write_text("half")
     print("building", flush=True)
