@@ -106,7 +106,7 @@ DRAWN = {"dylora": 1}  # its rank, a number of the host's generator
 RUNS = {key: run for key, run in METHODS.items() if run[0] != "peft_adalora"}
 ONE_OF_EACH = {name: run for name, run in FIRST.items() if run in RUNS.values()}
 # Steps of these between the first and the last in which something is decided.
-DECISIONS = {"adalora": 3, "elalora": 3, "increlora": 4, "rosa": 1, "sparse": 7, "spiel": 3}
+DECISIONS = {"_template_adaptive": 7, "adalora": 3, "elalora": 3, "increlora": 4, "rosa": 1, "sparse": 7, "spiel": 3}
 
 
 def usual(name: str) -> Counter[str]:
