@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo dashboard test lint table bench bench-analysis bench-scale
+.PHONY: help setup demo dashboard test test-fast lint table bench bench-analysis bench-scale
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | column -t -s '|'
@@ -27,6 +27,9 @@ dashboard: $(STAMP) ## the runs of tracker=trackio, in a browser on this machine
 
 test: lint ## lint, types and the whole test suite
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+test-fast: $(STAMP) ## the tests that are not marked slow, in less than two minutes on two cores
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist worksteal
 
 lint: $(STAMP) ## ruff and mypy
 	$(BIN)/ruff check .

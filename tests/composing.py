@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -13,29 +14,31 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from tests.conftest import ROOT
 from trainer.config import register
 from trainer.sweeps import sweep
 
-COMPOSED: dict[tuple[str, ...], DictConfig] = {}
+CONF = Path(__file__).parents[1] / "conf"
 
 
 def by_hydra(overrides: list[str]) -> DictConfig:
     """As train.py does it, in a tenth of a second."""
     register()
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose("config", overrides)
+
+
+@functools.cache
+def of_files(overrides: tuple[str, ...]) -> DictConfig:
+    """`by_hydra` for overrides that choose files."""
+    return by_hydra(list(overrides))
 
 
 def composed(overrides: list[str]) -> DictConfig:
     """The same, or the same error, in milliseconds where files were chosen like this before."""
     if any(text.startswith(("hydra", "+hydra", "~hydra")) for text in overrides):
         return by_hydra(overrides)
-    files = tuple(text for text in overrides if field(text) is None)
-    if files not in COMPOSED:
-        COMPOSED[files] = by_hydra(list(files))
-    config = copy.deepcopy(COMPOSED[files])
+    config = copy.deepcopy(of_files(tuple(text for text in overrides if field(text) is None)))
     try:
         for text in overrides:
             if (found := field(text)) is not None:
@@ -49,7 +52,7 @@ def composed(overrides: list[str]) -> DictConfig:
 def field(text: str) -> tuple[str, Any] | None:
     """Name and value where an override gives one field a value; None where it chooses a file, adds or takes away."""
     try:
-        return sweep.field(_parser(), text, lambda key: (ROOT / "conf" / key).is_dir())
+        return sweep.field(_parser(), text, lambda key: (CONF / key).is_dir())
     except HydraException:
         return None
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from trainer import class_source
+from trainer import class_source, identity_v1
 
 VERSION = 2
 
@@ -40,8 +40,6 @@ def identify(parts: Mapping[str, Any], content: Mapping[str, Any], defaults: Map
     content: fingerprints of the user's own files by field, which stand in for their paths. defaults: of the schema's
     fields, by their dotted names.
     """
-    from trainer import identity_v1
-
     settings = {name: canonical(value) for name, value in flatten(parts) if not _is_path(name)}
     files = {name: canonical(value) for name, value in flatten(content) if value is not None}
     targets = {name.removesuffix("._target_"): str(value) for name, value in settings.items() if _is_class(name)}

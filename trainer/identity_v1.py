@@ -12,8 +12,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from trainer.identity import reduced
-
 _KNOWN = json.loads((Path(__file__).parent / "identity_v1.json").read_text(encoding="utf-8"))
 _GIVEN = "<must be given>"  # in the place of a default
 
@@ -50,8 +48,8 @@ def leaves(settings: Mapping[str, Any], kinds: Mapping[str, str], defaults: Mapp
     return found
 
 
-def identity(found: Mapping[str, Any]) -> dict[str, Any]:
-    """The leaves that name a run today, from those that version 1 hashed."""
+def read(found: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str], dict[str, Any]]:
+    """Settings, kinds and defaults of a run, as `trainer.identity.reduced` takes them, from what version 1 hashed."""
     targets = {name.removesuffix("._target_"): path for name, path in found.items() if name.endswith("._target_")}
     kinds = {node: path.rpartition(".")[2] if path in CLASSES else path for node, path in targets.items()}
     defaults = dict(SCHEMA)
@@ -63,7 +61,7 @@ def identity(found: Mapping[str, Any]) -> dict[str, Any]:
             # Version 1 left out nulls. A dictionary's leaves have longer names, an empty one has none.
             if default not in (None, _GIVEN, {}) and name not in found and not name.endswith("path"):
                 absent[name] = None
-    return reduced({**found, **absent}, kinds, defaults)
+    return {**found, **absent}, kinds, defaults
 
 
 def _knew(name: str, kinds: Mapping[str, str]) -> bool:

@@ -31,7 +31,7 @@ from typing import Any
 import orjson
 
 from trainer import identity_v1
-from trainer.identity import flatten
+from trainer.identity import flatten, reduced
 from trainer.identity import run_id as hashed
 
 VERSION = 2
@@ -218,7 +218,7 @@ class Record:
         plain = parts.pop("")
         plain.pop(CHECKSUM, None)
         if plain["version"] == 1:
-            identity = identity_v1.identity(held["config"])
+            identity = reduced(*identity_v1.read(held["config"]))
             held["identity"] = hold("identity", tuple(identity), tuple(identity.values()))
         return cls(**plain, **groups, **parts, **held)  # type: ignore[arg-type]
 

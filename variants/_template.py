@@ -1,16 +1,13 @@
-"""Template: a method of your own. Copy this file to variants/<method>.py and its YAML beside the others.
+"""Template of a method without hooks: LoRA whose scaling is trained, one number s for each layer.
 
-This one is LoRA-FA: A stays as it was drawn, only B is trained.
-
-    y = W x + (α/r) B A dropout(x)          A: r×in, frozen    B: out×r, zero
+    y = W x + s · B A dropout(x)          A: r×in, drawn    B: out×r, zero    s: 1, one
 
 # todo: the method's equation, in the symbols of its paper, and where each symbol is in the code
-Paper     Zhang et al. 2023, "LoRA-FA: Memory-efficient Low-rank Adaptation for Large Language Models
-          Fine-tuning", arXiv 2308.03303.
+Paper     # todo: authors, year, title, arXiv number. Here: Hu et al. 2021 (LoRA), arXiv 2106.09685, with α/r trained.
 # todo: repository and commit of the released code, and what it does otherwise than the paper
-Hooks     none.  # todo: which hooks the method uses, and for what
-Cost      r · out parameters; of the input of a layer only the r products A x are kept for backward.
-Decay     B decays.  # todo: what of yours does not (`optimizer_options`, `decays`), by its paper or its code
+Hooks     none.  # todo: which hooks the method uses, and for what; `_template_adaptive.py` uses two
+Cost      r(in + out) + 1 parameters of a layer.
+Decay     A and B decay, s does not.
 Known     # todo: what is known against it
 """
 
@@ -19,41 +16,44 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 from variants.core import field_checks
-from variants.core.adapters.adapter import LowRank
+from variants.core.adapters.adapter import LowRank, check_rank
 from variants.core.variant import AdapterVariant
 
 
-class FrozenA(LowRank):
-    """Low rank with A frozen."""
+class Scaled(LowRank):
+    """ΔW = s · B A, with s (1,) trained."""
 
-    def __init__(self, base: nn.Module, rank: int, scale: float, dropout: float) -> None:
-        super().__init__(base, rank, scale, dropout)
-        self.A.requires_grad_(False)
+    def __init__(self, base: nn.Module, rank: int, dropout: float) -> None:
+        super().__init__(base, rank, 1.0, dropout)
+        self.s = nn.Parameter(self.A.new_ones(1))
+
+    def factors(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        return self.A, self.B * self.s, None
 
     def closed_form(self) -> int:
         # todo: the number of trainable parameters by formula; the contract compares it with the real one
-        return self.rank * self.out_features
+        return self.rank * self.cost + 1
 
 
 @dataclass(kw_only=True)
 class Template(AdapterVariant):
-    """LoRA-FA. The fields are the hyperparameters; the YAML lists them all.
+    """LoRA with a trained scaling. The fields are the hyperparameters; the YAML lists them all.
 
-    rank: of every adapted layer. alpha: numerator of the scaling. dropout: on the adapter's input.
+    rank: of every adapted layer. dropout: on the adapter's input.
     """
 
+    # todo: for runs that keep their names when the class gets another, kind = "my-method" here, without an annotation
     name: str = "template"
     rank: int = 8
-    alpha: float = 16.0
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
         # todo: one line for each value that can't be: the field, the value, what is allowed
         field_checks.whole(self, "rank")
-        field_checks.positive(self, "alpha")
         field_checks.share(self, "dropout")
 
     @classmethod
@@ -61,14 +61,12 @@ class Template(AdapterVariant):
         # todo: settings that fit layers of width 8, one for each thing that the method can do
         return [{"rank": 2}, {"rank": 4, "dropout": 0.1}]
 
-    def build(self, name: str, layer: nn.Module) -> FrozenA:
-        return FrozenA(layer, self.rank, self.alpha / self.rank, self.dropout)
+    def check(self, model: nn.Module, head: Any = ()) -> None:
+        for layer in self.select(model, head).values():
+            check_rank(self.rank, layer)
 
-    def state_dict(self) -> dict[str, Any]:
-        # todo: what is needed besides the trained parameters; here A, which no seed has to draw again
-        return {name: adapter.A.detach() for name, adapter in self.adapters.items() if isinstance(adapter, FrozenA)}
+    def build(self, name: str, layer: nn.Module) -> Scaled:
+        return Scaled(layer, self.rank, self.dropout)
 
-    def load_state_dict(self, state: Any) -> None:
-        for name, adapter in self.adapters.items():
-            if isinstance(adapter, FrozenA):
-                adapter.A.data.copy_(state[name])
+    def decays(self, name: str) -> bool:
+        return not name.endswith(".s")

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from benchmarks import analysis_speed
 from trainer.record import Record
+
+pytestmark = pytest.mark.slow
 
 
 def test_its_records_are_records_of_runs_with_distinct_settings():

@@ -12,9 +12,9 @@ from tests.variants.found import cases
 from trainer.errors import ConfigError
 from trainer.machine import processes, sharding
 from variants.core import collectives, state_files, training_state
-from variants.core.case import Case
 from variants.core.step import Loss, take
-from variants.core.toys import STEPS, Toy, Trained, data
+from variants.testing.case import Case
+from variants.testing.toys import STEPS, Toy, Trained, data
 
 FIRST = 5 / 8  # the share of a batch that the first process has
 

@@ -15,10 +15,12 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.trainer import fake_slurm
+from tests.trainer.process import start
 from tests.trainer.sweeping import rows
-from tests.trainer.test_sweep import start
 from trainer import record as records
 from trainer.machine import lock
+
+pytestmark = pytest.mark.slow
 
 LONG = ["train.epochs=25", "train.eval_every=50", "machine.save_every=40", "machine.threads=1"]  # 150 steps
 

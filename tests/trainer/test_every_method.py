@@ -5,77 +5,24 @@ The contract checks the same of a method on toys; here it is the trainer that ca
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-import yaml
-from hydra.utils import get_class
 
 from tests.conftest import folder_of
-from tests.trainer.test_resume import outcome
-from tests.variants.found import CONF
+from tests.trainer.every_method import LOOP, METHODS, class_of
+from tests.trainer.left_behind import outcome
 from trainer.loop.checkpoints import Checkpoints
 from trainer.model import backbone as models
 from variants.core import state_files
-from variants.core.case import same
-from variants.core.contract import HOOKS
-from variants.core.toys import STEPS
-from variants.core.variant import Variant, field_names
-from variants.peft import Peft
+from variants.testing.case import same
 
-OWN = {  # settings of files whose class has none that fit; the others train with their test_params
-    "peft": [],
-    "peft_lora": [],
-    "peft_adalora": ["variant.options.tinit=2", "variant.options.tfinal=3"],
-}
-FURTHER = [
-    ("adalora", ["variant.rank=4", "variant.target_rank=2", "variant.budget=1500", "variant.final_steps=3"]),
-    ("adalora", ["variant.rank=4", "variant.target_rank=2", "variant.profile=released", "variant.interval=3"]),
-    ("increlora", ["variant.target_rank=2", "variant.top=6", "variant.warmup=3", "optim.schedule=cosine"]),
-    ("increlora", ["variant.target_rank=2", "variant.top=6", "variant.profile=released", "variant.interval=2"]),
-    ("lora", ["variant.init=pissa", "variant.alpha=8"]),
-    ("shira", ["variant.rank=2", "variant.mask=gradient", "variant.collect_steps=3"]),
-    ("sora", ["variant.rank=4", "variant.budget=900", "variant.final_steps=3"]),
-    ("sparse", ["variant.rank=4", "variant.schedule=rigl", "variant.score=gradient", "variant.interval=2"]),
-]
+pytestmark = pytest.mark.slow
 
-
-def class_of(name: str) -> type[Variant]:
-    """The class that a file in conf/variant is for."""
-    if name in OWN:
-        return Peft
-    node = yaml.safe_load((CONF / f"{name}.yaml").read_text())
-    if "defaults" in node:  # a preset of another file
-        return class_of(node["defaults"][0])
-    return get_class(node.get("variant", node)["_target_"])
-
-
-def methods() -> list[tuple[str, list[str]]]:
-    """(file in conf/variant, overrides): the first settings of every class, and further ones where it has hooks."""
-    found = []
-    for path in sorted(CONF.glob("*.yaml")):
-        if path.stem in OWN:
-            found.append((path.stem, OWN[path.stem]))
-            continue
-        cls = class_of(path.stem)
-        has_hooks = any(getattr(cls, hook) is not getattr(Variant, hook) for hook in HOOKS)
-        # Budgets and patterns mean the layers of a toy.
-        fitting = [p for p in cls.test_params() if "budget" not in p and not any("pattern" in name for name in p)]
-        four = {"targets": ["query", "value"]} if "targets" in field_names(cls) else {}  # layers, as a toy has
-        for params in fitting[: 2 if has_hooks else 1]:
-            settings = {**four, **params}
-            found.append((path.stem, [f"variant.{name}={json.dumps(value)}" for name, value in settings.items()]))
-    return found + FURTHER
-
-
-METHODS = {" ".join([name, *overrides]): (name, [f"variant={name}", *overrides]) for name, overrides in methods()}
 every_method = pytest.mark.parametrize("method", [run for _, run in METHODS.values()], ids=METHODS)
 SAME = {key: run for key, (name, run) in METHODS.items() if class_of(name).same_in_batches}
-LOOP = [f"train.max_steps={STEPS}", "train.checkpoint=last", "train.group_by_length=false"]
-STRAIGHT: dict[tuple[str, ...], dict[str, Any]] = {}  # what runs that nothing disturbed ended with
 
 
 @pytest.fixture
@@ -97,15 +44,21 @@ def ends_with(carry_out, tmp_path) -> Callable[..., dict[str, Any]]:
     return carried_out
 
 
+@pytest.fixture(scope="module")
+def undisturbed() -> dict[tuple[str, ...], dict[str, Any]]:
+    """What runs that nothing disturbed ended with, by their overrides."""
+    return {}
+
+
 @pytest.fixture
-def straight(ends_with) -> Callable[[list[str]], dict[str, Any]]:
+def straight(ends_with, undisturbed) -> Callable[[list[str]], dict[str, Any]]:
     """What a run ends with that nothing disturbs; carried out once for all tests."""
 
     def found(method: list[str]) -> dict[str, Any]:
         key = tuple(method)
-        if key not in STRAIGHT:
-            STRAIGHT[key] = ends_with(*method)
-        return STRAIGHT[key]
+        if key not in undisturbed:
+            undisturbed[key] = ends_with(*method)
+        return undisturbed[key]
 
     return found
 

@@ -20,6 +20,8 @@ from weights.cli import main
 
 peft = pytest.importorskip("peft")
 
+pytestmark = pytest.mark.slow
+
 TEXTS = ["a lovely film", "the plot is awful very awful very awful", "dull"]
 LABELS = {0: "bad", 1: "good"}
 

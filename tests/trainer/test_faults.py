@@ -13,8 +13,10 @@ import random
 import signal
 import socket
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -22,8 +24,8 @@ from hydra.core.plugins import Plugins
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 from safetensors import SafetensorError
 
+from tests.trainer.process import sweep as command
 from tests.trainer.sweeping import ended, forked, rows, sweep, wait_for
-from tests.trainer.test_sweep import sweep as command
 from trainer import record as records
 from trainer.errors import ConfigError
 from trainer.loop.checkpoints import Checkpoints
@@ -31,6 +33,8 @@ from trainer.loop.loop import Loop
 from trainer.machine import lock, signals
 from variants.core import state_files
 from variants.lora import LoRA
+
+pytestmark = pytest.mark.slow
 
 SWEEP = ["seed=0,1,2", "train.max_steps=8", "train.eval_every=4", "machine.save_every=1", "machine.threads=1"]
 
@@ -297,17 +301,15 @@ def test_a_hub_that_hangs_costs_seconds_and_is_one_line(tiny_overrides, tmp_path
     assert not list(records.find(tmp_path / "runs")), "a run that can't be named has no folder"
 
 
-HUNGRY: dict[int, object] = {}
-
-
 @dataclass(kw_only=True)
 class Hungry(LoRA):
-    """LoRA that runs out of memory at step 3, of the kind that HUNGRY says for its turn."""
+    """LoRA that runs out of memory at step 3, each run in the way that is next."""
+
+    ways: ClassVar[Iterator[Callable[[], object]] | None] = None
 
     def on_step_begin(self, step):
-        if step.index == 3 and HUNGRY:
-            _, call = HUNGRY.popitem()
-            call()
+        if step.index == 3 and self.ways is not None:
+            next(self.ways, lambda: None)()
 
 
 def raising(error: Exception):
@@ -317,16 +319,15 @@ def raising(error: Exception):
     return call
 
 
-def test_out_of_memory_is_recorded_and_the_sweep_goes_on(tiny_overrides, tmp_path, undisturbed, caplog):
+def test_out_of_memory_is_recorded_and_the_sweep_goes_on(tiny_overrides, tmp_path, undisturbed, caplog, monkeypatch):
     hungry = [f"variant._target_={__name__}.Hungry"]
     expected = undisturbed(*hungry)
-    HUNGRY.update(
-        {
-            2: lambda: torch.empty(1 << 60, dtype=torch.uint8),
-            1: raising(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")),
-            0: raising(MemoryError("no more")),
-        }
-    )
+    ways = [
+        raising(MemoryError("no more")),
+        raising(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")),
+        lambda: torch.empty(1 << 60, dtype=torch.uint8),
+    ]
+    monkeypatch.setattr(Hungry, "ways", iter(ways))
     kinds = dict(enumerate(["MemoryError: no more", "OutOfMemoryError: CUDA out of memory", "RuntimeError: "]))
     settings = [*tiny_overrides, *SWEEP, *hungry, "study=hungry"]
     with pytest.raises(ConfigError, match="3 of 3 runs failed, the first: "):

@@ -14,12 +14,15 @@ import torch
 from omegaconf import OmegaConf
 
 from tests.conftest import folder_of, write_csv
+from tests.trainer.edited import signed, without_hashes
 from trainer import record as records
 from trainer.config import Config
 from trainer.errors import ConfigError
 from trainer.record import Record
 from trainer.runs.finished import opened
 from trainer.sweeps.plan import identify
+
+pytestmark = pytest.mark.slow
 
 ADALORA = ["variant=adalora", "variant.rank=4", "variant.target_rank=1", "variant.interval=2"]
 PEFT_ADALORA = ["variant=peft_adalora", *(f"variant.options.{name}=2" for name in ("tinit", "tfinal", "target_r"))]
@@ -82,18 +85,6 @@ def test_a_run_that_was_moved_is_found_by_what_it_is(carry_out, tmp_path):
     shutil.move(folder_of(record, tmp_path), tmp_path / "elsewhere")
     with opened(tmp_path / "elsewhere") as run:
         assert run.evaluate().metrics == record.metrics
-
-
-def signed(row: dict) -> dict:
-    """An edited row with the checksum of what it says now."""
-    return row | {records.CHECKSUM: records.checksum(row)}
-
-
-def without_hashes(folder: Path) -> None:
-    """Makes a run's record one of those that don't know the hashes of their files."""
-    row = json.loads((folder / records.FILENAME).read_text())
-    kept = {name: value for name, value in row.items() if not name.startswith("files.")}
-    (folder / records.FILENAME).write_text(json.dumps(signed(kept)))
 
 
 @pytest.fixture

@@ -15,6 +15,8 @@ import pytest
 
 from tests.conftest import ROOT, tiny_run, write_csv
 
+pytestmark = pytest.mark.slow
+
 # Classes that are equal as numbers, methods with several layers, groups of parameters and states, and PEFT's sets.
 SETTINGS = [
     ["variant=lora", "variant.targets=[query,value,dense]", "optim.head_lr=5e-3", "optim.weight_decay=0.1"],

@@ -15,6 +15,8 @@ from trainer.machine import launch
 from trainer.machine.launch import Launch
 from trainer.sweeps.plan import plan
 
+pytestmark = pytest.mark.slow
+
 TORCHRUN = {
     "RANK": "3",
     "WORLD_SIZE": "4",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -22,19 +22,19 @@ from variants.core.variant import Step
 from variants.lora import LoRA
 from variants.sora import SoRA
 
-SPIES: list[Any] = []
-
 
 @dataclass(kw_only=True)
 class Spy(LoRA):
     """LoRA that notes when its hooks are called and what it can see there."""
+
+    attached: ClassVar[list[Any]]  # of a test, which has the fixture `spies`
 
     def attach(self, model, head=()):
         super().attach(model, head)
         self.events: list[tuple[str, Any, bool, torch.Tensor]] = []
         self.weight = next(iter(self.adapters.values())).B
         model.register_forward_pre_hook(lambda module, _: self.note("forward" if module.training else "eval"))
-        SPIES.append(self)
+        self.attached.append(self)
         return model
 
     def note(self, name: str, step: Step | None = None) -> None:
@@ -61,11 +61,12 @@ class Spy(LoRA):
 class Disturbed(LoRA):
     """LoRA whose penalty is not a number at the steps in `bad`."""
 
+    attached: ClassVar[list[Any]]
     bad: list[int] = field(default_factory=list)
 
     def attach(self, model, head=()):
         self.called: list[str] = []
-        SPIES.append(self)
+        self.attached.append(self)
         return super().attach(model, head)
 
     def on_step_begin(self, step):
@@ -83,6 +84,15 @@ class Disturbed(LoRA):
         self.called.append(f"update {step.index}")
 
 
+@pytest.fixture
+def spies(monkeypatch) -> list[Any]:
+    """The spies that the runs of a test attach, in order."""
+    attached: list[Any] = []
+    for cls in (Spy, Disturbed, Pulled):
+        monkeypatch.setattr(cls, "attached", attached, raising=False)
+    return attached
+
+
 def variant(cls: type) -> str:
     return f"variant._target_={cls.__module__}.{cls.__name__}"
 
@@ -92,9 +102,9 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_hooks_are_called_where_they_are_documented(carry_out, accumulate):
+def test_hooks_are_called_where_they_are_documented(carry_out, accumulate, spies):
     carry_out(variant(Spy), "train.max_steps=3", f"train.accumulate={accumulate}", "train.checkpoint=last")
-    events = SPIES[-1].events
+    events = spies[-1].events
     one_step = ["begin", *["forward"] * accumulate, "gradients", "update"]
     assert [event[0] for event in events if event[0] != "eval"] == [*one_step * 3, "end"]
     assert [index for name, index, *_ in events if name in ("begin", "gradients", "update")] == [
@@ -111,15 +121,15 @@ def test_hooks_are_called_where_they_are_documented(carry_out, accumulate):
     assert [index for name, index, *_ in events if name == "end"] == [3]
 
 
-def test_hooks_see_gradients_before_and_after_the_parameters_move(carry_out):
+def test_hooks_see_gradients_before_and_after_the_parameters_move(carry_out, spies):
     carry_out(variant(Spy), "train.max_steps=3", "optim.warmup=0")
-    begin, _, gradients, update = SPIES[-1].events[:4]
+    begin, _, gradients, update = spies[-1].events[:4]
     assert not begin[2] and gradients[2] and update[2]
     assert torch.equal(begin[3], gradients[3])
     assert not torch.equal(gradients[3], update[3])
 
 
-def test_the_penalty_is_logged_apart_and_is_no_part_of_the_evaluation_loss(carry_out, tmp_path):
+def test_the_penalty_is_logged_apart_and_is_no_part_of_the_evaluation_loss(carry_out, tmp_path, spies):
     plain = carry_out("train.max_steps=4", "machine.log_every=1")
     spied = carry_out(variant(Spy), "train.max_steps=4", "machine.log_every=1")
     logs = [lines(folder_of(record, tmp_path) / "metrics.jsonl") for record in (plain, spied)]
@@ -130,9 +140,9 @@ def test_the_penalty_is_logged_apart_and_is_no_part_of_the_evaluation_loss(carry
     assert logs[0][-1]["eval/loss"] == logs[1][-1]["eval/loss"] < 7
 
 
-def test_a_step_with_a_gradient_that_is_not_finite_is_left_out_and_counted(carry_out, tmp_path):
+def test_a_step_with_a_gradient_that_is_not_finite_is_left_out_and_counted(carry_out, tmp_path, spies):
     record = carry_out(variant(Disturbed), "+variant.bad=[3,5]", "train.max_steps=6", "machine.log_every=1")
-    called = SPIES[-1].called
+    called = spies[-1].called
     assert record.steps.skipped == 2 and record.steps.done == 6
     assert called == [f"{hook} {step}" for step in (1, 2, 4, 6) for hook in ("gradients", "update")]
     logged = {line["step"]: line for line in lines(folder_of(record, tmp_path) / "metrics.jsonl") if "lr" in line}
@@ -140,15 +150,15 @@ def test_a_step_with_a_gradient_that_is_not_finite_is_left_out_and_counted(carry
     assert logged[4]["train/task_loss"] > 0 and logged[6]["skipped"] == 2
 
 
-def test_a_skipped_step_moves_nothing(carry_out):
+def test_a_skipped_step_moves_nothing(carry_out, spies):
     carry_out(
         variant(Disturbed), "+variant.bad=[3]", "train.max_steps=3", "train.checkpoint=last", "optim.weight_decay=0.1"
     )
-    spy = SPIES[-1]
+    spy = spies[-1]
     assert all(torch.equal(spy.before[name], adapter.A) for name, adapter in spy.adapters.items())
 
 
-def test_too_many_skipped_steps_fail_the_run_with_the_reason(carry_out):
+def test_too_many_skipped_steps_fail_the_run_with_the_reason(carry_out, spies):
     with pytest.raises(RunFailed) as caught:
         carry_out(variant(Disturbed), "+variant.bad=[2,3,4]", "train.max_skipped=2")
     assert str(caught.value) == (
@@ -245,10 +255,12 @@ def steady(monkeypatch) -> list[str]:
 class Pulled(LoRA):
     """LoRA with a penalty of a size that no step overlooks; it notes the penalty's gradients of each step."""
 
+    attached: ClassVar[list[Any]]
+
     def attach(self, model, head=()):
         super().attach(model, head)
         self.sums: list[torch.Tensor] = []
-        SPIES.append(self)
+        self.attached.append(self)
         return model
 
     def on_step_begin(self, step):
@@ -276,9 +288,8 @@ class Pulled(LoRA):
 )
 @pytest.mark.parametrize("method", [LoRA, Pulled])
 def test_accumulated_batches_make_the_step_of_one_large_batch(
-    carry_out, tmp_path, steady, rows, size, accumulate, method
+    carry_out, tmp_path, steady, rows, size, accumulate, method, spies
 ):
-    SPIES.clear()
     runs = []
     for divided in (1, accumulate):
         settings = [f"train.batch_size={size * accumulate // divided}", f"train.accumulate={divided}"]
@@ -293,7 +304,7 @@ def test_accumulated_batches_make_the_step_of_one_large_batch(
             assert value == pytest.approx(other[name], rel=1e-6), name  # logged in float32 in part
     for name, tensor in parameters.items():
         torch.testing.assert_close(tensor, expected[name], rtol=1e-7, atol=1e-9, msg=name)
-    for spy in SPIES:
+    for spy in spies:
         assert [float(total) for total in spy.sums] == pytest.approx([1.0] * len(spy.sums)), "one penalty a step"
 
 

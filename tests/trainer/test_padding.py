@@ -15,6 +15,8 @@ from trainer.errors import ConfigError
 from trainer.model import backbone as models
 from trainer.runs import assemble
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):

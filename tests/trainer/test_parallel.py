@@ -25,6 +25,8 @@ from trainer.machine import lock, signals
 from trainer.sweeps import sweep as sweeps
 from trainer.sweeps.plan import plan
 
+pytestmark = pytest.mark.slow
+
 QUICK = ["variant=lora,head", "seed=0,1", "train.max_steps=4", "machine.save_every=2"]
 JOBLIB = ["hydra/launcher=cores", "hydra.launcher.n_jobs=2"]
 

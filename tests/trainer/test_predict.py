@@ -6,12 +6,14 @@ import dataclasses
 
 import pytest
 
+from tests.trainer.every_method import FIRST, LOOP, METHODS
 from tests.trainer.sweeping import finished
-from tests.trainer.test_every_method import LOOP, METHODS
 from trainer.errors import ConfigError
 from trainer.model import backbone as models
 from trainer.runs.dry_run import predict
 from trainer.sweeps.plan import plan
+
+pytestmark = pytest.mark.slow
 
 PARTS = ("weights", "gradients", "optimizer", "activations")
 
@@ -32,11 +34,10 @@ def of(record, part: str) -> int:
     return sum(of(record, name) for name in PARTS) if part == "memory" else getattr(record.memory, part)
 
 
-FIRST = dict(reversed(METHODS.values()))  # the first settings of every file in conf/variant
 FURTHER = [METHODS[key][1] for key in METHODS if "mask=gradient" in key or "init=" in key or "rigl" in key]
 
 
-@pytest.mark.parametrize("method", [*FIRST.values(), *FURTHER], ids=" ".join)
+@pytest.mark.parametrize("method", [*(overrides for _, overrides in FIRST.values()), *FURTHER], ids=" ".join)
 def test_every_part_of_the_memory_of_every_method_within_a_tenth(method, both):
     prediction, record = both(*LOOP, *method)
     # Which layers grow is the run's affair, and on a toy the ranks of different layers differ much in size.

@@ -22,8 +22,11 @@ from tests.conftest import ROOT
 from tests.trainer import alike, pair
 from trainer.machine import launch
 from trainer.runs import finished
-from variants.core import state_files, toys, training_state
+from variants.core import state_files, training_state
 from variants.lora import LoRA
+from variants.testing import toys
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

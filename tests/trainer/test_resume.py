@@ -3,59 +3,44 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
-import pandas as pd
 import pytest
 
 from tests.conftest import folder_of
+from tests.trainer.left_behind import outcome
 from trainer.loop import checkpoints
 from trainer.loop.checkpoints import Checkpoints
 from trainer.record import Record
-from variants.core import state_files
 from variants.lora import LoRA
 
-STOP: list[int] = []
-CHANGING = ("time.", "started", "finished", "memory.peak", "overrides", "study", "git.", "checksum")
+pytestmark = pytest.mark.slow
 
 
 @dataclass(kw_only=True)
 class Mortal(LoRA):
-    """LoRA whose process dies at the start of the step in STOP."""
+    """LoRA whose process dies at the start of a step."""
+
+    dies_at: ClassVar[int | None] = None
 
     def on_step_begin(self, step):
-        if STOP and step.index == STOP[0]:
+        if step.index == self.dies_at:
             raise KeyboardInterrupt
 
 
 MORTAL = f"variant._target_={__name__}.Mortal"
 
 
-def outcome(record: Record, tmp_path) -> dict[str, object]:
-    """All of a run that must not depend on interruptions."""
-    folder = folder_of(record, tmp_path)
-    row = {name: value for name, value in record.row().items() if not name.startswith(CHANGING)}
-    state = state_files.load(folder / "adapter" / "state")
-    return {
-        "row": row,
-        "parameters": {name: tensor.tolist() for name, tensor in state["parameters"].items()},
-        "variant": repr(state["variant"]),
-        "metrics": (folder / "metrics.jsonl").read_text(),
-        "ranks": (folder / "ranks.jsonl").read_text() if (folder / "ranks.jsonl").exists() else "",
-        "predictions": pd.read_parquet(folder / "predictions.parquet").to_json(),
-        "files": sorted(path.name for path in folder.iterdir()),
-    }
-
-
 @pytest.fixture
-def interrupted(carry_out):
+def interrupted(carry_out, monkeypatch):
     """Carries out a run that dies at each of `stops` in turn, then goes on to its end."""
 
     def carried_out(stops: list[int], *overrides: str) -> Record:
         for stop in stops:
-            STOP[:] = [stop]
+            monkeypatch.setattr(Mortal, "dies_at", stop)
             with pytest.raises(KeyboardInterrupt):
                 carry_out(*overrides)
-        STOP.clear()
+        monkeypatch.setattr(Mortal, "dies_at", None)
         return carry_out(*overrides)
 
     return carried_out
@@ -115,29 +100,28 @@ def test_what_the_settings_of_test_every_method_leave_out_resumes_too(carry_out,
     assert cut_off == straight
 
 
-def test_a_truncated_checkpoint_falls_back_to_the_one_before(carry_out, interrupted, tmp_path, caplog):
+def test_a_truncated_checkpoint_falls_back_to_the_one_before(carry_out, monkeypatch, tmp_path, caplog):
     settings = [MORTAL, "machine.save_every=2", "train.max_steps=9"]
     straight = outcome(carry_out(*settings, "study=straight"), tmp_path)
-    STOP[:] = [8]
+    monkeypatch.setattr(Mortal, "dies_at", 8)
     with pytest.raises(KeyboardInterrupt):
         carry_out(*settings, "study=cut")
     (newest,) = (tmp_path / "runs" / "cut").glob("*/checkpoints/step-00000006/state.safetensors")
     newest.write_bytes(newest.read_bytes()[:1000])
-    STOP.clear()
+    monkeypatch.setattr(Mortal, "dies_at", None)
     cut_off = outcome(carry_out(*settings, "study=cut"), tmp_path)
     assert "step-00000006 can't be read and is left out" in caplog.text
     assert cut_off == straight
 
 
-def test_a_checkpoint_of_another_version_is_left_out_with_a_line(carry_out, interrupted, tmp_path, monkeypatch, caplog):
+def test_a_checkpoint_of_another_version_is_left_out_with_a_line(carry_out, tmp_path, monkeypatch, caplog):
     settings = [MORTAL, "machine.save_every=2", "train.max_steps=6"]
     straight = outcome(carry_out(*settings, "study=straight"), tmp_path)
     with monkeypatch.context() as patched:
         patched.setattr(checkpoints, "FORMAT", 1)
-        STOP[:] = [5]
+        patched.setattr(Mortal, "dies_at", 5)
         with pytest.raises(KeyboardInterrupt):
             carry_out(*settings, "study=cut")
-    STOP.clear()
     assert outcome(carry_out(*settings, "study=cut"), tmp_path) == straight
     line = "step-00000004 can't be read and is left out: another version of this code has written it"
     assert line in caplog.text

@@ -15,6 +15,8 @@ from trainer import record as records
 from trainer.errors import ConfigError
 from trainer.sweeps.plan import plan
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_record_of_a_run_is_complete_and_exact(carry_out, tmp_path):
     record = carry_out("variant.rank=4")

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.trainer.test_resume import outcome
+from tests.trainer.left_behind import outcome
 from trainer.errors import RunFailed
 from trainer.loop import unfinished
 from trainer.loop.checkpoints import Best, Checkpoints
 from trainer.sweeps.plan import plan
 from variants.core import state_files
+
+pytestmark = pytest.mark.slow
 
 # Of 20 steps the 4th is the best, and later checkpoints have passed it.
 SETTINGS = ["machine.save_every=3", "train.max_steps=20", "train.eval_every=4", "variant.dropout=0.1"]

@@ -20,6 +20,8 @@ from trainer import record as records
 from trainer.errors import ConfigError
 from trainer.sweeps import search
 
+pytestmark = pytest.mark.slow
+
 SEARCH = [
     *("sweep=search", "train.max_steps=4", "train.eval_every=2", "machine.save_every=1", "machine.threads=1"),
     *("variant.rank=choice(2,4)", "optim.lr=tag(log,interval(1e-3,1e-1))"),

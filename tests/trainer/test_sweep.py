@@ -2,29 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 
-from tests.conftest import ROOT
+from tests.trainer.process import sweep
 from tests.trainer.sweeping import finished
 from trainer import record as records
 
-COMMAND = [sys.executable, "train.py", "-m"]
-
-
-def start(overrides: list[str], **options) -> subprocess.Popen:
-    return subprocess.Popen(
-        [*COMMAND, *overrides], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options
-    )
-
-
-def sweep(overrides: list[str]) -> tuple[int, str]:
-    """Exit code and output of a whole sweep."""
-    process = start(overrides)
-    output, _ = process.communicate(timeout=300)
-    return process.returncode, output
+pytestmark = pytest.mark.slow
 
 
 def test_a_sweep_runs_what_is_missing_and_goes_on_after_a_failure(tiny_overrides, tmp_path):

@@ -11,6 +11,8 @@ from tests.conftest import ROOT
 from trainer.data.sources.unavailable import Unavailable
 from trainer.sweeps.plan import plan
 
+pytestmark = pytest.mark.slow
+
 GLUE = Path(os.environ.get("LORATORY_GLUE", ROOT.parent / "shared" / "glue"))
 SHORT = ["train.max_steps=3", "data.limit=64", "data.eval_limit=64", "train.batch_size=16", "machine.progress=false"]
 

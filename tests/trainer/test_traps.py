@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -21,16 +21,15 @@ from trainer.model import backbone as models
 from variants.adalora import AdaLoRA
 from variants.core import state_files
 from variants.core.adapters.adapter import Adapter
-from variants.core.case import finite
 from variants.core.training_state import restore_weights
 from variants.core.variant import Variant
 from variants.increlora import IncreLoRA
 from variants.shira import SHiRA
 from variants.sora import SoRA
 from variants.sparse import SparseLoRA
+from variants.testing.case import finite
 
-SEEN: list[Any] = []
-
+pytestmark = pytest.mark.slow
 
 # -- an importance average poisoned by one gradient that is not finite ------------------------------
 
@@ -228,9 +227,11 @@ def test_a_schedule_longer_than_the_run_is_one_line_before_a_weight_is_loaded(ca
 class Watched(IncreLoRA):
     """IncreLoRA that notes with which rates its first layer's components were moved."""
 
+    attached: ClassVar[list[Any]]  # of a test
+
     def attach(self, model, head=()):
         self.rates: dict[str, dict[int, float]] = {}
-        SEEN.append(self)
+        self.attached.append(self)
         return super().attach(model, head)
 
     def on_update(self, step):
@@ -250,14 +251,17 @@ CURVES = {
 
 @pytest.mark.parametrize("schedule", CURVES)
 @pytest.mark.parametrize("warmup", [None, 3])
-def test_what_grows_when_the_schedule_is_half_done_learns_at_the_rate_that_is_documented(carry_out, schedule, warmup):
+def test_what_grows_when_the_schedule_is_half_done_learns_at_the_rate_that_is_documented(
+    carry_out, monkeypatch, schedule, warmup
+):
+    monkeypatch.setattr(Watched, "attached", [], raising=False)
     method = ["variant=increlora", f"variant._target_={__name__}.Watched", "variant.target_rank=2", "variant.top=12"]
     carry_out(
         *method,
         *("variant.initial_steps=5", f"variant.warmup={json.dumps(warmup)}", f"optim.schedule={schedule}"),
         *("optim.warmup=0", "optim.lr=0.01", "train.max_steps=12", "train.checkpoint=last"),
     )
-    rates = SEEN[-1].rates
+    rates = Watched.attached[-1].rates
     run = {index: 0.01 * CURVES[schedule](index - 1) for index in range(1, 13)}
     assert rates["A0"] == rates["e0"] == pytest.approx(run)
     born = 7  # the first round after initial_steps, counted from 0, is t = 6

@@ -6,16 +6,17 @@ import dataclasses
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 import variants
-from variants.core.case import Case
-from variants.core.toys import KINDS
-from variants.core.variant import Variant, field_names
+from variants.core.variant import AdapterVariant, Variant, field_names
+from variants.testing.case import Case
+from variants.testing.toys import KINDS
 
 CONF = Path(__file__).parents[2] / "conf" / "variant"
 
@@ -33,9 +34,29 @@ def all_variants() -> list[type[Variant]]:
     return found
 
 
-def cases() -> list[Case]:
+def every_case() -> list[Case]:
     """A case for every entry of every variant's test_params on every kind of layer."""
     return [Case(cls, params, kind) for cls in all_variants() for params in cls.test_params() for kind in KINDS]
+
+
+def cases() -> list[Case]:
+    """Those that reach all the code that all of them reach: every entry on Linear; on every other kind the first entry
+    of each class, those with dropout, which is drawn there by another way or refused, and all of a library's own."""
+
+    def needed(case: Case) -> bool:
+        is_first = case.params == case.cls.test_params()[0]
+        return case.kind == "Linear" or is_first or "dropout" in case.params or not issubclass(case.cls, AdapterVariant)
+
+    return [case for case in every_case() if needed(case)]
+
+
+def marked(cases: Iterable[Case]) -> list[Any]:
+    """The cases as parameters of a test, all slow but the first entry of each class on Linear."""
+    quick = {(cls, repr(cls.test_params()[0]), "Linear") for cls in all_variants()}
+    return [
+        pytest.param(case, marks=() if (case.cls, repr(case.params), case.kind) in quick else pytest.mark.slow)
+        for case in cases
+    ]
 
 
 def yaml_faults(cls: type[Variant], folder: Path = CONF) -> str | None:

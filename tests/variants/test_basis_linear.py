@@ -8,12 +8,12 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from trainer.loop.cost import SavedActivations
-from variants.core.contract import HEAD, Toy
 from variants.core.decompositions import decompose
 from variants.core.kernels import low_rank
 from variants.core.kernels.basis import basis_linear, pays
 from variants.svdiff import SVDiff
 from variants.svft import SVFT
+from variants.testing.contract import HEAD, Toy
 
 SIZES = [(6, 5), (5, 6), (4, 4)]
 

@@ -10,7 +10,6 @@ import torch
 
 from tests.variants.found import all_variants
 from variants.adalora import AdaLoRA
-from variants.core import contract
 from variants.core.allocation.budget import masks, share_out, spread, spread_priced, within
 from variants.core.variant import AdapterVariant, field_names
 from variants.dora import DoRA
@@ -21,6 +20,7 @@ from variants.lora import LoRA
 from variants.lora_xs import LoRAXS
 from variants.sora import SoRA
 from variants.svft import SVFT
+from variants.testing import contract
 
 WITH_BUDGET = [cls for cls in all_variants() if "budget" in field_names(cls)]
 

@@ -8,17 +8,18 @@ import pytest
 import torch
 from transformers.pytorch_utils import Conv1D
 
-from tests.variants.found import all_variants, cases, yaml_faults
-from variants.core import target_modules
+from tests.variants.found import all_variants, cases, every_case, marked, yaml_faults
+from variants.core import layers, target_modules
 from variants.core.adapters.adapter import LowRank
-from variants.core.case import Case
-from variants.core.contract import check_case
-from variants.core.toys import KINDS, TARGETS, Toy, data, prepared
 from variants.core.variant import Variant
+from variants.lora import LoRA
 from variants.peft import Peft
+from variants.testing.case import Case
+from variants.testing.check import check_case
+from variants.testing.toys import KINDS, TARGETS, Toy, data, prepared
 
 
-@pytest.mark.parametrize("case", cases(), ids=str)
+@pytest.mark.parametrize("case", marked(cases()), ids=str)
 def test_variant_keeps_its_promises(case: Case) -> None:
     check_case(dataclasses.replace(case))  # a copy, whose trainings go when it does
 
@@ -29,13 +30,23 @@ def test_a_yaml_has_the_fields_of_its_class_with_their_defaults(cls: type[Varian
 
 
 @pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False")  # PEFT mends it, and says so
-@pytest.mark.parametrize("cls", all_variants(), ids=lambda cls: cls.__name__)
-def test_transformers_own_conv1d_is_one(cls: type[Variant], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "case",
+    [Case(LoRA, LoRA.test_params()[0], "Conv1D"), *(Case(Peft, params, "Conv1D") for params in Peft.test_params())],
+    ids=str,
+)
+def test_transformers_own_conv1d_is_one(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(KINDS, "Conv1D", lambda: (Conv1D(12, 8), Conv1D(8, 12)))
-    for params in cls.test_params() if cls is Peft else cls.test_params()[:1]:
-        case = Case(cls, params, "Conv1D")
-        assert case.refusal is None
-        check_case(case)
+    assert case.refusal is None
+    check_case(case)
+
+
+def test_the_toys_conv1d_is_to_a_method_what_transformers_own_is() -> None:
+    own, toys = Conv1D(6, 4), KINDS["Conv1D"]()[0].__class__(6, 4)
+    toys.load_state_dict(own.state_dict())
+    assert type(layers.of(toys)) is type(layers.of(own)) and layers.size(toys) == layers.size(own)
+    x = torch.randn(2, 3, 4)
+    assert torch.equal(toys(x), own(x)) and torch.equal(layers.matrix(toys), layers.matrix(own))
 
 
 def test_the_folder_is_really_searched() -> None:
@@ -64,13 +75,13 @@ def test_the_folder_is_really_searched() -> None:
 
 def test_every_kind_is_checked_with_every_setting_that_it_takes() -> None:
     refused = []
-    for case in cases():
+    for case in every_case():
         try:
             prepared(case.cls, case.params, case.kind)
         except ValueError as error:
             refused.append((case.kind, str(error)))
     assert {kind for kind, text in refused if text.startswith("dropout: ")} == {"Embedding"}
-    assert len(refused) < len(cases()) / 8
+    assert len(refused) < len(every_case()) / 8
 
 
 # -- the toys -----------------------------------------------------------------------------------

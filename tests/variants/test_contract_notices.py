@@ -15,7 +15,6 @@ from tests.variants.broken import (
     ActsInSecret,
     ActsInTheForwardPass,
     CanNotBeDisabled,
-    CanNotLookUp,
     Counts,
     CountsEvaluations,
     CountsItsFirstRank,
@@ -50,10 +49,10 @@ from tests.variants.broken import (
     Unlike,
 )
 from tests.variants.found import CONF, yaml_faults
-from variants.core import contract
-from variants.core.contract import CHECKS, ON_EVERY_KIND, check_variant
 from variants.core.variant import Variant
 from variants.lora import LoRA
+from variants.testing import contract
+from variants.testing.contract import CHECKS, ON_EVERY_KIND
 
 BROKEN: list[tuple[type[Variant], dict[str, Any], Callable[..., None], str]] = [
     (NoDocstring, {}, contract.says_what_it_is, "the class has no docstring"),
@@ -196,14 +195,3 @@ def test_a_refusal_that_is_late_long_or_unknown_is_noticed(cls, params, card, me
     with pytest.raises(AssertionError, match=message):
         contract.refuses_in_one_line(in_a_file(cls, card), {"rank": 2, **params}, "Embedding")
     contract.refuses_in_one_line(in_a_file(RefusesEarly, CARD + "Embedding"), {"rank": 2}, "Embedding")
-
-
-def test_check_variant_names_the_promise_that_is_broken(in_a_file) -> None:
-    with pytest.raises(AssertionError, match=r"Miscounts\(.*\) on Linear counts_by_formula: closed_form\(\) says"):
-        check_variant(in_a_file(Miscounts, CARD))
-
-
-def test_check_variant_looks_at_every_kind_of_layer(in_a_file, monkeypatch) -> None:
-    monkeypatch.setattr(CanNotLookUp, "test_params", classmethod(lambda cls: [{"rank": 2}]))
-    with pytest.raises(AssertionError, match=r"CanNotLookUp\(.*\) on Embedding merges: merged output differs"):
-        check_variant(in_a_file(CanNotLookUp, CARD))

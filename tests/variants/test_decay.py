@@ -10,20 +10,22 @@ import torch
 
 from tests.variants import oracles
 from tests.variants.found import all_variants
-from variants.core.case import adapters
-from variants.core.contract import HEAD, Trained, attach, train
-from variants.core.toys import Toy
+from variants._template import Template
 from variants.core.variant import Variant
 from variants.dora import DoRA
 from variants.lora import LoRA
 from variants.peft import Peft
 from variants.sora import SoRA
 from variants.sparse import SparseLoRA
+from variants.testing.case import adapters
+from variants.testing.contract import HEAD, Trained, attach, train
+from variants.testing.toys import Toy
 
 DECAY = 0.1
 OWN = {  # last names of the parameters of an adapter on which the run's decay does not act, and the decay of these
     SoRA: {"e": 0.0},
     DoRA: {"magnitude": 0.01},
+    Template: {"s": 0.0},
 }
 SETTINGS = [(cls, params) for cls in all_variants() for params in cls.test_params()]
 

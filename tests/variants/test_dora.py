@@ -13,13 +13,13 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from tests.variants import mixed, oracles
+from tests.variants.kinds import OF_EVERY_KIND
 from tests.variants.plain import close
-from tests.variants.test_layers import KINDS
 from trainer.loop.optim import build_optimizer
-from variants.core.contract import HEAD, STEPS, Toy, attach, data, train
 from variants.core.kernels.dropout import draw, drop
 from variants.core.variant import Step
 from variants.dora import Decomposed, DoRA
+from variants.testing.contract import HEAD, STEPS, Toy, attach, data, train
 
 
 def filled(layer: nn.Module, **options) -> Decomposed:
@@ -126,7 +126,7 @@ def test_trajectory_of_peft(kind):
     torch.testing.assert_close(model(x), theirs(x), rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize(("layer", "x"), KINDS)
+@pytest.mark.parametrize(("layer", "x"), OF_EVERY_KIND)
 def test_on_every_kind_of_layer_it_acts_as_the_normalised_matrix(layer, x):
     adapter, x = filled(layer), double(x)
     v = adapter.frozen() + 0.5 * adapter.B @ adapter.A
@@ -140,7 +140,7 @@ def test_on_every_kind_of_layer_it_acts_as_the_normalised_matrix(layer, x):
     torch.testing.assert_close(adapter.base(x) + adapter.update(x), dense(x), rtol=1e-11, atol=1e-12)
 
 
-@pytest.mark.parametrize(("layer", "x"), KINDS)
+@pytest.mark.parametrize(("layer", "x"), OF_EVERY_KIND)
 def test_at_the_start_it_is_the_base_layer_bit_for_bit(layer, x):
     for dtype in (torch.float32, torch.bfloat16):
         base = copy.deepcopy(layer).to(dtype)
@@ -149,7 +149,7 @@ def test_at_the_start_it_is_the_base_layer_bit_for_bit(layer, x):
         assert torch.equal(adapter(x), base(x)) and not adapter.delta().any()
 
 
-@pytest.mark.parametrize(("layer", "x"), KINDS)
+@pytest.mark.parametrize(("layer", "x"), OF_EVERY_KIND)
 def test_merged_equals_unmerged_and_disabled_the_base(layer, x):
     adapter, x = filled(layer), double(x)
     unmerged, weight, delta = adapter(x), adapter.weight.clone(), adapter.delta().detach()
@@ -162,7 +162,7 @@ def test_merged_equals_unmerged_and_disabled_the_base(layer, x):
     assert torch.equal(adapter.weight, weight) and torch.equal(adapter(x), unmerged)
 
 
-@pytest.mark.parametrize(("layer", "x"), KINDS)
+@pytest.mark.parametrize(("layer", "x"), OF_EVERY_KIND)
 def test_gradients_are_those_of_the_matrix_with_a_constant_norm(layer, x):
     adapter, x = filled(layer), double(x)
     adapter(x).square().sum().backward()

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from variants.core.seeding import generator
-from variants.core.toys import attach
 from variants.shira import SHiRA
 from variants.sparse import SparseLoRA
 from variants.spiel import SpIEL
 from variants.svft import SVFT
+from variants.testing.toys import attach
 
 
 def test_seed_and_name_decide_and_nothing_else_does():

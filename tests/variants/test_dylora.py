@@ -14,10 +14,10 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from tests.variants import mixed, oracles
-from tests.variants.test_layers import KINDS
-from variants.core.contract import HEAD, STEPS, Toy, attach, data, train
+from tests.variants.kinds import OF_EVERY_KIND
 from variants.core.variant import Step
 from variants.dylora import DyLoRA, Nested
+from variants.testing.contract import HEAD, STEPS, Toy, attach, data, train
 
 TOTAL, LR, DECAY = 64, 0.02, 0.1
 
@@ -134,7 +134,7 @@ def test_the_papers_trajectory_is_that_of_a_straight_implementation(frozen):
         torch.testing.assert_close(whole(adapter.B, 1), straight.parts["B"].T, rtol=1e-9, atol=1e-13)
 
 
-@pytest.mark.parametrize(("layer", "x"), KINDS)
+@pytest.mark.parametrize(("layer", "x"), OF_EVERY_KIND)
 @pytest.mark.parametrize("frozen", [True, False])
 def test_on_every_kind_of_layer_the_first_components_act_and_the_last_of_them_is_trained(layer, x, frozen):
     torch.manual_seed(0)

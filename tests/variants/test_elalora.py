@@ -11,9 +11,9 @@ from torch.utils.checkpoint import checkpoint
 
 from tests.variants import mixed
 from tests.variants.plain import close
-from variants.core.contract import HEAD, STEPS, Toy, attach, data, train
 from variants.core.variant import Step
 from variants.elalora import ElaLoRA, directions
+from variants.testing.contract import HEAD, STEPS, Toy, attach, data, train
 
 SCHEDULE = {"initial_steps": 1, "final_steps": 2, "interval": 3}
 LONG = {"initial_steps": 4, "final_steps": 8, "interval": 5}

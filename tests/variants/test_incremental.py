@@ -10,10 +10,10 @@ from torch import nn
 
 from tests.variants import oracles
 from variants.core.adapters.grow import OwnWarmup
-from variants.core.contract import HEAD, STEPS, Toy, attach, data, train
 from variants.core.kernels.dropout import draw, drop
 from variants.core.variant import Step
 from variants.increlora import Components, IncreLoRA
+from variants.testing.contract import HEAD, STEPS, Toy, attach, data, train
 
 
 def test_every_number_of_the_released_code(monkeypatch):
@@ -68,8 +68,8 @@ def test_every_number_of_the_released_code(monkeypatch):
         optimizer.step()
         optimizer.zero_grad()
         ranks.append([adapter.active for adapter in variant.adapters.values()])
-        means.append(variant._mean.tolist())
-        uncertainties.append(variant._uncertainty.tolist())
+        means.append(variant.state_dict()["mean"].tolist())
+        uncertainties.append(variant.state_dict()["uncertainty"].tolist())
         scores.append(variant.scores().tolist())
     check_state(60)
     assert ranks == arrays["ranknum"].tolist()

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
 
+from tests.variants.pairwise import covering
 from variants.core.kernels import low_rank
 from variants.core.kernels.dropout import draw
 from variants.core.kernels.low_rank import low_rank_linear
@@ -29,7 +30,10 @@ def join(monkeypatch: pytest.MonkeyPatch, *summed: int) -> None:
 JOINED = {"in both passes": (8, 6), "in the forward pass": (8,), "in the backward pass": (6,)}  # features summed up
 
 
-@pytest.fixture(params=["few tokens", "many tokens", "of a wide layer", *JOINED])
+WAYS = ["few tokens", "many tokens", "of a wide layer", *JOINED]
+
+
+@pytest.fixture(params=WAYS)
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """How the kernel computes, which it chooses by size: a few tokens of a 6×8 layer stand for few, or for many."""
     if request.param in JOINED:
@@ -51,13 +55,21 @@ def tensors(dtype: torch.dtype = torch.float64, shape: tuple[int, ...] = (3, 5, 
 CORES = {"none": (), "diagonal": (2,), "square": (2, 2)}
 
 
-@pytest.mark.parametrize("shape", [(3, 5, 8), (4, 8), (8,), (0, 8), (9, 32, 8)])
-@pytest.mark.parametrize("biased", [True, False])
-@pytest.mark.parametrize("dropout", [0.0, 0.3])
-@pytest.mark.parametrize("core", CORES)
-@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize(
+    ("way", "shape", "biased", "dropout", "core"),
+    covering(
+        {
+            "way": WAYS,
+            "shape": [(3, 5, 8), (4, 8), (8,), (0, 8), (9, 32, 8)],
+            "biased": [True, False],
+            "dropout": [0.0, 0.3],
+            "core": list(CORES),
+        }
+    ),
+    indirect=["way"],
+)
 def test_it_equals_the_reference_with_its_gradients(
-    shape: tuple[int, ...], biased: bool, dropout: float, core: str
+    way: None, shape: tuple[int, ...], biased: bool, dropout: float, core: str
 ) -> None:
     found = {}
     for name in low_rank.KERNELS:
@@ -73,12 +85,20 @@ def test_it_equals_the_reference_with_its_gradients(
         torch.testing.assert_close(fused, plain, rtol=1e-12, atol=1e-12 * max(1, x.numel() // 8))
 
 
-@pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("frozen", ["", "w", "xw", "aw", "bw", "abw", "xaw", "xbw"])
-@pytest.mark.parametrize("core", CORES)
-@pytest.mark.parametrize("recompute", [False, True])
-@pytest.mark.usefixtures("way")
-def test_gradcheck(masked: bool, frozen: str, core: str, recompute: bool) -> None:
+@pytest.mark.parametrize(
+    ("way", "masked", "frozen", "core", "recompute"),
+    covering(
+        {
+            "way": WAYS,
+            "masked": [False, True],
+            "frozen": ["", "w", "xw", "aw", "bw", "abw", "xaw", "xbw"],
+            "core": list(CORES),
+            "recompute": [False, True],
+        }
+    ),
+    indirect=["way"],
+)
+def test_gradcheck(way: None, masked: bool, frozen: str, core: str, recompute: bool) -> None:
     x, weight, bias, a, b = tensors(shape=(2, 2, 8))
     source, least, _ = draw(x, 0.3, seed_alone=recompute) if masked else (None, 0, 1.0)
     c = torch.randn(CORES[core], dtype=x.dtype, requires_grad=True) if CORES[core] else None

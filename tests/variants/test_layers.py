@@ -7,27 +7,12 @@ import copy
 import pytest
 import torch
 from torch import nn
-from transformers.pytorch_utils import Conv1D
 
 from tests.variants.found import all_variants
+from tests.variants.kinds import OF_EVERY_KIND
 from variants.core import layers
 from variants.core.adapters.adapter import LowRank
 from variants.core.variant import field_names
-
-X = torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(0))
-IMAGE = torch.randn(2, 3, 9, 9, generator=torch.Generator().manual_seed(0))
-ROWS = torch.tensor([[0, 3, 3], [9, 1, 0]])
-
-KINDS = [
-    pytest.param(nn.Linear(8, 6), X, id="Linear"),
-    pytest.param(nn.Linear(8, 6, bias=False), X, id="Linear without bias"),
-    pytest.param(Conv1D(6, 8), X, id="Conv1D"),
-    pytest.param(nn.Embedding(10, 6), ROWS, id="Embedding"),
-    pytest.param(nn.Embedding(10, 6, padding_idx=0), ROWS, id="Embedding with padding"),
-    pytest.param(nn.Conv2d(3, 6, 3), IMAGE, id="Conv2d"),
-    pytest.param(nn.Conv2d(3, 6, (3, 2), stride=2, padding=1, dilation=2), IMAGE, id="Conv2d with stride"),
-    pytest.param(nn.Conv2d(3, 6, 3, padding="same", padding_mode="reflect"), IMAGE, id="Conv2d reflecting"),
-]
 
 
 def filled(layer: nn.Module, **options) -> LowRank:
@@ -38,7 +23,7 @@ def filled(layer: nn.Module, **options) -> LowRank:
     return adapter.eval()
 
 
-@pytest.mark.parametrize(("layer", "x"), KINDS)
+@pytest.mark.parametrize(("layer", "x"), OF_EVERY_KIND)
 def test_the_update_is_that_of_the_dense_matrix(layer, x):
     adapter = filled(layer)
     x = x.double() if x.is_floating_point() else x
@@ -52,7 +37,7 @@ def test_the_update_is_that_of_the_dense_matrix(layer, x):
     assert adapter.closed_form() == sum(p.numel() for p in adapter.parameters() if p.requires_grad)
 
 
-@pytest.mark.parametrize(("layer", "x"), KINDS)
+@pytest.mark.parametrize(("layer", "x"), OF_EVERY_KIND)
 def test_merged_equals_unmerged_and_disabled_the_base(layer, x):
     adapter = filled(layer)
     x = x.double() if x.is_floating_point() else x
@@ -65,7 +50,7 @@ def test_merged_equals_unmerged_and_disabled_the_base(layer, x):
     assert torch.equal(adapter.weight, weight) and torch.equal(adapter(x), unmerged)
 
 
-@pytest.mark.parametrize(("layer", "x"), KINDS)
+@pytest.mark.parametrize(("layer", "x"), OF_EVERY_KIND)
 def test_gradients_reach_every_factor(layer, x):
     adapter = filled(layer)
     adapter(x.double() if x.is_floating_point() else x).square().sum().backward()
@@ -90,7 +75,7 @@ def test_other_layers_are_refused_by_name(layer):
         LowRank(layer, rank=1, scale=1.0)
 
 
-@pytest.mark.parametrize(("layer", "x"), KINDS)
+@pytest.mark.parametrize(("layer", "x"), OF_EVERY_KIND)
 def test_a_layer_that_lost_all_its_ranks_is_the_base_layer(layer, x):
     adapter = filled(layer)
     adapter.keep(torch.arange(0), None)

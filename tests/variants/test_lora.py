@@ -13,9 +13,9 @@ from torch import nn
 from tests.variants import oracles
 from trainer.loop.cost import SavedActivations
 from variants.core.adapters.adapter import LowRank
-from variants.core.contract import HEAD, Toy
 from variants.core.kernels.dropout import draw
 from variants.lora import LoRA
+from variants.testing.contract import HEAD, Toy
 
 
 def attached(**params) -> tuple[LoRA, nn.Module]:

@@ -11,9 +11,9 @@ from torch import nn
 
 from tests.variants import oracles
 from tests.variants.plain import close
-from variants.core.contract import HEAD, Toy
 from variants.core.decompositions import decompose
 from variants.lora import FromWeight, LoRA
+from variants.testing.contract import HEAD, Toy
 
 STARTS = ("pissa", "milora", "olora")
 

@@ -12,8 +12,6 @@ import torch
 
 from tests.variants.found import all_variants
 from variants.adalora import AdaLoRA
-from variants.core.case import same
-from variants.core.toys import attach, train
 from variants.core.variant import AdapterVariant, Variant, field_names
 from variants.lora import LoRA
 from variants.lora_xs import LoRAXS
@@ -23,6 +21,8 @@ from variants.sora import SoRA
 from variants.sparse import SparseLoRA
 from variants.svdiff import SVDiff
 from variants.svft import SVFT
+from variants.testing.case import same
+from variants.testing.toys import attach, train
 
 
 @pytest.mark.parametrize(
@@ -70,6 +70,7 @@ FIELDS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("cls", "name"), FIELDS, ids=lambda part: part if isinstance(part, str) else part.__name__)
 def test_every_field_changes_what_is_trained(cls: type[Variant], name: str) -> None:
     assert makes_a_difference(cls, name), "in none of the settings in test_params() another value trains otherwise"

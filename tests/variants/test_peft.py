@@ -8,9 +8,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from variants.core import contract
-from variants.core.contract import HEAD, STEPS, Toy, attach, data, train
 from variants.peft import Peft
+from variants.testing import contract
+from variants.testing.contract import HEAD, STEPS, Toy, attach, data, train
 
 peft = pytest.importorskip("peft")
 

@@ -23,7 +23,7 @@ from variants.core.variant import Step
 from variants.peft import Peft
 
 peft = pytest.importorskip("peft")
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 INSTALLED = sorted(kind.value.lower() for kind in peft.PEFT_TYPE_TO_CONFIG_MAPPING)
 RUNNING = [method for method in INSTALLED if method in METHODS and not METHODS[method].refused]

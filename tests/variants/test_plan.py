@@ -9,7 +9,6 @@ import pytest
 
 from tests.variants.found import all_variants
 from variants.adalora import AdaLoRA
-from variants.core.contract import STEPS, attach, train
 from variants.core.variant import Variant
 from variants.elalora import ElaLoRA
 from variants.increlora import IncreLoRA
@@ -18,6 +17,7 @@ from variants.shira import SHiRA
 from variants.sora import SoRA
 from variants.sparse import SparseLoRA
 from variants.spiel import SpIEL
+from variants.testing.contract import STEPS, attach, train
 
 SETTINGS = [(cls, params) for cls in all_variants() for params in cls.test_params()]
 

@@ -8,9 +8,9 @@ import pytest
 
 from tests.variants.found import cases
 from trainer.loop.cost import SavedActivations
-from variants.core.case import Case
 from variants.core.kernels import low_rank
-from variants.core.toys import data
+from variants.testing.case import Case
+from variants.testing.toys import data
 
 
 @pytest.fixture(autouse=True)

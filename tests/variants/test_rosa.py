@@ -10,13 +10,14 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from tests.variants.kinds import OF_EVERY_KIND
 from tests.variants.oracles import LAYERS, Toy
 from tests.variants.plain import SHAPES, ElementAdam, Loop, batch, close, dense_gradients, toy
-from tests.variants.test_layers import KINDS
-from variants.core import contract, training_state
-from variants.core.contract import HEAD, STEPS
+from variants.core import training_state
 from variants.core.layers import matrix, size
 from variants.rosa import LowRankAndSparse, RoSA
+from variants.testing import contract
+from variants.testing.contract import HEAD, STEPS
 
 TOTAL = 64
 
@@ -126,7 +127,7 @@ def test_values_gradients_and_moments_have_as_many_entries_as_the_support():
         moments = [tensor for tensor in loop.optimizer.state[adapter.values].values() if tensor.ndim]
         assert [tuple(tensor.shape) for tensor in moments] == [(len(adapter.indices),)] * 2
         assert sum(tensor.nbytes for tensor in moments) == 2 * 8 * len(adapter.indices)
-    assert loop.variant._sums == {} and all(a.gradient is None for a in loop.variant.adapters.values())
+    assert loop.variant.state_dict()["sums"] == {} and all(a.gradient is None for a in loop.variant.adapters.values())
 
 
 def test_a_restart_begins_anew_with_the_support():
@@ -137,7 +138,7 @@ def test_a_restart_begins_anew_with_the_support():
     for name, adapter in adapters.items():
         assert torch.equal(adapter.A, start[name]) and not adapter.B.any() and not adapter.values.any()
         assert adapter.settled and not {adapter.A, adapter.B, adapter.values} & loop.optimizer.state.keys()
-    assert loop.variant._start == {}
+    assert loop.variant.state_dict()["start"] == {}
     loop.until(8)
     assert all(float(loop.optimizer.state[adapter.B]["step"]) == 1 for adapter in adapters.values())
 
@@ -166,13 +167,13 @@ def test_a_skipped_step_leaves_nothing_in_the_statistic_and_the_next_one_takes_i
         return (x * math.nan, y) if step == 6 else (x, y)
 
     plain, run = looped().until(5), looped(data=poisoned, skipped=[6]).until(6)
-    for name, sums in plain.variant._sums.items():
-        assert torch.equal(run.variant._sums[name], sums)
+    for name, sums in plain.variant.state_dict()["sums"].items():
+        assert torch.equal(run.variant.state_dict()["sums"][name], sums)
     run.until(7)
-    assert run.variant._collected == 2 and not run.variant._chosen
-    assert all(bool(sums.isfinite().all()) for sums in run.variant._sums.values())
+    assert run.variant.state_dict()["collected"] == 2 and not run.variant.state_dict()["chosen"]
+    assert all(bool(sums.isfinite().all()) for sums in run.variant.state_dict()["sums"].values())
     run.until(8)
-    assert run.variant._chosen
+    assert run.variant.state_dict()["chosen"]
 
 
 def test_a_run_of_skipped_steps_ends_with_an_error():
@@ -207,7 +208,7 @@ def test_what_is_saved_in_the_middle_of_the_collection_goes_on_to_the_same_suppo
     assert torch.equal(straight.output(), second.output())
 
 
-@pytest.mark.parametrize(("layer", "x"), KINDS)
+@pytest.mark.parametrize(("layer", "x"), OF_EVERY_KIND)
 def test_on_every_kind_of_layer_output_and_gradients_are_those_of_the_dense_matrix(layer: nn.Module, x: torch.Tensor):
     base = copy.deepcopy(layer).double()
     x = x.double() if x.is_floating_point() else x

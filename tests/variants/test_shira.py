@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from tests.variants.test_layers import KINDS
-from variants.core import contract
+from tests.variants.kinds import OF_EVERY_KIND
 from variants.core.adapters.sparse_delta import SparseDelta, largest
-from variants.core.contract import HEAD, Toy
 from variants.shira import SHiRA
+from variants.testing import contract
+from variants.testing.contract import HEAD, Toy
 
 
 def attached(dtype: torch.dtype = torch.float64, **params) -> tuple[SHiRA, nn.Module]:
@@ -22,7 +22,7 @@ def attached(dtype: torch.dtype = torch.float64, **params) -> tuple[SHiRA, nn.Mo
     return variant, variant.attach(model, HEAD)
 
 
-@pytest.mark.parametrize(("layer", "x"), KINDS)
+@pytest.mark.parametrize(("layer", "x"), OF_EVERY_KIND)
 def test_on_every_kind_of_layer_output_and_gradients_are_those_of_the_dense_matrix(layer: nn.Module, x: torch.Tensor):
     base = copy.deepcopy(layer).double()
     x = x.double() if x.is_floating_point() else x
@@ -133,7 +133,7 @@ def test_values_stay_zero_until_the_gradients_have_chosen():
     contract.train(run, 3)
     for adapter in run.variant.adapters.values():
         assert not adapter.values.any() and adapter.values not in run.optimizer.state
-    assert run.variant._sums == {}
+    assert run.variant.state_dict()["sums"] == {}
     contract.train(run, 4)
     assert all(adapter.values.all() for adapter in run.variant.adapters.values())
 

@@ -19,9 +19,9 @@ from tests.variants import oracles
 from tests.variants.plain import close
 from trainer.loop.optim import build_optimizer
 from variants.core import training_state
-from variants.core.contract import HEAD, STEPS, attach, through_disk, train
 from variants.core.variant import Step
 from variants.sora import Gated, SoRA, proximal, thresholds
+from variants.testing.contract import HEAD, STEPS, attach, through_disk, train
 
 STAGED = {"schedule": "linear", "threshold": 0.0, "max_threshold": 7e-4, "stages": 7, "stage_steps": 15}
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from variants.core import contract
 from variants.core import training_state as state
 from variants.core.allocation.budget import share_out
-from variants.core.contract import STEPS, Step
 from variants.lora import LoRA
 from variants.sparse import Masked, SparseLoRA
+from variants.testing import contract
+from variants.testing.contract import STEPS, Step
 
 DENSE = 4 * 20 * 4  # rank 4 in four layers of 8×12
 
@@ -56,9 +56,9 @@ def test_rigl_has_the_share_at_every_step_and_exchanges_less_and_less():
     run = attached(schedule="rigl", density=0.5, regrow=0.8, initial_steps=1, final_steps=2)
     moved = []
     for step in range(1, STEPS - 1):
-        before = run.variant._moved
+        before = run.variant.state_dict()["moved"]
         contract.train(run, step)
-        moved.append(run.variant._moved - before)
+        moved.append(run.variant.state_dict()["moved"] - before)
     assert moved == sorted(moved, reverse=True) and moved[0] > moved[5] > 0
 
 
@@ -108,7 +108,7 @@ def test_sensitivity_smooths_weight_times_gradient():
     run.variant.on_gradients = spy
     contract.train(run, 5)
     for name, score in expected.items():
-        torch.testing.assert_close(run.variant._scores[f"{name}.A"], score)
+        torch.testing.assert_close(run.variant.state_dict()["scores"][f"{name}.A"], score)
 
 
 def test_rigl_grows_where_the_gradient_is_largest_and_starts_there_at_zero():

@@ -11,13 +11,14 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from tests.variants.kinds import OF_EVERY_KIND
 from tests.variants.oracles import LAYERS, Toy
 from tests.variants.plain import SHAPES, ElementAdam, Loop, batch, close, dense_gradients, toy
-from tests.variants.test_layers import KINDS
-from variants.core import contract, training_state
-from variants.core.contract import HEAD, STEPS
+from variants.core import training_state
 from variants.core.layers import matrix
 from variants.spiel import Moving, SpIEL, _adam_step
+from variants.testing import contract
+from variants.testing.contract import HEAD, STEPS
 
 TOTAL = 75  # selections after steps 5, 25, 45 and 65
 
@@ -128,7 +129,7 @@ def test_the_trajectory_is_that_of_the_method_in_dense_tensors(profile: str, sch
             assert close(moments["exp_avg"], adam[name].m.view(-1)[held])
             assert close(moments["exp_avg_sq"], adam[name].v.view(-1)[held])
             assert torch.equal(adapter.ages.double(), adam[name].age.view(-1)[held])
-    assert t == TOTAL and moved == loop.variant._moved > 0
+    assert t == TOTAL and moved == loop.variant.state_dict()["moved"] > 0
 
 
 def test_all_move_at_the_first_selection_and_a_falling_share_at_those_that_follow():
@@ -149,7 +150,7 @@ def test_all_move_at_the_first_selection_and_a_falling_share_at_those_that_follo
     for t, found in counts.items():
         for name, count in found.items():
             assert count <= int(expected.get(t, 0.0) * len(before[name])), f"{name} after step {t}"
-    assert sum(counts[25].values()) > 0 and loop.variant._selections == 4
+    assert sum(counts[25].values()) > 0 and loop.variant.state_dict()["selections"] == 4
 
 
 def test_the_number_of_entries_is_the_same_at_every_step_and_in_proportion_to_the_layers_sizes():
@@ -265,7 +266,7 @@ def test_a_skipped_step_leaves_no_gradient_behind():
 
     loop = looped(data=poisoned, skipped=(1, 3)).until(5)
     clean = looped(skipped=(1, 3)).until(5)
-    assert loop.variant._selections == 1 and places(loop) == places(clean)
+    assert loop.variant.state_dict()["selections"] == 1 and places(loop) == places(clean)
     for name, adapter in loop.variant.adapters.items():
         assert torch.equal(adapter.delta(), clean.variant.adapters[name].delta())
         assert set(adapter.ages.tolist()) == {3}, "three of the five steps had gradients"
@@ -273,15 +274,15 @@ def test_a_skipped_step_leaves_no_gradient_behind():
 
 def test_a_selection_whose_step_is_skipped_is_made_after_the_next():
     loop = looped(skipped=(5, 6))
-    assert loop.until(6).variant._selections == 0
-    assert loop.until(7).variant._selections == 1
+    assert loop.until(6).variant.state_dict()["selections"] == 0
+    assert loop.until(7).variant.state_dict()["selections"] == 1
     assert {age for adapter in loop.variant.adapters.values() for age in adapter.ages.tolist()} == {4, 5}
     # 4 collected; those that were candidates and there before have made the steps 1 to 4 and 7
 
 
 def test_a_collection_that_came_to_no_selection_is_no_part_of_the_next():
     loop = looped(skipped=range(5, 21)).until(21)
-    assert loop.variant._selections == 0
+    assert loop.variant.state_dict()["selections"] == 0
     assert {(a.estimate.steps, a.estimate.samples) for a in loop.variant.adapters.values()} == {(1, 1)}
 
 
@@ -324,7 +325,7 @@ def test_what_is_saved_in_the_middle_of_a_collection_goes_on_to_the_same_places(
     assert torch.equal(straight.output(), second.output())
 
 
-@pytest.mark.parametrize(("layer", "x"), KINDS)
+@pytest.mark.parametrize(("layer", "x"), OF_EVERY_KIND)
 def test_on_every_kind_of_layer_candidates_are_the_largest_of_the_dense_gradient(layer: nn.Module, x: torch.Tensor):
     base = copy.deepcopy(layer).double()
     x = x.double() if x.is_floating_point() else x
@@ -351,7 +352,7 @@ def test_above_half_precision_gradients_are_collected_in_float32():
     for adapter in run.variant.adapters.values():
         assert adapter.estimate.total.dtype == adapter.values.dtype == torch.float32
     contract.train(run, 8)
-    assert run.variant._moved > 0
+    assert run.variant.state_dict()["moved"] > 0
 
 
 @pytest.mark.parametrize("budget", [1, 7, 101, 383])

@@ -9,9 +9,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from variants.core import toys
 from variants.core.step import Loss, take
 from variants.lora import LoRA
+from variants.testing import toys
 
 
 @dataclass(kw_only=True)

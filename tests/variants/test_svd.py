@@ -11,14 +11,14 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.variants import oracles
-from tests.variants.test_layers import KINDS
-from variants.core import contract
-from variants.core.contract import HEAD, Toy, attach, train
+from tests.variants.kinds import OF_EVERY_KIND
 from variants.core.decompositions import BasisVariant, decompose
 from variants.core.state_files import CorruptState
 from variants.lora_xs import LoRAXS
 from variants.svdiff import SVDiff
 from variants.svft import SVFT, entries
+from variants.testing import contract
+from variants.testing.contract import HEAD, Toy, attach, train
 
 CLASSES = [SVDiff, SVFT, LoRAXS]
 
@@ -198,7 +198,7 @@ def test_the_released_profile_keeps_the_other_promises(check, params):
 # Every method, on every layer.
 
 
-@pytest.mark.parametrize(("layer", "x"), KINDS)
+@pytest.mark.parametrize(("layer", "x"), OF_EVERY_KIND)
 @pytest.mark.parametrize(
     ("cls", "params"),
     [

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from variants.core import target_modules
-from variants.core.contract import HEAD, Toy
+from variants.testing.contract import HEAD, Toy
 
 ALL = ["layer.0.fc1", "layer.0.fc2", "layer.1.fc1", "layer.1.fc2"]
 

@@ -21,8 +21,6 @@ from variants.adalora import AdaLoRA
 from variants.core import training_state
 from variants.core.allocation.budget import within
 from variants.core.allocation.importance import Importance
-from variants.core.contract import HOOKS
-from variants.core.toys import HEAD, STEPS, Toy, Trained, attach, data, prepared, through_disk, train
 from variants.core.variant import AdapterVariant, Variant
 from variants.increlora import IncreLoRA
 from variants.lora import LoRA
@@ -30,6 +28,8 @@ from variants.peft import Peft
 from variants.shira import SHiRA
 from variants.sora import SoRA
 from variants.sparse import SparseLoRA
+from variants.testing.contract import HOOKS
+from variants.testing.toys import HEAD, STEPS, Toy, Trained, attach, data, prepared, through_disk, train
 
 STEPPED = {"initial_steps": 2, "final_steps": 4, "interval": 2}
 WITH_HOOKS = [cls for cls in all_variants() if any(getattr(cls, h) is not getattr(Variant, h) for h in HOOKS)]

@@ -12,10 +12,10 @@ from torch import nn
 from variants.adalora import AdaLoRA
 from variants.core.adapters.adapter import LowRank
 from variants.core.allocation.schedule import Cubic
-from variants.core.toys import attach, data, train
 from variants.core.variant import Step
 from variants.lora import LoRA
 from variants.shira import SHiRA
+from variants.testing.toys import attach, data, train
 
 W = torch.tensor([[1.0, 2], [3, 4], [5, 6]])
 A, B = torch.tensor([[0.1, -0.2]]), torch.tensor([[0.3], [-0.4], [0.5]])

@@ -15,12 +15,12 @@ from torch.utils.checkpoint import checkpoint
 
 from tests.variants.found import cases
 from variants.core.adapters.adapter import Adapter
-from variants.core.case import Case
 from variants.core.kernels import low_rank
 from variants.core.kernels.basis import basis_linear
 from variants.core.kernels.sparse import Entries, sparse_linear
-from variants.core.toys import HEAD, Toy, attach, data, prepared, train
 from variants.core.variant import AdapterVariant
+from variants.testing.case import Case
+from variants.testing.toys import HEAD, Toy, attach, data, prepared, train
 
 # The first settings of every class with adapters: how an adapter is called doesn't depend on the others.
 CASES = list({(c.cls, c.kind): c for c in reversed(cases()) if issubclass(c.cls, AdapterVariant)}.values())

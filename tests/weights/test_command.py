@@ -15,13 +15,15 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, GPT2Config, GPT2Model
 
 from tests.conftest import folder_of, write_csv
-from tests.trainer.test_finished import without_hashes
+from tests.trainer.edited import without_hashes
 from trainer.runs.finished import opened
 from weights import roundtrip
 from weights.cli import main
 from weights.tables import markdown
 
 peft = pytest.importorskip("peft")
+
+pytestmark = pytest.mark.slow
 
 TEXTS = ["a lovely film", "the plot is awful very awful", "dull"]
 
@@ -378,7 +380,7 @@ def test_help_comes_up_without_torch(verb):
 
 def test_the_library_knows_nothing_of_trainers():
     code = (
-        "import sys, variants.core.contract, variants.core.handover, variants.lora, variants.peft\n"
+        "import sys, variants.testing.contract, variants.core.handover, variants.lora, variants.peft\n"
         "names = ('trainer', 'transformers', 'peft', 'hydra', 'weights')\n"
         "print([name for name in names if name in sys.modules])"
     )

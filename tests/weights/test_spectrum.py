@@ -13,9 +13,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from analysis.stats.matrices import effective_rank
-from tests.analysis.commands.test_command import ROOT, python
+from tests.analysis.interpreter import python
+from tests.conftest import ROOT
 from variants.core.decompositions import choose_rank, decompose
 from weights import backbone, cli
+
+pytestmark = pytest.mark.slow
 
 QUERY = "encoder.layer.0.attention.self.query"
 

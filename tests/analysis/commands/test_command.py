@@ -11,14 +11,8 @@ from pathlib import Path
 import pytest
 
 from analysis.commands import cli
-
-ROOT = Path(__file__).parents[3]
-
-
-def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
-    """A fresh interpreter with the repository on its path."""
-    env = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
-    return subprocess.run([sys.executable, *arguments], capture_output=True, env=env, timeout=60)
+from tests.analysis.interpreter import python
+from tests.conftest import ROOT
 
 
 def test_help_lists_the_verbs(capsys):

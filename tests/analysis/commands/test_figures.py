@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from analysis.commands import cli, figures
-from tests.analysis.commands.test_command import python
+from tests.analysis.interpreter import python
 from tests.analysis.plots.conftest import LAYERS, allocate, log, save_entries, save_factors
 from tests.conftest import folder_of
 from weights import cli as handover

@@ -13,6 +13,8 @@ import pytest
 
 from analysis.commands import cli
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 
 MARKDOWN = """\

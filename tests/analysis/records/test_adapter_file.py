@@ -14,7 +14,6 @@ from tests.variants import found
 from variants.adalora import AdaLoRA
 from variants.core import state_files, training_state
 from variants.core.adapters.sparse_delta import SparseDelta
-from variants.core.case import Case
 from variants.core.variant import AdapterVariant
 from variants.dylora import DyLoRA
 from variants.elalora import ElaLoRA
@@ -26,6 +25,7 @@ from variants.shira import SHiRA
 from variants.sora import SoRA
 from variants.sparse import SparseLoRA
 from variants.spiel import SpIEL
+from variants.testing.case import Case
 
 READABLE = (LoRA, AdaLoRA, IncreLoRA, ElaLoRA, DyLoRA, SoRA, SparseLoRA, SHiRA, SpIEL)
 SPARSE = (SparseLoRA, SHiRA, SpIEL, RoSA)

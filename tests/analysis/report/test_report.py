@@ -15,7 +15,7 @@ from analysis.commands import cli
 from analysis.records import runs
 from analysis.report import verdicts
 from analysis.tables import rows
-from tests.analysis.commands.test_command import python
+from tests.analysis.interpreter import python
 from tests.analysis.plots.conftest import allocate, log
 
 EVIL = "<script>alert(1)</script>"

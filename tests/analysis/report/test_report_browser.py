@@ -14,6 +14,8 @@ from analysis.commands import cli
 from tests.analysis.plots.conftest import allocate, log
 from tests.browser import watch
 
+pytestmark = pytest.mark.slow
+
 EVIL = "<script>alert(1)</script>"
 PHONE = {"width": 390, "height": 844}
 # Pixels of the smallest letters that can be seen.

@@ -3,54 +3,29 @@
 from __future__ import annotations
 
 import json
-import logging
 import subprocess
 import time
 from dataclasses import asdict
-from pathlib import Path
 
 import psutil
 import pytest
 from omegaconf import OmegaConf
 
 from tests.conftest import folder_of
+from tests.trainer.trackers.disturbed import left_by, warnings
 from trainer.errors import ConfigError
-from trainer.record import read
 from trainer.sweeps import plan
 from trainer.sweeps.plan import Planned
 from trainer.trackers import guard
 from trainer.trackers.tracker import RunInfo
+
+pytestmark = pytest.mark.slow
 
 TROUBLE = "tests.trainer.trackers.trouble.Trouble"
 
 
 def overrides(how: str, timeout: float = 3.0) -> list[str]:
     return [f"+tracker._target_={TROUBLE}", f"+tracker.how='{how}'", f"+tracker.timeout={timeout}"]
-
-
-def left_by(folder: Path) -> dict[str, object]:
-    """All of a finished run that a tracker must not touch."""
-    record = read(folder)
-    assert record is not None
-    row = {
-        name: value
-        for name, value in record.row().items()
-        if not name.startswith(("time.", "started", "finished", "memory.peak", "overrides", "checksum"))
-    }
-    return {
-        "row": row,
-        "files": {path.name for path in folder.iterdir()} - {"tracker.json", guard.LOG, "wandb"},
-        "metrics": (folder / "metrics.jsonl").read_text(),
-        "ranks": (folder / "ranks.jsonl").read_text(),
-        "adapter": (folder / "adapter" / "state.safetensors").read_bytes(),
-        "predictions": (folder / "predictions.parquet").read_bytes(),
-    }
-
-
-def warnings(caplog) -> list[str]:
-    return [
-        entry.getMessage() for entry in caplog.records if entry.levelno >= logging.WARNING and "tracker" in entry.name
-    ]
 
 
 @pytest.mark.parametrize("how", ["raises in start", "hangs in log", "dies in finish"])

@@ -10,6 +10,8 @@ import pytest
 from trainer.loop.jsonl_log import Journal
 from trainer.trackers.tail import Tail, digests
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def path(tmp_path) -> Path:

@@ -16,12 +16,14 @@ from omegaconf import OmegaConf
 
 from tests.browser import watch
 from tests.conftest import ROOT, folder_of
-from tests.trainer.trackers.test_guard import warnings
+from tests.trainer.trackers.disturbed import warnings
 from trainer.errors import ConfigError
 from trainer.sweeps.plan import Planned
 from trainer.trackers import guard
 from trainer.trackers.tracker import RunInfo
 from trainer.trackers.trackio import Trackio, accepted
+
+pytestmark = pytest.mark.slow
 
 TRACKIO = ["tracker=trackio", "machine.log_every=2"]
 COMMAND = Path(sys.executable).with_name("trackio")

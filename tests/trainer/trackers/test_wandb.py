@@ -18,6 +18,8 @@ from trainer.sweeps.plan import plan
 from trainer.trackers.tracker import shortened
 from trainer.trackers.wandb import Wandb
 
+pytestmark = pytest.mark.slow
+
 WANDB = ["tracker=wandb", "machine.log_every=2"]
 
 

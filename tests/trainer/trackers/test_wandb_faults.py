@@ -14,12 +14,14 @@ import psutil
 import pytest
 
 from tests.conftest import ROOT, folder_of
+from tests.trainer.trackers.disturbed import left_by, warnings
 from tests.trainer.trackers.inspected import runs_in
-from tests.trainer.trackers.test_guard import left_by, warnings
 from trainer.errors import ConfigError
 from trainer.loop.loop import Loop
 from trainer.runs.run import run
 from trainer.sweeps.plan import plan
+
+pytestmark = pytest.mark.slow
 
 KEY = "a1b2c3d4e5" * 4  # forty characters, as W&B's are
 

@@ -11,8 +11,8 @@ import torch
 
 from variants.core.adapters.adapter import Adapter
 from variants.core.allocation.deferred_ranks import Ranks
-from variants.core.toys import Trained, attach, train
 from variants.core.variant import Variant
+from variants.testing.toys import Trained, attach, train
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,9 @@ class Case:
         # The other kinds differ from Linear in layout alone: there one run in float64 serves every check.
         return torch.float32 if self.kind == "Linear" else torch.float64
 
-    def attached(self, dtype: torch.dtype | None = None) -> Trained:
-        """A fresh run, before any step."""
-        return attach(self.cls, self.params, dtype or self.dtype, kind=self.kind)
+    def attached(self, dtype: torch.dtype | None = None, seed: int = 0) -> Trained:
+        """A fresh run, before any step. seed: of what attaching draws."""
+        return attach(self.cls, self.params, dtype or self.dtype, seed, self.kind)
 
     @cached_property
     def refusal(self) -> str | None:

@@ -1,0 +1,63 @@
+"""Every method of conf/variant with settings that a tiny run can train with."""
+
+from __future__ import annotations
+
+import json
+
+import yaml
+from hydra.utils import get_class
+
+from tests.variants.found import CONF
+from variants.core.variant import Variant, field_names
+from variants.peft import Peft
+from variants.testing.contract import HOOKS
+from variants.testing.toys import STEPS
+
+OWN = {  # settings of files whose class has none that fit; the others train with their test_params
+    "peft": [],
+    "peft_lora": [],
+    "peft_adalora": ["variant.options.tinit=2", "variant.options.tfinal=3"],
+}
+FURTHER = [
+    ("adalora", ["variant.rank=4", "variant.target_rank=2", "variant.budget=1500", "variant.final_steps=3"]),
+    ("adalora", ["variant.rank=4", "variant.target_rank=2", "variant.profile=released", "variant.interval=3"]),
+    ("increlora", ["variant.target_rank=2", "variant.top=6", "variant.warmup=3", "optim.schedule=cosine"]),
+    ("increlora", ["variant.target_rank=2", "variant.top=6", "variant.profile=released", "variant.interval=2"]),
+    ("lora", ["variant.init=pissa", "variant.alpha=8"]),
+    ("shira", ["variant.rank=2", "variant.mask=gradient", "variant.collect_steps=3"]),
+    ("sora", ["variant.rank=4", "variant.budget=900", "variant.final_steps=3"]),
+    ("sparse", ["variant.rank=4", "variant.schedule=rigl", "variant.score=gradient", "variant.interval=2"]),
+]
+
+
+def class_of(name: str) -> type[Variant]:
+    """The class that a file in conf/variant is for."""
+    if name in OWN:
+        return Peft
+    node = yaml.safe_load((CONF / f"{name}.yaml").read_text())
+    if "defaults" in node:  # a preset of another file
+        return class_of(node["defaults"][0])
+    return get_class(node.get("variant", node)["_target_"])
+
+
+def methods() -> list[tuple[str, list[str]]]:
+    """(file in conf/variant, overrides): the first settings of every class, and further ones where it has hooks."""
+    found = []
+    for path in sorted(CONF.glob("*.yaml")):
+        if path.stem in OWN:
+            found.append((path.stem, OWN[path.stem]))
+            continue
+        cls = class_of(path.stem)
+        has_hooks = any(getattr(cls, hook) is not getattr(Variant, hook) for hook in HOOKS)
+        # Budgets and patterns mean the layers of a toy.
+        fitting = [p for p in cls.test_params() if "budget" not in p and not any("pattern" in name for name in p)]
+        four = {"targets": ["query", "value"]} if "targets" in field_names(cls) else {}  # layers, as a toy has
+        for params in fitting[: 2 if has_hooks else 1]:
+            settings = {**four, **params}
+            found.append((path.stem, [f"variant.{name}={json.dumps(value)}" for name, value in settings.items()]))
+    return found + FURTHER
+
+
+METHODS = {" ".join([name, *overrides]): (name, [f"variant={name}", *overrides]) for name, overrides in methods()}
+FIRST = {run[0]: run for run in reversed(METHODS.values())}  # the first settings of every file in conf/variant
+LOOP = [f"train.max_steps={STEPS}", "train.checkpoint=last", "train.group_by_length=false"]

@@ -1,0 +1,182 @@
+"""Asks a variant for every promise of `variants.testing.contract`, and says of each how it stands.
+
+    from variants.testing import check_variant
+    check_variant(MyVariant)                            # raises BrokenPromises, which names all that are broken
+    check_variant(MyVariant, raise_exceptions=False)    # {"merges": "passed", "accumulates": "skipped: …", …}
+    check_variant(MyVariant, ["merges", "saves_and_loads"])
+
+The settings are those in `MyVariant.test_params()`, each on layers of every kind. Where a method refuses a kind, in one
+line and before any weight is loaded, nothing more is asked of it there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from variants.core import training_state
+from variants.core.state_files import CorruptState
+from variants.core.variant import Variant
+from variants.testing.case import Case, adapters, same
+from variants.testing.contract import CHECKS, ON_EVERY_KIND, refuses_in_one_line
+from variants.testing.toys import KINDS
+
+PROMISES: dict[str, Callable[..., str | None]] = {check.__name__: check for check in (*CHECKS, refuses_in_one_line)}
+PASSED = "passed"
+TAKES_UP = ("saves_and_loads", "resumes_bit_for_bit")  # the promises that go by what is saved
+
+
+class BrokenPromise(AssertionError):
+    """A promise is broken. case: the first that breaks it. how: in words, and where that can be told what mends it.
+
+    `__cause__` is the error itself.
+    """
+
+    def __init__(self, case: Case, promise: str, how: str) -> None:
+        self.case, self.promise, self.how = case, promise, how
+        super().__init__(f"{case} {promise}: {how}")
+
+
+class BrokenPromises(AssertionError):
+    """Several are, each named; those that one fault breaks share a line. broken: them by name."""
+
+    def __init__(self, broken: Mapping[str, BrokenPromise]) -> None:
+        self.broken = dict(broken)
+        faults: dict[tuple[str, str], list[str]] = {}
+        for name, one in broken.items():
+            faults.setdefault((str(one.case), one.how), []).append(name)
+        lines = [f"{case} {', '.join(names)}: {how}" for (case, how), names in faults.items()]
+        super().__init__("\n".join([f"{len(broken)} promises are broken", *lines]))
+
+
+Result = str | BrokenPromise
+
+
+def check_variant(
+    cls: type[Variant], promises: Sequence[str] | None = None, *, raise_exceptions: bool = True
+) -> dict[str, Result]:
+    """How each promise stands over all settings and kinds: "passed", "skipped: why", or a `BrokenPromise`.
+
+    promises: names from `PROMISES`; all of them by default. Raises `BrokenPromise`, or `BrokenPromises` where there are
+    several, once all were asked for; with raise_exceptions=False it only returns them. Raises `ValueError` for a name
+    that is none.
+    """
+    asked = _names(promises)
+    # Without any setting one is made up, so that it can be said that there is none.
+    cases = [Case(cls, params, kind) for params in cls.test_params() or [{}] for kind in KINDS]
+    found = [check_case(case, asked, raise_exceptions=False) for case in cases]
+    results = {name: _together([results[name] for results in found]) for name in asked}
+    return _raised(results) if raise_exceptions else results
+
+
+def check_case(
+    case: Case, promises: Sequence[str] | None = None, *, raise_exceptions: bool = True
+) -> dict[str, Result]:
+    """`check_variant` for one setting on one kind of layer."""
+    results: dict[str, Result] = {}
+    for name in _names(promises):
+        results[name] = _result(case, name)
+        if isinstance(results[name], BrokenPromise):
+            case = dataclasses.replace(case)  # fresh trainings: a check that did not end may have left them changed
+    return _raised(results) if raise_exceptions else results
+
+
+def _names(promises: Sequence[str] | None) -> list[str]:
+    for name in promises or ():
+        if name not in PROMISES:
+            raise ValueError(f"promises: {name!r}, allowed: {', '.join(PROMISES)}")
+    return list(PROMISES if promises is None else promises)
+
+
+def _result(case: Case, name: str) -> Result:
+    """How a promise stands in one case."""
+    check = PROMISES[name]
+    if case.kind != "Linear" and check not in (*ON_EVERY_KIND, refuses_in_one_line):
+        return "skipped: it is asked for on Linear alone"
+    try:
+        refusal = case.refusal
+        if check is refuses_in_one_line and refusal is None:
+            return f"skipped: {case.kind} is taken"
+        skipped = check(case) if check is refuses_in_one_line or refusal is None else refusal
+    except Exception as error:
+        said = " ".join(str(error).split())
+        what = said if isinstance(error, AssertionError) else f"{type(error).__name__}: {said}"
+        hint = _hint(case, name, error)
+        broken = BrokenPromise(case, name, f"{what}; {hint}" if hint else what)
+        broken.__cause__ = error
+        return broken
+    return PASSED if skipped is None else f"skipped: {skipped}"
+
+
+def _together(results: Sequence[Result]) -> Result:
+    """How a promise stands in all cases: broken by one it is broken, and kept in one it is kept."""
+    broken = [result for result in results if isinstance(result, BrokenPromise)]
+    if not broken:
+        return PASSED if PASSED in results else results[0]
+    if len(broken) == 1:
+        return broken[0]
+    first, asked = broken[0], len(broken) + results.count(PASSED)
+    more = BrokenPromise(first.case, first.promise, f"{first.how} (and in {len(broken) - 1} more of {asked} cases)")
+    more.__cause__ = first.__cause__
+    return more
+
+
+def _raised(results: dict[str, Result]) -> dict[str, Result]:
+    """The results. Raises what is broken among them."""
+    broken = {name: result for name, result in results.items() if isinstance(result, BrokenPromise)}
+    if len(broken) == 1:
+        raise next(iter(broken.values()))
+    if broken:
+        raise BrokenPromises(broken)
+    return results
+
+
+# -- what mends it ---------------------------------------------------------------------------
+
+
+def _hint(case: Case, name: str, error: Exception) -> str | None:
+    """What mends it, where the cause can be told."""
+    frames = traceback.extract_tb(error.__traceback__)
+    if isinstance(error, CorruptState):
+        return "parameters are loaded after load_state_dict(), which gives them the saved shapes: adapter.reshape()"
+    if isinstance(error, KeyError) and any(frame.name == "load_state_dict" for frame in frames):
+        return f"load_state_dict() reads {error}, which state_dict() does not give"
+    if isinstance(error, RuntimeError) and "view size is not compatible" in str(error):
+        return "what is cut out of a weight need not be contiguous: reshape() in place of view()"
+    if isinstance(error, RuntimeError) and "is invalid for input of size" in str(error):
+        return "a weight that was cut or has grown has another size: view() and reshape() by its present shape"
+    if isinstance(error, RuntimeError) and ("/torch/optim/" in frames[-1].filename or "invalid gradient" in str(error)):
+        return "a parameter's size changes with its moments: adapter.keep(), append(), or variants.core.adapters.resize"
+    if name in TAKES_UP and isinstance(error, AssertionError) and (lost := _lost(case)):
+        return f"not in state_dict(), or not taken up by load_state_dict(): {', '.join(lost)}"
+    return None
+
+
+def _lost(case: Case) -> list[str]:
+    """What a trained variant and its adapters hold and one that took up its state does not, by name."""
+    run, again = case.straight, case.attached(seed=1)
+    training_state.restore_weights(
+        again.model, again.variant, training_state.weights(run.model, run.variant, run.optimizer)
+    )
+    loaded = dict(adapters(again))
+    held: list[tuple[str, Any, Any]] = [("", run.variant, again.variant)]
+    held += [(f"{name}.", adapter, loaded[name]) for name, adapter in adapters(run)]
+    return [
+        prefix + name
+        for prefix, trained, took_up in held
+        for name, value in _values(trained).items()
+        if not same(value, _values(took_up).get(name))
+    ]
+
+
+def _values(owner: Any) -> dict[str, Any]:
+    """Tensors and plain values that a variant or a module holds, by name."""
+    held = {name: v for name, v in vars(owner).items() if isinstance(v, torch.Tensor | bool | int | float | str)}
+    if isinstance(owner, torch.nn.Module):
+        del held["training"]
+        held |= dict(owner.named_parameters()) | dict(owner.named_buffers())
+    return held
