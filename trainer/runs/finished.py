@@ -13,10 +13,11 @@ import functools
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -27,9 +28,14 @@ from trainer import config as run_config
 from trainer import identity as identities
 from trainer import origin, record
 from trainer.config import Config
-from trainer.errors import ConfigError, one_line
+from trainer.data import rows
+from trainer.data.sources import TaskData
+from trainer.data.sources.checks import Examples, dataset
+from trainer.errors import ConfigError, RunFailed, one_line
 from trainer.loop.evaluation import Evaluation
 from trainer.loop.loop import Loop
+from trainer.model import agreement, backbone
+from trainer.objectives.objective import Objective
 from trainer.record import ADAPTER, Record
 from trainer.runs import assemble
 from trainer.runs.assemble import Parts
@@ -72,6 +78,41 @@ class Finished:
     def evaluate(self) -> Evaluation:
         """The model as it is now on `split`, in the way that the run was evaluated."""
         return self._loop.timed_evaluation(self.parts.rows.report[self.split])
+
+    @property
+    def objective(self) -> Objective:
+        return self._loop.objective
+
+    @property
+    def positive(self) -> str | None:
+        """The class that f1 is of, where it is of one."""
+        return self._loop.positive
+
+    @property
+    def takes_pairs(self) -> bool:
+        """Whether a row of the run's task is two texts."""
+        return "text_pair" in rows.load(self.config.task).splits["train"].column_names
+
+    def outputs(self, examples: Examples) -> tuple[np.ndarray, int]:
+        """The model's outputs (rows, labels) for other texts, in their order, and how many of these were cut.
+
+        They are read, cut and batched as those that the run was evaluated on. Labels are not looked at. Raises
+        `ConfigError` for a text that the model can't take, `RunFailed` for outputs that are not finite.
+        """
+        labels = self.parts.rows.labels
+        unlabelled = replace(examples, label=[0] * len(examples.id))
+        task = TaskData({"data": dataset(unlabelled, labels)}, labels)
+        part, found = rows.tokenised(task, "data", self.parts.source, self.parts.max_length)
+        rows.refuse_letters(task, "data", part, found)
+        agreement.check_rows(backbone.skeleton(self.parts.source, self.parts.labels), part, "data", task)
+        part = part.longest_first()
+        self.model.eval()
+        sorted_outputs, _ = self._loop.evaluator.outputs(part)
+        if not np.isfinite(sorted_outputs).all():
+            raise RunFailed(f"{self.folder}: the model's outputs are not finite on these texts")
+        outputs = np.empty_like(sorted_outputs)
+        outputs[part.indices] = sorted_outputs
+        return outputs, int(found.cut.sum())
 
     @functools.cached_property
     def _loop(self) -> Loop:
