@@ -97,7 +97,7 @@ def test_a_report_never_imports_torch_and_no_matplotlib_without_pictures(store):
     two_rows(store)
     code = """if True:
         import sys
-        from analysis import cli
+        from analysis.commands import cli
         cli.main(["report", "runs", "--no-pictures"])
         print([name for name in ("torch", "transformers", "matplotlib") if name in sys.modules])
         cli.main(["report", "runs", "--only", "memory"])
