@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from trainer import record
 from trainer.data.sources.paths import expanded
@@ -34,9 +35,9 @@ class Origin:
     weights: str
     outline: str
 
-    def identity(self) -> dict[str, str]:
-        """What stands for it in the identity of a run that starts from it."""
-        return {"run_id": self.record.run_id, "weights": self.weights, "outline": self.outline}
+    def identity(self) -> dict[str, Any]:
+        """What stands for it in the identity of a run that starts from it; `run_id` first, which labels then show."""
+        return {"run_id": self.record.run_id, "sha256": {"weights": self.weights, "outline": self.outline}}
 
     def refuse_another(self, identity: Identity) -> None:
         """Raises `ConfigError` where the run of `identity` has another method or model, or other settings."""

@@ -151,7 +151,7 @@ def test_the_record_names_the_origin_and_the_run_is_done_then(
     record = carry_out(*other_task, f"init_from={folder}")
     with opened(folder) as run:
         files = run.record.files
-    wanted = {"run_id": folder.name, "weights": files.weights, "outline": files.outline}
+    wanted = {"run_id": folder.name, "sha256.weights": files.weights, "sha256.outline": files.outline}
     assert {n: record.config[f"init_from.{n}"] for n in wanted} == wanted
     assert {n: record.identity[f"init_from.{n}"] for n in wanted} == wanted
     assert plan(configured([*tiny_overrides, *other_task, f"init_from={folder}"])).done
