@@ -109,6 +109,7 @@ class Config:
     train: Train = field(default_factory=Train)
     seed: int = 0
     study: str = "scratch"
+    init_from: str | None = None  # folder of a finished run whose adapter the run starts from; see trainer.origin
     redo: bool = False  # carry out a run that is done once more; its old folder is kept in <study>/.replaced
     runs_dir: str = "runs"
     machine: Machine = field(default_factory=Machine)

@@ -37,6 +37,7 @@ from trainer.identity import run_id as hashed
 VERSION = 2
 FILENAME = "record.json"
 CONFIG = "config.yaml"  # beside it from the start of a run
+ADAPTER = Path("adapter") / "state"  # beside it at the end: what training changed
 REPLACED = ".replaced"  # in a study's folder: runs that were done again
 CHECKSUM = "checksum"  # field of a row: a hash of all others; absent in version 1
 STATUSES = ("done", "failed", "pruned")

@@ -240,7 +240,8 @@ class AdaLoRA(AdapterVariant):
             self._final = True
 
     def is_final_form(self, step: Step) -> bool:
-        return step.index >= step.total or step.index - 1 >= step.total - self.final_steps
+        # Of a run that starts from a finished one the masks are final from the first step on.
+        return self._final or step.index >= step.total or step.index - 1 >= step.total - self.final_steps
 
     def on_train_end(self, step: Step) -> None:
         if not self._final or self.profile == "released":

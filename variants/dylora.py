@@ -227,3 +227,11 @@ class DyLoRA(AdapterVariant):
             if saved > here:
                 raise ValueError(f"{name}: rank {here}, allowed: at least the {saved} of the saved state")
             adapter.cut(saved)
+
+    def start_from(self, state: Mapping[str, Any]) -> None:
+        for name, adapter in self.adapters.items():
+            if state["ranks"][name] != len(adapter.A):
+                raise ValueError(
+                    f"eval_rank: {self.eval_rank} has cut {name} to rank {state['ranks'][name]}; allowed: null, which "
+                    f"keeps all {len(adapter.A)} that the method draws from"
+                )

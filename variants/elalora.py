@@ -239,6 +239,10 @@ class ElaLoRA(AdapterVariant):
         for name, adapter in self.adapters.items():
             adapter.reshape(state["ranks"][name])
 
+    def start_from(self, state: Mapping[str, Any]) -> None:
+        self.load_state_dict(state)
+        self._importance, self._rounds = Importance(self.beta1, self.beta2), 0
+
     def _exchange(self, count: int, optimizer: torch.optim.Optimizer) -> None:
         """One round: prunes the `count` lowest of the pool and grows the owners of its highest."""
         scores, pool = self._scores_read(), []

@@ -242,6 +242,10 @@ class Peft(Variant):
         if state["rank_pattern"] is not None:
             self._tuner().peft_config["default"].rank_pattern = state["rank_pattern"]
 
+    def start_from(self, state: Mapping[str, Any]) -> None:
+        if state:  # its mask is a matter of the step alone, and begins with all ranks
+            raise ValueError(f"method: {self.method} allocates as it trains, and would go back to what it started with")
+
     def merged(self, model: nn.Module) -> nn.Module:
         tuner = self._tuner()
         if tuner is None:

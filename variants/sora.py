@@ -332,7 +332,8 @@ class SoRA(AdapterVariant):
     def _curve(self, total: int, t: int) -> int:
         """Parameters that the open gates may cost after step t, counted from 0."""
         assert self.budget is not None
-        start = sum(adapter.closed_form() for adapter in self.adapters.values())
+        # A finished run's gates, from which another starts, may cost less than the budget.
+        start = max(self.budget, sum(adapter.closed_form() for adapter in self.adapters.values()))
         return Cubic(start, self.budget, total - 1, self.initial_steps, self.final_steps, 1).at(t)[0]
 
     def _largest(self, gates: torch.Tensor, budget: int) -> torch.Tensor:

@@ -331,8 +331,8 @@ class SparseLoRA(AdapterVariant):
         # Not at that step alone: its gradients may not have been finite, and then it was left out.
         if self.schedule == "one_shot":
             return step.index >= self.initial_steps and self._entries > self.target
-        if self.schedule == "gradual" and step.index >= last:
-            return self._entries > self.target
+        if self.schedule == "gradual" and (step.index >= last or self._entries <= self.target):
+            return self._entries > self.target  # where a run starts from a finished one, none is from its first step on
         return self.initial_steps <= step.index <= last and (step.index - self.initial_steps) % self.interval == 0
 
     @property
@@ -446,3 +446,6 @@ class SparseLoRA(AdapterVariant):
         self._scores, self._moved = dict(state["scores"]), state["moved"]
         for name, adapter in self.adapters.items():
             adapter.take_places(state["places"][name])
+
+    def start_from(self, state: Mapping[str, Any]) -> None:
+        self.load_state_dict({**state, "scores": {}})

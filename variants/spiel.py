@@ -362,6 +362,11 @@ class SpIEL(AdapterVariant):
                 estimate = Estimate(**estimate | tensors)
             adapter.estimate = estimate
 
+    def start_from(self, state: Mapping[str, Any]) -> None:
+        self.load_state_dict(state)
+        for adapter in self.adapters.values():
+            adapter.ages, adapter.estimate = torch.zeros_like(adapter.ages), None  # as the new optimizer's moments
+
 
 def _in_front(numbers: torch.Tensor, counts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """`numbers` (n,) with those that `counts` (n,) in front, in their order, and which these are."""

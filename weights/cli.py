@@ -8,17 +8,17 @@ from collections.abc import Sequence
 
 from analysis.commands.command import Verb
 from analysis.errors import AnalysisError
-from trainer.errors import ConfigError
-from weights import export, spectrum, truncate
+from trainer.errors import ConfigError, RunFailed
+from weights import export, predict, spectrum, truncate
 
-VERBS: tuple[Verb, ...] = (export.VERB, truncate.VERB, spectrum.VERB)
+VERBS: tuple[Verb, ...] = (export.VERB, predict.VERB, truncate.VERB, spectrum.VERB)
 
 
 def parser() -> argparse.ArgumentParser:
     """The parser of all verbs; `--help` lists them."""
     top = argparse.ArgumentParser(
         prog="python -m weights",
-        description="Exports a finished run, truncates its update to lower ranks, or decomposes a backbone's weights.",
+        description="Exports a finished run, evaluates it on other data, truncates its update; decomposes a backbone.",
         epilog="python -m weights <verb> --help shows the options of a verb and examples.",
     )
     verbs = top.add_subparsers(title="verbs", metavar="<verb>", dest="verb", required=True)
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
         code: int = options.carry_out(options)
-    except (ConfigError, AnalysisError) as error:
+    except (ConfigError, RunFailed, AnalysisError) as error:
         print(f"weights: {error}", file=sys.stderr)
         return 2
     return code

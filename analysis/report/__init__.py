@@ -6,6 +6,7 @@ records.py    all records, column by column, as small as JSON makes them
 journals.py   learning curves and ranks of layers, for the page of each run
 tracker.py    where a run can be seen on a dashboard
 images.py     pictures, inside the page
+repeat.py     the overrides that repeat a run of a method from outside
 origin.py     what made the runs, and what makes the page once more
 page.py       all of it as one HTML file, from templates/
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from analysis.records import columns
 from analysis.records.runs import Found, Run
+from analysis.report import repeat
 from analysis.tables.rows import Rows
 
 _EXACT = 2**53  # a browser has no larger whole numbers
@@ -44,6 +46,12 @@ def build(runs: Sequence[Run], rows: Rows, fractions: dict[str, bool]) -> dict[s
         "count": len(runs),
         "fields": {name: encode(values[name]) for name in sorted(values, key=columns.place)},
         "folder": [run.path for run in runs],
+        "repeat": {
+            number: texts
+            for number, run in enumerate(runs)
+            if (texts := repeat.overrides(run.record, Path(run.folder)))
+        },
+        "foreign": [number for number, run in enumerate(runs) if repeat.is_foreign(run.record)],
         "row": encode([places[run.record.run_id] for run in runs]),
         "rows": [row.label for row in rows.rows],
         "fractions": sorted(name for name, fraction in fractions.items() if fraction),

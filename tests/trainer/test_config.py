@@ -10,9 +10,11 @@ from omegaconf import OmegaConf, open_dict
 
 from tests.conftest import ROOT
 from trainer import config as run_config
+from trainer.data.sources.glue import TASKS
 from trainer.errors import ConfigError, one_line
 from trainer.instantiate import make
 from trainer.loop.loop import total_steps
+from trainer.runs.run import run
 from trainer.sweeps.plan import plan
 from variants.core.kernels import low_rank
 from variants.core.variant import field_names
@@ -72,6 +74,28 @@ def test_a_familys_schedule_fits_the_experiment_and_its_name_is_that_of_its_file
     run_config.validate(config)
     assert config.variant.name == name
     make("variant", config.variant).plan(total_steps(config.data.limit, config.train))
+
+
+def test_the_glue_experiment_runs_every_method_on_every_task(configured):
+    params = OmegaConf.load(ROOT / "conf" / "experiment" / "glue.yaml").hydra.sweeper.params
+    assert sorted(params.task.split(",")) == sorted(TASKS)
+    for task in TASKS:
+        config = configured([f"task={task}", "experiment=glue"])
+        run_config.validate(config)
+        assert config.task.source.task == task == config.task.name
+    for method in params.variant.split(","):
+        config = configured([f"variant={method}", "experiment=glue"])
+        run_config.validate(config)
+        for task in TASKS.values():
+            make("variant", config.variant).plan(total_steps(task.sizes["train"], config.train))
+
+
+def test_the_debug_experiment_is_one_run_of_ten_steps(configured, tiny_overrides):
+    kept = [text for text in tiny_overrides if not text.startswith(("train.", "study="))]
+    config = configured(["experiment=debug", *kept])
+    record = run(plan(config), kept)
+    assert (record.status, record.study, record.steps.done) == ("done", "debug", 10)
+    assert (record.data.train, record.data.report) == (48, 24) and config.data.limit == config.data.eval_limit == 64
 
 
 @pytest.mark.parametrize(

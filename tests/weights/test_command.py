@@ -365,7 +365,7 @@ def test_a_wrong_argument_is_named(arguments, message, capsys):
     assert stopped.value.code == 2 and message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("verb", [[], ["export"], ["truncate"]], ids=str)
+@pytest.mark.parametrize("verb", [[], ["export"], ["predict"], ["truncate"]], ids=str)
 def test_help_comes_up_without_torch(verb):
     code = (
         "import sys; from weights.cli import main\n"

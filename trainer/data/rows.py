@@ -123,8 +123,12 @@ def _load(source: str) -> TaskData:
 
 @functools.lru_cache(maxsize=8)
 def _tokenised(source: str, split: str, folder: Path, max_length: int) -> tuple[Rows, Tokens]:
+    return tokenised(_load(source), split, folder, max_length)
+
+
+def tokenised(task: TaskData, split: str, folder: Path, max_length: int) -> tuple[Rows, Tokens]:
     """All rows of a split, and what became of their texts."""
-    rows = _load(source).splits[split]
+    rows = task.splits[split]
     names = ["text", "text_pair"] if "text_pair" in rows.column_names else ["text"]
     found = tokens([rows[name][:] for name in names], folder, max_length)
     return Rows(found.columns, np.asarray(rows["label"][:]), np.arange(len(rows))), found
@@ -165,12 +169,17 @@ def prepare(task: DictConfig, data: DictConfig, seed: int, folder: Path, max_len
         _, found = _tokenised(source, split, folder, max_length)
         truncated += int(found.cut[rows.indices].sum())
         letters += int((found.letters[rows.indices] == 1).sum())
-        for row in rows.indices[found.letters[rows.indices] == 2][:1]:
-            raise ConfigError(
-                f"task: {row_name(content, split, row)} has the letters of a special token, and the model's tokenizer "
-                "can't read them as letters; allowed: texts without them"
-            )
+        refuse_letters(content, split, rows, found)
     return replace(prepared, truncated=truncated, letters=letters)
+
+
+def refuse_letters(task: TaskData, split: str, rows: Rows, found: Tokens) -> None:
+    """Raises `ConfigError` for a text with the letters of a special token that can't be read as letters."""
+    for row in rows.indices[found.letters[rows.indices] == 2][:1]:
+        raise ConfigError(
+            f"task: {row_name(task, split, row)} has the letters of a special token, and the model's tokenizer "
+            "can't read them as letters; allowed: texts without them"
+        )
 
 
 @functools.lru_cache(maxsize=8)

@@ -49,7 +49,7 @@ class Evaluator:
         # Making a data loader draws a number; without this the dropout of all later steps would depend on it.
         random = checkpoints.random_state()
         mine = np.asarray(batch_shards.evaluated(len(rows), self._size, processes.rank(), processes.count()))
-        parts = processes.gathered((mine, *self._outputs(rows.view(mine))))
+        parts = processes.gathered((mine, *self.outputs(rows.view(mine))))
         checkpoints.restore_random(random)
         outputs = np.empty((len(rows), *parts[0][1].shape[1:]), parts[0][1].dtype)
         losses = np.empty(len(rows), parts[0][2].dtype)
@@ -61,7 +61,7 @@ class Evaluator:
         return Evaluation(computed, float(losses.mean()), outputs)
 
     @torch.no_grad()
-    def _outputs(self, rows: Rows) -> tuple[np.ndarray, np.ndarray]:
+    def outputs(self, rows: Rows) -> tuple[np.ndarray, np.ndarray]:
         """(outputs, losses): the model's outputs for `rows`, and for each row the mean loss of its batch."""
         outputs, means, weights = [], [], []
         for batch in self._batches.loaded(rows, self._size):

@@ -78,26 +78,36 @@ def check(model: Any, tokenizer: Any, rows: Prepared, task: TaskData) -> None:
 
     model: without weights. rows: of `task`, as the tokenizer gives them.
     """
-    words = _words(model)
-    size = None if words is None else words.weight.shape[0]
+    size, types = _limits(model)
     if size is not None and tokenizer.pad_token_id >= size:
         raise ConfigError(
             f"model: its tokenizer pads with number {tokenizer.pad_token_id} ({tokenizer.pad_token!r}), and the model "
             f"has embeddings for {size} tokens; allowed: numbers below {size}, or resized embeddings"
         )
-    types = getattr(model.config, "type_vocab_size", None)
     if "token_type_ids" in tokenizer.model_input_names and types is not None and tokenizer.pad_token_type_id >= types:
         raise ConfigError(
             f"model: its tokenizer gives padding the type {tokenizer.pad_token_type_id}, and the model has {types} "
             f"types of tokens; allowed: a pad_token_type_id below {types}"
         )
     for split, part in rows.splits():
-        empty = part.indices[np.asarray(part.lengths) == 0]
-        if len(empty):
-            name = row_name(task, split, empty[0])
-            raise ConfigError(f"task: {name} has no token for the model's tokenizer; allowed: one or more")
-        _refuse_above(part, "input_ids", size, "model: its tokenizer has more tokens", split, task)
-        _refuse_above(part, "token_type_ids", types, "model: its tokenizer has more types of tokens", split, task)
+        check_rows(model, part, split, task)
+
+
+def check_rows(model: Any, part: Rows, split: str, task: TaskData) -> None:
+    """Raises `ConfigError` where `part`, rows of a split of `task`, has an empty row or one without embeddings."""
+    size, types = _limits(model)
+    empty = part.indices[np.asarray(part.lengths) == 0]
+    if len(empty):
+        name = row_name(task, split, empty[0])
+        raise ConfigError(f"task: {name} has no token for the model's tokenizer; allowed: one or more")
+    _refuse_above(part, "input_ids", size, "model: its tokenizer has more tokens", split, task)
+    _refuse_above(part, "token_type_ids", types, "model: its tokenizer has more types of tokens", split, task)
+
+
+def _limits(model: Any) -> tuple[int | None, int | None]:
+    """For how many words and types of tokens the model has embeddings; None where it doesn't say."""
+    words = _words(model)
+    return None if words is None else words.weight.shape[0], getattr(model.config, "type_vocab_size", None)
 
 
 def row_name(task: TaskData, split: str, row: int) -> str:

@@ -30,14 +30,13 @@ from trainer.machine import malloc, processes
 from trainer.model import agreement, padding
 from trainer.model import backbone as models
 from trainer.objectives import metrics
+from trainer.runs import start
 from trainer.sweeps.plan import model_sources
 from variants.core.kernels import low_rank
 from variants.core.target_modules import by_block
 from variants.core.variant import Variant
 
 log = logging.getLogger(__name__)
-
-ADAPTER = Path("adapter") / "state"  # in a run's folder: what training changed
 
 
 @dataclass(frozen=True)
@@ -156,6 +155,8 @@ def load(parts: Parts) -> nn.Module:
         raise ConfigError(
             f"train.recompute: true with variant {name}, allowed: false; it keeps nothing to compute again"
         )
+    if parts.config.init_from is not None:
+        start.take_up(parts, model)
     if parts.config.machine.fsdp and processes.count() > 1:
         from trainer.machine import sharding  # here, because torch's part of it takes a second to import
 

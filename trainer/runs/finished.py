@@ -13,10 +13,11 @@ import functools
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -25,16 +26,20 @@ from yaml import YAMLError
 
 from trainer import config as run_config
 from trainer import identity as identities
-from trainer import record
+from trainer import origin, record
 from trainer.config import Config
-from trainer.errors import ConfigError, one_line
-from trainer.hashing import sha256
+from trainer.data import rows
+from trainer.data.sources import TaskData
+from trainer.data.sources.checks import Examples, dataset
+from trainer.errors import ConfigError, RunFailed, one_line
 from trainer.loop.evaluation import Evaluation
 from trainer.loop.loop import Loop
-from trainer.record import CorruptRecord, Record
+from trainer.model import agreement, backbone
+from trainer.objectives.objective import Objective
+from trainer.record import ADAPTER, Record
 from trainer.runs import assemble
-from trainer.runs.assemble import ADAPTER, Parts
-from trainer.sweeps.plan import identify
+from trainer.runs.assemble import Parts
+from trainer.sweeps.plan import content, identify
 from variants.core import state_files
 from variants.core import training_state as live
 from variants.core.variant import Variant
@@ -74,6 +79,41 @@ class Finished:
         """The model as it is now on `split`, in the way that the run was evaluated."""
         return self._loop.timed_evaluation(self.parts.rows.report[self.split])
 
+    @property
+    def objective(self) -> Objective:
+        return self._loop.objective
+
+    @property
+    def positive(self) -> str | None:
+        """The class that f1 is of, where it is of one."""
+        return self._loop.positive
+
+    @property
+    def takes_pairs(self) -> bool:
+        """Whether a row of the run's task is two texts."""
+        return "text_pair" in rows.load(self.config.task).splits["train"].column_names
+
+    def outputs(self, examples: Examples) -> tuple[np.ndarray, int]:
+        """The model's outputs (rows, labels) for other texts, in their order, and how many of these were cut.
+
+        They are read, cut and batched as those that the run was evaluated on. Labels are not looked at. Raises
+        `ConfigError` for a text that the model can't take, `RunFailed` for outputs that are not finite.
+        """
+        labels = self.parts.rows.labels
+        unlabelled = replace(examples, label=[0] * len(examples.id))
+        task = TaskData({"data": dataset(unlabelled, labels)}, labels)
+        part, found = rows.tokenised(task, "data", self.parts.source, self.parts.max_length)
+        rows.refuse_letters(task, "data", part, found)
+        agreement.check_rows(backbone.skeleton(self.parts.source, self.parts.labels), part, "data", task)
+        part = part.longest_first()
+        self.model.eval()
+        sorted_outputs, _ = self._loop.evaluator.outputs(part)
+        if not np.isfinite(sorted_outputs).all():
+            raise RunFailed(f"{self.folder}: the model's outputs are not finite on these texts")
+        outputs = np.empty_like(sorted_outputs)
+        outputs[part.indices] = sorted_outputs
+        return outputs, int(found.cut.sum())
+
     @functools.cached_property
     def _loop(self) -> Loop:
         return assemble.loop(self.parts, self.model, self.scratch, self.device)
@@ -87,30 +127,17 @@ def opened(folder: str | os.PathLike[str], device: str | None = None) -> Iterato
     or config are not what they were.
     """
     folder = Path(folder)
-    row = _record(folder)
+    row = origin.find(folder, "").record
     config = _config(folder, row)
     place = assemble.device(device or config.machine.device)
     with assemble.apart(config), tempfile.TemporaryDirectory() as scratch:
         parts = assemble.check(config)
         model = assemble.load(parts)
-        _verify(folder, row)
         try:
             live.restore_weights(model, parts.variant, state_files.load(folder / ADAPTER))
         except state_files.CorruptState as error:
             raise ConfigError(f"{folder / ADAPTER.parent}: not what this run trained: {error}") from None
         yield Finished(folder, row, parts, model.eval(), place, Path(scratch))
-
-
-def _record(folder: Path) -> Record:
-    try:
-        row = record.read(folder)
-    except CorruptRecord as error:
-        raise ConfigError(str(error)) from None
-    if row is None:
-        raise ConfigError(f"{folder}: no finished run, which has a {record.FILENAME}")
-    if row.status != "done":
-        raise ConfigError(f"{folder}: the run has failed: {row.error}")
-    return row
 
 
 def _config(folder: Path, row: Record) -> DictConfig:
@@ -123,11 +150,13 @@ def _config(folder: Path, row: Record) -> DictConfig:
         config = OmegaConf.merge(OmegaConf.structured(Config), saved)
         assert isinstance(config, DictConfig)
         config.tracker = config.machine.judge = None  # of those who made the run
+        config.init_from = None  # what it started from is in what it ended with
         run_config.validate(config)
         # As values first: what the config names is called where it is what the record says.
+        started = {name: value for name, value in row.config.items() if name.startswith("init_from.")}
         bare = identities.identify(run_config.deciding(config), {}, run_config.defaults()).settings
         _compare(folder, bare, {name: value for name, value in row.config.items() if name in bare})
-        now = identify(config)
+        now = identify(config, content(config) | started)
     except ConfigError:
         raise
     except (OSError, AssertionError, YAMLError, OmegaConfBaseException) as error:
@@ -142,13 +171,3 @@ def _compare(folder: Path, found: Mapping[str, Any], made: Mapping[str, Any]) ->
     for name, was in sorted(made.items()):
         if found.get(name) != was:
             raise ConfigError(f"{folder}: {name} is {found.get(name)!r}, the run was made with {was!r}")
-
-
-def _verify(folder: Path, row: Record) -> None:
-    """Raises `ConfigError` where the adapter is not the one that the run wrote; unknown for records of before."""
-    for expected, name in ((row.files.weights, f"{ADAPTER}.safetensors"), (row.files.outline, f"{ADAPTER}.json")):
-        try:
-            if expected is not None and sha256(folder / name) != expected:
-                raise ConfigError(f"{folder / name}: not what this run trained: its hash is not that of the record")
-        except OSError as error:
-            raise ConfigError(f"{folder / ADAPTER.parent}: not what this run trained: {error}") from None

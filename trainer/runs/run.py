@@ -29,8 +29,8 @@ from trainer.loop import cost, unfinished
 from trainer.loop.loop import Loop
 from trainer.machine import processes
 from trainer.objectives import metrics
+from trainer.record import ADAPTER
 from trainer.runs import assemble
-from trainer.runs.assemble import ADAPTER
 from trainer.sweeps.plan import Planned
 from trainer.trackers import guard
 from variants.core import state_files

@@ -14,7 +14,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from trainer import class_source, config_checks
+from trainer import class_source, config_checks, origin
 from trainer import config as run_config
 from trainer import identity as identities
 from trainer import record as run_record
@@ -112,6 +112,8 @@ def plan(
     if run.record is None and identity.earlier is not None:
         before = planned(identity.earlier)
         run = new if before.record is None or before.failed else before
+    if config.init_from is not None and (config.redo or not run.done):
+        origin.find(config.init_from).refuse_another(identity)
     return replace(new, record=None, replaces=run.folder) if config.redo and run.record is not None else run
 
 
@@ -174,10 +176,13 @@ def identify(config: DictConfig, files: Mapping[str, Any] | None = None) -> Iden
 
 def content(config: DictConfig) -> dict[str, Any]:
     """Fingerprints of the files that `config` names, in place of where they lie. Raises `ConfigError`."""
-    return {
+    found: dict[str, Any] = {
         "task": {"source": make("task.source", config.task.source).identity()},
         "model": {"content": model_identity(model_sources(config), config.model.files)},
     }
+    if config.init_from is not None:
+        found["init_from"] = origin.find(config.init_from).identity()
+    return found
 
 
 def model_sources(config: DictConfig) -> list[ModelSource]:

@@ -128,7 +128,8 @@ class Runs:
     def _content(self, config: DictConfig) -> dict[str, Any]:
         """Fingerprints of the files that a config names; many runs share them."""
         named = [config.task.source, config.model.sources, config.model.files]
-        key = json.dumps([OmegaConf.to_container(node, resolve=True) for node in named], sort_keys=True)
+        parts = [OmegaConf.to_container(node, resolve=True) for node in named]
+        key = json.dumps([*parts, config.init_from], sort_keys=True)
         if key not in self._contents:
             try:
                 self._contents[key] = plans.content(config)

@@ -6,7 +6,7 @@ training finds its place again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from torch import nn
 
 from variants.core.adapters.grow import OwnWarmup
 from variants.core.state_files import CorruptState
+from variants.core.target_modules import inside
 from variants.core.variant import AdapterVariant, Variant
 
 
@@ -34,6 +35,12 @@ def restore_weights(model: nn.Module, variant: Variant, state: Mapping[str, Any]
     """Puts back what `weights` took; the variant first, for it may reshape parameters."""
     variant.load_state_dict(state["variant"])
     _put_back(model, state["parameters"])
+
+
+def start_from(model: nn.Module, variant: Variant, state: Mapping[str, Any], left_out: Sequence[str] = ()) -> None:
+    """Gives a new run what `weights` took of a finished one, without the parameters of the modules `left_out`."""
+    variant.start_from(state["variant"])
+    _put_back(model, {name: tensor for name, tensor in state["parameters"].items() if not inside(name, left_out)})
 
 
 def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:

@@ -215,6 +215,15 @@ class Variant:
         if state:
             raise ValueError(f"{self.name or type(self).__name__}: has no state, found {sorted(state)}")
 
+    def start_from(self, state: Mapping[str, Any]) -> None:
+        """Takes up the state of a finished run of the same settings, from whose adapter a new run starts.
+
+        As `load_state_dict`, which it is by default; but the optimizer, the steps and the task are new. So what was
+        decided stays (ranks, masks), and what was measured in between (averages, ages) begins anew. Raises `ValueError`
+        where the method can't go on from what it left.
+        """
+        self.load_state_dict(state)
+
     def disabled(self) -> contextlib.AbstractContextManager[None]:
         """Within it the model computes what the base model does (the head stays as trained)."""
         raise ValueError(f"{self.name or type(self).__name__}: trains the model's own weights; nothing to disable")

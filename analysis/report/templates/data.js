@@ -74,6 +74,7 @@ function metric(number) {
 const quoted = (word) => (/^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", `'"'"'`)}'`);
 
 // What repeats a run, but for its code.
-const command = (number) => ["python train.py", ...(value("overrides", number) ?? []).map(quoted)].join(" ");
+const command = (number) =>
+  ["python train.py", ...(data("runs").repeat[number] ?? value("overrides", number) ?? []).map(quoted)].join(" ");
 
 const linkTo = (number) => `#/run/${encodeURIComponent(value("run_id", number))}`;

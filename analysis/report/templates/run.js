@@ -22,6 +22,8 @@ function repeat(number) {
   const missing = [];
   if (commit === null) missing.push("The commit of its code is not recorded.");
   if (value("git.dirty", number)) missing.push("Its code had uncommitted changes: the commit alone does not give it.");
+  if (data("runs").foreign.includes(number))
+    missing.push(`Its method, ${value("config.variant._target_", number)}, is no part of this code: it has to be where Python finds it (PYTHONPATH).`);
   return [el("h3", {}, "Repeat this run"), el("pre", {}, el("code", {}, lines.join("\n"))),
     missing.map((text) => el("p", { class: "warning" }, text)),
     el("p", {}, "A run that is finished where runs land is skipped: with another runs_dir it is made once more.")];

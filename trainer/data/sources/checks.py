@@ -99,7 +99,7 @@ def task_data(splits: Mapping[str, Examples], labels: Sequence[str] | None, wher
                 raise ConfigError(f"{where}: {name} has labels that train hasn't: {listing}; allowed: {allowed}")
     elif len(trained) < 2:
         raise ConfigError(f"{where}: all of train has the label {next(iter(trained))}; allowed: two or more values")
-    return TaskData({name: _dataset(examples, labels) for name, examples in splits.items()}, _tuple(labels))
+    return TaskData({name: dataset(examples, labels) for name, examples in splits.items()}, _tuple(labels))
 
 
 def _in_train(splits: Mapping[str, Examples]) -> dict[str, int]:
@@ -119,7 +119,8 @@ def _tuple(labels: Sequence[str] | None) -> tuple[str, ...] | None:
     return None if labels is None else tuple(labels)
 
 
-def _dataset(examples: Examples, labels: Sequence[str] | None) -> Any:
+def dataset(examples: Examples, labels: Sequence[str] | None) -> Any:
+    """The rows of one split as a `datasets.Dataset`, with the columns that `TaskData` names."""
     from datasets import Dataset, Features, Value
 
     columns: dict[str, Any] = {"id": examples.id, "text": examples.text}

@@ -67,9 +67,9 @@ class Files:
             return task_data(tables, None, where)
         classes = class_order(label for table in tables.values() for label in table.label)
         check_names(classes, where)
-        ids = {name: number for number, name in enumerate(classes)}
+        numbered = {name: number for number, name in enumerate(classes)}
         for table in tables.values():
-            table.label = [ids[label] for label in table.label]
+            table.label = [numbered[label] for label in table.label]
         return task_data(tables, classes, where)
 
     def identity(self) -> dict[str, str]:
@@ -100,7 +100,7 @@ class Files:
             label = numbers(label, f"{where} {self.label!r}")
         else:
             label = class_names(label, f"{where} {self.label!r}")
-        return Examples(id=_ids(text, pair), text=text, text_pair=pair, label=label)
+        return Examples(id=ids(text, pair), text=text, text_pair=pair, label=label)
 
     def _split(self, table: Examples) -> dict[str, Examples]:
         parts: dict[str, list[int]] = {"train": [], "validation": []}
@@ -123,12 +123,12 @@ class Files:
         }
 
 
-def _ids(text: list[str], pair: list[str] | None) -> list[str]:
+def ids(text: list[str], pair: list[str] | None) -> list[str]:
     """Ids from the texts, so that they outlive a new order of rows; repeated texts get a number."""
     seen: Counter[str] = Counter()
-    ids = []
+    found = []
     for row, one in enumerate(text):
         key = digest(one)[:16] if pair is None else digest(one, pair[row])[:16]
         seen[key] += 1
-        ids.append(key if seen[key] == 1 else f"{key}-{seen[key]}")
-    return ids
+        found.append(key if seen[key] == 1 else f"{key}-{seen[key]}")
+    return found

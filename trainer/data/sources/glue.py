@@ -2,15 +2,17 @@
 
 Source: A. Wang, A. Singh, J. Michael, F. Hill, O. Levy, S. Bowman, "GLUE: A Multi-Task
 Benchmark and Analysis Platform for Natural Language Understanding", ICLR 2019; the task
-files name the authors of each. The test splits have no public labels and are ignored.
+files name the authors of each. The test splits have no public labels: no run
+reads them, and `weights.glue` does for a submission.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from trainer.data.sources.checks import Examples, class_ids, numbers, task_data, texts
 from trainer.data.sources.hub import Repository
@@ -116,22 +118,8 @@ class Glue:
         return f"glue.path: {self.task} in {self.path!r}" if self.path is not None else f"{self._repository}"
 
     def _examples(self, folder: Path, split: str) -> Examples:
-        import pyarrow
-        import pyarrow.parquet
-
         task, where = TASKS[self.task], self._where(folder)
-        tables = []
-        for path in shards(folder / self.task, split):
-            try:
-                table = pyarrow.parquet.ParquetFile(path).read()
-            except (pyarrow.ArrowException, OSError) as error:
-                raise ConfigError(f"{where}: {path.name} is truncated or not parquet ({error})") from None
-            missing = [name for name in (*task.columns, "label", "idx") if name not in table.column_names]
-            if missing:
-                there = ", ".join(table.column_names)
-                raise ConfigError(f"{where}: {path.name} has no column {missing[0]} (there is: {there})")
-            tables.append(table.select([*task.columns, "label", "idx"]))
-        table = pyarrow.concat_tables(tables, promote_options="default")
+        table = read_shards(folder / self.task, split, (*task.columns, "label", "idx"), where)
         if table.num_rows != task.sizes[split]:
             raise ConfigError(f"{where}: {split} has {table.num_rows} examples; allowed: GLUE's {task.sizes[split]}")
         columns = [
@@ -149,6 +137,25 @@ class Glue:
             text_pair=columns[1] if len(columns) == 2 else None,
             label=label,
         )
+
+
+def read_shards(folder: Path, split: str, columns: Sequence[str], where: str) -> Any:
+    """These columns of a split's files as one `pyarrow.Table`. where: what the `ConfigError` begins with."""
+    import pyarrow
+    import pyarrow.parquet
+
+    tables = []
+    for path in shards(folder, split):
+        try:
+            table = pyarrow.parquet.ParquetFile(path).read()
+        except (pyarrow.ArrowException, OSError) as error:
+            raise ConfigError(f"{where}: {path.name} is truncated or not parquet ({error})") from None
+        missing = [name for name in columns if name not in table.column_names]
+        if missing:
+            there = ", ".join(table.column_names)
+            raise ConfigError(f"{where}: {path.name} has no column {missing[0]} (there is: {there})")
+        tables.append(table.select(list(columns)))
+    return pyarrow.concat_tables(tables, promote_options="default")
 
 
 def shards(folder: Path, split: str) -> list[Path]:

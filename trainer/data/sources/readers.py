@@ -40,6 +40,30 @@ def read_columns(path: Path, names: Sequence[str], field: str) -> dict[str, list
         raise ConfigError(f"{where} can't be read: {error.strerror or error}") from None
 
 
+def column_names(path: Path) -> list[str]:
+    """The columns that a table has, as its header or its first row names them.
+
+    None of a file that `read_columns` would refuse; it says why.
+    """
+    ending = path.suffix.lower()
+    try:
+        if ending == ".parquet":
+            import pyarrow
+            import pyarrow.parquet
+
+            try:
+                return list(pyarrow.parquet.read_schema(path).names)
+            except pyarrow.ArrowException:
+                return []
+        first = next((line for line in _lines(_text(path)) if line.strip()), "")
+        if ending == ".jsonl":
+            row = json.loads(first or "{}")
+            return list(row) if isinstance(row, dict) else []
+        return next(csv.reader([first], delimiter="\t" if ending == ".tsv" else ","), [])
+    except (OSError, ValueError, csv.Error):
+        return []
+
+
 def _csv(path: Path, names: Sequence[str], where: str) -> dict[str, list[Any]]:
     return _quoted(_text(path), names, where, ",")
 
