@@ -49,9 +49,18 @@ def identify(parts: Mapping[str, Any], content: Mapping[str, Any], defaults: Map
         for node, target in targets.items()
         for field, value in class_source.defaults(target).items()
     }
-    leaves = reduced(settings, kinds, known) | files
+    leaves = reduced(settings, kinds, known) | _orders(parts["variant"]) | files
     before = identity_v1.leaves(settings, kinds, known)
     return Identity(settings | files, leaves, run_id(leaves), None if before is None else run_id(before | files))
+
+
+def _orders(variant: Mapping[str, Any]) -> dict[str, Any]:
+    """The order of names in each mapping among a variant's settings: of several patterns the first that fits counts."""
+    return {
+        f"variant.{name}.*": list(value)
+        for name, value in variant.items()
+        if isinstance(value, Mapping) and "_target_" not in value and len(value) > 1
+    }
 
 
 def reduced(settings: Mapping[str, Any], kinds: Mapping[str, str], defaults: Mapping[str, Any]) -> dict[str, Any]:

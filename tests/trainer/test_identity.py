@@ -73,6 +73,12 @@ def test_false_is_a_value_like_any_other(configured):
     assert plan(configured(["train.group_by_length=false"])).run_id != plan(configured([])).run_id
 
 
+def test_the_order_of_patterns_is_a_part_of_the_name(configured):
+    one, other = ["{query: 4, layer.0.*: 2}", "{layer.0.*: 2, query: 4}"]
+    ids = [plan(configured([f"+variant.rank_pattern={pattern}"])).run_id for pattern in (one, other, "{query: 4}")]
+    assert len(set(ids)) == 3
+
+
 def test_one_is_not_true(configured):
     parts = run_config.deciding(configured(["variant.frozen_a=0"]))
     assert identity.identify(parts, {}, {}).leaves["variant.frozen_a"] == 0
