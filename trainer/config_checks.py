@@ -9,6 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from trainer import classes
 from trainer.errors import ConfigError
 
 # Fields of the groups whose files are plain YAML; a file may have others for its own fields to refer to.
@@ -98,10 +99,7 @@ def _node(field: str, node: Any) -> None:
     ensure(field, _plain(node), isinstance(node, DictConfig), NODE)
     target = node.get("_target_")
     ensure(f"{field}._target_", _plain(target), isinstance(target, str) and target, "the dotted name of a class")
-    for name in node:
-        # Hydra's own words would make something else of the class than an instance with these settings.
-        if name.startswith("_") and name != "_target_":
-            raise ConfigError(f"{field}.{name}: no such field, allowed: _target_ and those of the class")
+    classes.refuse_special(field, node)
 
 
 def _plain(value: Any) -> Any:
