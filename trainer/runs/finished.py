@@ -90,10 +90,10 @@ def opened(folder: str | os.PathLike[str], device: str | None = None) -> Iterato
     row = _record(folder)
     config = _config(folder, row)
     place = assemble.device(device or config.machine.device)
+    _verify(folder, row)
     with assemble.apart(config), tempfile.TemporaryDirectory() as scratch:
         parts = assemble.check(config)
         model = assemble.load(parts)
-        _verify(folder, row)
         try:
             live.restore_weights(model, parts.variant, state_files.load(folder / ADAPTER))
         except state_files.CorruptState as error:
