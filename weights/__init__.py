@@ -2,11 +2,11 @@
 
 It opens runs with `trainer.runs.finished`; nothing in `trainer`, `variants` or `analysis` imports it.
 
-    cli.py              finds the verb, shows errors in one line; command.py: what a verb is
+    cli.py              finds the verb, shows errors in one line; command.py: arguments that verbs share
     export.py           `export`: for PEFT, or as a plain transformers checkpoint
     handover_report.py  `handover.json`, and what a terminal shows of it
     roundtrip.py        what was written, loaded again and compared
     truncate.py         `truncate`: the metric against the rank that is kept
-    spectrum.py         `python -m analysis spectrum`: singular values of a model's layers; backbone.py, figures.py
+    spectrum.py         `spectrum`: singular values of a model's layers; backbone.py, figures.py
     tables.py           rows as Markdown
 """
