@@ -118,6 +118,16 @@ def test_a_model_that_can_not_take_a_batch_is_refused_in_one_line(parts_of, tmp_
         assemble.load(parts)
 
 
+def test_memory_that_runs_out_is_no_fault_of_the_model(parts_of, tmp_path, monkeypatch):
+    def fail(*_: object) -> float:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    parts = parts_of(make(tmp_path / "model", "Bert"), "variant=head")
+    monkeypatch.setattr(assemble.padding, "_change", fail)
+    with pytest.raises(RuntimeError, match=r"^DefaultCPUAllocator"):
+        assemble.load(parts)
+
+
 def test_nothing_is_drawn_and_no_module_is_left_in_another_mode(parts_of, tmp_path, monkeypatch):
     parts = parts_of(make(tmp_path / "model", "Bert", {"padding_side": "left"}), "variant=lora")
 

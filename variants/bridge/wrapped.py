@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from variants.bridge.options import line
+from variants.core.out_of_memory import is_out_of_memory
 from variants.core.target_modules import inside
 
 
@@ -65,6 +66,8 @@ def refuse_model(method: str, model: Any, disabled: AbstractContextManager[None]
         with disabled:
             without = logits(row, torch.ones_like(row))
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         raise ValueError(f"{what}: {line(error)}") from error
     finally:
         model.train(training)
