@@ -17,6 +17,7 @@ import ast
 import functools
 import hashlib
 import importlib.util
+import json
 import sysconfig
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,10 +25,7 @@ from pathlib import Path
 from typing import Any
 
 # Modules that have moved: a config may name a class where it was.
-MOVED = {
-    "trainer.sources.": "trainer.data.sources.",
-    "variants.incremental.": "variants.increlora.",
-}
+MOVED: dict[str, str] = json.loads((Path(__file__).parent / "class_moves.json").read_text(encoding="utf-8"))
 
 SUITE = ("variants", "trainer")  # the packages whose classes are known by their name alone
 SHARED = ("variants.core", "variants.testing", "trainer")  # what all methods stand on: the commit names its code

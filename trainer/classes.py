@@ -44,8 +44,7 @@ def chosen(field: str, node: Any) -> type:
     target = settings.get("_target_") if isinstance(settings, Mapping) else None
     if not isinstance(target, str):
         raise ConfigError(f"{field}._target_: {target!r}, allowed: the path of a {kind.name}'s class")
-    for name, value in _special(settings):
-        raise ConfigError(f"{field}.{name}: {value!r}, allowed: plain settings of {target}")
+    refuse_special(field, settings)
     try:
         found = _locate(class_source.current(target))
     except Exception as error:  # whatever importing a module may raise
@@ -63,14 +62,18 @@ def chosen(field: str, node: Any) -> type:
     return found
 
 
-def _special(settings: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
-    """What Hydra would take for more than a value: positional arguments, functions, objects within objects."""
+def refuse_special(field: str, settings: Mapping[Any, Any]) -> None:
+    """Refuses what Hydra would take for more than a value: positional arguments, functions, objects within objects.
+
+    settings: of a class, its `_target_` among them. Raises `ConfigError`.
+    """
     for name, value in settings.items():
-        if name in ("_args_", "_partial_"):
-            yield name, value
+        if str(name).startswith("_") and name != "_target_":
+            raise ConfigError(f"{field}.{name}: no such field, allowed: _target_ and those of the class")
         for place, below in _below(str(name), value):
             if "_target_" in below:
-                yield f"{place}._target_", below["_target_"]
+                found = below["_target_"]
+                raise ConfigError(f"{field}.{place}._target_: {found!r}, allowed: plain settings of a class")
 
 
 def _below(name: str, value: Any) -> Iterator[tuple[str, Mapping[Any, Any]]]:

@@ -8,7 +8,6 @@ composed. This module imports no torch; `--help` and a finished sweep come up at
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +17,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from trainer import config_checks
-from trainer.data.sources.checks import refuse_halves
+from trainer.config_checks import ensure
 from trainer.errors import ConfigError
 from trainer.identity import PARTS, flatten
 from trainer.machine import secrets
@@ -127,76 +126,63 @@ def validate(config: DictConfig) -> None:
     for name, value in flatten(OmegaConf.to_container(config, resolve=False)):
         if value == MISSING:
             raise ConfigError(f"{name}: not given; set {name}=… on the command line")
-        for text in value if isinstance(value, list) else [value]:
-            if isinstance(text, str):
-                refuse_halves(text, f"{name}: {text!r}")
     _refuse_unknown(config)
     secrets.refuse(config)
+    config_checks.check(config)
     data, optim, train, machine = config.data, config.optim, config.train, config.machine
     _one_of("data.protocol", data.protocol, ("dev", "split"))
-    _check("data.select_share", data.select_share, 0 < data.select_share < 1, "0 < share < 1")
+    ensure("data.select_share", data.select_share, 0 < data.select_share < 1, "0 < share < 1")
     for name in ("limit", "eval_limit"):
-        _check(f"data.{name}", data[name], data[name] is None or data[name] >= 1, "a whole number ≥ 1, or null")
-    _check("data.max_length", data.max_length, data.max_length >= 2, "a whole number ≥ 2")
-    _check("optim.lr", optim.lr, math.isfinite(optim.lr) and optim.lr > 0, "a number > 0")
-    _check(
-        "optim.head_lr",
-        optim.head_lr,
-        optim.head_lr is None or (math.isfinite(optim.head_lr) and optim.head_lr > 0),
-        "a number > 0, or null",
-    )
-    _check(
-        "optim.weight_decay",
-        optim.weight_decay,
-        math.isfinite(optim.weight_decay) and optim.weight_decay >= 0,
-        "a number ≥ 0",
-    )
+        ensure(f"data.{name}", data[name], data[name] is None or data[name] >= 1, "a whole number ≥ 1, or null")
+    ensure("data.max_length", data.max_length, data.max_length >= 2, "a whole number ≥ 2")
+    ensure("optim.lr", optim.lr, optim.lr > 0, "a number > 0")
+    ensure("optim.head_lr", optim.head_lr, optim.head_lr is None or optim.head_lr > 0, "a number > 0, or null")
+    ensure("optim.weight_decay", optim.weight_decay, optim.weight_decay >= 0, "a number ≥ 0")
     _one_of("optim.schedule", optim.schedule, SCHEDULES)
     is_warmup = 0 <= optim.warmup < 1 or (optim.warmup >= 1 and optim.warmup == int(optim.warmup))
-    _check("optim.warmup", optim.warmup, is_warmup, "a share below 1, or a whole number of steps")
-    _check("optim.max_grad_norm", optim.max_grad_norm, optim.max_grad_norm >= 0, "a number ≥ 0")
-    _check("train.epochs", train.epochs, math.isfinite(train.epochs) and train.epochs > 0, "a number > 0")
-    _check("train.max_steps", train.max_steps, train.max_steps is None or train.max_steps >= 1, "≥ 1, or null")
+    ensure("optim.warmup", optim.warmup, is_warmup, "a share below 1, or a whole number of steps")
+    ensure("optim.max_grad_norm", optim.max_grad_norm, optim.max_grad_norm >= 0, "a number ≥ 0")
+    ensure("train.epochs", train.epochs, train.epochs > 0, "a number > 0")
+    ensure("train.max_steps", train.max_steps, train.max_steps is None or train.max_steps >= 1, "≥ 1, or null")
     for name in ("batch_size", "accumulate", "eval_batch_size"):
-        _check(f"train.{name}", train[name], train[name] >= 1, "a whole number ≥ 1")
+        ensure(f"train.{name}", train[name], train[name] >= 1, "a whole number ≥ 1")
     every = train.eval_every
     is_steps = isinstance(every, int) and not isinstance(every, bool) and every >= 1
-    _check("train.eval_every", every, every == "epoch" or is_steps, '"epoch" or a number of steps ≥ 1')
+    ensure("train.eval_every", every, every == "epoch" or is_steps, '"epoch" or a number of steps ≥ 1')
     _one_of("train.checkpoint", train.checkpoint, ("best", "last"))
     stopping = train.early_stopping
-    _check("train.early_stopping", stopping, stopping is None or stopping >= 1, "a whole number ≥ 1, or null")
-    _check("train.processes", train.processes, train.processes is None or train.processes >= 1, "≥ 1, or null")
-    _check("train.max_skipped", train.max_skipped, train.max_skipped >= 0, "a whole number ≥ 0")
+    ensure("train.early_stopping", stopping, stopping is None or stopping >= 1, "a whole number ≥ 1, or null")
+    ensure("train.processes", train.processes, train.processes is None or train.processes >= 1, "≥ 1, or null")
+    ensure("train.max_skipped", train.max_skipped, train.max_skipped >= 0, "a whole number ≥ 0")
     threads = machine.threads
-    _check("machine.threads", threads, threads is None or 1 <= threads <= MOST_THREADS, f"1 … {MOST_THREADS}, or null")
-    _check("machine.workers", machine.workers, machine.workers >= 0, "a whole number ≥ 0")
+    ensure("machine.threads", threads, threads is None or 1 <= threads <= MOST_THREADS, f"1 … {MOST_THREADS}, or null")
+    ensure("machine.workers", machine.workers, machine.workers >= 0, "a whole number ≥ 0")
     for name in ("log_every", "save_every"):
-        _check(f"machine.{name}", machine[name], machine[name] >= 1, "a whole number ≥ 1")
+        ensure(f"machine.{name}", machine[name], machine[name] >= 1, "a whole number ≥ 1")
     _one_of("machine.kernel", machine.kernel, KERNELS)
     for group, schema in (("train", Train), ("machine", Machine)):
         for switch in (f.name for f in dataclasses.fields(schema) if isinstance(f.default, bool)):
             value = config[group][switch]
-            _check(f"{group}.{switch}", value, isinstance(value, bool), "true, false")
+            ensure(f"{group}.{switch}", value, isinstance(value, bool), "true, false")
     if train.recompute and machine.kernel == "plain":
         raise ConfigError(
             "train.recompute: true with machine.kernel: plain, allowed: false; autograd keeps what it keeps"
         )
     device = machine.device
     known = device in ("auto", "cpu", "cuda") or re.fullmatch(r"cuda:\d+", device)
-    _check("machine.device", device, known, "auto, cpu, cuda, cuda:N")
-    _check("seed", config.seed, 0 <= config.seed < 2**32, "0 ≤ seed < 2³²")
+    ensure("machine.device", device, known, "auto, cpu, cuda, cuda:N")
+    ensure("seed", config.seed, 0 <= config.seed < 2**32, "0 ≤ seed < 2³²")
     study = config.study
     is_folder = study.strip() and study.isprintable() and study != ".." and Path(study).name == study
-    _check("study", study, is_folder, "a folder's name")
+    ensure("study", study, is_folder, "a folder's name")
     is_place = config.runs_dir.strip() and "://" not in config.runs_dir
-    _check("runs_dir", config.runs_dir, is_place, "a folder, see docs/scale.md for object storage")
-    config_checks.check(config)
+    ensure("runs_dir", config.runs_dir, is_place, "a folder, see docs/scale.md for object storage")
     _one_of("model.dtype", config.model.get("dtype"), DTYPES)
     dropout = config.model.get("dropout")
     number = isinstance(dropout, int | float) and not isinstance(dropout, bool)
-    _check("model.dropout", dropout, dropout is None or (number and 0 <= dropout < 1), "0 ≤ dropout < 1, or null")
+    ensure("model.dropout", dropout, dropout is None or (number and 0 <= dropout < 1), "0 ≤ dropout < 1, or null")
     keep = config.model.get("keep_head")
-    _check("model.keep_head", keep, keep is None or keep is True, "true, null")  # one spelling each
+    ensure("model.keep_head", keep, keep is None or keep is True, "true, null")  # one spelling each
 
 
 def _refuse_unknown(config: DictConfig) -> None:
@@ -226,10 +212,5 @@ def deciding(config: DictConfig) -> dict[str, Any]:
     return {name: whole[name] for name in PARTS}
 
 
-def _check(name: str, value: Any, good: Any, allowed: str) -> None:
-    if not good:
-        raise ConfigError(f"{name}: {value!r}, allowed: {allowed}")
-
-
 def _one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
-    _check(name, value, value in allowed, ", ".join(allowed))
+    ensure(name, value, value in allowed, ", ".join(allowed))

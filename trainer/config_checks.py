@@ -9,6 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from trainer import classes
 from trainer.errors import ConfigError
 
 # Fields of the groups whose files are plain YAML; a file may have others for its own fields to refer to.
@@ -25,20 +26,20 @@ def check(config: DictConfig) -> None:
     for name, value in _leaves("", tree):
         _refuse_unwritable(name, value)
     for group in ("variant", "task", "model"):
-        _check(group, config[group], isinstance(config[group], DictConfig), f"a file in conf/{group}")
+        ensure(group, config[group], isinstance(config[group], DictConfig), f"a file in conf/{group}")
         _name(f"{group}.name", config[group].get("name"))
     variant, task, model = config.variant, config.task, config.model
     _node("variant", variant)
     _node("task.source", task.get("source"))
     metrics = _plain(task.get("metrics"))
     texts = isinstance(metrics, list) and all(isinstance(name, str) for name in metrics)
-    _check("task.metrics", metrics, texts and metrics and len(set(metrics)) == len(metrics), "a list of metrics")
+    ensure("task.metrics", metrics, texts and metrics and len(set(metrics)) == len(metrics), "a list of metrics")
     sources = _plain(model.get("sources"))
-    _check("model.sources", sources, isinstance(sources, list) and sources, f"a list of: {NODE}")
+    ensure("model.sources", sources, isinstance(sources, list) and sources, f"a list of: {NODE}")
     for source in model.sources:
         _node("model.sources", source)
     files = _plain(model.get("files"))
-    _check("model.files", files, isinstance(files, dict), "{file name: sha256}, or {}")
+    ensure("model.files", files, isinstance(files, dict), "{file name: sha256}, or {}")
     _node("optim.optimizer", config.optim.optimizer)
     if _plain(config.tracker) not in (None, {}):
         _node("tracker", config.tracker)
@@ -67,7 +68,7 @@ def _leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(value, Mapping):
         for key, part in value.items():
             below = f"{name}.{key}" if name else f"{key}"
-            _check(name, key, isinstance(key, str), "text as names in it")
+            ensure(name, key, isinstance(key, str), "text as names in it")
             yield below, key
             yield from _leaves(below, part)
     elif isinstance(value, list):
@@ -79,35 +80,33 @@ def _leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 def _refuse_unwritable(name: str, value: Any) -> None:
     if isinstance(value, float):
-        _check(name, value, math.isfinite(value), "a finite number")
+        ensure(name, value, math.isfinite(value), "a finite number")
     elif isinstance(value, int):
-        _check(name, value, -(2**63) <= value < 2**63, "a whole number of 64 bits")
+        ensure(name, value, -(2**63) <= value < 2**63, "a whole number of 64 bits")
     elif isinstance(value, str):
         # A byte of the command line that is no UTF-8 arrives as half a character.
         whole = "\0" not in value and not any("\ud800" <= letter <= "\udfff" for letter in value)
-        _check(ascii(name)[1:-1], value, whole, "text in UTF-8, without a zero")
+        ensure(ascii(name)[1:-1], value, whole, "text in UTF-8, without a zero")
 
 
 def _name(field: str, value: Any) -> None:
     good = isinstance(value, str) and value.strip() and value.isprintable()
     quoted = f"; in quotes it is one: \"{field}='{value}'\"" if isinstance(value, int | float) else ""
-    _check(field, value, good, f"text of one line, a name for tables{quoted}")
+    ensure(field, value, good, f"text of one line, a name for tables{quoted}")
 
 
 def _node(field: str, node: Any) -> None:
-    _check(field, _plain(node), isinstance(node, DictConfig), NODE)
+    ensure(field, _plain(node), isinstance(node, DictConfig), NODE)
     target = node.get("_target_")
-    _check(f"{field}._target_", _plain(target), isinstance(target, str) and target, "the dotted name of a class")
-    for name in node:
-        # Hydra's own words would make something else of the class than an instance with these settings.
-        if name.startswith("_") and name != "_target_":
-            raise ConfigError(f"{field}.{name}: no such field, allowed: _target_ and those of the class")
+    ensure(f"{field}._target_", _plain(target), isinstance(target, str) and target, "the dotted name of a class")
+    classes.refuse_special(field, node)
 
 
 def _plain(value: Any) -> Any:
     return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
 
-def _check(name: str, value: Any, good: Any, allowed: str) -> None:
+def ensure(name: str, value: Any, good: Any, allowed: str) -> None:
+    """Raises `ConfigError` unless `good`."""
     if not good:
         raise ConfigError(f"{name}: {value!r}, allowed: {allowed}")

@@ -10,15 +10,14 @@ names are the path through that tree, joined by dots (`metric.value`, `memory.op
 A record of version 1 is read as one of today; what it did not know is blank. Of a version that is still to come the
 unknown fields are kept as they are.
 
-This module needs little more than the standard library: `analysis` reads with it.
+This module needs little more than the standard library: `analysis` reads with it. The parts of a record are in
+`record_parts`; how its text is written, hashed and read back is in `record_text`.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
-import json
 import math
 import os
 import sys
@@ -33,116 +32,15 @@ import orjson
 from trainer import identity_v1
 from trainer.identity import flatten, reduced
 from trainer.identity import run_id as hashed
+from trainer.record_parts import Data, Files, Memory, Metric, Params, Rank, Steps, Time
+from trainer.record_text import CHECKSUM, CorruptRecord, checksum, is_as_written, parse, text_of, write_json
 
 VERSION = 2
 FILENAME = "record.json"
 CONFIG = "config.yaml"  # beside it from the start of a run
 ADAPTER = Path("adapter") / "state"  # beside it at the end: what training changed
 REPLACED = ".replaced"  # in a study's folder: runs that were done again
-CHECKSUM = "checksum"  # field of a row: a hash of all others; absent in version 1
 STATUSES = ("done", "failed", "pruned")
-
-
-class CorruptRecord(ValueError):
-    """A `record.json` that can't be read as a record of this version; says where and why."""
-
-
-@dataclass(slots=True)
-class Metric:
-    """The task's own metric: what a table shows."""
-
-    name: str | None = None
-    value: float | None = None
-    higher_is_better: bool | None = None
-    split: str | None = None  # the split it was computed on
-    checkpoint: str | None = None  # "best" on the selection split, or "last"
-    step: int | None = None  # the optimizer step of that checkpoint
-    positive: str | None = None  # where it is f1 of two classes: the class that it is of
-
-
-@dataclass(slots=True)
-class Data:
-    """Numbers of examples, after limits and splits."""
-
-    protocol: str | None = None  # "dev" or "split"
-    train: int | None = None
-    select: int | None = None  # the split on which the checkpoint was chosen
-    report: int | None = None  # the split that the metric is reported on
-    labels: int | None = None  # classes; 1 for a regression
-    truncated: int | None = None  # texts cut at the longest length that the model takes
-    classes: list[str] | None = None  # their names in the order of their ids; absent for a regression
-    positive: str | None = None  # of two, the class that `metrics.f1` is of; absent where f1 is none of the metrics
-
-
-@dataclass(slots=True)
-class Steps:
-    total: int | None = None
-    done: int | None = None  # fewer than total after early stopping
-    epochs: float | None = None
-    skipped: int | None = None  # steps left out because a gradient was not finite
-
-
-@dataclass(slots=True)
-class Params:
-    """Numbers of parameters; the head is never part of an adapter's count."""
-
-    total: int | None = None  # backbone, adapters and head, at the start
-    head: int | None = None
-    adapter_start: int | None = None  # trainable, by real shapes
-    adapter_end: int | None = None
-    effective: int | None = None  # at the end, without what a mask or a zero rank switches off
-    closed_form: int | None = None  # what the method's formula says for adapter_start
-
-
-@dataclass(slots=True)
-class Rank:
-    """Sums over the adapted layers; absent for methods without a rank."""
-
-    layers: int | None = None
-    start: int | None = None
-    end: int | None = None
-
-
-@dataclass(slots=True)
-class Memory:
-    """Bytes, computed from shapes and storages; peak_rss and CUDA's are measured.
-
-    The first four are the largest over the run's steps: what a machine must hold. What is left once
-    ranks have gone, or has come with them, stands in the two that end in `_end`. Of several processes that
-    share a run it is the one that needs most.
-    """
-
-    weights: int | None = None
-    gradients: int | None = None
-    optimizer: int | None = None
-    activations: int | None = None  # saved for backward, in the largest training batch
-    gradients_end: int | None = None
-    optimizer_end: int | None = None
-    adapter_file: int | None = None  # adapter and head on disk
-    peak_rss: int | None = None  # of the process, reset when the run starts
-    cuda_train_allocated: int | None = None
-    cuda_train_reserved: int | None = None
-    cuda_eval_allocated: int | None = None
-    cuda_eval_reserved: int | None = None
-
-
-@dataclass(slots=True)
-class Time:
-    """Seconds spent and what they yielded, over all parts of an interrupted run."""
-
-    train: float | None = None
-    eval: float | None = None
-    tokens_per_second: float | None = None  # in training, padding left out
-    steps_per_second: float | None = None
-
-
-@dataclass(slots=True)
-class Files:
-    """sha256 of what the run wrote at its end; absent in records of before."""
-
-    weights: str | None = None  # adapter/state.safetensors
-    outline: str | None = None  # adapter/state.json
-    predictions: str | None = None  # predictions.parquet
 
 
 # Groups of any names; in Python they are dictionaries.
@@ -402,30 +300,11 @@ def _refuse_edited(row: Mapping[str, Any]) -> None:
             raise CorruptRecord(f"{name}: {row.get(name)!r} is {row.get(other)!r} in {other}; one of them was edited")
 
 
-def checksum(row: Mapping[str, Any]) -> str:
-    """Sixteen hexadecimal digits over the text of all other fields of a row, as it is written."""
-    return _digest(_text({name: value for name, value in row.items() if name != CHECKSUM}).encode())
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:16]
-
-
-def _is_as_written(content: bytes) -> bool:
-    """Whether a file is to the byte what was written: the checksum in it is that of its other lines."""
-    before, mark, after = content.partition(f' "{CHECKSUM}": "'.encode())
-    return bool(mark) and after[:16].decode("ascii", "replace") == _digest(before + after[19:])
-
-
 def write(record: Record, folder: str | os.PathLike[str]) -> Path:
     """Writes `folder/record.json` so that a reader sees the whole record or none."""
     row = record.row()
     check(row)
     return write_json(Path(folder) / FILENAME, row)
-
-
-def _text(content: Any) -> str:
-    return json.dumps(content, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
 
 
 def refuse_unreadable(record: Record) -> None:
@@ -437,32 +316,12 @@ def refuse_unreadable(record: Record) -> None:
     row["status"] = "failed"  # which has no metric
     try:
         row[CHECKSUM] = checksum(row)
-        again = Record.from_row(_parse(_text(row))).row()
+        again = Record.from_row(parse(text_of(row))).row()
     except (ValueError, TypeError) as error:
         raise CorruptRecord(str(error)) from None
     for name, value in row.items():
         if again.get(name) != value:
             raise CorruptRecord(f"{name}: {value!r} would be read as {again.get(name)!r}")
-
-
-def write_json(path: Path, content: Any) -> Path:
-    """Writes JSON to a temporary name beside `path`, then renames: never a half-written file."""
-    import tempfile  # analysis, which reads, comes up without it
-
-    text = _text(content)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    return path
 
 
 def read(folder: str | os.PathLike[str], hold: Hold | None = None) -> Record | None:
@@ -479,9 +338,9 @@ def read(folder: str | os.PathLike[str], hold: Hold | None = None) -> Record | N
     except OSError as error:
         raise CorruptRecord(f"{path}: {error.strerror or error}") from None
     try:
-        as_written = _is_as_written(content)
+        as_written = is_as_written(content)
         # orjson is four times as fast, and makes a float of a whole number above 64 bits.
-        row = orjson.loads(content) if as_written and not _has_long(content) else _parse(str(content, "utf-8"))
+        row = orjson.loads(content) if as_written and not _has_long(content) else parse(str(content, "utf-8"))
         return Record.from_row(row, as_written=as_written, hold=hold)
     except (ValueError, RecursionError) as error:
         raise CorruptRecord(f"{path}: {error}") from None
@@ -512,31 +371,6 @@ def misplaced(run_id: str, folder: str | os.PathLike[str]) -> str | None:
     if name != run_id:  # called "." or reached over a link
         name = os.path.basename(os.path.realpath(folder))
     return None if name == run_id else f"{os.path.join(folder, FILENAME)}: run_id: {run_id!r} in the folder of {name!r}"
-
-
-def _parse(text: str) -> dict[str, Any]:
-    """The flat row that a text holds, not checked. Raises `ValueError` or `RecursionError`."""
-    if text.startswith("\ufeff"):
-        raise CorruptRecord("a byte-order mark is in front, which no record has")
-    row = json.loads(text, object_pairs_hook=_unique)
-    if not isinstance(row, dict):
-        raise CorruptRecord("not an object")
-    try:
-        _text(row).encode()
-    except UnicodeEncodeError as error:  # no text that could be written anywhere
-        raise CorruptRecord(f"{error.object[error.start]!r} in a text is half a character") from None
-    except ValueError:  # nan or inf, which `check` names
-        pass
-    return row
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """The object that these are, for a JSON decoder. Raises `CorruptRecord` for a name that comes twice."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        twice = next(name for place, (name, _) in enumerate(pairs) if name in dict(pairs[:place]))
-        raise CorruptRecord(f"{twice}: is there twice")
-    return found
 
 
 def _has_long(content: bytes) -> bool:

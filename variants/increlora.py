@@ -179,8 +179,8 @@ class IncreLoRA(AdapterVariant):
         field_checks.whole(self, "initial_steps", at_least=0)
         if self.target_rank < self.rank:
             raise ValueError(f"target_rank: {self.target_rank}, allowed: at least rank, which is {self.rank}")
-        if self.warmup is not None and self.warmup < 1:
-            raise ValueError(f"warmup: {self.warmup!r}, allowed: a whole number ≥ 1, or null")
+        grows = self.warmup is None or self.warmup >= 1
+        field_checks.check("warmup", self.warmup, grows, "a whole number ≥ 1, or null")
         field_checks.positive(self, "alpha")
         field_checks.not_negative(self, "orthogonality")
         field_checks.share(self, "dropout", "beta1", "beta2")

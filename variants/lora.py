@@ -162,8 +162,6 @@ class LoRA(AdapterVariant):
             raise ValueError(
                 f"dropout: {self.dropout} with init: {self.init}, allowed: 0; W would lose what is dropped"
             )
-        if not isinstance(self.frozen_a, bool):
-            raise ValueError(f"frozen_a: {self.frozen_a!r}, allowed: true, false")
         if self.frozen_a:
             field_checks.without_effect(self, "lr_ratio", "frozen_a: true")
             if self.init != "lora":

@@ -24,13 +24,13 @@ Known     The published GLUE numbers for MRPC, RTE and STS-B start from an MNLI 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
+from variants.core import field_checks
 from variants.core.decompositions import BasisVariant, Factors, InBasis, Rule
 
 
@@ -80,12 +80,9 @@ class LoRAXS(BasisVariant):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not (math.isfinite(self.alpha) and self.alpha > 0):
-            raise ValueError(f"alpha: {self.alpha!r}, allowed: a number > 0")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout: {self.dropout!r}, allowed: 0 ≤ dropout < 1")
-        if not (math.isfinite(self.init_std) and self.init_std >= 0):
-            raise ValueError(f"init_std: {self.init_std!r}, allowed: a number ≥ 0")
+        field_checks.positive(self, "alpha")
+        field_checks.share(self, "dropout")
+        field_checks.not_negative(self, "init_std")
 
     @classmethod
     def test_params(cls) -> list[dict[str, Any]]:

@@ -41,6 +41,7 @@ from variants.core import field_checks as fields
 from variants.core import target_modules as targets
 from variants.core.allocation.deferred_ranks import Ranks, Unread, nonzero
 from variants.core.handover import CannotHandOver, order_sets, quiet_peft
+from variants.core.out_of_memory import is_out_of_memory
 from variants.core.variant import Step, Variant
 
 # Attributes in which PEFT's allocators keep their averages, outside any state_dict of theirs.
@@ -113,9 +114,9 @@ class Peft(Variant):
             try:
                 with quiet_peft():
                     self._peft = peft.get_peft_model(model, config)
-            except (MemoryError, torch.OutOfMemoryError):
-                raise
             except Exception as error:
+                if is_out_of_memory(error):
+                    raise
                 if self.targets is None and "specify `target_modules`" in str(error):
                     what = f"method: {self.method} on a model that PEFT has no choice of layers for"
                     raise ValueError(f"targets: null, allowed with {what}: names of modules") from error

@@ -179,27 +179,24 @@ class SoRA(AdapterVariant):
     adapters: dict[str, Gated] = field(init=False, repr=False, compare=False, default_factory=dict)  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
-        for name, allowed in (("profile", PROFILES), ("schedule", SCHEDULES)):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name}: {getattr(self, name)!r}, allowed: {', '.join(allowed)}")
-        _whole("rank", self.rank, 1)
-        for name in ("alpha", "gate_lr_scale"):
-            _number(name, getattr(self, name), above=0)
-        for name in ("l1", "threshold", "decay_after_step"):
-            _number(name, getattr(self, name), least=0)
-        if not (_is_number(self.dropout) and 0 <= self.dropout < 1):
-            raise ValueError(f"dropout: {self.dropout!r}, allowed: 0 ≤ dropout < 1")
+        field_checks.one_of(self, "profile", PROFILES)
+        field_checks.one_of(self, "schedule", SCHEDULES)
+        field_checks.whole(self, "rank")
+        field_checks.positive(self, "alpha", "gate_lr_scale")
+        field_checks.not_negative(self, "l1", "threshold", "decay_after_step")
+        field_checks.share(self, "dropout")
         self._thresholds = [float(self.threshold)]
         if self.schedule == "constant":
             for name in ("max_threshold", "stages", "stage_steps", "first_stage_steps"):
                 if getattr(self, name) is not None:
                     raise ValueError(f"{name}: {getattr(self, name)!r}, allowed with schedule=constant: null")
         else:
-            _whole("stages", self.stages, 2)
-            _whole("stage_steps", self.stage_steps, 1)
+            field_checks.whole(self, "stages", at_least=2)
+            field_checks.whole(self, "stage_steps")
             if self.first_stage_steps is not None:
-                _whole("first_stage_steps", self.first_stage_steps, 1)
-            _number("max_threshold", self.max_threshold, above=self.threshold)
+                field_checks.whole(self, "first_stage_steps")
+            above = self.max_threshold is not None and self.max_threshold > self.threshold
+            field_checks.check("max_threshold", self.max_threshold, above, f"a number > {self.threshold:g}")
             if self.schedule == "exp_linear" and not self.threshold:
                 raise ValueError("threshold: 0, allowed with schedule=exp_linear: a number > 0; it takes its logarithm")
             assert self.max_threshold is not None and self.stages is not None
@@ -379,20 +376,3 @@ class SoRA(AdapterVariant):
             for parameter in group["params"]:
                 if id(parameter) in matrices:
                     parameter.mul_(1 - group["lr"] * self.decay_after_step)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _number(name: str, value: Any, *, above: float | None = None, least: float | None = None) -> None:
-    """Raises `ValueError` unless `value` is a finite number > `above` or ≥ `least`, whichever is given."""
-    if above is not None and not (_is_number(value) and value > above):
-        raise ValueError(f"{name}: {value!r}, allowed: a number > {above:g}")
-    if least is not None and not (_is_number(value) and value >= least):
-        raise ValueError(f"{name}: {value!r}, allowed: a number ≥ {least:g}")
-
-
-def _whole(name: str, value: Any, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name}: {value!r}, allowed: a whole number ≥ {least}")

@@ -27,13 +27,13 @@ Known     δ learns at about 1,000 times the rate of full fine-tuning (1e-3 in t
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
+from variants.core import field_checks
 from variants.core.decompositions import BasisVariant, Factors, InBasis
 
 
@@ -66,8 +66,7 @@ class SVDiff(BasisVariant):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not (math.isfinite(self.scale) and self.scale > 0):
-            raise ValueError(f"scale: {self.scale!r}, allowed: a number > 0")
+        field_checks.positive(self, "scale")
 
     @classmethod
     def test_params(cls) -> list[dict[str, Any]]:

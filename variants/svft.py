@@ -146,14 +146,11 @@ class SVFT(BasisVariant):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, allowed in (("pattern", PATTERNS), ("profile", PROFILES)):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name}: {getattr(self, name)!r}, allowed: {', '.join(allowed)}")
-        d = self.off_diagonals
-        if isinstance(d, bool) or not isinstance(d, int) or d < 0:
-            raise ValueError(f"off_diagonals: {d!r}, allowed: a whole number ≥ 0")
-        if d and self.pattern == "plain":
-            raise ValueError(f"off_diagonals: {d}, allowed with pattern=plain: 0; banded has more")
+        field_checks.one_of(self, "pattern", PATTERNS)
+        field_checks.one_of(self, "profile", PROFILES)
+        field_checks.whole(self, "off_diagonals", at_least=0)
+        if self.off_diagonals and self.pattern == "plain":
+            raise ValueError(f"off_diagonals: {self.off_diagonals}, allowed with pattern=plain: 0; banded has more")
         if self.profile == "released":
             if self.rank is not None:
                 raise ValueError(

@@ -65,7 +65,7 @@ def _run(options: argparse.Namespace) -> int:
 def _export(run: Finished, to: str, output: Path, cut: int | None) -> str:
     """Writes and checks `output`; what is to be said about it."""
     from trainer.errors import ConfigError
-    from trainer.record import write_json
+    from trainer.record_text import write_json
     from variants.core import handover
     from weights import roundtrip
 

@@ -167,7 +167,7 @@ VERB = Verb(
     description=(
         "A line for each weight matrix of a model: its effective rank, the ranks that rules recommend, and how\n"
         "well truncated SVD, randomised SVD, alternating least squares and NMF approach it at given ranks.\n"
-        "With --output also spectrum.csv and figures. The only verb that loads torch."
+        "With --output also spectrum.csv and figures."
     ),
     example=(
         "python -m weights spectrum minilm --output spectrum\n"

@@ -28,7 +28,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     from trainer.errors import ConfigError
-    from trainer.record import write_json
+    from trainer.record_text import write_json
     from trainer.runs.finished import opened
 
     with opened(options.run, options.device) as run:

@@ -102,10 +102,11 @@ def test_a_model_that_looks_for_another_padding_token_is_refused(family, parts_o
 
 
 @pytest.mark.parametrize("family", ["GPT2", "Llama"])
-def test_words_in_front_that_padding_parts_from_the_text_are_refused(family, parts_of, tmp_path):
-    prompt = ["variant=peft", "variant.method=prompt_tuning", "+variant.options.num_virtual_tokens=4"]
+@pytest.mark.parametrize("method", ["prompt_tuning", "p_tuning"])
+def test_words_in_front_that_padding_parts_from_the_text_are_refused(method, family, parts_of, tmp_path):
+    prompt = ["variant=peft", f"variant.method={method}", "+variant.options.num_virtual_tokens=4"]
     parts = parts_of(make(tmp_path / "model", family), *prompt, "variant.targets=null")
-    with pytest.raises(ConfigError, match=r"^variant(\.method)?: .*padding"):
+    with pytest.raises(ConfigError, match=r"^variant: padding changes a text's outputs"):
         assemble.load(parts)
 
 
@@ -117,6 +118,16 @@ def test_a_model_that_can_not_take_a_batch_is_refused_in_one_line(parts_of, tmp_
     with pytest.raises(
         ConfigError, match=r"^model: it can't take two texts of the task in one batch: AttributeError: "
     ):
+        assemble.load(parts)
+
+
+def test_memory_that_runs_out_is_no_fault_of_the_model(parts_of, tmp_path, monkeypatch):
+    def fail(*_: object) -> float:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    parts = parts_of(make(tmp_path / "model", "Bert"), "variant=head")
+    monkeypatch.setattr(assemble.padding, "_change", fail)
+    with pytest.raises(RuntimeError, match=r"^DefaultCPUAllocator"):
         assemble.load(parts)
 
 

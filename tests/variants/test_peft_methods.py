@@ -336,15 +336,6 @@ def decoder(cls: str) -> Any:
     return getattr(transformers, f"{cls}ForSequenceClassification")(config)
 
 
-@pytest.mark.parametrize("model", ["Llama", "Qwen2"])
-@pytest.mark.parametrize("method", ["prompt_tuning", "p_tuning"])
-def test_a_prompt_before_a_head_that_takes_the_last_token_is_refused(method, model):
-    variant = Peft(method=method, targets=None, options=SMALL[method])
-    line = rf"^method: {method}, which {model}ForSequenceClassification can't have: what it says of a row depends on"
-    with pytest.raises(ValueError, match=line):
-        variant.attach(decoder(model), ["score"])
-
-
 @pytest.mark.parametrize("method", ["prefix_tuning", "cartridge"])
 def test_keys_before_it_leave_the_last_token_where_it_was(method):
     variant = Peft(method=method, targets=None, options=SMALL[method])

@@ -28,7 +28,7 @@ import torch
 from trainer.errors import RunFailed
 from trainer.hashing import sha256
 from trainer.loop import unfinished
-from trainer.record import write_json
+from trainer.record_text import write_json
 from variants.core import state_files
 
 log = logging.getLogger(__name__)

@@ -103,7 +103,7 @@ def classes(folder: Path) -> list[str]:
     """Names of the classes that the checkpoint's config has; `LABEL_0`, … where nobody named them."""
     from transformers import AutoConfig
 
-    named = AutoConfig.from_pretrained(folder).id2label
+    named = AutoConfig.from_pretrained(folder, **NO_CODE).id2label
     return [str(named[number]) for number in sorted(named)]
 
 
@@ -154,7 +154,9 @@ def pristine(folder: Path, labels: int, dropout: float | None = None, keep_head:
     if outside:
         raise ConfigError(f"model: the checkpoint has no weights for {outside[0]} ({len(outside)} modules in all)")
     if others := sorted(name for name in resized if not _inside(name, head)):
-        raise ConfigError(f"model: {others[0]} has another size in the checkpoint than its config.json says")
+        raise ConfigError(
+            f"model: {others[0]} has another size in the checkpoint than its config.json says; allowed: one model's"
+        )
     held = {name for name in model.state_dict() if _inside(name, head)}
     if not _sized_by_labels(folder, labels, head) - missing:
         if keep_head:

@@ -7,6 +7,7 @@ import pickle
 from collections.abc import Iterator
 
 from trainer.errors import ConfigError
+from variants.core.out_of_memory import is_out_of_memory
 
 # Given to every `from_pretrained` and `from_config`: else transformers asks on the terminal, and waits for an answer.
 NO_CODE = {"trust_remote_code": False}
@@ -17,10 +18,8 @@ def reading(what: str) -> Iterator[None]:
     """Within it whatever is raised is a `ConfigError` on `what`, a part of the model; memory that runs out stays so."""
     try:
         yield
-    except (ConfigError, MemoryError):
-        raise
     except Exception as error:  # transformers, tokenizers, safetensors and torch have no error in common
-        if "out of memory" in str(error) or "DefaultCPUAllocator" in str(error):
+        if isinstance(error, ConfigError) or is_out_of_memory(error):
             raise
         raise ConfigError(f"model: {what}: {_explained(error)}") from error
 
@@ -32,6 +31,4 @@ def _explained(error: Exception) -> str:
         return "asks for code that comes with it (auto_map), which is never run; allowed: what transformers has itself"
     if isinstance(error, pickle.UnpicklingError) or "weights_only" in text:
         return "a pickle of more than tensors, which could run code and is not read; allowed: model.safetensors"
-    if "ignore_mismatched_sizes" in text:
-        return "the weights are of other sizes than config.json says; allowed: those of one and the same model"
     return f"can't be read: {type(error).__name__}: {text[:300]}"

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from trainer.errors import ConfigError, one_line
+from variants.core.out_of_memory import is_out_of_memory
 
 if TYPE_CHECKING:
     from trainer.data.rows import Prepared
@@ -51,7 +52,7 @@ def settle(model: nn.Module, tokenizer: Any, rows: Prepared, field: str, toleran
         other = _OTHER[own]
         changes[other] = _change(model, tokenizer, pair, other)
     except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
-        if isinstance(error, ConfigError):
+        if isinstance(error, ConfigError) or is_out_of_memory(error):
             raise
         raise ConfigError(f"{field}: it can't take two texts of the task in one batch: {one_line(error)}") from error
     if changes[other] <= tolerance:

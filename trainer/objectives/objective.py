@@ -16,11 +16,11 @@ class Objective:
         self.regression = regression
 
     def loss(self, logits: torch.Tensor, labels: torch.Tensor, weight: int) -> Loss:
-        """Cross-entropy, or squared error of a regression, in at least float32, summed over the rows.
+        """Cross-entropy, or squared error of a regression, summed over the rows.
 
-        logits: (rows, classes) or (rows, 1). weight: how many of the rows count; all of them, or none.
+        logits: (rows, classes) or (rows, 1), in at least float32. weight: how many of the rows count; all of them, or
+        none.
         """
-        logits = logits if logits.dtype.itemsize >= 4 else logits.float()
         if self.regression:
             return Loss(F.mse_loss(logits.squeeze(-1), labels.to(logits.dtype), reduction="sum"), weight)
         return Loss(F.cross_entropy(logits, labels, reduction="sum"), weight)

@@ -34,6 +34,7 @@ from trainer.runs import assemble
 from trainer.sweeps.plan import Planned
 from trainer.trackers import guard
 from variants.core import state_files
+from variants.core.out_of_memory import is_out_of_memory
 from variants.core.target_modules import by_block, inside
 
 log = logging.getLogger(__name__)
@@ -316,16 +317,11 @@ def _line(error: Exception) -> str:
     """An error as one line; a name in front where the message alone would not say what happened."""
     text = " ".join(str(error).split())
     text = text if isinstance(error, _KNOWN) else f"{type(error).__name__}: {text}"
-    return f"out of memory: {text}" if _out_of_memory(error) else text
-
-
-def _out_of_memory(error: Exception) -> bool:
-    """Of this process or of the device; torch has no error of its own for the first."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+    return f"out of memory: {text}" if is_out_of_memory(error) else text
 
 
 # What a new file in counts as a change of the code.
-_PACKAGES = (":/variants/**.py", ":/trainer/**.py", ":/analysis/**.py", ":/hydra_plugins/**.py", ":/conf")
+_CODE = (*(f":/{name}/**.py" for name in ("variants", "trainer", "analysis", "weights", "hydra_plugins")), ":/conf")
 
 
 @functools.cache
@@ -338,7 +334,7 @@ def _git() -> dict[str, Any]:
 
     try:
         changed = ask("status", "--porcelain", "--untracked-files=no")
-        new = ask("ls-files", "--others", "--exclude-standard", *_PACKAGES)
+        new = ask("ls-files", "--others", "--exclude-standard", *_CODE)
         return {"commit": ask("rev-parse", "HEAD"), "dirty": bool(changed or new)}
     except (OSError, subprocess.SubprocessError):
         return {}

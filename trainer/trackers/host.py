@@ -28,6 +28,7 @@ from omegaconf import OmegaConf
 from trainer import record
 from trainer.instantiate import make
 from trainer.machine.secrets import scrubbed
+from trainer.record_text import write_json
 from trainer.trackers import rows
 from trainer.trackers.tail import Tail, count
 from trainer.trackers.tracker import RunInfo, Started, Tracker
@@ -71,7 +72,7 @@ class Host:
 
     def _keep(self, started: Started) -> None:
         where = {"project": started.project, "group": started.group, "run": started.run, "url": started.url}
-        record.write_json(self.run.folder / FILENAME, {"name": self.name, **where, "sent": count(self.tails)})
+        write_json(self.run.folder / FILENAME, {"name": self.name, **where, "sent": count(self.tails)})
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from variants.core import field_checks
+
 
 def refuse_schedule(config: Any, steps: int, layers: int = 1) -> None:
     """Raises `ValueError` where a run of `steps` steps would not end at the budget.
@@ -37,7 +39,7 @@ def trained_subspaces(tuner: Any) -> int:
 
 
 def _refuse_adalora(config: Any, steps: int, layers: int) -> None:
-    _refuse_fractions(config, target_r=1, tinit=0, tfinal=0, deltaT=1)
+    _refuse_small(config, target_r=1, tinit=0, tfinal=0, deltaT=1)
     if config.target_r >= config.init_r:
         raise ValueError(
             f"options.target_r: {config.target_r}, allowed: below init_r, {config.init_r}; PEFT would stop in mid-run"
@@ -62,7 +64,7 @@ def _refuse_adalora(config: Any, steps: int, layers: int) -> None:
 
 
 def _refuse_adamss(config: Any, steps: int) -> None:
-    _refuse_fractions(config, asa_target_subspaces=1, init_warmup=0, final_warmup=1, mask_interval=1)
+    _refuse_small(config, asa_target_subspaces=1, init_warmup=0, final_warmup=1, mask_interval=1)
     first, last, interval = config.init_warmup, config.final_warmup, config.mask_interval
     if not first < last < steps or last % interval:
         raise ValueError(
@@ -76,8 +78,7 @@ def _refuse_other_length(total: int, steps: int) -> None:
         raise ValueError(f"options.total_step: {total}, allowed: {steps}, the run's own, or none")
 
 
-def _refuse_fractions(config: Any, **least: int) -> None:
+def _refuse_small(config: Any, **least: int) -> None:
     for name, smallest in least.items():
         value = getattr(config, name)
-        if isinstance(value, bool) or not isinstance(value, int) or value < smallest:
-            raise ValueError(f"options.{name}: {value!r}, allowed: whole numbers from {smallest} on")
+        field_checks.check(f"options.{name}", value, value >= smallest, f"whole numbers from {smallest} on")

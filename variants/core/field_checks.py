@@ -1,4 +1,7 @@
-"""Checks of hyperparameters, with one wording: the field, the value, what is allowed."""
+"""Checks of hyperparameters, with one wording: the field, the value, what is allowed.
+
+Types are checked for every class by what its annotations say; what a method checks beside is how large a value is.
+"""
 
 from __future__ import annotations
 
@@ -94,31 +97,31 @@ def _words(kind: Any) -> str:
 
 
 def whole(variant: Any, *names: str, at_least: int = 1) -> None:
-    """The fields `names` are whole numbers ≥ `at_least`. Raises `ValueError`."""
+    """The fields `names` are ≥ `at_least`, and not null. Raises `ValueError`."""
     for name in names:
         value = getattr(variant, name)
-        check(name, value, type(value) is int and value >= at_least, f"a whole number ≥ {at_least}")
+        check(name, value, value is not None and value >= at_least, f"a whole number ≥ {at_least}")
 
 
 def positive(variant: Any, *names: str) -> None:
-    """The fields `names` are finite numbers > 0. Raises `ValueError`."""
+    """The fields `names` are > 0. Raises `ValueError`."""
     for name in names:
         value = getattr(variant, name)
-        check(name, value, isinstance(value, int | float) and math.isfinite(value) and value > 0, "a number > 0")
+        check(name, value, value > 0, "a number > 0")
 
 
 def not_negative(variant: Any, *names: str) -> None:
-    """The fields `names` are finite numbers ≥ 0. Raises `ValueError`."""
+    """The fields `names` are ≥ 0. Raises `ValueError`."""
     for name in names:
         value = getattr(variant, name)
-        check(name, value, isinstance(value, int | float) and math.isfinite(value) and value >= 0, "a number ≥ 0")
+        check(name, value, value >= 0, "a number ≥ 0")
 
 
 def share(variant: Any, *names: str) -> None:
     """The fields `names` are shares: 0 ≤ value < 1. Raises `ValueError`."""
     for name in names:
         value = getattr(variant, name)
-        check(name, value, isinstance(value, int | float) and 0 <= value < 1, f"0 ≤ {name} < 1")
+        check(name, value, 0 <= value < 1, f"0 ≤ {name} < 1")
 
 
 def one_of(variant: Any, name: str, allowed: Sequence[str]) -> None:

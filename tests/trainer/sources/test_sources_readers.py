@@ -10,6 +10,7 @@ import pytest
 from trainer.data.sources.files import Files
 from trainer.data.sources.readers import read_columns
 from trainer.errors import ConfigError
+from trainer.instantiate import make
 
 
 def read(folder: Path, name: str, content: str, columns: tuple[str, ...] = ("text", "label")) -> list[tuple[str, ...]]:
@@ -86,7 +87,7 @@ def test_names_of_columns_are_printed_so_that_a_blank_is_seen(tmp_path):
 
 
 @pytest.mark.parametrize("ending", ["csv", "tsv", "parquet", "jsonl"])
-def test_numbers_as_names_of_columns(tmp_path, ending):
+def test_numbers_as_names_of_columns(configured, tmp_path, ending):
     frame, path = pd.DataFrame([("good", "x"), ("bad", "y")]), tmp_path / f"t.{ending}"
     if ending == "parquet":
         frame.rename(columns=str).to_parquet(path)
@@ -94,7 +95,9 @@ def test_numbers_as_names_of_columns(tmp_path, ending):
         frame.to_json(path, orient="records", lines=True)
     else:
         frame.to_csv(path, sep="\t" if ending == "tsv" else ",", index=False)
-    data = Files(str(path), str(path), text=0, label=1).load()  # type: ignore[arg-type]  # as Hydra reads them
+    overrides = ["task=file", f"task.source.train_path={path}", f"task.source.validation_path={path}"]
+    config = configured([*overrides, "task.source.text=0", "task.source.label=1"])  # which Hydra reads as numbers
+    data = make("task.source", config.task.source).load()
     assert data.splits["train"]["text"][:] == ["good", "bad"]
 
 

@@ -26,14 +26,15 @@ class Files:
     the training texts is held out, by a hash of `text`, so that the same text, as with several
     hypotheses on one premise, is never on both sides. text, text_pair, label: the columns;
     text_pair is null where there is one text. kind: classification, whose classes are the
-    labels that occur in train, or regression.
+    labels that occur in train, or regression. A column without a name is called 0, 1, … by pandas; Hydra reads such a
+    name as a number.
     """
 
     train_path: str
     validation_path: str | None = None
-    text: str = "text"
-    text_pair: str | None = None
-    label: str = "label"
+    text: str | int = "text"
+    text_pair: str | int | None = None
+    label: str | int = "label"
     kind: str = "classification"
     holdout: float = 0.1
 
@@ -42,15 +43,13 @@ class Files:
             raise ConfigError("task.source.train_path: not given; allowed: a .csv, .tsv, .jsonl or .parquet file")
         for name in ("text", "text_pair", "label"):
             column = getattr(self, name)
-            if type(column) is int:  # pandas calls columns without a name 0, 1, …, and Hydra reads these as numbers
-                object.__setattr__(self, name, str(column))
-            elif not isinstance(column, str) and not (column is None and name == "text_pair"):
+            if type(column) not in (str, int) and not (column is None and name == "text_pair"):
                 raise ConfigError(f"task.source.{name}: {column!r}; allowed: a column's name, in quotes if need be")
         if self.kind not in KINDS:
             raise ConfigError(f"task.source.kind: {self.kind!r}; allowed: {', '.join(KINDS)}")
         if not 0 < self.holdout < 1:
             raise ConfigError(f"task.source.holdout: {self.holdout}; allowed: above 0 and below 1")
-        columns = [name for name in (self.text, self.text_pair, self.label) if name is not None]
+        columns = self._columns()
         if len(set(columns)) != len(columns):
             raise ConfigError(
                 f"task.source: text, text_pair and label are {', '.join(map(repr, columns))}; allowed: different"
@@ -87,19 +86,23 @@ class Files:
         paths = {"train": self.train_path, "validation": self.validation_path}
         return {name: path for name, path in paths.items() if path is not None}
 
+    def _columns(self) -> list[str]:
+        """The names of the columns: of the text, of the second one where there is one, of the label."""
+        return [str(name) for name in (self.text, self.text_pair, self.label) if name is not None]
+
     def _read(self, field: str, path: str) -> Examples:
-        columns = [column for column in (self.text, self.text_pair, self.label) if column is not None]
+        columns = self._columns()
         table = read_columns(expanded(path), columns, field)
-        if not table[self.text]:
+        if not table[columns[0]]:
             raise ConfigError(f"{field}: {path!r} has no rows; allowed: one or more")
         where = f"{field}: {path!r}, column"
-        text = texts(table[self.text], f"{where} {self.text!r}")
-        pair = None if self.text_pair is None else texts(table[self.text_pair], f"{where} {self.text_pair!r}")
-        label: list[Any] = table[self.label]
+        text, *second = (texts(table[name], f"{where} {name!r}") for name in columns[:-1])
+        pair = second[0] if second else None
+        label: list[Any] = table[columns[-1]]
         if self.kind == "regression":
-            label = numbers(label, f"{where} {self.label!r}")
+            label = numbers(label, f"{where} {columns[-1]!r}")
         else:
-            label = class_names(label, f"{where} {self.label!r}")
+            label = class_names(label, f"{where} {columns[-1]!r}")
         return Examples(id=ids(text, pair), text=text, text_pair=pair, label=label)
 
     def _split(self, table: Examples) -> dict[str, Examples]:
