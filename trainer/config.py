@@ -110,6 +110,7 @@ class Config:
     seed: int = 0
     study: str = "scratch"
     redo: bool = False  # carry out a run that is done once more; its old folder is kept in <study>/.replaced
+    skip_invalid: bool = False  # carry out the runs of a sweep that can be, where others of it can't
     runs_dir: str = "runs"
     machine: Machine = field(default_factory=Machine)
     tracker: Any = None  # a dashboard, by its `_target_`; no part of a run's identity

@@ -301,6 +301,7 @@ class Loop:
         own = state if processes.is_first() else state[f"process {processes.rank()}"]
         self.counters.restore(own["counters"])
         checkpoints.restore_random(own["random"])
+        log.info("resumes at step %d of %d", self.done, self.steps)
 
     def hand_over(self) -> int:
         """Makes the model the one that is reported, the best or the last, in its final form; its step."""

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import OverrideType
+from hydra.core.override_parser.types import OverrideType, ValueType
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from trainer.errors import ConfigError
@@ -25,6 +26,13 @@ from trainer.sweeps.plan import Planned
 
 COMPOSED = 256  # configs that are held, one for each choice of files
 FIELDS = 10_000  # overrides that are held as parsed
+
+# Hydra's own folders, as conf/config.yaml has them.
+PLACES = {
+    "run.dir": ".",
+    "sweep.dir": "${runs_dir}/${study}",
+    "sweep.subdir": ".",
+}
 
 
 @dataclass(frozen=True)
@@ -50,13 +58,42 @@ def refuse_several_processes(sweeper: str, launcher: DictConfig) -> None:
             raise ConfigError(f"hydra/{part}: {name} in several processes for one run, allowed: {allowed}")
 
 
+def refuse_place(hydra: DictConfig) -> None:
+    """Raises `ConfigError` where Hydra's own folders are set: runs lie by their names, in no folder of a sweep."""
+    for name, default in PLACES.items():
+        node = hydra[name.partition(".")[0]]
+        if (found := OmegaConf.to_container(node, resolve=False)[name.partition(".")[2]]) != default:  # type: ignore[call-overload,index]
+            raise ConfigError(
+                f"hydra.{name}: {found!r}, allowed: none; runs lie in <runs_dir>/<study>/<name of the run>"
+            )
+
+
 def product(loader: Any, texts: Sequence[str]) -> list[list[str]]:
-    """One list of overrides for each run that the overrides of a sweep mean: all combinations, in Hydra's order."""
+    """One list of overrides for each run that the overrides of a sweep mean: all combinations, in Hydra's order.
+
+    Raises `ConfigError` for a glob() that no file matches.
+    """
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
-    parsed = OverridesParser.create(config_loader=loader).parse_overrides(list(texts))
+    parsed = OverridesParser.create(config_loader=_Named(loader)).parse_overrides(list(texts))
+    for override in parsed:
+        if override.value_type is ValueType.GLOB_CHOICE_SWEEP and not [*override.sweep_iterator()]:
+            allowed = ", ".join(_Named(loader).get_group_options(override.key_or_group))
+            raise ConfigError(
+                f"{override.key_or_group}: {override.get_value_element_as_str()} matches none, allowed: {allowed}"
+            )
     (jobs,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
     return jobs
+
+
+class _Named:
+    """A config loader for which a group has no templates: files whose names begin with an underscore."""
+
+    def __init__(self, loader: Any) -> None:
+        self._loader = loader
+
+    def get_group_options(self, name: str, results_filter: ObjectType | None = ObjectType.CONFIG) -> list[str]:
+        return [option for option in self._loader.get_group_options(name, results_filter) if option[0] != "_"]
 
 
 def field(parser: OverridesParser, text: str, is_group: Callable[[str], bool]) -> tuple[str, Any] | None:
