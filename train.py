@@ -26,7 +26,7 @@ from trainer.errors import Held, Pruned, one_line
 from trainer.machine import launch, signals
 from trainer.overrides import readable
 from trainer.sweeps.plan import Planned, plan
-from trainer.sweeps.sweep import Outcome, threads
+from trainer.sweeps.sweep import Outcome, refuse_places, refuse_unread, threads
 
 log = logging.getLogger("trainer")
 
@@ -41,6 +41,7 @@ def main(config: DictConfig) -> Outcome:
     if config.machine.threads is None:
         config.machine.threads = threads(HydraConfig.get().launcher)
     try:
+        refuse_unread(HydraConfig.get(), HydraConfig.get().mode == hydra.types.RunMode.MULTIRUN)
         planned = replace(plan(config), label=label())
         if config.machine.dry_run:
             if launch.this().rank == 0:
@@ -97,6 +98,7 @@ def cli() -> None:
         sys.argv[sys.argv.index("--dry-run")] = "machine.dry_run=true"
     try:
         launch.take()
+        refuse_places(sys.argv[1:])
         sys.argv[1:] = readable(sys.argv[1:])
         main()
     except signals.Interrupted as stop:

@@ -47,6 +47,7 @@ class SearchSweeper(StudySweeper):
         if importlib.util.find_spec("optuna") is None:
             raise ConfigError("hydra/sweeper: search needs optuna; it comes with: pip install 'loratory[optuna]'")
         sweep.refuse_several_processes(type(self).__name__, self.master.hydra.launcher)
+        sweep.refuse_unread(self.master.hydra, multirun=True)
         from trainer.sweeps.search import Search, split
 
         texts = [f"{key}={value}" for key, value in self.params.items()] + arguments

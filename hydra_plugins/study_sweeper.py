@@ -60,7 +60,7 @@ class StudySweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> None:
         sweep.refuse_several_processes(type(self).__name__, self.master.hydra.launcher)
-        sweep.refuse_place(self.master.hydra)
+        sweep.refuse_unread(self.master.hydra, multirun=True)
         texts = [f"{key}={value}" for key, value in self.params.items()] + arguments
         self._begin(sweep.product(self.loader, texts))
         left = self._plan()

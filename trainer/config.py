@@ -19,7 +19,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from trainer import config_checks
 from trainer.data.sources.checks import refuse_halves
-from trainer.errors import ConfigError
+from trainer.errors import ConfigError, did_you_mean, names
 from trainer.identity import PARTS, flatten
 from trainer.machine import secrets
 
@@ -206,7 +206,9 @@ def _refuse_unknown(config: DictConfig) -> None:
         allowed = [f.name for f in dataclasses.fields(schema)]
         for name in config[group] if group else config:
             if name not in allowed and name != "hydra":
-                raise ConfigError(f"{group}{'.' * bool(group)}{name}: no such field, allowed: {', '.join(allowed)}")
+                key = f"{group}{'.' * bool(group)}{name}"
+                hint = did_you_mean(key, names(config))
+                raise ConfigError(f"{key}: no such field, allowed: {', '.join(allowed)}{hint}")
 
 
 def defaults() -> dict[str, Any]:

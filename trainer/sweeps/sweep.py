@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -58,14 +58,34 @@ def refuse_several_processes(sweeper: str, launcher: DictConfig) -> None:
             raise ConfigError(f"hydra/{part}: {name} in several processes for one run, allowed: {allowed}")
 
 
-def refuse_place(hydra: DictConfig) -> None:
-    """Raises `ConfigError` where Hydra's own folders are set: runs lie by their names, in no folder of a sweep."""
+def refuse_places(arguments: Sequence[str]) -> None:
+    """Raises `ConfigError` where the command line sets a folder of Hydra's, before Hydra makes it."""
+    for argument in arguments:
+        name, equals, value = argument.lstrip("+").partition("=")
+        if equals and name.removeprefix("hydra.") in PLACES and name.startswith("hydra."):
+            _refuse_place(name, value)
+
+
+def refuse_unread(hydra: DictConfig, multirun: bool) -> None:
+    """Raises `ConfigError` for what an experiment says to Hydra and what would change nothing.
+
+    These are Hydra's own folders, for runs lie by their names, and a sweep's parameters where no sweep was asked for.
+    """
     for name, default in PLACES.items():
-        node = hydra[name.partition(".")[0]]
-        if (found := OmegaConf.to_container(node, resolve=False)[name.partition(".")[2]]) != default:  # type: ignore[call-overload,index]
-            raise ConfigError(
-                f"hydra.{name}: {found!r}, allowed: none; runs lie in <runs_dir>/<study>/<name of the run>"
-            )
+        group, _, key = name.partition(".")
+        if (found := hydra[group]._get_node(key)._value()) != default:
+            _refuse_place(f"hydra.{name}", found)
+    if not multirun and (params := hydra.sweeper.get("params")):
+        given = ", ".join(map(str, params))
+        raise ConfigError(
+            f"hydra.sweeper.params: {given} in a single run, allowed: none; "
+            "`hydra: {mode: MULTIRUN}` in the experiment, or -m, makes a sweep of it"
+        )
+
+
+def _refuse_place(name: str, value: Any) -> NoReturn:
+    where = "runs_dir and study say where runs lie: <runs_dir>/<study>/<name of the run>"
+    raise ConfigError(f"{name}: {value!r}, allowed: none; {where}")
 
 
 def product(loader: Any, texts: Sequence[str]) -> list[list[str]]:
@@ -79,9 +99,8 @@ def product(loader: Any, texts: Sequence[str]) -> list[list[str]]:
     for override in parsed:
         if override.value_type is ValueType.GLOB_CHOICE_SWEEP and not [*override.sweep_iterator()]:
             allowed = ", ".join(_Named(loader).get_group_options(override.key_or_group))
-            raise ConfigError(
-                f"{override.key_or_group}: {override.get_value_element_as_str()} matches none, allowed: {allowed}"
-            )
+            text = override.input_line.partition("=")[2] if override.input_line else "glob()"
+            raise ConfigError(f"{override.key_or_group}: {text!r} matches no file, allowed: {allowed}")
     (jobs,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
     return jobs
 
