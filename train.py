@@ -15,7 +15,7 @@ import math
 import os
 import sys
 from dataclasses import replace
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -41,7 +41,8 @@ def main(config: DictConfig) -> Outcome:
     if config.machine.threads is None:
         config.machine.threads = threads(HydraConfig.get().launcher)
     try:
-        refuse_unread(HydraConfig.get(), HydraConfig.get().mode == hydra.types.RunMode.MULTIRUN)
+        hydra_config: Any = HydraConfig.get()  # a DictConfig, which calls itself by its schema
+        refuse_unread(hydra_config, hydra_config.mode == hydra.types.RunMode.MULTIRUN)
         planned = replace(plan(config), label=label())
         if config.machine.dry_run:
             if launch.this().rank == 0:
@@ -64,6 +65,7 @@ def main(config: DictConfig) -> Outcome:
         log.error("failed: %s", one_line(error))  # the sweep goes on, and ends with exit code 1
         raise
     log.info("%s: %s", "done" if how == "ran" else how, planned.summary)
+    assert planned.record is not None and planned.record.metric.value is not None
     return Outcome(planned.record.metric.value, how)
 
 

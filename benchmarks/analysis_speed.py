@@ -109,8 +109,8 @@ def rows(count: int, seeds: int = SEEDS) -> Iterator[dict[str, Any]]:
     by_task = configs()
     for number in range(count):
         setting, seed = divmod(number, seeds)
-        setting, task = divmod(setting, len(by_task))
-        task = list(by_task)[task]
+        setting, place = divmod(setting, len(by_task))
+        task = list(by_task)[place]
         setting, variant = divmod(setting, len(by_task[task]))
         found, own = by_task[task][variant], {"seed": seed, "optim.lr": (setting + 1) * 1e-4}
         row = _row(draw, found.settings | own, found.leaves | own, seed, failed=draw.random() < 0.01)
@@ -261,7 +261,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="writes all numbers there")
     arguments = parser.parse_args()
     counts = sorted(set(arguments.runs))
-    verbs = {name: VERBS[name] for name in arguments.verbs}
+    verbs: dict[str, tuple[str, ...]] = {name: VERBS[name] for name in arguments.verbs}
     results = {}
     for count in counts:
         found = results[count] = measure(count, arguments.rounds, verbs, arguments.seeds)

@@ -20,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
@@ -172,7 +173,8 @@ def _after_a_step(optimizer: torch.optim.Optimizer) -> int:
 
 def saved_activations(loop: Loop, batch: Batch) -> int:
     """Bytes that autograd keeps between the forward and the backward pass over `batch`."""
-    model, train = loop.model, loop.cfg.train
+    train = loop.cfg.train
+    model: Any = loop.model
     model.train()
     loop.variant.on_step_begin(loop.view(1))
     if train.gradient_checkpointing:

@@ -182,12 +182,12 @@ def _carry_out(planned: Planned, parts: Parts, row: record.Record, clock: _Clock
     loop = assemble.loop(parts, model, folder, device)
     loop.fit()
     row.memory.cuda_train_allocated, row.memory.cuda_train_reserved = cost.cuda_peaks(device)
-    row.metric.checkpoint, row.metric.step = config.train.checkpoint, loop.hand_over()
+    row.metric.checkpoint, row.metric.step = config.train.checkpoint, (step := loop.hand_over())
     row.memory.gradients_end = cost.trainable_bytes(model)
     row.memory.optimizer_end = cost.optimizer_bytes(loop.optimizer)
 
     # Evaluate.
-    _evaluate(loop, parts.rows, row, folder)
+    _evaluate(loop, parts.rows, step, row, folder)
     if processes.is_first():
         state_files.save(loop.weights(), folder / ADAPTER)
     _count(loop, parts, model, row, folder)
@@ -220,14 +220,14 @@ def _say_of_classes(parts: Parts) -> None:
             log.warning("no row of %s has the label %s%s", split, ", ".join(absent), counts if means else "")
 
 
-def _evaluate(loop: Loop, rows: data.Prepared, row: record.Record, folder: Path) -> None:
+def _evaluate(loop: Loop, rows: data.Prepared, step: int, row: record.Record, folder: Path) -> None:
     """The reported splits: metrics into the row, every example's prediction into a file."""
     import pandas as pd
 
     cost.reset_cuda_peaks(loop.device)
     frames = []
     for place, (split, part) in enumerate(rows.report.items()):
-        found = loop.final_evaluation(part, row.metric.step)
+        found = loop.final_evaluation(part, step)
         frames.append(
             pd.DataFrame(
                 {

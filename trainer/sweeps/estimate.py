@@ -22,7 +22,7 @@ class Durations:
 
     def take(self, record: Record) -> None:
         """Counts a finished run; one that was interrupted took as long as its parts."""
-        if record.finished and record.time.train is not None and record.time.eval is not None:
+        if record.started and record.finished and record.time.train is not None and record.time.eval is not None:
             begun, ended = (datetime.datetime.fromisoformat(text) for text in (record.started, record.finished))
             in_all = max((ended - begun).total_seconds(), record.time.train + record.time.eval)
             self.add((record.variant, record.task), in_all)

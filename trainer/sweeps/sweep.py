@@ -7,6 +7,7 @@ configs (a test compares them) in a fiftieth of the time. Nothing is kept of a r
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -95,24 +96,26 @@ def product(loader: Any, texts: Sequence[str]) -> list[list[str]]:
     """
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
-    parsed = OverridesParser.create(config_loader=_Named(loader)).parse_overrides(list(texts))
+    named = _named(loader)
+    parsed = OverridesParser.create(config_loader=named).parse_overrides(list(texts))
     for override in parsed:
         if override.value_type is ValueType.GLOB_CHOICE_SWEEP and not [*override.sweep_iterator()]:
-            allowed = ", ".join(_Named(loader).get_group_options(override.key_or_group))
+            allowed = ", ".join(named.get_group_options(override.key_or_group, ObjectType.CONFIG))
             text = override.input_line.partition("=")[2] if override.input_line else "glob()"
             raise ConfigError(f"{override.key_or_group}: {text!r} matches no file, allowed: {allowed}")
     (jobs,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
     return jobs
 
 
-class _Named:
+def _named(loader: Any) -> Any:
     """A config loader for which a group has no templates: files whose names begin with an underscore."""
+    found = copy.copy(loader)
 
-    def __init__(self, loader: Any) -> None:
-        self._loader = loader
+    def options(name: str, results_filter: ObjectType | None = ObjectType.CONFIG) -> list[str]:
+        return [option for option in loader.get_group_options(name, results_filter) if not option.startswith("_")]
 
-    def get_group_options(self, name: str, results_filter: ObjectType | None = ObjectType.CONFIG) -> list[str]:
-        return [option for option in self._loader.get_group_options(name, results_filter) if option[0] != "_"]
+    found.get_group_options = options
+    return found
 
 
 def field(parser: OverridesParser, text: str, is_group: Callable[[str], bool]) -> tuple[str, Any] | None:
