@@ -15,10 +15,10 @@ class Titles:
     """Titles of the runs in `jobs`, one list of overrides each."""
 
     def __init__(self, jobs: Sequence[Sequence[str]]) -> None:
-        self._jobs = [_fields(job) for job in jobs]
+        self._jobs = jobs
         values: dict[str, set[str]] = {}
-        for fields in self._jobs:
-            for key, value in fields.items():
+        for job in jobs:
+            for key, value in _fields(job).items():
                 values.setdefault(key, set()).add(value)
         self._varying = [key for key, found in values.items() if len(found) > 1]
         self._short = Counter(_last(key, ".") for key in self._varying)
@@ -27,7 +27,7 @@ class Titles:
 
     def setting(self, number: int, config: DictConfig | None) -> str:
         """The run in place `number` without its seed. config: None where it can't be composed."""
-        fields = self._jobs[number]
+        fields = _fields(self._jobs[number])
         if config is None:
             said = [key for key in self._varying if key in fields and key != "seed"]
             return " ".join(f"{key}={fields[key]}" for key in said or fields)
