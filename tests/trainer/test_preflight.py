@@ -130,8 +130,7 @@ def test_a_single_run_that_cant_be_leaves_nothing_behind(tiny_overrides, tmp_pat
     )
     field = override.partition("=")[0].replace("label", "train_path")
     assert done.returncode == 1 and done.stdout == ""
-    (line,) = done.stderr.splitlines()
-    assert line.startswith(f"error: {field}: ")
+    assert done.stderr.splitlines()[-1].startswith(f"error: {field}: ") and "running: " not in done.stderr
     assert not (tmp_path / "runs").exists()
 
 
