@@ -128,8 +128,10 @@ def settings(config: DictConfig) -> Variant:
         raise ConfigError(
             f"train.gradient_checkpointing: true with variant.{field}, allowed: false; the model would drop its keys"
         )
-    if config.machine.fsdp and (field := variant.needs_whole_weights()) is not None:
-        raise ConfigError(f"machine.fsdp: true with variant.{field}, allowed: false; it reads weights between passes")
+    if config.machine.fsdp:
+        from trainer.machine import sharding  # here, because torch's part of it takes a second to import
+
+        sharding.refuse_readers(variant)
     return variant
 
 
@@ -195,7 +197,7 @@ def load(parts: Parts) -> nn.Module:
             f"train.recompute: true with variant {name}, allowed: false; it keeps nothing to compute again"
         )
     if parts.config.machine.fsdp and processes.count() > 1:
-        from trainer.machine import sharding  # here, because torch's part of it takes a second to import
+        from trainer.machine import sharding
 
         sharding.shard(model, backbone, parts.variant, device(parts.config.machine.device))
     return model
