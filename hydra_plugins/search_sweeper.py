@@ -98,6 +98,9 @@ class SearchSweeper(StudySweeper):
             run = self.runs.plan(number)
             search.tell(trial, run.record, run.folder)
 
+    def _name(self, number: int) -> list[str]:
+        return []  # a trial is called by its parameters, which were said before
+
     def _report(self, search: Search) -> None:
         states = [trial.state.name for trial in search.study.trials]
         log.info(
