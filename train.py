@@ -15,7 +15,7 @@ import math
 import os
 import sys
 from dataclasses import replace
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -26,7 +26,7 @@ from trainer.errors import Held, Pruned, one_line
 from trainer.machine import launch, signals
 from trainer.overrides import readable
 from trainer.sweeps.plan import Planned, plan
-from trainer.sweeps.sweep import Outcome, threads
+from trainer.sweeps.sweep import Outcome, refuse_places, refuse_unread, threads
 
 log = logging.getLogger("trainer")
 
@@ -41,7 +41,9 @@ def main(config: DictConfig) -> Outcome:
     if config.machine.threads is None:
         config.machine.threads = threads(HydraConfig.get().launcher)
     try:
-        planned = plan(config)
+        hydra_config: Any = HydraConfig.get()  # a DictConfig, which calls itself by its schema
+        refuse_unread(hydra_config, hydra_config.mode == hydra.types.RunMode.MULTIRUN)
+        planned = replace(plan(config), label=label())
         if config.machine.dry_run:
             if launch.this().rank == 0:
                 from trainer.runs.dry_run import predict
@@ -50,13 +52,7 @@ def main(config: DictConfig) -> Outcome:
             return Outcome(math.nan, "dry run")
         how = "done already"
         if not planned.done or launch.this().count > 1:
-            from trainer.machine import processes  # here, so that a finished sweep never imports torch
-
-            with processes.joined(config.machine.fsdp), planned.alone():
-                processes.agree("run", planned.title)
-                planned = processes.in_turn(lambda: plan(config))  # another process may have ended it just now
-                if not planned.done:
-                    planned, how = carry_out(planned), "ran"
+            planned, how = carry_out(planned)
     except Held as held:
         log.warning("left alone: %s", held)
         raise
@@ -69,16 +65,32 @@ def main(config: DictConfig) -> Outcome:
         log.error("failed: %s", one_line(error))  # the sweep goes on, and ends with exit code 1
         raise
     log.info("%s: %s", "done" if how == "ran" else how, planned.summary)
+    assert planned.record is not None and planned.record.metric.value is not None
     return Outcome(planned.record.metric.value, how)
 
 
-def carry_out(planned: Planned) -> Planned:
-    """Carries out a run that nobody else does; stops with a checkpoint where a signal asks for it."""
-    from trainer.runs.run import run  # here, so that a finished sweep never imports torch
+def label() -> str | None:
+    """What the sweep calls this run; see `hydra_plugins.study_sweeper`."""
+    hydra_config = HydraConfig.get()
+    name = hydra_config.job.name
+    return name if hydra_config.mode == hydra.types.RunMode.MULTIRUN and name.startswith("[") else None
 
-    log.info("running: %s", planned.title)
-    with signals.listening():
-        return replace(planned, record=run(planned, list(HydraConfig.get().overrides.task)))
+
+def carry_out(planned: Planned) -> tuple[Planned, str]:
+    """Carries out a run unless it is done; stops with a checkpoint where a signal asks for it."""
+    from trainer.machine import processes  # here, so that a finished sweep never imports torch
+    from trainer.runs.run import check, run
+
+    with processes.joined(planned.config.machine.fsdp), signals.listening():
+        processes.agree("run", planned.title)
+        parts = check(planned) if processes.any_of(not planned.done) else None
+        with planned.alone():
+            # Another process may have ended it just now.
+            planned = replace(processes.in_turn(lambda: plan(planned.config)), label=planned.label)
+            if planned.done:
+                return planned, "done already"
+            record = run(planned, list(HydraConfig.get().overrides.task), parts)
+            return replace(planned, record=record), "ran"
 
 
 def cli() -> None:
@@ -88,6 +100,7 @@ def cli() -> None:
         sys.argv[sys.argv.index("--dry-run")] = "machine.dry_run=true"
     try:
         launch.take()
+        refuse_places(sys.argv[1:])
         sys.argv[1:] = readable(sys.argv[1:])
         main()
     except signals.Interrupted as stop:

@@ -261,7 +261,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="writes all numbers there")
     arguments = parser.parse_args()
     counts = sorted(set(arguments.runs))
-    verbs = {name: VERBS[name] for name in arguments.verbs}
+    verbs: dict[str, tuple[str, ...]] = {name: VERBS[name] for name in arguments.verbs}
     results = {}
     for count in counts:
         found = results[count] = measure(count, arguments.rounds, verbs, arguments.seeds)

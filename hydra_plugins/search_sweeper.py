@@ -46,7 +46,8 @@ class SearchSweeper(StudySweeper):
     def sweep(self, arguments: list[str]) -> None:
         if importlib.util.find_spec("optuna") is None:
             raise ConfigError("hydra/sweeper: search needs optuna; it comes with: pip install 'loratory[optuna]'")
-        sweep.refuse_several_processes(type(self).__name__, self.config.hydra.launcher)
+        sweep.refuse_several_processes(type(self).__name__, self.master.hydra.launcher)
+        sweep.refuse_unread(self.master.hydra, multirun=True)
         from trainer.sweeps.search import Search, split
 
         texts = [f"{key}={value}" for key, value in self.params.items()] + arguments
@@ -56,7 +57,7 @@ class SearchSweeper(StudySweeper):
         }  # the command line wins
         self.fixed, space = split(list(by_key.values()))
         self._begin([])
-        task = self.loader.load_sweep_config(self.config, self.fixed)
+        task = self.loader.load_sweep_config(self.master, self.fixed)
         if task.machine.dry_run:
             raise ConfigError("machine.dry_run: true in a search, allowed: false; what it tries depends on results")
         folder = expanded(task.runs_dir) / task.study
@@ -66,7 +67,7 @@ class SearchSweeper(StudySweeper):
             "pruner": plain(self.pruner),
         }
         place = self.storage or str(folder.absolute() / "search.journal")
-        size = self.batch or sweep.side_by_side(self.config.hydra.launcher)
+        size = self.batch or sweep.side_by_side(self.master.hydra.launcher)
         with Search.opened(folder, place, self.name, space, self.trials, **settings) as search:
             there = len(search.study.trials)
             log.info("search %s: %d trials, %d of them there already", self.name, self.trials, there)
@@ -96,6 +97,9 @@ class SearchSweeper(StudySweeper):
         for number, trial in enumerate(trials, start=first):
             run = self.runs.plan(number)
             search.tell(trial, run.record, run.folder)
+
+    def _name(self, number: int) -> list[str]:
+        return []  # a trial is called by its parameters, which were said before
 
     def _report(self, search: Search) -> None:
         states = [trial.state.name for trial in search.study.trials]

@@ -44,6 +44,7 @@ def chosen(field: str, node: Any) -> type:
     target = settings.get("_target_") if isinstance(settings, Mapping) else None
     if not isinstance(target, str):
         raise ConfigError(f"{field}._target_: {target!r}, allowed: the path of a {kind.name}'s class")
+    assert isinstance(settings, Mapping)
     refuse_special(field, settings)
     try:
         found = _locate(class_source.current(target))

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig
 
 from trainer import config_checks
 from trainer.config_checks import ensure
-from trainer.errors import ConfigError
+from trainer.errors import ConfigError, did_you_mean, names
 from trainer.identity import PARTS, flatten
 from trainer.machine import secrets
+from trainer.plain import mapping
 
 # transformers' schedules that need nothing but the number of steps.
 SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt")
@@ -110,6 +111,7 @@ class Config:
     study: str = "scratch"
     init_from: str | None = None  # folder of a finished run whose adapter the run starts from; see trainer.origin
     redo: bool = False  # carry out a run that is done once more; its old folder is kept in <study>/.replaced
+    skip_invalid: bool = False  # carry out the runs of a sweep that can be, where others of it can't
     runs_dir: str = "runs"
     machine: Machine = field(default_factory=Machine)
     tracker: Any = None  # a dashboard, by its `_target_`; no part of a run's identity
@@ -123,7 +125,7 @@ def register() -> None:
 
 def validate(config: DictConfig) -> None:
     """Raises `ConfigError` for a value that no run can use, naming the field and what is allowed."""
-    for name, value in flatten(OmegaConf.to_container(config, resolve=False)):
+    for name, value in flatten(mapping(config, resolve=False)):
         if value == MISSING:
             raise ConfigError(f"{name}: not given; set {name}=… on the command line")
     _refuse_unknown(config)
@@ -190,9 +192,11 @@ def _refuse_unknown(config: DictConfig) -> None:
     groups = {"data": Data, "optim": Optim, "train": Train, "machine": Machine, "glue": Glue}
     for group, schema in {"": Config, **groups}.items():
         allowed = [f.name for f in dataclasses.fields(schema)]
-        for name in config[group] if group else config:
+        for name in map(str, config[group] if group else config):
             if name not in allowed and name != "hydra":
-                raise ConfigError(f"{group}{'.' * bool(group)}{name}: no such field, allowed: {', '.join(allowed)}")
+                key = f"{group}{'.' * bool(group)}{name}"
+                hint = did_you_mean(key, names(config))
+                raise ConfigError(f"{key}: no such field, allowed: {', '.join(allowed)}{hint}")
 
 
 def defaults() -> dict[str, Any]:
@@ -206,8 +210,7 @@ def defaults() -> dict[str, Any]:
 
 def deciding(config: DictConfig) -> dict[str, Any]:
     """The parts of a config that a run is a function of, as plain values."""
-    whole = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(whole, dict)
+    whole = mapping(config)
     del whole["model"]["sources"]  # which mirror the files came from changes nothing
     return {name: whole[name] for name in PARTS}
 

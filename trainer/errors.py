@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 # The extra that brings each of Hydra's launchers; Hydra itself only says which are there.
@@ -66,12 +68,36 @@ def _choice(error: BaseException) -> str | None:
 
 def _config_line(error: Any) -> str:
     message = " ".join(str(error.msg or "").split()) or type(error).__name__
-    parent = error.parent_node
-    keys = list(parent.keys()) if parent is not None and hasattr(parent, "keys") else []
-    name = str(error.full_key).rpartition(".")[2]
-    if keys and name not in keys:
-        return f"{error.full_key}: no such field, allowed: {', '.join(map(str, keys))}"
-    return f"{error.full_key}: {message}"
+    parent, key = error.parent_node, str(error.full_key)
+    keys = [str(name) for name in parent] if parent is not None and hasattr(parent, "keys") else []
+    if not keys or key.rpartition(".")[2] in keys:
+        return f"{key}: {message}"
+    if key in ("experiment", "sweep"):  # groups whose files set fields of others
+        return f"{key}: the file that was chosen in conf/{key}/ needs the line `# @package _global_` at its top"
+    group = key.partition(".")[0]
+    owner = f" of the {group} {parent.get('name')}" if key.count(".") == 1 and {"_target_", "name"} <= {*keys} else ""
+    allowed = ", ".join(name for name in keys if name not in ("hydra", "_target_"))
+    return f"{key}: no such field{owner}, allowed: {allowed}{did_you_mean(key, names(parent._get_root()))}"
+
+
+def names(node: Any, prefix: str = "") -> Iterator[str]:
+    """Dotted names of all fields of a config, but for Hydra's own."""
+    for key in node:
+        if prefix or key != "hydra":
+            yield f"{prefix}{key}"
+            below = node._get_node(key)
+            if hasattr(below, "keys") and not below._is_none() and not below._is_missing():
+                yield from names(below, f"{prefix}{key}.")
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The fields that `name` may stand for, as the end of an error; empty where none is like it."""
+    last: dict[str, list[str]] = {}
+    for field in known:
+        last.setdefault(field.rpartition(".")[2], []).append(field)
+    alike = difflib.get_close_matches(name.rpartition(".")[2], last, n=1, cutoff=0.7)
+    found = [field for one in alike for field in last[one] if field != name]
+    return f"; did you mean {' or '.join(found)}?" if found else ""
 
 
 def _causes(error: BaseException) -> list[BaseException]:

@@ -7,10 +7,11 @@ from typing import Any
 
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
+from omegaconf import DictConfig
 
 from trainer import classes
 from trainer.errors import ConfigError
+from trainer.plain import mapping
 from variants.core import field_checks
 
 
@@ -21,8 +22,7 @@ def make(field: str, node: Any, **arguments: Any) -> Any:
     settings are those that the class has, of the types that it names. arguments: given besides, or `_partial_`.
     """
     cls = classes.chosen(field, node)
-    settings = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else dict(node)
-    assert isinstance(settings, dict)
+    settings = mapping(node) if isinstance(node, DictConfig) else dict(node)
     del settings["_target_"]
     _check_names(field, cls, settings, arguments)
     named(field, field_checks.check_types, cls, settings)

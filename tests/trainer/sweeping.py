@@ -70,12 +70,12 @@ def forked(call: Callable[[], None], output: Path) -> Iterator[int]:
                 os.waitpid(child, 0)
 
 
-def command(overrides: list[str]) -> None:
+def command(overrides: list[str], flags: tuple[str, ...] = ("-m",)) -> None:
     """All of `python train.py -m` but Python's start and the imports, which are most of its time. For a fork."""
     os.chdir(ROOT)
     os.environ["HYDRA_MAIN_MODULE"] = "__main__"  # so that Hydra looks for conf/ beside train.py
     GlobalHydra.instance().clear()
-    sys.argv = ["train.py", "-m", *overrides]
+    sys.argv = ["train.py", *flags, *overrides]
     try:
         train.cli()
     finally:
@@ -84,16 +84,16 @@ def command(overrides: list[str]) -> None:
 
 
 @contextlib.contextmanager
-def started(overrides: list[str], output: Path) -> Iterator[int]:
+def started(overrides: list[str], output: Path, flags: tuple[str, ...] = ("-m",)) -> Iterator[int]:
     """`command` in a fork, which writes to `output`."""
-    with forked(lambda: command(overrides), output) as child:
+    with forked(lambda: command(overrides, flags), output) as child:
         yield child
 
 
-def finished(overrides: list[str], output: Path) -> tuple[int, str]:
+def finished(overrides: list[str], output: Path, flags: tuple[str, ...] = ("-m",)) -> tuple[int, str]:
     """Exit code of a `command` in a fork, and what it wrote."""
     begin = len(output.read_text()) if output.exists() else 0
-    with started(overrides, output) as child:
+    with started(overrides, output, flags) as child:
         code = ended(child)
     return code, output.read_text()[begin:]
 

@@ -104,9 +104,9 @@ def test_the_debug_experiment_is_one_run_of_ten_steps(configured, tiny_overrides
         ("variant=lorra", "variant: 'lorra', allowed: adalora, bitfit, dora, dylora, "),
         ("task=movies", "task: 'movies', allowed: boolq, cola, file, "),
         ("variant=families/dora", "variant: 'families/dora', allowed: adalora, bitfit, dora, "),
-        ("variant.rnak=3", "variant.rnak: no such field, allowed: _target_, name, rank, alpha, "),
+        ("variant.rnak=3", "variant.rnak: no such field of the variant lora, allowed: name, rank, alpha, "),
         ("optim.lrr=3", "optim.lrr: no such field, allowed: lr, head_lr, "),
-        ("traim.epochs=3", "traim: no such field, allowed: hydra, variant, task, model, "),
+        ("traim.epochs=3", "traim: no such field, allowed: variant, task, model, "),
         ("optim.lr=fast", "optim.lr: Value 'fast' of type 'str' could not be converted to Float"),
     ],
 )

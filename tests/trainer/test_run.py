@@ -150,10 +150,7 @@ def test_what_can_not_be_is_refused_before_the_weights_are_loaded(carry_out, mon
     with pytest.raises(ValueError) as caught:
         carry_out(override)
     assert str(caught.value).startswith(message) and "\n" not in str(caught.value)
-    (folder,) = map(Path, records.find(tmp_path / "runs"))
-    failed = records.read(folder)
-    assert (failed.status, failed.error) == ("failed", str(caught.value))
-    assert not (folder / "traceback.txt").exists()
+    assert not (tmp_path / "runs").exists(), "a run that can't be leaves nothing behind"
 
 
 def test_an_unexpected_error_leaves_a_failed_record_and_a_traceback(carry_out, monkeypatch, tmp_path):

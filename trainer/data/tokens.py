@@ -106,7 +106,7 @@ def _encode(
     whole = {"truncation": False, "verbose": False}
     columns: dict[str, Any] = {name: list(rows) for name, rows in encode(*texts, **whole).items()}
 
-    def again(places: Sequence[int], **options: Any) -> None:
+    def again(places: np.ndarray, **options: Any) -> None:
         if len(places):
             some = encode(*[[column[place] for place in places] for column in texts], **options)
             for name, rows in some.items():

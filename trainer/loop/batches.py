@@ -88,7 +88,7 @@ class Batches:
         if processes.count() > 1:
             self._rows = batch_shards.SharedRows(rows)
             self._sampler = batch_shards.Shard(self.order, train.batch_size, processes.rank(), processes.count())
-        self._how = {"collate_fn": collate, "num_workers": workers, "pin_memory": device.type != "cpu"}
+        self._how: dict[str, Any] = {"collate_fn": collate, "num_workers": workers, "pin_memory": device.type != "cpu"}
 
     def steps(self, done: int) -> Iterator[list[Batch]]:
         """The batches of each step after the first `done` ones, epoch after epoch without end."""

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from torch.distributed.tensor import DTensor
 
 from variants.core.target_modules import inside
 from variants.core.variant import Variant
@@ -26,7 +25,8 @@ def storage_bytes(tensors: Iterable[torch.Tensor]) -> int:
 
 def _storages(tensor: torch.Tensor) -> list[torch.UntypedStorage]:
     """Where a tensor's numbers lie: one place, or two for a sparse one, its places and its values."""
-    tensor = tensor.to_local() if isinstance(tensor, DTensor) else tensor  # of a divided weight this process's part
+    if callable(local := getattr(tensor, "to_local", None)):  # torch's DTensor, whose module takes a second to import
+        tensor = local()  # of a divided weight this process's part
     parts = [tensor._indices(), tensor._values()] if tensor.layout == torch.sparse_coo else [tensor]
     return [part.untyped_storage() for part in parts]
 

@@ -60,8 +60,8 @@ class Loop:
         train, machine = config.train, config.machine
         checkpoints.seed_all(config.seed)
         self.model, self.variant, self.head = model.to(device), variant, head
-        if getattr(model, "config", None) is not None:
-            model.config.use_cache = False  # of keys and values, which only the generation of text needs
+        if (described := getattr(model, "config", None)) is not None:
+            described.use_cache = False  # of keys and values, which only the generation of text needs
         self.rows, self.cfg, self.device = rows, config, device
         self.objective = Objective(regression=rows.labels is None)
         self.collate = Collator(collator(tokens))
@@ -301,6 +301,7 @@ class Loop:
         own = state if processes.is_first() else state[f"process {processes.rank()}"]
         self.counters.restore(own["counters"])
         checkpoints.restore_random(own["random"])
+        log.info("resumes at step %d of %d", self.done, self.steps)
 
     def hand_over(self) -> int:
         """Makes the model the one that is reported, the best or the last, in its final form; its step."""

@@ -209,7 +209,7 @@ def _digests(tree: Any, path: str = "") -> Iterator[tuple[str, str]]:
     elif isinstance(tree, torch.Tensor):
         # A copy: a tensor of one entry counts as contiguous whatever its strides are, and then has no bytes to view.
         whole = tree.detach().cpu().clone(memory_format=torch.contiguous_format).flatten()
-        content = whole.view(torch.uint8).numpy() if tree.numel() else b""
+        content = whole.view(torch.uint8).numpy().data if tree.numel() else b""
         yield path, hashlib.sha1(content, usedforsecurity=False).hexdigest() + str((*tree.shape, tree.dtype))
     else:
         yield path, repr(tree)

@@ -10,10 +10,11 @@ import os
 import re
 from collections.abc import Iterator
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from trainer.errors import ConfigError
 from trainer.identity import flatten
+from trainer.plain import mapping
 
 _NAMES = re.compile(r"(.*_)?(key|token|secret|password|credentials)", re.IGNORECASE)
 _SHORTEST = 8  # characters; a shorter value may be any word
@@ -22,7 +23,7 @@ _SHORTEST = 8  # characters; a shorter value may be any word
 def refuse(config: DictConfig) -> None:
     """Raises `ConfigError`, without the value, for a field that is meant for a secret or that holds one."""
     tracker = config.get("tracker")
-    for name, _ in flatten(OmegaConf.to_container(tracker, resolve=False) if isinstance(tracker, DictConfig) else {}):
+    for name, _ in flatten(mapping(tracker, resolve=False) if isinstance(tracker, DictConfig) else {}):
         if _NAMES.fullmatch(name.rpartition(".")[2]):
             raise ConfigError(
                 f"tracker.{name}: no setting for it, a config is copied into every run's folder; "
@@ -31,7 +32,7 @@ def refuse(config: DictConfig) -> None:
     secrets = list(_secrets())
     if not secrets:
         return
-    for name, value in flatten(OmegaConf.to_container(config, resolve=True)):
+    for name, value in flatten(mapping(config)):
         for variable, secret in secrets:
             if secret in str(value):
                 raise ConfigError(f"{name}: holds the value of the environment variable {variable}, which stays secret")

@@ -21,13 +21,18 @@ from trainer.machine.processes import count
 from variants.core.variant import Variant
 
 
+def refuse_readers(variant: Variant) -> None:
+    """Raises `ConfigError` for a variant that needs the frozen weights whole."""
+    if (field := variant.needs_whole_weights()) is not None:
+        raise ConfigError(f"machine.fsdp: true with variant.{field}, allowed: false; it reads weights between passes")
+
+
 def shard(model: nn.Module, backbone: Iterable[nn.Parameter], variant: Variant, device: torch.device) -> None:
     """Divides the frozen ones among `backbone`, the parameters that `model` had before `variant` was attached.
 
     Raises `ConfigError` for a variant that needs them whole, or leaves none frozen.
     """
-    if (field := variant.needs_whole_weights()) is not None:
-        raise ConfigError(f"machine.fsdp: true with variant.{field}, allowed: false; it reads weights between passes")
+    refuse_readers(variant)
     frozen = {id(parameter) for parameter in backbone if not parameter.requires_grad}
     whole = {parameter for parameter in model.parameters() if id(parameter) not in frozen}
     if len(whole) == len(list(model.parameters())):

@@ -96,9 +96,10 @@ def listening() -> Iterator[None]:
         _request = None
         for number, handler in before.items():
             signal.signal(number, handler)
-        listener = before.get(asking.number) if asking is not None else None
-        if callable(listener) and listener is not signal.default_int_handler:  # which would only raise again
-            listener(asking.number, None)
+        if asking is not None:
+            listener = before.get(asking.number)
+            if callable(listener) and listener is not signal.default_int_handler:  # which would only raise again
+                listener(asking.number, None)
 
 
 @contextlib.contextmanager

@@ -83,7 +83,7 @@ def _refuse_another_padding(model: Any, tokenizer: Any, field: str) -> None:
 
 def _two_rows(rows: Prepared) -> list[dict[str, Any]] | None:
     """The inputs of the shortest row of the run and of a longer one; None where all are of one length."""
-    parts = torch.utils.data.ConcatDataset([part for _, part in rows.splits()])
+    parts: torch.utils.data.ConcatDataset = torch.utils.data.ConcatDataset([part for _, part in rows.splits()])
     lengths = np.concatenate([part.lengths for _, part in rows.splits()])
     shortest = int(lengths.argmin())
     longer = np.flatnonzero(lengths > lengths[shortest])

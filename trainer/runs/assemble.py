@@ -9,6 +9,7 @@ with apart(config):
 from __future__ import annotations
 
 import contextlib
+import copy
 import gc
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -99,14 +100,45 @@ def apart(config: DictConfig) -> Iterator[None]:
             torch.cuda.empty_cache()
 
 
+@dataclass(frozen=True)
+class Inputs:
+    """What a run reads before any weight is loaded, and the model's modules without weights (`bare`)."""
+
+    source: Path
+    bare: nn.Module
+    max_length: int
+    rows: data.Prepared
+
+
 def check(config: DictConfig) -> Parts:
     """Everything that a run needs but weights. Raises `ConfigError`."""
+    variant = settings(config)
+    return fit(config, variant, read(config, variant.virtual_tokens()))
+
+
+def settings(config: DictConfig) -> Variant:
+    """The variant of a run, whose settings and those of its optimizer need neither model nor rows to be wrong.
+
+    Raises `ConfigError`.
+    """
     variant: Variant = make("variant", config.variant)
     optim.check(config.optim)
     if config.train.gradient_checkpointing and (field := variant.needs_cache()) is not None:
         raise ConfigError(
             f"train.gradient_checkpointing: true with variant.{field}, allowed: false; the model would drop its keys"
         )
+    if config.machine.fsdp:
+        from trainer.machine import sharding  # here, because torch's part of it takes a second to import
+
+        sharding.refuse_readers(variant)
+    return variant
+
+
+def read(config: DictConfig, virtual_tokens: int) -> Inputs:
+    """The model's modules and the rows as its tokens. Raises `ConfigError` where they don't fit together.
+
+    virtual_tokens: places of the model that the variant takes from each text.
+    """
     source = fetch_model(model_sources(config), config.model.files)
     task = data.load(config.task)
     metrics.check(config.task.metrics, regression=task.labels is None)
@@ -116,22 +148,30 @@ def check(config: DictConfig) -> Parts:
     agreement.refuse_another_end(bare.config, tokenizer)
     positions = agreement.longest_text(bare)
     if positions is not None:
-        positions -= variant.virtual_tokens()
+        positions -= virtual_tokens
         if positions < 1:
-            count = variant.virtual_tokens()
-            raise ConfigError(f"variant.options.num_virtual_tokens: {count}, allowed: below {positions + count}")
+            allowed = positions + virtual_tokens
+            raise ConfigError(f"variant.options.num_virtual_tokens: {virtual_tokens}, allowed: below {allowed}")
     max_length = min(config.data.max_length, positions or config.data.max_length)
     agreement.refuse_no_room(tokenizer, max_length, "text_pair" in task.splits["train"].column_names)
     rows = data.prepare(config.task, config.data, config.seed, source, max_length)
     agreement.check(bare, tokenizer, rows, task)
+    return Inputs(source, bare, max_length, rows)
+
+
+def fit(config: DictConfig, variant: Variant, inputs: Inputs) -> Parts:
+    """The run's parts, where the variant fits its steps and its model. Raises `ConfigError`."""
+    bare, rows = inputs.bare, inputs.rows
     named("variant", variant.plan, total_steps(len(rows.train), config.train))
     if not (head := models.head_modules(bare)):
         kind = type(bare).__name__
         raise ConfigError(f"model: {kind}, allowed: a model whose head lies outside of its backbone")
     if config.model.get("keep_head"):
-        models.check_kept_head(source, rows.labels)
+        models.check_kept_head(inputs.source, rows.labels)
+    if (dropout := config.model.get("dropout")) is not None:
+        models.set_dropout(copy.deepcopy(bare.config), dropout)
     named("variant", variant.check, bare, head)
-    return Parts(config, variant, source, max_length, rows, head, variant.leaves_out(bare, head))
+    return Parts(config, variant, inputs.source, inputs.max_length, rows, head, variant.leaves_out(bare, head))
 
 
 def load(parts: Parts) -> nn.Module:
@@ -158,7 +198,7 @@ def load(parts: Parts) -> nn.Module:
     if parts.config.init_from is not None:
         start.take_up(parts, model)
     if parts.config.machine.fsdp and processes.count() > 1:
-        from trainer.machine import sharding  # here, because torch's part of it takes a second to import
+        from trainer.machine import sharding
 
         sharding.shard(model, backbone, parts.variant, device(parts.config.machine.device))
     return model
@@ -181,8 +221,12 @@ def loop(parts: Parts, model: nn.Module, folder: Path, device: torch.device) -> 
 
 def device(name: str) -> torch.device:
     """The device that `machine.device` means. Raises `ConfigError` where it isn't there."""
+    there = torch.cuda.device_count()
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name != "cpu" and not torch.cuda.is_available():
+        return torch.device("cuda" if there else "cpu")
+    if name != "cpu" and not there:
         raise ConfigError(f"machine.device: {name!r}, allowed here, without a CUDA device: auto, cpu")
-    return torch.device(name)
+    found = torch.device(name)
+    if found.index is not None and found.index >= there:
+        raise ConfigError(f"machine.device: {name!r}, allowed here: auto, cpu, cuda:0 … cuda:{there - 1}")
+    return found

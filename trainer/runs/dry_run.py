@@ -16,10 +16,11 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
@@ -27,6 +28,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from trainer.loop import batches, cost
 from trainer.loop.loop import Loop
 from trainer.runs import assemble
+from trainer.sweeps.estimate import words
 from trainer.sweeps.plan import Planned
 
 
@@ -96,6 +98,43 @@ def predict(planned: Planned) -> Prediction:
         )
 
 
+@dataclass(frozen=True)
+class Row:
+    """A setting of a sweep. runs: how many have it, with other seeds. seconds: of all of them, None where unknown."""
+
+    setting: str
+    runs: int
+    prediction: Prediction
+    seconds: float | None
+
+
+def table(rows: Sequence[Row]) -> Iterator[str]:
+    """What a sweep will cost, in lines: its settings and, last, the number of runs, the largest memory and the time."""
+    cells = [("", "runs", "steps", "trained", "MiB", "time")]
+    for row in rows:
+        found = row.prediction
+        trained = f"{found.adapter + found.more + found.head:,}"
+        cells.append((row.setting, str(row.runs), f"{found.steps:,}", trained, _mib(found), _time(row.seconds)))
+    if rows:
+        known = [row.seconds for row in rows if row.seconds is not None]
+        largest = max((row.prediction for row in rows), key=lambda found: found.memory)
+        seconds = sum(known) if len(known) == len(rows) else None
+        runs = str(sum(row.runs for row in rows))
+        cells.append(("together, the largest memory", runs, "", "", _mib(largest), _time(seconds)))
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for name, *numbers in cells:
+        right = (cell.rjust(width) for cell, width in zip(numbers, widths[1:], strict=True))
+        yield "  ".join([name.ljust(widths[0]), *right])
+
+
+def _mib(prediction: Prediction) -> str:
+    return f"{prediction.memory / 2**20:,.1f}"
+
+
+def _time(seconds: float | None) -> str:
+    return "?" if seconds is None else words(seconds)
+
+
 def largest_batch(loop: Loop) -> Batch:
     """Of all batches of the run the one with the most tokens, padding included."""
     train, lengths, order = loop.cfg.train, loop.rows.train.lengths, loop.batches.order
@@ -134,7 +173,8 @@ def _after_a_step(optimizer: torch.optim.Optimizer) -> int:
 
 def saved_activations(loop: Loop, batch: Batch) -> int:
     """Bytes that autograd keeps between the forward and the backward pass over `batch`."""
-    model, train = loop.model, loop.cfg.train
+    train = loop.cfg.train
+    model: Any = loop.model
     model.train()
     loop.variant.on_step_begin(loop.view(1))
     if train.gradient_checkpointing:

@@ -1,4 +1,4 @@
-"""One run, from config to record. The order is: check, load, train, evaluate, write."""
+"""One run, from config to record. The order is: check, begin, load, train, evaluate, write."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ from trainer.machine import processes
 from trainer.objectives import metrics
 from trainer.record import ADAPTER
 from trainer.runs import assemble
+from trainer.runs.assemble import Parts
 from trainer.sweeps.plan import Planned
 from trainer.trackers import guard
 from variants.core import state_files
@@ -43,38 +44,54 @@ PREDICTIONS = "predictions.parquet"
 PACKAGES = ("loratory", "torch", "transformers", "accelerate", "datasets", "tokenizers", "peft", "numpy", "hydra-core")
 
 
-def run(planned: Planned, overrides: list[str]) -> record.Record:
-    """Carries out a run and writes its record; whatever goes wrong is recorded, then raised."""
+def check(planned: Planned) -> Parts:
+    """What a run needs but weights. Raises `ConfigError` where it can't be; nothing of it is on disk then."""
     spare_the_collector()
-    config, clock = planned.config, _Clock()
+    with assemble.apart(planned.config):
+        processes.agree("machine.device", assemble.device(planned.config.machine.device).type)
+        return assemble.check(planned.config)
+
+
+def run(planned: Planned, overrides: list[str], parts: Parts | None = None) -> record.Record:
+    """Carries out a run and writes its record; whatever goes wrong is recorded, then raised.
+
+    parts: what `check` gave, where it was asked already.
+    """
+    parts, clock = parts or check(planned), _Clock()
     row = _blank(planned, overrides, clock.now())
     try:
         record.refuse_unreadable(row)
     except record.CorruptRecord as error:
         raise ConfigError(f"{error}; no record could be written of the run") from None
+    log.info("running: %s", planned.title)
     if processes.is_first():
-        if planned.replaces is not None:
-            _keep_aside(planned.replaces)
-        _make_room(planned)
-        planned.folder.mkdir(parents=True, exist_ok=True)
-        (planned.folder / "traceback.txt").unlink(missing_ok=True)
-        OmegaConf.save(config, planned.folder / record.CONFIG, resolve=True)
+        _begin(planned)
     tracker = guard.begin(planned) if processes.is_first() else None
     try:
-        with assemble.apart(config):
-            _carry_out(planned, row, clock)
+        with assemble.apart(planned.config):
+            _carry_out(planned, parts, row, clock)
     except Exception as raised:
-        error = processes.cause(raised)
+        failure = processes.cause(raised)
         if processes.is_first():
-            _record_failure(planned.folder, row, error, clock)
+            _record_failure(planned.folder, row, failure, clock)
         traceback.clear_frames(raised.__traceback__)  # they hold the model, and the sweep holds the error
-        if error is raised:
+        if failure is raised:
             raise
-        raise error from raised
+        raise failure from raised
     finally:
         if tracker is not None:
             tracker.end()  # the record is there: the tracker shows it, whatever became of the run
     return row
+
+
+def _begin(planned: Planned) -> None:
+    """The run's folder, with its config and nothing of a record."""
+    if planned.replaces is not None:
+        _keep_aside(planned.replaces)
+    _make_room(planned)
+    planned.folder.mkdir(parents=True, exist_ok=True)
+    (planned.folder / "traceback.txt").unlink(missing_ok=True)
+    OmegaConf.save(planned.config, planned.folder / record.CONFIG, resolve=True)
 
 
 def _make_room(planned: Planned) -> None:
@@ -148,12 +165,10 @@ def spare_the_collector() -> None:
     gc.freeze()
 
 
-def _carry_out(planned: Planned, row: record.Record, clock: _Clock) -> None:
+def _carry_out(planned: Planned, parts: Parts, row: record.Record, clock: _Clock) -> None:
     config, folder = planned.config, planned.folder
     device = assemble.device(config.machine.device)
-    processes.agree("machine.device", device.type)
     cost.reset_peaks(device)
-    parts = assemble.check(config)  # everything that can be wrong is found before a weight is loaded
     if parts.rows.truncated:
         log.info("%d texts are longer than %d tokens and are cut", parts.rows.truncated, parts.max_length)
     _say_of_classes(parts)
@@ -169,12 +184,12 @@ def _carry_out(planned: Planned, row: record.Record, clock: _Clock) -> None:
     loop = assemble.loop(parts, model, folder, device)
     loop.fit()
     row.memory.cuda_train_allocated, row.memory.cuda_train_reserved = cost.cuda_peaks(device)
-    row.metric.checkpoint, row.metric.step = config.train.checkpoint, loop.hand_over()
+    row.metric.checkpoint, row.metric.step = config.train.checkpoint, (step := loop.hand_over())
     row.memory.gradients_end = cost.trainable_bytes(model)
     row.memory.optimizer_end = cost.optimizer_bytes(loop.optimizer)
 
     # Evaluate.
-    _evaluate(loop, parts.rows, row, folder)
+    _evaluate(loop, parts.rows, step, row, folder)
     if processes.is_first():
         state_files.save(loop.weights(), folder / ADAPTER)
     _count(loop, parts, model, row, folder)
@@ -191,7 +206,7 @@ def _carry_out(planned: Planned, row: record.Record, clock: _Clock) -> None:
         unfinished.remove(folder)
 
 
-def _say_of_classes(parts: assemble.Parts) -> None:
+def _say_of_classes(parts: Parts) -> None:
     """What a reader of the metrics must know of the classes, and would not see in a number."""
     rows, asked = parts.rows, parts.config.task.metrics
     if rows.labels is None:
@@ -207,14 +222,14 @@ def _say_of_classes(parts: assemble.Parts) -> None:
             log.warning("no row of %s has the label %s%s", split, ", ".join(absent), counts if means else "")
 
 
-def _evaluate(loop: Loop, rows: data.Prepared, row: record.Record, folder: Path) -> None:
+def _evaluate(loop: Loop, rows: data.Prepared, step: int, row: record.Record, folder: Path) -> None:
     """The reported splits: metrics into the row, every example's prediction into a file."""
     import pandas as pd
 
     cost.reset_cuda_peaks(loop.device)
     frames = []
     for place, (split, part) in enumerate(rows.report.items()):
-        found = loop.final_evaluation(part, row.metric.step)
+        found = loop.final_evaluation(part, step)
         frames.append(
             pd.DataFrame(
                 {
@@ -241,7 +256,7 @@ def _evaluate(loop: Loop, rows: data.Prepared, row: record.Record, folder: Path)
     os.replace(temporary, path)
 
 
-def _count(loop: Loop, parts: assemble.Parts, model: torch.nn.Module, row: record.Record, folder: Path) -> None:
+def _count(loop: Loop, parts: Parts, model: torch.nn.Module, row: record.Record, folder: Path) -> None:
     variant, rows = parts.variant, parts.rows
     counters, config = loop.counters, loop.cfg
     row.params.adapter_end, _ = cost.trainable_parameters(model, loop.head)

@@ -36,7 +36,7 @@ class Planned:
 
     run_id: its name, that of version 1 where it was done under it. code: hash of its method's code, None where that
     can't be read. record: what its folder holds, None where there is none to trust. replaces: the folder of a finished
-    run that is to be done again.
+    run that is to be done again. label: how a sweep calls the run, where it is one of several.
     """
 
     config: DictConfig
@@ -46,6 +46,7 @@ class Planned:
     folder: Path
     record: Record | None
     replaces: Path | None = None
+    label: str | None = None
 
     @property
     def done(self) -> bool:
@@ -76,7 +77,8 @@ class Planned:
     def title(self) -> str:
         """How the run is called on a terminal."""
         config = self.config
-        return f"{config.variant.name} on {config.task.name}, seed {config.seed} ({self.run_id})"
+        label = self.label or f"{config.variant.name} on {config.task.name}, seed {config.seed}"
+        return f"{label} ({self.run_id})"
 
     @property
     def summary(self) -> str:

@@ -21,7 +21,7 @@ from typing import Any
 
 import optuna
 from filelock import FileLock
-from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
+from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, QuotedString, RangeSweep
 from hydra.utils import instantiate
 from optuna.distributions import (
     BaseDistribution,
@@ -53,19 +53,31 @@ def distribution(override: Override) -> BaseDistribution:
     value = override.value()
     log = "log" in getattr(value, "tags", ())
     if isinstance(value, ChoiceSweep):
-        return CategoricalDistribution(list(value.list))
+        return CategoricalDistribution([*map(_choice, value.list)])
     if isinstance(value, IntervalSweep):
-        low, high = value.start, value.end
+        low: Any = value.start  # a whole number where it was written so, whatever Hydra's annotation says
+        high: Any = value.end
         if isinstance(low, int) and isinstance(high, int):
             return IntDistribution(low, high, log=log)
-        return FloatDistribution(float(low), float(high), log=log)  # type: ignore[arg-type]
+        return FloatDistribution(float(low), float(high), log=log)
     if isinstance(value, RangeSweep):
-        low, stop, step = value.start, value.stop, value.step
-        if isinstance(low, int) and isinstance(stop, int) and isinstance(step, int):
-            return IntDistribution(low, low + (stop - 1 - low) // step * step, step=step)  # as Python's, without stop
-        count = math.ceil((stop - low) / step) - 1  # type: ignore[operator]
-        return FloatDistribution(float(low), low + count * step, step=step)  # type: ignore[arg-type,operator]
+        first: Any = value.start
+        stop: Any = value.stop
+        step: Any = value.step
+        if isinstance(first, int) and isinstance(stop, int) and isinstance(step, int):
+            last = first + (stop - 1 - first) // step * step  # as Python's, without stop
+            return IntDistribution(first, last, step=step)
+        count = math.ceil((stop - first) / step) - 1
+        return FloatDistribution(float(first), first + count * step, step=step)
     raise ConfigError(f"{override.key_or_group}: {override.input_line}, allowed: choice(…), range(…), interval(…)")
+
+
+def _choice(value: Any) -> bool | int | float | str | None:
+    """One of a choice, as Optuna keeps it. Raises `ConfigError` for a list or a mapping."""
+    plain = value.text if isinstance(value, QuotedString) else value
+    if plain is not None and not isinstance(plain, bool | int | float | str):
+        raise ConfigError(f"hydra.sweeper.params: {plain!r} in a choice of a search, allowed: numbers, texts, null")
+    return plain
 
 
 @dataclass
@@ -115,9 +127,9 @@ class Search:
                 if len(taken) < count and self._take_over(trial):
                     taken.append(trial)
             while len(taken) < count and len(self.study.get_trials(deepcopy=False)) < self.trials:
-                trial = self.study.ask(self.space)
-                trial.set_user_attr(_OWNER, self.owner)
-                taken.append(self.study.trials[trial.number])
+                new = self.study.ask(self.space)
+                new.set_user_attr(_OWNER, self.owner)
+                taken.append(self.study.trials[new.number])
         return taken
 
     def _take_over(self, trial: FrozenTrial) -> bool:

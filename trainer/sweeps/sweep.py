@@ -7,15 +7,17 @@ configs (a test compares them) in a fiftieth of the time. Nothing is kept of a r
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import OverrideType
+from hydra.core.override_parser.types import OverrideType, ValueType
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from trainer.errors import ConfigError
@@ -25,6 +27,13 @@ from trainer.sweeps.plan import Planned
 
 COMPOSED = 256  # configs that are held, one for each choice of files
 FIELDS = 10_000  # overrides that are held as parsed
+
+# Hydra's own folders, as conf/config.yaml has them.
+PLACES = {
+    "run.dir": ".",
+    "sweep.dir": "${runs_dir}/${study}",
+    "sweep.subdir": ".",
+}
 
 
 @dataclass(frozen=True)
@@ -50,13 +59,63 @@ def refuse_several_processes(sweeper: str, launcher: DictConfig) -> None:
             raise ConfigError(f"hydra/{part}: {name} in several processes for one run, allowed: {allowed}")
 
 
+def refuse_places(arguments: Sequence[str]) -> None:
+    """Raises `ConfigError` where the command line sets a folder of Hydra's, before Hydra makes it."""
+    for argument in arguments:
+        name, equals, value = argument.lstrip("+").partition("=")
+        if equals and name.removeprefix("hydra.") in PLACES and name.startswith("hydra."):
+            _refuse_place(name, value)
+
+
+def refuse_unread(hydra: DictConfig, multirun: bool) -> None:
+    """Raises `ConfigError` for what an experiment says to Hydra and what would change nothing.
+
+    These are Hydra's own folders, for runs lie by their names, and a sweep's parameters where no sweep was asked for.
+    """
+    for name, default in PLACES.items():
+        group, _, key = name.partition(".")
+        if (found := hydra[group]._get_node(key)._value()) != default:
+            _refuse_place(f"hydra.{name}", found)
+    if not multirun and (params := hydra.sweeper.get("params")):
+        given = ", ".join(map(str, params))
+        raise ConfigError(
+            f"hydra.sweeper.params: {given} in a single run, allowed: none; "
+            "`hydra: {mode: MULTIRUN}` in the experiment, or -m, makes a sweep of it"
+        )
+
+
+def _refuse_place(name: str, value: Any) -> NoReturn:
+    where = "runs_dir and study say where runs lie: <runs_dir>/<study>/<name of the run>"
+    raise ConfigError(f"{name}: {value!r}, allowed: none; {where}")
+
+
 def product(loader: Any, texts: Sequence[str]) -> list[list[str]]:
-    """One list of overrides for each run that the overrides of a sweep mean: all combinations, in Hydra's order."""
+    """One list of overrides for each run that the overrides of a sweep mean: all combinations, in Hydra's order.
+
+    Raises `ConfigError` for a glob() that no file matches.
+    """
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
-    parsed = OverridesParser.create(config_loader=loader).parse_overrides(list(texts))
+    named = _named(loader)
+    parsed = OverridesParser.create(config_loader=named).parse_overrides(list(texts))
+    for override in parsed:
+        if override.value_type is ValueType.GLOB_CHOICE_SWEEP and not [*override.sweep_iterator()]:
+            allowed = ", ".join(named.get_group_options(override.key_or_group, ObjectType.CONFIG))
+            text = override.input_line.partition("=")[2] if override.input_line else "glob()"
+            raise ConfigError(f"{override.key_or_group}: {text!r} matches no file, allowed: {allowed}")
     (jobs,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
     return jobs
+
+
+def _named(loader: Any) -> Any:
+    """A config loader for which a group has no templates: files whose names begin with an underscore."""
+    found = copy.copy(loader)
+
+    def options(name: str, results_filter: ObjectType | None = ObjectType.CONFIG) -> list[str]:
+        return [option for option in loader.get_group_options(name, results_filter) if not option.startswith("_")]
+
+    found.get_group_options = options
+    return found
 
 
 def field(parser: OverridesParser, text: str, is_group: Callable[[str], bool]) -> tuple[str, Any] | None:

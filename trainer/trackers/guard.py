@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import IO, Any
 
 import psutil
-from omegaconf import OmegaConf
 
+from trainer.plain import mapping
 from trainer.sweeps import plan
 from trainer.sweeps.plan import Planned
 from trainer.trackers.host import FILENAME, METRICS, RANKS
@@ -47,8 +47,7 @@ class Guard:
         config, folder = planned.config, planned.folder.absolute()
         self.name = type(tracker).__name__.lower()
         self.timeout = tracker.timeout
-        whole = OmegaConf.to_container(config, resolve=True)
-        assert isinstance(whole, dict)
+        whole = mapping(config)
         run = RunInfo(
             folder=folder,
             run_id=planned.run_id,

@@ -63,7 +63,7 @@ class Host:
                 self._keep(self.started)
         say(busy="finish")
         content = record.read(self.run.folder) if ended else None
-        self.tracker.finish(content and content.row(), _lines(self.run.folder / RANKS))
+        self.tracker.finish(None if content is None else content.row(), _lines(self.run.folder / RANKS))
         say(busy=None)
 
     def _fresh(self) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ import os
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from trainer.errors import ConfigError
 from trainer.trackers import rows
@@ -20,6 +20,7 @@ from trainer.trackers.picture import rank_map
 from trainer.trackers.tracker import RunInfo, Started, shortened
 
 MODES = ("online", "offline")
+Mode = Literal["online", "offline", "disabled"]
 FORBIDDEN = r"/\#?%:"  # in a project's name, by W&B
 LONGEST, LONGEST_TAG = 128, 64  # characters of a name and of a tag; W&B refuses a run with longer ones
 EXIT = {"done": 0, "failed": 1}
@@ -78,16 +79,17 @@ class Wandb:
         note += f", logs to {logs}" if mode == "offline" else ""
         return Started(self.project, shortened(run.study, LONGEST), self._run.name, note, url, warning)
 
-    def _mode(self) -> tuple[str, str]:
+    def _mode(self) -> tuple[Mode, str]:
         """W&B's mode, and why it isn't online."""
         import wandb
         from wandb.sdk.lib import wbauth
 
         if self.mode:
-            return self.mode, ""
+            return ("online" if self.mode == "online" else "offline"), ""
         settings = wandb.setup().settings
         if settings.mode in ("offline", "dryrun", "disabled"):
-            return settings.mode.replace("dryrun", "offline"), " as W&B's own settings or WANDB_MODE say"
+            mode: Mode = "disabled" if settings.mode == "disabled" else "offline"
+            return mode, " as W&B's own settings or WANDB_MODE say"
         host = settings.base_url
         try:
             found = wbauth.authenticate_session(host=host, source="loratory", prompt=False, update_session=False)
@@ -95,7 +97,7 @@ class Wandb:
             return "offline", ", the key that is configured is none that W&B could have given"
         return ("online", "") if found else ("offline", ", no key is configured (WANDB_API_KEY or `wandb login`)")
 
-    def _init(self, run: RunInfo, folder: Path, mode: str) -> Any:
+    def _init(self, run: RunInfo, folder: Path, mode: Mode) -> Any:
         import wandb
 
         return wandb.init(

@@ -17,6 +17,8 @@ look at all singular values and choose at least one.
 
 Columns of U have length 1 in every method, and rows of Vh. Signs are free in an SVD; here the largest
 entry of each column of U is positive, so that a basis found again is the same basis.
+
+scipy and scikit-learn are imported by the rules and methods that need them: they take two seconds.
 """
 
 from __future__ import annotations
@@ -29,11 +31,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.integrate import quad
-from scipy.optimize import brentq
-from sklearn.decomposition import NMF
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils.extmath import randomized_svd
 from torch import nn
 
 from variants.core import field_checks, layers
@@ -142,6 +139,9 @@ def gavish_donoho(beta: float) -> float:
     optimal for a low-rank matrix in white noise of unknown level. ω(β) = λ*(β) / √μ(β), where μ is the
     median of the Marchenko-Pastur law, found here by integration and not by their cubic fit.
     """
+    from scipy.integrate import quad
+    from scipy.optimize import brentq
+
     optimal = math.sqrt(2 * (beta + 1) + 8 * beta / (beta + 1 + math.sqrt(beta**2 + 14 * beta + 1)))
     low, high = (1 - math.sqrt(beta)) ** 2, (1 + math.sqrt(beta)) ** 2
 
@@ -161,6 +161,8 @@ Triplets = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 def _randomized(w: torch.Tensor, r: int, iterations: int, seed: int) -> Triplets:
+    from sklearn.utils.extmath import randomized_svd
+
     found = randomized_svd(w.cpu().numpy(), r, n_iter=iterations, random_state=seed)
     u, s, vh = (torch.from_numpy(np.ascontiguousarray(part)).to(w) for part in found)
     return u, s, vh
@@ -178,6 +180,9 @@ def _als(w: torch.Tensor, r: int, sweeps: int, seed: int) -> Triplets:
 
 
 def _nmf(w: torch.Tensor, r: int, iterations: int, seed: int) -> Triplets:
+    from sklearn.decomposition import NMF
+    from sklearn.exceptions import ConvergenceWarning
+
     parts = [(sign, (sign * w).clamp(min=0)) for sign in (1.0, -1.0)]
     energies = [float(part.square().sum()) for _, part in parts]
     positive = round(r * energies[0] / sum(energies))
