@@ -50,13 +50,17 @@ def check(config: DictConfig) -> None:
 def refuse_unread(config: DictConfig) -> None:
     """Raises `ConfigError` for a field of task or model that nothing reads: neither the suite nor the group itself.
 
-    It is for a config as it was composed; in one that was resolved no field refers to another.
+    In a config that was resolved no field refers to another; there one is read whose value a source has.
     """
     for group, known in FIELDS.items():
         if not isinstance(config[group], DictConfig):
             continue
         texts = [str(value) for _, value in _leaves("", OmegaConf.to_container(config[group], resolve=False))]
         referred = {name for text in texts for name in re.findall(rf"\$\{{(?:\.+|{group}\.)(\w+)", text)}
+        plain = OmegaConf.to_container(config[group], resolve=True)
+        assert isinstance(plain, dict)
+        sources = [value for _, value in _leaves("", {name: plain.get(name) for name in ("source", "sources")})]
+        referred |= {name for name, value in plain.items() if isinstance(value, str) and value in sources}
         allowed = [*known, *sorted(referred - {*known})]
         for name in config[group]:
             if name not in allowed:
