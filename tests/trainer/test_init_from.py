@@ -11,8 +11,7 @@ import pytest
 import torch
 
 from tests.conftest import folder_of, write_csv
-from tests.trainer.test_finished import ADALORA, PEFT_ADALORA
-from tests.trainer.test_resume import outcome
+from tests.trainer.left_behind import outcome
 from trainer.errors import ConfigError
 from trainer.loop.checkpoints import Checkpoints
 from trainer.runs import assemble
@@ -20,6 +19,9 @@ from trainer.runs.dry_run import predict
 from trainer.runs.finished import opened
 from trainer.sweeps.plan import plan
 from variants.core.target_modules import inside
+
+ADALORA = ["variant=adalora", "variant.rank=4", "variant.target_rank=1", "variant.interval=2"]
+PEFT_ADALORA = ["variant=peft_adalora", *(f"variant.options.{name}=2" for name in ("tinit", "tfinal", "target_r"))]
 
 
 @pytest.fixture

@@ -100,8 +100,17 @@ def test_nothing_is_computed_and_nothing_is_written(configured, tiny_overrides, 
 
 
 def test_the_flag_prints_a_line_for_each_part_and_makes_no_run(tiny_overrides, tmp_path):
-    code, output = finished([*tiny_overrides, "variant=lora,head", "--dry-run"], tmp_path / "log")
+    code, output = finished([*tiny_overrides, "variant=lora", "--dry-run"], tmp_path / "log", flags=())
     assert code == 0, output
     for part in ("steps", "parameters", *PARTS, "together"):
-        assert sum(line.startswith(f"  {part} ") for line in output.splitlines()) == 2, output
+        assert sum(line.startswith(f"  {part} ") for line in output.splitlines()) == 1, output
+    assert not list((tmp_path / "runs").rglob("record.json"))
+
+
+def test_of_a_sweep_it_prints_one_table_and_makes_no_run(tiny_overrides, tmp_path):
+    code, output = finished([*tiny_overrides, "variant=lora,head", "--dry-run"], tmp_path / "log")
+    assert code == 0, output
+    first = [line.split("  ")[0].strip() for line in output.splitlines()]
+    assert first.count("lora on tiny") == first.count("head on tiny") == 1
+    assert first.count("together, the largest memory") == 1
     assert not list((tmp_path / "runs").rglob("record.json"))

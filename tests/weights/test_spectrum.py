@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import csv
 import io
 from pathlib import Path
@@ -14,7 +13,6 @@ from safetensors.torch import load_file, save_file
 
 from analysis.stats.matrices import effective_rank
 from tests.analysis.interpreter import python
-from tests.conftest import ROOT
 from variants.core.decompositions import choose_rank, decompose
 from weights import backbone, cli
 
@@ -180,18 +178,3 @@ def test_half_precision_is_decomposed_in_float32(tmp_path):
 def test_torch_is_loaded_by_this_verb_alone():
     code = "import sys, weights.cli, weights.spectrum, weights.backbone; print('torch' in sys.modules)"
     assert python("-c", code).stdout == b"False\n"
-
-
-def test_analysis_looks_at_nothing_beyond_the_record():
-    # `analysis` imports of the project `trainer.record` alone.
-    beyond = set()
-    for path in (ROOT / "analysis").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
-            if isinstance(node, ast.ImportFrom):
-                names = [f"{node.module}.{a.name}" for a in node.names] if node.module else []
-            for name in names:
-                outside = name.partition(".")[0] in ("trainer", "variants", "torch")
-                if outside and not name.startswith("trainer.record"):
-                    beyond.add(path.relative_to(ROOT / "analysis").as_posix())
-    assert beyond == set()

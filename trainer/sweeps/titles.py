@@ -22,7 +22,7 @@ class Titles:
                 values.setdefault(key, set()).add(value)
         self._varying = [key for key, found in values.items() if len(found) > 1]
         self._short = Counter(_last(key, ".") for key in self._varying)
-        # variant=families/lora is "lora", unless another choice is called so, too.
+        # variant=families/name is "name", unless another choice is called so, too.
         self._called = {key: Counter(_last(value, "/") for value in values.get(key, ())) for key in NAMED}
 
     def setting(self, number: int, config: DictConfig | None) -> str:
