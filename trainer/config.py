@@ -123,11 +123,16 @@ def register() -> None:
     ConfigStore.instance().store(name="schema", node=Config)
 
 
-def validate(config: DictConfig) -> None:
-    """Raises `ConfigError` for a value that no run can use, naming the field and what is allowed."""
+def refuse_missing(config: DictConfig) -> None:
+    """Raises `ConfigError` for a field that must be given and is not."""
     for name, value in flatten(mapping(config, resolve=False)):
         if value == MISSING:
             raise ConfigError(f"{name}: not given; set {name}=… on the command line")
+
+
+def validate(config: DictConfig) -> None:
+    """Raises `ConfigError` for a value that no run can use, naming the field and what is allowed."""
+    refuse_missing(config)
     _refuse_unknown(config)
     secrets.refuse(config)
     config_checks.check(config)

@@ -98,8 +98,9 @@ def plan(
     files: what `content` says, where it is known. exists: False for a folder that need not be looked into.
     """
     _settle_processes(config)
-    identity = identify(config, files)  # first: it asks for what must be given
+    run_config.refuse_missing(config)
     config_checks.refuse_unread(config)
+    identity = identify(config, files)
     tracker(config)
     code = class_source.code_hash(config.variant.get("_target_", ""))
     study = expanded(config.runs_dir) / config.study
