@@ -23,6 +23,9 @@ pytest_plugins = ["tests.browser"]
 ROOT = Path(__file__).parents[1]
 GOOD, BAD, OTHER = ["fine", "great", "lovely"], ["poor", "awful", "dull"], ["film", "plot", "the", "a", "very"]
 
+# With optim.lr=1e30: settings of a run that begins, and fails while it trains.
+DIVERGING = ["train.max_steps=3", "train.max_skipped=0", "optim.max_grad_norm=0"]
+
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:

@@ -39,6 +39,10 @@ class Provenance:
             found.add(some[key].git, some[key].versions, some[key].hardware, times)
         return found
 
+    def __len__(self) -> int:
+        """How many runs were counted."""
+        return self._total
+
     def add(
         self, git: Mapping[str, Any], versions: Mapping[str, Any], hardware: Mapping[str, Any], times: int = 1
     ) -> None:

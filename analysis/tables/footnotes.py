@@ -69,7 +69,7 @@ def build(
     ]
     return [
         *(Note(text) for text in explanations),
-        code(provenance, rows.rows),
+        *([code(provenance, rows.rows)] if provenance else ()),
         *(Note(text, problem=True) for text in problems),
     ]
 

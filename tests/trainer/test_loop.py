@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -324,14 +325,16 @@ def test_half_precision_is_refused_for_a_backbone_that_is_trained(carry_out):
 def test_the_optimizer_gets_the_rates_that_were_asked_for(carry_out, monkeypatch):
     seen = {}
 
-    class Watched(torch.optim.AdamW):
-        def __init__(self, params, **options):
-            super().__init__(params, **options)
-            for group in self.param_groups:
-                for parameter in group["params"]:
-                    seen.setdefault((group["lr"], group["weight_decay"]), []).append(tuple(parameter.shape))
+    built = torch.optim.AdamW.__init__
 
-    monkeypatch.setattr(torch.optim, "AdamW", Watched)
+    @functools.wraps(built)  # the options that it takes are asked for
+    def watched(self, params, **options):
+        built(self, params, **options)
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                seen.setdefault((group["lr"], group["weight_decay"]), []).append(tuple(parameter.shape))
+
+    monkeypatch.setattr(torch.optim.AdamW, "__init__", watched)
     carry_out(
         "optim.lr=0.01", "optim.head_lr=0.02", "optim.weight_decay=0.1", "variant.lr_ratio=4", "train.max_steps=1"
     )

@@ -6,6 +6,7 @@ import pytest
 import torch
 import transformers
 from torch import nn
+from transformers import initialization
 
 from tests.trainer.families import FAMILIES, write
 from trainer.config import validate
@@ -102,7 +103,7 @@ class Weighted(transformers.BertForSequenceClassification):
     def _init_weights(self, module):
         super()._init_weights(module)
         if isinstance(module, Weighted):
-            transformers.initialization.normal_(module.scales, std=0.5)
+            initialization.normal_(module.scales, std=0.5)
 
 
 def test_plain_parameters_of_a_head_start_as_the_class_says(tmp_path):

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from tests.conftest import DIVERGING
 from tests.trainer.process import sweep
 from tests.trainer.sweeping import finished
 from trainer import record as records
 
 pytestmark = pytest.mark.slow
-
-
-DIVERGING = ["train.max_steps=3", "train.max_skipped=0", "optim.max_grad_norm=0"]  # where the rate is 1e30
 
 
 def test_a_sweep_runs_what_is_missing_and_goes_on_after_a_failure(tiny_overrides, tmp_path):

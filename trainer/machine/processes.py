@@ -100,6 +100,10 @@ def _forget(error: BaseException | None) -> None:
 
 
 def _open() -> None:
+    # Its functions have the group of the moment of their import as a default: it would outlive the run, connections
+    # and all, and the other processes would wait for one whose run has failed.
+    import torch.distributed.nn.functional  # noqa: F401
+
     global _store, _joined
     this = launch.this()
     if _store is None:

@@ -9,9 +9,9 @@ import pytest
 import yaml
 
 from analysis.commands import dashboard
-from tests.conftest import folder_of
+from tests.conftest import DIVERGING, folder_of
 from tests.trainer.trackers.inspected import Inspected, runs_in
-from trainer.errors import ConfigError
+from trainer.errors import ConfigError, RunFailed
 from trainer.record import flatten, read
 from trainer.runs.run import run
 from trainer.sweeps.plan import plan
@@ -141,12 +141,12 @@ def test_two_runs_of_one_process_are_two_runs(carry_out, tmp_path):
 
 
 def test_a_failed_run_ends_as_failed_with_its_error(carry_out, tmp_path):
-    with pytest.raises(ConfigError):
-        carry_out("variant.rank=0", *WANDB)
+    with pytest.raises(RunFailed):
+        carry_out(*DIVERGING, "optim.lr=1e30", *WANDB)
     (folder,) = (tmp_path / "runs" / "test").glob("[0-9a-f]*")
     record, logged = read(folder), only(folder)
     assert record.status == "failed" and logged.exit_code == 1
-    assert logged.summary["error"] == record.error == "variant.rank: 0, allowed: a whole number ≥ 1"
+    assert logged.summary["error"] == record.error and record.error.startswith("train.max_skipped: step ")
 
 
 def test_an_interrupted_run_goes_on_with_its_curve(configured, tiny_overrides, tmp_path, monkeypatch):

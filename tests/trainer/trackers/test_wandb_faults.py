@@ -13,10 +13,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.conftest import ROOT, folder_of
+from tests.conftest import DIVERGING, ROOT, folder_of
 from tests.trainer.trackers.disturbed import left_by, warnings
 from tests.trainer.trackers.inspected import runs_in
-from trainer.errors import ConfigError
+from trainer.errors import ConfigError, RunFailed
 from trainer.loop.loop import Loop
 from trainer.runs.run import run
 from trainer.sweeps.plan import plan
@@ -189,8 +189,8 @@ def test_no_key_reaches_a_file_or_the_terminal(carry_out, tmp_path, monkeypatch,
     carry_out("tracker=wandb", "tracker.mode=offline")
     carry_out("tracker=wandb", "tracker.timeout=6", "seed=1")  # online, where nobody answers
     carry_out("+tracker._target_=tests.trainer.trackers.trouble.Trouble", "+tracker.how='raises in log'", "seed=2")
-    with pytest.raises(ConfigError):
-        carry_out("tracker=wandb", "tracker.mode=offline", "seed=3", "variant.rank=0")
+    with pytest.raises(RunFailed):
+        carry_out("tracker=wandb", "tracker.mode=offline", "seed=3", *DIVERGING, "optim.lr=1e30")
     assert len(list(tmp_path.rglob("record.json"))) == 4
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert len(written) > 40
