@@ -330,6 +330,8 @@ def test_the_optimizer_gets_the_rates_that_were_asked_for(carry_out, monkeypatch
     @functools.wraps(built)  # the options that it takes are asked for
     def watched(self, params, **options):
         built(self, params, **options)
+        if sum(len(group["params"]) for group in self.param_groups) == 1:
+            return  # the step on one parameter that tells whether the optimizer can train
         for group in self.param_groups:
             for parameter in group["params"]:
                 seen.setdefault((group["lr"], group["weight_decay"]), []).append(tuple(parameter.shape))
