@@ -23,7 +23,7 @@ from omegaconf import DictConfig
 
 from trainer import config as run_config
 from trainer.errors import Held, Pruned, one_line
-from trainer.machine import launch, signals
+from trainer.machine import garbage, launch, signals
 from trainer.overrides import readable
 from trainer.sweeps.plan import Planned, plan
 from trainer.sweeps.sweep import Outcome, refuse_places, refuse_unread, threads
@@ -78,8 +78,9 @@ def label() -> str | None:
 
 def carry_out(planned: Planned) -> tuple[Planned, str]:
     """Carries out a run unless it is done; stops with a checkpoint where a signal asks for it."""
-    from trainer.machine import processes  # here, so that a finished sweep never imports torch
-    from trainer.runs.run import check, run
+    with garbage.paused():
+        from trainer.machine import processes  # here, so that a finished sweep never imports torch
+        from trainer.runs.run import check, run
 
     with processes.joined(planned.config.machine.fsdp), signals.listening():
         processes.agree("run", planned.title)

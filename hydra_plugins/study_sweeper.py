@@ -26,7 +26,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from trainer.errors import ConfigError, Held, Pruned, one_line
-from trainer.machine import launch, signals
+from trainer.machine import garbage, launch, signals
 from trainer.overrides import quoted
 from trainer.sweeps import estimate, sweep, titles
 from trainer.sweeps.estimate import Durations
@@ -135,8 +135,9 @@ class StudySweeper(Sweeper):
         """Of the runs that are to do those that can be. Raises `ConfigError` unless the others are to be left out."""
         if not left:
             return left  # and nothing is imported
-        from trainer.machine import processes
-        from trainer.runs.check import Checks
+        with garbage.paused():
+            from trainer.machine import processes
+            from trainer.runs.check import Checks
 
         checks = Checks()
         with processes.joined():

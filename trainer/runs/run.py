@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import functools
-import gc
 import importlib.metadata
 import itertools
 import logging
@@ -27,7 +26,7 @@ from trainer.errors import ConfigError, Pruned, RunFailed
 from trainer.hashing import sha256
 from trainer.loop import cost, unfinished
 from trainer.loop.loop import Loop
-from trainer.machine import processes
+from trainer.machine import garbage, processes
 from trainer.objectives import metrics
 from trainer.record import ADAPTER
 from trainer.runs import assemble
@@ -46,10 +45,12 @@ PACKAGES = ("loratory", "torch", "transformers", "accelerate", "datasets", "toke
 
 def check(planned: Planned) -> Parts:
     """What a run needs but weights. Raises `ConfigError` where it can't be; nothing of it is on disk then."""
-    spare_the_collector()
     with assemble.apart(planned.config):
         processes.agree("machine.device", assemble.device(planned.config.machine.device).type)
-        return assemble.check(planned.config)
+        with garbage.paused():  # the first check imports transformers
+            parts = assemble.check(planned.config)
+        garbage.freeze_imports()
+        return parts
 
 
 def run(planned: Planned, overrides: list[str], parts: Parts | None = None) -> record.Record:
@@ -156,13 +157,6 @@ _IDENTITY = (
     *("run_id", "study", "variant", "task", "model", "seed"),
     *("started", "overrides", "config", "identity", "git", "code", "versions", "hardware"),
 )
-
-
-@functools.cache
-def spare_the_collector() -> None:
-    """What has been imported stays out of garbage collection, of which every run asks for two whole ones."""
-    gc.collect()
-    gc.freeze()
 
 
 def _carry_out(planned: Planned, parts: Parts, row: record.Record, clock: _Clock) -> None:

@@ -52,7 +52,7 @@ def test_every_kind_of_table_gives_the_same(tmp_path, ending):
     train = data.splits["train"]
     assert train["text"][:] == [text for text, _ in ROWS]
     assert train["label"][:] == [int(label == "pos") for _, label in ROWS]
-    assert train.features["label"].dtype == "int64"
+    assert set(map(type, train["label"])) == {int}
     assert len(set(train["id"][:])) == len(ROWS)
 
 
@@ -85,7 +85,7 @@ def test_a_regression(tmp_path):
     data = Files(path, path, kind="regression").load()
     assert data.labels is None
     assert data.splits["train"]["label"][:] == [1.5, -2.0, 0.3]
-    assert data.splits["train"].features["label"].dtype == "float64"
+    assert set(map(type, data.splits["train"]["label"])) == {float}
 
 
 def test_a_share_is_held_out_by_the_text(tmp_path):

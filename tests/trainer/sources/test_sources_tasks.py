@@ -145,7 +145,7 @@ def test_glue_from_a_local_mirror(name, glue_folder):
     assert data.labels == TASKS[name].labels
     expected = ["id", "text", "label"] if len(TASKS[name].columns) == 1 else ["id", "text", "text_pair", "label"]
     assert data.splits["train"].column_names == expected
-    assert data.splits["train"].features["label"].dtype == ("float64" if name == "stsb" else "int64")
+    assert set(map(type, data.splits["train"]["label"])) == {float if name == "stsb" else int}
     identity = Glue(name, "nyu-mll/glue", REVISION, str(glue_folder)).identity()
     assert len(identity) == 2 and str(glue_folder) not in str(identity)
 
