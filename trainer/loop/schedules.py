@@ -1,6 +1,6 @@
 """Learning-rate schedules: the factor on the learning rate as a function of the step.
 
-The formulas are those of `transformers.get_scheduler`, to the bit; that function is not used because its import imports PEFT.
+The formulas are those of `transformers.get_scheduler`, to the bit. To import that function is to import PEFT.
 """
 
 from __future__ import annotations
