@@ -18,7 +18,7 @@ from trainer.data.sources.package import ModelPackage
 from trainer.data.sources.unavailable import Unavailable
 from trainer.errors import ConfigError
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 
 
 def save(folder: Path, files: dict[str, bytes]) -> Path:

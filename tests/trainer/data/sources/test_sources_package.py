@@ -19,7 +19,7 @@ from trainer.data.sources.archive import copy_member
 from trainer.data.sources.package import Distribution, ModelPackage
 from trainer.errors import ConfigError
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 ELSE = "task=file"
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.conftest import DIVERGING
-from tests.trainer.process import sweep
 from tests.trainer.sweeping import finished
+from tests.trainer.sweeps.process import sweep
 from trainer import record as records
 
 pytestmark = pytest.mark.slow

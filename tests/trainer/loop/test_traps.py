@@ -1,7 +1,7 @@
 """What adaptive methods are known to fall into, in the trainer's loop and through its configs.
 
 The methods by themselves: tests/variants/test_traps.py. Cut off in the middle of the allocation, evaluated
-between two allocations, accumulated, checkpointed: tests/trainer/test_every_method.py.
+between two allocations, accumulated, checkpointed: tests/trainer/loop/test_every_method.py.
 """
 
 from __future__ import annotations

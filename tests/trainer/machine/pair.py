@@ -18,7 +18,7 @@ from trainer.machine import launch
 SECONDS = 3600  # after which nothing of a pair is left, however busy the machine is
 
 _forks = multiprocessing.get_context("forkserver")
-_forks.set_forkserver_preload(["tests.trainer.pair", "trainer.runs.run", "tests.variants.found"])
+_forks.set_forkserver_preload(["tests.trainer.machine.pair", "trainer.runs.run", "tests.variants.found"])
 
 
 @dataclass

@@ -10,7 +10,7 @@ import torch
 import transformers
 
 from tests.composing import composed
-from tests.trainer.model_zoo import FAMILIES, TEXTS, make
+from tests.trainer.model.model_zoo import FAMILIES, TEXTS, make
 from trainer.errors import ConfigError
 from trainer.model import agreement
 from trainer.model import backbone as models

@@ -19,7 +19,7 @@ import torch
 from filelock import FileLock
 
 from tests.conftest import ROOT
-from tests.trainer import alike, pair
+from tests.trainer.machine import alike, pair
 from trainer.machine import launch
 from trainer.runs import finished
 from variants.core import state_files, training_state

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
-from tests.trainer import fake_slurm
-from tests.trainer.process import start
 from tests.trainer.sweeping import rows
+from tests.trainer.sweeps import fake_slurm
+from tests.trainer.sweeps.process import start
 from trainer import record as records
 from trainer.machine import lock
 

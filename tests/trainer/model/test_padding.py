@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.composing import composed
-from tests.trainer.model_zoo import FAMILIES, TEXTS, make
+from tests.trainer.model.model_zoo import FAMILIES, TEXTS, make
 from trainer.data.rows import collator
 from trainer.errors import ConfigError
 from trainer.model import backbone as models

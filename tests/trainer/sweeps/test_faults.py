@@ -24,8 +24,8 @@ from hydra.core.plugins import Plugins
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 from safetensors import SafetensorError
 
-from tests.trainer.process import sweep as command
 from tests.trainer.sweeping import ended, forked, rows, sweep, wait_for
+from tests.trainer.sweeps.process import sweep as command
 from trainer import record as records
 from trainer.errors import ConfigError
 from trainer.loop.checkpoints import Checkpoints

@@ -19,7 +19,7 @@ from trainer.data.sources.vader import MoviePair, Snippet, merged, pairs, parse
 from trainer.errors import ConfigError
 from trainer.objectives.metrics import check
 
-CONF = Path(__file__).parents[3] / "conf" / "task"
+CONF = Path(__file__).parents[4] / "conf" / "task"
 REVISION = "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c"
 
 
