@@ -33,7 +33,7 @@ KINDS = {
     "task.source": Kind("task source", methods=("load", "identity")),  # trainer.data.sources.TaskSource
     "model.sources": Kind("model source", methods=("fetch", "identity")),  # trainer.data.sources.ModelSource
     "optim.optimizer": Kind("optimizer", base="torch.optim.Optimizer"),
-    "machine.judge": Kind("judge of a search", base="trainer.sweeps.search.Judge"),
+    "machine.judge": Kind("judge of a search", base="trainer.sweeps.search.TrialPruner"),
     "tracker": Kind("tracker", methods=("check", "start", "log", "finish")),  # trainer.trackers.tracker.Tracker
 }
 

@@ -18,7 +18,24 @@ from trainer.machine import launch
 SECONDS = 3600  # after which nothing of a pair is left, however busy the machine is
 
 _forks = multiprocessing.get_context("forkserver")
-_forks.set_forkserver_preload(["tests.trainer.machine.pair", "trainer.runs.run", "tests.variants.found"])
+
+# What every run imports on its way; a fork that has to do it takes four times as long.
+_forks.set_forkserver_preload(
+    [
+        "tests.trainer.machine.pair",
+        "tests.variants.found",
+        "trainer.runs.run",
+        "trainer.machine.sharding",
+        "torch._dynamo",  # by torch's optimizers, at the first step
+        "torch.distributed.nn.functional",
+        "transformers.models.auto.modeling_auto",
+        "transformers.models.auto.tokenization_auto",
+        "transformers.models.bert.modeling_bert",
+        "transformers.models.bert.tokenization_bert",
+        "pandas",
+        "hydra.core.override_parser.overrides_parser",
+    ]
+)
 
 
 @dataclass
@@ -85,7 +102,7 @@ def run(overrides: list[str], report: Path, ends: bool = True) -> bool:
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         planned = plan(compose("config", overrides))
     try:
-        with processes.joined(planned.config.machine.fsdp), planned.alone():
+        with processes.joined(planned.config.machine.fsdp), planned.locked():
             run(planned, overrides)
     except Exception as error:
         (report / f"error-{launch.this().rank}").write_text(one_line(error))

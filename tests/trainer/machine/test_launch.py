@@ -113,9 +113,9 @@ def test_one_process_is_the_same_run_whether_it_is_said_or_not(configured, tiny_
 @pytest.mark.parametrize(
     ("override", "line"),
     [
-        ("train.processes=2", "train.processes: 2, allowed: 1, as were started, or null; torchrun --nproc-per-node 2"),
-        ("train.processes=0", "train.processes: 0, allowed: 1, as were started, or null"),
-        ("machine.fsdp=true", "machine.fsdp: true with one process, allowed: false; there is none to share with"),
+        ("train.processes=2", "train.processes: 2, allowed: 1 (the number started) or null; torchrun --nproc-per-node 2"),
+        ("train.processes=0", "train.processes: 0, allowed: 1 (the number started) or null"),
+        ("machine.fsdp=true", "machine.fsdp: true with one process, allowed: false; sharding needs several"),
     ],
 )
 def test_what_needs_more_processes_is_refused_where_there_is_one(configured, tiny_overrides, override, line):

@@ -63,7 +63,7 @@ def test_the_record_of_another_run_is_not_believed(carry_out, configured, tiny_o
     shutil.copy(other / "record.json", done / "record.json")
     planned = plan(configured([*tiny_overrides, "train.max_steps=2"]))
     assert planned.record is None
-    line = f"{done / 'record.json'}: run_id: {other.name!r} in the folder of {done.name!r}; the run is done again"
+    line = f"{done / 'record.json'}: run_id: {other.name!r} in the folder of {done.name!r}; the run is repeated"
     assert line in caplog.messages
     carry_out("train.max_steps=2")
     found = records.read(done)
@@ -79,7 +79,7 @@ def test_a_study_that_was_copied_counts_and_is_said_once(carry_out, configured, 
     for seed in (0, 1):
         assert plan(configured([*tiny_overrides, "train.max_steps=2", f"seed={seed}", "study=copy"])).done
     said = [line for line in caplog.messages if "study" in line]
-    assert said == [f"{tmp_path / 'runs' / 'copy'}: holds records of the study 'test', which count as they are"]
+    assert said == [f"{tmp_path / 'runs' / 'copy'}: contains records of the study 'test'; they are used unchanged"]
 
 
 def test_the_record_of_a_run_that_failed_makes_room(carry_out, done):

@@ -56,7 +56,7 @@ def test_submitit_on_one_machine_queues_a_preempted_run_again_which_ends_as_if_u
     study = tmp_path / "runs" / "cut"
     process = start([*tiny_overrides, *LONG, "study=cut", "hydra/launcher=subprocesses"])
     preempt(process, study)
-    assert "1 runs: 1 ran, 0 done already, 0 failed, 0 held elsewhere" in finish(process)
+    assert "1 runs: 1 ran, 0 done already, 0 failed, 0 locked elsewhere" in finish(process)
     log = "".join(path.read_text() for path in study.glob(".submitit/*/*_log.*"))
     assert "SIGUSR2: the run stops after this step, with a checkpoint" in log and "Requeued job" in log
     assert log.count("running: ") == 2 and log.count("done: ") == 1
@@ -97,7 +97,7 @@ def test_slurm_gets_an_array_of_what_is_missing_and_preempted_runs_go_on(tiny_ov
     preempt(process, study)
     output = finish(process)
     assert "3 runs: 1 done, 0 failed, 2 to do" in output
-    assert "3 runs: 2 ran, 1 done already, 0 failed, 0 held elsewhere" in output
+    assert "3 runs: 2 ran, 1 done already, 0 failed, 0 locked elsewhere" in output
     script = (slurm / "script.sh").read_text()
     told = dict(re.findall(r"^#SBATCH --([\w-]+)=(.*)$", script, re.M))
     expected = {
@@ -138,6 +138,6 @@ def test_ray_runs_a_sweep_on_this_machine(tiny_overrides, carry_out, tmp_path):
     if process.returncode:
         skip_where_ray_does_not_start()
     assert process.returncode == 0, output
-    assert "2 runs: 2 ran, 0 done already, 0 failed, 0 held elsewhere" in output
+    assert "2 runs: 2 ran, 0 done already, 0 failed, 0 locked elsewhere" in output
     assert rows(tmp_path / "runs" / "ray") == rows(tmp_path / "runs" / "straight")
     assert all(records.read(folder).hardware["threads"] == 1 for folder in records.find(tmp_path / "runs" / "ray"))

@@ -50,14 +50,14 @@ def test_an_experiment_without_its_package_is_refused(tried):
 def test_folders_of_hydra_in_an_experiment_are_refused(tried, place, monkeypatch):
     line = tried(experiment=f"# @package _global_\nhydra: {{mode: MULTIRUN, {place}}}\n")
     assert line.startswith(f"error: hydra.{place.replace(': {', '.').partition(':')[0]}: ")
-    assert "runs_dir and study say where runs lie" in line
+    assert "a run's folder is <runs_dir>/<study>/<name of the run>" in line
 
 
 @pytest.mark.parametrize("flags", [(), ("-m",)])
 @pytest.mark.parametrize("name", ["hydra.sweep.dir", "hydra.sweep.subdir", "hydra.run.dir"])
 def test_folders_of_hydra_are_refused_before_it_makes_them(tried, tmp_path, name, flags):
     line = tried(f"{name}={tmp_path / 'elsewhere'}", flags=flags)
-    assert line.startswith(f"error: {name}: ") and "runs_dir and study say where runs lie" in line
+    assert line.startswith(f"error: {name}: ") and "a run's folder is <runs_dir>/<study>/<name of the run>" in line
     assert not (tmp_path / "elsewhere").exists()
 
 
@@ -115,6 +115,6 @@ def test_a_variant_without_the_field_is_named(tried):
 
 
 def test_what_hydra_has_by_default_is_no_setting():
-    sweep.refuse_places(["study=x", "runs_dir=y", "-m"])
+    sweep.refuse_hydra_folders(["study=x", "runs_dir=y", "-m"])
     with pytest.raises(ConfigError, match=r"^hydra\.sweep\.dir: 'x', allowed: none"):
-        sweep.refuse_places(["hydra.sweep.dir=x"])
+        sweep.refuse_hydra_folders(["hydra.sweep.dir=x"])

@@ -169,7 +169,7 @@ def test_a_worker_that_dies_takes_no_run_with_it(tiny_overrides, tmp_path, undis
     mark.write_text(str(os.getpid()))  # the first worker that comes to step 3 dies
     parallel = ["hydra/launcher=cores", "hydra.launcher.n_jobs=2", "study=died"]
     code, output = command([*tiny_overrides, *SWEEP, *deadly, *parallel])
-    assert code == 0 and "a worker died (TerminatedWorkerError); its runs go on from their checkpoints" in output, (
+    assert code == 0 and "a worker died (TerminatedWorkerError); its runs resume from their checkpoints" in output, (
         output
     )
     assert not mark.exists()

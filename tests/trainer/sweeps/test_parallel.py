@@ -20,7 +20,7 @@ from tests.conftest import ROOT
 from tests.trainer.sweeping import PATIENCE, ended, finished, rows, started
 from trainer import config as run_config
 from trainer import record as records
-from trainer.errors import Held, one_line
+from trainer.errors import Locked, one_line
 from trainer.machine import lock, signals
 from trainer.sweeps import sweep as sweeps
 from trainer.sweeps.plan import plan
@@ -34,7 +34,7 @@ JOBLIB = ["hydra/launcher=cores", "hydra.launcher.n_jobs=2"]
 def test_two_parallel_sweeps_at_once_run_each_run_once_and_end_as_one_sweep_does(tiny_overrides, tmp_path):
     share = max(1, sweeps.cores() // 2)
     code, output = finished([*tiny_overrides, *QUICK, "study=alone", f"machine.threads={share}"], tmp_path / "alone")
-    assert code == 0 and "4 runs: 4 ran, 0 done already, 0 failed, 0 held elsewhere" in output, output
+    assert code == 0 and "4 runs: 4 ran, 0 done already, 0 failed, 0 locked elsewhere" in output, output
 
     logs, settings = (tmp_path / "one", tmp_path / "two"), [*tiny_overrides, *QUICK, *JOBLIB, "study=both"]
     with started(settings, logs[0]) as one, started(settings, logs[1]) as two:
@@ -43,8 +43,8 @@ def test_two_parallel_sweeps_at_once_run_each_run_once_and_end_as_one_sweep_does
     said = "".join(outputs)
     assert said.count("running: ") == said.count("done: ") == 4, said  # in all, whoever did it
     for code, output in zip(codes, outputs, strict=True):
-        assert code == ("left alone: " in output), output
-        assert "another process is carrying out this run (process " in output or "left alone" not in output
+        assert code == ("skipped: " in output), output
+        assert "another process is carrying out this run (process " in output or "skipped: " not in output
     assert rows(tmp_path / "runs" / "both") == rows(tmp_path / "runs" / "alone")
     found = [records.read(folder) for folder in records.find(tmp_path / "runs" / "both")]
     assert {record.hardware["threads"] for record in found} == {share}
@@ -79,29 +79,29 @@ def test_submitit_on_one_machine_starts_as_many_runs_as_have_cores(monkeypatch):
 
 
 def test_a_run_that_is_carried_out_is_held(tmp_path):
-    with lock.alone(tmp_path / "study" / "run"):
+    with lock.locked(tmp_path / "study" / "run"):
         begin = time.monotonic()
-        with pytest.raises(Held, match="another process is carrying out this run"), lock.alone(tmp_path / "study/run"):
+        with pytest.raises(Locked, match="another process is carrying out this run"), lock.locked(tmp_path / "study/run"):
             pass
         assert time.monotonic() - begin < lock.LEASE / 2, "a lease is waited for"
-    with lock.alone(tmp_path / "study" / "run"):
+    with lock.locked(tmp_path / "study" / "run"):
         pass
 
 
 def test_the_lock_of_a_killed_process_is_taken_over_at_once(tmp_path):
     ready, tell = os.pipe()
     if (child := os.fork()) == 0:
-        with lock.alone(tmp_path / "run"):
+        with lock.locked(tmp_path / "run"):
             os.write(tell, b"x")
             time.sleep(60)
     os.read(ready, 1)
-    with pytest.raises(Held, match=f"process {child} on "), lock.alone(tmp_path / "run"):
+    with pytest.raises(Locked, match=f"process {child} on "), lock.locked(tmp_path / "run"):
         pass
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     assert (tmp_path / ".locks" / "run.lease").exists()
     begin = time.monotonic()
-    with lock.alone(tmp_path / "run"):
+    with lock.locked(tmp_path / "run"):
         assert time.monotonic() - begin < lock.LEASE / 2, "a lease is waited for"
 
 
@@ -110,7 +110,7 @@ def lease_of_another_host(tmp_path, monkeypatch):
     """A lease as a process of another machine would have left it; the file system passes no flock on."""
     monkeypatch.setattr(lock, "LEASE", 1.0)
     place = tmp_path / ".locks" / "run.lease"
-    with lock.alone(tmp_path / "run"):
+    with lock.locked(tmp_path / "run"):
         text = place.read_text()
     assert socket.gethostname() in text
     place.write_text(text.replace(socket.gethostname(), "another-machine"))
@@ -118,7 +118,7 @@ def lease_of_another_host(tmp_path, monkeypatch):
 
 
 def test_a_lease_of_another_host_is_respected_while_it_is_renewed(tmp_path, lease_of_another_host):
-    with pytest.raises(Held, match=r"process \d+ on another-machine"), lock.alone(tmp_path / "run"):
+    with pytest.raises(Locked, match=r"process \d+ on another-machine"), lock.locked(tmp_path / "run"):
         pass
 
 
@@ -126,7 +126,7 @@ def test_a_lease_of_another_host_that_nobody_renews_is_taken_over(tmp_path, leas
     old = time.time() - 60
     os.utime(lease_of_another_host, (old, old))
     begin = time.monotonic()
-    with lock.alone(tmp_path / "run"):
+    with lock.locked(tmp_path / "run"):
         assert time.monotonic() - begin >= lock.LEASE  # by this machine's clock alone
 
 
@@ -136,7 +136,7 @@ def test_a_lease_of_another_host_from_a_time_to_come_is_taken_over_unless_it_is_
     ahead = time.time() + 3600
     os.utime(lease_of_another_host, (ahead, ahead))
     begin = time.monotonic()
-    with lock.alone(tmp_path / "run"):
+    with lock.locked(tmp_path / "run"):
         assert time.monotonic() - begin >= lock.LEASE
     (line,) = caplog.messages
     assert re.search(r"run\.lease: renewed 3\d{3} s in the future by this clock; taken over unless it is renewed", line)
@@ -144,7 +144,7 @@ def test_a_lease_of_another_host_from_a_time_to_come_is_taken_over_unless_it_is_
 
 def test_who_lost_the_lease_stops_and_saves_nothing(tmp_path, lease_of_another_host):
     lease_of_another_host.unlink()
-    with signals.listening(), lock.alone(tmp_path / "run"):
+    with signals.listening(), lock.locked(tmp_path / "run"):
         signals.check()
         lease_of_another_host.unlink()
         until = time.monotonic() + PATIENCE
@@ -181,4 +181,4 @@ def test_the_configs_of_a_sweep_are_those_that_hydra_composes(tiny_overrides):
 def test_a_launcher_that_is_not_installed_is_named_with_its_extra(name):
     extra = name.partition("_")[0]
     error = MissingConfigException("a long text", missing_cfg_file=f"hydra/launcher/{name}")
-    assert one_line(error) == (f"hydra/launcher/{name}: not installed; it comes with: pip install 'loratory[{extra}]'")
+    assert one_line(error) == (f"hydra/launcher/{name}: not installed; install it with: pip install 'loratory[{extra}]'")

@@ -63,7 +63,7 @@ def test_bad_runs_are_left_out_where_that_is_asked_for(tiny_overrides, tmp_path)
     command = [*tiny_overrides, *FAST, "variant=lora", "variant.rank=0,2", "skip_invalid=true"]
     code, output = finished(command, tmp_path / "log")
     assert code == 1
-    assert "2 runs: 1 ran, 0 done already, 1 invalid, 0 failed, 0 held elsewhere" in output
+    assert "2 runs: 1 ran, 0 done already, 1 invalid, 0 failed, 0 locked elsewhere" in output
     assert "error: 1 of 2 runs were left out, the first: lora rank=0 on tiny, seed 0: variant.rank: 0" in output
     (done,) = [records.read(path) for path in records.find(tmp_path / "runs")]
     assert done.status == "done"

@@ -54,7 +54,7 @@ def test_hydras_sweeps_are_the_space(text, expected):
 
 
 def test_a_search_over_nothing_is_refused():
-    with pytest.raises(ConfigError, match=r"nothing to search over, allowed: choice\(…\)"):
+    with pytest.raises(ConfigError, match=r"no field is searched, allowed: choice\(…\)"):
         search.split([OverridesParser.create().parse_override("seed=1")])
 
 

@@ -52,14 +52,14 @@ def test_a_corrupt_record_is_reported_and_the_run_done_again(configured, tiny_ov
     (folder / "record.json").write_text(content)
     again = plan(config)
     assert not again.done and not again.failed
-    assert "record.json: " in caplog.text and "the run is done again" in caplog.text
+    assert "record.json: " in caplog.text and "the run is repeated" in caplog.text
 
 
 def test_a_run_that_another_process_carries_out_is_left_alone(configured, tiny_overrides, tmp_path):
     from trainer.sweeps.plan import plan
 
     run = plan(configured([*tiny_overrides, "train.max_steps=2"]))
-    with run.alone():
+    with run.locked():
         code, output = finished([*tiny_overrides, "train.max_steps=2", "seed=0,1"], tmp_path / "log")
         assert code == 1 and "another process is carrying out this run" in output
         assert records.read(run.folder) is None, "no failed record for a run that is in good hands"
