@@ -35,9 +35,7 @@ from torch import nn
 
 from variants.core import field_checks, layers
 from variants.core.adapters.adapter import Factored, check_rank
-from variants.core.allocation import deferred_ranks
 from variants.core.allocation.budget import spread_priced
-from variants.core.allocation.deferred_ranks import Unread
 from variants.core.kernels.basis import basis_linear, pays
 from variants.core.state_files import CorruptState
 from variants.core.variant import AdapterVariant
@@ -220,6 +218,7 @@ class InBasis(Factored):
     U: torch.Tensor
     Vh: torch.Tensor
     scale = 1.0
+    counts_rank_on_device = True
 
     def __init__(self, base: nn.Module, factors: Factors) -> None:
         super().__init__(base)
@@ -242,14 +241,13 @@ class InBasis(Factored):
             return super().product(x, weight)
         return basis_linear(x, weight, self.form.layer.bias, self.U, self.Vh, core, self.scale)
 
-    @property
-    def rank(self) -> int:
-        """For a diagonal C: the directions that it moves; before the first step it moves none, and all count."""
-        return deferred_ranks.read(self.rank_later())
+    @torch.no_grad()
+    def rank_source(self) -> torch.Tensor | None:
+        return self.core()
 
-    def rank_later(self) -> int | Unread:
-        with torch.no_grad():
-            return Unread(self.core(), lambda core: deferred_ranks.nonzero(core) or len(core))
+    def rank_from(self, source: np.ndarray) -> int:
+        """For a diagonal C: the directions that it moves; before the first step it moves none, and all count."""
+        return int(np.count_nonzero(source)) or len(source)
 
     def closed_form(self) -> int:
         return self.U.shape[1]

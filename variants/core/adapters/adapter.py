@@ -16,12 +16,12 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from variants.core import layers
 from variants.core.adapters import resize, svd
-from variants.core.allocation.deferred_ranks import Unread
 from variants.core.kernels import dropout as dropouts
 from variants.core.kernels import low_rank as kernel
 
@@ -41,6 +41,8 @@ class Adapter(nn.Module):
 
     A subclass defines `update`, `delta`, `rank` and `closed_form`.
     """
+
+    counts_rank_on_device = False
 
     def __init__(self, base: nn.Module) -> None:
         super().__init__()
@@ -114,11 +116,22 @@ class Adapter(nn.Module):
     @property
     def rank(self) -> int:
         """The rank of ΔW in use: what its shape and its zeros allow."""
-        raise NotImplementedError(f"{type(self).__name__}.rank")
+        source = self.rank_source()
+        if source is None:
+            raise NotImplementedError(f"{type(self).__name__}.rank")
+        return self.rank_from(source.detach().cpu().numpy())
 
-    def rank_later(self) -> int | Unread:
-        """`rank` as it is now: the number where the host knows it, else what it is told from once that is read."""
-        return self.rank
+    def rank_source(self) -> torch.Tensor | None:
+        """The numbers (n,) on the device that `rank` follows from; None if the host knows the rank.
+
+        An adapter that has such numbers defines `rank_from`, so that one transfer serves all layers, and
+        `counts_rank_on_device` if they may change in any step and not by decisions of the method alone.
+        """
+        return None
+
+    def rank_from(self, source: np.ndarray) -> int:
+        """The rank that follows from `rank_source` (n,), which is in host memory."""
+        raise NotImplementedError(f"{type(self).__name__}.rank_from")
 
     def closed_form(self) -> int:
         """Trainable parameters of this adapter, by formula."""
