@@ -50,8 +50,8 @@ from variants.core.adapters.svd_triplets import INIT_STD, orthogonality
 from variants.core.allocation.budget import check_range
 from variants.core.allocation.importance import NOT_FINITE
 from variants.core.kernels import dropout as dropouts
-from variants.core.kernels import low_rank
 from variants.core.kernels.dropout import Drawn
+from variants.core.kernels.low_rank import low_rank_linear
 from variants.core.variant import AdapterVariant, Step
 
 PROFILES = ("paper", "released")
@@ -103,13 +103,13 @@ class Components(Factored):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not (self.watched and self.training and self._enabled) or self.merged:
             return super().forward(x)
-        drawn = low_rank.draw(x, self.dropout) if self.dropout else None  # the score needs the mask of the product
+        drawn = self.draw(x, self.dropout) if self.dropout else None  # the score needs the mask of the product
         if drawn is None:
             y = super().forward(x)
         elif self.form.is_product:
             a, b, core = self.factors()
             bias = self.form.layer.bias
-            y = low_rank.low_rank_linear(x, self.form.matrix, bias, a, b, core, self.scale, drawn)
+            y = low_rank_linear(x, self.form.matrix, bias, a, b, core, self.scale, drawn, self.kernel)
         else:
             y = self.base.forward(x)
             y = y + self.through(dropouts.drop(x.to(self.A[0].dtype), drawn)).to(y.dtype)

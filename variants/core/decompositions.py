@@ -239,7 +239,7 @@ class InBasis(Factored):
         core = self.core()
         if self.dropout or not one or not pays(tokens, self.out_features, self.in_features, core):
             return super().product(x, weight)
-        return basis_linear(x, weight, self.form.layer.bias, self.U, self.Vh, core, self.scale)
+        return basis_linear(x, weight, self.form.layer.bias, self.U, self.Vh, core, self.scale, self.kernel)
 
     @torch.no_grad()
     def rank_source(self) -> torch.Tensor | None:

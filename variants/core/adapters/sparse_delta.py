@@ -86,7 +86,8 @@ class SparseDelta(Adapter):
         if not self._joins:
             return super().forward(x)
         if self.form.is_product and not self.watched:
-            return sparse_linear(x, self.form.matrix, self.form.layer.bias, self.values, self.entries, self.scale)
+            bias, kernel = self.form.layer.bias, self.kernel
+            return sparse_linear(x, self.form.matrix, bias, self.values, self.entries, self.scale, kernel)
         return functional_call(_Forward(self.base), {"layer.weight": self.joined()}, (x,))
 
     @property
