@@ -52,8 +52,10 @@ from scipy.sparse.csgraph import structural_rank
 from torch import nn
 
 from variants.core import field_checks, layers, seeding
+from variants.core.adapters.singular_basis import InBasis, probe
 from variants.core.allocation.budget import share_out, spread_priced
-from variants.core.decompositions import BasisVariant, Factors, InBasis, Rule, probe
+from variants.core.basis_variant import BasisVariant
+from variants.core.decompositions import Factors, Rule
 
 PATTERNS = ("plain", "banded", "random", "top_k")
 PROFILES = ("paper", "released")

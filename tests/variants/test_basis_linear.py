@@ -86,7 +86,7 @@ def test_a_basis_of_few_directions_is_never_formed():
 def test_a_method_trains_alike_either_way(cls, params, monkeypatch):
     ends, calls = [], []
     for way in (True, False):
-        monkeypatch.setattr("variants.core.decompositions.pays", lambda *_, way=way: calls.append(way) or way)
+        monkeypatch.setattr("variants.core.adapters.singular_basis.pays", lambda *_, way=way: calls.append(way) or way)
         variant, model = cls(**params), Toy(torch.float64)
         variant.attach(model, HEAD)
         optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 0.01)
@@ -102,7 +102,7 @@ def test_a_method_trains_alike_either_way(cls, params, monkeypatch):
 
 @pytest.mark.parametrize("context", ["autocast", "bfloat16"])
 def test_where_it_would_round_the_update_away_it_is_not_formed(context, monkeypatch):
-    monkeypatch.setattr("variants.core.decompositions.pays", lambda *_: True)
+    monkeypatch.setattr("variants.core.adapters.singular_basis.pays", lambda *_: True)
     monkeypatch.setattr(low_rank, "joined_weight", None)  # what forms it
     variant, model = SVFT(), Toy(torch.bfloat16 if context == "bfloat16" else torch.float32)
     variant.attach(model, HEAD)
