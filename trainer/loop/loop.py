@@ -107,14 +107,11 @@ class Loop:
             model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
         processes.part_ways(self.cfg.seed)
         self.resume()
-        self.take_ranks()
-        self.rank_log.write()
+        if self.done == 0:
+            self.rank_log.write(0, self.variant.ranks())
         shown = self.cfg.machine.progress and processes.is_first()
-        try:
-            with progress.shown(shown, self.done, self.steps, self.step_log.shown) as advance:
-                self._train(advance)
-        finally:
-            self.rank_log.write()
+        with progress.shown(shown, self.done, self.steps, self.step_log.shown) as advance:
+            self._train(advance)
 
     def _train(self, advance: Callable[[], None]) -> None:
         counters, train, machine = self.counters, self.cfg.train, self.cfg.machine
@@ -164,18 +161,16 @@ class Loop:
 
     def end_step(self, index: int) -> None:
         """Logs the step."""
-        self.take_ranks()
-        if index % self.cfg.machine.log_every == 0 or index == self.steps:
-            self.rank_log.write()
+        logged = index % self.cfg.machine.log_every == 0 or index == self.steps
+        if logged or not self.variant.counts_ranks_on_device:
+            self.rank_log.write(index, self.variant.ranks())
+        if logged:
             (rate, *_) = self.scheduler.get_last_lr()
             self.step_log.write(index, rate, self.rank_log.ranks, self.variant.sparsity())
 
     def view(self, index: int) -> Step:
         """The step `index` as the hooks see it."""
         return Step(index, self.steps, self.optimizer, self.scheduler)
-
-    def take_ranks(self) -> None:
-        self.rank_log.take(self.done, self.variant.ranks_later())
 
     def loss(self, batch: Batch) -> Loss:
         """The task loss of a training batch. Counts what is saved for the backward pass if none was larger so far."""
@@ -265,7 +260,6 @@ class Loop:
 
     def save(self) -> None:
         """Writes a checkpoint of the last step: all that a resumed run needs but the backbone."""
-        self.rank_log.write()
         weights = self.weights()
         processes.compare(weights, self.model, self.done)
         first, *others = processes.gathered({"random": checkpoints.random_state(), "counters": self.counters.saved()})
@@ -317,8 +311,7 @@ class Loop:
         with collectives.same_draws():
             self.variant.on_train_end(self.view(self.done))
         processes.compare(self.weights(), self.model, self.done)
-        self.take_ranks()
-        self.rank_log.write()
+        self.rank_log.write(self.done, self.variant.ranks())
         return step
 
 

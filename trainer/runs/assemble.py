@@ -33,7 +33,8 @@ from trainer.model import backbone as models
 from trainer.objectives import metrics
 from trainer.runs import start
 from trainer.sweeps.plan import model_sources
-from variants.core.kernels import low_rank
+from variants.core.adapters.adapter import use_kernel
+from variants.core.kernels.low_rank import Kernel
 from variants.core.target_modules import by_block
 from variants.core.variant import Variant
 
@@ -83,13 +84,12 @@ class Parts:
 
 @contextlib.contextmanager
 def apart(config: DictConfig) -> Iterator[None]:
-    """Within it a run has the process for itself: torch's threads, its draws, the kernel."""
+    """Within it a run has the process for itself: torch's threads and its draws."""
     threads = torch.get_num_threads()
     try:
         with torch.random.fork_rng(devices=[]):
             if config.machine.threads is not None:
                 torch.set_num_threads(config.machine.threads)
-            low_rank.use(config.machine.kernel, config.train.recompute)
             malloc.keep()
             yield
     finally:
@@ -187,6 +187,7 @@ def load(parts: Parts) -> nn.Module:
     rounding = padding.settle(base, tokenizer, parts.rows, "model")
     backbone = list(base.parameters())
     model = named("variant", parts.variant.attach, base, parts.head)
+    use_kernel(model, Kernel(parts.config.machine.kernel, parts.config.train.recompute))
     models.refuse_half_precision(model, parts.variant.name)
     if model is not base:  # what wraps the whole model may put words of its own in front
         padding.settle_wrapped(model, tokenizer, parts.rows, rounding)

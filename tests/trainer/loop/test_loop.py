@@ -10,15 +10,11 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-import yaml
-from hydra.utils import get_class
 
 from tests.conftest import folder_of
-from tests.variants.found import CONF
 from trainer.errors import RunFailed
 from trainer.model import backbone as models
 from variants.core import state_files
-from variants.core.allocation.deferred_ranks import Ranks
 from variants.core.variant import Step
 from variants.lora import LoRA
 from variants.sora import SoRA
@@ -374,27 +370,53 @@ def journal(carry_out, tmp_path):
     return found
 
 
-MOVING = {
-    "sora": ["variant=sora", "variant.rank=4", "variant.threshold=0.03"],
-    "sora released": ["variant=sora", "variant.rank=4", "variant.threshold=0.02", "variant.profile=released"],
-    "adalora released": ["variant=adalora", "variant.rank=4", "variant.target_rank=2", "variant.profile=released"],
+DECIDED = {
     "adalora": ["variant=adalora", "variant.rank=4", "variant.target_rank=2", "variant.interval=2"],
     "sparse": ["variant=sparse", "variant.rank=4", "variant.density=0.1", "variant.targets=[query]"],
     "shira": ["variant=shira", "variant.rank=2", "variant.mask=gradient", "variant.targets=[query]"],
 }
+COUNTED = {
+    "sora": ["variant=sora", "variant.rank=4", "variant.threshold=0.03"],
+    "sora released": ["variant=sora", "variant.rank=4", "variant.threshold=0.02", "variant.profile=released"],
+    "adalora released": ["variant=adalora", "variant.rank=4", "variant.target_rank=2", "variant.profile=released"],
+}
 
 
-@pytest.mark.parametrize("settings", MOVING.values(), ids=MOVING)
-def test_ranks_are_those_of_every_step_whenever_they_are_read(settings, journal, monkeypatch):
-    from trainer.loop import rank_log
-
+@pytest.mark.parametrize("settings", DECIDED.values(), ids=DECIDED)
+def test_ranks_that_the_method_decides_are_logged_after_every_step_that_changes_them(settings, journal):
     rarely = journal(*settings, "machine.log_every=1000", "study=rarely")
-    monkeypatch.setattr(rank_log, "MOST_UNREAD", 0)
-    held = journal(*settings, "machine.log_every=1000", "study=held")
-    method = get_class(yaml.safe_load((CONF / f"{settings[0].partition('=')[2]}.yaml").read_text())["_target_"])
-    monkeypatch.setattr(method, "ranks_later", lambda self: Ranks(self.ranks()))
-    at_once = journal(*settings, "machine.log_every=1", "study=at-once")
-    assert rarely == held == at_once and len(rarely.splitlines()) > 1
+    always = journal(*settings, "machine.log_every=1", "study=always")
+    assert rarely == always and len(rarely.splitlines()) > 1
+
+
+@pytest.mark.parametrize("settings", COUNTED.values(), ids=COUNTED)
+def test_ranks_that_are_counted_on_the_device_are_logged_at_logged_steps(settings, journal):
+    def lines(every: int) -> list[tuple[int, dict[str, int]]]:
+        found = map(json.loads, journal(*settings, f"machine.log_every={every}", f"study=every-{every}").splitlines())
+        return [(line["step"], line["ranks"]) for line in found]
+
+    always, third = lines(1), lines(3)
+    logged = [(step, [ranks for at, ranks in always if at <= step][-1]) for step in (0, 3, 6, 9, 12)]
+    changed = [line for before, line in zip([(None, None), *logged], logged, strict=False) if line[1] != before[1]]
+    assert third == changed and len(always) > len(third) > 1
+
+
+def test_a_resumed_run_logs_the_ranks_of_the_steps_that_an_uninterrupted_one_logs(carry_out, tmp_path, monkeypatch):
+    settings = [*COUNTED["sora"], "train.max_steps=12", "machine.log_every=3", "machine.save_every=4"]
+    whole = folder_of(carry_out(*settings, "study=whole"), tmp_path) / "ranks.jsonl"
+    on_update = SoRA.on_update
+
+    def fail(self, step):
+        if step.index == 6:
+            raise RunFailed("here")
+        on_update(self, step)
+
+    monkeypatch.setattr(SoRA, "on_update", fail)
+    with pytest.raises(RunFailed):
+        carry_out(*settings, "study=resumed")
+    monkeypatch.setattr(SoRA, "on_update", on_update)
+    resumed = folder_of(carry_out(*settings, "study=resumed"), tmp_path) / "ranks.jsonl"
+    assert resumed.read_text() == whole.read_text()
 
 
 def test_a_run_that_fails_leaves_the_ranks_of_the_steps_before(carry_out, tmp_path, monkeypatch):
@@ -406,7 +428,7 @@ def test_a_run_that_fails_leaves_the_ranks_of_the_steps_before(carry_out, tmp_pa
             raise RunFailed("here")
 
     monkeypatch.setattr(SoRA, "on_update", fail)
-    settings = ["variant=sora", "variant.rank=4", "variant.threshold=0.2", "machine.log_every=1000"]
+    settings = ["variant=sora", "variant.rank=4", "variant.threshold=0.2", "machine.log_every=1"]
     with pytest.raises(RunFailed):
         carry_out(*settings, "train.max_steps=12")
     (path,) = (tmp_path / "runs").rglob("ranks.jsonl")

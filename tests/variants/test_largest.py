@@ -1,4 +1,4 @@
-"""Ranks that stand on the device: put by as they are, told when they are read."""
+"""The largest of scores, and checks of numbers, computed for many layers at once."""
 
 from __future__ import annotations
 
@@ -6,21 +6,6 @@ import pytest
 import torch
 
 from variants.core.adapters.sparse_delta import check_finite, largest, largest_in_rows, largest_of_groups
-from variants.core.allocation.deferred_ranks import Ranks, Unread, nonzero, read
-
-
-def test_what_is_put_by_is_what_there_was() -> None:
-    a, b = torch.tensor([1.0, 0.0, 2.0]), torch.tensor([0.0, 0.0])
-    ranks = Ranks({"a": Unread(a, nonzero), "known": 7, "b": Unread(b, nonzero)})
-    assert ranks.bytes == 20
-    a.zero_(), b.fill_(1.0)
-    assert list(ranks.read().items()) == [("a", 2), ("known", 7), ("b", 0)]
-    assert ranks.bytes == 0 and ranks.read() == {"a": 2, "known": 7, "b": 0}
-
-
-def test_what_the_host_knows_takes_nothing_by() -> None:
-    assert Ranks({"a": 1}).bytes == 0 and Ranks({}).read() == {}
-    assert read(3) == 3 and read(Unread(torch.tensor([0.0, 1.0]), nonzero)) == 1
 
 
 @pytest.mark.parametrize("count", [0, 1, 5, 11, 12, 20])
