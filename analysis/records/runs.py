@@ -123,26 +123,30 @@ class _Share:
 
     def __init__(self) -> None:
         self._groups: dict[tuple[str, tuple[str, ...]], _Group] = {}
+        self._known: dict[tuple[str, ...], dict[bytes, dict[str, Any]]] = {}  # what records share, by its names
 
     def __call__(self, group: str, names: tuple[str, ...], values: Sequence[Any]) -> Mapping[str, Any]:
         """A group of a record: one object for all that are equal, settings but for their seeds."""
         known = self._groups.get((group, names))
         if known is None:
-            known = self._groups[group, names] = _Group(names, seeds=group in ("config", "identity"))
+            known = self._groups[group, names] = _Group(names, group in ("config", "identity"), self._known)
         return known.of(values)
 
 
 class _Group:
-    """The groups of some names that were read so far. seeds: whether a seed is no part of what records share."""
+    """A group with certain names in it, of any record.
 
-    def __init__(self, names: tuple[str, ...], seeds: bool) -> None:
+    seeds: whether seeds are apart from what records share. known: see `_Share`.
+    """
+
+    def __init__(self, names: tuple[str, ...], seeds: bool, known: dict[tuple[str, ...], Any]) -> None:
         self._seeds = [(name, place) for place, name in enumerate(names) if is_seed(name)] if seeds else []
         others = [place for place, name in enumerate(names) if (name, place) not in self._seeds]
         self._names = tuple(names[place] for place in others)
         # With fewer than two places an itemgetter gives no tuple.
         self._others = itemgetter(*others) if len(others) > 1 else lambda values: tuple(values[n] for n in others)
         self._splits = seeds
-        self._known: dict[bytes, dict[str, Any]] = {}
+        self._known = known.setdefault(self._names, {})
 
     def of(self, values: Sequence[Any]) -> Mapping[str, Any]:
         """The group with these values, one for each of the names."""
