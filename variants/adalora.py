@@ -116,7 +116,11 @@ class MaskedTriplets(Triplets):
         return self.A.shape[0] * self.cost
 
     def effective_parameters(self) -> int:
-        return self.rank * self.cost
+        return deferred_ranks.read(self.effective_later())
+
+    def effective_later(self) -> int | Unread:
+        rank, cost = self.rank_later(), self.cost
+        return rank * cost if isinstance(rank, int) else Unread(rank.numbers, lambda e: rank.tell(e) * cost)
 
     def keep(self, index: torch.Tensor, optimizer: torch.optim.Optimizer | None) -> None:
         super().keep(index, optimizer)

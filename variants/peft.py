@@ -213,14 +213,14 @@ class Peft(Variant):
     def effective_parameters(self) -> int | None:
         if not hasattr(self._tuner(), "update_and_allocate"):
             return None
-        masked = 0
+        masked: int | torch.Tensor = 0  # a tensor from the first module on, read once for all of them
         for module in self._peft.modules():
             if hasattr(module, "lora_E"):
                 e, a, b = (getattr(module, f"lora_{part}")["default"] for part in "EAB")
-                masked += int((e == 0).sum()) * (1 + a.shape[1] + b.shape[0])
+                masked = masked + (e == 0).sum() * (1 + a.shape[1] + b.shape[0])
         parameters = dict(self._peft.named_parameters())
         # AdaMSS freezes parts without a return: what they have learned acts.
-        return sum(parameters[name].numel() for name in self._trained) - masked
+        return sum(parameters[name].numel() for name in self._trained) - int(masked)
 
     def state_dict(self) -> dict[str, Any]:
         if not hasattr(self._tuner(), "update_and_allocate"):

@@ -142,7 +142,10 @@ class Gated(LowRank):
         return len(self.gate) * self.cost
 
     def effective_parameters(self) -> int:
-        return self.open * self.cost
+        return deferred_ranks.read(self.effective_later())
+
+    def effective_later(self) -> Unread:
+        return Unread(self.gate, lambda gate: deferred_ranks.nonzero(gate) * self.cost)
 
 
 @dataclass(kw_only=True)

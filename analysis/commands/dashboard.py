@@ -113,6 +113,7 @@ def _ranks() -> list[Any]:
 
     return [
         _by_group(f"{TOTAL_RANK}, mean ± sd", TOTAL_RANK),
+        _by_group(f"{PARAMETERS[0]}, mean ± sd", PARAMETERS[0]),
         *(_by_group(f"{name} of a layer, mean ± sd", name) for name in RANKS),
         _by_group(f"{SPARSITY}, mean ± sd", SPARSITY),
         wr.MediaBrowser(title="rank of each layer", media_keys=[RANK_MAP], num_columns=2),

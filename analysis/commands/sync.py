@@ -1,4 +1,8 @@
-"""`python -m analysis sync`: uploads runs that W&B has kept offline, with W&B's own `wandb beta sync`."""
+"""`python -m analysis sync`: uploads runs to a dashboard after they have ended.
+
+Without `--to`, those that W&B has kept offline, with W&B's own `wandb beta sync`. With it, any: a run that no tracker
+watched gets there from its own files, as it would have while it went on.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +11,21 @@ import importlib.util
 import os
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from analysis.commands import wandb_account
-from analysis.commands.command import Verb, add_runs
+from analysis.commands.command import Verb, add_runs, read_runs
 from analysis.errors import AnalysisError
+from analysis.records.discovery import Run
+
+if TYPE_CHECKING:
+    from trainer.trackers.upload import Destination
 
 OFFLINE, ONLINE = "offline-run-", "run-"  # what the names of W&B's folders begin with
+TRACKERS = ("wandb", "trackio")
+PROJECT = "loratory"  # that of conf/tracker/wandb.yaml
 
 
 def found(roots: Iterable[Path], online: bool = False) -> list[Path]:
@@ -46,14 +57,21 @@ def command(folders: Iterable[Path], arguments: argparse.Namespace) -> list[str]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `sync`."""
     add_runs(parser)
-    parser.add_argument("--project", help="default: the one that each run was logged to")
-    parser.add_argument("--entity", help="team or user; default: each run's, else the key's own")
-    parser.add_argument("--online", action="store_true", help="online runs, too, whose upload was cut off")
+    parser.add_argument("--to", choices=TRACKERS, help="upload runs that were not logged there, from their own files")
+    parser.add_argument(
+        "--project",
+        help="default: the one that each run was logged to; with --to wandb: WANDB_PROJECT, else loratory, "
+        "with --to trackio: the run's study",
+    )
+    parser.add_argument("--entity", help="W&B team or user; default: each run's, else the key's own")
+    parser.add_argument("--online", action="store_true", help="online W&B runs, too, whose upload was cut off")
     parser.add_argument("--dry-run", action="store_true", help="only list what would be uploaded; needs no key")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Uploads, or lists. Returns W&B's exit code."""
+    """Uploads, or lists. Returns W&B's exit code, or with `--to` 1 if a run can't be uploaded."""
+    if arguments.to is not None:
+        return _to_tracker(arguments)
     if importlib.util.find_spec("wandb") is None:
         raise AnalysisError("sync: 'wandb' is not installed: pip install wandb")
     folders = found(arguments.runs, arguments.online)
@@ -64,14 +82,77 @@ def run(arguments: argparse.Namespace) -> int:
     return subprocess.run(command(folders, arguments)).returncode
 
 
+def _to_tracker(arguments: argparse.Namespace) -> int:
+    """Uploads the runs that the tracker doesn't show yet, from their own files, one line each."""
+    from trainer.trackers.upload import CannotUpload, info, upload
+
+    for option in ("online", *(["entity"] if arguments.to == "trackio" else [])):
+        if getattr(arguments, option):
+            raise AnalysisError(f"--{option}: with --to {arguments.to}, allowed: without it")
+    found = read_runs(arguments.runs)
+    tracker_of = _tracker_of(arguments, found.runs)
+    if arguments.to == "wandb" and not arguments.dry_run and os.environ.get("WANDB_MODE") != "offline":
+        wandb_account.need()
+    for reason in found.untrusted:
+        print(f"{reason}; not uploaded", file=sys.stderr)
+    failed = len(found.untrusted)
+    for run in sorted(found.runs, key=lambda run: (run.finished, run.path)):
+        try:
+            if not run.folder.joinpath("metrics.jsonl").exists():
+                raise CannotUpload("no metrics.jsonl")
+            described = info(run.folder, run.record)
+            if arguments.dry_run:
+                print(f"{run.path}: would be uploaded, unless it is there already")
+                continue
+            result = upload(described, tracker_of(run), arguments.to)
+        except CannotUpload as error:
+            failed += 1
+            print(f"{run.path}: not uploaded: {error}", file=sys.stderr)
+            continue
+        said = result if isinstance(result, str) else f"uploaded, {result.warning or result.note}"
+        print(f"{run.path}: {said}", flush=True)
+    return 1 if failed else 0
+
+
+def _tracker_of(arguments: argparse.Namespace, runs: list[Run]) -> Callable[[Run], Destination]:
+    """What makes the tracker of a run. Raises `AnalysisError` where its settings can't work."""
+    from trainer.trackers.trackio import Trackio
+    from trainer.trackers.wandb import Wandb
+
+    if arguments.to == "wandb":
+        project = arguments.project or os.environ.get("WANDB_PROJECT") or PROJECT
+        made: dict[str, Destination] = {r.path: Wandb(project=project, entity=arguments.entity) for r in runs}
+    else:
+        # As conf/tracker/trackio.yaml has it: runs/.trackio for runs/STUDY/RUN_ID.
+        stores = {os.environ.get("TRACKIO_DIR") or str(run.folder.resolve().parents[1] / ".trackio") for run in runs}
+        if len(stores) > 1:
+            raise AnalysisError(f"sync: runs of {len(stores)} folders of studies; set TRACKIO_DIR to where they go")
+        (store,) = stores
+        made = {run.path: Trackio(project=arguments.project or run.record.study, dir=store) for run in runs}
+    for tracker in made.values():
+        try:
+            tracker.check()
+        except ValueError as error:
+            raise AnalysisError(f"sync: {error}") from None
+    return lambda run: made[run.path]
+
+
 VERB = Verb(
     name="sync",
-    summary="uploads offline W&B runs",
+    summary="uploads runs to W&B or trackio after they have ended",
     description=(
-        "Uploads the runs that W&B has kept offline below the folders. What has been uploaded is left out the next\n"
-        "time; the parts of a run that was interrupted become one."
+        "Without --to, uploads the runs that W&B has kept offline below the folders. What has been uploaded is left\n"
+        "out the next time; the parts of a run that was interrupted become one.\n"
+        "With --to, uploads every run that has ended from its own files: curves, ranks, config and record are those\n"
+        "that a live run shows. A run that is there already is left alone. trackio's store is that of TRACKIO_DIR,\n"
+        "else .trackio in the folder of the studies."
     ),
-    example="python -m analysis sync runs/demo --dry-run\npython -m analysis sync runs/demo",
+    example=(
+        "python -m analysis sync runs/demo --dry-run\n"
+        "python -m analysis sync runs/demo\n"
+        "python -m analysis sync runs/demo --to trackio\n"
+        "python -m analysis sync runs/demo --to wandb --entity my-team"
+    ),
     add_arguments=add_arguments,
     run=run,
 )

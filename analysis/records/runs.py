@@ -9,7 +9,7 @@ import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from itertools import compress
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -122,26 +122,40 @@ class _Share:
     """Lets many records have their equal parts in common. They are for reading, never to be changed."""
 
     def __init__(self) -> None:
-        self._groups: dict[tuple[tuple[str, ...], bytes], dict[str, Any]] = {}
-        self._split: dict[tuple[str, ...], tuple[list[int], list[bool], tuple[str, ...]]] = {}
+        self._groups: dict[tuple[str, tuple[str, ...]], _Group] = {}
+        self._known: dict[tuple[str, ...], dict[bytes, dict[str, Any]]] = {}  # what records share, by its names
 
     def __call__(self, group: str, names: tuple[str, ...], values: Sequence[Any]) -> Mapping[str, Any]:
         """A group of a record: one object for all that are equal, settings but for their seeds."""
-        if group not in ("config", "identity"):
-            return self._group(names, values)
-        if names not in self._split:
-            seeds = [place for place, name in enumerate(names) if is_seed(name)]
-            others = [place not in seeds for place in range(len(names))]
-            self._split[names] = seeds, others, tuple(compress(names, others))
-        seeds, others, rest = self._split[names]
-        return Settings(self._group(rest, tuple(compress(values, others))), {names[n]: values[n] for n in seeds})
+        known = self._groups.get((group, names))
+        if known is None:
+            known = self._groups[group, names] = _Group(names, group in ("config", "identity"), self._known)
+        return known.of(values)
 
-    def _group(self, names: tuple[str, ...], values: Sequence[Any]) -> dict[str, Any]:
-        key = names, marshal.dumps(tuple(values), 2)  # as bytes, 1, 1.0 and True differ, and a list can be looked up
-        found = self._groups.get(key)
-        if found is None:
-            found = self._groups[key] = dict(zip(names, values, strict=True))
-        return found
+
+class _Group:
+    """A group with certain names in it, of any record.
+
+    seeds: whether seeds are apart from what records share. known: see `_Share`.
+    """
+
+    def __init__(self, names: tuple[str, ...], seeds: bool, known: dict[tuple[str, ...], Any]) -> None:
+        self._seeds = [(name, place) for place, name in enumerate(names) if is_seed(name)] if seeds else []
+        others = [place for place, name in enumerate(names) if (name, place) not in self._seeds]
+        self._names = tuple(names[place] for place in others)
+        # With fewer than two places an itemgetter gives no tuple.
+        self._others = itemgetter(*others) if len(others) > 1 else lambda values: tuple(values[n] for n in others)
+        self._splits = seeds
+        self._known = known.setdefault(self._names, {})
+
+    def of(self, values: Sequence[Any]) -> Mapping[str, Any]:
+        """The group with these values, one for each of the names."""
+        others = self._others(values)
+        key = marshal.dumps(others, 2)  # as bytes, 1, 1.0 and True differ, and a list can be looked up
+        shared = self._known.get(key)
+        if shared is None:
+            shared = self._known[key] = dict(zip(self._names, others, strict=True))
+        return Settings(shared, {name: values[place] for name, place in self._seeds}) if self._splits else shared
 
 
 @contextlib.contextmanager

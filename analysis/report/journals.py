@@ -21,7 +21,7 @@ _CURVES = 8  # that a run has, about
 
 _NOT_DRAWN = ("step", "epoch")
 # What a reader looks at first; then the others by name.
-_FIRST = ("train/task_loss", "eval/loss", "lr", "budget/total_rank")
+_FIRST = ("train/task_loss", "eval/loss", "lr", "budget/total_rank", "params/effective")
 
 
 class _Pool:

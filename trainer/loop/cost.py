@@ -71,6 +71,17 @@ def trainable_parameters(model: nn.Module, head: Sequence[str]) -> tuple[int, in
     return counts[0], counts[1]
 
 
+def effective_parameters(model: nn.Module, variant: Variant, head: Sequence[str], silent: Sequence[str]) -> int:
+    """Parameters outside the head that act: the method's count, or all that are trainable where it has none.
+
+    Those of adapters that no gradient has ever come to are left out. silent: as for `idle_parameters`.
+    """
+    count = variant.effective_parameters()
+    if count is None:
+        count, _ = trainable_parameters(model, head)
+    return count - idle_parameters(model, variant, silent)[1]
+
+
 def idle_parameters(model: nn.Module, variant: Variant, silent: Sequence[str]) -> tuple[list[str], int]:
     """Adapters (or parameters, where the method has none) that never act, by name, and how many parameters these are.
 

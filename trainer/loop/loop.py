@@ -33,6 +33,7 @@ from trainer.objectives.objective import Objective
 from variants.core import collectives, state_files
 from variants.core import training_state as live
 from variants.core.step import Loss, take
+from variants.core.target_modules import inside
 from variants.core.variant import Step, Variant
 
 log = logging.getLogger(__name__)
@@ -166,7 +167,13 @@ class Loop:
             self.rank_log.write(index, self.variant.ranks())
         if logged:
             (rate, *_) = self.scheduler.get_last_lr()
-            self.step_log.write(index, rate, self.rank_log.ranks, self.variant.sparsity())
+            effective = cost.effective_parameters(self.model, self.variant, self.head, self.silent())
+            self.step_log.write(index, rate, self.rank_log.ranks, effective, self.variant.sparsity())
+
+    def silent(self) -> list[str]:
+        """The trained parameters outside the head that no gradient has come to so far."""
+        self.counters.read()
+        return [name for name in self.counters.silent or () if not inside(name, self.head)]
 
     def view(self, index: int) -> Step:
         """The step `index` as the hooks see it."""

@@ -35,14 +35,20 @@ class StepLog:
         if taken.penalty is not None:
             self._counters.add_later(penalty=taken.penalty)
 
-    def write(self, step: int, lr: float, ranks: Mapping[str, int] | None, sparsity: float | None) -> None:
-        """Writes the means over the steps since the last time: null if all of them were skipped."""
+    def write(
+        self, step: int, lr: float, ranks: Mapping[str, int] | None, effective: int, sparsity: float | None
+    ) -> None:
+        """Writes the means over the steps since the last time: null if all of them were skipped.
+
+        effective: parameters in use after the step, counted as `params.effective` of the record is after the last.
+        """
         counters = self._counters
         counters.read()
         steps = counters.logged_steps
         loss, penalty = (counters.task_loss / steps, counters.penalty / steps) if steps else (None, None)
         values = {"train/task_loss": loss, "train/penalty": penalty}
         values |= {"lr": lr, "grad_norm": self._grad_norm, "skipped": counters.skipped}
+        values["params/effective"] = effective
         if loss is not None:
             self.shown["loss"] = f"{loss:.3f}"
         if ranks:

@@ -35,7 +35,7 @@ from trainer.sweeps.plan import Planned
 from trainer.trackers import guard
 from variants.core import state_files
 from variants.core.out_of_memory import is_out_of_memory
-from variants.core.target_modules import by_block, inside
+from variants.core.target_modules import by_block
 
 log = logging.getLogger(__name__)
 
@@ -254,16 +254,14 @@ def _count(loop: Loop, parts: Parts, model: torch.nn.Module, row: record.Record,
     variant, rows = parts.variant, parts.rows
     counters, config = loop.counters, loop.cfg
     row.params.adapter_end, _ = cost.trainable_parameters(model, loop.head)
-    effective = variant.effective_parameters()
-    counters.read()
-    silent = [name for name in counters.silent or () if not inside(name, loop.head)]
+    silent = loop.silent()
     idle, never = cost.idle_parameters(model, variant, silent)
     if idle:
         log.warning(
             "no gradient ever came to %s: it has no part in what is learned, and does not count as effective",
             by_block(idle),
         )
-    row.params.effective = (row.params.adapter_end if effective is None else effective) - never
+    row.params.effective = cost.effective_parameters(model, variant, loop.head, silent)
     if (budget := config.variant.get("budget")) is not None:
         off = 100 * (row.params.effective - budget) / budget
         log.info("budget %s: %s parameters are in use (%+.2f %%)", f"{budget:,}", f"{row.params.effective:,}", off)

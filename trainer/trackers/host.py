@@ -41,8 +41,11 @@ EVERY = 0.5  # seconds between two looks at the files
 class Host:
     """One tracker and the run that it shows."""
 
-    def __init__(self, tracker: Tracker, run: RunInfo, name: str, seen: dict[str, list[str]]) -> None:
-        self.tracker, self.run, self.name = tracker, run, name
+    def __init__(
+        self, tracker: Tracker, run: RunInfo, name: str, seen: dict[str, list[str]], keeps: bool = True
+    ) -> None:
+        """keeps: whether to write where the run is shown into its folder."""
+        self.tracker, self.run, self.name, self.keeps = tracker, run, name, keeps
         self.tails = [Tail(run.folder / file, seen.get(file, ())) for file in (RANKS, METRICS)]
 
     def serve(self, say: Callable[..., None], wait: Callable[[float], bool | None]) -> None:
@@ -71,6 +74,8 @@ class Host:
         return [*map(rows.of_ranks, ranks), *metrics]
 
     def _keep(self, started: Started) -> None:
+        if not self.keeps:
+            return
         where = {"project": started.project, "group": started.group, "run": started.run, "url": started.url}
         write_json(self.run.folder / FILENAME, {"name": self.name, **where, "sent": count(self.tails)})
 

@@ -51,14 +51,31 @@ class Trackio:
         if importlib.util.find_spec("trackio") is None:
             raise ConfigError("tracker: 'trackio' is not installed: pip install 'loratory[trackio]'")
 
+    def already(self, run: RunInfo, rows: int, url: str | None) -> str | None:
+        """Why the run need not be uploaded, see `upload.py`."""
+        if not Path(self.dir).is_dir():
+            return None
+        self._stay_here()
+        from trackio.sqlite_storage import SQLiteStorage
+
+        project, name = accepted(self.project), shortened(run.name, LONGEST)
+        kept = int(SQLiteStorage.get_log_count(project, run=name))
+        if kept and kept < rows:
+            return f"is in {self.dir} with {kept} of {rows} rows; delete it there to upload all of it"
+        return f"is in {self.dir} already" if kept else None
+
+    def _stay_here(self) -> None:
+        """Makes trackio's store that of `dir`, before trackio is imported."""
+        for name in ELSEWHERE:
+            os.environ.pop(name, None)
+        os.environ |= {"TRACKIO_DIR": str(Path(self.dir).absolute()), "HF_HUB_OFFLINE": "1"}
+
     def start(self, run: RunInfo) -> Started:
         folder = Path(self.dir).absolute()
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK | os.X_OK):  # trackio would say nothing and keep nothing
             raise PermissionError(f"{folder} can't be written to")
-        for name in ELSEWHERE:
-            os.environ.pop(name, None)
-        os.environ |= {"TRACKIO_DIR": str(folder), "HF_HUB_OFFLINE": "1"}
+        self._stay_here()
         import trackio
 
         self._project = accepted(self.project)
@@ -95,7 +112,7 @@ class Trackio:
                 last["ranks/layers"] = trackio.Table(dataframe=pd.DataFrame(rows.by_layer(ranks), columns=columns))
                 last["ranks/map"] = trackio.Image(rank_map(ranks), caption="rank of each layer")
             self._put(last, record.get("steps.done", getattr(self, "_step", 0)))
-        self._run.finish()
+        trackio.finish()  # of the run that was opened last, this one
         # It writes in a thread, whose errors it keeps to itself. On a network's file system it leaves the rows
         # in files for the dashboard to take in, and there is no count yet.
         if get_storage_mode() == "sqlite" and (kept := self._kept()) != self._rows:

@@ -23,7 +23,7 @@ MODES = ("online", "offline")
 Mode = Literal["online", "offline", "disabled"]
 FORBIDDEN = r"/\#?%:"  # in a project's name, by W&B
 LONGEST, LONGEST_TAG = 128, 64  # characters of a name and of a tag; W&B refuses a run with longer ones
-EXIT = {"done": 0, "failed": 1}
+EXIT = {"done": 0, "pruned": 0, "failed": 1}  # a search that stops a run is no failure of it
 INTERRUPTED = 255
 
 
@@ -51,6 +51,31 @@ class Wandb:
         if importlib.util.find_spec("wandb") is None:
             raise ConfigError("tracker: 'wandb' is not installed: pip install wandb")
 
+    def already(self, run: RunInfo, rows: int, url: str | None) -> str | None:
+        """Why the run need not, or must not, be uploaded, see `upload.py`."""
+        logs = (Path(self.dir) if self.dir else run.folder) / "wandb"
+        for kept in logs.glob(f"offline-run-*-{run.key}" if self.dir else "offline-run-*"):
+            if any(kept.glob("*.wandb")) and not any(kept.glob("*.synced")):
+                return f"was logged offline to {kept}; `python -m analysis sync` uploads it from there"
+        if self._mode()[0] != "online":
+            return None
+        import wandb
+        from wandb.apis.public.runs import RunNotFoundError
+
+        api = wandb.Api()
+        project = f"{self.entity or api.default_entity}/{self.project}"
+        # In a W&B sweep a run has the id that the agent gave it, the last part of its address.
+        for key in (run.key, *([url.rpartition("/")[2]] if url and f"/{project}/" in url else [])):
+            try:
+                shown = api.run(f"{project}/{key}")
+            except RunNotFoundError:
+                continue
+            there = shown.historyLineCount
+            if there is not None and there < rows:
+                return f"is at {shown.url} with {there} of {rows} rows; delete it there to upload all of it"
+            return f"is at {shown.url} already"
+        return None
+
     def start(self, run: RunInfo) -> Started:
         import wandb
 
@@ -72,6 +97,13 @@ class Wandb:
                 shutil.rmtree(empty) if empty.is_dir() and not empty.is_symlink() else empty.unlink()
             mode, self._run = "offline", self._init(run, folder, "offline")
             warning = f"logs offline to {logs}, because W&B could not be reached: {' '.join(str(error).split())}"
+        if lost := [
+            n for n, v in run.config.items() if isinstance(v, dict) and v and not hasattr(self._run.config[n], "keys")
+        ]:
+            warning = (
+                f"the W&B sweep's parameter {lost[0]} has replaced all settings of {lost[0]} in W&B's config; "
+                f"sweep over its fields, and write {lost[0]}=… in the sweep's command"
+            )
         self._run.define_metric("step", hidden=True)
         self._run.define_metric("*", step_metric="step")
         url = self._run.url if mode == "online" else None

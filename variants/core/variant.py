@@ -314,7 +314,8 @@ class AdapterVariant(Variant):
         return sum(adapter.closed_form() for adapter in self.adapters.values())
 
     def effective_parameters(self) -> int:
-        return sum(adapter.effective_parameters() for adapter in self.adapters.values())
+        # All layers with one transfer: a run asks in every step that it logs.
+        return sum(Ranks({name: adapter.effective_later() for name, adapter in self.adapters.items()}).read().values())
 
     def sparsity(self) -> float | None:
         found = [counts for adapter in self.adapters.values() if (counts := adapter.places_taken()) is not None]

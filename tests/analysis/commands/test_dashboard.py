@@ -53,10 +53,11 @@ def test_memory_is_split_into_its_parts():
     assert not any("groupBy" in bar for bar in bars)
 
 
-def test_ranks_are_shown_over_time_and_as_maps():
+def test_ranks_and_effective_parameters_are_shown_over_time_and_ranks_as_maps():
     shown = panels("Ranks and sparsity")
     assert [panel["metrics"] for panel in shown if panel["kind"] == "Run History Line Plot"] == [
         ["budget/total_rank"],
+        ["params/effective"],
         ["ranks/min"],
         ["ranks/mean"],
         ["ranks/max"],

@@ -138,6 +138,16 @@ def test_no_step_reads_more_for_many_layers_than_for_few(key, reads_of_a_step):
     assert most["few"] == most["many"] and most["many"].total() <= usual(name).total() + DECISION
 
 
+@pytest.mark.parametrize("method", [("sora",), ("adalora", "variant.profile=released")], ids=" ".join)
+def test_a_step_that_is_logged_brings_the_ranks_and_the_parameters_of_all_layers_over_in_one_go_each(
+    method, reads_of_a_step
+):
+    for targets in ("query", "query,value"):
+        name, *settings = method
+        first, *_ = reads_of_a_step(f"variant={name}", *settings, f"variant.targets=[{targets}]", "machine.log_every=1")
+        assert first["cpu"] == 2
+
+
 def test_what_would_be_noticed():
     values = torch.tensor([1.0, 0.0, 2.0])
     with Reading() as reading:

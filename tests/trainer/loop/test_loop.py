@@ -356,6 +356,31 @@ def test_the_sparsity_of_a_sparse_method_is_logged_and_of_no_other(carry_out, tm
     assert "sparsity" not in last("variant=lora")[1]
 
 
+@pytest.mark.parametrize(
+    "method",
+    [
+        ["adalora", "variant.rank=4", "variant.target_rank=2"],
+        ["sora", "variant.rank=4", "variant.budget=300", "variant.final_steps=3"],
+        ["increlora", "variant.rank=1", "variant.target_rank=2", "variant.top=4", "variant.warmup=3"],
+    ],
+    ids=" ".join,
+)
+def test_effective_parameters_are_logged_over_the_steps_and_end_as_in_the_record(carry_out, tmp_path, method):
+    logged = ["machine.log_every=1", "train.checkpoint=last"]
+    record = carry_out(f"variant={method[0]}", *method[1:], "variant.targets=[query,value]", *logged)
+    rows = [line for line in lines(folder_of(record, tmp_path) / "metrics.jsonl") if "lr" in line]
+    counts = [row["params/effective"] for row in rows]
+    assert counts[-1] == record.params.effective != counts[0] <= max(record.params.adapter_start, counts[-1])
+    assert counts == [(16 + 16 + 1) * row["budget/total_rank"] for row in rows]  # layers are 16×16
+
+
+def test_effective_parameters_leave_out_the_head_and_what_got_no_gradient(carry_out, tmp_path):
+    for variant in ("lora", "full", "head"):
+        record = carry_out(f"variant={variant}", f"study={variant}", "machine.log_every=1")
+        rows = [line for line in lines(folder_of(record, tmp_path) / "metrics.jsonl") if "lr" in line]
+        assert {row["params/effective"] for row in rows} == {record.params.effective}
+
+
 # -- the journal of ranks -------------------------------------------------------------------------
 
 

@@ -143,6 +143,10 @@ class Adapter(nn.Module):
         """Trainable parameters that still act on ΔW, counted by real shapes."""
         return sum(p.numel() for p in self.parameters() if p.requires_grad)
 
+    def effective_later(self) -> int | Unread:
+        """`effective_parameters` as they are now: the number, or what it is told from, as in `rank_later`."""
+        return self.effective_parameters()
+
     def places_taken(self) -> tuple[int, int] | None:
         """(taken, all): places of the sparse matrices, in which few have a number; None where there is no such one."""
         return None
