@@ -38,7 +38,8 @@ def test_every_task_file_is_whole(path):
         config.task.source.train_path = "train.csv"
     source = instantiate(config.task.source)
     regression = path.stem in ("stsb", "opinion")
-    check(list(config.task.metrics), regression=regression)
+    if "kind" not in config.task:
+        check(list(config.task.metrics), regression=regression)
     if path.stem in TASKS:
         assert (TASKS[path.stem].labels is None) == regression
         assert (source.repo, source.revision, source.path) == ("nyu-mll/glue", REVISION, None)
