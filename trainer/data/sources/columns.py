@@ -26,6 +26,8 @@ from trainer.data.sources.types import TaskData
 from trainer.errors import ConfigError
 
 Row = Mapping[str, Any]
+TEXTS = {"text", "prompt", "response", "source", "target", "context", "question"}
+COLUMNS = (*sorted(TEXTS), "choices", "label", "messages", "tokens", "tags", "answers", "image")
 
 
 def split_by_text(rows: Iterable[tuple[str, Row]], share: float) -> dict[str, list[Row]]:
@@ -47,8 +49,8 @@ def row_id(*texts: str) -> str:
 def rows_data(splits: Mapping[str, Sequence[Row]], where: str, labels: Sequence[str] | None = None) -> TaskData:
     """The `TaskData` of rows with an `id` and the columns of one kind, train first.
 
-    labels: names of classes by number. Raises `ConfigError`, beginning with `where`, for an empty split and for an id
-    that is there twice.
+    labels: names of classes by number. Raises `ConfigError`, beginning with `where`, for an empty split, for an id that
+    is there twice and for a value of another type than its column has.
     """
     for name, rows in splits.items():
         if not rows:
@@ -56,11 +58,12 @@ def rows_data(splits: Mapping[str, Sequence[Row]], where: str, labels: Sequence[
     counts = Counter(row["id"] for rows in splits.values() for row in rows)
     if repeated := [key for key, count in counts.items() if count > 1]:
         raise ConfigError(f"{where}: the id {repeated[0]!r} is there {counts[repeated[0]]} times; allowed: once")
-    found = {name: _dataset(rows) for name, rows in splits.items()}
+    found = {name: _dataset(rows, f"{where}: split {name}") for name, rows in splits.items()}
     return TaskData(found, None if labels is None else tuple(labels))
 
 
-def _dataset(rows: Sequence[Row]) -> Any:
+def _dataset(rows: Sequence[Row], where: str) -> Any:
+    import pyarrow
     from datasets import Dataset, Features, List, Value
 
     string, number = Value("string"), Value("int64")
@@ -75,4 +78,9 @@ def _dataset(rows: Sequence[Row]) -> Any:
     }
     names = list(rows[0])
     columns = {name: [row[name] for row in rows] for name in names}
-    return Dataset.from_dict(columns, features=Features({name: types.get(name, string) for name in names}))
+    try:
+        return Dataset.from_dict(columns, features=Features({name: types.get(name, string) for name in names}))
+    except (pyarrow.ArrowException, TypeError, ValueError, AttributeError) as error:
+        raise ConfigError(
+            f"{where}: {', '.join(names)}: a value is of another type than its column ({error})"
+        ) from None
