@@ -116,11 +116,10 @@ class MaskedTriplets(Triplets):
         return self.A.shape[0] * self.cost
 
     def effective_parameters(self) -> int:
-        return deferred_ranks.read(self.effective_later())
+        return self.rank * self.cost
 
-    def effective_later(self) -> int | Unread:
-        rank, cost = self.rank_later(), self.cost
-        return rank * cost if isinstance(rank, int) else Unread(rank.numbers, lambda e: rank.tell(e) * cost)
+    def effective_from(self, source: np.ndarray) -> int:
+        return self.rank_from(source) * self.cost
 
     def keep(self, index: torch.Tensor, optimizer: torch.optim.Optimizer | None) -> None:
         super().keep(index, optimizer)

@@ -142,10 +142,10 @@ class Gated(LowRank):
         return len(self.gate) * self.cost
 
     def effective_parameters(self) -> int:
-        return deferred_ranks.read(self.effective_later())
+        return self.open * self.cost
 
-    def effective_later(self) -> Unread:
-        return Unread(self.gate, lambda gate: deferred_ranks.nonzero(gate) * self.cost)
+    def effective_from(self, source: np.ndarray) -> int:
+        return int(np.count_nonzero(source)) * self.cost
 
 
 @dataclass(kw_only=True)

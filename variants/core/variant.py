@@ -302,9 +302,12 @@ class AdapterVariant(Variant):
     def counts_ranks_on_device(self) -> bool:
         return any(adapter.counts_rank_on_device for adapter in self.adapters.values())
 
+    def _rank_sources(self) -> dict[str, np.ndarray]:
+        """Every adapter's `rank_source` in host memory, where it has one: one transfer for all of them."""
+        return to_host({name: source for name, a in self.adapters.items() if (source := a.rank_source()) is not None})
+
     def ranks(self) -> dict[str, int]:
-        sources = {name: source for name, a in self.adapters.items() if (source := a.rank_source()) is not None}
-        on_host = to_host(sources)
+        on_host = self._rank_sources()
         return {
             name: adapter.rank_from(on_host[name]) if name in on_host else adapter.rank
             for name, adapter in self.adapters.items()
@@ -314,8 +317,11 @@ class AdapterVariant(Variant):
         return sum(adapter.closed_form() for adapter in self.adapters.values())
 
     def effective_parameters(self) -> int:
-        # All layers with one transfer: a run asks in every step that it logs.
-        return sum(Ranks({name: adapter.effective_later() for name, adapter in self.adapters.items()}).read().values())
+        on_host = self._rank_sources()
+        return sum(
+            adapter.effective_from(on_host[name]) if name in on_host else adapter.effective_parameters()
+            for name, adapter in self.adapters.items()
+        )
 
     def sparsity(self) -> float | None:
         found = [counts for adapter in self.adapters.values() if (counts := adapter.places_taken()) is not None]

@@ -143,8 +143,8 @@ class Adapter(nn.Module):
         """Trainable parameters that still act on ΔW, counted by real shapes."""
         return sum(p.numel() for p in self.parameters() if p.requires_grad)
 
-    def effective_later(self) -> int | Unread:
-        """`effective_parameters` as they are now: the number, or what it is told from, as in `rank_later`."""
+    def effective_from(self, source: np.ndarray) -> int:
+        """The effective parameters that follow from `rank_source` (n,), which is in host memory."""
         return self.effective_parameters()
 
     def places_taken(self) -> tuple[int, int] | None:
