@@ -21,7 +21,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "variants": ("variants.core",),  # the methods
     "variants.__main__": ("weights",),
     "trainer": ("variants.core",),
-    "analysis": ("trainer.record", "trainer.identity"),
+    "analysis": ("trainer.record", "trainer.identity", "trainer.objectives.metrics", "trainer.objectives.formula"),
     "weights": ("analysis", "trainer", "variants.core"),
     "train": ANYTHING,
     "hydra_plugins": ANYTHING,

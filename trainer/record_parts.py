@@ -16,6 +16,7 @@ class Metric:
     checkpoint: str | None = None  # "best" on the selection split, or "last"
     step: int | None = None  # the optimizer step of that checkpoint
     positive: str | None = None  # where it is f1 of two classes: the class that it is of
+    percent: bool | None = None  # whether it lies in −1…1 and is printed ×100; absent in records of before
 
 
 @dataclass(slots=True)
@@ -26,10 +27,11 @@ class Data:
     train: int | None = None
     select: int | None = None  # the split on which the checkpoint was chosen
     report: int | None = None  # the split that the metric is reported on
-    labels: int | None = None  # classes; 1 for a regression
-    truncated: int | None = None  # texts cut at the longest length that the model takes
+    labels: int | None = None  # classes; 1 for a regression; absent for a kind of task without a head
+    truncated: int | None = None  # examples cut at the longest length that the model takes
     classes: list[str] | None = None  # their names in the order of their ids; absent for a regression
     positive: str | None = None  # of two, the class that `metrics.f1` is of; absent where f1 is none of the metrics
+    unit: str | None = None  # what inputs are counted in; absent where it is tokens
 
 
 @dataclass(slots=True)
@@ -90,7 +92,7 @@ class Time:
 
     train: float | None = None
     eval: float | None = None
-    tokens_per_second: float | None = None  # in training, padding left out
+    tokens_per_second: float | None = None  # in training, padding left out; of another unit where data.unit says so
     steps_per_second: float | None = None
 
 
