@@ -29,6 +29,7 @@ NEEDED = {
     "file": ["task.source.train_path=train.csv"],
     "hub": ["model.id=roberta-base"],
     "folder": ["model.path=model"],
+    "vtab": ["task.set=dtd"],
 }
 
 

@@ -20,9 +20,11 @@ class TaskData:
 
     - `id`: string, unique within the task and the same in every run,
     - `text`: string, and in tasks on pairs `text_pair`: string,
-    - `label`: int64, an index into `labels`, or float64 for a regression.
+    - `label`: int64, an index into `labels`, or float64 for a regression;
 
-    `labels` are the class names in the order of their ids; None for a regression.
+    those beside `id` in a classification or a regression of texts, for other kinds see `columns`.
+
+    `labels` are the class names in the order of their ids; None for a regression, and where there are no classes.
     """
 
     splits: dict[str, Dataset]
