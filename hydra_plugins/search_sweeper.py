@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from hydra_plugins.study_sweeper import StudySweeper
 from trainer.data.sources.paths import expanded
 from trainer.errors import ConfigError
-from trainer.objectives import metrics
+from trainer.objectives import kinds
 from trainer.sweeps import sweep
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class SearchSweeper(StudySweeper):
             raise ConfigError("machine.dry_run: true in a search, allowed: false; its trials depend on results")
         folder = expanded(task.runs_dir) / task.study
         settings = {
-            "maximize": metrics.higher_is_better(task.task.metrics[0]),
+            "maximize": kinds.metric(task.task).higher_is_better,
             "sampler": plain(self.sampler),
             "pruner": plain(self.pruner),
         }

@@ -11,10 +11,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from trainer import classes
 from trainer.errors import ConfigError
+from trainer.objectives import kinds
 
 # Fields of the groups with plain YAML files. A file may add fields to which its other fields refer.
 FIELDS = {
-    "task": ("name", "metrics", "positive", "source"),
+    "task": kinds.OF_EVERY_TASK,
     "model": ("name", "sources", "dtype", "dropout", "keep_head", "files"),
 }
 NODE = "a mapping with a class as _target_"
@@ -31,6 +32,7 @@ def check(config: DictConfig) -> None:
     variant, task, model = config.variant, config.task, config.model
     _node("variant", variant)
     _node("task.source", task.get("source"))
+    kinds.target(task.get("kind"))
     metrics = _plain(task.get("metrics"))
     texts = isinstance(metrics, list) and all(isinstance(name, str) for name in metrics)
     ensure("task.metrics", metrics, texts and metrics and len(set(metrics)) == len(metrics), "a list of metrics")
@@ -61,9 +63,11 @@ def refuse_ignored(config: DictConfig) -> None:
         assert isinstance(plain, dict)
         sources = [value for _, value in _leaves("", {name: plain.get(name) for name in ("source", "sources")})]
         referenced |= {name for name, value in plain.items() if isinstance(value, str) and value in sources}
+        if group == "task":
+            known = (*known, *kinds.settings(config.task.get("kind")))
         allowed = [*known, *sorted(referenced - {*known})]
         for name in config[group]:
-            if name not in allowed:
+            if name not in allowed and plain[name] is not None:
                 raise ConfigError(f"{group}.{name}: no such field, allowed: {', '.join(allowed)}")
 
 

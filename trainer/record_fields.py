@@ -24,6 +24,7 @@ class Metric:
     checkpoint: str | None = None  # "best" on the selection split, or "last"
     step: int | None = None  # optimizer step of that checkpoint
     positive: str | None = None  # the positive class of a binary f1
+    percent: bool | None = None  # whether it is printed ×100, as values in −1…1 are; absent in older records
 
 
 @dataclass(slots=True)
@@ -34,10 +35,11 @@ class Data:
     train: int | None = None
     select: int | None = None  # the split on which the checkpoint was chosen
     report: int | None = None  # the split that the metric is reported on
-    labels: int | None = None  # classes; 1 for a regression
-    truncated: int | None = None  # texts cut at the longest length that the model takes
+    labels: int | None = None  # classes; 1 for a regression; absent for a kind of task without a head
+    truncated: int | None = None  # examples cut at the longest length that the model takes
     classes: list[str] | None = None  # their names in the order of their ids; absent for a regression
     positive: str | None = None  # of two, the class that `metrics.f1` is of; absent where f1 is none of the metrics
+    unit: str | None = None  # in which inputs are counted; absent for tokens
 
 
 @dataclass(slots=True)
@@ -97,7 +99,7 @@ class Time:
 
     train: float | None = None
     eval: float | None = None
-    tokens_per_second: float | None = None  # in training, without padding
+    tokens_per_second: float | None = None  # in training, without padding; of `data.unit` where it is another
     steps_per_second: float | None = None
 
 

@@ -35,7 +35,7 @@ class Comparison:
 @torch.no_grad()
 def outputs(run: Finished, model: nn.Module) -> torch.Tensor:
     """Logits (rows, labels) in float64 of the first rows of the reported split, the longest ones."""
-    found = [model(**batch).logits.double() for batch in _batches(run)]
+    found = [run.objective.row_outputs(model(**batch).logits, batch).double() for batch in _batches(run)]
     return torch.cat(found)
 
 
@@ -86,9 +86,7 @@ def compare(before: torch.Tensor, after: torch.Tensor) -> Comparison:
 
 
 def _batches(run: Finished) -> Iterator[dict[str, Any]]:
-    from trainer.data.rows import collator
-
-    rows, pad = run.parts.rows.report[run.split], collator(run.parts.source)
+    rows, pad = run.parts.rows.report[run.split], run.objective.pad(run.parts.source)
     for start in range(0, min(ROWS, len(rows)), BATCH):
         batch = dict(pad([rows[i] for i in range(start, min(start + BATCH, ROWS, len(rows)))]))
         del batch["labels"]

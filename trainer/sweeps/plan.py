@@ -25,6 +25,7 @@ from trainer.identity import Identity
 from trainer.instantiate import make
 from trainer.loop import unfinished
 from trainer.machine import launch, lock
+from trainer.objectives import kinds
 from trainer.record import CorruptRecord, Record
 
 log = logging.getLogger(__name__)
@@ -174,7 +175,8 @@ def identify(config: DictConfig, files: Mapping[str, Any] | None = None) -> Iden
     """The identity of the run: all that its result depends on, contents of files included. Raises `ConfigError`."""
     run_config.validate(config)
     files = content(config) if files is None else files
-    return identities.identify(run_config.deciding(config), files, run_config.defaults())
+    own = {f"task.{name}": value for name, value in kinds.settings(config.task.get("kind")).items()}
+    return identities.identify(run_config.deciding(config), files, run_config.defaults() | own)
 
 
 def content(config: DictConfig) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from tests.conftest import write_csv
 from trainer.data import rows as data
 from trainer.data.sources.split import groups, normalised
 from trainer.errors import ConfigError
+from trainer.objectives import kinds
 
 
 def test_rows_with_a_text_in_common_are_one_group():
@@ -52,7 +53,8 @@ def prepared(configured, tiny_overrides, tiny_model, tmp_path):
         path = tmp_path / "twins.csv"
         path.write_text(text)
         config = configured([*tiny_overrides, f"task.source.train_path={path}", "data.protocol=split", *overrides])
-        return data.prepare(config.task, config.data, seed, tiny_model, 24), data.load(config.task).splits["train"]
+        objective = kinds.of(config.task)
+        return data.prepare(objective, config.data, seed, tiny_model, 24), objective.content.splits["train"]
 
     return prepare
 
@@ -90,7 +92,7 @@ def test_without_duplicates_the_split_is_the_one_it_always_was(configured, tiny_
     path = tmp_path / "t.csv"
     path.write_text("text,label\n" + "".join(f"text {n},{['good', 'bad'][n % 2]}\n" for n in range(40)))
     config = configured([*tiny_overrides, f"task.source.train_path={path}", "data.protocol=split"])
-    ready = data.prepare(config.task, config.data, 7, tiny_model, 24)
+    ready = data.prepare(kinds.of(config.task), config.data, 7, tiny_model, 24)
     order = np.random.default_rng(7).permutation(40)
     assert sorted(ready.select.indices) == sorted(order[:4]) and sorted(ready.train.indices) == sorted(order[4:])
 

@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
+from tests.classifiers import classifier
 from trainer.data import tokens as module
 from trainer.data.tokens import tokens
 from trainer.model.backbone import tokenizer
@@ -26,17 +27,17 @@ def as_lists(found) -> dict[str, list[list[int]]]:
 @pytest.mark.parametrize("texts", [[TEXTS], [TEXTS, TEXTS[::-1]]], ids=["one text", "pairs"])
 def test_rows_are_what_the_tokenizer_gives_cut_at_the_length(texts, tiny_model, monkeypatch):
     monkeypatch.setattr(module, "_AT_ONCE", 2)
-    found = tokens(texts, tiny_model, 5)
-    assert as_lists(found) == dict(tokenizer(tiny_model)(*texts, truncation=True, max_length=5))
-    whole = tokenizer(tiny_model)(*texts)["input_ids"]
+    found = tokens(texts, tiny_model, classifier(), 5)
+    assert as_lists(found) == dict(tokenizer(tiny_model, classifier())(*texts, truncation=True, max_length=5))
+    whole = tokenizer(tiny_model, classifier())(*texts)["input_ids"]
     assert found.cut.tolist() == [len(ids) > 5 for ids in whole]
     assert found.columns["input_ids"].lengths.tolist() == [min(5, len(ids)) for ids in whole]
 
 
 def test_the_same_texts_are_tokenised_once_and_mapped_from_one_place(tiny_model, monkeypatch):
-    first = tokens([TEXTS], tiny_model, 8)
+    first = tokens([TEXTS], tiny_model, classifier(), 8)
     monkeypatch.setattr(module, "_encode", lambda *_: pytest.fail("tokenised again"))
-    second = tokens([TEXTS], tiny_model, 8)
+    second = tokens([TEXTS], tiny_model, classifier(), 8)
     assert as_lists(second) == as_lists(first)
     assert isinstance(second.columns["input_ids"].numbers, np.memmap)
 
@@ -57,13 +58,13 @@ def test_another_text_length_or_tokenizer_is_another_entry(tiny_model, tmp_path)
         ],
         start=1,
     ):
-        tokens(texts, folder, length)
+        tokens(texts, folder, classifier(), length)
         assert len(list(cache.iterdir())) == count
 
 
 def test_weights_beside_the_tokenizer_do_not_matter(tiny_model, tmp_path):
-    tokens([TEXTS], tiny_model, 8)
+    tokens([TEXTS], tiny_model, classifier(), 8)
     other = shutil.copytree(tiny_model, tmp_path / "other")
     (other / "model.safetensors").write_bytes(b"other weights")
-    tokens([TEXTS], other, 8)
+    tokens([TEXTS], other, classifier(), 8)
     assert len(list((tmp_path / "cache" / "tokens").iterdir())) == 1

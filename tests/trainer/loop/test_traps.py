@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
+from tests.classifiers import pristine
 from tests.conftest import folder_of
 from trainer.errors import ConfigError
 from trainer.instantiate import make
@@ -160,11 +161,11 @@ def attached(config: Any) -> tuple[Any, torch.nn.Module]:
     from trainer.sweeps.plan import model_sources
 
     source = fetch_model(model_sources(config), config.model.files)
-    pristine = models.pristine(source, 2)
+    loaded = pristine(source, 2)
     variant = make("variant", config.variant)
     variant.plan(24)
-    model = models.fresh(pristine, config.seed, config.model.dtype)
-    return variant, variant.attach(model, pristine.head)
+    model = models.fresh(loaded, config.seed, config.model.dtype)
+    return variant, variant.attach(model, loaded.head)
 
 
 # -- a schedule longer than the run ---------------------------------------------------------------

@@ -9,6 +9,7 @@ import pytest
 import torch
 import transformers
 
+from tests.classifiers import classifier
 from tests.composing import composed
 from tests.trainer.model.model_zoo import FAMILIES, TEXTS, make
 from trainer.errors import ConfigError
@@ -92,10 +93,10 @@ def test_letters_of_a_special_token_are_letters(family, pairs, parts_of, tmp_pat
     usual = [ids(parts_of(folder, pairs=pairs), row) for row in range(3)]
     texts = [TEXTS[0], f"{TEXTS[1]}{LETTERS[family]}", TEXTS[2]]
     parts = parts_of(folder, texts=texts, pairs=pairs)
-    special = models.tokenizer(folder).convert_tokens_to_ids(LETTERS[family])
+    special = models.tokenizer(folder, classifier()).convert_tokens_to_ids(LETTERS[family])
     assert parts.rows.letters == 2  # in train and in validation
     assert [ids(parts, row).count(special) for row in range(3)] == [row.count(special) for row in usual]
-    assert "".join(models.tokenizer(folder).decode(ids(parts, 1)).split()).count(LETTERS[family]) >= 1
+    assert "".join(models.tokenizer(folder, classifier()).decode(ids(parts, 1)).split()).count(LETTERS[family]) >= 1
     assert [ids(parts, row) for row in (0, 2)] == [usual[0], usual[2]]  # other rows are what they were
     cut = parts_of(folder, "data.max_length=9", texts=texts, pairs=pairs)
     assert [ids(cut, row).count(special) for row in range(3)] == [row.count(special) for row in usual]
@@ -196,7 +197,7 @@ def test_types_go_only_to_models_that_tell_them_apart(family, parts_of, tmp_path
     folder = make(tmp_path / "model", family, {"model_input_names": names})
     parts = parts_of(folder, pairs=True)
     assert list(parts.rows.train[0]) == ["attention_mask", "input_ids", "labels"]
-    assert models.tokenizer(folder).model_input_names == ["input_ids", "attention_mask"]
+    assert models.tokenizer(folder, classifier()).model_input_names == ["input_ids", "attention_mask"]
 
 
 def test_models_that_read_types_keep_them(parts_of, tmp_path):
@@ -222,10 +223,10 @@ def test_more_types_than_the_model_has_are_refused_by_row(parts_of, tmp_path):
 def test_a_type_for_padding_that_the_model_has_not_is_refused(parts_of, tmp_path):
     folder = make(tmp_path / "model", "Bert")
     parts = parts_of(folder)
-    words = models.tokenizer(folder)
+    words = models.tokenizer(folder, classifier())
     words._pad_token_type_id = 3  # as XLNet's
     with pytest.raises(ConfigError, match=r"^model: its tokenizer gives padding the type 3, and the model has 2 types"):
-        agreement.check(models.skeleton(folder, 2), words, parts.rows, None)  # type: ignore[arg-type]
+        agreement.check(models.skeleton(folder, classifier(2)), words, parts.rows, None)  # type: ignore[arg-type]
 
 
 # -- kinds of models and of outputs
@@ -233,19 +234,20 @@ def test_a_type_for_padding_that_the_model_has_not_is_refused(parts_of, tmp_path
 
 def test_outputs_have_names_whatever_the_config_says(tmp_path):
     folder = make(tmp_path / "model", "Bert", return_dict=False)
-    model = transformers.AutoModelForSequenceClassification.from_config(models.model_config(folder, 2))
+    model = transformers.AutoModelForSequenceClassification.from_config(models.model_config(folder, classifier(2)))
     assert model(torch.tensor([[2, 9, 3]])).logits.shape == (1, 2)
 
 
 @pytest.mark.parametrize("family", ["Llama", "GPT2"])
 def test_a_model_without_a_padding_token_takes_the_tokenizers(family, tmp_path):
     folder = make(tmp_path / "model", family)
-    assert models.model_config(folder, 2).pad_token_id == models.tokenizer(folder).pad_token_id is not None
+    padding = models.tokenizer(folder, classifier()).pad_token_id
+    assert models.model_config(folder, classifier()).pad_token_id == padding is not None
 
 
 @pytest.mark.parametrize(("kind", "name"), [("ViTConfig", "vit"), ("WhisperConfig", "whisper"), ("CLIPConfig", "clip")])
 def test_a_model_of_another_kind_is_refused(kind, name, parts_of, tmp_path):
     folder = make(tmp_path / "model", "Bert")
     getattr(transformers, kind)().save_pretrained(folder)
-    with pytest.raises(ConfigError, match=rf"^model: a {name}, of which transformers has no classifier of texts"):
+    with pytest.raises(ConfigError, match=rf"^model: a {name}, of which transformers has no Auto"):
         parts_of(folder)

@@ -8,6 +8,7 @@ import transformers
 from torch import nn
 from transformers import initialization
 
+from tests.classifiers import pristine
 from tests.trainer.families import FAMILIES, write
 from trainer.config import validate
 from trainer.errors import ConfigError
@@ -39,10 +40,10 @@ def test_a_backbone_without_dropout_computes_the_same_twice_in_training(tiny_mod
     ids = torch.ones(2, 7, dtype=torch.long)
     outputs = {}
     for dropout in (None, 0.0):
-        model = models.fresh(models.pristine(tiny_model, 2, dropout), 0).train()
+        model = models.fresh(pristine(tiny_model, 2, dropout), 0).train()
         outputs[dropout] = [model.base_model(ids).last_hidden_state for _ in range(2)]
     assert not torch.equal(*outputs[None]) and torch.equal(*outputs[0.0])
-    head = models.fresh(models.pristine(tiny_model, 2, 0.0), 0).dropout
+    head = models.fresh(pristine(tiny_model, 2, 0.0), 0).dropout
     assert isinstance(head, nn.Dropout) and head.p == 0.1
 
 
@@ -65,7 +66,7 @@ STARTS = [
 @pytest.mark.parametrize("family", STARTS)
 def test_a_new_head_is_to_the_bit_what_its_class_makes_of_it(family, tmp_path):
     folder = write(family, tmp_path)
-    source = models.pristine(folder, 3)
+    source = pristine(folder, 3)
     for seed in (0, 1):
         torch.manual_seed(seed)
         usual = transformers.AutoModelForSequenceClassification.from_pretrained(folder, num_labels=3).state_dict()
@@ -76,7 +77,7 @@ def test_a_new_head_is_to_the_bit_what_its_class_makes_of_it(family, tmp_path):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_new_head_is_as_wide_as_one_of_a_model_made_from_its_config(family, tmp_path):
     """Of every new tensor the variance over seeds, against the class's own from a config."""
-    source = models.pristine(write(family, tmp_path), 3)
+    source = pristine(write(family, tmp_path), 3)
     ours, usual = {}, {}
     for seed in range(6):
         own = models.fresh(source, seed).state_dict()
@@ -123,7 +124,7 @@ def test_plain_parameters_of_a_head_start_as_the_class_says(tmp_path):
 def test_a_head_that_was_trained_for_another_task_is_drawn_anew(family, tmp_path):
     folder = write(family, tmp_path, labels=2)
     own = transformers.AutoModelForSequenceClassification.from_pretrained(folder, num_labels=2).state_dict()
-    source = models.pristine(folder, 2)
+    source = pristine(folder, 2)
     drawn = [models.fresh(source, seed).state_dict() for seed in (0, 1)]
     weights = [name for name in source.new if own[name].ndim > 1]
     assert weights and all(any(name.startswith(f"{part}.") for part in source.head) for name in source.new)
@@ -135,7 +136,7 @@ def test_a_head_that_was_trained_for_another_task_is_drawn_anew(family, tmp_path
 
 @pytest.mark.parametrize("labels", [1, 2, 5])
 def test_and_so_is_one_of_another_size_or_of_a_regression(labels, tmp_path):
-    source = models.pristine(write("bert", tmp_path, labels=3), labels)
+    source = pristine(write("bert", tmp_path, labels=3), labels)
     assert source.notice and {name.rpartition(".")[0] for name in source.new} == {"classifier", "bert.pooler.dense"}
     assert models.fresh(source, 0).classifier.weight.shape == (labels, 16)
 
@@ -145,13 +146,13 @@ def test_what_was_pretrained_stays_without_a_word(tmp_path):
     torch.manual_seed(0)
     transformers.BertModel(transformers.BertConfig(**FAMILIES["bert"][2])).save_pretrained(tmp_path / "pooled")
     for folder in (tmp_path / "pooled", write("modernbert", tmp_path / "modern")):
-        source = models.pristine(folder, 2)
+        source = pristine(folder, 2)
         assert source.notice is None and set(source.new) <= {"classifier.weight", "classifier.bias"}
 
 
 def test_a_trained_head_is_kept_where_that_is_asked_for(tmp_path):
     folder = write("bert", tmp_path, labels=2, id2label={0: "spam", 1: "ham"}, label2id={"spam": 0, "ham": 1})
-    source = models.pristine(folder, 2, keep_head=True)
+    source = pristine(folder, 2, keep_head=True)
     own = transformers.AutoModelForSequenceClassification.from_pretrained(folder).classifier.weight
     assert all(torch.equal(models.fresh(source, seed).classifier.weight, own) for seed in (0, 1))
     assert "trained for spam, ham) stays, the same for every seed" in source.notice
@@ -165,9 +166,9 @@ def test_a_trained_head_is_kept_where_that_is_asked_for(tmp_path):
 
 def test_and_is_an_error_where_there_is_none_or_it_does_not_fit(tmp_path):
     with pytest.raises(ConfigError, match=r"keep_head: true, allowed: null; the checkpoint has no trained head"):
-        models.pristine(write("bert", tmp_path / "bare"), 2, keep_head=True)
+        pristine(write("bert", tmp_path / "bare"), 2, keep_head=True)
     with pytest.raises(ConfigError, match=r"keep_head: true, allowed: null; .* another size than 2 outputs"):
-        models.pristine(write("bert", tmp_path / "three", labels=3), 2, keep_head=True)
+        pristine(write("bert", tmp_path / "three", labels=3), 2, keep_head=True)
 
 
 @pytest.mark.parametrize("value", ["false", "1", "yes", "0"])

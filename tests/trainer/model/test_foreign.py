@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests.classifiers import classifier, pristine
 from trainer.data.sources.folder import FolderModel
 from trainer.errors import ConfigError
 from trainer.model import backbone as models
@@ -64,9 +65,9 @@ def pipe(name: str) -> Callable[[Path], None]:
 
 def read(folder: Path) -> None:
     FolderModel(str(folder)).fetch()
-    models.skeleton(folder, 2)
-    models.tokenizer(folder)
-    models.pristine(folder, 2)
+    models.skeleton(folder, classifier(2))
+    models.tokenizer(folder, classifier())
+    pristine(folder, 2)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +78,10 @@ def read(folder: Path) -> None:
         (edited("config.json", num_attention_heads=0), "model: its config.json: can't be read: "),
         (edited("config.json", hidden_act="foo"), "model: its config.json: can't be read: "),
         (edited("config.json", hidden_dropout_prob=2), "model: its config.json: can't be read: "),
-        (edited("config.json", model_type="vit"), "model: a vit, of which transformers has no classifier of texts "),
+        (
+            edited("config.json", model_type="vit"),
+            "model: a vit, of which transformers has no Auto",
+        ),
         (
             edited("config.json", hidden_size=32),
             "model: bert.embeddings.LayerNorm.bias has another size in the checkpoint",

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.classifiers import classifier
 from tests.composing import composed
 from tests.trainer.model.model_zoo import FAMILIES, TEXTS, make
-from trainer.data.rows import collator
 from trainer.errors import ConfigError
 from trainer.model import backbone as models
 from trainer.runs import assemble
@@ -39,7 +39,8 @@ def parts_of(tmp_path):
 
 def difference(parts: assemble.Parts) -> float:
     """Largest one between a text's outputs in a batch of all texts and by itself, over the largest output."""
-    model, pad, rows = assemble.load(parts).eval(), collator(parts.source), next(iter(parts.rows.report.values()))
+    model, pad = assemble.load(parts).eval(), parts.objective.pad(parts.source)
+    rows = next(iter(parts.rows.report.values()))
 
     def outputs(*places: int) -> torch.Tensor:
         batch = dict(pad([rows[place] for place in places]))
@@ -76,14 +77,14 @@ def test_the_tokenizers_side_is_kept_where_it_is_right_and_a_change_is_said(
     for _ in range(2):  # the second run of a process finds what the first one found
         caplog.clear()
         assemble.load(parts)
-        assert models.tokenizer(parts.source).padding_side == becomes
+        assert parts.tokenizer.padding_side == becomes
         assert (f"padding goes to the {becomes}" in caplog.text) == (side != becomes)
 
 
 def test_half_precision_hides_nothing(parts_of, tmp_path):
     folder = make(tmp_path / "model", "Bert", {"padding_side": "left"})
     assemble.load(parts_of(folder, "variant=head", "model.dtype=bfloat16"))
-    assert models.tokenizer(folder).padding_side == "right"
+    assert models.tokenizer(folder, classifier()).padding_side == "right"
 
 
 def test_a_mask_reaches_the_model_though_the_tokenizer_does_not_name_it(parts_of, tmp_path):

@@ -50,7 +50,7 @@ def test_its_evaluation_is_the_one_of_the_record(carry_out, tmp_path, overrides)
         found = run.evaluate()
     assert found.metrics[record.metric.name] == record.metric.value
     kept = pd.read_parquet(folder / "predictions.parquet").outputs.map(list).tolist()
-    assert found.outputs.astype(np.float32).tolist() == kept
+    assert found.predictions.outputs.astype(np.float32).tolist() == kept
 
 
 def test_a_regression_too(carry_out, tmp_path):
@@ -60,7 +60,7 @@ def test_a_regression_too(carry_out, tmp_path):
     record = carry_out(*paths, "task.source.kind=regression", "task.metrics=[pearson,rmse]")
     with opened(folder_of(record, tmp_path)) as run:
         assert run.evaluate().metrics == record.metrics
-        assert run.parts.labels == 1
+        assert run.parts.objective.outputs == 1
 
 
 def test_nothing_in_the_folder_is_touched_and_nothing_in_the_process(carry_out, tmp_path):

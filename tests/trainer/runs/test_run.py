@@ -47,9 +47,9 @@ def test_the_record_of_a_run_is_complete_and_exact(carry_out, tmp_path):
 def test_the_predictions_are_those_that_the_metric_is_of(carry_out, tmp_path):
     record = carry_out()
     found = pd.read_parquet(folder_of(record, tmp_path) / "predictions.parquet")
-    assert list(found.columns) == ["split", "id", "label", "prediction", "outputs"]
+    assert list(found.columns) == ["split", "id", "unit", "reference", "prediction", "stats.correct", "outputs"]
     assert len(found) == 24 and found.id.is_unique
-    assert (found.label == found.prediction).mean() == record.metric.value
+    assert (found.reference == found.prediction).mean() == record.metric.value
     assert (found.outputs.map(lambda outputs: outputs.argmax()) == found.prediction).all()
 
 
@@ -89,7 +89,7 @@ def test_a_regression(carry_out, tmp_path):
     assert record.data.labels == 1 and set(record.metrics) == {"pearson", "spearman", "rmse"}
     assert record.metric.name == "pearson" and record.metric.value > 0.9
     found = pd.read_parquet(folder_of(record, tmp_path) / "predictions.parquet")
-    assert set(found.label) == {1.5, -2.0} and found.prediction.dtype.kind == "f"
+    assert set(found.reference) == {1.5, -2.0} and found.prediction.dtype.kind == "f"
 
 
 def test_a_metric_that_is_better_when_lower_chooses_the_lowest(carry_out, tmp_path):
