@@ -153,9 +153,8 @@ def frame(examples: Examples, found: Predictions, labels: tuple[str, ...] | None
 
 def _read(run: Finished, options: argparse.Namespace) -> Examples:
     """The texts of a file, and their labels where there are any: class ids or numbers. Raises `ConfigError`."""
-    from trainer.data.sources.checks import Examples, numbers, texts
+    from trainer.data.sources.checks import Examples, ids, numbers, texts
     from trainer.data.sources.classes import class_names
-    from trainer.data.sources.files import ids
     from trainer.data.sources.readers import column_names, read_columns
     from trainer.errors import ConfigError
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from analysis.stats.additive import Additive
+from trainer.objectives.formula import names
 from trainer.objectives.metrics import METRICS, Classes, statistics
 
 KNOWN = METRICS
@@ -33,7 +34,7 @@ def over_resamples(
         return additive.over(index)
     known = KNOWN[metric]
     if known.formula is not None:
-        each = [statistics(one, labels, classes) for one in predictions]
+        each = [statistics(names(known.formula), one, labels) for one in predictions]
         return Additive(known.formula, {name: np.stack([one[name] for one in each]) for name in each[0]}).over(index)
     if known.counted is not None:
         return np.stack([known.counted(_confusion(labels, one, index, classes), classes) for one in predictions])

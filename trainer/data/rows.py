@@ -34,7 +34,7 @@ Column = Ragged | np.ndarray
 
 
 class Rows(torch.utils.data.Dataset):
-    """Rows of one split as a model's inputs: `indices` into columns that all views of the split share.
+    """Rows of one `split` as a model's inputs: `indices` into columns that all views of the split share.
 
     examples_of: of each row of the columns the example of the split that it is of; None where row and example are one.
     """
@@ -45,11 +45,13 @@ class Rows(torch.utils.data.Dataset):
         labels: Any,
         indices: np.ndarray,
         examples_of: np.ndarray | None = None,
+        split: str = "",
     ) -> None:
         self.columns = columns
         self.all_labels = labels
         self.indices = indices
         self.examples_of = examples_of
+        self.split = split
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -61,7 +63,7 @@ class Rows(torch.utils.data.Dataset):
 
     def view(self, indices: np.ndarray) -> Rows:
         """These rows, by their place in this view."""
-        return Rows(self.columns, self.all_labels, self.indices[indices], self.examples_of)
+        return Rows(self.columns, self.all_labels, self.indices[indices], self.examples_of, self.split)
 
     @property
     def lengths(self) -> list[int]:

@@ -65,7 +65,7 @@ class Loop:
             described.use_cache = False  # of keys and values, which only the generation of text needs
         self.rows, self.cfg, self.device = rows, config, device
         self.objective = objective
-        self.network = Network(self.model, device, train.autocast)
+        self.network = Network(self.model, source, device, train.autocast)
         self.collate = Collator(objective.pad(source), objective.weigh)
         self.batches = Batches(rows.train, train, config.seed, self.collate, machine.workers, device)
         self.evaluator = Evaluator(self.network, objective, self.batches, train.eval_batch_size)

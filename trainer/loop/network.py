@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,10 +10,11 @@ from torch import nn
 
 
 class Network:
-    """Calls `model` under the run's autocast."""
+    """Calls `model` under the run's autocast. source: the folder that it was loaded from."""
 
-    def __init__(self, model: nn.Module, device: torch.device, autocast: bool) -> None:
+    def __init__(self, model: nn.Module, source: Path, device: torch.device, autocast: bool) -> None:
         self.model: Any = model
+        self.source = source
         self._device, self._autocast = device, autocast
 
     def __call__(self, **inputs: Any) -> Any:

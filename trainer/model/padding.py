@@ -8,7 +8,7 @@ the model by itself and beside a longer one; where that makes a difference, padd
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -44,7 +44,7 @@ def settle(
     Neither the model nor any generator is another afterwards.
     """
     tokenizer.padding_side = own = tokenizer.init_kwargs.get("padding_side") or type(tokenizer).padding_side
-    pair = _two_rows(rows)
+    pair = _two_rows(rows, tokenizer.model_input_names)
     if "attention_mask" not in tokenizer.model_input_names:
         log.info("the model takes no attention mask: all texts are padded to %d tokens", rows.train.lengths[0])
     if pair is None:
@@ -86,7 +86,7 @@ def _refuse_another_padding(model: Any, tokenizer: Any, field: str) -> None:
         )
 
 
-def _two_rows(rows: Prepared) -> list[dict[str, Any]] | None:
+def _two_rows(rows: Prepared, inputs: Sequence[str]) -> list[dict[str, Any]] | None:
     """The inputs of the shortest row of the run and of a longer one; None where all are of one length."""
     parts: torch.utils.data.ConcatDataset = torch.utils.data.ConcatDataset([part for _, part in rows.splits()])
     lengths = np.concatenate([part.lengths for _, part in rows.splits()])
@@ -95,7 +95,7 @@ def _two_rows(rows: Prepared) -> list[dict[str, Any]] | None:
     if not len(longer):
         return None
     beside = longer[np.abs(lengths[longer] - lengths[shortest] - MORE).argmin()]
-    return [{k: v for k, v in parts[int(row)].items() if k != "labels"} for row in (shortest, beside)]
+    return [{k: v for k, v in parts[int(row)].items() if k in inputs} for row in (shortest, beside)]
 
 
 def _change(model: nn.Module, tokenizer: Any, outputs: RowOutputs, pair: list[dict[str, Any]], side: str) -> float:

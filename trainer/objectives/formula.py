@@ -21,17 +21,15 @@ def _quotient(a: Any, b: Any) -> Any:
 
 
 def _bleu(*sums: Any) -> Any:
-    """sacreBLEU's corpus score, 0 to 100, of its own statistics: lengths of system and reference, then the n-grams
+    """sacreBLEU's score of a corpus, 0 to 100, of its own statistics: lengths of system and reference, then the n-grams
     that are right and all there are, by n."""
     from sacrebleu.metrics.bleu import BLEU
 
+    metric = BLEU()
     columns = np.broadcast_arrays(*(np.asarray(column, np.float64) for column in sums))
-    order = (len(columns) - 2) // 2
     found = np.empty(columns[0].shape)
     for place in np.ndindex(found.shape):
-        system, reference, *counts = (int(column[place]) for column in columns)
-        score = BLEU.compute_bleu(counts[:order], counts[order:], system, reference, max_ngram_order=order)
-        found[place] = score.score
+        found[place] = metric._compute_score_from_stats([int(column[place]) for column in columns]).score
     return found
 
 

@@ -21,17 +21,20 @@ if TYPE_CHECKING:
 DEFAULT = "sequence_classification"  # of a task that names no kind
 KINDS = {
     "sequence_classification": "trainer.objectives.sequence_classification.SequenceClassification",
+    "causal_lm": "trainer.objectives.causal_lm.CausalLM",
 }
 OF_EVERY_TASK = ("name", "metrics", "kind", "source")
 
 
 def target(kind: Any) -> str:
-    """The dotted path of the class of `task.kind`. Raises `ConfigError` for what can't be one."""
-    if kind is None:
-        return KINDS[DEFAULT]
-    if not isinstance(kind, str) or (kind not in KINDS and "." not in kind):
-        raise ConfigError(f"task.kind: {kind!r}, allowed: {', '.join(KINDS)}, or the dotted path of a class of yours")
-    return KINDS.get(kind, kind)
+    """The dotted path of the class of `task.kind`; a name that no kind has is its own. Raises `ConfigError`."""
+    if kind is not None and not (isinstance(kind, str) and kind.strip()):
+        raise _unknown(kind)
+    return KINDS.get(kind or DEFAULT, str(kind))
+
+
+def _unknown(kind: Any) -> ConfigError:
+    return ConfigError(f"task.kind: {kind!r}, allowed: {', '.join(KINDS)}, or the dotted path of a class of yours")
 
 
 def settings(kind: Any) -> dict[str, Any]:
@@ -74,6 +77,8 @@ def metric(task: DictConfig) -> Metric:
 
 
 def _class(kind: Any) -> type[Objective]:
+    if "." not in target(kind):
+        raise _unknown(kind)
     try:
         return classes.chosen("task.kind", {"_target_": target(kind)})
     except ConfigError as error:

@@ -24,6 +24,9 @@ Of numbers:
 - pearson, spearman: 0 if all predictions or all labels are equal, where no correlation is defined
 - rmse: better when lower
 
+Of tokens' negative log-likelihoods (nats): loss, perplexity, bits_per_byte, all better when lower; of answers to choose
+from, accuracy and accuracy_norm; of texts that were generated, those of `generated`.
+
 Nothing here is ever nan: predictions that aren't finite are an error. This module imports no torch.
 """
 
@@ -115,17 +118,20 @@ def compute(names: Sequence[str], predictions: Any, labels: Any, classes: Classe
             raise ValueError(f"{broken} of {len(values)} {what} are not finite")
         if classes != NUMBERS and (values.min() < 0 or values.max() >= classes.count):
             raise ValueError(f"{what} {values.min()} to {values.max()} in a task with {classes.count} classes")
-    stats = statistics(predictions, labels, classes)
+    stats = statistics(("squared_error",) if classes == NUMBERS else ("correct",), predictions, labels)
     return {name: _value(metric, predictions, labels, stats, classes) for name, metric in chosen.items()}
 
 
-def statistics(predictions: np.ndarray, labels: np.ndarray, classes: Classes) -> dict[str, np.ndarray]:
-    """What formulas on classes or numbers sum up, for each example."""
+def statistics(names: Iterable[str], predictions: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
+    """Of what formulas on classes or numbers sum up, `names` of it, for each example."""
     import numpy as np
 
-    if classes != NUMBERS:
-        return {"correct": (predictions == labels).astype(np.float64)}
-    return {"squared_error": (predictions.astype(np.float64) - labels.astype(np.float64)) ** 2}
+    found = {}
+    if "correct" in names:
+        found["correct"] = (predictions == labels).astype(np.float64)
+    if "squared_error" in names:
+        found["squared_error"] = (predictions.astype(np.float64) - labels.astype(np.float64)) ** 2
+    return found
 
 
 def of_statistics(metric: Metric, stats: Mapping[str, Any], examples: int) -> float:
@@ -258,4 +264,12 @@ METRICS = {
     "pearson": Metric(paired=_pearson),
     "spearman": Metric(paired=_spearman),
     "rmse": Metric("sqrt(squared_error / examples)", higher_is_better=False, percent=False),
+    "loss": Metric("nll / tokens", higher_is_better=False, percent=False),
+    "perplexity": Metric("exp(nll / tokens)", higher_is_better=False, percent=False),
+    "bits_per_byte": Metric("nll / (bytes * log(2))", higher_is_better=False, percent=False),
+    "accuracy_norm": Metric("correct_norm / examples"),
+    **{name: Metric(f"{name} / examples") for name in ("exact_match", "numeric_match", "token_f1")},
+    **{name: Metric(f"{name} / examples") for name in ("rouge_1", "rouge_2", "rouge_l")},
+    "bleu": Metric(f"bleu({', '.join(f'bleu_{n}' for n in range(10))})", percent=False),
+    "chrf": Metric(f"chrf({', '.join(f'chrf_{n}' for n in range(18))})", percent=False),
 }

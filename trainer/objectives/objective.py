@@ -78,6 +78,7 @@ class Objective:
     auto_class: ClassVar[str]  # transformers' class for it: AutoModelFor…
     peft_task: ClassVar[str]  # one of peft.TaskType
     metrics: ClassVar[Mapping[str, Metric]]
+    smooth: ClassVar[tuple[str, ...]] = ()  # of an example's numbers those that rounding moves a little, never a lot
 
     # -- before a run ---------------------------------------------------------------------------
 
@@ -109,6 +110,12 @@ class Objective:
 
     def check_model(self, model: Any, tokenizer: Any) -> None:
         """Raises `ConfigError` where this model (without weights) can't do this task."""
+
+    def check_loaded(self, model: Any, tokenizer: Any, rows: Rows) -> None:
+        """Raises `ConfigError` where the model with its weights does something else than the kind needs.
+
+        rows: that are evaluated.
+        """
 
     def describe(self, config: Any) -> Any:
         """Writes the task into a model's config, in place of what its checkpoint was trained for; the config."""

@@ -52,6 +52,10 @@ class SequenceClassification(Objective):
         return "regression" if self.labels is None else "classification"
 
     def check(self) -> None:
+        there = self.content.splits["train"].column_names
+        if not {"text", "label"} <= set(there):
+            columns = ", ".join(name for name in there if name != "id")
+            raise ConfigError(f"task: columns {columns} for a {self.title}; allowed: text, label; or another task.kind")
         metrics.check(self.asked, OF_NUMBERS if self.labels is None else OF_CLASSES, self.title)
         metrics.classes(self.labels, self.positive, self.asked)
 
@@ -90,7 +94,7 @@ class SequenceClassification(Objective):
     def encode(self, split: str, folder: Path, max_length: int) -> Encoded:
         found = tokens(self.texts(split), folder, self.architecture, max_length)
         labels = np.asarray(self.content.splits[split]["label"][:])
-        return Encoded(Rows(found.columns, labels, np.arange(len(labels))), found.cut, found.letters)
+        return Encoded(Rows(found.columns, labels, np.arange(len(labels)), split=split), found.cut, found.letters)
 
     def check_training(self, rows: Rows, limit: int | None) -> None:
         if self.labels is not None and len(set(rows.labels.tolist())) < 2:
@@ -121,7 +125,8 @@ class SequenceClassification(Objective):
         if not np.isfinite(outputs).all():
             raise NotFinite
         predicted = outputs.reshape(-1) if self.labels is None else outputs.argmax(-1)
-        stats = metrics.statistics(predicted, rows.labels, self._classes)
+        names = ["squared_error" if self.labels is None else "correct"]
+        stats = metrics.statistics(names, predicted, rows.labels)
         return Predictions(rows.labels, predicted, stats, outputs), float(losses.mean())
 
     def score(self, predictions: Predictions) -> dict[str, float]:

@@ -28,9 +28,10 @@ from trainer import identity as identities
 from trainer import origin, record
 from trainer.config import Config
 from trainer.data import rows
+from trainer.data.rows import Rows
 from trainer.data.sources import TaskData
 from trainer.errors import ConfigError, RunFailed, one_line
-from trainer.loop.evaluation import Evaluation
+from trainer.loop.evaluation import Evaluation, Evaluator
 from trainer.loop.loop import Loop
 from trainer.model import agreement, backbone
 from trainer.objectives.objective import NotFinite, Objective, Predictions
@@ -96,9 +97,15 @@ class Finished:
         agreement.check_rows(backbone.skeleton(source, objective.architecture), part, split, content)
         self.model.eval()
         try:
-            return self._loop.evaluator.predictions(part), part.examples, int(found.cut.sum())
+            loop = self._loop
+            evaluator = Evaluator(loop.network, objective, loop.batches, self.config.train.eval_batch_size)
+            return evaluator.predictions(part), part.examples, int(found.cut.sum())
         except NotFinite:
             raise RunFailed(f"{self.folder}: the model's outputs are not finite on these texts") from None
+
+    def predictions(self, part: Rows) -> Predictions:
+        """What the model as it is now makes of some of the run's own rows."""
+        return self._loop.evaluator.predictions(part)
 
     @functools.cached_property
     def _loop(self) -> Loop:

@@ -62,6 +62,17 @@ def numbers(values: Sequence[Any], where: str) -> list[float]:
     return result
 
 
+def ids(text: list[str], pair: list[str] | None) -> list[str]:
+    """Ids from the texts, so that they outlive a new order of rows; repeated texts get a number."""
+    seen: Counter[str] = Counter()
+    found = []
+    for row, one in enumerate(text):
+        key = digest(one)[:16] if pair is None else digest(one, pair[row])[:16]
+        seen[key] += 1
+        found.append(key if seen[key] == 1 else f"{key}-{seen[key]}")
+    return found
+
+
 def class_ids(values: Sequence[Any], classes: int, where: str) -> list[int]:
     """`values` as they are, if all are class ids. Raises `ConfigError` with the row, from 1."""
     for row, value in enumerate(values, 1):
