@@ -6,7 +6,8 @@
 - `prompt` and `response`, or `messages` (through the tokenizer's chat template; the last one is the response): learned
   is the response alone, or with loss_on=all the prompt, too. What the model writes behind a prompt is scored.
 - `prompt`, `choices` and `label`: learned is the right answer. Chosen is the answer with the highest log-likelihood
-  (accuracy), or with the highest one over its length in bytes (accuracy_norm).
+  (accuracy), or with the highest one over its number of letters
+  (accuracy_norm), as acc and acc_norm of lm-evaluation-harness are.
 
 The first token of a row is never counted, nor is padding. A prompt that is too long is cut from its left, an answer
 never.
@@ -308,7 +309,7 @@ class CausalLM(Objective):
         scores = np.empty(len(row["choices"]))
         for nll, _, choice, _ in found:
             scores[choice] = -nll
-        sizes = np.array([len(choice.encode()) for choice in row["choices"]])
+        sizes = np.array([len(choice) for choice in row["choices"]])
         right, guess = int(row["label"]), int(scores.argmax())
         ((nll, tokens, *_),) = [one for one in found if one[2] == right]
         stats = {"correct": float(guess == right), "correct_norm": float(int((scores / sizes).argmax()) == right)}

@@ -140,7 +140,7 @@ def log_likelihood(parts, model, prompt: str, answer: str) -> float:
     return float(sum(scores[place - 1, ids[place]] for place in range(len(before), len(ids))))
 
 
-def test_a_choice_is_that_with_the_highest_likelihood_or_with_the_highest_by_byte(trained, llama, tables, tmp_path):
+def test_a_choice_is_that_with_the_highest_likelihood_or_with_the_highest_by_letter(trained, llama, tables, tmp_path):
     from trainer.runs.finished import opened
 
     record = trained("choices")
@@ -149,10 +149,10 @@ def test_a_choice_is_that_with_the_highest_likelihood_or_with_the_highest_by_byt
         table = run.objective.content.splits["validation"]
         for row in table:
             scores = [log_likelihood(run.parts, run.model, row["prompt"], f" {choice}") for choice in row["choices"]]
-            by_byte = [score / len(choice) for score, choice in zip(scores, row["choices"], strict=True)]
+            by_letter = [score / len(choice) for score, choice in zip(scores, row["choices"], strict=True)]
             one = kept[kept.id == row["id"]].iloc[0]
             assert one.reference == row["label"] and one.prediction == int(np.argmax(scores))
-            assert one["stats.correct_norm"] == (int(np.argmax(by_byte)) == row["label"])
+            assert one["stats.correct_norm"] == (int(np.argmax(by_letter)) == row["label"])
             assert one["stats.nll"] == pytest.approx(-scores[row["label"]], rel=1e-5)
     assert record.metrics["accuracy"] == (kept.prediction == kept.reference).mean()
 
