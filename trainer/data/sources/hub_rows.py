@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.data.sources.checks import class_ids, texts
-from trainer.data.sources.columns import COLUMNS, TEXTS, rows_data, split_by_text
+from trainer.data.sources.columns import COLUMNS, TEXTS, Row, rows_data, split_by_text
 from trainer.data.sources.glue import read_parquet
 from trainer.data.sources.hub import Repository
 from trainer.data.sources.types import TaskData
@@ -64,7 +64,7 @@ class HubRows:
 
     def load(self) -> TaskData:
         """The task's train and validation. Raises `ConfigError`."""
-        splits = {name: list(self._rows(name, part)) for name, part in self._parts.items()}
+        splits: dict[str, list[Row]] = {name: list(self._rows(name, part)) for name, part in self._parts.items()}
         if self.validation is None:
             first = next(iter(self._columns(self.train)))
             splits = split_by_text(((str(row[first]), row) for row in splits["train"]), self.holdout)
