@@ -125,6 +125,13 @@ def test_the_identity_of_a_folder_is_its_content_and_never_its_place(tmp_path, h
     assert model_identity([FolderModel(str(one))], hashes(files)) == {}
 
 
+def test_two_packages_are_two_models_where_no_file_is_pinned():
+    one, other = (ModelPackage("a==1", digit * 64, "folder") for digit in "01")
+    assert model_identity([one], {}) != model_identity([other], {})
+    assert model_identity([one], {}) != model_identity([ModelPackage("a==1", "0" * 64, "other")], {})
+    assert model_identity([one], {"config.json": "0" * 64}) == {}, "the content decides, wherever it comes from"
+
+
 def test_what_is_wrong_with_a_folder_is_said(tmp_path, helpers):
     files = helpers.model_files()
     folder = save(tmp_path / "model", files)
