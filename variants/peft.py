@@ -68,6 +68,7 @@ class Peft(Variant):
         self._total_steps: int | None = None
         self._peft: Any = None
         self._started = False  # whether an optimizer step has been made
+        self._has_head = True  # whether the model that it is attached to has one
         self._trained: list[str] = []  # parameters outside the head that train at the start
         self._kind = methods.known(self.method)
         usual = options.defaults(options.config_class(self.method))
@@ -109,6 +110,7 @@ class Peft(Variant):
         import peft
 
         names = self._target_modules(model, head)
+        self._has_head = bool(head)
         config = self._config(names)
         with options.refuse_ignored(self.method):
             try:
@@ -300,7 +302,8 @@ class Peft(Variant):
         if "progressbar" in fields:
             chosen.setdefault("progressbar", False)
         if self._kind.layers == "none":
-            chosen["task_type"] = "SEQ_CLS"  # the wrapper that puts the prompt before the input
+            # The wrapper that puts the prompt before the input. Without a head a model's outputs are words.
+            chosen["task_type"] = "SEQ_CLS" if self._has_head else "CAUSAL_LM"
         with options.refuse_ignored(self.method):
             try:
                 return cls(**chosen)
