@@ -105,7 +105,7 @@ class Loop:
         if self.cfg.train.gradient_checkpointing:
             model: Any = self.model
             model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
-        processes.part_ways(self.cfg.seed)
+        processes.seed_apart(self.cfg.seed)
         self.resume()
         self.take_ranks()
         self.rank_log.write()

@@ -16,14 +16,14 @@ from trainer.trackers import rows
 from trainer.trackers.picture import rank_map
 from trainer.trackers.tracker import RunInfo, Started, shortened
 
-# Any of these would send the run somewhere else.
+# Any of these would send the run to another place.
 ELSEWHERE = ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL", "TRACKIO_BUCKET_ID", "TRACKIO_DATASET_ID", "TRACKIO_WEBHOOK_URL")
 
-LONGEST = 128  # characters of a run's name, and bytes of a project's, of which trackio makes names of files
+LONGEST = 128  # characters of a run's name and bytes of a project's, which trackio uses as file names
 
 
 def accepted(project: str) -> str:
-    """The name of a project as trackio takes it; some that it would refuse are reserved for its own files."""
+    """A name that trackio accepts for a project; it reserves some for its own files."""
     from trackio.sqlite_storage import SQLiteStorage
 
     if len(project.encode()) > LONGEST:
@@ -54,7 +54,7 @@ class Trackio:
     def start(self, run: RunInfo) -> Started:
         folder = Path(self.dir).absolute()
         folder.mkdir(parents=True, exist_ok=True)
-        if not os.access(folder, os.W_OK | os.X_OK):  # trackio would say nothing and keep nothing
+        if not os.access(folder, os.W_OK | os.X_OK):  # trackio would silently store nothing
             raise PermissionError(f"{folder} can't be written to")
         for name in ELSEWHERE:
             os.environ.pop(name, None)
@@ -96,8 +96,8 @@ class Trackio:
                 last["ranks/map"] = trackio.Image(rank_map(ranks), caption="rank of each layer")
             self._put(last, record.get("steps.done", getattr(self, "_step", 0)))
         self._run.finish()
-        # It writes in a thread, whose errors it keeps to itself. On a network's file system it leaves the rows
-        # in files for the dashboard to take in, and there is no count yet.
+        # trackio writes in a thread and hides its errors. On a network file system it leaves the rows in files that
+        # the dashboard imports later, so that there is no count yet.
         if get_storage_mode() == "sqlite" and (kept := self._kept()) != self._rows:
             raise OSError(f"{kept} of {self._rows} rows are in {self.dir}")
 

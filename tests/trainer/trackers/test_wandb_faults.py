@@ -152,9 +152,9 @@ def test_the_process_ends_whatever_the_tracker_does(how, tiny_overrides):
 @pytest.mark.parametrize(
     "variable, value, says",
     [
-        ("WANDB_API_KEY", "too-short", "offline, the key that is configured is none that W&B could have given, "),
-        ("WANDB_MODE", "offline", "offline as W&B's own settings or WANDB_MODE say, logs to "),
-        ("WANDB_MODE", "disabled", "disabled as W&B's own settings or WANDB_MODE say"),
+        ("WANDB_API_KEY", "too-short", "offline, the configured key is not a valid W&B key, "),
+        ("WANDB_MODE", "offline", "offline as set by W&B's own settings or WANDB_MODE, logs to "),
+        ("WANDB_MODE", "disabled", "disabled as set by W&B's own settings or WANDB_MODE"),
     ],
 )
 def test_why_it_logs_offline_is_said(variable, value, says, carry_out, monkeypatch, caplog):
@@ -169,8 +169,11 @@ def test_why_it_logs_offline_is_said(variable, value, says, carry_out, monkeypat
 @pytest.mark.parametrize(
     "settings, says",
     [
-        (["+tracker.api_key=" + KEY], "tracker.api_key: no setting for it, a config is copied into every run's folder"),
-        (["+tracker.options.token=" + KEY], "tracker.options.token: no setting for it"),
+        (
+            ["+tracker.api_key=" + KEY],
+            "tracker.api_key: no such setting, because a config is copied into every run's folder",
+        ),
+        (["+tracker.options.token=" + KEY], "tracker.options.token: no such setting"),
         (["tracker.notes=${oc.env:WANDB_API_KEY}"], "tracker.notes: holds the value of the environment variable"),
         (["study=${oc.env:WANDB_API_KEY}"], "study: holds the value of the environment variable WANDB_API_KEY"),
     ],
