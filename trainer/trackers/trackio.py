@@ -54,7 +54,7 @@ class Trackio:
     def start(self, run: RunInfo) -> Started:
         folder = Path(self.dir).absolute()
         folder.mkdir(parents=True, exist_ok=True)
-        if not os.access(folder, os.W_OK | os.X_OK):  # trackio would silently store nothing
+        if not os.access(folder, os.W_OK | os.X_OK):  # trackio would say nothing and keep nothing
             raise PermissionError(f"{folder} can't be written to")
         for name in ELSEWHERE:
             os.environ.pop(name, None)
@@ -96,8 +96,8 @@ class Trackio:
                 last["ranks/map"] = trackio.Image(rank_map(ranks), caption="rank of each layer")
             self._put(last, record.get("steps.done", getattr(self, "_step", 0)))
         self._run.finish()
-        # trackio writes in a thread and hides its errors. On a network file system it leaves the rows in files that
-        # the dashboard imports later, so that there is no count yet.
+        # It writes in a thread, whose errors it keeps to itself. On a network's file system it leaves the rows
+        # in files for the dashboard to take in, and there is no count yet.
         if get_storage_mode() == "sqlite" and (kept := self._kept()) != self._rows:
             raise OSError(f"{kept} of {self._rows} rows are in {self.dir}")
 
