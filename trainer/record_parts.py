@@ -14,8 +14,8 @@ class Metric:
     higher_is_better: bool | None = None
     split: str | None = None  # the split that it was computed on
     checkpoint: str | None = None  # "best" on the selection split, or "last"
-    step: int | None = None  # optimizer step of that checkpoint
-    positive: str | None = None  # the positive class of a binary f1
+    step: int | None = None  # the optimizer step of that checkpoint
+    positive: str | None = None  # where it is f1 of two classes: the class that it is of
 
 
 @dataclass(slots=True)
@@ -89,7 +89,7 @@ class Time:
 
     train: float | None = None
     eval: float | None = None
-    tokens_per_second: float | None = None  # in training, without padding
+    tokens_per_second: float | None = None  # in training, padding left out
     steps_per_second: float | None = None
 
 
