@@ -91,13 +91,13 @@ def configs() -> dict[str, list[Identity]]:
     run_config.register()
     variants = sorted(path.stem for path in (ROOT / "conf/variant").glob("[!_]*.yaml"))
     tasks = ("cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2", "stsb")
-    found: dict[str, list[Identity]] = {}
+    identities: dict[str, list[Identity]] = {}
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         parts = {name: run_config.deciding(compose("config", [f"variant={name}", "task=cola"])) for name in variants}
         for task in tasks:
             own = run_config.deciding(compose("config", [f"task={task}"]))["task"]
-            found[task] = [identify({**part, "task": own}, {}, run_config.defaults()) for part in parts.values()]
-    return found
+            identities[task] = [identify({**part, "task": own}, {}, run_config.defaults()) for part in parts.values()]
+    return identities
 
 
 def rows(count: int, seeds: int = SEEDS) -> Iterator[dict[str, Any]]:
@@ -111,8 +111,8 @@ def rows(count: int, seeds: int = SEEDS) -> Iterator[dict[str, Any]]:
         setting, place = divmod(setting, len(by_task))
         task = list(by_task)[place]
         setting, variant = divmod(setting, len(by_task[task]))
-        found, own = by_task[task][variant], {"seed": seed, "optim.lr": (setting + 1) * 1e-4}
-        row = _row(draw, found.settings | own, found.leaves | own, seed, failed=draw.random() < 0.01)
+        identity, varied = by_task[task][variant], {"seed": seed, "optim.lr": (setting + 1) * 1e-4}
+        row = _row(draw, identity.settings | varied, identity.leaves | varied, seed, failed=draw.random() < 0.01)
         yield row | {record.CHECKSUM: record.checksum(row)}
 
 
@@ -230,9 +230,9 @@ def measure(
         out.mkdir()
         write(10, few)
         write(count, runs, seeds)
-        found: dict[str, list[Measured]] = {"floor": [], **{name: [] for name in verbs}}
+        taken: dict[str, list[Measured]] = {"floor": [], **{name: [] for name in verbs}}
         for turn in range(rounds + 1):
-            for name, measured in found.items():
+            for name, measured in taken.items():
                 arguments = [part.format(out=out) for part in verbs.get(name, ())]
                 one = child(_VERB if name in verbs else _FLOOR, str(few), str(runs), *arguments)
                 if turn:  # the first round warms the file cache
@@ -242,10 +242,10 @@ def measure(
             "start_seconds": statistics.median(one.start for one in measured),
             "seconds": statistics.median(one.seconds for one in measured),
             "busy_seconds": statistics.median(one.busy for one in measured),
-            "ratio": statistics.median(one.busy / low.busy for one, low in zip(measured, found["floor"], strict=True)),
+            "ratio": statistics.median(one.busy / low.busy for one, low in zip(measured, taken["floor"], strict=True)),
             "peak_mib": max(one.peak for one in measured),
         }
-        for name, measured in found.items()
+        for name, measured in taken.items()
     }
 
 
@@ -263,11 +263,11 @@ def main() -> None:
     verbs: dict[str, tuple[str, ...]] = {name: VERBS[name] for name in arguments.verbs}
     results = {}
     for count in counts:
-        found = results[count] = measure(count, arguments.rounds, verbs, arguments.seeds)
+        by_command = results[count] = measure(count, arguments.rounds, verbs, arguments.seeds)
         seeds = f"seeds of a setting: {arguments.seeds}"
         print(f"{count:,} records, {seeds}, {arguments.rounds} rounds, Python {sys.version.split()[0]}\n")
         print("| | start s | s | processor s | × floor | peak MiB |\n|---|---:|---:|---:|---:|---:|")
-        for name, row in found.items():
+        for name, row in by_command.items():
             print(f"| {name} | {row['start_seconds']:.2f} | {row['seconds']:.2f} ", end="")
             print(f"| {row['busy_seconds']:.2f} | {row['ratio']:.2f} | {row['peak_mib']:.0f} |")
         print(flush=True)

@@ -36,8 +36,8 @@ def measure(source: models.Pristine, batch: int, length: int, rounds: int, devic
     def over(source: models.Pristine, variants: Mapping[int, Variant]) -> dict[int, float]:
         steppers = {"floor": Stepper(source, Head(), batch, length, device)}
         steppers |= {str(size): Stepper(source, variant, batch, length, device) for size, variant in variants.items()}
-        found = in_turn(steppers, rounds)
-        return {size: found[str(size)].over_floor for size in variants}
+        times = in_turn(steppers, rounds)
+        return {size: times[str(size)].over_floor for size in variants}
 
     ranks = over(source, {rank: LoRA(rank=rank) for rank in RANKS})
     layers = over(source, {6 * blocks: LoRA(rank=8, layers=[0, blocks - 1]) for blocks in BLOCKS})

@@ -53,17 +53,17 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.manual_seed(0)
     malloc.keep()  # as in runs
-    found = {}
+    rows = {}
     print("| method | texts × tokens | float32 ms | bfloat16 ms | times faster | quartiles |")
     print("|:--|:--|---:|---:|---:|:--|")
     for method in METHODS:
         for batch, length in SETTINGS:
             row = measure(method, batch, length, arguments.rounds, arguments.device)
-            found[f"{method} {batch}x{length}"] = row
+            rows[f"{method} {batch}x{length}"] = row
             print(f"| {method} | {batch} × {length} | {row['float32']:.1f} | {row['bfloat16']:.1f} ", end="")
             print(f"| {row['times']:.2f} | {row['low']:.2f} to {row['high']:.2f} |", flush=True)
     if arguments.json:
-        arguments.json.write_text(json.dumps(found, indent=1))
+        arguments.json.write_text(json.dumps(rows, indent=1))
 
 
 if __name__ == "__main__":

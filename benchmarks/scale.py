@@ -100,7 +100,7 @@ def pretend(run: Any) -> None:
 def measure(size: int, hydra: bool) -> dict[str, float]:
     """Measures one number of runs in this process."""
     run_config.register()
-    found: dict[str, float] = {}
+    result: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as place, initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
         master = loader.load_configuration("config", [], RunMode.MULTIRUN)
@@ -110,20 +110,20 @@ def measure(size: int, hydra: bool) -> dict[str, float]:
         before, clock = peak(), Clock()
         with clock:
             runs = Runs(loader, master, product(loader, texts))
-        found["runs"], found["enumerate"] = len(runs), clock.read()[0]
+        result["runs"], result["enumerate"] = len(runs), clock.read()[0]
         for number in range(len(runs)):
             with clock:
                 run = runs.plan(number)
             pretend(run)  # not measured
-        found["plan"], found["plan CPU"] = clock.read()
-        found["MiB"] = peak() - before
+        result["plan"], result["plan CPU"] = clock.read()
+        result["MiB"] = peak() - before
         assert len(os.listdir(run.folder.parent)) == len(runs), "two runs have one name"
         with clock:
             runs = Runs(loader, master, product(loader, texts))
             done = sum(runs.plan(number).done for number in range(len(runs)))
-        found["skip"], found["skip CPU"] = clock.read()
+        result["skip"], result["skip CPU"] = clock.read()
         assert done == len(runs), f"{done} of {len(runs)} runs are done"
-    return found
+    return result
 
 
 def by_hydra(loader: Any, master: DictConfig, jobs: list[list[str]]) -> dict[str, float]:
@@ -142,9 +142,9 @@ def by_hydra(loader: Any, master: DictConfig, jobs: list[list[str]]) -> dict[str
             copy.deepcopy(config),
             config,
         ]  # JobReturn.cfg with hydra_cfg, and the config that they share
-    held = (tracemalloc.get_traced_memory()[0] - before) / len(jobs)
+    kept_bytes = (tracemalloc.get_traced_memory()[0] - before) / len(jobs)
     assert len(kept) == 2 * len(jobs)
-    return {"compose s": seconds, "bytes": held}
+    return {"compose s": seconds, "bytes": kept_bytes}
 
 
 def apart(size: int, *options: str) -> dict[str, float]:
@@ -157,18 +157,18 @@ def main() -> None:
     parser.add_argument("sizes", nargs="*", type=int, default=SIZES, metavar="RUNS")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--hydra", action="store_true", help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.one:
-        print(json.dumps(measure(asked.sizes[0], asked.hydra)))
+    arguments = parser.parse_args()
+    if arguments.one:
+        print(json.dumps(measure(arguments.sizes[0], arguments.hydra)))
         return
     print("|    runs | enumerate s | plan s | CPU ms a run | skip s | CPU ms a run | MiB more | bytes a run |")
     print("| ------: | ----------: | -----: | -----------: | -----: | -----------: | -------: | ----------: |")
-    for size in asked.sizes:
-        found = apart(size)
-        runs = int(found["runs"])
-        plan, skip = (f"{found[name]:6.1f} | {1000 * found[f'{name} CPU'] / runs:12.2f}" for name in ("plan", "skip"))
-        memory = f"{found['MiB']:8.1f} | {found['MiB'] * 2**20 / runs:11.0f}"
-        print(f"| {runs:7,} | {found['enumerate']:11.2f} | {plan} | {skip} | {memory} |", flush=True)
+    for size in arguments.sizes:
+        result = apart(size)
+        runs = int(result["runs"])
+        plan, skip = (f"{result[name]:6.1f} | {1000 * result[f'{name} CPU'] / runs:12.2f}" for name in ("plan", "skip"))
+        memory = f"{result['MiB']:8.1f} | {result['MiB'] * 2**20 / runs:11.0f}"
+        print(f"| {runs:7,} | {result['enumerate']:11.2f} | {plan} | {skip} | {memory} |", flush=True)
     hydra = apart(SIZES[0], "--hydra")
     compose, kept = hydra["compose s"], hydra["bytes"]
     print(

@@ -83,15 +83,15 @@ def measure(
     """For every method: its times (`stepper.in_turn`), its cost over the floor, and its saved activations."""
     torch.manual_seed(0)
     steppers = {name: Stepper(source, METHODS[name](), batch, length, device) for name in names}
-    found: dict[str, Row] = {}
+    rows: dict[str, Row] = {}
     for name, times in in_turn(steppers, rounds, until=until).items():
-        found[name] = asdict(times) | {"activations_mib": steppers[name].saved_bytes() / 2**20}
-    return {name: row | {"overhead": row["over_floor"] / found["floor"]["ms"]} for name, row in found.items()}
+        rows[name] = asdict(times) | {"activations_mib": steppers[name].saved_bytes() / 2**20}
+    return {name: row | {"overhead": row["over_floor"] / rows["floor"]["ms"]} for name, row in rows.items()}
 
 
-def shared(found: dict[str, Row]) -> list[str]:
+def shared(rows: dict[str, Row]) -> list[str]:
     """The methods that both libraries have."""
-    return [name for name in found if f"peft {name}" in found]
+    return [name for name in rows if f"peft {name}" in rows]
 
 
 def summary(results: dict[str, dict[str, Row]]) -> dict[str, Any]:
@@ -99,12 +99,12 @@ def summary(results: dict[str, dict[str, Row]]) -> dict[str, Any]:
     settings = list(results.values())
     names = shared(settings[0])
     of = lambda row, name, key: row[name][key] / row[f"peft {name}"][key]  # noqa: E731
-    shares = [found["adalora"]["hooks"] / found["adalora"]["ms"] for found in settings]
-    overhead = {name: [of(found, name, "over_floor") for found in settings] for name in names}
+    shares = [rows["adalora"]["hooks"] / rows["adalora"]["ms"] for rows in settings]
+    overhead = {name: [of(rows, name, "over_floor") for rows in settings] for name in names}
     return {
         "overhead_ratio": {name: statistics.median(values) for name, values in overhead.items()},
         "worst_overhead_ratio": {name: max(values) for name, values in overhead.items()},
-        "activation_ratio": {name: max(of(found, name, "activations_mib") for found in settings) for name in names},
+        "activation_ratio": {name: max(of(rows, name, "activations_mib") for rows in settings) for name in names},
         "allocation_share": statistics.median(shares),
         "worst_allocation_share": max(shares),
     }
@@ -113,26 +113,26 @@ def summary(results: dict[str, dict[str, Row]]) -> dict[str, Any]:
 def table(results: dict[str, dict[str, Row]]) -> Iterator[str]:
     yield "| batch × length | method | ms a step (quartiles) | over the floor | to PEFT's | saved MiB |"
     yield "|---|---|---|---|---|---|"
-    for setting, found in results.items():
-        for name, row in found.items():
+    for setting, rows in results.items():
+        for name, row in rows.items():
             spread = f"{row['ms']:.0f} ({row['ms_low']:.0f} … {row['ms_high']:.0f})"
-            both = name in shared(found)
-            ratio = f"{row['over_floor'] / found[f'peft {name}']['over_floor']:.2f}" if both else ""
+            both = name in shared(rows)
+            ratio = f"{row['over_floor'] / rows[f'peft {name}']['over_floor']:.2f}" if both else ""
             over = "" if name == "floor" else f"{row['overhead']:+.0%}"
             yield f"| {setting} | {name} | {spread} | {over} | {ratio} | {row['activations_mib']:.1f} |"
 
 
-def closing(found: dict[str, Any], grown: dict[str, Growth]) -> Iterator[str]:
-    yield "| | " + " | ".join(found["overhead_ratio"]) + " |"
-    yield "|---" * (1 + len(found["overhead_ratio"])) + "|"
+def closing(totals: dict[str, Any], grown: dict[str, Growth]) -> Iterator[str]:
+    yield "| | " + " | ".join(totals["overhead_ratio"]) + " |"
+    yield "|---" * (1 + len(totals["overhead_ratio"])) + "|"
     for name, key in (
         ("overhead, ours to PEFT's: median over the settings", "overhead_ratio"),
         ("the same: the worst setting", "worst_overhead_ratio"),
         ("saved activations, ours to PEFT's: the worst setting", "activation_ratio"),
     ):
-        yield f"| {name} | " + " | ".join(f"{ratio:.2f}" for ratio in found[key].values()) + " |"
+        yield f"| {name} | " + " | ".join(f"{ratio:.2f}" for ratio in totals[key].values()) + " |"
     yield ""
-    share, worst = found["allocation_share"], found["worst_allocation_share"]
+    share, worst = totals["allocation_share"], totals["worst_allocation_share"]
     median = f"{share:.1%} of its step (median over the settings)"
     yield f"AdaLoRA's scoring and masking: {median}, {worst:.1%} in the worst one."
     for name, growing in grown.items():
@@ -182,19 +182,19 @@ def main() -> None:
     for batch, length in sizes:
         rounds = min(24, max(8, 20 * 512 // (batch * length)))
         until = started + BUDGET if quick else float("inf")
-        found = measure(source, names, batch, length, rounds, device, until)
+        rows = measure(source, names, batch, length, rounds, device, until)
         setting = f"{batch} × {length}"
-        results[setting] = found
-        print("\n".join(list(table({setting: found}))[0 if len(results) == 1 else 2 :]), flush=True)
+        results[setting] = rows
+        print("\n".join(list(table({setting: rows}))[0 if len(results) == 1 else 2 :]), flush=True)
     grown = {} if quick or plain else growth.measure(source, 8, 64, 12, device)
-    found = summary(results)
-    ends = ["", *closing(found, grown)]
+    totals = summary(results)
+    ends = ["", *closing(totals, grown)]
     print("\n".join(ends))
     if arguments.write:
         marks = " ".join(["step_cost", *([device.type] if device.type != "cpu" else []), *(["plain"] * plain)])
         write(Path(__file__).parent / "README.md", ["", *lines, *table(results), *ends, ""], marks)
     if arguments.json:
-        everything = found | {"machine": machine(device), "settings": results}
+        everything = totals | {"machine": machine(device), "settings": results}
         everything["growth"] = {name: asdict(growing) for name, growing in grown.items()}
         arguments.json.write_text(json.dumps(everything, indent=1))
 

@@ -64,12 +64,12 @@ def shares(place: str, begun: float, wall: float) -> dict[str, float]:
     }
 
 
-def table(found: dict[str, float]) -> str:
+def table(result: dict[str, float]) -> str:
     return (
         "| runs | wall s | inside s | wall / inside | start s | gap s, median | largest |\n"
         "|---:|---:|---:|---:|---:|---:|---:|\n"
-        f"| {found['runs']} | {found['wall']:.1f} | {found['inside']:.1f} | {found['ratio']:.3f} "
-        f"| {found['start']:.1f} | {found['gap']:.2f} | {found['largest_gap']:.2f} |"
+        f"| {result['runs']} | {result['wall']:.1f} | {result['inside']:.1f} | {result['ratio']:.3f} "
+        f"| {result['start']:.1f} | {result['gap']:.2f} | {result['largest_gap']:.2f} |"
     )
 
 
@@ -87,10 +87,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=60, metavar="N", help="steps per run")
     parser.add_argument("--json", type=Path, metavar="FILE", help="file for all numbers")
     arguments = parser.parse_args()
-    found = measure(arguments.runs, arguments.rows, arguments.steps)
-    print(table(found))
+    result = measure(arguments.runs, arguments.rows, arguments.steps)
+    print(table(result))
     if arguments.json:
-        arguments.json.write_text(json.dumps(found, indent=1))
+        arguments.json.write_text(json.dumps(result, indent=1))
 
 
 if __name__ == "__main__":

@@ -217,9 +217,9 @@ def defaults() -> dict[str, Any]:
 
 def deciding(config: DictConfig) -> dict[str, Any]:
     """The parts of a config that affect the result, as plain values."""
-    whole = mapping(config)
-    del whole["model"]["sources"]  # the mirror that the files came from does not matter
-    return {name: whole[name] for name in PARTS}
+    parts = mapping(config)
+    del parts["model"]["sources"]  # the mirror that the files came from does not matter
+    return {name: parts[name] for name in PARTS}
 
 
 def _one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:

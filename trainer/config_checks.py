@@ -89,8 +89,8 @@ def _refuse_unwritable(name: str, value: Any) -> None:
         ensure(name, value, -(2**63) <= value < 2**63, "a whole number of 64 bits")
     elif isinstance(value, str):
         # A byte of the command line that is not UTF-8 arrives as a lone surrogate.
-        whole = "\0" not in value and not any("\ud800" <= letter <= "\udfff" for letter in value)
-        ensure(ascii(name)[1:-1], value, whole, "text in UTF-8, without a zero")
+        valid = "\0" not in value and not any("\ud800" <= letter <= "\udfff" for letter in value)
+        ensure(ascii(name)[1:-1], value, valid, "text in UTF-8, without a zero")
 
 
 def _name(field: str, value: Any) -> None:

@@ -42,10 +42,13 @@ class Origin:
     def refuse_another(self, identity: Identity) -> None:
         """Raises `ConfigError` if the run of `identity` has another method, other settings or another model."""
         known = bool(self.record.identity)
-        there, here = (self.record.identity, identity.leaves) if known else (self.record.config, identity.settings)
-        for name in sorted(there.keys() | here.keys()):
-            if name.startswith(("variant.", "model.")) and name not in FREE and there.get(name) != here.get(name):
-                was, now = there.get(name, self.record.config.get(name)), here.get(name, identity.settings.get(name))
+        old, new = (self.record.identity, identity.leaves) if known else (self.record.config, identity.settings)
+        for name in sorted(old.keys() | new.keys()):
+            if name.startswith(("variant.", "model.")) and name not in FREE and old.get(name) != new.get(name):
+                was, now = (
+                    old.get(name, self.record.config.get(name)),
+                    new.get(name, identity.settings.get(name)),
+                )
                 raise ConfigError(
                     f"init_from: {self.folder}: {name} is {was!r} in that run and {now!r} in this one; allowed: the "
                     "same method, settings and model"
