@@ -41,6 +41,29 @@ class Module:
     path: Path
     tree: ast.Module
 
+    @functools.cached_property
+    def code(self) -> str:
+        """The code in a normalised layout, without comments and docstrings; a sweep asks for it once per run."""
+        tree = ast.parse(ast.unparse(self.tree))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                first = node.body[0] if node.body else None
+                value = first.value if isinstance(first, ast.Expr) else None
+                if isinstance(value, ast.Constant) and isinstance(value.value, str):
+                    node.body = node.body[1:] or [ast.Pass()]
+        return ast.unparse(tree)
+
+    @functools.cached_property
+    def imports(self) -> tuple[str, ...]:
+        """Dotted names of the modules, and of the names in them, that it imports anywhere."""
+        names: list[str] = []
+        for node in ast.walk(self.tree):
+            if isinstance(node, ast.Import):
+                names += [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and (base := _base(self, node)) is not None:
+                names += [base, *(f"{base}.{alias.name}" for alias in node.names)]
+        return tuple(names)
+
 
 @dataclass(frozen=True)
 class Definition:
@@ -89,7 +112,7 @@ def code_hash(target: str) -> str | None:
             pending.extend(_own_imports(module))
     content = hashlib.sha256()
     for name in sorted(own):
-        content.update(f"{name.rpartition('.')[2]}\n{_code(own[name].tree)}\n".encode())
+        content.update(f"{name.rpartition('.')[2]}\n{own[name].code}\n".encode())
     return content.hexdigest()[:16]
 
 
@@ -174,17 +197,11 @@ def _base(module: Module, node: ast.ImportFrom) -> str | None:
 
 def _own_imports(module: Module) -> Iterator[Module]:
     """Imported modules that are neither installed nor shared by all methods."""
-    for node in ast.walk(module.tree):
-        names: list[str] = []
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and (base := _base(module, node)) is not None:
-            names = [base, *(f"{base}.{alias.name}" for alias in node.names)]
-        for name in names:
-            shared = name in SHARED or name.startswith(tuple(f"{package}." for package in SHARED))
-            path = None if shared else _path(name)
-            if path is not None and not _is_installed(path) and (imported := _module(name)) is not None:
-                yield imported
+    for name in module.imports:
+        shared = name in SHARED or name.startswith(tuple(f"{package}." for package in SHARED))
+        path = None if shared else _path(name)
+        if path is not None and not _is_installed(path) and (imported := _module(name)) is not None:
+            yield imported
 
 
 def _is_installed(path: Path) -> bool:
@@ -195,17 +212,6 @@ def _is_installed(path: Path) -> bool:
 def _installation() -> tuple[Path, ...]:
     paths = sysconfig.get_paths()
     return tuple({Path(paths[name]).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")})
-
-
-def _code(tree: ast.Module) -> str:
-    """The code of a module in a normalised layout, without comments and docstrings."""
-    tree = ast.parse(ast.unparse(tree))
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            first = node.body[0] if node.body else None
-            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and type(first.value.value) is str:
-                node.body = node.body[1:] or [ast.Pass()]
-    return ast.unparse(tree)
 
 
 @functools.cache
