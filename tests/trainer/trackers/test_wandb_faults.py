@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from tests.conftest import DIVERGING, ROOT, folder_of
+from tests.trainer.sweeping import ended, started, wait_for
 from tests.trainer.trackers.disturbed import left_by, warnings
 from tests.trainer.trackers.inspected import runs_in
 from trainer.errors import ConfigError, RunFailed
@@ -98,17 +99,11 @@ def test_a_run_that_is_killed_goes_on_with_its_curve_and_leaves_no_process(tiny_
     overrides = [*tiny_overrides, slow, "tracker=wandb", "train.max_steps=25", "machine.log_every=1"]
     overrides += ["train.eval_every=10", "machine.save_every=5"]
     planned = plan(configured(overrides))
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen([sys.executable, "train.py", *overrides], cwd=ROOT, env=environment)
-    try:
-        until = time.monotonic() + 120
-        while sent(planned.folder) < 7:
-            assert process.poll() is None and time.monotonic() < until
-            time.sleep(0.05)
-        (host,) = (each for each in psutil.Process(process.pid).children() if "trainer.trackers.host" in each.cmdline())
-    finally:
-        process.kill()
-        process.wait()
+    with started(overrides, tmp_path / "log", flags=()) as child:
+        wait_for(child, lambda: sent(planned.folder) >= 7)
+        (host,) = (each for each in psutil.Process(child).children() if "trainer.trackers.host" in each.cmdline())
+        os.kill(child, signal.SIGKILL)
+        ended(child)
     gone, alive = psutil.wait_procs([host], timeout=60)
     assert gone and not alive
     (cut,) = runs_in(planned.folder)
