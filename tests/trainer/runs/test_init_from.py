@@ -73,6 +73,7 @@ METHODS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS, ids=" ".join)
 def test_it_starts_with_what_the_other_ended_with(source, carry_out, configured, tiny_overrides, other_task, method):
     folder = source(*method)
