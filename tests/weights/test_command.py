@@ -338,7 +338,7 @@ def test_what_can_not_be_done_is_one_line_and_exit_code_2(trained, tmp_path, cap
     nowhere = tmp_path / "nowhere"
     for arguments in (["export", str(nowhere), "--to", "merged"], ["truncate", str(nowhere), "--rank", "1"]):
         assert main(arguments) == 2
-        assert capsys.readouterr().err == f"weights: {nowhere}: no finished run, which has a record.json\n"
+        assert capsys.readouterr().err == f"weights: {nowhere}: not a finished run; record.json is missing\n"
     folder = trained("train.max_steps=2")
     assert main(["export", str(folder), "--to", "merged", "--output", str(tmp_path)]) == 2
     message = f"weights: --output: {tmp_path} is there already; name another folder, or remove it\n"

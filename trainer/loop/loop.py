@@ -104,7 +104,7 @@ class Loop:
         if self.cfg.train.gradient_checkpointing:
             model: Any = self.model
             model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
-        processes.part_ways(self.cfg.seed)
+        processes.seed_apart(self.cfg.seed)
         self.resume()
         if self.done == 0:
             self.rank_log.write(0, self.variant.ranks())

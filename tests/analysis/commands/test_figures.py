@@ -46,6 +46,7 @@ def test_every_kind_that_the_runs_allow_is_drawn_in_both_formats(runs, capsys):
     assert b"<svg" in Path("out/rank-map.movie.adalora.svg").read_bytes()
 
 
+@pytest.mark.slow
 def test_the_same_runs_give_the_same_bytes_in_every_process(runs):
     kinds = "metric-time,learning-curves,rank-map,rank-over-time,sparsity-overlap,delta-spectrum,memory"
     found = []
