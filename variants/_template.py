@@ -53,8 +53,8 @@ class Template(AdapterVariant):
 
     def __post_init__(self) -> None:
         # todo: one line for each value that can't be: the field, the value, what is allowed
-        field_checks.whole(self, "rank")
-        field_checks.share(self, "dropout")
+        field_checks.check_int(self, "rank")
+        field_checks.check_fraction(self, "dropout")
 
     @classmethod
     def test_params(cls) -> list[dict[str, Any]]:

@@ -58,11 +58,11 @@ class AdaptiveTemplate(AdapterVariant):
     adapters: dict[str, LowRank] = field(init=False, repr=False, compare=False, default_factory=dict)  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
-        field_checks.whole(self, "rank", "target_rank", "interval")
-        field_checks.whole(self, "initial_steps", "final_steps", at_least=0)
-        field_checks.positive(self, "alpha")
-        field_checks.share(self, "dropout", "beta")
-        field_checks.budget(self, "target_rank")  # what the budget decides can't be set as well
+        field_checks.check_int(self, "rank", "target_rank", "interval")
+        field_checks.check_int(self, "initial_steps", "final_steps", at_least=0)
+        field_checks.check_positive(self, "alpha")
+        field_checks.check_fraction(self, "dropout", "beta")
+        field_checks.check_budget(self, "target_rank")  # what the budget decides can't be set as well
         if self.budget is None and self.target_rank > self.rank:
             raise ValueError(f"target_rank: {self.target_rank}, allowed: at most rank, which is {self.rank}")
         self._scores: dict[str, torch.Tensor] = {}  # S (r,) of each layer

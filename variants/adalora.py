@@ -74,7 +74,7 @@ class MaskedTriplets(Triplets):
         super().__init__(base, rank, scale, dropout)
         self.masks_evaluation = masks_evaluation
         self.register_buffer("kept", torch.ones(rank, dtype=torch.bool, device=self.e.device), persistent=False)
-        self._places: list[int] | None = list(range(rank))
+        self._kept_indices: list[int] | None = list(range(rank))
 
     @property
     def counts_rank_on_device(self) -> bool:  # type: ignore[override]
@@ -85,26 +85,26 @@ class MaskedTriplets(Triplets):
         return self.e if self.training or not self.masks_evaluation else self.e * self.kept
 
     @property
-    def places(self) -> list[int]:
+    def kept_indices(self) -> list[int]:
         """The numbers of the components in `kept`."""
-        if self._places is None:
-            self._places = self.kept.nonzero().flatten().tolist()
-        return self._places
+        if self._kept_indices is None:
+            self._kept_indices = self.kept.nonzero().flatten().tolist()
+        return self._kept_indices
 
-    def mask(self, kept: torch.Tensor, places: list[int] | None) -> None:
-        """Leaves the components `kept` (r,), whose numbers are `places` where the host has them; other e become 0."""
+    def mask(self, kept: torch.Tensor, kept_indices: list[int] | None) -> None:
+        """Keep the components `kept` (r,) and set the other e to zero. kept_indices: the same, if the host has them."""
         self.kept.copy_(kept)
-        self._places = places
+        self._kept_indices = kept_indices
         self.e.masked_fill_(~kept, 0.0)
 
     def set_kept(self, kept: torch.Tensor) -> None:
         """Makes room for the saved components of which `kept` (r,) are left; what they hold is about to be loaded."""
         self.reshape(len(kept))
-        self.kept, self._places = kept.to(self.e.device), None
+        self.kept, self._kept_indices = kept.to(self.e.device), None
 
     @property
     def rank(self) -> int:
-        return len(self.places) if self.masks_evaluation else self.rank_from(self.e.detach().cpu().numpy())
+        return len(self.kept_indices) if self.masks_evaluation else self.rank_from(self.e.detach().cpu().numpy())
 
     def rank_source(self) -> torch.Tensor | None:
         return None if self.masks_evaluation else self.e
@@ -120,13 +120,13 @@ class MaskedTriplets(Triplets):
 
     def keep(self, index: torch.Tensor, optimizer: torch.optim.Optimizer | None) -> None:
         super().keep(index, optimizer)
-        self.kept, self._places = self.kept[index], None
+        self.kept, self._kept_indices = self.kept[index], None
 
     def remove_masked(self, optimizer: torch.optim.Optimizer) -> torch.Tensor:
         """Frees the masked components; the numbers (n,) of those that stay."""
-        index = torch.tensor(self.places, dtype=torch.int64, device=self.e.device)
+        index = torch.tensor(self.kept_indices, dtype=torch.int64, device=self.e.device)
         self.keep(index, optimizer)
-        self._places = list(range(len(index)))
+        self._kept_indices = list(range(len(index)))
         return index
 
 
@@ -162,22 +162,22 @@ class AdaLoRA(AdapterVariant):
     adapters: dict[str, MaskedTriplets] = field(init=False, repr=False, compare=False, default_factory=dict)  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
-        field_checks.whole(self, "rank", "target_rank", "interval")
-        field_checks.whole(self, "initial_steps", "final_steps", at_least=0)
+        field_checks.check_int(self, "rank", "target_rank", "interval")
+        field_checks.check_int(self, "initial_steps", "final_steps", at_least=0)
         if self.target_rank > self.rank:
             raise ValueError(f"target_rank: {self.target_rank}, allowed: at most rank, which is {self.rank}")
-        field_checks.positive(self, "alpha")
-        field_checks.not_negative(self, "orthogonality")
-        field_checks.share(self, "dropout", "beta1", "beta2")
-        field_checks.one_of(self, "score", SCORES)
-        field_checks.one_of(self, "profile", PROFILES)
+        field_checks.check_positive(self, "alpha")
+        field_checks.check_not_negative(self, "orthogonality")
+        field_checks.check_fraction(self, "dropout", "beta1", "beta2")
+        field_checks.check_one_of(self, "score", SCORES)
+        field_checks.check_one_of(self, "profile", PROFILES)
         if self.score != "sensitivity_uncertainty":
-            field_checks.without_effect(self, "beta2", f"score: {self.score}")
+            field_checks.check_without_effect(self, "beta2", f"score: {self.score}")
         if self.score == "magnitude":
-            field_checks.without_effect(self, "beta1", "score: magnitude")
+            field_checks.check_without_effect(self, "beta1", "score: magnitude")
         if self.hard and self.profile == "released":
             raise ValueError("hard: true, allowed with profile=released: false; the released code removes nothing")
-        field_checks.budget(self)
+        field_checks.check_budget(self)
         if self.budget is not None and self.profile == "released":
             raise ValueError(f"budget: {self.budget} with profile: released, allowed: null; that code counts ranks")
         self._starts: dict[str, int] = {}  # ranks of the layers at the start
@@ -309,14 +309,14 @@ class AdaLoRA(AdapterVariant):
             for adapter, kept in zip(adapters, above.split(sizes), strict=True):
                 adapter.mask(kept, None)
             return
-        places = within(scores, prices, budget)
-        for adapter, kept, own in zip(adapters, masks(places, sizes, adapters[0].e.device), places, strict=True):
-            adapter.mask(kept, own)
+        indices = within(scores, prices, budget)
+        for adapter, kept, at in zip(adapters, masks(indices, sizes, adapters[0].e.device), indices, strict=True):
+            adapter.mask(kept, at)
 
     def _remove(self, optimizer: torch.optim.Optimizer) -> None:
         """Frees the masked components: parameters, gradients, moments, averages."""
         for name, adapter in self.adapters.items():
-            if len(adapter.places) == len(adapter.kept):
+            if len(adapter.kept_indices) == len(adapter.kept):
                 continue
             index = adapter.remove_masked(optimizer)
             for part, dim in PARTS.items():

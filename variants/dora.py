@@ -50,8 +50,8 @@ class Decomposed(Adapter):
 
     def __init__(self, base: nn.Module, rank: int, scale: float, dropout: float) -> None:
         super().__init__(base)
-        if dropout and not self.form.takes_dropout:
-            raise ValueError(f"dropout: {dropout} on a {type(base).__name__}, allowed: 0; its input is a row number")
+        if dropout and not self.layer_kind.takes_dropout:
+            raise ValueError(f"dropout: {dropout} on a {type(base).__name__}, allowed: 0; its input is an index")
         device, dtype = self.weight.device, torch.promote_types(self.weight.dtype, torch.float32)
         self.A = nn.Parameter(torch.empty((rank, self.in_features), device=device, dtype=dtype))
         self.B = nn.Parameter(torch.zeros((self.out_features, rank), device=device, dtype=dtype))
@@ -63,7 +63,7 @@ class Decomposed(Adapter):
     def frozen(self) -> torch.Tensor:
         """W (out, in) in the adapter's dtype, also while ΔW is merged into the layer's weight."""
         weight = self.weight if self._original is None else self._original
-        return self.form.as_matrix(weight).to(self.A.dtype)
+        return self.layer_kind.as_matrix(weight).to(self.A.dtype)
 
     @torch.no_grad()
     def norm(self) -> torch.Tensor:
@@ -78,40 +78,41 @@ class Decomposed(Adapter):
             return self.base.forward(x)
         bias = getattr(self.base, "bias", None)
         if self.dropout and self.training:
-            return self._under_dropout(x, bias) if self.form.is_product else super().forward(x)
-        if self.form.is_product:
-            moved = low_rank_linear(x, self.form.matrix, bias, self.A, self.B, scale=self.scale, kernel=self.kernel)
+            return self._under_dropout(x, bias) if self.layer_kind.is_product else super().forward(x)
+        if self.layer_kind.is_product:
+            matrix = self.layer_kind.matrix
+            moved = low_rank_linear(x, matrix, bias, self.A, self.B, scale=self.scale, kernel=self.kernel)
             ratio = self.magnitude / self.norm()
             rest = ratio.new_zeros(()) if bias is None else (1 - ratio) * bias
             return torch.addcmul(rest, ratio, moved).to(moved.dtype)  # in the precision of m: g is near one
         y = self.base.forward(x)
-        plain = y if bias is None else y - self.form.over_output(bias)
+        plain = y if bias is None else y - self.layer_kind.over_output(bias)
         return y + self._turned(x, plain).to(y.dtype)
 
     def _under_dropout(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         """W x + bias + (g − 1) ∘ W x̃ + g ∘ scale · B A x̃, for a layer that is a matrix product."""
-        drawn, matrix, ratio = self.draw(x, self.dropout), self.form.matrix, self.magnitude / self.norm()
+        drawn, matrix, ratio = self.draw(x, self.dropout), self.layer_kind.matrix, self.magnitude / self.norm()
         b = ratio[:, None] * self.B
         y = low_rank_linear(x, matrix, bias, self.A, b, scale=self.scale, dropout=drawn, kernel=self.kernel)
         return torch.addcmul(y, ratio - 1, F.linear(dropouts.drop(x, drawn), matrix)).to(y.dtype)
 
     @property
     def recomputes(self) -> bool:
-        return self.dropout > 0 or self.form.is_product
+        return self.dropout > 0 or self.layer_kind.is_product
 
     def update(self, x: torch.Tensor) -> torch.Tensor:
         if x.is_floating_point():
             x = x.to(self.A.dtype)
             if self.dropout and self.training:
                 x = dropouts.drop(x, self.draw(x, self.dropout))
-        return self._turned(x, self.form.project(x, self.frozen()))
+        return self._turned(x, self.layer_kind.project(x, self.frozen()))
 
     def _turned(self, x: torch.Tensor, plain: torch.Tensor) -> torch.Tensor:
         """ΔW x, where `plain` is W x."""
         if x.is_floating_point():
             x = x.to(self.A.dtype)
-        ratio = self.form.over_output(self.magnitude / self.norm())
-        low_rank = self.form.expand(self.form.project(x, self.A), self.B * self.scale)
+        ratio = self.layer_kind.over_output(self.magnitude / self.norm())
+        low_rank = self.layer_kind.expand(self.layer_kind.project(x, self.A), self.B * self.scale)
         return (ratio - 1) * plain + ratio * low_rank
 
     def delta(self) -> torch.Tensor:
@@ -148,11 +149,11 @@ class DoRA(AdapterVariant):
     adapters: dict[str, Decomposed] = field(init=False, repr=False, compare=False, default_factory=dict)  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
-        field_checks.whole(self, "rank")
-        field_checks.positive(self, "alpha")
-        field_checks.share(self, "dropout")
-        field_checks.not_negative(self, "magnitude_decay")
-        field_checks.budget(self, "rank")
+        field_checks.check_int(self, "rank")
+        field_checks.check_positive(self, "alpha")
+        field_checks.check_fraction(self, "dropout")
+        field_checks.check_not_negative(self, "magnitude_decay")
+        field_checks.check_budget(self, "rank")
         self._ranks: dict[str, int] = {}  # r of the layers
 
     @classmethod

@@ -45,7 +45,7 @@ from torch import nn
 
 from variants.core import field_checks, layers
 from variants.core.adapters.adapter import Adapter, Factored, check_rank
-from variants.core.adapters.grow import leave
+from variants.core.adapters.grow import remove_params
 from variants.core.adapters.svd import Product
 from variants.core.allocation import budget
 from variants.core.variant import AdapterVariant, Step
@@ -153,14 +153,14 @@ class DyLoRA(AdapterVariant):
     adapters: dict[str, Nested] = field(init=False, repr=False, compare=False, default_factory=dict)  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
-        field_checks.whole(self, "rank")
-        field_checks.whole(self, "seed", at_least=0)
-        field_checks.positive(self, "alpha")
-        field_checks.share(self, "dropout")
-        field_checks.one_of(self, "profile", PROFILES)
-        field_checks.budget(self, "rank", "eval_rank")
+        field_checks.check_int(self, "rank")
+        field_checks.check_int(self, "seed", at_least=0)
+        field_checks.check_positive(self, "alpha")
+        field_checks.check_fraction(self, "dropout")
+        field_checks.check_one_of(self, "profile", PROFILES)
+        field_checks.check_budget(self, "rank", "eval_rank")
         if self.eval_rank is not None:
-            field_checks.whole(self, "eval_rank")
+            field_checks.check_int(self, "eval_rank")
             if self.eval_rank > self.rank:
                 raise ValueError(f"eval_rank: {self.eval_rank}, allowed: at most rank, which is {self.rank}")
         self._ranks: dict[str, int] = {}  # R of the layers
@@ -210,7 +210,7 @@ class DyLoRA(AdapterVariant):
 
     def on_train_end(self, step: Step) -> None:
         for adapter in self.adapters.values():
-            leave(step.optimizer, adapter.cut(adapter.kept))
+            remove_params(step.optimizer, adapter.cut(adapter.kept))
             adapter.drawn = None
         untrained = {i for adapter in self.adapters.values() for i, b in enumerate(adapter.B) if not b.any()}
         if untrained:

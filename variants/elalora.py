@@ -108,15 +108,15 @@ class ElaLoRA(AdapterVariant):
     adapters: dict[str, Triplets] = field(init=False, repr=False, compare=False, default_factory=dict)  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
-        field_checks.whole(self, "rank", at_least=2)  # the last rank of a layer never leaves it
-        field_checks.whole(self, "pool", "exchange", "interval", "final_steps")
-        field_checks.whole(self, "initial_steps", at_least=0)
-        field_checks.positive(self, "alpha")
-        field_checks.not_negative(self, "orthogonality")
-        field_checks.share(self, "dropout", "beta1", "beta2")
-        field_checks.one_of(self, "schedule", SCHEDULES)
-        field_checks.one_of(self, "profile", PROFILES)
-        field_checks.budget(self, "rank")
+        field_checks.check_int(self, "rank", at_least=2)  # the last rank of a layer never leaves it
+        field_checks.check_int(self, "pool", "exchange", "interval", "final_steps")
+        field_checks.check_int(self, "initial_steps", at_least=0)
+        field_checks.check_positive(self, "alpha")
+        field_checks.check_not_negative(self, "orthogonality")
+        field_checks.check_fraction(self, "dropout", "beta1", "beta2")
+        field_checks.check_one_of(self, "schedule", SCHEDULES)
+        field_checks.check_one_of(self, "profile", PROFILES)
+        field_checks.check_budget(self, "rank")
         if self.budget is not None and self.profile == "released":
             raise ValueError(f"budget: {self.budget} with profile: released, allowed: null; that code counts ranks")
         self._starts: dict[str, int] = {}  # ranks of the layers at the start

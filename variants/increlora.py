@@ -46,7 +46,7 @@ from torch import nn
 from variants.core import collectives, field_checks, layers
 from variants.core.adapters.adapter import check_rank
 from variants.core.adapters.components import Components
-from variants.core.adapters.grow import OwnWarmup, join, leave
+from variants.core.adapters.grow import OwnWarmup, add_params, remove_params
 from variants.core.adapters.svd_triplets import orthogonality
 from variants.core.allocation.budget import check_range
 from variants.core.allocation.importance import NOT_FINITE
@@ -91,17 +91,17 @@ class IncreLoRA(AdapterVariant):
     adapters: dict[str, Components] = field(init=False, repr=False, compare=False, default_factory=dict)  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
-        field_checks.whole(self, "rank", "target_rank", "interval", "top", "add")
-        field_checks.whole(self, "initial_steps", at_least=0)
+        field_checks.check_int(self, "rank", "target_rank", "interval", "top", "add")
+        field_checks.check_int(self, "initial_steps", at_least=0)
         if self.target_rank < self.rank:
             raise ValueError(f"target_rank: {self.target_rank}, allowed: at least rank, which is {self.rank}")
         grows = self.warmup is None or self.warmup >= 1
         field_checks.check("warmup", self.warmup, grows, "a whole number ≥ 1, or null")
-        field_checks.positive(self, "alpha")
-        field_checks.not_negative(self, "orthogonality")
-        field_checks.share(self, "dropout", "beta1", "beta2")
-        field_checks.one_of(self, "profile", PROFILES)
-        field_checks.budget(self, "target_rank")
+        field_checks.check_positive(self, "alpha")
+        field_checks.check_not_negative(self, "orthogonality")
+        field_checks.check_fraction(self, "dropout", "beta1", "beta2")
+        field_checks.check_one_of(self, "profile", PROFILES)
+        field_checks.check_budget(self, "target_rank")
         if self.budget is not None and self.profile == "released":
             raise ValueError(f"budget: {self.budget} with profile: released, allowed: null; that code counts ranks")
         self._total_steps: int | None = None
@@ -228,7 +228,7 @@ class IncreLoRA(AdapterVariant):
 
     def on_train_end(self, step: Step) -> None:
         for adapter in self.adapters.values():
-            leave(step.optimizer, adapter.drop_reserve())
+            remove_params(step.optimizer, adapter.drop_reserve())
         if not self.is_full or (self.total > self.target and self.profile == "paper"):
             what = "ranks" if self.budget is None else "parameters"
             raise RuntimeError(f"budget: {self.total} {what} are there, the target is {self.target}")
@@ -274,7 +274,7 @@ class IncreLoRA(AdapterVariant):
             if adapter.gradient is None:
                 raise ValueError(f"importance: {name} took no part in the loss; exclude it")
             size = adapter.gradient.numel()
-            total = torch.linalg.vector_norm(adapter.delta().mul_(collectives.total(adapter.gradient)), 1)
+            total = torch.linalg.vector_norm(adapter.delta().mul_(collectives.all_reduce_sum(adapter.gradient)), 1)
             values.append(total / (size if self.profile == "paper" else math.sqrt(size)))
         importance = torch.stack(values).double()
         self._mean = self.beta1 * self._mean + (1 - self.beta1) * importance
@@ -328,14 +328,14 @@ class IncreLoRA(AdapterVariant):
         first = getattr(next(iter(self.adapters.values())), like)[0]
         # The scheduler has counted the steps made before this one.
         curve = None if self.warmup is None else OwnWarmup(step.index, step.total, self.warmup)
-        join(step.optimizer, step.scheduler, parameters, first, curve)
+        add_params(step.optimizer, step.scheduler, parameters, first, curve)
 
     def _close(self, optimizer: torch.optim.Optimizer) -> None:
         """The target is reached: the reserve is not needed any more."""
         for adapter in self.adapters.values():
             adapter.watched, adapter.gradient = False, None
             if self.profile == "paper":
-                leave(optimizer, adapter.drop_reserve())
+                remove_params(optimizer, adapter.drop_reserve())
                 continue
             for e in adapter.e[adapter.active :]:
                 nn.init.zeros_(e)

@@ -148,29 +148,29 @@ class LoRA(AdapterVariant):
     adapters: dict[str, LowRank] = field(init=False, repr=False, compare=False, default_factory=dict)  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
-        field_checks.whole(self, "rank")
-        field_checks.positive(self, "alpha")
+        field_checks.check_int(self, "rank")
+        field_checks.check_positive(self, "alpha")
         for rank in self.rank_pattern.values():
             field_checks.check("rank_pattern", rank, rank >= 1, "a whole number ≥ 1")
         for alpha in self.alpha_pattern.values():
             field_checks.check("alpha_pattern", alpha, alpha > 0, "a number > 0")
-        field_checks.share(self, "dropout")
-        field_checks.positive(self, "lr_ratio")
-        field_checks.one_of(self, "scaling", tuple(SCALINGS))
-        field_checks.one_of(self, "init", INITS)
+        field_checks.check_fraction(self, "dropout")
+        field_checks.check_positive(self, "lr_ratio")
+        field_checks.check_one_of(self, "scaling", tuple(SCALINGS))
+        field_checks.check_one_of(self, "init", INITS)
         if self.init != "lora" and self.dropout:
             raise ValueError(
                 f"dropout: {self.dropout} with init: {self.init}, allowed: 0; W would lose what is dropped"
             )
         if self.frozen_a:
-            field_checks.without_effect(self, "lr_ratio", "frozen_a: true")
+            field_checks.check_without_effect(self, "lr_ratio", "frozen_a: true")
             if self.init != "lora":
                 raise ValueError(f"frozen_a: true with init: {self.init}, allowed: false; its A₀ is a part of W")
         if self.init_iterations is not None:
             if self.init != "pissa":
                 raise ValueError(f"init_iterations: {self.init_iterations} with init: {self.init}, allowed: null")
-            field_checks.whole(self, "init_iterations")
-        field_checks.budget(self, "rank", "rank_pattern")
+            field_checks.check_int(self, "init_iterations")
+        field_checks.check_budget(self, "rank", "rank_pattern")
         self._ranks: dict[str, int] = {}
 
     @classmethod

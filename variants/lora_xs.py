@@ -71,7 +71,7 @@ class SmallCore(InBasis):
 class LoRAXS(BasisVariant):
     """LoRA-XS.
 
-    rank: r of every layer: a number, a share of the energy as a fraction below 1, "gavish_donoho", or
+    rank: r of every layer: a number, a fraction of the energy (below 1), "gavish_donoho", or
         null for all. alpha: numerator of the scaling. dropout: on the adapter's input.
     init_std: of R at the start.
     decomposition: "svd", "randomized_svd", "als" or "nmf"; iterations, seed: its own.
@@ -87,9 +87,9 @@ class LoRAXS(BasisVariant):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        field_checks.positive(self, "alpha")
-        field_checks.share(self, "dropout")
-        field_checks.not_negative(self, "init_std")
+        field_checks.check_positive(self, "alpha")
+        field_checks.check_fraction(self, "dropout")
+        field_checks.check_not_negative(self, "init_std")
 
     @classmethod
     def test_params(cls) -> list[dict[str, Any]]:

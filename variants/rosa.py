@@ -57,7 +57,7 @@ from variants.core import collectives, field_checks, layers
 from variants.core.adapters.adapter import Adapter, LowRank, check_rank
 from variants.core.adapters.sparse_delta import SparseDelta, check_finite, largest
 from variants.core.adapters.svd import Product
-from variants.core.allocation.budget import check_range, share_out, spread
+from variants.core.allocation.budget import apportion, check_range, spread
 from variants.core.variant import AdapterVariant, Step
 
 STATISTICS = ("squared_mean", "mean")
@@ -74,10 +74,10 @@ class LowRankAndSparse(SparseDelta, LowRank):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not self._acts:
             return LowRank.forward(self, x)
-        if not self._joins:
+        if not self._uses_merged_weight:
             return Adapter.forward(self, x)
-        if self.form.is_product:
-            return self.product(x, self.form.as_matrix(self.joined()))
+        if self.layer_kind.is_product:
+            return self.product(x, self.layer_kind.as_matrix(self.merged_weight()))
         return SparseDelta.forward(self, x) + LowRank.update(self, x)
 
     def update(self, x: torch.Tensor) -> torch.Tensor:
@@ -143,14 +143,14 @@ class RoSA(AdapterVariant):
     adapters: dict[str, LowRankAndSparse] = field(init=False, repr=False, compare=False, default_factory=dict)  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
-        field_checks.whole(self, "rank", "collect_steps")
-        field_checks.whole(self, "warmup_steps", at_least=0)
-        field_checks.positive(self, "alpha", "density", "sparse_share")
-        field_checks.share(self, "dropout", "sparse_share")
+        field_checks.check_int(self, "rank", "collect_steps")
+        field_checks.check_int(self, "warmup_steps", at_least=0)
+        field_checks.check_positive(self, "alpha", "density", "sparse_share")
+        field_checks.check_fraction(self, "dropout", "sparse_share")
         if self.density > 1:
             raise ValueError(f"density: {self.density!r}, allowed: 0 < density ≤ 1")
-        field_checks.one_of(self, "statistic", STATISTICS)
-        field_checks.budget(self, "rank", "density")
+        field_checks.check_one_of(self, "statistic", STATISTICS)
+        field_checks.check_budget(self, "rank", "density")
         if self.budget is None and self.sparse_share != type(self).sparse_share:
             raise ValueError(f"sparse_share: {self.sparse_share} without a budget, allowed: {type(self).sparse_share}")
         self._ranks: dict[str, int] = {}
@@ -209,7 +209,7 @@ class RoSA(AdapterVariant):
                 f"sparse_share: {self.sparse_share} of budget: {budget} makes {rest} entries, "
                 f"allowed: at most the {all_entries} that the layers have"
             )
-        self._entries = share_out(entries, rest, entries)
+        self._entries = apportion(entries, rest, entries)
 
     def attach(self, model: nn.Module, head: Sequence[str] = ()) -> nn.Module:
         model = super().attach(model, head)
@@ -237,7 +237,7 @@ class RoSA(AdapterVariant):
                 continue  # a budget smaller than the layers' shares
             if adapter.gradient is None:
                 raise ValueError(f"mask: {name} took no part in the loss; exclude it")
-            gradient = collectives.total(adapter.gradient)
+            gradient = collectives.all_reduce_sum(adapter.gradient)
             found = gradient.square() if self.statistic == "squared_mean" else gradient
             self._sums[name] = self._sums[name] + found if name in self._sums else found
             adapter.gradient = None

@@ -38,7 +38,7 @@ from torch import nn
 from variants.core import collectives, field_checks, layers, seeding
 from variants.core.adapters.adapter import check_rank
 from variants.core.adapters.sparse_delta import SparseDelta, check_finite, largest
-from variants.core.allocation.budget import share_out
+from variants.core.allocation.budget import apportion
 from variants.core.variant import AdapterVariant, Step
 
 MASKS = ("random", "magnitude", "gradient", "snip", "structured")
@@ -65,17 +65,17 @@ class SHiRA(AdapterVariant):
     adapters: dict[str, SparseDelta] = field(init=False, repr=False, compare=False, default_factory=dict)  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
-        field_checks.whole(self, "rank", "collect_steps")
-        field_checks.whole(self, "seed", at_least=0)
-        field_checks.positive(self, "scale")
-        field_checks.one_of(self, "mask", MASKS)
+        field_checks.check_int(self, "rank", "collect_steps")
+        field_checks.check_int(self, "seed", at_least=0)
+        field_checks.check_positive(self, "scale")
+        field_checks.check_one_of(self, "mask", MASKS)
         if self.collect_steps != 1 and self.mask not in COLLECTED:
             raise ValueError(
                 f"collect_steps: {self.collect_steps} with mask: {self.mask}, allowed: 1; it collects none"
             )
         if self.seed and self.mask != "random":
             raise ValueError(f"seed: {self.seed} with mask: {self.mask}, allowed: 0; it draws nothing")
-        field_checks.budget(self, "rank")
+        field_checks.check_budget(self, "rank")
         self._counts: dict[str, int] = {}  # entries of the layers
         self._chosen = self.mask not in COLLECTED
         self._sums: dict[str, torch.Tensor] = {}  # of the gradients' absolute values
@@ -99,7 +99,7 @@ class SHiRA(AdapterVariant):
         sizes = {name: layers.size(layer) for name, layer in self.select(model, head).items()}
         if self.budget is not None:
             entries = {name: rows * columns for name, (rows, columns) in sizes.items()}
-            self._counts = share_out({name: sum(size) for name, size in sizes.items()}, self.budget, entries)
+            self._counts = apportion({name: sum(size) for name, size in sizes.items()}, self.budget, entries)
             return
         self._counts = {name: self.rank * sum(size) for name, size in sizes.items()}
         for name, layer in self.select(model, head).items():
@@ -139,7 +139,7 @@ class SHiRA(AdapterVariant):
         for name, adapter in self.adapters.items():
             if adapter.gradient is None:
                 raise ValueError(f"mask: {name} took no part in the loss; exclude it")
-            found = collectives.total(adapter.gradient).abs() / self.collect_steps
+            found = collectives.all_reduce_sum(adapter.gradient).abs() / self.collect_steps
             self._sums[name] = self._sums[name] + found if name in self._sums else found
         if step.index >= self.collect_steps:
             check_finite(self._sums, "mask: a score is not finite")

@@ -182,30 +182,30 @@ class SoRA(AdapterVariant):
     adapters: dict[str, Gated] = field(init=False, repr=False, compare=False, default_factory=dict)  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
-        field_checks.one_of(self, "profile", PROFILES)
-        field_checks.one_of(self, "schedule", SCHEDULES)
-        field_checks.whole(self, "rank")
-        field_checks.positive(self, "alpha", "gate_lr_scale")
-        field_checks.not_negative(self, "l1", "threshold", "decay_after_step")
-        field_checks.share(self, "dropout")
+        field_checks.check_one_of(self, "profile", PROFILES)
+        field_checks.check_one_of(self, "schedule", SCHEDULES)
+        field_checks.check_int(self, "rank")
+        field_checks.check_positive(self, "alpha", "gate_lr_scale")
+        field_checks.check_not_negative(self, "l1", "threshold", "decay_after_step")
+        field_checks.check_fraction(self, "dropout")
         self._thresholds = [float(self.threshold)]
         if self.schedule == "constant":
             for name in ("max_threshold", "stages", "stage_steps", "first_stage_steps"):
                 if getattr(self, name) is not None:
                     raise ValueError(f"{name}: {getattr(self, name)!r}, allowed with schedule=constant: null")
         else:
-            field_checks.whole(self, "stages", at_least=2)
-            field_checks.whole(self, "stage_steps")
+            field_checks.check_int(self, "stages", at_least=2)
+            field_checks.check_int(self, "stage_steps")
             if self.first_stage_steps is not None:
-                field_checks.whole(self, "first_stage_steps")
+                field_checks.check_int(self, "first_stage_steps")
             above = self.max_threshold is not None and self.max_threshold > self.threshold
             field_checks.check("max_threshold", self.max_threshold, above, f"a number > {self.threshold:g}")
             if self.schedule == "exp_linear" and not self.threshold:
                 raise ValueError("threshold: 0, allowed with schedule=exp_linear: a number > 0; it takes its logarithm")
             assert self.max_threshold is not None and self.stages is not None
             self._thresholds = thresholds(self.schedule, self.threshold, self.max_threshold, self.stages)
-        field_checks.budget(self)
-        field_checks.whole(self, "initial_steps", "final_steps", at_least=0)
+        field_checks.check_budget(self)
+        field_checks.check_int(self, "initial_steps", "final_steps", at_least=0)
         if self.budget is None and (self.initial_steps or self.final_steps):
             name = "initial_steps" if self.initial_steps else "final_steps"
             raise ValueError(f"{name}: {getattr(self, name)}, allowed without a budget: 0; they time its curve")

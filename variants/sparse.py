@@ -47,7 +47,7 @@ from variants.core import collectives, field_checks, layers, seeding
 from variants.core.adapters.adapter import check_rank
 from variants.core.adapters.masked_factors import PARTS, MaskedFactors
 from variants.core.adapters.sparse_delta import check_finite, largest_of_groups
-from variants.core.allocation.budget import check_range, share_out
+from variants.core.allocation.budget import apportion, check_range
 from variants.core.allocation.schedule import Cubic
 from variants.core.variant import AdapterVariant, Step
 
@@ -89,26 +89,26 @@ class SparseLoRA(AdapterVariant):
     adapters: dict[str, MaskedFactors] = field(init=False, repr=False, compare=False, default_factory=dict)  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
-        field_checks.whole(self, "rank", "interval", "initial_steps", "final_steps")
-        field_checks.whole(self, "seed", at_least=0)
-        field_checks.positive(self, "alpha", "density", "regrow")
-        field_checks.share(self, "dropout", "beta")
+        field_checks.check_int(self, "rank", "interval", "initial_steps", "final_steps")
+        field_checks.check_int(self, "seed", at_least=0)
+        field_checks.check_positive(self, "alpha", "density", "regrow")
+        field_checks.check_fraction(self, "dropout", "beta")
         for name in ("density", "regrow"):
             if getattr(self, name) > 1:
                 raise ValueError(f"{name}: {getattr(self, name)!r}, allowed: 0 < {name} ≤ 1")
-        field_checks.one_of(self, "score", SCORES)
-        field_checks.one_of(self, "scope", SCOPES)
-        field_checks.one_of(self, "schedule", SCHEDULES)
-        field_checks.budget(self, "density")
+        field_checks.check_one_of(self, "score", SCORES)
+        field_checks.check_one_of(self, "scope", SCOPES)
+        field_checks.check_one_of(self, "schedule", SCHEDULES)
+        field_checks.check_budget(self, "density")
         if self.schedule != "rigl":
-            field_checks.without_effect(self, "regrow", f"schedule: {self.schedule}")
+            field_checks.check_without_effect(self, "regrow", f"schedule: {self.schedule}")
         if self.schedule == "one_shot":
-            field_checks.without_effect(self, "interval", "schedule: one_shot")
-            field_checks.without_effect(self, "final_steps", "schedule: one_shot")
+            field_checks.check_without_effect(self, "interval", "schedule: one_shot")
+            field_checks.check_without_effect(self, "final_steps", "schedule: one_shot")
         if self.score not in SMOOTHED:
-            field_checks.without_effect(self, "beta", f"score: {self.score}")
+            field_checks.check_without_effect(self, "beta", f"score: {self.score}")
         if self.schedule != "rigl" and self.score != "random":
-            field_checks.without_effect(self, "seed", f"score: {self.score}")
+            field_checks.check_without_effect(self, "seed", f"score: {self.score}")
         if self.schedule == "rigl" and self.score == "random":
             raise ValueError("score: 'random' with schedule: rigl, allowed: magnitude, gradient, sensitivity")
         self._scores: dict[str, torch.Tensor] = {}  # smoothed or drawn, by "layer.part"; of the entries there are
@@ -157,7 +157,7 @@ class SparseLoRA(AdapterVariant):
                 for part in PARTS:
                     key = f"{name}.{part}"
                     self._scores[key] = torch.rand(
-                        len(adapter.places[part]), generator=seeding.generator(self.seed, key)
+                        len(adapter.indices[part]), generator=seeding.generator(self.seed, key)
                     )
         if self.schedule == "rigl":
             self._shrink(self._counts(self.target), self._scores, None)
@@ -259,8 +259,8 @@ class SparseLoRA(AdapterVariant):
         sizes, have = {}, {}
         for group, members in self._groups().items():
             sizes[group] = sum(math.prod(self.adapters[name].shapes[part]) for name, part in members)
-            have[group] = sum(len(self.adapters[name].places[part]) for name, part in members)
-        return share_out(sizes, total, have)
+            have[group] = sum(len(self.adapters[name].indices[part]) for name, part in members)
+        return apportion(sizes, total, have)
 
     def _shrink(
         self, counts: Mapping[str, int], scores: Mapping[str, torch.Tensor], optimizer: torch.optim.Optimizer | None
@@ -269,8 +269,8 @@ class SparseLoRA(AdapterVariant):
         groups = self._groups()
         mine = [[scores[f"{name}.{part}"] for name, part in members] for members in groups.values()]
         chosen = largest_of_groups(mine, [counts[group] for group in groups])
-        for members, places in zip(groups.values(), chosen, strict=True):
-            for (name, part), kept in zip(members, places, strict=True):
+        for members, indices in zip(groups.values(), chosen, strict=True):
+            for (name, part), kept in zip(members, indices, strict=True):
                 self._move(name, part, kept, kept[:0], optimizer)
 
     def _exchange(self, step: Step) -> None:
@@ -301,33 +301,33 @@ class SparseLoRA(AdapterVariant):
                 gradient = adapter.gradients.get(part)
                 if gradient is None:
                     gradient = adapter.A.new_zeros(math.prod(adapter.shapes[part]))
-                found[f"{name}.{part}"] = collectives.total(gradient)
+                found[f"{name}.{part}"] = collectives.all_reduce_sum(gradient)
         check_finite(found, "mask: the gradient of {} is not finite")
         absolute = torch._foreach_abs(list(found.values()))
         for (name, part), gradient in zip(((n, p) for n in self.adapters for p in PARTS), absolute, strict=True):
-            gradient.index_fill_(0, self.adapters[name].places[part], -1.0)
+            gradient.index_fill_(0, self.adapters[name].indices[part], -1.0)
         return dict(zip(found, absolute, strict=True))
 
     def _move(
         self, name: str, part: str, kept: torch.Tensor, new: torch.Tensor, optimizer: torch.optim.Optimizer | None
     ) -> None:
         adapter, key = self.adapters[name], f"{name}.{part}"
-        self._moved += len(adapter.places[part]) - len(kept) + len(new)
+        self._moved += len(adapter.indices[part]) - len(kept) + len(new)
         adapter.move(part, kept, new, optimizer)
         if key in self._scores:
             self._scores[key] = torch.cat([self._scores[key][kept], self._scores[key].new_zeros(len(new))])
 
     def state_dict(self) -> dict[str, Any]:
         check_finite(self._scores, NOT_FINITE)
-        places = {name: dict(adapter.places) for name, adapter in self.adapters.items()}
-        # Fixed for a run, and there for readers without the model: places mean nothing without them.
+        indices = {name: dict(adapter.indices) for name, adapter in self.adapters.items()}
+        # Fixed for a run, and there for readers without the model: indices mean nothing without them.
         shapes = {n: {part: list(shape) for part, shape in a.shapes.items()} for n, a in self.adapters.items()}
-        return {"places": places, "shapes": shapes, "scores": dict(self._scores), "moved": self._moved}
+        return {"places": indices, "shapes": shapes, "scores": dict(self._scores), "moved": self._moved}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._scores, self._moved = dict(state["scores"]), state["moved"]
         for name, adapter in self.adapters.items():
-            adapter.take_places(state["places"][name])
+            adapter.load_indices(state["places"][name])
 
     def start_from(self, state: Mapping[str, Any]) -> None:
         self.load_state_dict({**state, "scores": {}})

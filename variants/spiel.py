@@ -66,7 +66,7 @@ from torch import nn
 
 from variants.core import collectives, field_checks, layers, seeding
 from variants.core.adapters.sparse_delta import SparseDelta, check_finite
-from variants.core.allocation.budget import check_range, share_out
+from variants.core.allocation.budget import apportion, check_range
 from variants.core.variant import AdapterVariant, Step
 
 log = logging.getLogger(__name__)
@@ -77,21 +77,29 @@ SCHEDULES = ("linear", "cosine")
 
 @dataclass
 class Estimate:
-    """What is known of the candidates' gradients: places (k,), their sum (k,), the sum of their squares (k,).
+    """Gradients of the candidates: their indices (k,), sums (k,) and sums of squares (k,).
 
-    samples: gradients in the sums. steps: steps that they are from.
+    samples: number of gradients in the sums. steps: number of steps that these come from.
     """
 
-    places: torch.Tensor
+    indices: torch.Tensor
     total: torch.Tensor
     squares: torch.Tensor
     samples: int = 0
     steps: int = 0
 
     @classmethod
-    def empty(cls, places: torch.Tensor, like: torch.Tensor) -> Estimate:
-        zeros = torch.zeros(len(places), dtype=like.dtype, device=like.device)
-        return cls(places, zeros, zeros)
+    def empty(cls, indices: torch.Tensor, like: torch.Tensor) -> Estimate:
+        zeros = torch.zeros(len(indices), dtype=like.dtype, device=like.device)
+        return cls(indices, zeros, zeros)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"places" if name == "indices" else name: value for name, value in vars(self).items()}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any], device: torch.device) -> Estimate:
+        indices, total, squares = (state[key].to(device) for key in ("places", "total", "squares"))
+        return cls(indices, total, squares, state["samples"], state["steps"])
 
     def add(self, total: torch.Tensor, squares: torch.Tensor, samples: int) -> None:
         self.total, self.squares = self.total + total, self.squares + squares
@@ -121,12 +129,13 @@ class Moving(SparseDelta):
         flat = gradient.detach().flatten()
         if self.fresh is None:
             if self.estimate is not None:
-                places = self.estimate.places
+                indices = self.estimate.indices
             else:
                 # The step may yet be skipped for gradients that are not finite; until then anything may be taken.
-                places = collectives.total(flat).abs().nan_to_num().topk(len(self.values), sorted=False).indices
-            self.fresh = Estimate.empty(places, flat)
-        found = collectives.total(flat[self.fresh.places])  # before it is squared: the whole batch's
+                size = collectives.all_reduce_sum(flat).abs().nan_to_num()
+                indices = size.topk(len(self.values), sorted=False).indices
+            self.fresh = Estimate.empty(indices, flat)
+        found = collectives.all_reduce_sum(flat[self.fresh.indices])  # before it is squared: the whole batch's
         self.fresh.add(found, found.square(), 1)
         self.present = self.present + flat[self.indices]
 
@@ -157,21 +166,21 @@ class SpIEL(AdapterVariant):
     adapters: dict[str, Moving] = field(init=False, repr=False, compare=False, default_factory=dict)  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
-        field_checks.whole(self, "reselection_steps", "accumulation_steps")
-        field_checks.whole(self, "seed", at_least=0)
-        field_checks.positive(self, "density", "reselection_rate")
-        field_checks.share(self, "density")
+        field_checks.check_int(self, "reselection_steps", "accumulation_steps")
+        field_checks.check_int(self, "seed", at_least=0)
+        field_checks.check_positive(self, "density", "reselection_rate")
+        field_checks.check_fraction(self, "density")
         if self.reselection_rate > 1:
             raise ValueError(f"reselection_rate: {self.reselection_rate!r}, allowed: 0 < reselection_rate ≤ 1")
-        field_checks.one_of(self, "rate_schedule", SCHEDULES)
-        field_checks.one_of(self, "profile", PROFILES)
+        field_checks.check_one_of(self, "rate_schedule", SCHEDULES)
+        field_checks.check_one_of(self, "profile", PROFILES)
         most = self.reselection_steps - (2 if self.profile == "released" else 1)
         if self.accumulation_steps > most:
             raise ValueError(
                 f"accumulation_steps: {self.accumulation_steps}, allowed: at most {most} with "
                 f"reselection_steps: {self.reselection_steps} and profile: {self.profile}"
             )
-        field_checks.budget(self, "density")
+        field_checks.check_budget(self, "density")
         self._entries: dict[str, int] = {}
         self._selections = 0
         self._moved: int | torch.Tensor = 0  # entries that have moved
@@ -205,21 +214,21 @@ class SpIEL(AdapterVariant):
         elif round(self.density * total) < 1:
             raise ValueError(f"density: {self.density} of {total} entries is none, allowed: at least {1 / total:.2g}")
         count = round(self.density * total) if self.budget is None else self.budget
-        self._entries = share_out(sizes, count, sizes)
+        self._entries = apportion(sizes, count, sizes)
 
     def build(self, name: str, layer: nn.Module) -> Moving:
         generator = seeding.generator(self.seed, name)
-        places = torch.randperm(layers.matrix(layer).numel(), generator=generator)[: self._entries[name]]
-        return Moving(layer, places.sort().values)
+        indices = torch.randperm(layers.matrix(layer).numel(), generator=generator)[: self._entries[name]]
+        return Moving(layer, indices.sort().values)
 
     def on_step_begin(self, step: Step) -> None:
         _check_optimizer(step.optimizer)
-        place = step.index % self.reselection_steps
+        phase = step.index % self.reselection_steps
         first = 0 if self.profile == "released" else 1
         for adapter in self.adapters.values():
-            if place == first or step.index == 1:
+            if phase == first or step.index == 1:
                 adapter.estimate = None
-            adapter.begin_step(watched=first <= place <= self.accumulation_steps)
+            adapter.begin_step(watched=first <= phase <= self.accumulation_steps)
 
     @torch.no_grad()
     def on_gradients(self, step: Step) -> None:
@@ -229,7 +238,7 @@ class SpIEL(AdapterVariant):
             new = adapter.fresh
             if new is None:
                 raise ValueError(f"selection: {name} took no part in the loss; exclude it")
-            estimate = adapter.estimate or Estimate.empty(new.places, new.total)
+            estimate = adapter.estimate or Estimate.empty(new.indices, new.total)
             if self.profile == "paper":
                 whole = new.total * clipped
                 estimate.add(whole, whole.square(), 1)
@@ -244,7 +253,7 @@ class SpIEL(AdapterVariant):
         before, after = [], []
         for adapter in adapters.values():
             if adapter.values.grad is not None:
-                present = collectives.total(adapter.present)
+                present = collectives.all_reduce_sum(adapter.present)
                 before.append(present @ present)
                 after.append(adapter.values.grad @ present)
         if not before:
@@ -293,21 +302,21 @@ class SpIEL(AdapterVariant):
         """Drops the values that changed least and grows the candidates with the largest gradients in their slots."""
         estimate = adapter.estimate
         assert estimate is not None
-        count = min(int(len(adapter.values) * share), len(estimate.places))
+        count = min(int(len(adapter.values) * share), len(estimate.indices))
         if not count:
             return
         # How many can move is known on the device alone. So lists are of `count`, those that count in front.
-        places, candidates = adapter.indices, estimate.places
+        current, candidates = adapter.indices, estimate.indices
         dropped = adapter.values.abs().argsort(stable=True)[:count]  # slots, the smallest first
-        stays = torch.ones_like(places, dtype=torch.bool).index_fill(0, dropped, False)
-        taken = torch.zeros(adapter.out_features * adapter.in_features, dtype=torch.bool, device=places.device)
-        taken[places] = stays
+        stays = torch.ones_like(current, dtype=torch.bool).index_fill(0, dropped, False)
+        taken = torch.zeros(adapter.out_features * adapter.in_features, dtype=torch.bool, device=current.device)
+        taken[current] = stays
         size = estimate.total.abs().masked_fill(taken[candidates], -1.0)
         grown = size.argsort(descending=True, stable=True)[:count]
         grows = size[grown] >= 0
         chosen = taken.zero_().index_put((candidates[grown],), grows)
-        back = chosen[places[dropped]]  # dropped and grown at once: they stay
-        left = taken.index_fill(0, places[dropped], True)
+        back = chosen[current[dropped]]  # dropped and grown at once: they stay
+        left = taken.index_fill(0, current[dropped], True)
         comes = grows & ~left[candidates[grown]]
         slots, leaves = _in_front(dropped, ~back)
         new, comes = _in_front(grown, comes)
@@ -317,7 +326,7 @@ class SpIEL(AdapterVariant):
             """Where an entry moves, `found` (count,) takes the place of what stood in its slot."""
             tensor[slots] = torch.where(moves, found, tensor[slots]).to(tensor.dtype)
 
-        indices = places.clone()
+        indices = current.clone()
         put(indices, candidates[new])
         adapter.set_indices(indices)
         put(adapter.values, 0.0)
@@ -345,7 +354,7 @@ class SpIEL(AdapterVariant):
         self._check_finite()
         found = {}
         for name, adapter in self.adapters.items():
-            estimate = None if adapter.estimate is None else vars(adapter.estimate)
+            estimate = None if adapter.estimate is None else adapter.estimate.state_dict()
             found[name] = {"indices": adapter.indices, "ages": adapter.ages, "estimate": estimate}
         return {"layers": found, "selections": self._selections, "moved": int(self._moved)}
 
@@ -357,10 +366,7 @@ class SpIEL(AdapterVariant):
             adapter.set_indices(saved["indices"])
             adapter.ages = saved["ages"].to(device, copy=True)
             estimate = saved["estimate"]
-            if estimate is not None:
-                tensors = {key: estimate[key].to(device) for key in ("places", "total", "squares")}
-                estimate = Estimate(**estimate | tensors)
-            adapter.estimate = estimate
+            adapter.estimate = None if estimate is None else Estimate.from_state(estimate, device)
 
     def start_from(self, state: Mapping[str, Any]) -> None:
         self.load_state_dict(state)

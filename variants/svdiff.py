@@ -58,7 +58,7 @@ class ShiftedValues(InBasis):
 class SVDiff(BasisVariant):
     """W = U D Vᵀ with a tunable diagonal.
 
-    rank: directions that are shifted: null for all, a number, a share of the energy as a fraction
+    rank: directions that are shifted: null for all, a number, a fraction of the energy
         below 1, or "gavish_donoho".
     scale: of δ. decomposition: "svd", "randomized_svd", "als" or "nmf"; iterations, seed: its own.
     """
@@ -68,7 +68,7 @@ class SVDiff(BasisVariant):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        field_checks.positive(self, "scale")
+        field_checks.check_positive(self, "scale")
 
     @classmethod
     def test_params(cls) -> list[dict[str, Any]]:

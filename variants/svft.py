@@ -53,7 +53,7 @@ from torch import nn
 
 from variants.core import field_checks, layers, seeding
 from variants.core.adapters.singular_basis import InBasis, probe
-from variants.core.allocation.budget import share_out, spread_priced
+from variants.core.allocation.budget import apportion, spread_priced
 from variants.core.basis_variant import BasisVariant
 from variants.core.decompositions import Factors, Rule
 
@@ -129,7 +129,7 @@ class SVFT(BasisVariant):
     pattern: "plain", "banded", "random" or "top_k". off_diagonals: d; for random and top_k it says how
         many entries there are, as many as banded would have.
     profile: "paper" or "released", see the module's text.
-    rank: directions that M acts on: null for all, a number, a share of the energy, or "gavish_donoho".
+    rank: directions that M acts on: null for all, a number, a fraction of the energy, or "gavish_donoho".
     decomposition: "svd", "randomized_svd", "als" or "nmf"; iterations: its own.
     seed: of the decomposition's draws and of the random pattern.
     budget: decides the directions of plain, d of each layer of banded, the entries of random and top_k.
@@ -142,9 +142,9 @@ class SVFT(BasisVariant):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        field_checks.one_of(self, "pattern", PATTERNS)
-        field_checks.one_of(self, "profile", PROFILES)
-        field_checks.whole(self, "off_diagonals", at_least=0)
+        field_checks.check_one_of(self, "pattern", PATTERNS)
+        field_checks.check_one_of(self, "profile", PROFILES)
+        field_checks.check_int(self, "off_diagonals", at_least=0)
         if self.off_diagonals and self.pattern == "plain":
             raise ValueError(f"off_diagonals: {self.off_diagonals}, allowed with pattern=plain: 0; banded has more")
         if self.profile == "released":
@@ -157,7 +157,7 @@ class SVFT(BasisVariant):
             if self.budget is not None:
                 raise ValueError(f"budget: {self.budget} with profile: released, allowed: null; that code has none")
         if self.pattern != "plain":
-            field_checks.budget(self, "off_diagonals")
+            field_checks.check_budget(self, "off_diagonals")
         self._bands: dict[str, int] = {}  # d of the layers, by name
         self._entries: dict[str, int] = {}  # entries of M, where a budget decides them
 
@@ -180,7 +180,7 @@ class SVFT(BasisVariant):
     def check(self, model: nn.Module, head: Sequence[str] = ()) -> None:
         super().check(model, head)
         for layer in self.select(model, head).values():
-            form = layers.of(layer)
+            form = layers.kind_of(layer)
             assert form is not None
             out_features, in_features = form.matrix.shape
             if self.pattern == "top_k" and self.profile == "paper" and out_features != in_features:
@@ -196,7 +196,7 @@ class SVFT(BasisVariant):
             widest = {name: n - 1 for name, n in most.items()}
             self._bands = spread_priced(lambda name, d: entries(most[name], d), parameters, widest, least=0)
         else:
-            self._entries = share_out(most, parameters, {name: n * n for name, n in most.items()})
+            self._entries = apportion(most, parameters, {name: n * n for name, n in most.items()})
         return {}
 
     def build(self, name: str, layer: nn.Module) -> SparseCore:

@@ -186,7 +186,7 @@ def test_a_new_value_starts_at_zero_with_moments_that_are_unbiased_and_an_age_of
     for name, adapter in loop.variant.adapters.items():
         known = {
             place: (float(estimates[name].total[i] + gradients[name][i]), float(estimates[name].squares[i]))
-            for i, place in enumerate(estimates[name].places.tolist())
+            for i, place in enumerate(estimates[name].indices.tolist())
         }
         moments = loop.optimizer.state[adapter.values]
         for slot, place in enumerate(adapter.indices.tolist()):
@@ -339,9 +339,9 @@ def test_on_every_kind_of_layer_candidates_are_the_largest_of_the_dense_gradient
     adapter.begin_step(watched=True)
     adapter(x).square().sum().backward()
     estimate = adapter.fresh
-    assert len(set(estimate.places.tolist())) == 20 and estimate.samples == 1
-    assert gradient.abs()[estimate.places].min() >= gradient.abs().sort().values[-20] * (1 - 1e-9)
-    torch.testing.assert_close(estimate.total, gradient[estimate.places], rtol=1e-9, atol=1e-11)
+    assert len(set(estimate.indices.tolist())) == 20 and estimate.samples == 1
+    assert gradient.abs()[estimate.indices].min() >= gradient.abs().sort().values[-20] * (1 - 1e-9)
+    torch.testing.assert_close(estimate.total, gradient[estimate.indices], rtol=1e-9, atol=1e-11)
     torch.testing.assert_close(adapter.present, adapter.values.grad)
     assert adapter.gradient is None, "nothing dense is kept"
 
