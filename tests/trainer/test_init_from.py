@@ -224,7 +224,7 @@ def test_what_is_no_finished_run_is_refused(source, configured, tiny_overrides, 
 @pytest.mark.parametrize(
     ("method", "message"),
     [
-        (["variant=dylora", "variant.eval_rank=2"], "dylora can't start from it: eval_rank: 2 has cut "),
+        (["variant=dylora", "variant.eval_rank=2"], "dylora can't start from it: eval_rank: 2 has truncated "),
         (PEFT_ADALORA, "peft-adalora can't start from it: method: adalora allocates as it trains"),
     ],
     ids=["dylora", "peft_adalora"],
