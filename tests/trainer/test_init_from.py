@@ -225,7 +225,7 @@ def test_what_is_no_finished_run_is_refused(source, configured, tiny_overrides, 
     ("method", "message"),
     [
         (["variant=dylora", "variant.eval_rank=2"], "dylora can't start from it: eval_rank: 2 has truncated "),
-        (PEFT_ADALORA, "peft-adalora can't start from it: method: adalora allocates as it trains"),
+        (PEFT_ADALORA, "peft-adalora can't start from it: method: adalora would allocate again"),
     ],
     ids=["dylora", "peft_adalora"],
 )
