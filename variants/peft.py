@@ -312,13 +312,14 @@ class Peft(Variant):
             return []
         if self._kind.layers == "linear":
             return list(targets.select(model, self.targets, head=head))
-        found: list[str] = []
+        selected: list[str] = []
         for pattern in [self.targets] if isinstance(self.targets, str) else self.targets:
-            meant = [n for n, _ in model.named_modules() if targets.matches(n, pattern) and not targets.inside(n, head)]
-            if not meant:
+            outside = [name for name, _ in model.named_modules() if not targets.inside(name, head)]
+            matched = [name for name in outside if targets.matches(name, pattern)]
+            if not matched:
                 raise ValueError(f"targets: no module ends in {pattern!r}")
-            found += [name for name in meant if name not in found]
-        return found
+            selected += [name for name in matched if name not in selected]
+        return selected
 
     def _tuner(self) -> Any:
         """Return PEFT's tuner, or None for prompt learning, which has none."""

@@ -132,16 +132,16 @@ def can_be_disabled(case: Case) -> str | None:
 def merges(case: Case) -> str | None:
     """Merged and unmerged models agree up to rounding; unmerging restores every bit."""
     run = case.exact
-    found = [adapter for _, adapter in adapters(run)]
-    if not found:
+    wrapped = [adapter for _, adapter in adapters(run)]
+    if not wrapped:
         return "it has no adapters"
-    unmerged, weights = run.output(), [adapter.weight.detach().clone() for adapter in found]
-    for adapter in found:
+    unmerged, weights = run.output(), [adapter.weight.detach().clone() for adapter in wrapped]
+    for adapter in wrapped:
         adapter.merge()
     torch.testing.assert_close(run.output(), unmerged, rtol=1e-10, atol=1e-12, msg="merged output differs")
-    for adapter in found:
+    for adapter in wrapped:
         adapter.unmerge()
-    back = all(torch.equal(a.weight, weight) for a, weight in zip(found, weights, strict=True))
+    back = all(torch.equal(a.weight, weight) for a, weight in zip(wrapped, weights, strict=True))
     assert back, "unmerge() does not restore the weight"
     assert torch.equal(run.output(), unmerged), "the output after unmerge() is not what it was before"
     return None
@@ -164,5 +164,5 @@ def goes_out_as_factors(case: Case) -> str | None:
 
 def _head(run: Trained) -> dict[str, torch.Tensor]:
     """Return the trained head's parameters by the last parts of their names."""
-    found = {name: p for name, p in run.model.named_parameters() if inside(name, HEAD) and p.requires_grad}
-    return {name.rpartition(".")[2]: p.detach() for name, p in found.items()}
+    parameters = {name: p for name, p in run.model.named_parameters() if inside(name, HEAD) and p.requires_grad}
+    return {name.rpartition(".")[2]: p.detach() for name, p in parameters.items()}
