@@ -77,7 +77,7 @@ def _export(run: Finished, to: str, output: Path, cut: int | None) -> str:
     recorded = roundtrip.as_recorded(run, before)
     updates = {name: handover.products(adapter, [cut])[0] for name, adapter in adapters.items()}
     if cut is not None:
-        handover.put(run.model, adapters, updates)
+        handover.replace_adapters(run.model, adapters, updates)
     with _beside(output) as folder:
         write = {"peft": _write_peft, "merged": _write_merged}[to]
         loaded = write(run, folder)

@@ -55,7 +55,7 @@ def truncation(run: Finished, cuts: list[int]) -> dict[str, Any]:
     steps = []
     for place, cut in enumerate(cuts, 1):
         now = {name: found[place] for name, found in updates.items()}
-        handover.put(run.model, adapters, now)
+        handover.replace_adapters(run.model, adapters, now)
         steps.append({"rank": cut, **_cut(now), **_metrics(run.evaluate())})
     return {
         "version": VERSION,

@@ -219,7 +219,7 @@ def test_a_schedule_longer_than_the_run_is_refused_before_a_weight_is_there(
 def test_dropout_is_refused_where_training_starts_from_the_weight(init: str) -> None:
     with pytest.raises(ValueError) as caught:
         LoRA(init=init, dropout=0.1)
-    assert str(caught.value) == f"dropout: 0.1 with init: {init}, allowed: 0; W would lose what is dropped"
+    assert str(caught.value) == f"dropout: 0.1 with init: {init}, allowed: 0; dropout would act on B A but not on B₀ A₀"
 
 
 # -- targets on a tied or shared weight ---------------------------------------------------------

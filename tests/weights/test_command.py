@@ -147,7 +147,7 @@ def test_a_layer_pruned_to_rank_0_is_trained_saved_loaded_merged_and_exported(tr
 def test_where_every_layer_has_rank_0_merged_is_left(trained, tiny_model, capsys):
     folder = trained("variant=sora", "variant.threshold=10", "train.max_steps=2")
     assert main(["export", str(folder), "--to", "peft"]) == 2
-    message = "weights: --to peft: all 12 layers have rank 0, and PEFT needs one that has more; allowed: merged\n"
+    message = "weights: --to peft: all 12 layers have rank 0, PEFT needs one with more; allowed: merged\n"
     assert capsys.readouterr().err == message
     assert main(["export", str(folder), "--to", "merged"]) == 0
     assert sorted(path.name for path in (folder / "export").iterdir()) == ["merged"]

@@ -38,7 +38,7 @@ from torch import nn
 
 from trainer.errors import ConfigError, RunFailed, one_line
 from trainer.machine import launch
-from variants.core.collectives import Diverged, count, rank, total
+from variants.core.collectives import Diverged, all_reduce_sum, count, rank
 
 T = TypeVar("T")
 
@@ -170,7 +170,7 @@ def wait() -> None:
 
 def sum_of(value: int) -> int:
     """The sum of `value` over the processes."""
-    return int(total(torch.tensor(value))) if count() > 1 else value
+    return int(all_reduce_sum(torch.tensor(value))) if count() > 1 else value
 
 
 def any_of(value: bool) -> bool:

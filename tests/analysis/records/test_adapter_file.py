@@ -85,7 +85,7 @@ def test_a_saved_pattern_is_where_the_update_has_entries(case, tmp_path):
         for part, shape in adapter.shapes.items():
             pattern = patterns[f"{name}.{part}"]
             assert pattern.shape == shape
-            assert pattern.density == len(adapter.places[part]) / (shape[0] * shape[1])
+            assert pattern.density == len(adapter.indices[part]) / (shape[0] * shape[1])
 
 
 @pytest.mark.parametrize(

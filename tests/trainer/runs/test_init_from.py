@@ -225,8 +225,8 @@ def test_what_is_no_finished_run_is_refused(source, configured, tiny_overrides, 
 @pytest.mark.parametrize(
     ("method", "message"),
     [
-        (["variant=dylora", "variant.eval_rank=2"], "dylora can't start from it: eval_rank: 2 has cut "),
-        (PEFT_ADALORA, "peft-adalora can't start from it: method: adalora allocates as it trains"),
+        (["variant=dylora", "variant.eval_rank=2"], "dylora can't start from it: eval_rank: 2 has truncated "),
+        (PEFT_ADALORA, "peft-adalora can't start from it: method: adalora would allocate again"),
     ],
     ids=["dylora", "peft_adalora"],
 )
