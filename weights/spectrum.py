@@ -15,8 +15,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from analysis.commands.command import Verb, emit
-from analysis.commands.figures import FORMATS, chosen, write
+from analysis.commands.command import Verb, chosen, emit, write
+from analysis.commands.figures import FORMATS
 from analysis.errors import AnalysisError
 from analysis.tables.formats.markdown import escape, table
 from analysis.text.formulas import inert

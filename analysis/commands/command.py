@@ -80,3 +80,23 @@ def emit_parts(parts: Iterable[str], output: Path | None) -> None:
         # out: give it a place where that can't fail.
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def chosen(option: str, text: str | None, allowed: tuple[str, ...]) -> list[str]:
+    """The names in a list with commas; all that are allowed for None. Raises `AnalysisError`."""
+    names = list(allowed) if text is None else [name.strip() for name in text.split(",") if name.strip()]
+    for name in names:
+        if name not in allowed:
+            raise AnalysisError(f"{option}: {name!r}, allowed: {', '.join(allowed)}")
+    if not names:
+        raise AnalysisError(f"{option}: {text!r}, allowed: one or more of {', '.join(allowed)}")
+    return list(dict.fromkeys(names))
+
+
+def write(path: Path, content: bytes) -> None:
+    """Writes a file, and its folder where there is none. Raises `AnalysisError`."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    except OSError as error:
+        raise AnalysisError(f"can't write {path}: {error.strerror or error}") from None

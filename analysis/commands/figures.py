@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from analysis.commands.command import Verb, add_runs, read_runs
+from analysis.commands.command import Verb, add_runs, chosen, read_runs, write
 from analysis.errors import AnalysisError
+from analysis.plots.catalogue import NAMES, pictures
 from analysis.records import runs
 from analysis.tables import footnotes
 from analysis.tables.formats.markdown import escape, one_line
@@ -18,37 +19,6 @@ if TYPE_CHECKING:
 
 FORMATS = ("png", "svg")
 CAPTIONS = "captions.md"
-# In the order in which they are drawn. Written out, so that `--help` does not load matplotlib.
-NAMES = (
-    *("metric-parameters", "metric-memory", "metric-time", "learning-curves", "rank-map", "rank-total"),
-    *("rank-over-time", "sparsity-pattern", "sparsity-overlap", "delta-spectrum", "metric-kept-rank", "memory"),
-    "subspace-similarity",
-)
-
-
-def kinds(only: Iterable[str] = NAMES) -> list[Kind]:
-    """The kinds of figures with these names."""
-    # Here, so that a table does not wait for matplotlib.
-    from analysis.plots import costs, curves, kept_rank, memory, rank_map, rank_time, sparsity, spectrum, subspaces
-
-    modules = (costs, curves, rank_map, rank_time, sparsity, spectrum, kept_rank, memory, subspaces)
-    return [kind for module in modules for kind in module.KINDS if kind.name in set(only)]
-
-
-def pictures(study: Study, only: Iterable[str] = NAMES) -> Iterator[tuple[Kind, Picture | LeftOut]]:
-    """All that can be drawn of a study, and what can't, kind by kind. No two pictures have one name."""
-    from dataclasses import replace
-
-    from analysis.plots.kind import Picture
-
-    taken: dict[str, int] = {}
-    for kind in kinds(only):
-        for item in kind.pictures(study):
-            if isinstance(item, Picture):
-                # File systems that don't tell A from a would lose one of two.
-                number = taken[item.name.casefold()] = taken.get(item.name.casefold(), 0) + 1
-                item = item if number == 1 else replace(item, name=f"{item.name}-{number}")
-            yield kind, item
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -122,17 +92,6 @@ def _reasons(left_out: Iterable[tuple[Kind, LeftOut]]) -> Iterator[str]:
         yield one_line(f"{name}, {'; '.join(what)}: {reason}")
 
 
-def chosen(option: str, text: str | None, allowed: tuple[str, ...]) -> list[str]:
-    """The names in a list with commas; all that are allowed for None. Raises `AnalysisError`."""
-    names = list(allowed) if text is None else [name.strip() for name in text.split(",") if name.strip()]
-    for name in names:
-        if name not in allowed:
-            raise AnalysisError(f"{option}: {name!r}, allowed: {', '.join(allowed)}")
-    if not names:
-        raise AnalysisError(f"{option}: {text!r}, allowed: one or more of {', '.join(allowed)}")
-    return list(dict.fromkeys(names))
-
-
 def _pick(text: str, found: runs.Found) -> runs.Run:
     """The finished run that is meant by a folder or a run_id."""
     for run in found.done:
@@ -142,15 +101,6 @@ def _pick(text: str, found: runs.Found) -> runs.Run:
     if len(read.done) != 1:
         raise AnalysisError(f"--pair: {text!r}, allowed: a folder with one finished run, or a run_id among the runs")
     return read.done[0]
-
-
-def write(path: Path, content: bytes) -> None:
-    """Writes a file, and its folder where there is none. Raises `AnalysisError`."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-    except OSError as error:
-        raise AnalysisError(f"can't write {path}: {error.strerror or error}") from None
 
 
 VERB = Verb(
@@ -168,5 +118,3 @@ VERB = Verb(
     add_arguments=add_arguments,
     run=run,
 )
-
-__all__ = ["NAMES", "VERB", "kinds", "pictures"]

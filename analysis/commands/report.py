@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from analysis.commands import figures, table
-from analysis.commands.command import Verb, add_runs, emit, read_runs
+from analysis.commands import table
+from analysis.commands.command import Verb, add_runs, chosen, emit, read_runs
+from analysis.plots import catalogue
 from analysis.records.runs import Found
 from analysis.tables.formats.markdown import one_line
 from analysis.tables.rows import Rows
@@ -35,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     pictures = parser.add_mutually_exclusive_group()
     pictures.add_argument(
-        "--only", metavar="NAME,…", help=f"kinds of pictures: {', '.join(figures.NAMES)}; default: all"
+        "--only", metavar="NAME,…", help=f"kinds of pictures: {', '.join(catalogue.NAMES)}; default: all"
     )
     pictures.add_argument("--no-pictures", action="store_true", help="a smaller file, sooner")
     table.add_options(parser)
@@ -45,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
     """Writes the page. Raises `AnalysisError` for runs, or a choice, that nothing can be made of."""
     from analysis.report import page
 
-    only = figures.chosen("--only", options.only, figures.NAMES)
+    only = chosen("--only", options.only, catalogue.NAMES)
     content = build(read_runs(options.runs), options, [] if options.no_pictures else only)
     text = page.render(content)
     emit(text, options.output)

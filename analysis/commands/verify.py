@@ -12,10 +12,10 @@ from analysis.commands.command import Verb, add_runs, emit
 from analysis.errors import AnalysisError
 from analysis.records import discovery
 from analysis.records.discovery import Listed, Run
-from analysis.records.run_files import digest
 from analysis.tables.formats.markdown import one_line
 from analysis.text.phrases import names, runs
 from trainer import record as records
+from trainer.hashing import sha256
 from trainer.record import CorruptRecord, Record
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class Findings:
                 self.unchecked[f"{place}: not there"].append(run.path)
             else:
                 try:
-                    if digest(path) != expected:
+                    if sha256(path) != expected:
                         yield f"{place}: not what the run wrote: its hash is not that of the record"
                 except OSError as error:
                     yield f"{place}: can't be read ({error.strerror or error})"

@@ -26,7 +26,8 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from analysis.records.run_files import Unusable, digest
+from analysis.records.run_files import Unusable
+from trainer.hashing import sha256
 from trainer.record import Files
 
 Array = np.ndarray
@@ -66,7 +67,7 @@ class Saved:
         try:
             told = files or Files()
             for name, expected in (("state.safetensors", told.weights), ("state.json", told.outline)):
-                if expected is not None and digest(folder / "adapter" / name) != expected:
+                if expected is not None and sha256(folder / "adapter" / name) != expected:
                     raise Unusable(f"adapter/{name}: not what the run wrote: its hash is not that of the record")
             tree = json.loads((folder / "adapter" / "state.json").read_text(encoding="utf-8"))
             # Held open: a state has hundreds of tensors, and its header names them all.

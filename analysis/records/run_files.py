@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from trainer.hashing import sha256 as digest
+
 
 class Unusable(Exception):
     """Something that a figure needs is not there or can't be trusted; one line that says what, without the run."""
-
-
-def digest(path: Path) -> str:
-    """The sha256 of a file, as a record has it. Raises `OSError`."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 Line = dict[str, Any]
@@ -141,3 +136,6 @@ def _number(value: Any) -> TypeGuard[float]:
 
 def _reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error)
+
+
+__all__ = ["Kept", "Line", "Ranks", "Unusable", "digest", "metrics", "ranks", "truncation"]

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from analysis.plots import catalogue
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -37,11 +39,10 @@ class Kind:
 
 def build(study: Study, only: Iterable[str]) -> list[Kind]:
     """Draws all pictures of these kinds."""
-    from analysis.commands import figures
     from analysis.plots.kind import LeftOut
 
     found: dict[str, tuple[str, list[Image], dict[str, list[str]]]] = {}
-    for kind, item in figures.pictures(study, only):
+    for kind, item in catalogue.pictures(study, only):
         _, images, left_out = found.setdefault(kind.name, (kind.summary, [], {}))
         if isinstance(item, LeftOut):
             left_out.setdefault(item.reason, []).append(item.what)
