@@ -15,7 +15,7 @@ from hydra._internal.utils import _locate  # get_object says on the terminal wha
 from omegaconf import DictConfig, OmegaConf
 
 from trainer import class_source
-from trainer.errors import ConfigError
+from trainer.errors import ConfigError, message
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def chosen(field: str, node: Any) -> type:
     try:
         found = _locate(class_source.current(target))
     except Exception as error:  # whatever importing a module may raise
-        text = " ".join(str(error).split())
+        text = message(error)
         raise ConfigError(f"{field}._target_: {target!r}, allowed: the dotted name of a class; {text}") from error
     if not isinstance(found, type):
         raise ConfigError(f"{field}._target_: {target!r} is no class, allowed: the class of a {kind.name}")

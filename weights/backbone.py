@@ -72,7 +72,7 @@ def locate(model: str, overrides: Sequence[str] = ()) -> Path:
 
     from trainer import config as run_config
     from trainer.data.sources import fetch_model
-    from trainer.errors import ConfigError
+    from trainer.errors import ConfigError, message
     from trainer.sweeps.plan import model_sources
 
     run_config.register()
@@ -83,7 +83,7 @@ def locate(model: str, overrides: Sequence[str] = ()) -> Path:
         run_config.validate(config)
         return fetch_model(model_sources(config), config.model.files)
     except (HydraException, ConfigError) as error:
-        raise AnalysisError(f"model: {' '.join(str(error).split())}") from None
+        raise AnalysisError(f"model: {message(error)}") from None
 
 
 def names(folder: Path, targets: Sequence[str] = (), exclude: Sequence[str] = ()) -> dict[str, Path]:

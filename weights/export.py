@@ -98,6 +98,7 @@ def _write_peft(run: Finished, folder: Path) -> nn.Module:
     """Writes what PEFT loads; the model as PEFT loads it."""
     import peft
 
+    from trainer.errors import message
     from trainer.model.backbone import as_loaded, describe, tokenizer
     from variants.core.handover import CannotHandOver, quiet_peft
 
@@ -117,7 +118,7 @@ def _write_peft(run: Finished, folder: Path) -> nn.Module:
         with quiet_peft():
             return peft.PeftModel.from_pretrained(fresh, folder).eval()
     except (ValueError, TypeError, KeyError, RuntimeError) as problem:
-        raise CannotHandOver(f"PEFT can't load what it wrote: {' '.join(str(problem).split())}") from problem
+        raise CannotHandOver(f"PEFT can't load what it wrote: {message(problem)}") from problem
 
 
 def _write_merged(run: Finished, folder: Path) -> nn.Module:

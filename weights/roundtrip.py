@@ -47,7 +47,7 @@ def as_recorded(run: Finished, found: torch.Tensor) -> str:
     """
     from pyarrow import ArrowException, parquet
 
-    from trainer.errors import ConfigError
+    from trainer.errors import ConfigError, message
     from trainer.hashing import sha256
     from trainer.runs.run import PREDICTIONS
 
@@ -62,7 +62,7 @@ def as_recorded(run: Finished, found: torch.Tensor) -> str:
         kept = [row for split, row in zip(table["split"], table["outputs"], strict=True) if split == run.split]
         recorded = torch.tensor(kept[: len(found)], dtype=torch.float64)
     except (OSError, ArrowException, KeyError, TypeError, ValueError) as error:
-        raise ConfigError(f"{path}: can't be read: {' '.join(str(error).split())}") from None
+        raise ConfigError(f"{path}: can't be read: {message(error)}") from None
     if recorded.shape != found.shape:
         raise ConfigError(f"{path}: outputs of shape {tuple(recorded.shape)}, the model's are {tuple(found.shape)}")
     comparison = compare(recorded, found)

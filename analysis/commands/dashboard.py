@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from analysis.commands import wandb_account
 from analysis.commands.command import Verb, emit
 from analysis.errors import AnalysisError
+from trainer.errors import message
 
 if TYPE_CHECKING:
     import wandb_workspaces.workspaces as ws
@@ -202,8 +203,8 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         import wandb_workspaces.workspaces as ws  # noqa: F401
     except ModuleNotFoundError:
-        message = "'wandb-workspaces' is not installed: pip install 'loratory[workspaces]'"
-        raise AnalysisError(f"dashboard: {message}") from None
+        missing = "'wandb-workspaces' is not installed: pip install 'loratory[workspaces]'"
+        raise AnalysisError(f"dashboard: {missing}") from None
     chosen = tuple(arguments.metrics), tuple(arguments.by), arguments.study
     if arguments.dry_run:
         emit(as_json(workspace(arguments.project, arguments.entity or "entity", *chosen)) + "\n", None)
@@ -215,7 +216,7 @@ def run(arguments: argparse.Namespace) -> int:
         entity = arguments.entity or str(wandb.Api().default_entity)
         saved = workspace(arguments.project, entity, *chosen).save()
     except Exception as error:  # of requests, of GraphQL, of W&B: there is no common one
-        raise AnalysisError(f"dashboard: W&B did not take it: {' '.join(str(error).split())}") from None
+        raise AnalysisError(f"dashboard: W&B did not take it: {message(error)}") from None
     emit(saved.url + "\n", None)
     return 0
 

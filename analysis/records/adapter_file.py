@@ -27,6 +27,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from analysis.records.run_files import Unusable
+from trainer.errors import message
 from trainer.hashing import sha256
 from trainer.record import Files
 
@@ -78,7 +79,7 @@ class Saved:
         except FileNotFoundError:
             raise Unusable("no adapter/ with state.json and state.safetensors") from None
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-            raise Unusable(f"adapter/: can't be read ({' '.join(str(error).split())})") from None
+            raise Unusable(f"adapter/: can't be read ({message(error)})") from None
         # The parameters of each layer by what follows the layer's name: A, B, e, A.0, …
         self._parts: dict[str, list[str]] = defaultdict(list)
         for name in parameters:

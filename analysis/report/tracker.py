@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from trainer.errors import message
+
 FILENAME = "tracker.json"
 _SCHEMES = ("http", "https")
 
@@ -21,7 +23,7 @@ def read(folder: Path) -> dict[str, Any] | str | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError) as error:
-        return f"{FILENAME}: can't be read ({' '.join(str(error).split())})"
+        return f"{FILENAME}: can't be read ({message(error)})"
     if not isinstance(content, dict) or not content:
         return f"{FILENAME}: not an object with entries"
     # What is deeper is the tracker's own book-keeping.

@@ -23,7 +23,7 @@ from omegaconf import OmegaConf
 
 from trainer import record
 from trainer.data import rows as data
-from trainer.errors import ConfigError, Pruned, RunFailed
+from trainer.errors import ConfigError, Pruned, RunFailed, message
 from trainer.hashing import sha256
 from trainer.loop import cost, unfinished
 from trainer.loop.loop import Loop
@@ -328,7 +328,7 @@ class _Clock:
 
 def _line(error: Exception) -> str:
     """An error as one line; a name in front where the message alone would not say what happened."""
-    text = " ".join(str(error).split())
+    text = message(error)
     text = text if isinstance(error, _KNOWN) else f"{type(error).__name__}: {text}"
     return f"out of memory: {text}" if is_out_of_memory(error) else text
 
