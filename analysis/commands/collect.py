@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from analysis.commands.command import Verb, add_runs, emit_parts, read_runs
 from analysis.errors import AnalysisError
 from analysis.records.columns import Columns
-from analysis.records.runs import Found
+from analysis.records.runs import RunSet
 from analysis.tables import footnotes
 from analysis.tables.formats.markdown import one_line
 from trainer.record import STATUSES
@@ -62,7 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _problems(found: Found) -> list[str]:
+def _problems(found: RunSet) -> list[str]:
     """What is mixed among the rows, and what is not among them."""
     provenance = found.provenance(*STATUSES)
     code, wrong = provenance.code()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from analysis.errors import AnalysisError
 from analysis.records import runs
-from analysis.records.runs import Found
+from analysis.records.runs import RunSet
 from trainer.record import FILENAME
 
 ERRORS = "backslashreplace"  # a folder's name may be in another encoding
@@ -37,7 +37,7 @@ def add_runs(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def read_runs(roots: Iterable[Path | str]) -> Found:
+def read_runs(roots: Iterable[Path | str]) -> RunSet:
     """All runs below `roots`. Raises `AnalysisError` where there are none, and says why."""
     found = runs.read(roots)
     if found.runs:

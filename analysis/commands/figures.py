@@ -92,7 +92,7 @@ def _reasons(left_out: Iterable[tuple[Kind, LeftOut]]) -> Iterator[str]:
         yield one_line(f"{name}, {'; '.join(what)}: {reason}")
 
 
-def _pick(text: str, found: runs.Found) -> runs.Run:
+def _pick(text: str, found: runs.RunSet) -> runs.Run:
     """The finished run that is meant by a folder or a run_id."""
     for run in found.done:
         if run.record.run_id == text:

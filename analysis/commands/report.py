@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from analysis.commands import table
 from analysis.commands.command import Verb, add_runs, chosen, emit, read_runs
 from analysis.plots import catalogue
-from analysis.records.runs import Found
+from analysis.records.runs import RunSet
 from analysis.tables.formats.markdown import one_line
 from analysis.tables.rows import Rows
 from analysis.text.phrases import names, runs
@@ -56,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def build(found: Found, options: argparse.Namespace, only: Sequence[str]) -> Content:
+def build(found: RunSet, options: argparse.Namespace, only: Sequence[str]) -> Content:
     """Everything that the page shows. only: kinds of pictures. Raises `AnalysisError`."""
     from analysis.report import headline, journals, origin, page, records, tracker, verdicts
 
@@ -84,7 +84,7 @@ def build(found: Found, options: argparse.Namespace, only: Sequence[str]) -> Con
     )
 
 
-def _pictures(found: Found, only: Sequence[str]) -> list[Kind]:
+def _pictures(found: RunSet, only: Sequence[str]) -> list[Kind]:
     if not only:
         return []
     # matplotlib comes with the first picture.
@@ -94,7 +94,7 @@ def _pictures(found: Found, only: Sequence[str]) -> list[Kind]:
     return images.build(Study(found), only)
 
 
-def _summary(found: Found, all_rows: Rows) -> str:
+def _summary(found: RunSet, all_rows: Rows) -> str:
     from analysis.report import origin
 
     records = [run.record for run in (*found.done, *found.failed)]

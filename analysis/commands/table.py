@@ -115,7 +115,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def render(found: runs.Found, form: str, options: Options = PLAIN) -> tuple[str, list[str]]:
+def render(found: runs.RunSet, form: str, options: Options = PLAIN) -> tuple[str, list[str]]:
     """The table as text, and the problems that this format has no room for. Raises `AnalysisError`."""
     if options.memory and options.columns is not None:
         raise AnalysisError("--memory: with --columns, which name all columns; allowed: one of the two")
@@ -151,7 +151,7 @@ class Built:
         """The table as entries."""
         return sheets.build(self.grid, self.averages, self.ranks, self.published, self.columns)
 
-    def footnotes(self, found: runs.Found, *, underlined: bool) -> list[footnotes.Note]:
+    def footnotes(self, found: runs.RunSet, *, underlined: bool) -> list[footnotes.Note]:
         """What stands below it; of average and rank only where they are columns."""
         return footnotes.build(
             found,
@@ -167,7 +167,7 @@ class Built:
         return self.columns is None or name in self.columns
 
 
-def build(found: runs.Found, options: Options, *, every_cost: bool = False) -> Built:
+def build(found: runs.RunSet, options: Options, *, every_cost: bool = False) -> Built:
     """The table that the options describe. Raises `AnalysisError` for a metric or a column that there isn't."""
     if options.metric is not None:
         found.report(options.metric)

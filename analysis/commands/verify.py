@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from analysis.commands.command import Verb, add_runs, emit
 from analysis.errors import AnalysisError
 from analysis.records import discovery
-from analysis.records.discovery import Listed, Run
+from analysis.records.discovery import Skipped, Run
 from analysis.tables.formats.markdown import one_line
 from analysis.text.phrases import names, runs
 from trainer import record as records
@@ -138,7 +138,7 @@ def _measured(record: Record) -> dict[str, float]:
 
 def run(arguments: argparse.Namespace) -> int:
     """Prints what is wrong; 1 if something is. Raises `AnalysisError` where there is no record."""
-    found, listed = Findings(), Listed()
+    found, listed = Findings(), Skipped()
     for folder in discovery.folders(arguments.runs, listed):
         found.check(folder)
     found.wrong += [f"{reason}: can't be looked into" for reason in listed.untrusted]

@@ -12,7 +12,7 @@ from analysis.comparison.sides import Sides
 from analysis.comparison.verdict import scale_of
 from analysis.records import settings
 from analysis.records.provenance import Provenance
-from analysis.records.runs import Found
+from analysis.records.runs import RunSet
 from analysis.stats import ALPHA, seeds
 from analysis.tables import footnotes
 from analysis.tables.footnotes import Note
@@ -26,15 +26,15 @@ _BUDGET = 0.01
 _MOST_ROWS = 10  # that one line names
 
 
-def build(found: Found, rows: Rows, sides: Sides, outcomes: Outcomes, resamples: int) -> list[Note]:
+def build(found: RunSet, rows: Rows, sides: Sides, outcomes: Outcomes, resamples: int) -> list[Note]:
     """All lines below a comparison, in their order."""
     runs = [run for outcome in outcomes.done for pair in outcome.paired.pairs for run in pair]
     provenance = Provenance.of(run.record for run in runs)
     explanations = [
         *_numbers(outcomes, resamples),
         *_floors(outcomes),
-        *footnotes.protocols((run.record.task, settings.observed(run.record)) for run in runs),
-        *footnotes.positives((run.record.task, settings.observed(run.record)) for run in runs),
+        *footnotes.protocols((run.record.task, settings.protocol_of(run.record)) for run in runs),
+        *footnotes.positives((run.record.task, settings.protocol_of(run.record)) for run in runs),
         *_settings(rows, sides),
     ]
     problems = [

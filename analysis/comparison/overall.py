@@ -63,7 +63,7 @@ def _incomparable(rows: Sequence[Row], task: str) -> str | None:
     if without:
         return f"no done run of {listed(without)}"
     points = [row.points[task][0] for row in rows]
-    mixed = [settings.OBSERVED[n] for n in settings.COMPARABLE if len({point.value(n) for point in points}) > 1]
+    mixed = [settings.PROTOCOL[n] for n in settings.COMPARABLE if len({point.value(n) for point in points}) > 1]
     if mixed:
         return f"the rows differ in {listed(mixed)}"
     if points[0].value("metric.higher_is_better") is None:

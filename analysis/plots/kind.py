@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from analysis.plots import style
 from analysis.records.run_files import Unusable
-from analysis.records.runs import Found, Run
+from analysis.records.runs import RunSet, Run
 from analysis.tables import cells as grid
 from analysis.tables import rows
 from analysis.tables.cells import Cell, Column, Grid
@@ -84,7 +84,7 @@ class Group:
 class Study:
     """The runs that figures are made of, as rows of a table. pair: two runs to compare, or None."""
 
-    def __init__(self, found: Found, pair: tuple[Run, Run] | None = None) -> None:
+    def __init__(self, found: RunSet, pair: tuple[Run, Run] | None = None) -> None:
         self.found = found
         self.pair = pair
 

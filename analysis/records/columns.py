@@ -14,7 +14,7 @@ from analysis.errors import AnalysisError
 from analysis.records import settings
 from analysis.records.discovery import Run
 from analysis.records.grouping import Point
-from analysis.records.runs import Found, ordered
+from analysis.records.runs import RunSet, ordered
 from analysis.text.formulas import inert
 from analysis.text.sorting import natural
 from trainer.record import FIELDS, GROUPS, OPEN_GROUPS, Record
@@ -33,7 +33,7 @@ _GROUPS = tuple(group for group in OPEN_GROUPS if group != "identity")  # which 
 class Columns:
     """The rows of all runs: by variant, model, task, settings and seed."""
 
-    def __init__(self, found: Found) -> None:
+    def __init__(self, found: RunSet) -> None:
         self._runs = _sorted(found)
         self.kinds: dict[str, set[type]] = {}  # by column, the types of its values
         for row in self:
@@ -81,7 +81,7 @@ class Columns:
             temporary.unlink(missing_ok=True)
 
 
-def _sorted(found: Found) -> list[Run]:
+def _sorted(found: RunSet) -> list[Run]:
     cells: dict[tuple[str, str, str], list[Point]] = {}
     for point in found.points:
         cells.setdefault((point.variant, point.model, point.task), []).append(point)

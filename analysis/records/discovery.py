@@ -42,7 +42,7 @@ class Duplicate:
 
 
 @dataclass
-class Listed:
+class Skipped:
     """What lies below some folders and is not used."""
 
     duplicates: list[Duplicate] = field(default_factory=list)
@@ -77,7 +77,7 @@ class Listed:
         self._empty.add(reason)
 
 
-def folders(roots: Iterable[Path | str], listed: Listed) -> Iterator[str]:
+def folders(roots: Iterable[Path | str], listed: Skipped) -> Iterator[str]:
     """The folders below `roots` that hold a record; what can't be looked into goes to `listed`.
 
     One below several of them comes as often: `choose` sees that it is one.

@@ -27,7 +27,7 @@ class Point:
     model: str
     task: str
     status: str
-    observed: tuple[Any, ...]  # of settings.OBSERVED, in its order
+    protocol: tuple[Any, ...]  # of settings.PROTOCOL, in its order
     identity: dict[str, Any]
     config: Mapping[str, Any]
     configured: bool
@@ -39,10 +39,10 @@ class Point:
         if name.startswith(settings.CONFIG):
             name = name.removeprefix(settings.CONFIG)
             return settings.hashable(self.config.get(name, self.identity.get(name)))
-        return self.observed[_OBSERVED[name]]
+        return self.protocol[_PROTOCOL[name]]
 
 
-_OBSERVED = {name: place for place, name in enumerate(settings.OBSERVED)}
+_PROTOCOL = {name: place for place, name in enumerate(settings.PROTOCOL)}
 
 
 class Settings(Mapping[str, Any]):
@@ -87,12 +87,12 @@ def points(runs: Sequence[Run]) -> list[Point]:
         seeds = {name: value for name, value in naming.seeds.items() if name not in own.get(record.variant, ())}
         if id(naming.shared) not in texts:
             texts[id(naming.shared)] = json.dumps(naming.shared, sort_keys=True)
-        cell, observed = (record.variant, record.model, record.task, record.status), settings.observed(record)
-        key = (cell, observed, texts[id(naming.shared)], repr(sorted(seeds.items())) if seeds else "")
+        cell, protocol = (record.variant, record.model, record.task, record.status), settings.protocol_of(record)
+        key = (cell, protocol, texts[id(naming.shared)], repr(sorted(seeds.items())) if seeds else "")
         point = found.get(key)
         if point is None:
             identity = {**naming.shared, **seeds}
-            point = found[key] = Point(*cell, observed, identity, record.config, bool(record.config), frozenset())
+            point = found[key] = Point(*cell, protocol, identity, record.config, bool(record.config), frozenset())
         point.typed |= _typed(tuple(record.overrides))
         point.runs.append(run)
     for point in found.values():

@@ -55,9 +55,9 @@ class Provenance:
                 if value is not None:
                     self._values[group][name].add(settings.text(value))
 
-    def add_protocol(self, task: str, observed: Sequence[Any], times: int = 1) -> None:
-        """`times` done runs of a task that reported this, as `settings.observed` has it."""
-        for name, value in zip(settings.COMPARABLE, observed, strict=False):
+    def add_protocol(self, task: str, protocol: Sequence[Any], times: int = 1) -> None:
+        """`times` done runs of a task that reported this, as `settings.protocol` has it."""
+        for name, value in zip(settings.COMPARABLE, protocol, strict=False):
             self._protocols[task][name][settings.text(value)] += times
 
     def code(self, cells: Mapping[str, Sequence[str]] | None = None) -> tuple[str, bool]:
@@ -83,9 +83,9 @@ class Provenance:
 
     def unequal(self) -> Iterator[str]:
         """What must be the same for the runs of one task to be compared, and is not."""
-        for task, observed in sorted(self._protocols.items()):
+        for task, protocol in sorted(self._protocols.items()):
             parts = []
-            for name, found in observed.items():
+            for name, found in protocol.items():
                 if len(found) > 1:
                     listed = ", ".join(f"{value} ({runs(n)})" for value, n in sorted(found.items()))
                     parts.append(f"{settings.short(name)} {listed}")

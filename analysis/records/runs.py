@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from analysis.records import discovery, grouping, other_metric
-from analysis.records.discovery import Listed, Run
+from analysis.records.discovery import Skipped, Run
 from analysis.records.grouping import Point, Settings, is_seed
 from analysis.records.provenance import Provenance
 from trainer import record as records
 from trainer.record import CorruptRecord
 
 
-class Found(Listed):
+class RunSet(Skipped):
     """All that lies below some folders. A run is in one point, and no run_id in two runs."""
 
     def __init__(self, roots: Iterable[Path | str]) -> None:
@@ -53,7 +53,7 @@ class Found(Listed):
         statuses = statuses or (("done",) if self.count("done") else ("failed",))
         found = Provenance.of(run.record for run in self.runs if run.record.status in statuses)
         for point in self.having("done") if "done" in statuses else ():
-            found.add_protocol(point.task, point.observed, len(point.runs))
+            found.add_protocol(point.task, point.protocol, len(point.runs))
         return found
 
     @cached_property
@@ -75,9 +75,9 @@ class Found(Listed):
         return [run for run in self.runs if run.record.status == status]
 
 
-def read(roots: Iterable[Path | str]) -> Found:
+def read(roots: Iterable[Path | str]) -> RunSet:
     """Reads every record below `roots`. Never raises for what it finds there."""
-    return Found(roots)
+    return RunSet(roots)
 
 
 def ordered(points: Iterable[Point]) -> list[Run]:
@@ -85,7 +85,7 @@ def ordered(points: Iterable[Point]) -> list[Run]:
     return sorted((run for point in points for run in point.runs), key=grouping.by_seed)
 
 
-def _read(roots: Iterable[Path | str], listed: Listed) -> Iterator[Run]:
+def _read(roots: Iterable[Path | str], listed: Skipped) -> Iterator[Run]:
     share = _Share()
     for folder in discovery.folders(roots, listed):
         try:
@@ -102,7 +102,7 @@ def _read(roots: Iterable[Path | str], listed: Listed) -> Iterator[Run]:
         yield Run(folder, record)
 
 
-def _once(runs: Iterable[Run], listed: Listed) -> list[Run]:
+def _once(runs: Iterable[Run], listed: Skipped) -> list[Run]:
     """The runs by run_id, of those with the same one the one to count; the others go to `listed`."""
     by_id: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
@@ -172,4 +172,4 @@ def _without_collector() -> Iterator[None]:
             gc.enable()
 
 
-__all__ = ["Found", "Listed", "Run", "ordered", "read"]
+__all__ = ["RunSet", "Skipped", "Run", "ordered", "read"]

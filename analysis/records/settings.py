@@ -1,6 +1,6 @@
 """What tells runs of one variant apart, apart from their seed.
 
-A *setting* is a name of the flat record: an entry of `config.…`, or one of `OBSERVED`, what
+A *setting* is a name of the flat record: an entry of `config.…`, or one of `PROTOCOL`, what
 the run itself reported about its protocol. Two values are the same setting when they are
 equal as JSON, and a missing entry equals null (a record leaves nulls out).
 """
@@ -23,7 +23,7 @@ VARIANT = "config.variant."
 
 # How a table calls them. Means over runs that differ in one of these mean nothing; all
 # but the last must be the same for a whole column, or its numbers can't be compared.
-OBSERVED = {
+PROTOCOL = {
     "metric.name": "metric",
     "metric.checkpoint": "checkpoint",
     "metric.split": "split",
@@ -32,7 +32,7 @@ OBSERVED = {
     "metric.positive": "positive",
     "steps.total": "steps",
 }
-COMPARABLE = tuple(OBSERVED)[:-1]
+COMPARABLE = tuple(PROTOCOL)[:-1]
 
 _LONGEST = 40  # characters of a value in a label
 
@@ -44,8 +44,8 @@ def hashable(value: Any) -> Any:
     return value
 
 
-def observed(record: Record) -> tuple[Any, ...]:
-    """The values of `OBSERVED`, in its order."""
+def protocol_of(record: Record) -> tuple[Any, ...]:
+    """The values of `PROTOCOL`, in its order."""
     metric = record.metric
     return (
         *(metric.name, metric.checkpoint, metric.split, metric.higher_is_better),
@@ -103,7 +103,7 @@ def label(name: str, setting: Any) -> str:
 def short(name: str) -> str:
     """A setting's name as a table has it: the variant's own settings without a prefix, but for a seed of its own."""
     own = name.removeprefix(VARIANT)
-    return OBSERVED.get(name, name.removeprefix(CONFIG) if own == "seed" else own.removeprefix(CONFIG))
+    return PROTOCOL.get(name, name.removeprefix(CONFIG) if own == "seed" else own.removeprefix(CONFIG))
 
 
 def text(setting: Any) -> str:

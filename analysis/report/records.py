@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from analysis.records import columns
-from analysis.records.runs import Found, Run
+from analysis.records.runs import RunSet, Run
 from analysis.report import repeat
 from analysis.tables.rows import Rows
 
 _EXACT = 2**53  # a browser has no larger whole numbers
 
 
-def order(found: Found, rows: Rows) -> list[Run]:
+def order(found: RunSet, rows: Rows) -> list[Run]:
     """All runs, row by row of the table, then by task and seed."""
     first = {run_id: places[0] for run_id, places in _places(rows).items()}
     tasks = {task: place for place, task in enumerate(rows.tasks)}

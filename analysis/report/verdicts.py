@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from analysis.comparison import sides
-from analysis.records.runs import Found
+from analysis.records.runs import RunSet
 from analysis.report.images import Image, image
 from analysis.tables.footnotes import Note
 from analysis.tables.rows import Row, Rows
@@ -55,7 +55,7 @@ class Verdicts:
     notes: tuple[Note, ...] = ()
 
 
-def build(found: Found, all_rows: Rows, baseline: str | None, pictures: bool) -> Verdicts:
+def build(found: RunSet, all_rows: Rows, baseline: str | None, pictures: bool) -> Verdicts:
     """Compares all rows with `baseline`, or with a row that suits. Raises `AnalysisError` for a name that is no row."""
     if baseline is not None:
         chosen, why = sides.find(all_rows.rows, baseline), "as it was asked for"
@@ -87,7 +87,7 @@ def choose(all_rows: Rows) -> tuple[Row, str] | None:
     return row, "of all rows it has the most seeds in common with others; --baseline names another"
 
 
-def _computed(found: Found, all_rows: Rows, compared: sides.Sides, why: str, pictures: bool) -> Verdicts:
+def _computed(found: RunSet, all_rows: Rows, compared: sides.Sides, why: str, pictures: bool) -> Verdicts:
     # What follows is about numbers, and brings scipy.
     from analysis.comparison import figure, flags, outcome, overall, text, verdict, words
 

@@ -46,7 +46,7 @@ class Cell:
     seeds: tuple[int, ...] = ()  # rising, of the n runs
     scores: Sequence[float] = ()  # see glue.py; empty where `lacking` says why
     lacking: tuple[str, ...] = ()  # metrics that GLUE averages and some run has not
-    observed: tuple[Any, ...] = ()  # what all of its runs reported: settings.OBSERVED, in its order
+    protocol: tuple[Any, ...] = ()  # what all of its runs reported: settings.PROTOCOL, in its order
     costs: Means = NO_MEANS  # where `build` was told to keep them
 
     @property
@@ -160,14 +160,14 @@ def _cell(row: Row, task: str, tally: Tally | None, fractions: Mapping[str, bool
     if tally is None:
         return Cell(failed)
     # The runs of a cell have one metric and one protocol, or they would be several rows.
-    observed = row.points[task][0].observed
+    protocol = row.points[task][0].protocol
     measured = spread(tally.values, fraction=fractions[tally.metric])
-    return Cell(failed, measured, tally.seeds, tally.scores, tally.lacking, observed, tally.means)
+    return Cell(failed, measured, tally.seeds, tally.scores, tally.lacking, protocol, tally.means)
 
 
 def _column(task: str, cells: Sequence[Cell], groups: Sequence[Group]) -> Column:
-    observed = [cell.observed for cell in cells if cell.n]
-    shared = {name: {values[place] for values in observed} for place, name in enumerate(settings.COMPARABLE)}
+    protocol = [cell.protocol for cell in cells if cell.n]
+    shared = {name: {values[place] for values in protocol} for place, name in enumerate(settings.COMPARABLE)}
     one = {name: next(iter(found)) if len(found) == 1 else None for name, found in shared.items()}
     column = Column(
         task,
@@ -175,7 +175,7 @@ def _column(task: str, cells: Sequence[Cell], groups: Sequence[Group]) -> Column
         reading=checkpoint_text(one["metric.checkpoint"], one["metric.split"], one["data.protocol"]),
         higher_is_better=one["metric.higher_is_better"],
         marks=NONE,
-        mixed=tuple(settings.OBSERVED[name] for name, found in shared.items() if len(found) > 1),
+        mixed=tuple(settings.PROTOCOL[name] for name, found in shared.items() if len(found) > 1),
     )
     if column.unmarked:
         return column

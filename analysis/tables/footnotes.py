@@ -10,7 +10,7 @@ from typing import Any
 
 from analysis.records import settings
 from analysis.records.provenance import Provenance, counted
-from analysis.records.runs import Found, Listed
+from analysis.records.runs import RunSet, Skipped
 from analysis.tables import glue
 from analysis.tables.averages import Averages, Ranks
 from analysis.tables.cells import Grid
@@ -33,7 +33,7 @@ class Note:
 
 
 def build(
-    found: Found,
+    found: RunSet,
     rows: Rows,
     grid: Grid,
     averages: Averages | None = None,
@@ -49,9 +49,9 @@ def build(
         *_metrics(grid, underlined),
         *(_averages(grid, averages) if averages else ()),
         *(_ranks(grid, ranks) if ranks else ()),
-        *protocols((point.task, point.observed) for point in found.having("done")),
+        *protocols((point.task, point.protocol) for point in found.having("done")),
         *_other_metric(found),
-        *positives((point.task, point.observed) for point in found.having("done")),
+        *positives((point.task, point.protocol) for point in found.having("done")),
         *_final_forms(grid),
         *_costs(grid),
         *_compared(rows, grid),
@@ -108,7 +108,7 @@ def _cells(rows: Sequence[Row], of: Callable[[Record], str]) -> dict[str, list[t
     return found
 
 
-def pruned(found: Found) -> Iterator[str]:
+def pruned(found: RunSet) -> Iterator[str]:
     """How many runs a search stopped: what is left of it in a table is a choice of its better runs."""
     if count := found.count("pruned"):
         several = count != 1
@@ -118,7 +118,7 @@ def pruned(found: Found) -> Iterator[str]:
         )
 
 
-def left_out(listed: Listed) -> Iterator[str]:
+def left_out(listed: Skipped) -> Iterator[str]:
     """Everything in the folders that no number is from, failed runs apart."""
     yield from (f"Not used, can't be trusted: {reason}" for reason in listed.untrusted)
     yield from (f"Not ended, or killed: {folder}: no {FILENAME}" for folder in listed.begun)
@@ -197,7 +197,7 @@ _CHOSEN = {"dev": "chosen and ", "split": "chosen on a part of train, "}
 
 def protocols(done: Iterable[tuple[str, Sequence[Any]]]) -> Iterator[str]:
     """Which split the numbers are from, and on which the checkpoint was chosen. done: tasks of runs, and what they
-    reported, as `settings.observed` has it."""
+    reported, as `settings.protocol` has it."""
     tasks: dict[tuple[str, str, str], set[str]] = defaultdict(set)
     for task, (_, checkpoint, split, _, protocol, _, _) in done:
         tasks[checkpoint or "", split or "", protocol or ""].add(task)
@@ -211,7 +211,7 @@ def protocols(done: Iterable[tuple[str, Sequence[Any]]]) -> Iterator[str]:
         yield f"{', '.join(parts)}{which}."
 
 
-def _other_metric(found: Found) -> Iterator[str]:
+def _other_metric(found: RunSet) -> Iterator[str]:
     if found.metric is not None:
         yield (
             f"Shown is {found.metric}, asked for in the place of the tasks' own metric: best checkpoints were chosen "
@@ -219,7 +219,7 @@ def _other_metric(found: Found) -> Iterator[str]:
         )
 
 
-def _lacking(found: Found) -> Iterator[str]:
+def _lacking(found: RunSet) -> Iterator[str]:
     """Done runs that don't have the metric that was asked for."""
     by_task: dict[str, list[str]] = defaultdict(list)
     for run in found.lacking:
@@ -315,7 +315,7 @@ def between(task: str, rows: Sequence[Row]) -> Iterator[str]:
     """Settings in which the rows differ on a task, besides the variant, the model and what labels say."""
     here = [row for row in rows if row.points.get(task)]
     some = [row.points[task][0] for row in here]
-    labelled = {name for row in here for name, _ in row.told_apart}
+    labelled = {name for row in here for name, _ in row.distinguishing}
     several_models = len({point.model for point in some}) > 1
     differ = settings.differing(some)
     if len({point.value("steps.total") for point in some}) > 1:
@@ -373,7 +373,7 @@ def _blank(grid: Grid) -> Iterator[str]:
             yield f"Blank on {column.task}, {reason}: {', '.join(labels)}"
 
 
-def _duplicates(found: Listed) -> Iterator[str]:
+def _duplicates(found: Skipped) -> Iterator[str]:
     same = [duplicate for duplicate in found.duplicates if not duplicate.differs]
     if same:
         word = "was" if len(same) == 1 else "were"

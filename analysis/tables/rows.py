@@ -18,7 +18,7 @@ from typing import Any
 
 from analysis.records import settings
 from analysis.records.grouping import Point
-from analysis.records.runs import Found, Run, ordered
+from analysis.records.runs import RunSet, Run, ordered
 from analysis.text.sorting import natural
 
 
@@ -29,7 +29,7 @@ class Row:
     variant: str
     model: str
     model_shown: bool  # False where the whole table has one model
-    told_apart: tuple[tuple[str, Any], ...]  # setting, value
+    distinguishing: tuple[tuple[str, Any], ...]  # setting, value
     points: dict[str, list[Point]] = field(default_factory=dict)
     failed_points: dict[str, list[Point]] = field(default_factory=dict)
     runs: dict[str, list[Run]] = field(default_factory=dict)
@@ -53,12 +53,12 @@ class Row:
 
     def _text(self, unsaid: frozenset[str]) -> str:
         model = [f"model={settings.text(self.model)}"] if self.model_shown else []
-        told = (settings.label(name, value) for name, value in self.told_apart if name not in unsaid)
+        told = (settings.label(name, value) for name, value in self.distinguishing if name not in unsaid)
         return " ".join([*model, *told])
 
     def sort_key(self) -> tuple[object, ...]:
         """By variant, then model, then value by value; names and numbers as a person sorts them."""
-        values = tuple(settings.sort_key(value) for _, value in self.told_apart)
+        values = tuple(settings.sort_key(value) for _, value in self.distinguishing)
         return (natural(self.variant), natural(self.model), len(values), values)
 
 
@@ -74,7 +74,7 @@ class Rows:
     commonest: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
-def build(found: Found) -> Rows:
+def build(found: RunSet) -> Rows:
     """The rows of all runs, done and failed, sorted as `Row.sort_key` says."""
     done, failed = found.having("done"), found.having("failed")
     several_models = len({point.model for point in (*done, *failed)}) > 1
@@ -88,13 +88,13 @@ def build(found: Found) -> Rows:
     commonest: dict[str, dict[str, Any]] = {}
     for variant, (own, own_failed) in by_variant.items():
         configured, hidden = _configured(own, own_failed)
-        observed = _observed(own, configured, mixed)
-        new = list(_variant_rows(own, own_failed, configured, observed, several_models))
+        protocol = _varied_protocol(own, configured, mixed)
+        new = list(_variant_rows(own, own_failed, configured, protocol, several_models))
         rows.extend(new)
         if common := _commonest(new, configured):
             commonest[variant] = common
             for row in new:
-                row.unsaid = frozenset(n for n, value in row.told_apart if n in common and common[n] == value)
+                row.unsaid = frozenset(n for n, value in row.distinguishing if n in common and common[n] == value)
         if hidden:
             along[variant] = hidden
     for row in rows:
@@ -112,7 +112,7 @@ def _commonest(rows: Sequence[Row], configured: Sequence[str]) -> dict[str, Any]
     """
     found: dict[str, Any] = {}
     for name in configured if len(configured) > 1 else ():
-        counts = Counter(value for row in rows for own, value in row.told_apart if own == name).most_common(2)
+        counts = Counter(value for row in rows for own, value in row.distinguishing if own == name).most_common(2)
         if len(counts) > 1 and counts[0][1] > counts[1][1]:
             found[name] = counts[0][0]
     return found
@@ -132,7 +132,7 @@ def _mixed_columns(done: Iterable[Point]) -> set[str]:
     """
     columns: dict[str, set[tuple[Any, ...]]] = defaultdict(set)
     for point in done:
-        columns[point.task].add(point.observed)
+        columns[point.task].add(point.protocol)
     mixed: set[str] = set()
     for values in columns.values():
         places: list[int] = []
@@ -159,22 +159,22 @@ def _configured(done: Sequence[Point], failed: Sequence[Point]) -> tuple[list[st
     return chosen, sorted(differ.difference(chosen), key=natural)
 
 
-def _observed(done: Sequence[Point], configured: Sequence[str], mixed: set[str]) -> list[str]:
+def _varied_protocol(done: Sequence[Point], configured: Sequence[str], mixed: set[str]) -> list[str]:
     """What runs reported, where the config does not explain how they differ."""
-    cells = [[point.observed for point in cell] for cell in _cells(done)]
+    cells = [[point.protocol for point in cell] for cell in _cells(done)]
     within = {
-        name for place, name in enumerate(settings.OBSERVED) if any(len({o[place] for o in c}) > 1 for c in cells)
+        name for place, name in enumerate(settings.PROTOCOL) if any(len({o[place] for o in c}) > 1 for c in cells)
     }
     if not within and not mixed:
         return []
     points = {
-        (number, _values(point, configured), *point.observed)
+        (number, _values(point, configured), *point.protocol)
         for number, cell in enumerate(_cells(done))
         for point in cell
     }
     names: list[str] = []
     known = [1]
-    for place, name in enumerate(settings.OBSERVED, start=2):
+    for place, name in enumerate(settings.PROTOCOL, start=2):
         splits_cells = name in within and _groups(points, [0, *known, place]) > _groups(points, [0, *known])
         # Other rows of the column differ in it: the label says which this one is, unless it
         # has a setting in it that says so.
@@ -193,7 +193,7 @@ def _variant_rows(
     done: Sequence[Point],
     failed: Sequence[Point],
     configured: Sequence[str],
-    observed: Sequence[str],
+    protocol: Sequence[str],
     model_shown: bool,
 ) -> Iterator[Row]:
     rows: dict[tuple[Any, ...], Row] = {}
@@ -201,11 +201,11 @@ def _variant_rows(
     def row(point: Point, names: Sequence[str], values: tuple[Any, ...]) -> Row:
         key = (point.model, *values)
         if key not in rows:
-            told_apart = tuple(zip(names, values, strict=True))
-            rows[key] = Row(point.variant, point.model, model_shown, told_apart)
+            distinguishing = tuple(zip(names, values, strict=True))
+            rows[key] = Row(point.variant, point.model, model_shown, distinguishing)
         return rows[key]
 
-    names = [*configured, *observed]
+    names = [*configured, *protocol]
     for point in done:
         row(point, names, _values(point, names)).points.setdefault(point.task, []).append(point)
     with_runs = list(rows.values())
@@ -215,7 +215,7 @@ def _variant_rows(
         values = _values(point, names)
         known = dict(zip(names, values, strict=True))
         homes = [
-            home for home in with_runs if home.model == point.model and known.items() <= dict(home.told_apart).items()
+            home for home in with_runs if home.model == point.model and known.items() <= dict(home.distinguishing).items()
         ]
         for home in homes or [row(point, names, values)]:
             home.failed_points.setdefault(point.task, []).append(point)

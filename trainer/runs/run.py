@@ -131,14 +131,8 @@ def record_death(planned: Planned, overrides: list[str], line: str) -> None:
 
 def _blank(planned: Planned, overrides: list[str], started: str) -> record.Record:
     """The record of a run that starts."""
-    config = planned.config
     return record.Record(
-        run_id=planned.run_id,
-        study=config.study,
-        variant=config.variant.name,
-        task=config.task.name,
-        model=config.model.name,
-        seed=config.seed,
+        **planned.names,
         started=started,
         overrides=overrides,
         config=planned.identity.settings,
@@ -146,7 +140,7 @@ def _blank(planned: Planned, overrides: list[str], started: str) -> record.Recor
         git=_git(),
         code={} if planned.code is None else {"variant": planned.code},
         versions=versions(),
-        hardware=_hardware(config.machine.threads),
+        hardware=_hardware(planned.config.machine.threads),
     )
 
 

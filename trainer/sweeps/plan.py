@@ -66,6 +66,12 @@ class Planned:
     def failed(self) -> bool:
         return self.record is not None and self.record.status == "failed"
 
+    @property
+    def names(self) -> dict[str, Any]:
+        """What a record and a dashboard call the run."""
+        names = {part: self.config[part].name for part in ("variant", "task", "model")}
+        return {"run_id": self.run_id, "study": self.config.study, **names, "seed": self.config.seed}
+
     def alone(self) -> AbstractContextManager[None]:
         """Within it no other process carries out this run. Raises `Held` where one does; see `trainer.machine.lock`.
 

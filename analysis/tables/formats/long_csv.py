@@ -74,7 +74,7 @@ def _lines(grid: Grid, averages: Averages, ranks: Ranks, place: int) -> Iterator
     for column, cell in zip(grid.columns, grid.cells[place], strict=True):
         line = shared | {"task": column.task, "n": cell.n, "failed": cell.failed}
         if cell.spread is not None:
-            metric, checkpoint, split, higher, protocol, *_ = cell.observed
+            metric, checkpoint, split, higher, protocol, *_ = cell.protocol
             line |= {
                 "metric": metric,
                 "checkpoint": checkpoint,
