@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from analysis.commands.command import Verb, add_runs, emit
 from analysis.errors import AnalysisError
 from analysis.records import discovery
-from analysis.records.discovery import Skipped, Run
+from analysis.records.discovery import Run, Skipped
 from analysis.tables.formats.markdown import one_line
 from analysis.text.phrases import names, runs
 from trainer import record as records

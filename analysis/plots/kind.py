@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from analysis.plots import style
 from analysis.records.run_files import Unusable
-from analysis.records.runs import RunSet, Run
+from analysis.records.runs import Run, RunSet
 from analysis.tables import cells as grid
 from analysis.tables import rows
 from analysis.tables.cells import Cell, Column, Grid

@@ -81,7 +81,7 @@ def shares(pattern: Pattern, bins: int = _BINS) -> np.ndarray:
     """The pattern seen from afar: of each cell of a grid of at most bins × bins, the share that has entries."""
     rows, columns = pattern.shape
     edges = [np.linspace(0, side, min(side, bins) + 1).round() for side in (rows, columns)]
-    counts, _, _ = np.histogram2d(pattern.places // columns, pattern.places % columns, bins=edges)
+    counts, _, _ = np.histogram2d(pattern.indices // columns, pattern.indices % columns, bins=edges)
     return counts / np.outer(np.diff(edges[0]), np.diff(edges[1]))
 
 
@@ -100,7 +100,7 @@ def _patterns(study: Study) -> Iterator[Picture | LeftOut]:
             run, patterns = runs[0]
             grid = layout(patterns)
             block = len(grid.blocks) // 2
-            entries = sum(len(pattern.places) for pattern in patterns.values())
+            entries = sum(len(pattern.indices) for pattern in patterns.values())
             places = sum(pattern.size for pattern in patterns.values())
             caption = (
                 f"Where the update of {group.title}, seed {run.record.seed}, has entries: {entries:,} of {places:,} "
@@ -135,7 +135,7 @@ def _overlap(group: Group, runs: Sequence[tuple[Run, Patterns]]) -> Picture | Le
     chances: list[float] = []
     for name in first:
         of_name = [found[name] for _, found in runs]
-        by_layer[name] = float(np.mean([jaccard(of_name[i].places, of_name[j].places) for i, j in pairs]))
+        by_layer[name] = float(np.mean([jaccard(of_name[i].indices, of_name[j].indices) for i, j in pairs]))
     for i, j in pairs:
         one, two = _together(runs[i][1]), _together(runs[j][1])
         matrix[i, j] = matrix[j, i] = jaccard(one, two)
@@ -157,7 +157,7 @@ def _overlap(group: Group, runs: Sequence[tuple[Run, Patterns]]) -> Picture | Le
 def _together(patterns: Patterns) -> np.ndarray:
     """The places of all layers as places in one long row."""
     ends = itertools.accumulate(pattern.size for pattern in patterns.values())
-    return np.concatenate([p.places + end - p.size for p, end in zip(patterns.values(), ends, strict=True)])
+    return np.concatenate([p.indices + end - p.size for p, end in zip(patterns.values(), ends, strict=True)])
 
 
 def _read(run: Run) -> Patterns:

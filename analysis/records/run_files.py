@@ -1,4 +1,4 @@
-"""What lies in a run's folder besides the record and the adapter (`runs/README.md` has the formats)."""
+"""Reads the logs and truncation.json of a run's folder. The formats are in `runs/README.md`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trainer.hashing import sha256 as digest
 
 
 class Unusable(Exception):
-    """Something that a figure needs is not there or can't be trusted; one line that says what, without the run."""
+    """A file that a figure needs is missing or can't be trusted. The message is one line without the run."""
 
 
 Line = dict[str, Any]
@@ -25,7 +25,7 @@ def metrics(folder: Path) -> list[Line]:
 
 @dataclass(frozen=True)
 class Ranks:
-    """Ranks from a step on, until the next of these."""
+    """The ranks of all layers from a step on."""
 
     step: int
     ranks: dict[str, int]  # by layer, in the model's order
@@ -51,7 +51,7 @@ def ranks(folder: Path) -> list[Ranks]:
 
 @dataclass(frozen=True)
 class Kept:
-    """A model whose ΔW was cut down to `rank` in every layer. rank: None for the model as it was trained."""
+    """A model whose ΔW was truncated to `rank` in every layer. rank: None for the model as trained."""
 
     rank: int | None
     metric: float
@@ -63,7 +63,7 @@ _TRUNCATION_VERSION = 1
 
 
 def truncation(folder: Path) -> tuple[Kept, list[Kept]]:
-    """What `truncation.json` holds: the model as trained, and cut down to ranks, rising. Raises `Unusable`."""
+    """The model as trained, and truncated to rising ranks, from `truncation.json`. Raises `Unusable`."""
     try:
         content = json.loads((folder / "truncation.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -91,7 +91,7 @@ def _object(what: str, entry: Any) -> Line:
 
 
 def _kept(what: str, entry: Line, metric: Any) -> Kept:
-    """One entry; fields that nothing here reads may be anything."""
+    """One entry. Fields that are not used here are not checked."""
     rank, values = entry.get("rank"), _object(f"{what}.metrics", entry.get("metrics"))
     value, error, parameters = values.get(metric), entry.get("relative_error"), entry.get("parameters")
     if rank is not None and not _whole(rank):

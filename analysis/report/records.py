@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.records import columns
-from analysis.records.runs import RunSet, Run
+from analysis.records.runs import Run, RunSet
 from analysis.report import repeat
 from analysis.tables.rows import Rows
 
