@@ -1,4 +1,4 @@
-"""The command line of `python -m analysis`, and what it shares with that of `python -m weights`."""
+"""The command line of `python -m analysis`; `python -m weights` uses the same class."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from analysis.errors import AnalysisError
 
 @dataclass(frozen=True)
 class CommandLine:
-    """The verbs of `python -m NAME`. errors: those that are shown as one line."""
+    """The verbs of `python -m NAME`. errors: exceptions that are shown as one line."""
 
     name: str
     description: str
@@ -38,11 +38,11 @@ class CommandLine:
                 formatter_class=argparse.RawDescriptionHelpFormatter,
             )
             verb.add_arguments(sub)
-            sub.set_defaults(call=verb.run)  # `run` is an argument of some verbs
+            sub.set_defaults(call=verb.run)  # not `run`, which is an argument of some verbs
         return top
 
     def main(self, arguments: Sequence[str] | None = None) -> int:
-        """Runs one command; returns its exit code: 0, 1 for a check that fails, or 2 for what can't be done."""
+        """Runs one command and returns its exit code: 0, 1 if a check fails, 2 for an error."""
         options = self.parser().parse_args(arguments)
         try:
             code: int = options.call(options)

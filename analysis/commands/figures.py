@@ -1,4 +1,4 @@
-"""`python -m analysis figures`: every picture that the given runs allow, as PNG and SVG, and a list of captions."""
+"""`python -m analysis figures`: all pictures that the runs allow, as PNG and SVG, with captions."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Draws and writes. Raises `AnalysisError` where there is nothing to draw, or nowhere to write."""
+    """Draws and writes the figures. Raises `AnalysisError` if none can be drawn or a file can't be written."""
     only = chosen("--only", options.only, NAMES)
     formats = chosen("--format", options.format, FORMATS)
     found = read_runs(options.runs)
@@ -69,7 +69,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _captions(study: Study, drawn: Iterable[tuple[Kind, Picture]], reasons: Iterable[str], formats: list[str]) -> str:
-    """What stands below each picture, what is missing, and what is to know about the runs."""
+    """The captions, the reasons for missing pictures, and the notes on the runs."""
     lines = ["# Figures", ""]
     for _, picture in drawn:
         files = ", ".join(f"[{form}]({picture.name}.{form})" for form in formats)
@@ -77,14 +77,14 @@ def _captions(study: Study, drawn: Iterable[tuple[Kind, Picture]], reasons: Iter
     reasons = list(reasons)
     if reasons:
         lines += ["## Not drawn", "", *(f"- {escape(reason)}" for reason in reasons), ""]
-    # The other notes explain a table's cells and columns.
+    # The other notes explain a table.
     notes = footnotes.build(study.found, study.rows, study.grid)
     about = [note for note in notes if note.problem or note.text.startswith("Code: ")]
     return "\n".join([*lines, "## The runs", "", *(f"- {escape(note.text)}" for note in about), ""])
 
 
 def _reasons(left_out: Iterable[tuple[Kind, LeftOut]]) -> Iterator[str]:
-    """One line for each kind and reason, with all that it is the reason for."""
+    """One line for each kind and reason, with everything that was not drawn."""
     together: dict[tuple[str, str], list[str]] = {}
     for kind, item in left_out:
         together.setdefault((kind.name, item.reason), []).append(item.what)
@@ -93,7 +93,7 @@ def _reasons(left_out: Iterable[tuple[Kind, LeftOut]]) -> Iterator[str]:
 
 
 def _pick(text: str, found: runs.RunSet) -> runs.Run:
-    """The finished run that is meant by a folder or a run_id."""
+    """The finished run with this run_id, or in this folder."""
     for run in found.done:
         if run.record.run_id == text:
             return run
@@ -107,8 +107,8 @@ VERB = Verb(
     name="figures",
     summary="pictures as PNG and SVG, with captions",
     description=(
-        "Every kind of figure that the runs allow, rows and tasks as in `table`. captions.md says what each\n"
-        "shows (its error bars, its number of seeds); what can't be drawn is listed with the reason.\n"
+        "Draws every kind of figure that the runs allow, with rows and tasks as in `table`. captions.md has the\n"
+        "captions (error bars, numbers of seeds) and lists what can't be drawn, with the reason.\n"
         "The same runs give the same bytes."
     ),
     example=(

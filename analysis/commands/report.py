@@ -1,4 +1,4 @@
-"""`python -m analysis report`: all that runs say in one HTML file that works without server and network."""
+"""`python -m analysis report`: tables, verdicts, pictures and runs in one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--baseline",
         metavar="ROW",
         help="the row that all others are compared with, by variant or label; default: lora, "
-        "or the row that has the most seeds in common with others",
+        "or the row that shares the most seeds with others",
     )
     pictures = parser.add_mutually_exclusive_group()
     pictures.add_argument(
         "--only", metavar="NAME,…", help=f"kinds of pictures: {', '.join(catalogue.NAMES)}; default: all"
     )
-    pictures.add_argument("--no-pictures", action="store_true", help="a smaller file, sooner")
+    pictures.add_argument("--no-pictures", action="store_true", help="leave out pictures: faster, and a smaller file")
     table.add_options(parser)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Writes the page. Raises `AnalysisError` for runs, or a choice, that nothing can be made of."""
+    """Writes the page. Raises `AnalysisError` for unusable runs or options."""
     from analysis.report import page
 
     only = chosen("--only", options.only, catalogue.NAMES)
@@ -57,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def build(found: RunSet, options: argparse.Namespace, only: Sequence[str]) -> Content:
-    """Everything that the page shows. only: kinds of pictures. Raises `AnalysisError`."""
+    """The content of the page. only: kinds of pictures. Raises `AnalysisError`."""
     from analysis.report import headline, journals, origin, page, records, tracker, verdicts
 
     built = table.build(found, table.options_of(options))
@@ -87,7 +87,7 @@ def build(found: RunSet, options: argparse.Namespace, only: Sequence[str]) -> Co
 def _pictures(found: RunSet, only: Sequence[str]) -> list[Kind]:
     if not only:
         return []
-    # matplotlib comes with the first picture.
+    # Imported here, because they import matplotlib.
     from analysis.plots.kind import Study
     from analysis.report import images
 
@@ -119,7 +119,7 @@ def _counted(values: Iterable[str], word: str) -> str:
 
 
 def _command(options: argparse.Namespace) -> list[str]:
-    """The arguments that make this page, wherever it is written: in one order, whatever the order of the folders."""
+    """The arguments that make this page, without the output; folders are sorted."""
     command = ["report", *sorted(set(map(str, options.runs)))]
     for name, default in (("title", TITLE), ("baseline", None), ("only", None), ("group", None)):
         value = getattr(options, name)
@@ -133,9 +133,9 @@ VERB = Verb(
     name="report",
     summary="one HTML file: table, verdicts, pictures and every run",
     description=(
-        "The table, to sort and filter; every row against a baseline; pictures; all runs, each with a page of\n"
-        "its config, its curves, the ranks of its layers and the command that repeats it. One file without\n"
-        "server and network, for a laptop or a phone. The same runs give the same bytes."
+        "The table, which can be sorted and filtered; every row against a baseline; pictures; and for each run\n"
+        "a page with its config, curves, ranks and the command that repeats it. The file needs no server and no\n"
+        "network and works on a phone. The same runs give the same bytes."
     ),
     example=(
         "python -m analysis report runs/demo\n"

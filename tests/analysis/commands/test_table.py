@@ -194,7 +194,7 @@ def test_rows_are_sorted_with_the_best_first_and_blanks_last(sizes, table, name,
         (["--sort", "mnli"], "--sort: 'mnli', allowed: movie, opinion, average, rank, trainable, effective, "),
         (["--sort", "average"], "--sort: 'average': no row has it"),
         (["--columns", "rank", "--format", "csv"], "--columns: csv has all of them; allowed: md, latex, html"),
-        (["--columns", "rank", "--memory"], "--memory: with --columns, which name all columns"),
+        (["--columns", "rank", "--memory"], "--memory: with --columns, which names all columns"),
         (["--metric", "mae"], "--metric: 'mae', the records have: accuracy, rmse"),
     ],
 )

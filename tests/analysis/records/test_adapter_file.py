@@ -138,7 +138,7 @@ def test_low_rank_and_sparse_parts_together_are_refused(tmp_path):
     }
     state_files.save(tree, tmp_path / "adapter" / "state")
     saved = Saved(tmp_path)
-    with pytest.raises(Unusable, match="saved of a sparse layer is A, B, values: parts added up by scales"):
+    with pytest.raises(Unusable, match="saved of a sparse layer is A, B, values: its parts are added with scales"):
         saved.singular_values("fc")
     assert saved.patterns()["fc"].indices.tolist() == [0, 4]
 
