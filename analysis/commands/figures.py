@@ -78,7 +78,7 @@ def _captions(study: Study, drawn: Iterable[tuple[Kind, Picture]], reasons: Iter
     if reasons:
         lines += ["## Not drawn", "", *(f"- {escape(reason)}" for reason in reasons), ""]
     # The other notes explain a table.
-    notes = footnotes.build(study.found, study.rows, study.grid)
+    notes = footnotes.build(study.runs, study.rows, study.grid)
     about = [note for note in notes if note.problem or note.text.startswith("Code: ")]
     return "\n".join([*lines, "## The runs", "", *(f"- {escape(note.text)}" for note in about), ""])
 

@@ -1,4 +1,4 @@
-"""Dotted names of layers as a grid: blocks from left to right, modules from top to bottom.
+"""Arranges dotted names of layers in a grid: modules by rows, blocks by columns.
 
 bert.encoder.layer.3.attention.self.query    block 3    module query
 """
@@ -33,7 +33,7 @@ def layout(names: Iterable[str], among: Iterable[str] = ()) -> Layout:
     """
     names = list(names)
     parts = {name: _split(name) for name in [*names, *among]}
-    # Only where the blocks of one model lie in several lists (encoder, decoder) is the list worth a name.
+    # The list has a name only if a model has several lists of blocks (encoder, decoder).
     several = len({before for before, block, _ in parts.values() if block is not None}) > 1
     module = {
         name: ".".join(filter(None, [before if several or block is None else "", rest]))
@@ -47,7 +47,7 @@ def layout(names: Iterable[str], among: Iterable[str] = ()) -> Layout:
 
 
 def _split(name: str) -> tuple[str, int | None, str]:
-    """What stands before the first number of a name, that number, and what stands behind it."""
+    """The parts of a name before its first number, the number, and after it."""
     parts = name.split(".")
     for place, part in enumerate(parts):
         if part.isdecimal():
@@ -56,7 +56,7 @@ def _split(name: str) -> tuple[str, int | None, str]:
 
 
 def _shortest(name: str, among: list[str]) -> str:
-    """The shortest end of `name`, cut at a dot, that is the end of no other of `among`."""
+    """The shortest dotted suffix of `name` that no other of `among` has."""
     parts = name.split(".")
     for start in range(len(parts) - 1, 0, -1):
         end = ".".join(parts[start:])

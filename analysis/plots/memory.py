@@ -1,4 +1,4 @@
-"""What training memory is made of, as stacked bars."""
+"""The parts of the training memory, as stacked bars."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Bar:
 
 @style.styled
 def draw(bars: Sequence[Bar], title: str) -> Figure:
-    """A bar for each row, its total at the end."""
+    """Draws a bar for each row, with its total at the end."""
     figure = Figure(figsize=(style.WIDTH, 1.1 + 0.24 * len(bars)), layout="constrained")
     axes = figure.add_subplot()
     axes.grid(visible=False, axis="y")

@@ -1,4 +1,4 @@
-"""Sparse updates: where their entries are, and how far two seeds choose the same ones."""
+"""Sparse updates: their patterns, and how much two seeds agree."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _BINS = 64  # cells of a panel along each side, at most
 
 @style.styled
 def draw_pattern(grid: Layout, patterns: Patterns, block: int, title: str) -> Figure:
-    """Panels: one matrix of each module, that of the `block`-th block. Map: shares of entries, all layers."""
+    """Panels: the matrix of each module in one block. Map: the density of all layers."""
     figure, above, panels, below = by_module.build(grid, title, 1.6)
     shown = _of_block(grid, patterns, block)
     densities = {number: shares(patterns[name]) for number, name in shown.items()}
@@ -51,7 +51,7 @@ def draw_pattern(grid: Layout, patterns: Patterns, block: int, title: str) -> Fi
 def draw_overlap(
     grid: Layout, by_layer: Mapping[str, float], matrix: np.ndarray, seeds: Sequence[int], title: str, chance: str
 ) -> Figure:
-    """Left: Jaccard index of every two seeds, all layers together. Right: by layer, mean over pairs of seeds."""
+    """Left: Jaccard index of every two seeds over all layers. Right: by layer, the mean over pairs of seeds."""
     height = max(heat.size(grid)[1], 2.3)
     figure = Figure(figsize=(style.WIDTH, height), layout="constrained")
     figure.suptitle(title, fontsize=9)
@@ -78,7 +78,7 @@ def draw_overlap(
 
 
 def shares(pattern: Pattern, bins: int = _BINS) -> np.ndarray:
-    """The pattern seen from afar: of each cell of a grid of at most bins × bins, the share that has entries."""
+    """The pattern at low resolution: the density of each cell of a grid of at most bins × bins."""
     rows, columns = pattern.shape
     edges = [np.linspace(0, side, min(side, bins) + 1).round() for side in (rows, columns)]
     counts, _, _ = np.histogram2d(pattern.indices // columns, pattern.indices % columns, bins=edges)
@@ -86,7 +86,7 @@ def shares(pattern: Pattern, bins: int = _BINS) -> np.ndarray:
 
 
 def _of_block(grid: Layout, patterns: Patterns, block: int) -> dict[int, str]:
-    """The layers of one column of the grid, by row."""
+    """The layers of one block, by module."""
     return {grid.place[name][0]: name for name in patterns if grid.place[name][1] == block}
 
 
@@ -155,7 +155,7 @@ def _overlap(group: Group, runs: Sequence[tuple[Run, Patterns]]) -> Picture | Le
 
 
 def _together(patterns: Patterns) -> np.ndarray:
-    """The places of all layers as places in one long row."""
+    """The indices of all layers in the concatenation of their flattened matrices."""
     ends = itertools.accumulate(pattern.size for pattern in patterns.values())
     return np.concatenate([p.indices + end - p.size for p, end in zip(patterns.values(), ends, strict=True)])
 
