@@ -58,7 +58,7 @@ def draw_errors(grid: Layout, layers: Sequence[Layer], methods: Sequence[str], t
         if number >= count:
             axes.set_visible(False)
             continue
-        here = [layer for layer in layers if grid.place[layer.name][0] == number]
+        here = [layer for layer in layers if grid.position[layer.name][0] == number]
         for place, method in enumerate(methods):
             ranks = sorted({rank for layer in here for name, rank in layer.errors if name == method})
             errors = [

@@ -39,14 +39,14 @@ def run(options: argparse.Namespace) -> int:
     """Draws and writes the figures. Raises `AnalysisError` if none can be drawn or a file can't be written."""
     only = chosen("--only", options.only, NAMES)
     formats = chosen("--format", options.format, FORMATS)
-    found = read_runs(options.runs)
-    if not found.done:
-        raise AnalysisError(f"no finished run to draw; {len(found.failed)} failed")
-    pair = None if options.pair is None else (_pick(options.pair[0], found), _pick(options.pair[1], found))
+    run_set = read_runs(options.runs)
+    if not run_set.done:
+        raise AnalysisError(f"no finished run to draw; {len(run_set.failed)} failed")
+    pair = None if options.pair is None else (_pick(options.pair[0], run_set), _pick(options.pair[1], run_set))
     from analysis.plots.kind import Picture, Study
     from analysis.plots.style import encode
 
-    study = Study(found, pair)
+    study = Study(run_set, pair)
     output: Path = options.output
     drawn: list[tuple[Kind, Picture]] = []
     left_out: list[tuple[Kind, LeftOut]] = []
@@ -92,9 +92,9 @@ def _reasons(left_out: Iterable[tuple[Kind, LeftOut]]) -> Iterator[str]:
         yield one_line(f"{name}, {'; '.join(what)}: {reason}")
 
 
-def _pick(text: str, found: runs.RunSet) -> runs.Run:
+def _pick(text: str, run_set: runs.RunSet) -> runs.Run:
     """The finished run with this run_id, or in this folder."""
-    for run in found.done:
+    for run in run_set.done:
         if run.record.run_id == text:
             return run
     read = runs.read([Path(text)])

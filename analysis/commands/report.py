@@ -56,23 +56,23 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def build(found: RunSet, options: argparse.Namespace, only: Sequence[str]) -> Content:
+def build(run_set: RunSet, options: argparse.Namespace, only: Sequence[str]) -> Content:
     """The content of the page. only: kinds of pictures. Raises `AnalysisError`."""
     from analysis.report import headline, journals, origin, page, records, tracker, verdicts
 
-    built = table.build(found, table.options_of(options))
+    built = table.build(run_set, table.options_of(options))
     all_rows, results = built.rows, built.grid
-    compared = verdicts.build(found, all_rows, options.baseline, pictures=bool(only))
-    lines = built.footnotes(found, underlined=True)
-    ordered = records.order(found, all_rows)
+    compared = verdicts.build(run_set, all_rows, options.baseline, pictures=bool(only))
+    lines = built.footnotes(run_set, underlined=True)
+    ordered = records.order(run_set, all_rows)
     return page.Content(
         title=options.title,
-        summary=_summary(found, all_rows),
+        summary=_summary(run_set, all_rows),
         headline=headline.build(results, built.sheet()),
-        notes=page.problems(lines, found.provenance().unequal()),
+        notes=page.problems(lines, run_set.provenance().unequal()),
         verdicts=compared,
-        kinds=_pictures(found, only) if found.done else [],
-        why_no_pictures="" if only and found.done else "No run is done." if only else "Left out: --no-pictures.",
+        kinds=_pictures(run_set, only) if run_set.done else [],
+        why_no_pictures="" if only and run_set.done else "No run is done." if only else "Left out: --no-pictures.",
         data={
             "runs": records.build(ordered, all_rows, results.fractions),
             "curves": journals.curves(ordered),
@@ -84,25 +84,25 @@ def build(found: RunSet, options: argparse.Namespace, only: Sequence[str]) -> Co
     )
 
 
-def _pictures(found: RunSet, only: Sequence[str]) -> list[Kind]:
+def _pictures(run_set: RunSet, only: Sequence[str]) -> list[Kind]:
     if not only:
         return []
     # Imported here, because they import matplotlib.
     from analysis.plots.kind import Study
     from analysis.report import images
 
-    return images.build(Study(found), only)
+    return images.build(Study(run_set), only)
 
 
-def _summary(found: RunSet, all_rows: Rows) -> str:
+def _summary(run_set: RunSet, all_rows: Rows) -> str:
     from analysis.report import origin
 
-    records = [run.record for run in (*found.done, *found.failed)]
+    records = [run.record for run in (*run_set.done, *run_set.failed)]
     seeds = sorted({record.seed for record in records})
-    failed = f", {len(found.failed)} failed" if found.failed else ""
+    failed = f", {len(run_set.failed)} failed" if run_set.failed else ""
     days = origin.period(records)
     parts = [
-        f"{runs(len(records))} ({len(found.done)} done{failed})",
+        f"{runs(len(records))} ({len(run_set.done)} done{failed})",
         f"{_counted({record.variant for record in records}, 'variant')}",
         f"{_counted({record.task for record in records}, 'task')}",
         f"{_counted({record.model for record in records}, 'model')}",

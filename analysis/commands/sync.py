@@ -28,7 +28,7 @@ TRACKERS = ("wandb", "trackio")
 PROJECT = "loratory"  # that of conf/tracker/wandb.yaml
 
 
-def found(roots: Iterable[Path], online: bool = False) -> list[Path]:
+def offline_folders(roots: Iterable[Path], online: bool = False) -> list[Path]:
     """W&B's folders of offline runs below `roots`, sorted by their start.
 
     online: whether to add online runs, whose upload may have been interrupted. Raises `AnalysisError` if a root does
@@ -76,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
         return _to_tracker(arguments)
     if importlib.util.find_spec("wandb") is None:
         raise AnalysisError("sync: 'wandb' is not installed: pip install wandb")
-    folders = found(arguments.runs, arguments.online)
+    folders = offline_folders(arguments.runs, arguments.online)
     if not folders:
         raise AnalysisError("no offline W&B run in " + ", ".join(map(str, arguments.runs)))
     if not arguments.dry_run:
@@ -91,14 +91,14 @@ def _to_tracker(arguments: argparse.Namespace) -> int:
     for option in ("online", *(["entity"] if arguments.to == "trackio" else [])):
         if getattr(arguments, option):
             raise AnalysisError(f"--{option}: with --to {arguments.to}, allowed: without it")
-    found = read_runs(arguments.runs)
-    tracker_of = _tracker_of(arguments, found.runs)
+    run_set = read_runs(arguments.runs)
+    tracker_of = _tracker_of(arguments, run_set.runs)
     if arguments.to == "wandb" and not arguments.dry_run and os.environ.get("WANDB_MODE") != "offline":
         wandb_account.need()
-    for reason in found.untrusted:
+    for reason in run_set.untrusted:
         print(f"{reason}; not uploaded", file=sys.stderr)
-    failed = len(found.untrusted)
-    for run in sorted(found.runs, key=lambda run: (run.finished, run.path)):
+    failed = len(run_set.untrusted)
+    for run in sorted(run_set.runs, key=lambda run: (run.finished, run.path)):
         try:
             if not run.folder.joinpath("metrics.jsonl").exists():
                 raise CannotUpload("no metrics.jsonl")

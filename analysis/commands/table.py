@@ -123,16 +123,16 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def render(found: runs.RunSet, form: str, options: Options = PLAIN) -> tuple[str, list[str]]:
+def render(run_set: runs.RunSet, form: str, options: Options = PLAIN) -> tuple[str, list[str]]:
     """The table as text, and the problems if the format (csv) can't show them. Raises `AnalysisError`."""
     if options.memory and options.columns is not None:
         raise AnalysisError("--memory: with --columns, which names all columns; allowed: one of the two")
     if form == "csv" and options.columns is not None:
         raise AnalysisError("--columns: csv has all of them; allowed: md, latex, html")
-    built = build(found, options, every_cost=form == "csv")
+    built = build(run_set, options, every_cost=form == "csv")
     table, averages, ranks, beside = built.grid, built.averages, built.ranks, built.published
     underlined = form in ("latex", "html")
-    lines = built.footnotes(found, underlined=underlined)
+    lines = built.footnotes(run_set, underlined=underlined)
     if form == "csv":
         return long_csv.render(table, averages, ranks, beside, by_group=options.sort is not None), [
             markdown.one_line(note.text) for note in lines if note.problem
@@ -159,10 +159,10 @@ class Built:
         """The table as entries."""
         return sheets.build(self.grid, self.averages, self.ranks, self.published, self.columns)
 
-    def footnotes(self, found: runs.RunSet, *, underlined: bool) -> list[footnotes.Note]:
+    def footnotes(self, run_set: runs.RunSet, *, underlined: bool) -> list[footnotes.Note]:
         """The lines below it; average and rank are explained if they are columns."""
         return footnotes.build(
-            found,
+            run_set,
             self.rows,
             self.grid,
             self.averages if self._has(sheets.AVERAGE) else None,
@@ -175,11 +175,11 @@ class Built:
         return self.columns is None or name in self.columns
 
 
-def build(found: runs.RunSet, options: Options, *, every_cost: bool = False) -> Built:
+def build(run_set: runs.RunSet, options: Options, *, every_cost: bool = False) -> Built:
     """The table with these options. Raises `AnalysisError` for an unknown metric or column."""
     if options.metric is not None:
-        found.report(options.metric)
-    all_rows = rows.build(found)
+        run_set.report(options.metric)
+    all_rows = rows.build(run_set)
     by_name = {cost.name: cost for cost in costs.COSTS}
     grid = cells.build(
         all_rows,

@@ -132,25 +132,25 @@ class Findings:
 
 def _measured(record: Record) -> dict[str, float]:
     """The metrics of a done run, by name."""
-    found = {} if record.metric.value is None else {record.metric.name or "": record.metric.value}
-    return found | record.metrics
+    own = {} if record.metric.value is None else {record.metric.name or "": record.metric.value}
+    return own | record.metrics
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Prints what is wrong and returns 1 if anything is. Raises `AnalysisError` if there is no record."""
-    found, listed = Findings(), Skipped()
-    for folder in discovery.folders(arguments.runs, listed):
-        found.check(folder)
-    found.wrong += [f"{reason}: can't be looked into" for reason in listed.untrusted]
-    for folder in listed.begun:
-        found.unchecked["not ended, or killed"].append(folder)
-    if not found.runs:
-        raise AnalysisError("no records: " + "; ".join(listed.empty))
-    for reason in listed.empty:
+    findings, skipped = Findings(), Skipped()
+    for folder in discovery.folders(arguments.runs, skipped):
+        findings.check(folder)
+    findings.wrong += [f"{reason}: can't be looked into" for reason in skipped.untrusted]
+    for folder in skipped.begun:
+        findings.unchecked["not ended, or killed"].append(folder)
+    if not findings.runs:
+        raise AnalysisError("no records: " + "; ".join(skipped.empty))
+    for reason in skipped.empty:
         folder, _, why = reason.rpartition(": ")
-        found.unchecked[why].append(folder)
-    emit("".join(f"{one_line(line)}\n" for line in found.lines()), None)
-    return 1 if found.wrong else 0
+        findings.unchecked[why].append(folder)
+    emit("".join(f"{one_line(line)}\n" for line in findings.lines()), None)
+    return 1 if findings.wrong else 0
 
 
 VERB = Verb(

@@ -67,7 +67,7 @@ def lines_by_block(
     colours = LinearSegmentedColormap.from_list("blocks", colormaps[style.SEQUENTIAL](np.linspace(0, 0.88, 64)))
     norm = Normalize(min(numbers, default=0), max(max(numbers, default=1), min(numbers, default=0) + 1))
     for name, values in curves.items():
-        row, column = layout.place[name]
+        row, column = layout.position[name]
         if row < len(panels):
             block = layout.blocks[column]
             colour = colours(norm(block)) if block is not None else style.BLACK
@@ -77,7 +77,7 @@ def lines_by_block(
             )
     for number, axes in enumerate(panels):
         axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
-        if not any(grid_row == number and len(curves[name]) for name, (grid_row, _) in layout.place.items()):
+        if not any(grid_row == number and len(curves[name]) for name, (grid_row, _) in layout.position.items()):
             axes.text(0.5, 0.5, "zero", transform=axes.transAxes, ha="center", color="#666666")
     name_axes(panels, x, y)
     if len(numbers) > 1:

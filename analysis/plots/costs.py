@@ -138,9 +138,9 @@ def draw(points: Sequence[Point], front: Sequence[int], higher_is_better: bool, 
 def _sizes(axes: Axes, points: Sequence[Point]) -> list[float]:
     """Sizes of markers: one that a later marker would cover is larger."""
     # Positions on the screen, on a logarithmic axis too.
-    places = axes.transScale.transform([(point.cost, point.value) for point in points])
-    near = np.maximum(np.ptp(places, axis=0), 1e-9) * (0.02, 0.03)
-    covers = [(np.abs(places[k + 1 :] - place) < near).all(axis=1).sum() for k, place in enumerate(places)]
+    positions = axes.transScale.transform([(point.cost, point.value) for point in points])
+    near = np.maximum(np.ptp(positions, axis=0), 1e-9) * (0.02, 0.03)
+    covers = [(np.abs(positions[k + 1 :] - position) < near).all(axis=1).sum() for k, position in enumerate(positions)]
     return [_SIZE + 3.0 * min(int(count), 3) for count in covers]
 
 

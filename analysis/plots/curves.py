@@ -26,7 +26,7 @@ class Curve:
 
     label: str
     look: style.Look
-    places: Sequence[int]
+    positions: Sequence[int]
     means: Sequence[float]
     sds: Sequence[float]
     n: int
@@ -34,12 +34,12 @@ class Curve:
 
 def average(group: Group, runs: Sequence[Mapping[int, float]]) -> Curve | None:
     """The curve of runs, each a value by position on x; None if they have no position in common."""
-    places = sorted(set.intersection(*map(set, runs))) if runs else []
-    if not places:
+    positions = sorted(set.intersection(*map(set, runs))) if runs else []
+    if not positions:
         return None
-    columns = [[run[place] for run in runs] for place in places]
+    columns = [[run[x] for run in runs] for x in positions]
     sds = [statistics.stdev(column) if len(column) > 1 else 0.0 for column in columns]
-    return Curve(group.label, group.look, places, [statistics.fmean(column) for column in columns], sds, len(runs))
+    return Curve(group.label, group.look, positions, [statistics.fmean(column) for column in columns], sds, len(runs))
 
 
 @style.styled
@@ -61,21 +61,21 @@ def draw(panels: Sequence[tuple[str, Sequence[Curve]]], x: str = "optimizer step
 def _line(axes: Axes, curve: Curve) -> Line2D:
     look = curve.look
     (line,) = axes.plot(
-        curve.places,
+        curve.positions,
         curve.means,
         linestyle=look.line,
         color=look.colour,
         marker=look.marker,
-        markevery=max(1, len(curve.places) // 8),
+        markevery=max(1, len(curve.positions) // 8),
         label="_curve",
     )
     if curve.n > 1:
         low = [mean - sd for mean, sd in zip(curve.means, curve.sds, strict=True)]
         high = [mean + sd for mean, sd in zip(curve.means, curve.sds, strict=True)]
-        axes.fill_between(curve.places, low, high, color=look.colour, alpha=0.12, linewidth=0, label="_band")
+        axes.fill_between(curve.positions, low, high, color=look.colour, alpha=0.12, linewidth=0, label="_band")
         # Edges distinguish bands that overlap.
         for edge in (low, high):
-            axes.plot(curve.places, edge, linestyle=look.line, color=look.colour, linewidth=0.5, alpha=0.7)
+            axes.plot(curve.positions, edge, linestyle=look.line, color=look.colour, linewidth=0.5, alpha=0.7)
     return line
 
 

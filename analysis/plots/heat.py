@@ -33,7 +33,7 @@ def draw(
     """Draws `values` by layer. limits: of the colours; None for those of the values. Cells without layer are blank."""
     table = np.full((len(layout.modules), len(layout.blocks)), np.nan)
     for name, value in values.items():
-        table[layout.place[name]] = value
+        table[layout.position[name]] = value
     low, high = limits or (float(np.nanmin(table)), float(np.nanmax(table)))
     low = low if high > low else min(0.0, high)  # all values are equal
     norm = Normalize(low, high if high > low else low + 1)

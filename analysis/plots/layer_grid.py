@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Layout:
-    """Where each layer stands: `place[name]` is (row, column) among `modules` and `blocks`.
+    """The position of each layer: `position[name]` is (row, column) among `modules` and `blocks`.
 
     blocks: numbers in rising order; None, in front, for layers outside the numbered blocks.
     modules: names in the model's order, as short as they can be without being mixed up.
@@ -19,7 +19,7 @@ class Layout:
 
     blocks: tuple[int | None, ...]
     modules: tuple[str, ...]
-    place: dict[str, tuple[int, int]]
+    position: dict[str, tuple[int, int]]
 
     @property
     def block_labels(self) -> list[str]:
@@ -41,17 +41,17 @@ def layout(names: Iterable[str], among: Iterable[str] = ()) -> Layout:
     }
     modules = list(dict.fromkeys(module[name] for name in names))
     blocks = sorted({parts[name][1] for name in names}, key=lambda block: -1 if block is None else block)
-    place = {name: (modules.index(module[name]), blocks.index(parts[name][1])) for name in names}
+    position = {name: (modules.index(module[name]), blocks.index(parts[name][1])) for name in names}
     everything = list(dict.fromkeys(module.values()))
-    return Layout(tuple(blocks), tuple(_shortest(name, everything) for name in modules), place)
+    return Layout(tuple(blocks), tuple(_shortest(name, everything) for name in modules), position)
 
 
 def _split(name: str) -> tuple[str, int | None, str]:
     """The parts of a name before its first number, the number, and after it."""
     parts = name.split(".")
-    for place, part in enumerate(parts):
+    for index, part in enumerate(parts):
         if part.isdecimal():
-            return ".".join(parts[:place]), int(part), ".".join(parts[place + 1 :])
+            return ".".join(parts[:index]), int(part), ".".join(parts[index + 1 :])
     return name, None, ""
 
 

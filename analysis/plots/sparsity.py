@@ -61,9 +61,9 @@ def draw_overlap(
     axes.pcolormesh(matrix, cmap=style.SEQUENTIAL, vmin=0, vmax=1, edgecolors="white", lw=0.5)
     axes.set_aspect("equal")
     axes.invert_yaxis()
-    places = np.arange(len(seeds)) + 0.5
-    axes.set_xticks(places, [str(seed) for seed in seeds])
-    axes.set_yticks(places, [str(seed) for seed in seeds])
+    ticks = np.arange(len(seeds)) + 0.5
+    axes.set_xticks(ticks, [str(seed) for seed in seeds])
+    axes.set_yticks(ticks, [str(seed) for seed in seeds])
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     axes.set_xlabel("seed")
@@ -87,7 +87,7 @@ def shares(pattern: Pattern, bins: int = _BINS) -> np.ndarray:
 
 def _of_block(grid: Layout, patterns: Patterns, block: int) -> dict[int, str]:
     """The layers of one block, by module."""
-    return {grid.place[name][0]: name for name in patterns if grid.place[name][1] == block}
+    return {grid.position[name][0]: name for name in patterns if grid.position[name][1] == block}
 
 
 def _patterns(study: Study) -> Iterator[Picture | LeftOut]:
@@ -101,10 +101,10 @@ def _patterns(study: Study) -> Iterator[Picture | LeftOut]:
             grid = layout(patterns)
             block = len(grid.blocks) // 2
             entries = sum(len(pattern.indices) for pattern in patterns.values())
-            places = sum(pattern.size for pattern in patterns.values())
+            size = sum(pattern.size for pattern in patterns.values())
             caption = (
-                f"Where the update of {group.title}, seed {run.record.seed}, has entries: {entries:,} of {places:,} "
-                f"({_percent(entries / places)}). Panels: the matrices of block {grid.block_labels[block]}, rows from "
+                f"Where the update of {group.title}, seed {run.record.seed}, has entries: {entries:,} of {size:,} "
+                f"({_percent(entries / size)}). Panels: the matrices of block {grid.block_labels[block]}, rows from "
                 f"top to bottom, in at most {_BINS}×{_BINS} cells; the darker, the larger the share of a cell's "
                 "entries. Map: the share of every layer."
             )
@@ -143,7 +143,7 @@ def _overlap(group: Group, runs: Sequence[tuple[Run, Patterns]]) -> Picture | Le
     values = [matrix[i, j] for i, j in pairs]
     chance = f"{np.mean(chances):.3f}"
     caption = (
-        f"Jaccard index |∩| / |∪| of the places in which two seeds of {group.title} have entries. Left: all layers "
+        f"Jaccard index |∩| / |∪| of the indices at which two seeds of {group.title} have entries. Left: all layers "
         f"together, for every two of {len(runs)} seeds (mean {np.mean(values):.3f}); patterns drawn independently "
         f"would have about {chance}. Right: by layer, mean over {len(pairs)} pairs of seeds."
     )

@@ -29,7 +29,7 @@ def draw(
     by_module.lines_by_block(above, panels, grid, shown, "i", "σᵢ / σ₁")
     ranks: dict[int, list[float]] = defaultdict(list)
     for name, value in effective.items():
-        ranks[grid.place[name][0]].append(value)
+        ranks[grid.position[name][0]].append(value)
     for number, axes in enumerate(panels):
         axes.set_yscale("log")
         style.power_axis(axes)

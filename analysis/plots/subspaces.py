@@ -37,7 +37,7 @@ def draw(grid: Layout, phi: Mapping[str, np.ndarray], title: str, chance: str) -
     """Panels: φ(i, j), means over blocks with so many directions. Map: φ(r, r') of the whole subspaces."""
     figure, above, panels, below = by_module.build(grid, title, 1.75)
     whole = {name: float(values[-1, -1]) for name, values in phi.items()}
-    means = [_mean([phi[name] for name in phi if grid.place[name][0] == number]) for number in range(len(panels))]
+    means = [_mean([phi[name] for name in phi if grid.position[name][0] == number]) for number in range(len(panels))]
     largest = max(*(float(mean.max()) for mean in means), *whole.values())
     # Two seeds often share little, which a scale up to 1 would hide.
     top = next((top for top in _TOPS if largest <= top), 1.0)

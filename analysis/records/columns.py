@@ -33,13 +33,13 @@ _GROUPS = tuple(group for group in OPEN_GROUPS if group != "identity")  # which 
 class Columns:
     """The rows of all runs, sorted by variant, model, task, settings and seed."""
 
-    def __init__(self, found: RunSet) -> None:
-        self._runs = _sorted(found)
+    def __init__(self, run_set: RunSet) -> None:
+        self._runs = _sorted(run_set)
         self.kinds: dict[str, set[type]] = {}  # by column, the types of its values
         for row in self:
             for name, value in row.items():
                 self.kinds.setdefault(name, set()).add(type(value))
-        self.names = sorted(self.kinds, key=place)
+        self.names = sorted(self.kinds, key=sort_key)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for run in self._runs:
@@ -81,9 +81,9 @@ class Columns:
             temporary.unlink(missing_ok=True)
 
 
-def _sorted(found: RunSet) -> list[Run]:
+def _sorted(run_set: RunSet) -> list[Run]:
     cells: dict[tuple[str, str, str], list[Point]] = {}
-    for point in found.points:
+    for point in run_set.points:
         cells.setdefault((point.variant, point.model, point.task), []).append(point)
     runs: list[Run] = []
     for name in sorted(cells, key=lambda cell: tuple(map(natural, cell))):
@@ -134,7 +134,7 @@ class _Into:
         self.write = lines.append
 
 
-def place(name: str) -> tuple[int, int, tuple[object, ...]]:
+def sort_key(name: str) -> tuple[int, int, tuple[object, ...]]:
     """Sort key of a field's name: plain fields first, then group by group, unknown ones last."""
     group, dot, rest = name.partition(".")
     if not dot:

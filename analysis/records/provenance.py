@@ -34,10 +34,10 @@ class Provenance:
             key = (id(record.git), id(record.versions), id(record.hardware))
             groups[key] += 1
             some.setdefault(key, record)
-        found = cls()
+        provenance = cls()
         for key, times in groups.items():
-            found.add(some[key].git, some[key].versions, some[key].hardware, times)
-        return found
+            provenance.add(some[key].git, some[key].versions, some[key].hardware, times)
+        return provenance
 
     def __len__(self) -> int:
         """The number of runs."""
@@ -77,7 +77,7 @@ class Provenance:
         """One sentence for each of library versions and hardware if runs differ in them."""
         for group, title in _TITLES.items():
             values = sorted(self._values[group].items())
-            parts = [f"{name} {names(found)}" for name, found in values if len(found) > 1]
+            parts = [f"{name} {names(different)}" for name, different in values if len(different) > 1]
             if parts:
                 yield f"{title} in one comparison: {'; '.join(parts)}."
 
@@ -85,9 +85,9 @@ class Provenance:
         """One sentence for each task whose runs differ in a setting of `settings.COMPARABLE`."""
         for task, protocol in sorted(self._protocols.items()):
             parts = []
-            for name, found in protocol.items():
-                if len(found) > 1:
-                    listed = ", ".join(f"{value} ({runs(n)})" for value, n in sorted(found.items()))
+            for name, counts in protocol.items():
+                if len(counts) > 1:
+                    listed = ", ".join(f"{value} ({runs(n)})" for value, n in sorted(counts.items()))
                     parts.append(f"{settings.short(name)} {listed}")
             if parts:
                 yield f"Unequal protocols on {task}: {'; '.join(parts)}."

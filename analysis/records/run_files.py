@@ -36,17 +36,17 @@ def ranks(folder: Path) -> list[Ranks]:
     path = folder / "ranks.jsonl"
     if not path.exists():
         raise Unusable("no ranks.jsonl: the method has no ranks")
-    found: list[Ranks] = []
+    allocations: list[Ranks] = []
     for line in _journal(path):
         entry = line.get("ranks")
         if not isinstance(entry, dict) or not entry or not all(_whole(rank) for rank in entry.values()):
             raise Unusable(f"ranks.jsonl: the line of step {line['step']} has no ranks of layers")
-        found.append(Ranks(line["step"], entry))
-    if not found:
+        allocations.append(Ranks(line["step"], entry))
+    if not allocations:
         raise Unusable("ranks.jsonl: empty")
-    if len({frozenset(entry.ranks) for entry in found}) > 1:
+    if len({frozenset(entry.ranks) for entry in allocations}) > 1:
         raise Unusable("ranks.jsonl: its lines are about different layers")
-    return found
+    return allocations
 
 
 @dataclass(frozen=True)
@@ -71,17 +71,17 @@ def truncation(folder: Path) -> tuple[Kept, list[Kept]]:
     except (OSError, ValueError) as error:
         raise Unusable(f"truncation.json: can't be read ({_reason(error)})") from None
     if not isinstance(content, dict) or content.get("version") != _TRUNCATION_VERSION:
-        found = content.get("version") if isinstance(content, dict) else None
-        raise Unusable(f"truncation.json: version {found!r}, this is version {_TRUNCATION_VERSION}")
+        version = content.get("version") if isinstance(content, dict) else None
+        raise Unusable(f"truncation.json: version {version!r}, this is version {_TRUNCATION_VERSION}")
     metric, cuts = content.get("metric"), content.get("cut")
     if not isinstance(cuts, list) or not cuts:
         raise Unusable("truncation.json: cut: no evaluations at lower ranks")
     trained = _kept("trained", {"rank": None, **_object("trained", content.get("trained"))}, metric)
-    found = [_kept(f"cut[{number}]", _object(f"cut[{number}]", entry), metric) for number, entry in enumerate(cuts)]
-    for number, entry in enumerate(found):
-        if entry.rank is None or entry.rank in {other.rank for other in found[:number]}:
+    entries = [_kept(f"cut[{number}]", _object(f"cut[{number}]", entry), metric) for number, entry in enumerate(cuts)]
+    for number, entry in enumerate(entries):
+        if entry.rank is None or entry.rank in {other.rank for other in entries[:number]}:
             raise Unusable(f"truncation.json: cut[{number}].rank: {entry.rank!r} is not a new whole number")
-    return trained, sorted(found, key=lambda entry: entry.rank or 0)
+    return trained, sorted(entries, key=lambda entry: entry.rank or 0)
 
 
 def _object(what: str, entry: Any) -> Line:

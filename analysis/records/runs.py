@@ -53,10 +53,10 @@ class RunSet(Skipped):
         statuses: none means the done runs, or the failed ones if no run is done.
         """
         statuses = statuses or (("done",) if self.count("done") else ("failed",))
-        found = Provenance.of(run.record for run in self.runs if run.record.status in statuses)
+        provenance = Provenance.of(run.record for run in self.runs if run.record.status in statuses)
         for point in self.having("done") if "done" in statuses else ():
-            found.add_protocol(point.task, point.protocol, len(point.runs))
-        return found
+            provenance.add_protocol(point.task, point.protocol, len(point.runs))
+        return provenance
 
     @cached_property
     def done(self) -> list[Run]:
@@ -142,9 +142,9 @@ class _Group:
     """
 
     def __init__(self, names: tuple[str, ...], seeds: bool, known: dict[tuple[str, ...], Any]) -> None:
-        self._seeds = [(name, place) for place, name in enumerate(names) if is_seed(name)] if seeds else []
-        others = [place for place, name in enumerate(names) if (name, place) not in self._seeds]
-        self._names = tuple(names[place] for place in others)
+        self._seeds = [(name, index) for index, name in enumerate(names) if is_seed(name)] if seeds else []
+        others = [index for index, name in enumerate(names) if (name, index) not in self._seeds]
+        self._names = tuple(names[index] for index in others)
         # An itemgetter of fewer than two indices returns no tuple.
         self._others = itemgetter(*others) if len(others) > 1 else lambda values: tuple(values[n] for n in others)
         self._splits = seeds
@@ -157,7 +157,7 @@ class _Group:
         shared = self._known.get(key)
         if shared is None:
             shared = self._known[key] = dict(zip(self._names, others, strict=True))
-        return Settings(shared, {name: values[place] for name, place in self._seeds}) if self._splits else shared
+        return Settings(shared, {name: values[index] for name, index in self._seeds}) if self._splits else shared
 
 
 @contextlib.contextmanager

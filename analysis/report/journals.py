@@ -99,7 +99,7 @@ def ranks(runs: Sequence[Run]) -> dict[str, Any]:
                 "layers": names,
                 "modules": made.modules,
                 "blocks": made.block_labels,
-                "place": [made.place[name] for name in names],
+                "place": [made.position[name] for name in names],
             }
         start = [first.ranks[name] for name in names]
         of_runs.append([number, first.step, start, last.step, list(last.ranks.values()), len(entries)])

@@ -44,7 +44,7 @@ def build(runs: Sequence[Run], rows: Rows, fractions: dict[str, bool]) -> dict[s
             values[name][number] = value
     return {
         "count": len(runs),
-        "fields": {name: encode(values[name]) for name in sorted(values, key=columns.place)},
+        "fields": {name: encode(values[name]) for name in sorted(values, key=columns.sort_key)},
         "folder": [run.path for run in runs],
         "repeat": {
             number: texts

@@ -49,9 +49,9 @@ def jaccard(a: Array, b: Array) -> float:
     return common / union if union else 1.0
 
 
-def chance_jaccard(a: int, b: int, places: int) -> float:
-    """The approximate Jaccard index of two sets of sizes `a` and `b` drawn independently from `places` indices."""
-    common = a * b / places
+def chance_jaccard(a: int, b: int, size: int) -> float:
+    """The approximate Jaccard index of two sets of sizes `a` and `b` drawn independently from `size` indices."""
+    common = a * b / size
     union = a + b - common
     return common / union if union else 1.0
 

@@ -26,15 +26,15 @@ class Spread:
     mean: float
     sd: float | None  # ddof 1; None for a single value
     scale: int = 1  # 100 if the metric is a fraction
-    places: int = 0  # decimals
+    decimals: int = 0
 
     @property
     def mean_text(self) -> str:
-        return numbers.fixed(self.scale * self.mean, self.places)
+        return numbers.fixed(self.scale * self.mean, self.decimals)
 
     @property
     def sd_text(self) -> str:
-        return "" if self.sd is None else numbers.fixed(self.scale * self.sd, self.places)
+        return "" if self.sd is None else numbers.fixed(self.scale * self.sd, self.decimals)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,8 +154,8 @@ def spread(values: Sequence[float], *, fraction: bool) -> Spread:
         # statistics.stdev uses fractions and is twenty times slower.
         sd = math.dist(values, [mean] * len(values)) / math.sqrt(len(values) - 1)
     scale = 100 if fraction else 1
-    places = numbers.decimals(None if sd is None else scale * sd, MOST[fraction])
-    return Spread(len(values), float(mean), sd, scale, places)
+    decimals = numbers.decimals(None if sd is None else scale * sd, MOST[fraction])
+    return Spread(len(values), float(mean), sd, scale, decimals)
 
 
 def _cell(row: Row, task: str, tally: Tally | None, fractions: Mapping[str, bool]) -> Cell:

@@ -33,7 +33,7 @@ class Note:
 
 
 def build(
-    found: RunSet,
+    run_set: RunSet,
     rows: Rows,
     grid: Grid,
     averages: Averages | None = None,
@@ -43,15 +43,15 @@ def build(
     underlined: bool = False,
 ) -> list[Note]:
     """All lines below a table, in order. underlined: whether the format marks the second best."""
-    provenance = found.provenance()
+    provenance = run_set.provenance()
     explanations = [
         *_spread(grid),
         *_metrics(grid, underlined),
         *(_averages(grid, averages) if averages else ()),
         *(_ranks(grid, ranks) if ranks else ()),
-        *protocols((point.task, point.protocol) for point in found.having("done")),
-        *_other_metric(found),
-        *positives((point.task, point.protocol) for point in found.having("done")),
+        *protocols((point.task, point.protocol) for point in run_set.having("done")),
+        *_other_metric(run_set),
+        *positives((point.task, point.protocol) for point in run_set.having("done")),
         *_final_forms(grid),
         *_costs(grid),
         *_compared(rows, grid),
@@ -63,9 +63,9 @@ def build(
         *_twice(grid),
         *failed(rows),
         *_blank(grid),
-        *pruned(found),
-        *_lacking(found),
-        *left_out(found),
+        *pruned(run_set),
+        *_lacking(run_set),
+        *left_out(run_set),
     ]
     return [
         *(Note(text) for text in explanations),
@@ -110,9 +110,9 @@ def _cells(rows: Sequence[Row], of: Callable[[Record], str]) -> dict[str, list[t
     return cells
 
 
-def pruned(found: RunSet) -> Iterator[str]:
+def pruned(run_set: RunSet) -> Iterator[str]:
     """The number of pruned runs; the remaining runs of their search are a biased, better subset."""
-    if count := found.count("pruned"):
+    if count := run_set.count("pruned"):
         several = count != 1
         yield (
             f"{count} run{'s' * several} {'were' if several else 'was'} stopped by a search and "
@@ -215,21 +215,21 @@ def protocols(done: Iterable[tuple[str, Sequence[Any]]]) -> Iterator[str]:
         yield f"{', '.join(parts)}{which}."
 
 
-def _other_metric(found: RunSet) -> Iterator[str]:
-    if found.metric is not None:
+def _other_metric(run_set: RunSet) -> Iterator[str]:
+    if run_set.metric is not None:
         yield (
-            f"Metric: {found.metric}, as asked for, instead of each task's own. Best checkpoints were chosen by the "
+            f"Metric: {run_set.metric}, as asked for, instead of each task's own. Best checkpoints were chosen by the "
             "task's own metric; the average uses the metric shown on every task."
         )
 
 
-def _lacking(found: RunSet) -> Iterator[str]:
+def _lacking(run_set: RunSet) -> Iterator[str]:
     """Done runs without the metric that was asked for."""
     by_task: dict[str, list[str]] = defaultdict(list)
-    for run in found.lacking:
+    for run in run_set.lacking:
         by_task[run.record.task].append(run.record.variant)
     for task, variants in sorted(by_task.items(), key=lambda item: natural(item[0])):
-        yield f"Left out, no {found.metric} in the record: {runs(len(variants))} on {task} ({names(set(variants))})"
+        yield f"Left out, no {run_set.metric} in the record: {runs(len(variants))} on {task} ({names(set(variants))})"
 
 
 def _final_forms(grid: Grid) -> Iterator[str]:
@@ -377,13 +377,13 @@ def _blank(grid: Grid) -> Iterator[str]:
             yield f"Blank on {column.task}, {reason}: {', '.join(labels)}"
 
 
-def _duplicates(found: Skipped) -> Iterator[str]:
-    same = [duplicate for duplicate in found.duplicates if not duplicate.differs]
+def _duplicates(skipped: Skipped) -> Iterator[str]:
+    same = [duplicate for duplicate in skipped.duplicates if not duplicate.differs]
     if same:
         word = "was" if len(same) == 1 else "were"
         ids = names([duplicate.run_id for duplicate in same])
         yield f"Counted once: {runs(len(same))} that {word} found in more than one place: {ids}."
-    for duplicate in found.duplicates:
+    for duplicate in skipped.duplicates:
         if duplicate.differs:
             others = ", ".join(map(str, duplicate.left_out))
             yield (
