@@ -18,6 +18,8 @@ from trainer import config as run_config
 from trainer.data.sources import fetch_model
 from trainer.loop import cost
 from trainer.model import backbone as models
+from trainer.model.architecture import Architecture
+from trainer.objectives.sequence_classification import SequenceClassification
 from trainer.sweeps.plan import model_sources
 from variants.core.step import Loss, take
 from variants.core.variant import Step, Variant
@@ -43,7 +45,9 @@ def default_backbone() -> tuple[str, models.Pristine]:
     run_config.register()
     with initialize_config_dir(str(Path(__file__).parents[1] / "conf"), version_base="1.3"):
         config = compose("config")
-    return config.model.name, models.pristine(fetch_model(model_sources(config), config.model.files), 2)
+    source = fetch_model(model_sources(config), config.model.files)
+    architecture = Architecture(SequenceClassification.auto_class, 2)
+    return config.model.name, models.pristine(source, architecture, SequenceClassification.head)
 
 
 class Stepper:

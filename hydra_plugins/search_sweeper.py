@@ -1,4 +1,4 @@
-"""A search in place of a sweep: Optuna says which runs there are, one batch after the other."""
+"""A search: a sweep whose runs Optuna chooses, one batch after the other."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from hydra_plugins.study_sweeper import StudySweeper
 from trainer.data.sources.paths import expanded
 from trainer.errors import ConfigError
-from trainer.objectives import metrics
+from trainer.objectives import kinds
 from trainer.sweeps import sweep
 
 if TYPE_CHECKING:
@@ -45,9 +45,9 @@ class SearchSweeper(StudySweeper):
 
     def sweep(self, arguments: list[str]) -> None:
         if importlib.util.find_spec("optuna") is None:
-            raise ConfigError("hydra/sweeper: search needs optuna; it comes with: pip install 'loratory[optuna]'")
+            raise ConfigError("hydra/sweeper: search needs optuna; install it with: pip install 'loratory[optuna]'")
         sweep.refuse_several_processes(type(self).__name__, self.master.hydra.launcher)
-        sweep.refuse_unread(self.master.hydra, multirun=True)
+        sweep.refuse_ignored(self.master.hydra, multirun=True)
         from trainer.sweeps.search import Search, split
 
         texts = [f"{key}={value}" for key, value in self.params.items()] + arguments
@@ -59,31 +59,31 @@ class SearchSweeper(StudySweeper):
         self._begin([])
         task = self.loader.load_sweep_config(self.master, self.fixed)
         if task.machine.dry_run:
-            raise ConfigError("machine.dry_run: true in a search, allowed: false; what it tries depends on results")
+            raise ConfigError("machine.dry_run: true in a search, allowed: false; its trials depend on results")
         folder = expanded(task.runs_dir) / task.study
         settings = {
-            "maximize": metrics.higher_is_better(task.task.metrics[0]),
+            "maximize": kinds.metric(task.task).higher_is_better,
             "sampler": plain(self.sampler),
             "pruner": plain(self.pruner),
         }
-        place = self.storage or str(folder.absolute() / "search.journal")
+        storage = self.storage or str(folder.absolute() / "search.journal")
         size = self.batch or sweep.side_by_side(self.master.hydra.launcher)
-        with Search.opened(folder, place, self.name, space, self.trials, **settings) as search:
-            there = len(search.study.trials)
-            log.info("search %s: %d trials, %d of them there already", self.name, self.trials, there)
+        with Search.opened(folder, storage, self.name, space, self.trials, **settings) as search:
+            existing = len(search.study.trials)
+            log.info("search %s: %d trials, %d of them exist already", self.name, self.trials, existing)
             while trials := search.next(size):
                 self._try(search, trials)
             self._report(search)
         self._conclude()
 
     def _try(self, search: Search, trials: Sequence[FrozenTrial]) -> None:
-        """Carries out the runs of some trials, but for those whose run is there, and tells what came of them."""
+        """Carries out the unfinished runs of some trials and reports the results of all to the search."""
         first = len(self.runs.jobs)
         self.runs.forget()
         left = []
         for number, trial in enumerate(trials, start=first):
             chosen = [f"{key}={Override._get_value_element_as_str(value)}" for key, value in trial.params.items()]
-            self.runs.jobs.append([*self.fixed, *chosen, search.judge(trial)])
+            self.runs.jobs.append([*self.fixed, *chosen, search.pruner_override(trial)])
             run = self.runs.plan(number)
             log.info("trial %d: %s: %s", trial.number, " ".join(chosen), run.title)
             if run.done:
@@ -99,7 +99,7 @@ class SearchSweeper(StudySweeper):
             search.tell(trial, run.record, run.folder)
 
     def _name(self, number: int) -> list[str]:
-        return []  # a trial is called by its parameters, which were said before
+        return []  # the parameters of a trial are logged before it starts
 
     def _report(self, search: Search) -> None:
         states = [trial.state.name for trial in search.study.trials]
@@ -114,5 +114,5 @@ class SearchSweeper(StudySweeper):
 
 
 def plain(node: Any) -> Any:
-    """A config node as plain Python, None where there is none."""
+    """A config node as plain Python; anything else is returned as it is."""
     return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node

@@ -1,9 +1,8 @@
-"""The sweep: what is missing of a study, handed to a launcher, and what came of it.
+"""The sweep: plans the runs of a study and gives the unfinished ones to a launcher.
 
-Hydra takes plugins from packages of this name alone. It is Hydra's own sweeper in what its overrides mean; it differs
-in that finished runs never reach the launcher (a cluster gets no job that would find nothing to do), that no config
-and no result of more than a batch is held, that a failed run ends no sweep, and that a batch whose worker died is
-taken up again.
+Hydra only loads plugins from packages of this name. Overrides mean the same as for Hydra's own sweeper. The differences:
+finished runs never reach the launcher, so that a cluster gets no job without work; at most one batch of configs and
+results is in memory; a failed run does not end the sweep; and a batch whose worker died is repeated.
 """
 
 from __future__ import annotations
@@ -25,8 +24,8 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from trainer.errors import ConfigError, Held, Pruned, one_line
-from trainer.machine import launch, signals
+from trainer.errors import ConfigError, Locked, Pruned, one_line
+from trainer.machine import garbage, launch, signals
 from trainer.overrides import quoted
 from trainer.sweeps import estimate, sweep, titles
 from trainer.sweeps.estimate import Durations
@@ -35,18 +34,18 @@ from trainer.sweeps.titles import Fault, Titles
 
 log = logging.getLogger("trainer.sweeps.sweep")
 
-SHOWN = 50  # runs that are done already are listed up to so many
+SHOWN = 50  # most finished runs, and most faults, that are listed
 
-# What the launchers raise where a process died that carried out a job: joblib, submitit, ray.
+# Errors of joblib, submitit and ray when the process of a job died.
 DIED = ("BrokenProcessPool", "UncompletedJobError", "WorkerCrashedError", "OutOfMemoryError")
 
 
 class Incomplete(ConfigError):
-    """Runs of the sweep are not done at its end; one line that says how many and why."""
+    """Some runs of the sweep are not done at its end; the message says how many and why."""
 
 
 class StudySweeper(Sweeper):
-    """See the module. batch: runs that the launcher gets at once; null for what suits the launcher."""
+    """See the module. batch: number of runs that the launcher gets at once; null for the launcher's default."""
 
     def __init__(self, params: DictConfig | None = None, batch: int | None = None) -> None:
         self.params: Mapping[Any, Any] = params or {}
@@ -60,18 +59,18 @@ class StudySweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> None:
         sweep.refuse_several_processes(type(self).__name__, self.master.hydra.launcher)
-        sweep.refuse_unread(self.master.hydra, multirun=True)
+        sweep.refuse_ignored(self.master.hydra, multirun=True)
         texts = [f"{key}={value}" for key, value in self.params.items()] + arguments
         self._begin(sweep.product(self.loader, texts))
         left = self._plan()
         if self.dry_run:
             self._predict(left)
             return
-        left = self._that_can_be(left)
+        left = self._without_faults(left)
         size = self.batch or batch_size(self.master.hydra.launcher)
         for start in range(0, len(left), size):
             self._carry_out(left[start : start + size])
-            self._say_what_is_left(left[start + size :])
+            self._log_remaining(left[start + size :])
         self._conclude()
 
     def _begin(self, jobs: list[list[str]]) -> None:
@@ -79,13 +78,13 @@ class StudySweeper(Sweeper):
         self.titles = Titles(jobs)
         self.durations = Durations()
         self.faults: dict[int, Fault] = {}
-        self.kinds: dict[int, tuple[str, str]] = {}  # of runs that are to do, for their durations
+        self.kinds: dict[int, tuple[str, str]] = {}  # variant and task of unfinished runs, to estimate durations
         self.tally: Counter[str] = Counter()
         self.first_error = ""
         self.dry_run = self.skip_invalid = False
 
     def _plan(self) -> list[int]:
-        """Says what there is to do; the places of the runs that are not done."""
+        """Logs which runs are done. Returns the numbers of the others."""
         left: list[int] = []
         shown: list[str] = []
         failed = 0
@@ -107,7 +106,7 @@ class StudySweeper(Sweeper):
                 shown.append(run.summary)
         done = len(self.runs) - len(left)
         self.tally["done already"] = done
-        again = " (failed runs are tried again)" if failed else ""
+        again = " (failed runs are repeated)" if failed else ""
         counts = (len(self.runs), done, failed, len(left) - failed, again, self._time_for(left))
         log.info("%d runs: %d done, %d failed, %d to do%s%s", *counts)
         for line in shown if done <= SHOWN else ():
@@ -115,13 +114,13 @@ class StudySweeper(Sweeper):
         return left
 
     def _planned(self, number: int) -> Planned | None:
-        """The run in place `number`, or None where it can't be: then `faults` says why."""
+        """The run of this number. If its config is refused: None, with the reason in `faults`."""
         config = None
         try:
             config = self.runs.config(number)
             run = self.runs.plan(number)
             return replace(run, label=self.titles.label(number, config))
-        except Exception as error:  # Hydra's and OmegaConf's have no class in common
+        except Exception as error:  # errors of Hydra and OmegaConf share no base class
             self._fault(number, config, error)
             return None
 
@@ -131,12 +130,13 @@ class StudySweeper(Sweeper):
         seed = None if config is None else config.seed
         self.faults[number] = Fault(self.titles.setting(number, config), seed, one_line(error))
 
-    def _that_can_be(self, left: list[int]) -> list[int]:
-        """Of the runs that are to do those that can be. Raises `ConfigError` unless the others are to be left out."""
+    def _without_faults(self, left: list[int]) -> list[int]:
+        """Checks runs and returns those without a fault. Raises `ConfigError` for a fault unless `skip_invalid` is set."""
         if not left:
-            return left  # and nothing is imported
-        from trainer.machine import processes
-        from trainer.runs.check import Checks
+            return left  # without importing torch
+        with garbage.paused():
+            from trainer.machine import processes
+            from trainer.runs.check import Checks
 
         checks = Checks()
         with processes.joined():
@@ -146,8 +146,8 @@ class StudySweeper(Sweeper):
                         checks.check(run.config)
                     except ConfigError as error:
                         self._fault(number, run.config, error)
-            processes.agree("runs that can't be", sorted(self.faults))
-        self._say_faults()
+            processes.agree("runs with faults", sorted(self.faults))
+        self._log_faults()
         if self.faults and not self.skip_invalid:
             raise ConfigError(
                 f"{len(self.faults)} of {len(self.runs)} runs can't be carried out, and none was started; "
@@ -156,7 +156,7 @@ class StudySweeper(Sweeper):
         self.tally["invalid"] = len(self.faults)
         return [number for number in left if number not in self.faults]
 
-    def _say_faults(self) -> None:
+    def _log_faults(self) -> None:
         lines = list(titles.lines(self.faults.values()))
         for line in lines[:SHOWN]:
             log.error("invalid: %s", line)
@@ -164,17 +164,17 @@ class StudySweeper(Sweeper):
             log.error("invalid: %d more settings", len(lines) - SHOWN)
 
     def _predict(self, left: Sequence[int]) -> None:
-        """Prints what the runs will cost, and carries out none. Raises `ConfigError` where some can't be."""
+        """Prints the predicted costs of the runs and starts none. Raises `ConfigError` if some have a fault."""
         if launch.this().rank or not left:
             return
         from trainer.runs import dry_run
 
-        found: dict[str, list[int]] = {}
+        by_setting: dict[str, list[int]] = {}
         for number in left:
             if number not in self.faults and (run := self._planned(number)) is not None:
-                found.setdefault(self.titles.setting(number, run.config), []).append(number)
+                by_setting.setdefault(self.titles.setting(number, run.config), []).append(number)
         rows = []
-        for setting, numbers in found.items():
+        for setting, numbers in by_setting.items():
             run = self.runs.plan(numbers[0])
             try:
                 prediction = dry_run.predict(run)
@@ -184,13 +184,13 @@ class StudySweeper(Sweeper):
             seconds = self.durations.expected([estimate.kind(run.config)] * len(numbers))
             rows.append(dry_run.Row(setting, len(numbers), prediction, seconds))
         print(*dry_run.table(rows), sep="\n")
-        self._say_faults()
+        self._log_faults()
         if self.faults:
             raise ConfigError(f"{len(self.faults)} of {len(self.runs)} runs can't be carried out")
 
-    def _say_what_is_left(self, left: Sequence[int]) -> None:
+    def _log_remaining(self, left: Sequence[int]) -> None:
         if left:
-            log.info("%d of %d runs are left%s", len(left), len(self.runs), self._time_for(left))
+            log.info("%d of %d runs remain%s", len(left), len(self.runs), self._time_for(left))
 
     def _time_for(self, left: Sequence[int]) -> str:
         seconds = self.durations.expected(self.kinds[number] for number in left if number in self.kinds)
@@ -199,10 +199,10 @@ class StudySweeper(Sweeper):
         return f", about {estimate.words(seconds / sweep.side_by_side(self.master.hydra.launcher))}"
 
     def _carry_out(self, batch: Sequence[int], attempt: int = 1) -> None:
-        """Hands runs to the launcher and counts what came back; goes on where a worker died."""
+        """Gives runs to the launcher and counts their results. Runs of a worker that died are repeated."""
         jobs = [[*self.runs.jobs[number], *self._name(number)] for number in batch]
         launcher = self.master.hydra.launcher
-        here = launcher._target_.endswith("BasicLauncher")  # then the run listens to signals itself
+        here = launcher._target_.endswith("BasicLauncher")  # then the run handles signals itself
         begun = time.monotonic()
         try:
             with contextlib.nullcontext() if here else signals.raising():
@@ -219,15 +219,15 @@ class StudySweeper(Sweeper):
                 self.durations.add(self.kinds[number], each)
 
     def _name(self, number: int) -> list[str]:
-        """The override that tells a run what its sweep calls it; Hydra's own, so that it stands in no record."""
+        """The override that gives a run its title. It is a field of Hydra's, so that no record contains it."""
         try:
             label = self.titles.label(number, self.runs.config(number))
-        except Exception:  # the run says itself what is wrong with it
+        except Exception:  # the run itself reports the error
             return []
         return [f"hydra.job.name={quoted(label)}"]
 
     def _after_death(self, batch: Sequence[int], attempt: int, error: Exception) -> None:
-        """A dead worker takes its batch with it: the others go on from their checkpoints, the culprit is found."""
+        """Repeats the batch of a worker that died: first as a whole, then one by one to find the run that kills it."""
         self.runs.forget()
         left = [number for number in batch if not self._done(number)]
         self.tally["ran"] += len(batch) - len(left)
@@ -236,7 +236,7 @@ class StudySweeper(Sweeper):
         if attempt > 1 and len(batch) == 1:
             self._give_up(batch[0], error)
             return
-        log.warning("a worker died (%s); its runs go on from their checkpoints", type(error).__name__)
+        log.warning("a worker died (%s); its runs resume from their checkpoints", type(error).__name__)
         for part in [left] if attempt == 1 else [[number] for number in left]:
             self._carry_out(part, attempt + 1)
 
@@ -247,22 +247,22 @@ class StudySweeper(Sweeper):
             return False
 
     def _give_up(self, number: int, error: Exception) -> None:
-        """Records that a run's process dies, whenever it is tried."""
+        """Records a run as failed because its process died at every attempt."""
         from trainer.runs.run import record_death
 
         run, overrides = self.runs.plan(number), self.runs.jobs[number]
         line = f"the process that carried out this run died each time: {one_line(error)}"
-        with run.alone():
+        with run.locked():
             record_death(run, overrides, line)
         log.error("failed: %s: %s", run.title, line)
         self._failure(line)
 
     def _count(self, job: JobReturn) -> None:
-        result = job._return_value  # the property of this name prints, and raises what the job raised
+        result = job._return_value  # the property `return_value` would raise the job's error
         if job.status == JobStatus.COMPLETED:
             self.tally[getattr(result, "how", "ran")] += 1
-        elif isinstance(result, Held):
-            self.tally["held elsewhere"] += 1
+        elif isinstance(result, Locked):
+            self.tally["locked elsewhere"] += 1
         elif isinstance(result, Pruned):
             self.tally["pruned"] += 1
         else:
@@ -273,8 +273,8 @@ class StudySweeper(Sweeper):
         self.first_error = self.first_error or line
 
     def _conclude(self) -> None:
-        seldom = [name for name in ("pruned", "invalid") if self.tally[name]]
-        names = ["ran", "done already", *seldom, "failed", "held elsewhere"]
+        optional = [name for name in ("pruned", "invalid") if self.tally[name]]
+        names = ["ran", "done already", *optional, "failed", "locked elsewhere"]
         counts = ", ".join(f"{self.tally[name]} {name}" for name in names)
         log.info("%d runs: %s", len(self.runs), counts)
         if self.tally["failed"]:
@@ -282,12 +282,12 @@ class StudySweeper(Sweeper):
         if self.tally["invalid"]:
             first = next(titles.lines(self.faults.values()))
             raise Incomplete(f"{self.tally['invalid']} of {len(self.runs)} runs were left out, the first: {first}")
-        if self.tally["held elsewhere"]:
-            raise Incomplete(f"{self.tally['held elsewhere']} of {len(self.runs)} runs are in another process's hands")
+        if self.tally["locked elsewhere"]:
+            raise Incomplete(f"{self.tally['locked elsewhere']} of {len(self.runs)} runs are locked by another process")
 
 
 def batch_size(launcher: DictConfig) -> int:
-    """Runs that a launcher gets at once: one config and one result of each is held, and a batch ends as a whole."""
+    """Number of runs that a launcher gets at once. Their configs and results are in memory until the batch has ended."""
     if launcher._target_.endswith(("BasicLauncher", ".LocalLauncher")):
         return sweep.side_by_side(launcher)
-    return 500  # below the 1,001 jobs that Slurm allows an array by default
+    return 500  # Slurm's default limit for a job array is 1,001

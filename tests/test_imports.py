@@ -21,7 +21,15 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "variants": ("variants.core",),  # the methods
     "variants.__main__": ("weights",),
     "trainer": ("variants.core",),
-    "analysis": ("trainer.record", "trainer.identity", "trainer.errors", "trainer.hashing", "trainer.trackers"),
+    "analysis": (
+        "trainer.record",
+        "trainer.identity",
+        "trainer.errors",
+        "trainer.hashing",
+        "trainer.trackers",
+        "trainer.objectives.metrics",
+        "trainer.objectives.formula",
+    ),
     "weights": ("analysis", "trainer", "variants.core"),
     "train": ANYTHING,
     "hydra_plugins": ANYTHING,

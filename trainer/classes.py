@@ -31,9 +31,10 @@ class Kind:
 KINDS = {
     "variant": Kind("variant", base="variants.core.variant.Variant"),
     "task.source": Kind("task source", methods=("load", "identity")),  # trainer.data.sources.TaskSource
+    "task.kind": Kind("kind of task", base="trainer.objectives.objective.Objective"),
     "model.sources": Kind("model source", methods=("fetch", "identity")),  # trainer.data.sources.ModelSource
     "optim.optimizer": Kind("optimizer", base="torch.optim.Optimizer"),
-    "machine.judge": Kind("judge of a search", base="trainer.sweeps.search.Judge"),
+    "machine.judge": Kind("judge of a search", base="trainer.sweeps.search.TrialPruner"),
     "tracker": Kind("tracker", methods=("check", "start", "log", "finish")),  # trainer.trackers.tracker.Tracker
 }
 

@@ -1,8 +1,8 @@
-"""What a run may be told, and what of it decides the result.
+"""The schema of a run's config, the checks of its values, and the part of it that affects the result.
 
 `variant`, `task` and `model` are plain YAML with `_target_`, so that a new one is one file.
-Everything else is typed here: a misspelt name or a wrong type fails when the config is
-composed. This module imports no torch; `--help` and a finished sweep come up at once.
+All other fields are typed here: a misspelt name or a wrong type fails when the config is
+composed. This module imports no torch, so that `--help` and a finished sweep are fast.
 """
 
 from __future__ import annotations
@@ -23,76 +23,76 @@ from trainer.identity import PARTS, flatten
 from trainer.machine import secrets
 from trainer.plain import mapping
 
-# transformers' schedules that need nothing but the number of steps.
+# See trainer.loop.schedules.
 SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt")
 DTYPES = ("float32", "bfloat16", "float64")
-MOST_THREADS = 1024  # of torch; with many more the process ends without a word
+MOST_THREADS = 1024  # of torch; with many more the process dies without a message
 KERNELS = ("fused", "plain")  # those of variants.core.kernels.low_rank
 
 
 @dataclass
 class Data:
-    """Which rows are used, and for what."""
+    """Which rows are used for training, selection and reporting."""
 
     protocol: str = "dev"  # dev: report on validation. split: select on a part of train, report on validation
-    select_share: float = 0.1  # of train, for protocol=split
-    limit: int | None = None  # training rows, drawn with the run's seed; null for all
-    eval_limit: int | None = None  # rows of each evaluation split, the same for every seed; null for all
-    max_length: int = 128  # tokens; longer texts are cut and counted
+    select_share: float = 0.1  # fraction of train to select on, for protocol=split
+    limit: int | None = None  # number of training rows, drawn with the run's seed; null for all
+    eval_limit: int | None = None  # number of rows of each evaluation split, the same for every seed; null for all
+    max_length: int = 128  # tokens; longer texts are truncated and counted
 
 
 @dataclass
 class Optim:
-    """The optimizer and its schedule. Any torch optimizer fits, by its `_target_`."""
+    """The optimizer and its schedule. `_target_` may name any torch optimizer."""
 
     lr: float = MISSING
-    head_lr: float | None = None  # of the head; null for lr
-    weight_decay: float = 0.0  # of adapters as their cards say; of a model's own weights and the head on matrices alone
+    head_lr: float | None = None  # learning rate of the head; null for lr
+    weight_decay: float = 0.0  # adapters: as their cards say; a model's own weights and the head: matrices only
     schedule: str = "linear"  # one of SCHEDULES
-    warmup: float = 0.06  # share of the steps when below 1, else a number of steps
-    max_grad_norm: float = 1.0  # 0 for no clipping
+    warmup: float = 0.06  # fraction of the steps if below 1, else a number of steps
+    max_grad_norm: float = 1.0  # 0 disables clipping
     optimizer: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
 class Train:
-    """The loop. A switch is `Any`, for as a `bool` it would take 2 for true; `validate` asks for true or false."""
+    """The training loop. Switches are `Any` because `bool` would accept 2; `validate` requires true or false."""
 
     epochs: float = 3.0
-    max_steps: int | None = None  # takes the place of epochs
+    max_steps: int | None = None  # replaces epochs
     batch_size: int = 32
     accumulate: int = 1  # batches per optimizer step
-    processes: int | None = None  # that share a run, each with batch_size rows of a batch; null: those started
+    processes: int | None = None  # number that share the run, each with batch_size rows of a batch; null: as started
     eval_batch_size: int = 128
     eval_every: Any = "epoch"  # "epoch" or a number of steps
-    checkpoint: str = "best"  # the one that is reported: best on the selection split, or last
-    early_stopping: int | None = None  # evaluations without a better one before the run ends
+    checkpoint: str = "best"  # the reported one: best on the selection split, or last
+    early_stopping: int | None = None  # the run ends after this many evaluations without improvement
     group_by_length: Any = True
     autocast: Any = False  # bfloat16 autocast
     gradient_checkpointing: Any = False
-    recompute: Any = False  # adapters with factors compute A x and dropout's bits again, and keep neither
-    max_skipped: int = 10  # steps left out for gradients that are not finite, before the run fails
+    recompute: Any = False  # low-rank adapters recompute A x and the dropout mask instead of keeping them
+    max_skipped: int = 10  # the run fails after more skipped steps, whose gradients were not finite
 
 
 @dataclass
 class Machine:
-    """Where and how a run is carried out; no part of its identity."""
+    """Where and how a run is carried out. It is not part of the run's identity."""
 
     device: str = "auto"  # auto, cpu, cuda, cuda:1
-    threads: int | None = None  # of torch; null leaves torch's choice
-    kernel: str = "fused"  # what adapters and optimizer compute with; plain: the reference in ordinary operations
-    workers: int = 0  # processes that load data
-    fsdp: Any = False  # whether the processes of a run divide the frozen backbone among them
+    threads: int | None = None  # of torch; null for torch's default
+    kernel: str = "fused"  # of adapters and optimizer; plain: the reference in ordinary operations
+    workers: int = 0  # number of processes that load data
+    fsdp: Any = False  # whether the processes of a run shard the frozen backbone
     log_every: int = 10  # steps
     save_every: int = 50  # steps between checkpoints
     progress: Any = True
-    dry_run: Any = False  # only print what the run will cost; `--dry-run` on the command line
-    judge: Any = None  # asked after each evaluation whether the run goes on; set by trainer.sweeps.search
+    dry_run: Any = False  # only print the predicted costs; `--dry-run` on the command line
+    judge: Any = None  # the pruner, called after each evaluation; set by trainer.sweeps.search
 
 
 @dataclass
 class Glue:
-    """Where the GLUE tasks lie: null for the Hub, or a folder in the Hub's layout."""
+    """Where the GLUE tasks are: null for the Hub, or a folder in the Hub's layout."""
 
     path: str | None = None
 
@@ -110,28 +110,28 @@ class Config:
     seed: int = 0
     study: str = "scratch"
     init_from: str | None = None  # folder of a finished run whose adapter the run starts from; see trainer.origin
-    redo: bool = False  # carry out a run that is done once more; its old folder is kept in <study>/.replaced
-    skip_invalid: bool = False  # carry out the runs of a sweep that can be, where others of it can't
+    redo: bool = False  # repeat a finished run; its old folder moves to <study>/.replaced
+    skip_invalid: bool = False  # skip the runs of a sweep that have a fault and carry out the others
     runs_dir: str = "runs"
     machine: Machine = field(default_factory=Machine)
-    tracker: Any = None  # a dashboard, by its `_target_`; no part of a run's identity
+    tracker: Any = None  # a dashboard, by its `_target_`; not part of the run's identity
     glue: Glue = field(default_factory=Glue)
 
 
 def register() -> None:
-    """Makes the schema known to Hydra; `conf/config.yaml` names it in its defaults."""
+    """Registers the schema with Hydra; `conf/config.yaml` lists it in its defaults."""
     ConfigStore.instance().store(name="schema", node=Config)
 
 
 def refuse_missing(config: DictConfig) -> None:
-    """Raises `ConfigError` for a field that must be given and is not."""
+    """Raises `ConfigError` for a required field without a value."""
     for name, value in flatten(mapping(config, resolve=False)):
         if value == MISSING:
             raise ConfigError(f"{name}: not given; set {name}=… on the command line")
 
 
 def validate(config: DictConfig) -> None:
-    """Raises `ConfigError` for a value that no run can use, naming the field and what is allowed."""
+    """Raises `ConfigError` for an invalid value, with the field and what is allowed."""
     refuse_missing(config)
     _refuse_unknown(config)
     secrets.refuse(config)
@@ -147,7 +147,7 @@ def validate(config: DictConfig) -> None:
     ensure("optim.weight_decay", optim.weight_decay, optim.weight_decay >= 0, "a number ≥ 0")
     _one_of("optim.schedule", optim.schedule, SCHEDULES)
     is_warmup = 0 <= optim.warmup < 1 or (optim.warmup >= 1 and optim.warmup == int(optim.warmup))
-    ensure("optim.warmup", optim.warmup, is_warmup, "a share below 1, or a whole number of steps")
+    ensure("optim.warmup", optim.warmup, is_warmup, "a fraction below 1, or a whole number of steps")
     ensure("optim.max_grad_norm", optim.max_grad_norm, optim.max_grad_norm >= 0, "a number ≥ 0")
     ensure("train.epochs", train.epochs, train.epochs > 0, "a number > 0")
     ensure("train.max_steps", train.max_steps, train.max_steps is None or train.max_steps >= 1, "≥ 1, or null")
@@ -173,7 +173,7 @@ def validate(config: DictConfig) -> None:
             ensure(f"{group}.{switch}", value, isinstance(value, bool), "true, false")
     if train.recompute and machine.kernel == "plain":
         raise ConfigError(
-            "train.recompute: true with machine.kernel: plain, allowed: false; autograd keeps what it keeps"
+            "train.recompute: true with machine.kernel: plain, allowed: false; the plain kernel leaves saving to autograd"
         )
     device = machine.device
     known = device in ("auto", "cpu", "cuda") or re.fullmatch(r"cuda:\d+", device)
@@ -181,7 +181,7 @@ def validate(config: DictConfig) -> None:
     ensure("seed", config.seed, 0 <= config.seed < 2**32, "0 ≤ seed < 2³²")
     study = config.study
     is_folder = study.strip() and study.isprintable() and study != ".." and Path(study).name == study
-    ensure("study", study, is_folder, "a folder's name")
+    ensure("study", study, is_folder, "the name of a folder")
     is_place = config.runs_dir.strip() and "://" not in config.runs_dir
     ensure("runs_dir", config.runs_dir, is_place, "a folder, see docs/scale.md for object storage")
     _one_of("model.dtype", config.model.get("dtype"), DTYPES)
@@ -189,11 +189,11 @@ def validate(config: DictConfig) -> None:
     number = isinstance(dropout, int | float) and not isinstance(dropout, bool)
     ensure("model.dropout", dropout, dropout is None or (number and 0 <= dropout < 1), "0 ≤ dropout < 1, or null")
     keep = config.model.get("keep_head")
-    ensure("model.keep_head", keep, keep is None or keep is True, "true, null")  # one spelling each
+    ensure("model.keep_head", keep, keep is None or keep is True, "true, null")
 
 
 def _refuse_unknown(config: DictConfig) -> None:
-    """A `+` on the command line adds any field; one that nothing reads would be a silent no-op."""
+    """Raises `ConfigError` for a field outside the schema: `+` can add any, and it would have no effect."""
     groups = {"data": Data, "optim": Optim, "train": Train, "machine": Machine, "glue": Glue}
     for group, schema in {"": Config, **groups}.items():
         allowed = [f.name for f in dataclasses.fields(schema)]
@@ -205,18 +205,20 @@ def _refuse_unknown(config: DictConfig) -> None:
 
 
 def defaults() -> dict[str, Any]:
-    """The defaults of the schema's fields that a run is a function of, by their dotted names."""
-    found: dict[str, Any] = {"model.dtype": "float32"}
+    """Defaults, by dotted name, of the schema's fields that affect the result."""
+    values_by_name: dict[str, Any] = {"model.dtype": "float32"}
     for group, schema in (("data", Data), ("optim", Optim), ("train", Train)):
         values = ((f.name, f.default) for f in dataclasses.fields(schema))
-        found |= {f"{group}.{name}": value for name, value in values if value not in (MISSING, dataclasses.MISSING)}
-    return found
+        values_by_name |= {
+            f"{group}.{name}": value for name, value in values if value not in (MISSING, dataclasses.MISSING)
+        }
+    return values_by_name
 
 
 def deciding(config: DictConfig) -> dict[str, Any]:
-    """The parts of a config that a run is a function of, as plain values."""
+    """The parts of a config that affect the result, as plain values."""
     whole = mapping(config)
-    del whole["model"]["sources"]  # which mirror the files came from changes nothing
+    del whole["model"]["sources"]  # the mirror that the files came from does not matter
     return {name: whole[name] for name in PARTS}
 
 

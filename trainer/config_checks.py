@@ -1,4 +1,4 @@
-"""What every config must be before any class is asked about its own settings. Imports no torch."""
+"""Checks that every config must pass before a class checks its own settings. Imports no torch."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from omegaconf import DictConfig, OmegaConf
 
 from trainer import classes
 from trainer.errors import ConfigError
+from trainer.objectives import kinds
 
-# Fields of the groups whose files are plain YAML; a file may have others for its own fields to refer to.
+# Fields of the groups with plain YAML files. A file may add fields to which its other fields refer.
 FIELDS = {
-    "task": ("name", "metrics", "positive", "source"),
+    "task": kinds.OF_EVERY_TASK,
     "model": ("name", "sources", "dtype", "dropout", "keep_head", "files"),
 }
 NODE = "a mapping with a class as _target_"
 
 
 def check(config: DictConfig) -> None:
-    """Raises `ConfigError` for a value that can't be written down, a name that is none and a part of another kind."""
+    """Raises `ConfigError` for a value that no file can store, an invalid name, and a part of the wrong type."""
     tree = OmegaConf.to_container(config, resolve=True)
     for name, value in _leaves("", tree):
         _refuse_unwritable(name, value)
@@ -31,6 +32,7 @@ def check(config: DictConfig) -> None:
     variant, task, model = config.variant, config.task, config.model
     _node("variant", variant)
     _node("task.source", task.get("source"))
+    kinds.target(task.get("kind"))
     metrics = _plain(task.get("metrics"))
     texts = isinstance(metrics, list) and all(isinstance(name, str) for name in metrics)
     ensure("task.metrics", metrics, texts and metrics and len(set(metrics)) == len(metrics), "a list of metrics")
@@ -47,32 +49,34 @@ def check(config: DictConfig) -> None:
         _node("machine.judge", config.machine.judge)
 
 
-def refuse_unread(config: DictConfig) -> None:
-    """Raises `ConfigError` for a field of task or model that nothing reads: neither the suite nor the group itself.
+def refuse_ignored(config: DictConfig) -> None:
+    """Raises `ConfigError` for a field of task or model that neither the suite nor the group's own file reads.
 
-    In a config that was resolved no field refers to another; there one is read whose value a source has.
+    A resolved config has no references between fields; there a field counts as read if a source has its value.
     """
     for group, known in FIELDS.items():
         if not isinstance(config[group], DictConfig):
             continue
         texts = [str(value) for _, value in _leaves("", OmegaConf.to_container(config[group], resolve=False))]
-        referred = {name for text in texts for name in re.findall(rf"\$\{{(?:\.+|{group}\.)(\w+)", text)}
+        referenced = {name for text in texts for name in re.findall(rf"\$\{{(?:\.+|{group}\.)(\w+)", text)}
         plain = OmegaConf.to_container(config[group], resolve=True)
         assert isinstance(plain, dict)
         sources = [value for _, value in _leaves("", {name: plain.get(name) for name in ("source", "sources")})]
-        referred |= {name for name, value in plain.items() if isinstance(value, str) and value in sources}
-        allowed = [*known, *sorted(referred - {*known})]
+        referenced |= {name for name, value in plain.items() if isinstance(value, str) and value in sources}
+        if group == "task":
+            known = (*known, *kinds.settings(config.task.get("kind")))
+        allowed = [*known, *sorted(referenced - {*known})]
         for name in config[group]:
-            if name not in allowed:
+            if name not in allowed and plain[name] is not None:
                 raise ConfigError(f"{group}.{name}: no such field, allowed: {', '.join(allowed)}")
 
 
 def _leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """Names and values of all that a tree holds, keys and members of lists included."""
+    """Names and values of all leaves of a tree, keys and list members included."""
     if isinstance(value, Mapping):
         for key, part in value.items():
             below = f"{name}.{key}" if name else f"{key}"
-            ensure(name, key, isinstance(key, str), "text as names in it")
+            ensure(name, key, isinstance(key, str), "text as its names")
             yield below, key
             yield from _leaves(below, part)
     elif isinstance(value, list):
@@ -88,15 +92,15 @@ def _refuse_unwritable(name: str, value: Any) -> None:
     elif isinstance(value, int):
         ensure(name, value, -(2**63) <= value < 2**63, "a whole number of 64 bits")
     elif isinstance(value, str):
-        # A byte of the command line that is no UTF-8 arrives as half a character.
+        # A byte of the command line that is not UTF-8 arrives as a lone surrogate.
         whole = "\0" not in value and not any("\ud800" <= letter <= "\udfff" for letter in value)
         ensure(ascii(name)[1:-1], value, whole, "text in UTF-8, without a zero")
 
 
 def _name(field: str, value: Any) -> None:
     good = isinstance(value, str) and value.strip() and value.isprintable()
-    quoted = f"; in quotes it is one: \"{field}='{value}'\"" if isinstance(value, int | float) else ""
-    ensure(field, value, good, f"text of one line, a name for tables{quoted}")
+    quoted = f"; in quotes it is text: \"{field}='{value}'\"" if isinstance(value, int | float) else ""
+    ensure(field, value, good, f"one line of text, a name for tables{quoted}")
 
 
 def _node(field: str, node: Any) -> None:

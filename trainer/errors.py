@@ -1,4 +1,4 @@
-"""Errors that say all there is to know in one line, and other errors as one line."""
+"""Errors whose message is one line for the user, and a function that shortens any other error to one line."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-# The extra that brings each of Hydra's launchers; Hydra itself only says which are there.
+# The extra that installs each launcher. Hydra's own error only lists the launchers that are installed.
 EXTRAS = {
     "hydra/launcher/joblib": "joblib",
     "hydra/launcher/submitit_local": "submitit",
@@ -16,35 +16,35 @@ EXTRAS = {
 
 
 class ConfigError(ValueError):
-    """A setting, a file or a source is wrong: one line that names the field, the value and what is allowed.
+    """A setting, a file or a source is wrong. The message is one line with field, value and what is allowed.
 
-    It is raised before anything costly starts and is shown to the user without a traceback.
+    It is raised before anything costly starts, and the user sees no traceback.
     """
 
 
 class RunFailed(RuntimeError):
-    """The run can't end as it should; one line that says why."""
+    """The run can't finish; the message is one line with the reason."""
 
 
 class Pruned(Exception):
-    """A search stopped the run, which others of it have left behind; recorded as such, and no failure."""
+    """The pruner of a search stopped this trial. It is recorded as pruned, not as failed."""
 
 
-class Held(ConfigError):
-    """Another process is carrying out the run; it is left alone."""
+class Locked(ConfigError):
+    """Another process is carrying out the run, which is therefore skipped."""
 
 
 def one_line(error: BaseException) -> str:
-    """An error as a user should see it: one line that names the field and, where known, what is allowed."""
+    """An error as one line for the user, with the field and, if known, what is allowed."""
     from hydra.errors import MissingConfigException
     from omegaconf.errors import OmegaConfBaseException
 
     for cause in _causes(error):
         if isinstance(cause, MissingConfigException) and (extra := EXTRAS.get(cause.missing_cfg_file or "")):
-            return f"{cause.missing_cfg_file}: not installed; it comes with: pip install 'loratory[{extra}]'"
+            return f"{cause.missing_cfg_file}: not installed; install it with: pip install 'loratory[{extra}]'"
         if isinstance(cause, MissingConfigException) and cause.options is not None:
             file = cause.missing_cfg_file or ""
-            # The options are those of the group that was chosen from: `variant` for variant=families/x.
+            # cause.options lists the outer group: `variant` for variant=families/x.
             group, _, name = file.rpartition("/") if file.startswith("hydra/") else file.partition("/")
             allowed = sorted(option for option in cause.options if not option.startswith("_"))  # no templates
             return f"{group}: {name!r}, allowed: {', '.join(allowed)}"
@@ -57,7 +57,7 @@ def one_line(error: BaseException) -> str:
 
 
 def _choice(error: BaseException) -> str | None:
-    """The override of a group that Hydra refuses for its type, which its message leaves out."""
+    """The override of a group whose type Hydra refuses; Hydra's message does not name it."""
     trace = error.__traceback__
     while trace is not None:
         if (override := trace.tb_frame.f_locals.get("override")) is not None and hasattr(override, "key_or_group"):
@@ -81,7 +81,7 @@ def _config_line(error: Any) -> str:
 
 
 def names(node: Any, prefix: str = "") -> Iterator[str]:
-    """Dotted names of all fields of a config, but for Hydra's own."""
+    """Dotted names of all fields of a config except Hydra's own."""
     for key in node:
         if prefix or key != "hydra":
             yield f"{prefix}{key}"
@@ -91,22 +91,22 @@ def names(node: Any, prefix: str = "") -> Iterator[str]:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The fields that `name` may stand for, as the end of an error; empty where none is like it."""
+    """The end of an error that suggests fields with a similar name; empty if there are none."""
     last: dict[str, list[str]] = {}
     for field in known:
         last.setdefault(field.rpartition(".")[2], []).append(field)
     alike = difflib.get_close_matches(name.rpartition(".")[2], last, n=1, cutoff=0.7)
-    found = [field for one in alike for field in last[one] if field != name]
-    return f"; did you mean {' or '.join(found)}?" if found else ""
+    suggestions = [field for one in alike for field in last[one] if field != name]
+    return f"; did you mean {' or '.join(suggestions)}?" if suggestions else ""
 
 
 def _causes(error: BaseException) -> list[BaseException]:
-    found: list[BaseException] = []
+    causes: list[BaseException] = []
     current: BaseException | None = error
-    while current is not None and current not in found:
-        found.append(current)
+    while current is not None and current not in causes:
+        causes.append(current)
         current = current.__cause__ or current.__context__
-    return found
+    return causes
 
 
 def message(error: object) -> str:

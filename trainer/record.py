@@ -7,23 +7,19 @@ In Python a record is a tree of small dataclasses; on disk it is one flat object
 names are the path through that tree, joined by dots (`metric.value`, `memory.optimizer`,
 `config.variant.rank`). Numbers that were not measured are absent, never zero.
 
-A record of version 1 is read as one of today; what it did not know is blank. Of a version that is still to come the
-unknown fields are kept as they are.
+A record of version 1 is read like one of version 2; fields that version 1 lacks are blank. Unknown fields of a newer
+version are kept as they are.
 
-This module needs little more than the standard library: `analysis` reads with it. The parts of a record are in
-`record_parts`; how its text is written, hashed and read back is in `record_text`.
+`analysis` reads with this module, so it imports little more than the standard library. `record_fields` lists the
+fields, `record_row` checks a flat row, and `record_text` writes, hashes and parses its text.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import functools
-import math
 import os
-import sys
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from operator import attrgetter, itemgetter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -32,88 +28,102 @@ import orjson
 from trainer import identity_v1
 from trainer.identity import flatten, reduced
 from trainer.identity import run_id as hashed
-from trainer.record_parts import Data, Files, Memory, Metric, Params, Rank, Steps, Time
+from trainer.record_fields import (
+    FIELDS,
+    GROUPS,
+    OPEN_GROUPS,
+    STATUSES,
+    VERSION,
+    Data,
+    Fields,
+    Files,
+    Memory,
+    Metric,
+    Params,
+    Rank,
+    Steps,
+    Time,
+)
+from trainer.record_row import MEASURED, NAMES, NULLABLE, check
 from trainer.record_text import CHECKSUM, CorruptRecord, checksum, is_as_written, parse, text_of, write_json
 
-VERSION = 2
+__all__ = [
+    "ADAPTER",
+    "CHECKSUM",
+    "CONFIG",
+    "FIELDS",
+    "FILENAME",
+    "GROUPS",
+    "OPEN_GROUPS",
+    "REPLACED",
+    "STATUSES",
+    "VERSION",
+    "CorruptRecord",
+    "Data",
+    "Fields",
+    "Files",
+    "Hold",
+    "Memory",
+    "Metric",
+    "Params",
+    "Rank",
+    "Record",
+    "Steps",
+    "Time",
+    "checksum",
+    "find",
+    "flatten",
+    "misplaced",
+    "read",
+    "refuse_unreadable",
+    "write",
+    "write_json",
+]
+
 FILENAME = "record.json"
-CONFIG = "config.yaml"  # beside it from the start of a run
-ADAPTER = Path("adapter") / "state"  # beside it at the end: what training changed
-REPLACED = ".replaced"  # in a study's folder: runs that were done again
-STATUSES = ("done", "failed", "pruned")
+CONFIG = "config.yaml"  # in a run's folder from its start
+ADAPTER = Path("adapter") / "state"  # in a run's folder at its end: the parameters that training changed
+REPLACED = ".replaced"  # in a study's folder: earlier results of runs that were repeated
 
-
-# Groups of any names; in Python they are dictionaries.
-OPEN_GROUPS = ("config", "identity", "git", "code", "versions", "hardware", "metrics", "method")
+_values: Callable[[Fields], tuple[Any, ...]] = attrgetter(*NAMES)
 
 
 @dataclass(slots=True)
-class Record:
-    """One run. `status` is "done", "failed" or "pruned" (stopped by a search); only a done one has metrics, others
-    say why in `error`."""
-
-    run_id: str
-    study: str
-    variant: str
-    task: str
-    model: str
-    seed: int
-    status: str = "done"
-    error: str | None = None
-    version: int = VERSION
-    started: str | None = None  # UTC, ISO 8601
-    finished: str | None = None
-    overrides: list[str] = field(default_factory=list)  # as typed on the command line
-    config: dict[str, Any] = field(default_factory=dict)  # every setting that decides the result, flattened
-    identity: dict[str, Any] = field(default_factory=dict)  # those of them that run_id is the hash of
-    git: dict[str, Any] = field(default_factory=dict)  # commit, dirty
-    code: dict[str, str] = field(default_factory=dict)  # variant: hash of the method's own code
-    versions: dict[str, str] = field(default_factory=dict)  # python, torch, transformers, …
-    hardware: dict[str, Any] = field(default_factory=dict)
-    metric: Metric = field(default_factory=Metric)
-    metrics: dict[str, float] = field(default_factory=dict)  # every metric, by name
-    method: dict[str, float] = field(default_factory=dict)  # what the method says of itself, see Variant.report
-    data: Data = field(default_factory=Data)
-    steps: Steps = field(default_factory=Steps)
-    params: Params = field(default_factory=Params)
-    rank: Rank = field(default_factory=Rank)
-    memory: Memory = field(default_factory=Memory)
-    time: Time = field(default_factory=Time)
-    files: Files = field(default_factory=Files)
-    extra: dict[str, Any] = field(default_factory=dict)  # fields of a newer version, as they were read
+class Record(Fields):
+    """The record of one run, and the flat row that it is on disk."""
 
     def identity_hash(self) -> str:
-        """The name that its identity gives to a run; `run_id` in a record that nobody edited."""
+        """The run's name by its identity; equals `run_id` unless the record was edited."""
         return hashed(self.identity)
 
     def row(self) -> dict[str, Any]:
-        """The flat row as it is written: its fields and their checksum."""
+        """The flat row that is written to disk: the fields and their checksum."""
         fields = self.fields()
         return fields | {CHECKSUM: checksum(fields)}
 
     def fields(self, groups: Iterable[str] = OPEN_GROUPS) -> dict[str, Any]:
-        """All fields, names joined by dots; absent numbers are left out, null settings are not.
+        """All fields by their dotted names. Absent numbers are left out; settings that are null stay.
 
-        groups: those of any names that are among them.
+        groups: which of `OPEN_GROUPS` to include.
         """
-        found = {name: value for name, value in zip(_NAMES, _values(self), strict=True) if value is not None}
+        found = {name: value for name, value in zip(NAMES, _values(self), strict=True) if value is not None}
         for group in groups:
             pairs = flatten(getattr(self, group), f"{group}.")
-            found.update(pairs if group in _SETTINGS else ((name, value) for name, value in pairs if value is not None))
+            found.update(pairs if group in NULLABLE else ((name, value) for name, value in pairs if value is not None))
         return found | self.extra
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any], *, as_written: bool = False, hold: Hold | None = None) -> Record:
-        """The record that a flat row stands for. Raises `CorruptRecord`.
+        """The record of a flat row. Raises `CorruptRecord`.
 
-        as_written: whether it is known that nobody has edited the row since it was written. hold: as for `read`.
+        as_written: whether the row's checksum has been verified. hold: as for `read`.
         """
-        shape = check(row, as_written=as_written)
+        layout = check(row, as_written=as_written)
         hold = hold or _hold
         values = (*row.values(), None)
-        groups = {name: group(*of(values)) for name, group, of in shape.groups}
-        parts = {name: dict(zip(names, of(values), strict=True)) for name, names, of in shape.parts}
-        held = {name: hold(name, names, of(values)) for name, names, of in shape.held}
+        groups = {name: group(*of(values)) for name, group, of in layout.groups}
+        parts = {name: dict(zip(names, of(values), strict=True)) for name, names, of in layout.parts}
+        held = {name: hold(name, names, of(values)) for name, names, of in layout.shared}
         plain = parts.pop("")
         plain.pop(CHECKSUM, None)
         if plain["version"] == 1:
@@ -122,7 +132,7 @@ class Record:
         return cls(**plain, **groups, **parts, **held)  # type: ignore[arg-type]
 
 
-# What makes the dictionary of a group from its name, the names in it and their values.
+# Makes the dictionary of a group from the group's name, the names of its entries and their values.
 Hold = Callable[[str, tuple[str, ...], Sequence[Any]], Any]
 
 
@@ -130,190 +140,20 @@ def _hold(group: str, names: tuple[str, ...], values: Sequence[Any]) -> dict[str
     return dict(zip(names, values, strict=True))
 
 
-GROUPS: dict[str, type] = {
-    "metric": Metric,
-    "data": Data,
-    "steps": Steps,
-    "params": Params,
-    "rank": Rank,
-    "memory": Memory,
-    "time": Time,
-    "files": Files,
-}
-
-_OWN = ("metrics", "method")  # those that no two runs have in common
-
-_SETTINGS = ("config", "identity")  # in which a null is a value
-
-FIELDS = {cls: tuple(f.name for f in dataclasses.fields(cls)) for cls in (Record, *GROUPS.values())}
-
-# Every field of a name that is known beforehand.
-_NAMES = tuple(
-    name
-    for head in FIELDS[Record]
-    if head not in (*OPEN_GROUPS, "extra")
-    for name in ([f"{head}.{rest}" for rest in FIELDS[GROUPS[head]]] if head in GROUPS else [head])
-)
-_values: Callable[[Record], tuple[Any, ...]] = attrgetter(*_NAMES)
-
-_Kind = tuple[frozenset[type], str]  # the types that are allowed, and how an error calls them
-
-# What a field's annotation allows, by the annotation's first word.
-_ALLOWED: dict[str, _Kind] = {
-    "str": (frozenset({str}), "text"),
-    "int": (frozenset({int}), "a whole number"),
-    "float": (frozenset({int, float}), "a finite number"),
-    "bool": (frozenset({bool}), "true or false"),
-    "list[str]": (frozenset({list}), "a list of texts"),
-}
-
-
-def _kinds(cls: type, prefix: str = "") -> dict[str, _Kind]:
-    words = {f.name: str(f.type).partition(" ")[0] for f in dataclasses.fields(cls)}
-    return {f"{prefix}{name}": _ALLOWED[word] for name, word in words.items() if word in _ALLOWED}
-
-
-# What each field may be, by its name in a row.
-_KINDS = _kinds(Record) | {"git.commit": _ALLOWED["str"]}
-for _name, _group in GROUPS.items():
-    _KINDS |= _kinds(_group, f"{_name}.")
-
-_REQUIRED = ("run_id", "study", "variant", "task", "model", "seed", "status", "version")
-
-
-class _Shape:
-    """What rows with the same names have in common; a study has some dozens of shapes.
-
-    groups: the name and class of each of `GROUPS`, and what takes the values of its fields from those of a row, behind
-    which there is a None for the absent ones. held: each of `OPEN_GROUPS` that runs may have in common, and its names.
-    parts: all others; plain fields are of the part "". types: by name the types that a value may have, where not any
-    may stand there. lists: the names that may have a list.
-    """
-
-    def __init__(self, names: tuple[str, ...]) -> None:
-        places: dict[str, dict[str, int]] = {part: {} for part in ("", "extra", *GROUPS, *OPEN_GROUPS)}
-        for number, name in enumerate(names):
-            part, rest = _place(name)
-            places[part][rest] = number
-        self.groups = [
-            (name, group, _getter([places[name].get(rest, -1) for rest in FIELDS[group]]))
-            for name, group in GROUPS.items()
-        ]
-        open_parts = [(part, tuple(own), _getter(own.values())) for part, own in places.items() if part not in GROUPS]
-        self.held = [part for part in open_parts if part[0] in OPEN_GROUPS and part[0] not in _OWN]
-        self.parts = [part for part in open_parts if part not in self.held]
-        self.types = {name: types for name in names if (types := _types(name)) is not None}
-        self.lists = [name for name, types in self.types.items() if list in types]
-        self.seen: set[tuple[type, ...]] = set()  # types of values that were found to be right
-        self.misplaced = [name for name in names if _misplaced(name)]
-        self.missing = [name for name in _REQUIRED if name not in names]
-
-
-_shape = functools.lru_cache(1000)(_Shape)
-
-
-def _getter(places: Collection[int]) -> Callable[[tuple[Any, ...]], Sequence[Any]]:
-    """What takes the values at these places."""
-    if len(places) > 1:
-        return itemgetter(*places)
-    return lambda values: [values[place] for place in places]
-
-
-def _place(name: str) -> tuple[str, str]:
-    head, _, rest = name.partition(".")
-    if head in OPEN_GROUPS or (head in GROUPS and name in _KINDS):
-        return head, sys.intern(rest)
-    plain = not rest and head in (CHECKSUM, *FIELDS[Record]) and head != "extra"
-    return ("", name) if plain else ("extra", name)
-
-
-def _types(name: str) -> frozenset[type] | None:
-    if name.startswith("metrics."):
-        return _ALLOWED["float"][0]
-    kind = _KINDS.get(name)
-    return kind and (kind[0] if name in _REQUIRED else kind[0] | {type(None)})
-
-
-def _misplaced(name: str) -> bool:
-    """Whether a group stands where a value belongs, or a value where a group does."""
-    head, _, rest = name.partition(".")
-    is_group = head in GROUPS or head in OPEN_GROUPS
-    return not rest if is_group else bool(rest) and head in FIELDS[Record]
-
-
-def check(row: Mapping[str, Any], *, as_written: bool = False) -> _Shape:
-    """Raises `CorruptRecord` for a row that is no record, or was edited after it was written; returns its shape.
-
-    as_written: whether the latter is known not to be so.
-    """
-    version = row.get("version")
-    if type(version) is not int or version < 1:
-        raise CorruptRecord(f"version: {version!r}, allowed: a whole number ≥ 1")
-    shape = _shape(tuple(row))
-    for name in shape.misplaced:
-        head, _, rest = name.partition(".")
-        raise CorruptRecord(f"{name}: {head} is no group" if rest else f"{name}: {row[name]!r} is not a group")
-    for name in shape.missing:
-        raise CorruptRecord(f"{name}: None is not {_KINDS[name][1]}")
-    types = tuple(map(type, row.values()))
-    if not as_written or types not in shape.seen:  # of a row as it is written, no number is nan or inf
-        for name, allowed in shape.types.items():
-            value = row[name]
-            if type(value) not in allowed or (type(value) is float and not math.isfinite(value)):
-                raise CorruptRecord(_wrong(name, value))
-        shape.seen.add(types)
-    for name in shape.lists:
-        if row[name] is not None and not all(type(text) is str for text in row[name]):
-            raise CorruptRecord(_wrong(name, row[name]))
-    if row["status"] not in STATUSES:
-        raise CorruptRecord(f"status: {row['status']!r}, allowed: {', '.join(STATUSES)}")
-    if row["status"] == "done" and row.get("metric.value") is None:
-        raise CorruptRecord("metric.value: missing in a finished run")
-    if row["status"] != "done" and any(row[name] is not None for name in row if name.startswith(_MEASURED)):
-        raise CorruptRecord(f"metric: a {row['status']} run has none")
-    if not as_written:
-        _refuse_edited(row)
-    return shape
-
-
-def _wrong(name: str, value: Any) -> str:
-    kind = _ALLOWED["float"] if name.startswith("metrics.") else _KINDS[name]
-    return f"{name}: {value!r} is not {kind[1]}"
-
-
-_MEASURED = ("metric.", "metrics.")
-
-
-def _refuse_edited(row: Mapping[str, Any]) -> None:
-    """Raises `CorruptRecord` where what a record says in two places differs."""
-    if row["version"] > 1:
-        if row.get(CHECKSUM) != checksum(row):
-            raise CorruptRecord(f"{CHECKSUM}: {row.get(CHECKSUM)!r} is not that of the record, which was edited")
-        return
-    settings = {name.removeprefix("config."): value for name, value in row.items() if name.startswith("config.")}
-    if row["run_id"] != hashed(settings):
-        raise CorruptRecord(f"run_id: {row['run_id']!r} is not that of its config, which was edited")
-    twice = {"seed": "config.seed", "metric.value": f"metrics.{row.get('metric.name')}"}
-    twice |= {name: f"config.{name}.name" for name in ("variant", "task", "model")}
-    for name, other in twice.items():
-        if row.get(name) != row.get(other):
-            raise CorruptRecord(f"{name}: {row.get(name)!r} is {row.get(other)!r} in {other}; one of them was edited")
-
-
 def write(record: Record, folder: str | os.PathLike[str]) -> Path:
-    """Writes `folder/record.json` so that a reader sees the whole record or none."""
+    """Writes `folder/record.json` atomically: a reader sees the whole record or none."""
     row = record.row()
     check(row)
     return write_json(Path(folder) / FILENAME, row)
 
 
 def refuse_unreadable(record: Record) -> None:
-    """Raises `CorruptRecord` for a record that `read` would not give back as it is written.
+    """Raises `CorruptRecord` if `read` would not return this record as it is written.
 
-    For one of a run that is yet to be: whatever is wrong with its names and settings is wrong before the training too.
+    It is called before training: faulty names and settings are known by then, measured numbers are not.
     """
-    row = {name: value for name, value in record.fields().items() if not name.startswith(_MEASURED)}
-    row["status"] = "failed"  # which has no metric
+    row = {name: value for name, value in record.fields().items() if not name.startswith(MEASURED)}
+    row["status"] = "failed"  # a failed record needs no metric
     try:
         row[CHECKSUM] = checksum(row)
         again = Record.from_row(parse(text_of(row))).row()
@@ -325,10 +165,10 @@ def refuse_unreadable(record: Record) -> None:
 
 
 def read(folder: str | os.PathLike[str], hold: Hold | None = None) -> Record | None:
-    """The record in a run's folder, or None where there is none yet.
+    """The record in a run's folder, or None if the folder holds none.
 
-    hold: for who reads many: makes the dictionaries of groups that runs may have in common, and may make one for all.
-    Raises `CorruptRecord`, naming the file, for one that is there but can't be trusted.
+    hold: makes the dictionaries of the open groups; a reader of many records lets equal ones share an object.
+    Raises `CorruptRecord`, which names the file, if the record can't be trusted.
     """
     path = f"{os.fspath(folder)}{os.sep}{FILENAME}"
     try:
@@ -339,7 +179,7 @@ def read(folder: str | os.PathLike[str], hold: Hold | None = None) -> Record | N
         raise CorruptRecord(f"{path}: {error.strerror or error}") from None
     try:
         as_written = is_as_written(content)
-        # orjson is four times as fast, and makes a float of a whole number above 64 bits.
+        # orjson is four times as fast as json but turns integers above 64 bits into floats.
         row = orjson.loads(content) if as_written and not _has_long(content) else parse(str(content, "utf-8"))
         return Record.from_row(row, as_written=as_written, hold=hold)
     except (ValueError, RecursionError) as error:
@@ -347,7 +187,7 @@ def read(folder: str | os.PathLike[str], hold: Hold | None = None) -> Record | N
 
 
 def _content(path: str) -> bytes:
-    # A study has thousands of records of a few kilobytes: opening a Python file takes longer than reading one.
+    # Records have a few kilobytes: creating a Python file object would take longer than the read itself.
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
     try:
         content = part = os.read(handle, _CHUNK)
@@ -363,24 +203,24 @@ _CHUNK = 1 << 16
 
 
 def misplaced(run_id: str, folder: str | os.PathLike[str]) -> str | None:
-    """Why the record of a run is not believed where it lies, in one line; None in a folder that has the run's name.
+    """One line if `folder` does not have the run's name, so that its record is not trusted; else None.
 
-    The folder above may have any name: whole studies are copied.
+    The parent folder may have any name, because whole studies are copied.
     """
     name = os.path.basename(folder)
-    if name != run_id:  # called "." or reached over a link
+    if name != run_id:  # the path may end in "." or in a link
         name = os.path.basename(os.path.realpath(folder))
     return None if name == run_id else f"{os.path.join(folder, FILENAME)}: run_id: {run_id!r} in the folder of {name!r}"
 
 
 def _has_long(content: bytes) -> bool:
-    """Whether there may be a whole number of 19 digits or more in a file as it is written."""
-    digits = content.translate(_ANY_DIGIT)  # searched for twice, a tenth of a regular expression's time
+    """Whether a record's text may contain an integer of 19 digits or more."""
+    digits = content.translate(_ANY_DIGIT)  # two searches take a tenth of the time of a regular expression
     return any(start + b"0" * 19 in digits for start in (b" ", b"-"))
 
 
 _ANY_DIGIT = bytes.maketrans(b"123456789", b"000000000")
-_HYDRA = f"{os.sep}.hydra"  # of a multirun's own files
+_HYDRA = f"{os.sep}.hydra"  # Hydra's own folder holds a config.yaml too
 _SEPARATORS = (os.sep, *filter(None, [os.altsep]))
 
 
@@ -389,13 +229,13 @@ def find(
     unread: Callable[[OSError], None] | None = None,
     begun: Callable[[str], None] | None = None,
 ) -> Iterator[str]:
-    """Folders below `roots` (themselves included) that hold a record, in sorted order.
+    """Folders at or below `roots` that hold a record, in sorted order. Links to folders are not followed.
 
-    `unread` is called with the error for a folder that can't be looked into, `begun` with one in which a run has begun
-    and left no record yet. Links to folders are not followed.
+    unread: called with the error of a folder that can't be listed. begun: called with the folder of a run that has
+    started and has no record.
     """
     for root in roots:
-        # Names, not paths: a study has thousands of runs in one folder. The last is the next.
+        # A stack of folders and the names in them still to visit, last first; names take less memory than paths.
         waiting = [("", [os.fspath(root)])]
         while waiting:
             above, names = waiting[-1]

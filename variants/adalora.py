@@ -45,6 +45,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -52,9 +53,7 @@ from variants.core import field_checks, layers
 from variants.core.adapters import svd_triplets
 from variants.core.adapters.adapter import check_rank
 from variants.core.adapters.svd_triplets import PARTS, Triplets
-from variants.core.allocation import deferred_ranks
 from variants.core.allocation.budget import masks, spread, within
-from variants.core.allocation.deferred_ranks import Unread
 from variants.core.allocation.importance import NOT_FINITE, Importance
 from variants.core.allocation.schedule import Cubic, check_acts
 from variants.core.variant import AdapterVariant, Step
@@ -76,6 +75,11 @@ class MaskedTriplets(Triplets):
         self.masks_evaluation = masks_evaluation
         self.register_buffer("kept", torch.ones(rank, dtype=torch.bool, device=self.e.device), persistent=False)
         self._places: list[int] | None = list(range(rank))
+
+    @property
+    def counts_rank_on_device(self) -> bool:  # type: ignore[override]
+        # If evaluation ignores the mask, masked e that the optimizer moves act again.
+        return not self.masks_evaluation
 
     def diagonal(self) -> torch.Tensor | None:
         return self.e if self.training or not self.masks_evaluation else self.e * self.kept
@@ -100,23 +104,22 @@ class MaskedTriplets(Triplets):
 
     @property
     def rank(self) -> int:
-        return deferred_ranks.read(self.rank_later())
+        return len(self.places) if self.masks_evaluation else self.rank_from(self.e.detach().cpu().numpy())
 
-    def rank_later(self) -> int | Unread:
-        if self.masks_evaluation:
-            return len(self.places)
-        # Masked values come back by themselves: what is not zero counts. All zero is the start.
-        return Unread(self.e, lambda e: deferred_ranks.nonzero(e) or len(e))
+    def rank_source(self) -> torch.Tensor | None:
+        return None if self.masks_evaluation else self.e
+
+    def rank_from(self, source: np.ndarray) -> int:
+        return int(np.count_nonzero(source)) or len(source)  # all are zero at the start
 
     def closed_form(self) -> int:
         return self.A.shape[0] * self.cost
 
     def effective_parameters(self) -> int:
-        return deferred_ranks.read(self.effective_later())
+        return self.rank * self.cost
 
-    def effective_later(self) -> int | Unread:
-        rank, cost = self.rank_later(), self.cost
-        return rank * cost if isinstance(rank, int) else Unread(rank.numbers, lambda e: rank.tell(e) * cost)
+    def effective_from(self, source: np.ndarray) -> int:
+        return self.rank_from(source) * self.cost
 
     def keep(self, index: torch.Tensor, optimizer: torch.optim.Optimizer | None) -> None:
         super().keep(index, optimizer)

@@ -39,7 +39,7 @@ from variants.core import field_checks, layers
 from variants.core.adapters.adapter import Adapter, check_rank
 from variants.core.allocation import budget
 from variants.core.kernels import dropout as dropouts
-from variants.core.kernels import low_rank as kernel
+from variants.core.kernels.low_rank import low_rank_linear
 from variants.core.variant import AdapterVariant
 
 
@@ -80,7 +80,7 @@ class Decomposed(Adapter):
         if self.dropout and self.training:
             return self._under_dropout(x, bias) if self.form.is_product else super().forward(x)
         if self.form.is_product:
-            moved = kernel.low_rank_linear(x, self.form.matrix, bias, self.A, self.B, scale=self.scale)
+            moved = low_rank_linear(x, self.form.matrix, bias, self.A, self.B, scale=self.scale, kernel=self.kernel)
             ratio = self.magnitude / self.norm()
             rest = ratio.new_zeros(()) if bias is None else (1 - ratio) * bias
             return torch.addcmul(rest, ratio, moved).to(moved.dtype)  # in the precision of m: g is near one
@@ -90,8 +90,9 @@ class Decomposed(Adapter):
 
     def _under_dropout(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         """W x + bias + (g − 1) ∘ W x̃ + g ∘ scale · B A x̃, for a layer that is a matrix product."""
-        drawn, matrix, ratio = kernel.draw(x, self.dropout), self.form.matrix, self.magnitude / self.norm()
-        y = kernel.low_rank_linear(x, matrix, bias, self.A, ratio[:, None] * self.B, scale=self.scale, dropout=drawn)
+        drawn, matrix, ratio = self.draw(x, self.dropout), self.form.matrix, self.magnitude / self.norm()
+        b = ratio[:, None] * self.B
+        y = low_rank_linear(x, matrix, bias, self.A, b, scale=self.scale, dropout=drawn, kernel=self.kernel)
         return torch.addcmul(y, ratio - 1, F.linear(dropouts.drop(x, drawn), matrix)).to(y.dtype)
 
     @property
@@ -102,7 +103,7 @@ class Decomposed(Adapter):
         if x.is_floating_point():
             x = x.to(self.A.dtype)
             if self.dropout and self.training:
-                x = dropouts.drop(x, kernel.draw(x, self.dropout))
+                x = dropouts.drop(x, self.draw(x, self.dropout))
         return self._turned(x, self.form.project(x, self.frozen()))
 
     def _turned(self, x: torch.Tensor, plain: torch.Tensor) -> torch.Tensor:

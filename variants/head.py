@@ -22,6 +22,10 @@ class Head(Variant):
 
     name: str = "head"
 
+    def check(self, model: nn.Module, head: Sequence[str] = ()) -> None:
+        if not head:
+            raise ValueError("name: 'head' trains nothing where the task has no head; allowed: a method that does")
+
     def attach(self, model: nn.Module, head: Sequence[str] = ()) -> nn.Module:
         freeze(model, head)
         return model

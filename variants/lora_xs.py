@@ -31,13 +31,16 @@ import torch
 from torch import nn
 
 from variants.core import field_checks
-from variants.core.decompositions import BasisVariant, Factors, InBasis, Rule
+from variants.core.adapters.singular_basis import InBasis
+from variants.core.basis_variant import BasisVariant
+from variants.core.decompositions import Factors, Rule
 
 
 class SmallCore(InBasis):
     """C = R diag(s), so that diag(s) Vh is the method's A; scale = α/r."""
 
     s: torch.Tensor
+    counts_rank_on_device = False
 
     def __init__(self, base: nn.Module, factors: Factors, alpha: float, dropout: float, init_std: float) -> None:
         super().__init__(base, factors)
@@ -52,9 +55,13 @@ class SmallCore(InBasis):
     def core(self) -> torch.Tensor:
         return self.R * self.s
 
-    def rank_later(self) -> int:
+    @property
+    def rank(self) -> int:
         """r: a square matrix that has been trained has no reason to be singular."""
         return len(self.R)
+
+    def rank_source(self) -> None:
+        return None
 
     def closed_form(self) -> int:
         return self.R.numel()

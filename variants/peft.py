@@ -33,16 +33,16 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from variants.bridge import budget, methods, options, wrapped
 from variants.core import field_checks as fields
 from variants.core import target_modules as targets
-from variants.core.allocation.deferred_ranks import Ranks, Unread, nonzero
 from variants.core.handover import CannotHandOver, order_sets, quiet_peft
 from variants.core.out_of_memory import is_out_of_memory
-from variants.core.variant import Step, Variant
+from variants.core.variant import Step, Variant, to_host
 
 # Attributes in which PEFT's allocators keep their averages, outside any state_dict of theirs.
 _SCORES = ("ipt", "exp_avg_ipt", "exp_avg_unc", "exp_avg_ipt_A", "exp_avg_ipt_B", "exp_avg_unc_A", "exp_avg_unc_B")
@@ -193,18 +193,22 @@ class Peft(Variant):
         return f"{used} {what} are left, the target is {target}" if used > target else None
 
     def ranks(self) -> dict[str, int]:
-        return self.ranks_later().read()
-
-    def ranks_later(self) -> Ranks:
-        found: dict[str, int | Unread] = {}
+        ranks: dict[str, int] = {}
+        masked: dict[str, torch.Tensor] = {}
         for name, module in self._peft.named_modules():
+            name = name.removeprefix("base_model.model.")
             if hasattr(module, "lora_E"):
-                e = module.lora_E["default"]
-                # All zero is how it starts; a module can only lose all its ranks at a mask.
-                found[name] = Unread(e.flatten(), nonzero) if self._started else len(e)
+                # All e are zero at the start; later a module can only lose all its ranks to a mask.
+                ranks[name] = len(e := module.lora_E["default"])
+                if self._started:
+                    masked[name] = e.flatten() != 0
             elif self._kind.has_rank and isinstance(getattr(module, "r", None), dict) and "default" in module.r:
-                found[name] = min(int(module.r["default"]), module.in_features, module.out_features)
-        return Ranks({name.removeprefix("base_model.model."): rank for name, rank in found.items()})
+                ranks[name] = min(int(module.r["default"]), module.in_features, module.out_features)
+        return ranks | {name: int(np.count_nonzero(e)) for name, e in to_host(masked).items()}
+
+    @property
+    def counts_ranks_on_device(self) -> bool:
+        return any(hasattr(module, "lora_E") for module in self._peft.modules())
 
     def effective_parameters(self) -> int | None:
         if not hasattr(self._tuner(), "update_and_allocate"):

@@ -49,6 +49,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -56,9 +57,7 @@ from variants.core import collectives, field_checks, layers
 from variants.core.adapters.adapter import Adapter, LowRank, check_rank
 from variants.core.adapters.sparse_delta import SparseDelta, check_finite, largest
 from variants.core.adapters.svd import Product
-from variants.core.allocation import deferred_ranks
 from variants.core.allocation.budget import check_range, share_out, spread
-from variants.core.allocation.deferred_ranks import Unread
 from variants.core.variant import AdapterVariant, Step
 
 STATISTICS = ("squared_mean", "mean")
@@ -101,16 +100,11 @@ class LowRankAndSparse(SparseDelta, LowRank):
     @property
     def rank(self) -> int:
         """That of BA and that of S's places: numbers of no pattern share no direction before the size forces them."""
-        return deferred_ranks.read(self.rank_later())
+        return min(self.A.shape[0] + self.structural_rank(), self.out_features, self.in_features)
 
-    def rank_later(self) -> int | Unread:
-        places = self.rank_of_places()
-        if isinstance(places, int):
-            return self._with_factors(places)
-        return Unread(places.numbers, lambda numbers: self._with_factors(places.tell(numbers)))
-
-    def _with_factors(self, rank: int) -> int:
-        return min(self.A.shape[0] + rank, self.out_features, self.in_features)
+    def rank_from(self, source: np.ndarray) -> int:
+        self.structural_rank(source)
+        return self.rank
 
     def closed_form(self) -> int:
         return self.A.shape[0] * self.cost + len(self.values)

@@ -77,9 +77,7 @@ from torch import nn
 
 from variants.core import field_checks, layers
 from variants.core.adapters.adapter import LowRank, check_rank
-from variants.core.allocation import deferred_ranks
 from variants.core.allocation.budget import check_range, masks, within
-from variants.core.allocation.deferred_ranks import Unread
 from variants.core.allocation.schedule import Cubic
 from variants.core.variant import AdapterVariant, Step
 
@@ -114,6 +112,8 @@ class Gated(LowRank):
     A component whose gate is zero does not act.
     """
 
+    counts_rank_on_device = True
+
     def __init__(self, base: nn.Module, gates: int, scale: float, dropout: float) -> None:
         super().__init__(base, gates, scale, dropout, diagonal=True)
         nn.init.normal_(self.gate)
@@ -126,23 +126,26 @@ class Gated(LowRank):
     @property
     def open(self) -> int:
         """Gates that are not zero."""
-        return deferred_ranks.nonzero(self.gate)
+        return int(torch.count_nonzero(self.gate))
 
     @property
     def rank(self) -> int:
-        return deferred_ranks.read(self.rank_later())
+        return min(self.open, self.in_features, self.out_features)
 
-    def rank_later(self) -> Unread:
-        return Unread(self.gate, lambda gate: min(deferred_ranks.nonzero(gate), self.in_features, self.out_features))
+    def rank_source(self) -> torch.Tensor:
+        return self.gate
+
+    def rank_from(self, source: np.ndarray) -> int:
+        return min(int(np.count_nonzero(source)), self.in_features, self.out_features)
 
     def closed_form(self) -> int:
         return len(self.gate) * self.cost
 
     def effective_parameters(self) -> int:
-        return deferred_ranks.read(self.effective_later())
+        return self.open * self.cost
 
-    def effective_later(self) -> Unread:
-        return Unread(self.gate, lambda gate: deferred_ranks.nonzero(gate) * self.cost)
+    def effective_from(self, source: np.ndarray) -> int:
+        return int(np.count_nonzero(source)) * self.cost
 
 
 @dataclass(kw_only=True)

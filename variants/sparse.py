@@ -41,17 +41,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from scipy.sparse import csr_matrix
-from scipy.sparse.csgraph import maximum_flow
 from torch import nn
 
 from variants.core import collectives, field_checks, layers, seeding
-from variants.core.adapters import resize
-from variants.core.adapters.adapter import Factored, check_rank
+from variants.core.adapters.adapter import check_rank
+from variants.core.adapters.masked_factors import PARTS, MaskedFactors
 from variants.core.adapters.sparse_delta import check_finite, largest_of_groups
-from variants.core.allocation import deferred_ranks
 from variants.core.allocation.budget import check_range, share_out
-from variants.core.allocation.deferred_ranks import Unread
 from variants.core.allocation.schedule import Cubic
 from variants.core.variant import AdapterVariant, Step
 
@@ -60,120 +56,6 @@ SCORES = ("magnitude", "gradient", "sensitivity", "random")
 SMOOTHED = ("gradient", "sensitivity")
 SCOPES = ("layer", "global")
 SCHEDULES = ("one_shot", "gradual", "rigl")
-PARTS = ("A", "B")
-
-
-class Masked(Factored):
-    """ΔW = scale · B A of which only some entries exist: `A` and `B` (n,) at `places[part]` (n,) of r×in and out×r.
-
-    watched: whether the gradients of all entries are wanted; they are summed up in `gradients`, by part.
-    """
-
-    def __init__(self, base: nn.Module, components: int, scale: float, dropout: float) -> None:
-        super().__init__(base)
-        self.set_dropout(dropout)
-        device, dtype = self.weight.device, torch.promote_types(self.weight.dtype, torch.float32)
-        a = torch.empty(components, self.in_features, device=device, dtype=dtype)
-        nn.init.kaiming_uniform_(a, a=5**0.5)
-        self.A = nn.Parameter(a.flatten())
-        self.B = nn.Parameter(torch.zeros(self.out_features * components, device=device, dtype=dtype))
-        self.shapes = {"A": (components, self.in_features), "B": (self.out_features, components)}
-        self.places = {part: torch.arange(math.prod(shape), device=device) for part, shape in self.shapes.items()}
-        self.scale = scale
-        self.watched = False
-        self.gradients: dict[str, torch.Tensor] = {}
-        self._rank: int | None = None
-
-    def factor(self, part: str) -> torch.Tensor:
-        """A (r, in) or B (out, r), with zeros where there is no entry."""
-        values, shape = self.get_parameter(part), self.shapes[part]
-        if len(values) == math.prod(shape):
-            dense = values.view(shape)
-        else:
-            dense = values.new_zeros(math.prod(shape)).scatter(0, self.places[part], values).view(shape)
-        if self.watched and dense.requires_grad:
-            dense.register_hook(lambda gradient: self._collect(part, gradient))
-        return dense
-
-    def _collect(self, part: str, gradient: torch.Tensor) -> None:
-        self.gradients[part] = gradient.flatten() + self.gradients.get(part, 0)
-
-    def factors(self) -> tuple[torch.Tensor, torch.Tensor, None]:
-        return self.factor("A"), self.factor("B"), None
-
-    @property
-    def is_empty(self) -> bool:
-        return not len(self.A) or not len(self.B)
-
-    @property
-    def rank(self) -> int:
-        """The rank that the places allow: the disjoint ways from a column of A through a component to a row of B."""
-        return deferred_ranks.read(self.rank_later())
-
-    def rank_later(self) -> int | Unread:
-        if self.is_empty:
-            return 0
-        a, b = self.places["A"], self.places["B"]
-
-        def tell(places: torch.Tensor) -> int:
-            rank = self._flow(*places.split([len(a), len(b)]))
-            if self.places["A"] is a and self.places["B"] is b:  # the mask has not moved on since
-                self._rank = rank
-            return rank
-
-        return self._rank if self._rank is not None else Unread(torch.cat([a, b]), tell)
-
-    def _flow(self, a: torch.Tensor, b: torch.Tensor) -> int:
-        """The largest flow from columns to rows through entries at the places a and b, on the host."""
-        r, columns = self.shapes["A"]
-        rows, _ = self.shapes["B"]
-        # Nodes: source, columns, components twice, rows, sink; every edge can be used once.
-        first, entry, leave, last = 1, 1 + columns, 1 + columns + r, 1 + columns + 2 * r
-        sink, step = last + rows, torch.arange(max(columns, rows, r))
-        edges = [
-            (torch.zeros(columns, dtype=torch.int64), first + step[:columns]),
-            (first + a % columns, entry + a // columns),
-            (entry + step[:r], leave + step[:r]),
-            (leave + b % r, last + b // r),
-            (last + step[:rows], torch.full((rows,), sink)),
-        ]
-        source, target = (torch.cat(side).numpy() for side in zip(*edges, strict=True))
-        graph = csr_matrix(([1] * len(source), (source, target)), shape=(sink + 1, sink + 1), dtype="int32")
-        return int(maximum_flow(graph, 0, sink).flow_value)
-
-    def closed_form(self) -> int:
-        return len(self.A) + len(self.B)
-
-    def places_taken(self) -> tuple[int, int]:
-        return len(self.A) + len(self.B), sum(map(math.prod, self.shapes.values()))
-
-    def move(self, part: str, kept: torch.Tensor, new: torch.Tensor, optimizer: torch.optim.Optimizer | None) -> None:
-        """Keeps the entries `kept` (numbers of values) and adds zeros at the places `new`, with their moments."""
-        if len(kept) + len(new) == len(self.places[part]):
-            if len(new):
-                resize.renew(self, part, kept, optimizer)
-                self.places[part] = torch.cat([self.places[part][kept], new])
-                self._rank = None
-            return
-        if len(kept) < len(self.places[part]):
-            resize.keep(self, part, kept, 0, optimizer)
-            self.places[part] = self.places[part][kept]
-        if len(new):
-            resize.append(self, part, self.get_parameter(part).new_zeros(len(new)), 0, optimizer)
-            self.places[part] = torch.cat([self.places[part], new])
-        self._rank = None
-
-    def take_places(self, places: Mapping[str, torch.Tensor]) -> None:
-        """Makes room for values at `places`; the values are about to be loaded."""
-        for part in PARTS:
-            found = places[part].to(self.A.device)
-            here = len(self.places[part])
-            self.move(part, torch.arange(min(here, len(found)), device=found.device), found[here:], None)
-            self.places[part] = found
-        self._rank = None
-
-    def extra_repr(self) -> str:
-        return f"entries={self.closed_form()} of {sum(map(math.prod, self.shapes.values()))}, scale={self.scale:g}"
 
 
 @dataclass(kw_only=True)
@@ -204,7 +86,7 @@ class SparseLoRA(AdapterVariant):
     seed: int = 0
     budget: int | None = None
 
-    adapters: dict[str, Masked] = field(init=False, repr=False, compare=False, default_factory=dict)  # type: ignore[assignment]
+    adapters: dict[str, MaskedFactors] = field(init=False, repr=False, compare=False, default_factory=dict)  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         field_checks.whole(self, "rank", "interval", "initial_steps", "final_steps")
@@ -265,8 +147,8 @@ class SparseLoRA(AdapterVariant):
         if self.budget is not None:
             check_range(self.budget, 1, self.rank * sum(sum(layers.size(layer)) for layer in found.values()))
 
-    def build(self, name: str, layer: nn.Module) -> Masked:
-        return Masked(layer, self.rank, self.alpha / self.rank, self.dropout)
+    def build(self, name: str, layer: nn.Module) -> MaskedFactors:
+        return MaskedFactors(layer, self.rank, self.alpha / self.rank, self.dropout)
 
     def attach(self, model: nn.Module, head: Sequence[str] = ()) -> nn.Module:
         model = super().attach(model, head)

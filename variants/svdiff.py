@@ -34,7 +34,9 @@ import torch
 from torch import nn
 
 from variants.core import field_checks
-from variants.core.decompositions import BasisVariant, Factors, InBasis
+from variants.core.adapters.singular_basis import InBasis
+from variants.core.basis_variant import BasisVariant
+from variants.core.decompositions import Factors
 
 
 class ShiftedValues(InBasis):

@@ -45,16 +45,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import structural_rank
 from torch import nn
 
 from variants.core import field_checks, layers, seeding
-from variants.core.allocation import deferred_ranks
+from variants.core.adapters.singular_basis import InBasis, probe
 from variants.core.allocation.budget import share_out, spread_priced
-from variants.core.allocation.deferred_ranks import Unread
-from variants.core.decompositions import BasisVariant, Factors, InBasis, Rule, probe
+from variants.core.basis_variant import BasisVariant
+from variants.core.decompositions import Factors, Rule
 
 PATTERNS = ("plain", "banded", "random", "top_k")
 PROFILES = ("paper", "released")
@@ -76,7 +77,7 @@ class SparseCore(InBasis):
         self.diagonal = diagonal
         places = index[0] * self.U.shape[1] + index[1]
         taken, self._entry = (found.to(places.device) for found in torch.unique(places, return_inverse=True))
-        self._taken = taken.cpu()  # the entries of M, each once
+        self._taken = taken.cpu().numpy()  # the entries of M, each once
         self._pattern: int | None = None  # the rank that they allow
 
     def core(self) -> torch.Tensor:
@@ -96,31 +97,26 @@ class SparseCore(InBasis):
         pattern = (probe(len(places), places.device) * torch.cos(places.double() ** 2)).sum() / len(places) ** 0.5
         return torch.cat([super().fingerprint(), pattern[None].cpu()])
 
-    @property
-    def rank(self) -> int:
+    @torch.no_grad()
+    def rank_source(self) -> torch.Tensor:
+        """The entries of M, each once: (n,)."""
+        values = self._acting()
+        return values if self.diagonal else values.new_zeros(len(self._taken)).index_add(0, self._entry, values)
+
+    def rank_from(self, source: np.ndarray) -> int:
         """The rank that the zeros of M allow; that of its pattern before the first step, when all are zero."""
-        return deferred_ranks.read(self.rank_later())
-
-    def rank_later(self) -> int | Unread:
         if self.diagonal:
-            return super().rank_later()
-        with torch.no_grad():
-            values = self._acting()
-            return Unread(values.new_zeros(len(self._taken)).index_add(0, self._entry, values), self._allowed)
-
-    def _allowed(self, entries: torch.Tensor) -> int:
-        """The rank that the `entries` of M (n,) allow; where none is zero, or all are, that is found once."""
-        acting = entries != 0
-        if deferred_ranks.nonzero(acting) not in (0, len(acting)):
+            return super().rank_from(source)
+        acting = source != 0
+        if np.count_nonzero(acting) not in (0, len(acting)):
             return self._structural(self._taken[acting])
         if self._pattern is None:
             self._pattern = self._structural(self._taken)
         return self._pattern
 
-    def _structural(self, places: torch.Tensor) -> int:
+    def _structural(self, places: np.ndarray) -> int:
         r = self.U.shape[1]
-        ones = torch.ones(len(places)).numpy()
-        return int(structural_rank(csr_matrix((ones, ((places // r).numpy(), (places % r).numpy())), shape=(r, r))))
+        return int(structural_rank(csr_matrix((np.ones(len(places)), (places // r, places % r)), shape=(r, r))))
 
     def closed_form(self) -> int:
         return len(self.values) + (self.gate is not None)

@@ -33,7 +33,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("peft", "merged"),
         required=True,
         help="peft: adapters and head, for PeftModel.from_pretrained; "
-        "merged: a whole model, for AutoModelForSequenceClassification.from_pretrained",
+        "merged: a whole model, for from_pretrained of the task's class",
     )
     parser.add_argument("--output", type=Path, help="a folder that is not there yet (default: <run>/export/<to>)")
     parser.add_argument(
@@ -99,21 +99,21 @@ def _write_peft(run: Finished, folder: Path) -> nn.Module:
     import peft
 
     from trainer.errors import message
-    from trainer.model.backbone import as_loaded, describe, tokenizer
+    from trainer.model.backbone import as_loaded
     from variants.core.handover import CannotHandOver, quiet_peft
 
     wrapped = run.variant.to_peft(run.model, run.parts.head)
     base, revision = run.parts.reference()
     wrapped.get_base_model().config._name_or_path = base  # what PEFT's model card says
     for config in wrapped.peft_config.values():
-        config.task_type = peft.TaskType.SEQ_CLS
+        config.task_type = peft.TaskType[run.objective.peft_task]
         config.base_model_name_or_path, config.revision = base, revision
         config.modules_to_save = list(run.parts.head)
     wrapped.save_pretrained(folder, save_embedding_layers=False)
     # PEFT writes nothing of the model below: not its classes, nor the padding token that it was given here.
-    describe(wrapped.get_base_model().config, run.parts.rows.labels).save_pretrained(folder)
-    tokenizer(run.parts.source).save_pretrained(folder)
-    fresh = as_loaded(run.parts.source, folder, run.config.model.dtype)
+    run.objective.describe(wrapped.get_base_model().config).save_pretrained(folder)
+    run.parts.tokenizer.save_pretrained(folder)
+    fresh = as_loaded(run.parts.source, run.objective.architecture, folder, run.config.model.dtype)
     try:
         with quiet_peft():
             return peft.PeftModel.from_pretrained(fresh, folder).eval()
@@ -124,16 +124,15 @@ def _write_peft(run: Finished, folder: Path) -> nn.Module:
 def _write_merged(run: Finished, folder: Path) -> nn.Module:
     """Writes a whole model and its tokenizer; the model as transformers loads it."""
     import torch
-    from transformers import AutoModelForSequenceClassification
-
-    from trainer.model.backbone import describe, tokenizer
+    import transformers
 
     merged: Any = run.variant.merged(run.model)
     merged.to(getattr(torch, run.config.model.dtype))  # the head too: a checkpoint has one precision
-    describe(merged.config, run.parts.rows.labels)
+    run.objective.describe(merged.config)
     merged.save_pretrained(folder)
-    tokenizer(run.parts.source).save_pretrained(folder)
-    return AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    run.parts.tokenizer.save_pretrained(folder)
+    loaded: nn.Module = getattr(transformers, run.objective.auto_class).from_pretrained(folder)
+    return loaded.eval()
 
 
 @contextlib.contextmanager

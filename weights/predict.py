@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from analysis.commands.command import Verb
 from weights import glue
 from weights.command import add_run
 
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
 
     from trainer.data.sources.checks import Examples
+    from trainer.objectives.objective import Predictions
     from trainer.runs.finished import Finished
 
 VERSION = 1
@@ -52,6 +55,8 @@ def _run(options: argparse.Namespace) -> int:
     if options.data is not None and output is not None and output.suffix.lower() not in ENDINGS:
         raise ConfigError(f"--output: {str(output)!r}, allowed: a file that ends in {' or '.join(ENDINGS)}")
     with opened(options.run, options.device) as run:
+        if not run.objective.of_texts:
+            raise ConfigError(f"predict: the run's task is {run.objective.title}, allowed: one whose rows are texts")
         try:
             if options.glue is not None:
                 _submit(run, options.glue, output or run.folder / "glue")
@@ -66,20 +71,16 @@ def _predict(run: Finished, options: argparse.Namespace, output: Path) -> None:
     """Writes the predictions for a file, and beside them what made them."""
     from trainer.errors import ConfigError
     from trainer.hashing import sha256
-    from trainer.objectives import metrics
     from trainer.record import write_json
     from trainer.runs.run import versions
 
     if output.exists():
         raise ConfigError(f"--output: {output} is there already; name another file, or remove it")
     examples = _read(run, options)
-    outputs, cut = run.outputs(examples)
-    found = run.objective.predicted(outputs)
-    computed = None
-    if examples.label:
-        computed = metrics.compute(list(run.config.task.metrics), found, examples.label, run.parts.classes)
+    found, cut = _predicted(run, examples)
+    computed = run.objective.score(replace(found, reference=np.asarray(examples.label))) if examples.label else None
     output.parent.mkdir(parents=True, exist_ok=True)
-    table = frame(examples, outputs, found, run.parts.rows.labels)
+    table = frame(examples, found, run.parts.rows.labels)
     if output.suffix.lower() == ".csv":
         table.to_csv(output, index=False, lineterminator="\n")
     else:
@@ -109,20 +110,29 @@ def _said(run: Finished, examples: Examples, computed: dict[str, float] | None, 
         return [*lines, "no labels, so no metrics"]
     if labels is not None and (absent := [name for number, name in enumerate(labels) if number not in examples.label]):
         lines.append(f"no row has the label {', '.join(map(repr, absent))}")
-    positive = run.positive
+    positive = run.objective.positive_class
     for name, value in computed.items():
         of = f" of class {positive!r}" if name == "f1" and positive is not None else ""
         lines.append(f"{name}{of} {value:.4f}")
     return lines
 
 
-def frame(
-    examples: Examples, outputs: np.ndarray, predictions: np.ndarray, labels: tuple[str, ...] | None
-) -> pd.DataFrame:
-    """A row for each example, in their order: id, label where it is known, prediction, and probabilities by class.
+def _predicted(run: Finished, examples: Examples) -> tuple[Predictions, int]:
+    """What the run predicts for `examples`, in their order and whatever their labels, and how many were cut."""
+    from trainer.data.sources import TaskData
+    from trainer.data.sources.checks import dataset
 
-    outputs: logits (rows, classes), or the numbers (rows, 1) of a regression, which are the predictions.
-    """
+    labels = run.parts.rows.labels
+    unlabelled = replace(examples, label=[0] * len(examples.id))
+    found, order, cut = run.predict(TaskData({"data": dataset(unlabelled, labels)}, labels))
+    places = np.argsort(order)
+    assert found.outputs is not None
+    prediction = np.asarray(found.prediction)[places]
+    return replace(found, prediction=prediction, outputs=found.outputs[places]), cut
+
+
+def frame(examples: Examples, found: Predictions, labels: tuple[str, ...] | None) -> pd.DataFrame:
+    """A row for each example, in their order: id, label where it is known, prediction, and probabilities by class."""
     import pandas as pd
 
     def named(numbers: Any) -> list[Any]:
@@ -131,27 +141,27 @@ def frame(
     columns: dict[str, Any] = {"id": examples.id}
     if examples.label:
         columns["label"] = named(examples.label)
-    columns["prediction"] = named(predictions)
+    columns["prediction"] = named(found.prediction)
     if labels is not None:
+        assert found.outputs is not None
         from scipy.special import softmax
 
-        for name, column in zip(labels, softmax(outputs.astype("float64"), axis=1).T, strict=True):
+        for name, column in zip(labels, softmax(found.outputs.astype("float64"), axis=1).T, strict=True):
             columns[f"probability of {name}"] = column
     return pd.DataFrame(columns)
 
 
 def _read(run: Finished, options: argparse.Namespace) -> Examples:
     """The texts of a file, and their labels where there are any: class ids or numbers. Raises `ConfigError`."""
-    from trainer.data.sources.checks import Examples, numbers, texts
+    from trainer.data.sources.checks import Examples, ids, numbers, texts
     from trainer.data.sources.classes import class_names
-    from trainer.data.sources.files import ids
     from trainer.data.sources.readers import column_names, read_columns
     from trainer.errors import ConfigError
 
     own = run.config.task.source
     text = options.text or own.get("text") or "text"
     pair = options.text_pair or own.get("text_pair") or "text_pair"
-    if not run.takes_pairs:
+    if not run.objective.pairs:
         if options.text_pair is not None:
             raise ConfigError(f"--text-pair: {options.text_pair!r}, allowed: none; {run.record.task} has no pairs")
         pair = None
@@ -193,9 +203,9 @@ def _submit(run: Finished, folder: Path, output: Path) -> None:
     lines = []
     output.mkdir(parents=True, exist_ok=True)
     for name, examples in sets.items():
-        outputs, cut = run.outputs(examples)
+        found, cut = _predicted(run, examples)
         file, expected = glue.SETS[name]
-        text, moved = glue.rows(name, run.objective.predicted(outputs).tolist(), run.parts.rows.labels)
+        text, moved = glue.rows(name, np.asarray(found.prediction).tolist(), run.parts.rows.labels)
         (output / file).write_text(text, encoding="utf-8")
         lines.append(f"{name}: {len(examples.id):,} predictions: {output / file}")
         if len(examples.id) != expected:

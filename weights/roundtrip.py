@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -35,7 +36,7 @@ class Comparison:
 @torch.no_grad()
 def outputs(run: Finished, model: nn.Module) -> torch.Tensor:
     """Logits (rows, labels) in float64 of the first rows of the reported split, the longest ones."""
-    found = [model(**batch).logits.double() for batch in _batches(run)]
+    found = [run.objective.row_outputs(model(**batch).logits, batch).double() for batch in _batches(run)]
     return torch.cat(found)
 
 
@@ -58,24 +59,39 @@ def as_recorded(run: Finished, found: torch.Tensor) -> str:
     try:
         if known.predictions not in (None, sha256(path)):
             raise ConfigError(f"{path}: not what the run wrote: its hash is not that of the record")
-        table = parquet.read_table(path, columns=["split", "outputs"]).to_pydict()
-        kept = [row for split, row in zip(table["split"], table["outputs"], strict=True) if split == run.split]
+        smooth = [f"stats.{name}" for name in run.objective.smooth]
+        columns = smooth or ["outputs"]
+        table = parquet.read_table(path, columns=["split", *columns]).to_pydict()
+        here = [place for place, split in enumerate(table["split"]) if split == run.split]
+        kept = [[table[name][place] for name in smooth] if smooth else table["outputs"][place] for place in here]
+        found = _numbers(run) if smooth else found
         recorded = torch.tensor(kept[: len(found)], dtype=torch.float64)
     except (OSError, ArrowException, KeyError, TypeError, ValueError) as error:
+        if isinstance(error, ConfigError):
+            raise
         raise ConfigError(f"{path}: can't be read: {message(error)}") from None
+    what = "likelihoods" if smooth else "logits"
     if recorded.shape != found.shape:
         raise ConfigError(f"{path}: outputs of shape {tuple(recorded.shape)}, the model's are {tuple(found.shape)}")
     comparison = compare(recorded, found)
     half = run.config.train.autocast or run.config.model.dtype == "bfloat16"
     if not comparison.is_close(torch.bfloat16 if half else torch.float32):
         raise ConfigError(
-            f"{run.folder}: not the model that the run evaluated: on {comparison.rows} rows of {run.split} its logits "
+            f"{run.folder}: not the model that the run evaluated: on {comparison.rows} rows of {run.split} its {what} "
             f"differ by up to {comparison.largest_difference:.1e} from {PREDICTIONS}, {comparison.changed} predictions"
         )
     return (
-        f"as in {PREDICTIONS}: on {comparison.rows} rows of {run.split} logits differ by at most "
+        f"as in {PREDICTIONS}: on {comparison.rows} rows of {run.split} {what} differ by at most "
         f"{comparison.largest_difference:.1e}"
     )
+
+
+def _numbers(run: Finished) -> torch.Tensor:
+    """What the model as it is gives for the first examples, in place of outputs that no file keeps: (examples, …)."""
+    rows = run.parts.rows.report[run.split]
+    first = set(rows.examples[:ROWS])
+    found = run.predictions(rows.view(np.flatnonzero([source in first for source in rows.sources.tolist()])))
+    return torch.tensor(np.stack([found.stats[name] for name in run.objective.smooth], axis=1), dtype=torch.float64)
 
 
 def compare(before: torch.Tensor, after: torch.Tensor) -> Comparison:
@@ -86,10 +102,8 @@ def compare(before: torch.Tensor, after: torch.Tensor) -> Comparison:
 
 
 def _batches(run: Finished) -> Iterator[dict[str, Any]]:
-    from trainer.data.rows import collator
-
-    rows, pad = run.parts.rows.report[run.split], collator(run.parts.source)
+    rows, pad = run.parts.rows.report[run.split], run.objective.pad(run.parts.source)
+    names = run.parts.tokenizer.model_input_names
     for start in range(0, min(ROWS, len(rows)), BATCH):
-        batch = dict(pad([rows[i] for i in range(start, min(start + BATCH, ROWS, len(rows)))]))
-        del batch["labels"]
-        yield batch
+        batch = pad([rows[i] for i in range(start, min(start + BATCH, ROWS, len(rows)))])
+        yield {name: tensor for name, tensor in batch.items() if name in names}

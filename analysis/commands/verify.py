@@ -114,11 +114,16 @@ class Findings:
 
     def _metric(self, run: Run, rows: pa.Table, name: str, recorded: float) -> Iterator[str]:
         """name: as in the record: `f1`, or `validation_mismatched.f1` of another split."""
-        from analysis.comparison.predictions import NotUsable, differs, of_split
+        from analysis.comparison.predictions import NotUsable, differs, formulas, of_split
         from analysis.stats.metrics import KNOWN
 
         split, _, metric = name.rpartition(".")
-        if metric not in KNOWN:
+        try:
+            known = {*KNOWN, *formulas(rows)}
+        except NotUsable as error:
+            yield str(error)
+            return
+        if metric not in known:
             self.unchecked[f"metrics.{name}: no predictions can give it"].append(run.path)
             return
         try:

@@ -31,7 +31,7 @@ class OneSeed:
 
     n: int
     interval: Interval
-    mcnemar: McNemar | None  # for accuracy
+    mcnemar: McNemar | None  # for accuracy, and any other share of right answers
     holm: float | None = None  # McNemar's p, adjusted
 
 
@@ -112,7 +112,7 @@ def over_examples(paired: Paired, resamples: int) -> OverExamples:
     else:
         mean, intervals = None, [_bootstrap(paired, [one], resamples)[0] for one in sides]
     by_seed = {
-        seed: OneSeed(len(a.ids), interval, _mcnemar(a, b) if paired.metric == "accuracy" else None)
+        seed: OneSeed(len(a.ids), interval, _mcnemar(a, b, paired.metric))
         for (seed, (a, b)), interval in zip(usable.items(), intervals, strict=True)
     }
     return OverExamples(by_seed, mean, dict(unusable))
@@ -136,12 +136,15 @@ def _read(paired: Paired, runs: tuple[Run, Run]) -> tuple[Predictions, Predictio
 def _bootstrap(
     paired: Paired, sides: Sequence[tuple[Predictions, Predictions]], resamples: int
 ) -> tuple[Interval, list[Interval]]:
+    models = [side[place] for place in (0, 1) for side in sides]
     a, b = (np.stack([side[place].values for side in sides]) for place in (0, 1))
-    return examples.bootstrap(paired.metric, sides[0][0].labels, a, b, resamples, sides[0][0].classes)
+    additive = predictions.additive(paired.metric, models)
+    return examples.bootstrap(paired.metric, sides[0][0].labels, a, b, resamples, sides[0][0].classes, additive)
 
 
-def _mcnemar(a: Predictions, b: Predictions) -> McNemar:
-    return examples.mcnemar(a.values == a.labels, b.values == b.labels)
+def _mcnemar(a: Predictions, b: Predictions, metric: str) -> McNemar | None:
+    right_a, right_b = a.right(metric), b.right(metric)
+    return None if right_a is None or right_b is None else examples.mcnemar(right_a, right_b)
 
 
 def _adjusted(done: Sequence[Outcome], refused: list[Paired]) -> Outcomes:

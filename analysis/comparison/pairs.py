@@ -42,6 +42,12 @@ class Paired:
         """As the runs say; None where they don't."""
         return self.pairs[0][0].record.metric.higher_is_better if self.pairs else None
 
+    @property
+    def percent(self) -> bool | None:
+        """Whether the metric is printed ×100, as the runs say; None where none does."""
+        said = (run.record.metric.percent for pair in self.pairs for run in pair)
+        return next((percent for percent in said if percent is not None), None)
+
     def values(self) -> tuple[list[float], list[float]]:
         """The metric of A's and of B's runs, pair by pair."""
         return [_value(a) for a, _ in self.pairs], [_value(b) for _, b in self.pairs]

@@ -6,7 +6,9 @@ give the metric of the record, are a reason to say nothing.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
@@ -14,10 +16,16 @@ from pyarrow import ArrowException, parquet
 
 from analysis.records.run_files import digest
 from analysis.records.runs import Run
-from analysis.stats.metrics import KNOWN, OF_CLASSES, Classes, over_resamples
+from analysis.stats.additive import Additive
+from analysis.stats.metrics import KNOWN, OF_CLASSES, over_resamples
+from trainer.objectives.formula import names as formula_names
+from trainer.objectives.metrics import Classes
 
 FILENAME = "predictions.parquet"
-_COLUMNS = ("split", "id", "label", "prediction")
+FORMULAS = b"loratory.formulas"  # in the file's metadata: by metric the formula of sums that it is
+STATS = "stats."  # begins the name of a column of numbers whose sums formulas are of
+_COLUMNS = ("split", "id", "reference", "prediction")
+_BEFORE = {"label": "reference"}  # what columns were called
 # Of a recomputed metric: the order of a sum, not another prediction.
 _TOLERANCE = 1e-6
 
@@ -28,29 +36,62 @@ class NotUsable(Exception):
 
 @dataclass(frozen=True)
 class Predictions:
-    """The reported split of one run, sorted by the id of its examples."""
+    """The reported split of one run, sorted by the id of its examples.
+
+    labels, values: what is right and what was predicted: class ids, numbers or texts. stats: numbers by name, and
+    formulas of their sums by metric; both empty in files of before.
+    """
 
     ids: np.ndarray
     labels: np.ndarray
     values: np.ndarray
     classes: Classes
+    stats: Mapping[str, np.ndarray] = field(default_factory=dict)
+    formulas: Mapping[str, str] = field(default_factory=dict)
 
     def score(self, metric: str) -> float:
-        """One of `KNOWN`, of all examples."""
+        """One of `KNOWN`, or with a formula, of all examples."""
         everything = np.arange(len(self.ids))[None]
-        return float(over_resamples(metric, self.labels, self.values[None], everything, self.classes)[0, 0])
+        found = over_resamples(
+            metric, self.labels, self.values[None], everything, self.classes, additive(metric, [self])
+        )
+        return float(found[0, 0])
+
+    def right(self, metric: str) -> np.ndarray | None:
+        """For each example whether the model was right, where the metric is the share of these; else None."""
+        name, _, over = self.formulas.get(metric, _formula(metric) or "").partition(" / ")
+        if over != "examples":
+            return None
+        if name in self.stats:
+            column = self.stats[name]
+            return column == 1 if np.isin(column, (0, 1)).all() else None
+        return self.values == self.labels if name == "correct" else None
 
     def same_examples(self, other: Predictions) -> bool:
         """Whether ids and labels are the same."""
         return np.array_equal(self.ids, other.ids) and np.array_equal(self.labels, other.labels)
 
 
+def _formula(metric: str) -> str | None:
+    return KNOWN[metric].formula if metric in KNOWN else None
+
+
+def additive(metric: str, models: Sequence[Predictions]) -> Additive | None:
+    """The metric as a formula of the statistics of these models, where their files have it."""
+    formula = models[0].formulas.get(metric)
+    if formula is None or any(one.formulas.get(metric) != formula for one in models):
+        return None
+    names = models[0].stats.keys()
+    return Additive(formula, {name: np.stack([one.stats[name] for one in models]) for name in names})
+
+
 def read(run: Run) -> Predictions:
     """The predictions that the run's metric was computed from. Raises `NotUsable`."""
     metric = run.record.metric
-    if metric.name not in KNOWN:
+    rows = table(run)
+    if metric.name not in {*KNOWN, *formulas(rows)}:
         raise NotUsable(f"the metric {metric.name!r} can't be computed from predictions; can be: {', '.join(KNOWN)}")
-    found = of_split(table(run), run, metric.split, metric.name)
+    found = of_split(rows, run, metric.split, metric.name)
     computed = found.score(metric.name)
     if metric.value is None or differs(computed, metric.value):
         where = f"{run.folder / FILENAME}, split {metric.split}"
@@ -66,21 +107,38 @@ def table(run: Run) -> pa.Table:
     try:
         if run.record.files.predictions not in (None, digest(path)):
             raise NotUsable(f"{path}: not what the run wrote: its hash is not that of the record")
-        found = parquet.read_table(path, columns=list(_COLUMNS))
+        schema = parquet.read_schema(path)
+        wanted = [name for name in schema.names if name in (*_COLUMNS, *_BEFORE) or name.startswith(STATS)]
+        found = parquet.read_table(path, columns=wanted)
     except (OSError, ArrowException) as error:
         raise NotUsable(f"{path}: {str(error).splitlines()[0]}") from None
+    names = [_BEFORE.get(name, name) for name in found.column_names]
+    found = found.rename_columns(names).replace_schema_metadata(schema.metadata)
     missing = [name for name in _COLUMNS if name not in found.column_names]
     if missing:
         raise NotUsable(f"{path}: no column {', '.join(missing)}")
     return found
 
 
+def formulas(rows: pa.Table) -> dict[str, str]:
+    """By metric the formulas that lie beside predictions. Raises `NotUsable`."""
+    try:
+        found = json.loads((rows.schema.metadata or {}).get(FORMULAS, b"{}"))
+        for text in found.values():
+            formula_names(text)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise NotUsable(f"{FILENAME}: formulas that can't be read: {str(error).splitlines()[0]}") from None
+    return {str(name): str(text) for name, text in found.items()}
+
+
 def of_split(rows: pa.Table, run: Run, name: str | None, metric: str) -> Predictions:
     """The predictions on one split, which a metric can be computed from. Raises `NotUsable`."""
-    split, ids, labels, values = (rows[column].to_numpy() for column in _COLUMNS)
+    stats = [column for column in rows.column_names if column.startswith(STATS)]
+    split, ids, *columns = (rows[column].to_numpy() for column in (*_COLUMNS, *stats))
     here = split == name
-    ids, labels, values = _sorted(ids[here].astype(str), labels[here], values[here])
-    found = Predictions(ids, labels, values, _classes(run))
+    ids, labels, values, *numbers = _sorted(ids[here].astype(str), *(column[here] for column in columns))
+    by_name = {column.removeprefix(STATS): found for column, found in zip(stats, numbers, strict=True)}
+    found = Predictions(ids, labels, values, _classes(run), by_name, formulas(rows))
     _check(found, run, metric, f"{run.folder / FILENAME}, split {name}")
     return found
 
@@ -108,6 +166,9 @@ def _check(found: Predictions, run: Run, metric: str, where: str) -> None:
     twice = len(found.ids) - len(np.unique(found.ids))
     if twice:
         raise NotUsable(f"{where}: {twice} ids are there more than once")
+    if metric in found.formulas:
+        _check_statistics(found, metric, where)
+        return
     for what, column in (("labels", found.labels), ("predictions", found.values)):
         if column.dtype.kind not in "iufb" or not np.isfinite(column).all():
             raise NotUsable(f"{where}: {what} that are not finite numbers")
@@ -117,6 +178,15 @@ def _check(found: Predictions, run: Run, metric: str, where: str) -> None:
         ids = np.concatenate([found.labels, found.values])
         if ids.min() < 0 or ids.max() >= found.classes.count:
             raise NotUsable(f"{where}: a class {ids.max()}, the record says that there are {found.classes.count}")
+
+
+def _check_statistics(found: Predictions, metric: str, where: str) -> None:
+    for name in formula_names(found.formulas[metric]):
+        column = found.stats.get(name)
+        if column is None and name != "examples":
+            raise NotUsable(f"{where}: no column {STATS}{name}, which {metric} is computed from")
+        if column is not None and (column.dtype.kind not in "iufb" or not np.isfinite(column).all()):
+            raise NotUsable(f"{where}: {STATS}{name} has values that are not finite numbers")
 
 
 def require_same_examples(left: Predictions, right: Predictions) -> None:

@@ -77,7 +77,7 @@ def judge(outcome: Outcome, family: int) -> Verdict:
 def scale_of(outcome: Outcome) -> Scale:
     """How the numbers of an outcome are printed."""
     a, b = outcome.paired.values()
-    return words.scale(outcome.paired.metric, [*a, *b], outcome.seeds.sd)
+    return words.scale(outcome.paired.metric, [*a, *b], outcome.seeds.sd, outcome.paired.percent)
 
 
 def _towards(interval: Interval, upwards: bool, scale: Scale) -> str:

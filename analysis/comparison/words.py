@@ -32,9 +32,10 @@ class Scale:
         return "points" if self.fraction else self.metric or "units"
 
 
-def scale(metric: str, values: Iterable[float], sd: float | None) -> Scale:
-    """The scale of a metric with these values, whose difference has this sd (None: one seed)."""
-    fraction = numbers.is_fraction(metric, values)
+def scale(metric: str, values: Iterable[float], sd: float | None, percent: bool | None = None) -> Scale:
+    """The scale of a metric with these values, whose difference has this sd (None: one seed). percent: see
+    `numbers.is_fraction`."""
+    fraction = numbers.is_fraction(metric, values, percent)
     spread = None if sd is None else (100 if fraction else 1) * sd
     return Scale(metric, fraction, numbers.decimals(spread, MOST[fraction]))
 

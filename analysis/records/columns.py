@@ -17,7 +17,7 @@ from analysis.records.grouping import Point
 from analysis.records.runs import RunSet, ordered
 from analysis.text.formulas import inert
 from analysis.text.sorting import natural
-from trainer.record import FIELDS, GROUPS, OPEN_GROUPS, Record
+from trainer.record import FIELDS, GROUPS, OPEN_GROUPS, Fields
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -138,7 +138,7 @@ def sort_key(name: str) -> tuple[int, int, tuple[object, ...]]:
     """Sort key of a field's name: plain fields first, then group by group, unknown ones last."""
     group, dot, rest = name.partition(".")
     if not dot:
-        known = FIELDS[Record]
+        known = FIELDS[Fields]
         return (0, known.index(name), ()) if name in known else (len(_ORDER) + 1, 0, natural(name))
     fields: Iterable[str] = FIELDS[GROUPS[group]] if group in GROUPS else ()
     first = 1 + _ORDER.index(group) if group in _ORDER else len(_ORDER) + 1

@@ -7,18 +7,8 @@ from collections.abc import Iterable
 
 from analysis.errors import AnalysisError
 from analysis.records.discovery import Run
+from trainer.objectives.metrics import METRICS
 from trainer.record import Metric, Record
-
-# A record says it of its task's own metric alone.
-HIGHER_IS_BETTER = {
-    "accuracy": True,
-    "f1": True,
-    "f1_macro": True,
-    "matthews": True,
-    "pearson": True,
-    "spearman": True,
-    "rmse": False,
-}
 
 
 def chosen(runs: Iterable[Run], name: str) -> tuple[list[Run], list[Run]]:
@@ -54,11 +44,14 @@ def _metric(record: Record, name: str, value: float) -> Metric:
     if name == record.metric.name:
         return record.metric
     split, _, own = name.rpartition(".")
+    known = METRICS.get(own)
     return dataclasses.replace(
         record.metric,
         name=name,
         value=value,
-        higher_is_better=HIGHER_IS_BETTER.get(own),  # of another no best is marked
+        # A record says both of its task's own metric alone; of one that is not known no best is marked.
+        higher_is_better=None if known is None else known.higher_is_better,
+        percent=None if known is None else known.percent,
         split=split or record.metric.split,
         positive=record.data.positive if own == "f1" else None,
     )

@@ -2,6 +2,7 @@
 
     seeds.py      two methods over the same seeds: paired t, sign-flip test, effect size
     examples.py   two methods over the same examples: bootstrap, McNemar's test
+    additive.py   a metric that is a formula of sums over examples
     metrics.py    a metric over many resamples of the examples at once
     family.py     Holm's correction for many tests
     ranks.py      many methods over tasks: average ranks, Friedman, Nemenyi

@@ -7,7 +7,7 @@ is asked of the saved predictions, with the trained models as they are:
   of both sides on each resample. The interval is the percentile one: with hundreds of examples or
   more it covers well for all the metrics here, it needs no derivative or jackknife, and it can't
   fail where both sides predict the same.
-- McNemar's test, for accuracy, looks at the examples that one side alone gets right.
+- McNemar's test, for accuracy and other shares of right answers, looks at the examples that one side alone gets right.
 
 Several seeds are several pairs of models on one test set. One resample is therefore drawn for all
 of them, and the mean over seeds is computed within it: what the models of different seeds get
@@ -31,7 +31,9 @@ import numpy as np
 from scipy import stats
 
 from analysis.stats import LEVEL
-from analysis.stats.metrics import Classes, over_resamples
+from analysis.stats.additive import Additive
+from analysis.stats.metrics import over_resamples
+from trainer.objectives.metrics import Classes
 
 _ENTRIES = 2**20  # of an array of resamples × examples: what bounds the memory
 
@@ -55,17 +57,24 @@ class McNemar:
 
 
 def bootstrap(
-    metric: str, labels: np.ndarray, a: np.ndarray, b: np.ndarray, resamples: int, classes: Classes
+    metric: str,
+    labels: np.ndarray,
+    a: np.ndarray,
+    b: np.ndarray,
+    resamples: int,
+    classes: Classes,
+    additive: Additive | None = None,
 ) -> tuple[Interval, list[Interval]]:
     """Intervals of the mean over m seeds, and of each seed.
 
     `labels` is (n,) with n ≥ 2, `a` and `b` (m, n) are the predictions of the m models of each
-    side. The resamples are the same ones every time.
+    side. additive: the metric as a formula, with the statistics of A's models and then of B's, for predictions that are
+    no numbers. The resamples are the same ones every time.
     """
-    n, m = len(labels), len(a)
+    n, m, both = len(labels), len(a), np.concatenate([a, b])
 
     def differences(index: np.ndarray, axis: int = -1) -> np.ndarray:
-        values = over_resamples(metric, labels, np.concatenate([a, b]), index.reshape(-1, n), classes)
+        values = over_resamples(metric, labels, both, index.reshape(-1, n), classes, additive)
         by_seed = values[:m] - values[m:]
         return np.concatenate([by_seed.mean(axis=0, keepdims=True), by_seed])
 

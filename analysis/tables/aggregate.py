@@ -21,6 +21,7 @@ class Tally:
     scores: list[float]  # see glue.py; empty if a metric is missing
     lacking: tuple[str, ...]  # the missing metrics
     means: Means
+    percent: bool | None = None  # whether the metric is printed ×100; None where no record says so
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,7 @@ def _task(task: str, records: Sequence[Record], every_cost: bool) -> Tally:
         [] if lacking else glue.scores(task, records),
         tuple(sorted(lacking)),
         Means(records) if every_cost else NO_MEANS,
+        next((record.metric.percent for record in records if record.metric.percent is not None), None),
     )
 
 

@@ -129,11 +129,16 @@ def build(
     """
     tallies = [tallied(row, rows.tasks, every_cost, glue) for row in rows.rows]
     values: dict[str, list[Sequence[float]]] = {}
+    percent: dict[str, bool] = {}  # where a record says so
     for line, _ in tallies:
         for tally in line:
             if tally is not None:
                 values.setdefault(tally.metric, []).append(tally.values)
-    fractions = {name: numbers.is_fraction(name, itertools.chain(*values[name])) for name in sorted(values)}
+                if tally.percent is not None:
+                    percent[tally.metric] = tally.percent
+    fractions = {
+        name: numbers.is_fraction(name, itertools.chain(*values[name]), percent.get(name)) for name in sorted(values)
+    }
     groups = _by_budget(rows.rows) if group_by_budget else [Group(None, tuple(range(len(rows.rows))))]
     cells = [
         [_cell(row, task, tally, fractions) for task, tally in zip(rows.tasks, line, strict=True)]

@@ -15,8 +15,13 @@ _FRACTION_WORDS = {
 }
 
 
-def is_fraction(metric: str, values: Iterable[float]) -> bool:
-    """Whether a metric is one that is printed ×100; a value beyond ±1 says that it is not."""
+def is_fraction(metric: str, values: Iterable[float], percent: bool | None = None) -> bool:
+    """Whether a metric is one that is printed ×100; a value beyond ±1 says that it is not.
+
+    percent: what records say, None where they don't: then its name tells.
+    """
+    if percent is not None:
+        return percent and all(abs(v) <= 1 for v in values)
     words = [word for word in re.split(r"[^a-z0-9]+", metric.lower()) if word]
     return bool(words) and _FRACTION_WORDS.issuperset(words) and all(abs(v) <= 1 for v in values)
 

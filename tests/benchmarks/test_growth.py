@@ -10,7 +10,7 @@ import torch
 
 from benchmarks import growth
 from benchmarks.stepper import Times
-from trainer.model import backbone as models
+from tests.classifiers import pristine
 
 
 def test_the_slope_is_that_of_the_line_with_the_least_squares():
@@ -51,7 +51,7 @@ def test_ranks_layers_and_widths_are_measured_over_the_floor(tiny_model, monkeyp
     monkeypatch.setattr(growth, "BLOCKS", (1, 2))
     monkeypatch.setattr(growth, "WIDTHS", (32, 64))
     monkeypatch.setattr(growth, "WIDTHS_RANK", 8)
-    found = growth.measure(models.pristine(tiny_model, 2), 2, 5, 3, torch.device("cpu"))
+    found = growth.measure(pristine(tiny_model, 2), 2, 5, 3, torch.device("cpu"))
     assert {name: (growing.over_floor, growing.unit) for name, growing in found.items()} == {
         "rank": ({1: 24.0, 2: 48.0, 4: 96.0}, "ms a rank"),
         "layers": ({6: 96.0, 12: 192.0}, "ms a layer"),
@@ -64,6 +64,6 @@ def test_ranks_layers_and_widths_are_measured_over_the_floor(tiny_model, monkeyp
 def test_it_measures_real_steps(tiny_model, monkeypatch):
     for name, sizes in (("RANKS", (1, 2)), ("BLOCKS", (1, 2)), ("WIDTHS", (64, 128))):
         monkeypatch.setattr(growth, name, sizes)
-    found = growth.measure(models.pristine(tiny_model, 2), 2, 5, 2, torch.device("cpu"))
+    found = growth.measure(pristine(tiny_model, 2), 2, 5, 2, torch.device("cpu"))
     assert [list(growing.over_floor) for growing in found.values()] == [[1, 2], [6, 12], [64, 128]]
     assert all(isinstance(growing.slope, float) for growing in found.values())

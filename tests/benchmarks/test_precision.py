@@ -7,14 +7,14 @@ import torch
 
 from benchmarks import precision
 from benchmarks.stepper import Stepper
-from trainer.model import backbone as models
+from tests.classifiers import pristine
 
 CPU = torch.device("cpu")
 
 
 @pytest.fixture
 def source(tiny_model, monkeypatch):
-    found = models.pristine(tiny_model, 2)
+    found = pristine(tiny_model, 2)
     monkeypatch.setattr(precision, "default_backbone", lambda: ("tiny", found))
     return found
 

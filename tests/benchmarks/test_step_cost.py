@@ -13,8 +13,8 @@ import torch
 from benchmarks import step_cost
 from benchmarks.growth import Growth
 from benchmarks.stepper import FEWEST
+from tests.classifiers import pristine
 from tests.conftest import ROOT
-from trainer.model import backbone as models
 
 
 def row(ms: float, over: float, saved: float, hooks: float = 0.0) -> step_cost.Row:
@@ -146,7 +146,7 @@ def run(monkeypatch, *arguments: str) -> None:
 @pytest.fixture
 def on_a_toy(tiny_model, monkeypatch):
     """The benchmark with the tiny model and one setting, whose schedule of rounds is over at once."""
-    monkeypatch.setattr(step_cost, "default_backbone", lambda: ("tiny", models.pristine(tiny_model, 2)))
+    monkeypatch.setattr(step_cost, "default_backbone", lambda: ("tiny", pristine(tiny_model, 2)))
     monkeypatch.setattr(step_cost, "BUDGET", 0.0)
 
 
@@ -195,7 +195,7 @@ def test_a_whole_run_measures_every_method_in_every_setting_and_growth(on_a_toy,
 
 @pytest.mark.parametrize("name", step_cost.METHODS)
 def test_every_method_takes_a_step_on_a_toy(tiny_model, name):
-    taken = step_cost.Stepper(models.pristine(tiny_model, 2), step_cost.METHODS[name](), 2, 5, torch.device("cpu"))
+    taken = step_cost.Stepper(pristine(tiny_model, 2), step_cost.METHODS[name](), 2, 5, torch.device("cpu"))
     whole, hooks = taken.step()
     assert whole > hooks >= 0
 

@@ -9,7 +9,7 @@ import torch
 
 from benchmarks import stepper
 from benchmarks.stepper import FEWEST, Stepper, Times, in_turn
-from trainer.model import backbone as models
+from tests.classifiers import pristine
 from variants.adalora import AdaLoRA
 from variants.full import Full
 from variants.head import Head
@@ -21,7 +21,7 @@ FORWARD, BACKWARD, OPTIMIZER = 100.0, 200.0, 400.0  # seconds of a made-up clock
 
 @pytest.fixture(scope="module")
 def source(tiny_model):
-    return models.pristine(tiny_model, 2)
+    return pristine(tiny_model, 2)
 
 
 def moved(variant, source, steps: int = 2) -> set[str]:

@@ -19,6 +19,7 @@ import train
 from tests.conftest import ROOT
 from trainer import config as run_config
 from trainer import record as records
+from trainer.machine import garbage
 from trainer.machine.signals import Interrupted
 
 PATIENCE = 3600.0  # seconds, however busy the machine is, after which what is waited for will not come
@@ -28,9 +29,7 @@ QUIET = ["hydra/job_logging=none", "hydra/hydra_logging=none"]  # logging stays 
 
 def sweep(overrides: list[str], logging: list[str] = QUIET) -> None:
     """What `train.py -m` does, without its command line."""
-    from trainer.runs.run import spare_the_collector
-
-    spare_the_collector()
+    garbage.freeze_imports()
     run_config.register()
     GlobalHydra.instance().clear()
     hydra = Hydra.create_main_hydra2("train", create_config_search_path(str(ROOT / "conf")))

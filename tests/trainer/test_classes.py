@@ -13,7 +13,7 @@ GOOD = {
     "task.source": "trainer.data.sources.files.Files",
     "model.sources": "trainer.data.sources.folder.FolderModel",
     "optim.optimizer": "torch.optim.SGD",
-    "machine.judge": "trainer.sweeps.search.Judge",
+    "machine.judge": "trainer.sweeps.search.TrialPruner",
     "tracker": "trainer.trackers.wandb.Wandb",
 }
 FUNCTIONS = [

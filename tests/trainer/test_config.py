@@ -29,6 +29,7 @@ NEEDED = {
     "file": ["task.source.train_path=train.csv"],
     "hub": ["model.id=roberta-base"],
     "folder": ["model.path=model"],
+    "vtab": ["task.set=dtd"],
 }
 
 
@@ -133,7 +134,7 @@ def test_a_misspelt_name_is_refused_in_one_line(configured, override, message):
         ("train.batch_size=0", "train.batch_size: 0, allowed: a whole number ≥ 1"),
         ("train.eval_every=never", "train.eval_every: 'never', allowed: \"epoch\" or a number of steps ≥ 1"),
         ("train.checkpoint=first", "train.checkpoint: 'first', allowed: best, last"),
-        ("study=a/b", "study: 'a/b', allowed: a folder's name"),
+        ("study=a/b", "study: 'a/b', allowed: the name of a folder"),
         ("model.dtype=float8", "model.dtype: 'float8', allowed: float32, bfloat16, float64"),
         ("model.dropout=1", "model.dropout: 1, allowed: 0 ≤ dropout < 1, or null"),
         ("model.dropout=low", "model.dropout: 'low', allowed: 0 ≤ dropout < 1, or null"),

@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from variants.core.adapters.adapter import LowRank
-from variants.core.allocation.deferred_ranks import Ranks
 from variants.lora import LoRA
 
 
@@ -213,17 +212,16 @@ class ReportsTooMuch(Unlike):
 
 
 @dataclass(kw_only=True)
-class ReadsItsRanksTooLate(Prunes):
-    """Says the ranks of the end for every step before."""
+class ReportsStaleRanks(Prunes):
+    """Says the ranks of the start after every step."""
 
-    def ranks_later(self):
-        adapters = self.adapters
+    def attach(self, model, head=()):
+        model = super().attach(model, head)
+        self._ranks_at_start = super().ranks()
+        return model
 
-        class AtTheEnd(Ranks):
-            def read(self):
-                return {name: adapter.rank for name, adapter in adapters.items()}
-
-        return AtTheEnd({})
+    def ranks(self):
+        return self._ranks_at_start
 
 
 @dataclass(kw_only=True)

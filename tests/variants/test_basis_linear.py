@@ -11,6 +11,7 @@ from trainer.loop.cost import SavedActivations
 from variants.core.decompositions import decompose
 from variants.core.kernels import low_rank
 from variants.core.kernels.basis import basis_linear, pays
+from variants.core.kernels.low_rank import Kernel
 from variants.svdiff import SVDiff
 from variants.svft import SVFT
 from variants.testing.contract import HEAD, Toy
@@ -33,17 +34,15 @@ def parts(out_features: int, in_features: int, diagonal: bool, dtype: torch.dtyp
 @pytest.fixture(params=low_rank.KERNELS)
 def either(request):
     """Both ways to compute it."""
-    low_rank.use(request.param)
-    yield request.param
-    low_rank.use("fused")
+    return Kernel(request.param)
 
 
 @pytest.mark.parametrize("diagonal", [True, False], ids=["diagonal", "full"])
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_it_computes_what_the_kernel_computes(size, diagonal, either):
     x, weight, bias, u, vh, core = parts(*size, diagonal)
-    found = basis_linear(x, weight, bias, u, vh, core, 1.5)
-    expected = low_rank.low_rank_linear(x, weight, bias, vh, u, core, 1.5)
+    found = basis_linear(x, weight, bias, u, vh, core, 1.5, either)
+    expected = low_rank.low_rank_linear(x, weight, bias, vh, u, core, 1.5, kernel=either)
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
     up = torch.randn_like(found)
     for mine, theirs in zip(*(torch.autograd.grad(y, (x, core), up) for y in (found, expected)), strict=True):
@@ -71,7 +70,7 @@ def test_without_an_update_it_is_the_layer_bit_for_bit(layer, diagonal, either):
     core = torch.zeros(16 if diagonal else (16, 16))
     x = torch.randn(4, 9, 16)
     with torch.no_grad():
-        assert torch.equal(basis_linear(x, weight, layer.bias, found.U, found.Vh, core), layer(x))
+        assert torch.equal(basis_linear(x, weight, layer.bias, found.U, found.Vh, core, kernel=either), layer(x))
 
 
 @pytest.mark.parametrize(("tokens", "expected"), [(64, False), (383, False), (400, True), (4096, True)])
@@ -87,7 +86,7 @@ def test_a_basis_of_few_directions_is_never_formed():
 def test_a_method_trains_alike_either_way(cls, params, monkeypatch):
     ends, calls = [], []
     for way in (True, False):
-        monkeypatch.setattr("variants.core.decompositions.pays", lambda *_, way=way: calls.append(way) or way)
+        monkeypatch.setattr("variants.core.adapters.singular_basis.pays", lambda *_, way=way: calls.append(way) or way)
         variant, model = cls(**params), Toy(torch.float64)
         variant.attach(model, HEAD)
         optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 0.01)
@@ -103,7 +102,7 @@ def test_a_method_trains_alike_either_way(cls, params, monkeypatch):
 
 @pytest.mark.parametrize("context", ["autocast", "bfloat16"])
 def test_where_it_would_round_the_update_away_it_is_not_formed(context, monkeypatch):
-    monkeypatch.setattr("variants.core.decompositions.pays", lambda *_: True)
+    monkeypatch.setattr("variants.core.adapters.singular_basis.pays", lambda *_: True)
     monkeypatch.setattr(low_rank, "joined_weight", None)  # what forms it
     variant, model = SVFT(), Toy(torch.bfloat16 if context == "bfloat16" else torch.float32)
     variant.attach(model, HEAD)

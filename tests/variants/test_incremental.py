@@ -9,10 +9,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from tests.variants import oracles
+from variants.core.adapters.components import Components
 from variants.core.adapters.grow import OwnWarmup
 from variants.core.kernels.dropout import draw, drop
 from variants.core.variant import Step
-from variants.increlora import Components, IncreLoRA
+from variants.increlora import IncreLoRA
 from variants.testing.contract import HEAD, STEPS, Toy, attach, data, train
 
 

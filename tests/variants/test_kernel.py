@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
 
 from tests.variants.pairwise import covering
+from variants.core.adapters.adapter import LowRank, use_kernel
 from variants.core.kernels import low_rank
 from variants.core.kernels.dropout import draw
-from variants.core.kernels.low_rank import low_rank_linear
+from variants.core.kernels.low_rank import Kernel, low_rank_linear
 
 
 @pytest.fixture(autouse=True)
-def fused_again() -> Iterator[None]:
+def seeded() -> None:
     torch.manual_seed(0)
-    yield
-    low_rank.use("fused")
 
 
 def join(monkeypatch: pytest.MonkeyPatch, *summed: int) -> None:
@@ -74,10 +71,9 @@ def test_it_equals_the_reference_with_its_gradients(
     found = {}
     for name in low_rank.KERNELS:
         torch.manual_seed(1)
-        low_rank.use(name)
         x, weight, bias, a, b = tensors(shape=shape)
         c = torch.randn(CORES[core], dtype=x.dtype, requires_grad=True) if CORES[core] else None
-        y = low_rank_linear(x, weight, bias if biased else None, a, b, c, 1.7, dropout)
+        y = low_rank_linear(x, weight, bias if biased else None, a, b, c, 1.7, dropout, Kernel(name))
         y.backward(torch.cos(y.detach() * 3))
         found[name] = (y.detach(), x.grad, a.grad, b.grad, *([] if c is None else [c.grad]))
     for fused, plain in zip(found["fused"], found["plain"], strict=True):
@@ -154,10 +150,9 @@ def test_gradient_checkpointing_gives_the_same_bits(dropout: float) -> None:
 
 @pytest.mark.parametrize("name", low_rank.KERNELS)
 def test_above_bfloat16_products_are_in_bfloat16_and_gradients_in_float32(name: str) -> None:
-    low_rank.use(name)
     x, weight, bias, a, b = tensors(torch.float32)
     exact = low_rank_linear(x, weight, bias, a, b)
-    y = low_rank_linear(x.bfloat16(), weight.bfloat16(), bias.bfloat16(), a, b)
+    y = low_rank_linear(x.bfloat16(), weight.bfloat16(), bias.bfloat16(), a, b, kernel=Kernel(name))
     assert y.dtype == torch.bfloat16
     torch.testing.assert_close(y.float(), exact, rtol=0.05, atol=0.2)
     y.float().sum().backward()
@@ -166,10 +161,9 @@ def test_above_bfloat16_products_are_in_bfloat16_and_gradients_in_float32(name: 
 
 @pytest.mark.parametrize("name", low_rank.KERNELS)
 def test_under_autocast_the_output_is_what_the_base_layer_gives(name: str) -> None:
-    low_rank.use(name)
     x, weight, bias, a, b = tensors(torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
-        y = low_rank_linear(x, weight, bias, a, b)
+        y = low_rank_linear(x, weight, bias, a, b, kernel=Kernel(name))
         assert y.dtype == torch.nn.functional.linear(x, weight, bias).dtype == torch.bfloat16
     y.float().sum().backward()
     assert x.grad.dtype == a.grad.dtype == b.grad.dtype == torch.float32
@@ -182,11 +176,11 @@ def test_it_compiles_without_a_break(dropout: float) -> None:
     assert explained.graph_break_count == 0 and explained.graph_count == 1
 
 
-def saved(x: torch.Tensor, *parameters: torch.Tensor, dropout: float = 0.0) -> list[int]:
+def saved(x: torch.Tensor, *parameters: torch.Tensor, dropout: float = 0.0, recompute: bool = False) -> list[int]:
     """Numbers in what the product keeps beyond its arguments."""
     kept: dict[int, torch.Tensor] = {}
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.setdefault(id(t), t), lambda t: t):
-        low_rank_linear(x, *parameters, dropout=dropout)
+        low_rank_linear(x, *parameters, dropout=dropout, kernel=Kernel(recompute=recompute))
     given = {t.untyped_storage().data_ptr() for t in (x, *parameters)}
     return sorted(t.numel() for t in kept.values() if t.untyped_storage().data_ptr() not in given)
 
@@ -206,15 +200,14 @@ def test_what_it_saves_is_the_input_and_rank_sized_tensors(monkeypatch: pytest.M
 def test_to_recompute_saves_a_seed_alone_and_gives_the_same_bits() -> None:
     found = []
     for recompute in (False, True):
-        low_rank.use("fused", recompute)
         torch.manual_seed(5)
         x, *parameters = tensors()
-        y = low_rank_linear(x, *parameters, dropout=0.3)
+        y = low_rank_linear(x, *parameters, dropout=0.3, kernel=Kernel(recompute=recompute))
         y.square().sum().backward()
         found.append((y.detach(), x.grad, *(p.grad for p in parameters[2:])))
     assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
     few = tensors(torch.float32)
-    assert saved(*few) == [] and saved(*few, dropout=0.1) == [2]
+    assert saved(*few, recompute=True) == [] and saved(*few, dropout=0.1, recompute=True) == [2]
 
 
 def test_dropout_leaves_the_mean_as_it_is() -> None:
@@ -226,4 +219,20 @@ def test_dropout_leaves_the_mean_as_it_is() -> None:
 
 def test_an_unknown_kernel_is_refused() -> None:
     with pytest.raises(ValueError, match="kernel: 'fast', allowed: fused, plain"):
-        low_rank.use("fast")
+        Kernel("fast")
+
+
+def test_two_models_in_one_process_have_a_kernel_each() -> None:
+    fused, recomputing, plain = (torch.nn.Sequential(LowRank(torch.nn.Linear(8, 6), 2, 1.0, 0.3)) for _ in range(3))
+    use_kernel(recomputing, Kernel(recompute=True))
+    use_kernel(plain, Kernel("plain"))
+
+    def kept(model: torch.nn.Module) -> int:
+        sizes: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.numel()) or t, lambda t: t):
+            model.train()(torch.randn(15, 8))
+        return sum(sizes)
+
+    assert kept(recomputing) < kept(fused)  # a seed in the place of dropout's bits
+    names = [type(model(torch.randn(15, 8)).grad_fn).__name__ for model in (fused, recomputing, plain)]
+    assert names == ["_LowRankLinearBackward", "_LowRankLinearBackward", "AddBackward0"]

@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from tests.variants.found import cases
 from trainer.loop.cost import SavedActivations
-from variants.core.kernels import low_rank
+from variants.core.adapters.adapter import use_kernel
+from variants.core.kernels.low_rank import Kernel
 from variants.testing.case import Case
 from variants.testing.toys import data
 
 
-@pytest.fixture(autouse=True)
-def kept_again() -> Iterator[None]:
-    yield
-    low_rank.use("fused")
-
-
 def saved(case: Case, recompute: bool) -> int:
     """Bytes that a training step's forward pass keeps."""
-    low_rank.use("fused", recompute)
     run = case.attached()
+    use_kernel(run.model, Kernel(recompute=recompute))
     run.model.train()
     activations = SavedActivations(run.model)
     with activations.counting():

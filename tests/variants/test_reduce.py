@@ -1,4 +1,4 @@
-"""Sums over the processes of a run; what several processes get is in tests/trainer/test_processes.py."""
+"""Sums over the processes of a run; what several processes get is in tests/trainer/machine/test_processes.py."""
 
 from __future__ import annotations
 

@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 
 from variants.core import training_state as state
+from variants.core.adapters.masked_factors import MaskedFactors
 from variants.core.allocation.budget import share_out
 from variants.lora import LoRA
-from variants.sparse import Masked, SparseLoRA
+from variants.sparse import SparseLoRA
 from variants.testing import contract
 from variants.testing.contract import STEPS, Step
 
@@ -216,12 +217,41 @@ def test_only_the_final_number_of_entries_may_be_handed_over():
 
 
 def test_the_rank_is_that_of_disjoint_ways_and_not_the_smaller_of_the_factors():
-    adapter = Masked(torch.nn.Linear(4, 4), 2, 1.0, 0.0)
+    adapter = MaskedFactors(torch.nn.Linear(4, 4), 2, 1.0, 0.0)
     # Both components read the same column, so that BA has rank 1 though B has rank 2.
     adapter.take_places({"A": torch.tensor([0, 4]), "B": torch.arange(8)})
     assert adapter.rank == 1
     adapter.take_places({"A": torch.tensor([0, 5]), "B": torch.arange(8)})
     assert adapter.rank == 2
+
+
+@pytest.mark.parametrize("density", [0.1, 0.2, 0.4, 1.0])
+def test_the_rank_is_the_largest_number_of_disjoint_ways_from_a_column_through_a_component_to_a_row(density: float):
+    generator = torch.Generator().manual_seed(3)
+    for _ in range(20):
+        adapter = MaskedFactors(torch.nn.Linear(7, 6), 4, 1.0, 0.0)
+        a, b = (torch.nonzero(torch.rand(n, generator=generator) < density).flatten() for n in (4 * 7, 6 * 4))
+        adapter.take_places({"A": a, "B": b})
+        assert adapter.rank == linked_components(a, b, columns=7, components=4)
+
+
+def linked_components(a: torch.Tensor, b: torch.Tensor, columns: int, components: int) -> int:
+    """The most components that have a column and a row each of their own; a (n,), b (m,): indices of entries."""
+    most = 0
+    for subset in range(1 << components):  # the components that are used: Hall's condition on either side
+        used = [i for i in range(components) if subset >> i & 1]
+        readers = {i: {int(k) % columns for k in a if int(k) // columns == i} for i in used}
+        writers = {i: {int(k) // components for k in b if int(k) % components == i} for i in used}
+        if all(has_matching(sides) for sides in (readers, writers)):
+            most = max(most, len(used))
+    return most
+
+
+def has_matching(neighbours: dict[int, set[int]]) -> bool:
+    """Whether every key can have a neighbour of its own, by Hall's theorem."""
+    keys = list(neighbours)
+    subsets = ([k for n, k in enumerate(keys) if mask >> n & 1] for mask in range(1, 1 << len(keys)))
+    return all(len(set.union(*(neighbours[k] for k in some))) >= len(some) for some in subsets)
 
 
 def test_share_out_gives_parts_their_share():
@@ -261,7 +291,7 @@ def test_entries_that_change_places_leave_the_parameter_and_its_optimizer_as_rem
     ends = []
     for one_by_one in (True, False):
         torch.manual_seed(0)
-        adapter = Masked(torch.nn.Linear(6, 5), 3, 1.0, 0.0)
+        adapter = MaskedFactors(torch.nn.Linear(6, 5), 3, 1.0, 0.0)
         optimizer = torch.optim.AdamW([adapter.A, adapter.B], 0.1)
         adapter.move("A", torch.arange(0, 18, 2), torch.arange(0), optimizer)
         adapter.A.grad, adapter.B.grad = torch.randn(9), torch.randn(15)
@@ -281,7 +311,7 @@ def test_entries_that_change_places_leave_the_parameter_and_its_optimizer_as_rem
 
 
 def test_saved_places_are_taken_up_with_the_rank_that_they_allow():
-    adapter = Masked(torch.nn.Linear(6, 5), 3, 1.0, 0.0)
+    adapter = MaskedFactors(torch.nn.Linear(6, 5), 3, 1.0, 0.0)
     b = torch.arange(15)
     adapter.move("A", torch.arange(3), torch.arange(0), None)
     adapter.take_places({"A": torch.tensor([0, 1, 2]), "B": b})

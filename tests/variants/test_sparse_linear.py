@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
 
 from variants.core.kernels import low_rank, sparse
+from variants.core.kernels.low_rank import Kernel
 from variants.core.kernels.sparse import Entries
 
 
 @pytest.fixture(autouse=True)
-def fused_again() -> Iterator[None]:
+def seeded() -> None:
     torch.manual_seed(0)
-    yield
-    low_rank.use("fused")
 
 
 def tensors(count: int, dtype: torch.dtype = torch.float64, shape: tuple[int, ...] = (3, 5, 12)):
@@ -33,10 +30,9 @@ def test_it_equals_the_reference_with_its_gradients(shape: tuple[int, ...], bias
     found = {}
     for name in low_rank.KERNELS:
         torch.manual_seed(1)
-        low_rank.use(name)
         x, weight, bias, values, entries = tensors(count, shape=shape)
         assert entries.few == (count == 7)
-        y = sparse.sparse_linear(x, weight, bias if biased else None, values, entries, 1.7)
+        y = sparse.sparse_linear(x, weight, bias if biased else None, values, entries, 1.7, Kernel(name))
         y.backward(torch.cos(y.detach() * 3))
         found[name] = (y.detach(), x.grad, values.grad)
     for fused, plain in zip(found["fused"], found["plain"], strict=True):
@@ -73,10 +69,9 @@ def test_gradient_checkpointing_gives_the_same_bits() -> None:
 
 @pytest.mark.parametrize("name", low_rank.KERNELS)
 def test_under_autocast_the_output_is_what_the_base_layer_gives(name: str) -> None:
-    low_rank.use(name)
     x, weight, bias, values, entries = tensors(7, torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
-        y = sparse.sparse_linear(x, weight, bias, values, entries)
+        y = sparse.sparse_linear(x, weight, bias, values, entries, kernel=Kernel(name))
         assert y.dtype == torch.nn.functional.linear(x, weight, bias).dtype == torch.bfloat16
     y.float().sum().backward()
     assert x.grad.dtype == values.grad.dtype == torch.float32

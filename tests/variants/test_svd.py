@@ -12,7 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.variants import oracles
 from tests.variants.kinds import OF_EVERY_KIND
-from variants.core.decompositions import BasisVariant, decompose
+from variants.core.basis_variant import BasisVariant
+from variants.core.decompositions import decompose
 from variants.core.state_files import CorruptState
 from variants.lora_xs import LoRAXS
 from variants.svdiff import SVDiff

@@ -1,4 +1,4 @@
-"""What adaptive methods are known to fall into, one by one. The trainer's side is in tests/trainer/test_traps.py.
+"""What adaptive methods are known to fall into, one by one. The trainer's side is in tests/trainer/loop/test_traps.py.
 
 An option that is ignored: tests/variants/test_options.py. Accumulation, gradient checkpointing, evaluations
 between two allocations, stopping at every step: the contract.

@@ -44,7 +44,7 @@ def test_on_the_runs_own_rows_it_says_what_the_run_said(trained, tiny_task, tmp_
     own = pd.read_parquet(folder / "predictions.parquet").set_index("id").loc[found.id]
     names = np.asarray(["bad", "good"])
     assert list(found.columns) == ["id", "label", "prediction", "probability of bad", "probability of good"]
-    assert (found.label == names[own.label]).all() and (found.prediction == names[own.prediction]).all()
+    assert (found.label == names[own.reference]).all() and (found.prediction == names[own.prediction]).all()
     probabilities = softmax(np.stack(own.outputs).astype(np.float64), axis=1)
     assert (found.iloc[:, 3:].to_numpy() == probabilities).all()
     record = json.loads((folder / "record.json").read_text())

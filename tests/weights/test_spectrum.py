@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from analysis.stats.matrices import effective_rank
 from tests.analysis.interpreter import python
+from tests.classifiers import classifier
 from variants.core.decompositions import choose_rank, decompose
 from weights import backbone, cli
 
@@ -44,7 +45,7 @@ def test_the_layers_are_those_that_all_linear_adapts(tiny_model):
     from trainer.model import backbone as models
     from variants.core import target_modules
 
-    bare = models.skeleton(tiny_model, 2)
+    bare = models.skeleton(tiny_model, classifier(2))
     adapted = target_modules.select(bare, target_modules.ALL_LINEAR, head=models.head_modules(bare))
     assert {f"bert.{name}" for name in backbone.names(tiny_model)} == set(adapted)
 

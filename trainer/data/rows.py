@@ -1,6 +1,6 @@
-"""Rows to batches: the task's splits, the protocol, the limits, the tokens.
+"""The rows of a run: the task's splits, the protocol, the limits.
 
-A task is read once per process and tokenised once per tokenizer and user; a run takes a view.
+A task is read once per process and encoded once per model; a run takes a view.
 """
 
 from __future__ import annotations
@@ -8,33 +8,50 @@ from __future__ import annotations
 import functools
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from trainer.data.ragged import Ragged
 from trainer.data.sources import TaskData
 from trainer.data.sources.split import groups
-from trainer.data.tokens import Ragged, Tokens, tokens
 from trainer.errors import ConfigError
 from trainer.instantiate import make
 from trainer.model.agreement import row_name
-from trainer.model.backbone import tokenizer
+
+if TYPE_CHECKING:
+    from trainer.objectives.objective import Encoded, Objective
 
 log = logging.getLogger(__name__)
 
 
-class Rows(torch.utils.data.Dataset):
-    """Tokenised rows of one split: `indices` into columns that all views of the split share."""
+Column = Ragged | np.ndarray
 
-    def __init__(self, columns: dict[str, Ragged], labels: np.ndarray, indices: np.ndarray) -> None:
+
+class Rows(torch.utils.data.Dataset):
+    """Rows of one `split` as a model's inputs: `indices` into columns that all views of the split share.
+
+    examples_of: of each row of the columns the example of the split that it is of; None where row and example are one.
+    """
+
+    def __init__(
+        self,
+        columns: Mapping[str, Column],
+        labels: Any,
+        indices: np.ndarray,
+        examples_of: np.ndarray | None = None,
+        split: str = "",
+    ) -> None:
         self.columns = columns
         self.all_labels = labels
         self.indices = indices
+        self.examples_of = examples_of
+        self.split = split
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -46,17 +63,31 @@ class Rows(torch.utils.data.Dataset):
 
     def view(self, indices: np.ndarray) -> Rows:
         """These rows, by their place in this view."""
-        return Rows(self.columns, self.all_labels, self.indices[indices])
+        return Rows(self.columns, self.all_labels, self.indices[indices], self.examples_of, self.split)
 
     @property
     def lengths(self) -> list[int]:
-        """Tokens of each row."""
-        found: list[int] = self.columns["input_ids"].lengths[self.indices].tolist()
+        """Units of each row: tokens, or one for rows that all have the same size."""
+        ids = self.columns.get("input_ids")
+        if not isinstance(ids, Ragged):
+            return [1] * len(self)
+        found: list[int] = ids.lengths[self.indices].tolist()
         return found
 
     @property
     def labels(self) -> np.ndarray:
-        return self.all_labels[self.indices]
+        found: np.ndarray = self.all_labels[self.indices]
+        return found
+
+    @property
+    def sources(self) -> np.ndarray:
+        """Of each row the example that it is of."""
+        return self.indices if self.examples_of is None else self.examples_of[self.indices]
+
+    @property
+    def examples(self) -> list[int]:
+        """The examples that the rows are of, each once, in the order in which they come."""
+        return list(dict.fromkeys(self.sources.tolist()))
 
     def longest_first(self) -> Rows:
         """The same rows ordered by length, so that an evaluation pads little."""
@@ -90,8 +121,9 @@ class Prepared:
     """What one run trains and evaluates on.
 
     select: the split on which the checkpoint is chosen. report: the splits whose numbers are
-    reported, the deciding one first. truncated: texts cut at `max_length`, over all of them. letters: texts in which
-    the letters of a special token were split like any others.
+    reported, the deciding one first. counts: examples of each, "train" and "select" among them. truncated: examples cut
+    at `max_length`, over all of them. letters: texts in which the letters of a special token were split like any
+    others.
     """
 
     train: Rows
@@ -100,6 +132,7 @@ class Prepared:
     report: dict[str, Rows]
     ids: dict[str, list[str]]
     labels: tuple[str, ...] | None
+    counts: dict[str, int]
     truncated: int
     letters: int
 
@@ -113,7 +146,12 @@ class Prepared:
 
 def load(task: DictConfig) -> TaskData:
     """The task's rows, read once per process."""
-    return _load(json.dumps(OmegaConf.to_container(task.source, resolve=True), sort_keys=True))
+    return load_source(OmegaConf.to_container(task.source, resolve=True))
+
+
+def load_source(source: Any) -> TaskData:
+    """The same of the plain values of `task.source`."""
+    return _load(json.dumps(source, sort_keys=True))
 
 
 @functools.cache
@@ -122,58 +160,57 @@ def _load(source: str) -> TaskData:
 
 
 @functools.lru_cache(maxsize=8)
-def _tokenised(source: str, split: str, folder: Path, max_length: int) -> tuple[Rows, Tokens]:
-    return tokenised(_load(source), split, folder, max_length)
+def _encoded(objective: Objective, split: str, folder: Path, max_length: int) -> Encoded:
+    return objective.encode(split, folder, max_length)
 
 
-def tokenised(task: TaskData, split: str, folder: Path, max_length: int) -> tuple[Rows, Tokens]:
-    """All rows of a split, and what became of their texts."""
-    rows = task.splits[split]
-    names = ["text", "text_pair"] if "text_pair" in rows.column_names else ["text"]
-    found = tokens([rows[name][:] for name in names], folder, max_length)
-    return Rows(found.columns, np.asarray(rows["label"][:]), np.arange(len(rows))), found
-
-
-def prepare(task: DictConfig, data: DictConfig, seed: int, folder: Path, max_length: int) -> Prepared:
-    """The run's view of the task: protocol and limits applied, texts as tokens."""
-    content = load(task)
-    source = json.dumps(OmegaConf.to_container(task.source, resolve=True), sort_keys=True)
-    train, _ = _tokenised(source, "train", folder, max_length)
+def prepare(objective: Objective, data: DictConfig, seed: int, folder: Path, max_length: int) -> Prepared:
+    """The run's view of the task: protocol and limits applied, examples as the inputs of the model in `folder`."""
+    content = objective.content
+    train = _encoded(objective, "train", folder, max_length).rows
     order = np.random.default_rng(seed).permutation(len(train))
     select_name, select = "", None
     if data.protocol == "split":
         size = max(1, round(len(train) * data.select_share))
-        held_out = _held_out(order, size, _texts_in_common(source))
+        held_out = _held_out(order, size, _texts_in_common(objective))
         select_name, select = "train (held out)", train.view(np.sort(order[held_out]))
         order = order[~held_out]
     train = train.view(np.sort(order[: data.limit]))
-    report, ids = {}, {}
+    report = {}
     for name in content.splits:
         if name == "train":
             continue
-        rows, _ = _tokenised(source, name, folder, max_length)
+        rows = _encoded(objective, name, folder, max_length).rows
         if data.eval_limit is not None:
             # Not the run's seed: every run of a comparison is evaluated on the same rows.
             rows = rows.view(np.sort(np.random.default_rng(0).permutation(len(rows))[: data.eval_limit]))
-        rows = rows.longest_first()
         report[name] = rows
-        ids[name] = content.splits[name].select(rows.indices)["id"][:]
     if select is None:
         select_name, select = next(iter(report.items()))
-    else:
-        select = select.longest_first()
-    _refuse_too_few(train, content.labels, data.limit)
-    prepared = Prepared(train, select_name, select, report, ids, content.labels, 0, 0)
+    objective.check_training(train, data.limit)
+    own = {"train": train, "select": select, **report}
+    chosen = Prepared(train, select_name, select, report, {}, content.labels, {k: len(v) for k, v in own.items()}, 0, 0)
     truncated = letters = 0
-    for split, rows in prepared.splits():
-        _, found = _tokenised(source, split, folder, max_length)
+    for split, rows in chosen.splits():
+        found = _encoded(objective, split, folder, max_length)
         truncated += int(found.cut[rows.indices].sum())
         letters += int((found.letters[rows.indices] == 1).sum())
         refuse_letters(content, split, rows, found)
-    return replace(prepared, truncated=truncated, letters=letters)
+    arranged = {name: objective.for_evaluation(rows, folder, max_length) for name, rows in report.items()}
+    return replace(
+        chosen,
+        train=objective.for_training(train, folder, max_length),
+        select=arranged[select_name]
+        if select_name in arranged
+        else objective.for_evaluation(select, folder, max_length),
+        report=arranged,
+        ids={name: content.splits[name].select(rows.examples)["id"][:] for name, rows in arranged.items()},
+        truncated=truncated,
+        letters=letters,
+    )
 
 
-def refuse_letters(task: TaskData, split: str, rows: Rows, found: Tokens) -> None:
+def refuse_letters(task: TaskData, split: str, rows: Rows, found: Encoded) -> None:
     """Raises `ConfigError` for a text with the letters of a special token that can't be read as letters."""
     for row in rows.indices[found.letters[rows.indices] == 2][:1]:
         raise ConfigError(
@@ -183,11 +220,9 @@ def refuse_letters(task: TaskData, split: str, rows: Rows, found: Tokens) -> Non
 
 
 @functools.lru_cache(maxsize=8)
-def _texts_in_common(source: str) -> np.ndarray:
+def _texts_in_common(objective: Objective) -> np.ndarray:
     """Of each row of train the number of its group: rows with a text in common, directly or over others, share one."""
-    rows = _load(source).splits["train"]
-    columns = [rows[name][:] for name in ("text", "text_pair") if name in rows.column_names]
-    return groups(columns)
+    return groups(objective.texts("train"))
 
 
 def _held_out(order: np.ndarray, size: int, group: np.ndarray) -> np.ndarray:
@@ -218,15 +253,3 @@ def _held_out(order: np.ndarray, size: int, group: np.ndarray) -> np.ndarray:
         )
     held_out: np.ndarray = taken[np.searchsorted(numbers, rows)]
     return held_out
-
-
-def _refuse_too_few(train: Rows, labels: Sequence[str] | None, limit: int | None) -> None:
-    if labels is not None and len(set(train.labels.tolist())) < 2:
-        raise ConfigError(f"data.limit: {limit} leaves training rows of one class only, {len(labels)} are in the task")
-
-
-def collator(folder: Path) -> Any:
-    """Pads a batch to its longest row."""
-    from transformers import DataCollatorWithPadding
-
-    return DataCollatorWithPadding(tokenizer(folder))

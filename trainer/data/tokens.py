@@ -22,33 +22,14 @@ from typing import Any
 
 import numpy as np
 
+from trainer.data.ragged import Ragged
 from trainer.data.sources import cache
+from trainer.model.architecture import Architecture
 from trainer.model.backbone import tokenizer
 
 _ENDS, _CUT, _LETTERS = "ends", "cut", "letters"  # files; all others are the tokenizer's outputs
 _RULES = 2  # one more wherever the same texts are made into other tokens than before
 _AT_ONCE = 10_000  # texts in memory as lists of numbers
-
-
-class Ragged:
-    """Rows of whole numbers of different lengths."""
-
-    def __init__(self, numbers: np.ndarray, ends: np.ndarray) -> None:
-        self.numbers = numbers
-        self.ends = ends
-
-    def __len__(self) -> int:
-        return len(self.ends)
-
-    def __getitem__(self, row: int) -> list[int]:
-        start = self.ends[row - 1] if row else 0
-        found: list[int] = self.numbers[start : self.ends[row]].tolist()
-        return found
-
-    @property
-    def lengths(self) -> np.ndarray:
-        """Numbers in each row."""
-        return np.diff(self.ends, prepend=0)
 
 
 @dataclass(frozen=True)
@@ -63,29 +44,29 @@ class Tokens:
     letters: np.ndarray
 
 
-def tokens(texts: Sequence[Sequence[str]], folder: Path, max_length: int) -> Tokens:
+def tokens(texts: Sequence[Sequence[str]], folder: Path, architecture: Architecture, max_length: int) -> Tokens:
     """The tokens of `texts`, one list of them or two of pairs, with the tokenizer in `folder`.
 
     Texts of more than `max_length` tokens are cut.
     """
 
     def build(place: Path) -> None:
-        _write(place, texts, folder, max_length)
+        _write(place, texts, tokenizer(folder, architecture), max_length)
 
-    place = cache.entry(f"tokens/{_key(texts, folder, max_length)}", build)
+    place = cache.entry(f"tokens/{_key(texts, folder, architecture, max_length)}", build)
     files = {path.stem: np.load(path, mmap_mode="r") for path in sorted(place.iterdir())}
     ends, cut, letters = (files.pop(name) for name in (_ENDS, _CUT, _LETTERS))
     return Tokens({name: Ragged(numbers, ends) for name, numbers in files.items()}, cut, letters)
 
 
-def _write(place: Path, texts: Sequence[Sequence[str]], folder: Path, max_length: int) -> None:
+def _write(place: Path, texts: Sequence[Sequence[str]], encode: Any, max_length: int) -> None:
     parts: dict[str, list[np.ndarray]] = {}
     lengths: list[int] = []
     cut: list[bool] = []
     letters: list[int] = []
     for start in range(0, len(texts[0]), _AT_ONCE):
         some = [list(column[start : start + _AT_ONCE]) for column in texts]
-        columns = _encode(some, folder, max_length, cut, letters)
+        columns = _encode(some, encode, max_length, cut, letters)
         for name, rows in columns.items():
             parts.setdefault(name, []).append(np.fromiter(itertools.chain.from_iterable(rows), np.int32))
         lengths += map(len, columns["input_ids"])
@@ -99,10 +80,9 @@ def _write(place: Path, texts: Sequence[Sequence[str]], folder: Path, max_length
 
 
 def _encode(
-    texts: Sequence[list[str]], folder: Path, max_length: int, cut: list[bool], letters: list[int]
+    texts: Sequence[list[str]], encode: Any, max_length: int, cut: list[bool], letters: list[int]
 ) -> dict[str, list[Sequence[int]]]:
     """The tokenizer's outputs; which texts were cut goes to `cut`, what `Tokens.letters` says to `letters`."""
-    encode = tokenizer(folder)
     whole = {"truncation": False, "verbose": False}
     columns: dict[str, Any] = {name: list(rows) for name, rows in encode(*texts, **whole).items()}
 
@@ -144,9 +124,9 @@ def special_tokens(encode: Any, rows: Sequence[Sequence[int]]) -> np.ndarray:
     return upto[ends] - upto[ends - lengths]
 
 
-def _key(texts: Sequence[Sequence[str]], folder: Path, max_length: int) -> str:
-    outputs = tokenizer(folder).model_input_names
-    content = hashlib.sha256(f"{_RULES} {_tokenizer(folder)} {outputs} {max_length} {len(texts)}".encode())
+def _key(texts: Sequence[Sequence[str]], folder: Path, architecture: Architecture, max_length: int) -> str:
+    outputs = tokenizer(folder, architecture).model_input_names
+    content = hashlib.sha256(f"{_RULES} {tokenizer_hash(folder)} {outputs} {max_length} {len(texts)}".encode())
     for text in _all(texts):
         encoded = text.encode("utf-8", "surrogatepass")
         content.update(len(encoded).to_bytes(8, "little"))
@@ -159,7 +139,7 @@ def _all(texts: Sequence[Sequence[str]]) -> Iterable[str]:
 
 
 @functools.cache
-def _tokenizer(folder: Path) -> str:
+def tokenizer_hash(folder: Path) -> str:
     """What decides a tokenizer's numbers: its files, and the packages that read them."""
     content = hashlib.sha256()
     for path in sorted(folder.iterdir()):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,22 +33,11 @@ def steps_per_epoch(rows: int, train: DictConfig) -> int:
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows as tensors, padded to the longest. weight: how many of them count in the loss."""
+    """Rows as tensors, padded to the longest. weight: how much of them counts in the loss, see `Objective.weigh`."""
 
     inputs: Mapping[str, torch.Tensor]
     labels: torch.Tensor
     weight: int
-
-    @property
-    def size(self) -> int:
-        """Tokens, padding included."""
-        return self.inputs["input_ids"].numel()
-
-    @property
-    def tokens(self) -> torch.Tensor:
-        """Tokens of the rows that count, without padding; a number on the device."""
-        mask = self.inputs.get("attention_mask")  # a model that takes none reads all places of a batch
-        return (torch.tensor(self.size) if mask is None else mask.sum()) * (self.weight > 0)
 
     def to(self, device: torch.device) -> Batch:
         inputs = {name: tensor.to(device) for name, tensor in self.inputs.items()}
@@ -61,15 +50,23 @@ class Batch:
 
 
 class Collator:
-    """Makes a `Batch` of rows. pad: makes tensors of them; a row's `weight` is 1 unless it says otherwise."""
+    """Makes a `Batch` of rows; a row's `weight` is 1 unless it says otherwise.
 
-    def __init__(self, pad: Callable[[list[dict[str, Any]]], Mapping[str, torch.Tensor]]) -> None:
-        self.pad = pad
+    pad: makes tensors of them. weigh: says of labels and of the rows' weights how much of the batch counts.
+    """
+
+    def __init__(
+        self,
+        pad: Callable[[list[dict[str, Any]]], Mapping[str, torch.Tensor]],
+        weigh: Callable[[torch.Tensor, Sequence[int]], int] = lambda labels, rows: sum(rows),
+    ) -> None:
+        self.pad, self.weigh = pad, weigh
 
     def __call__(self, rows: list[dict[str, Any]]) -> Batch:
-        weight = sum(row.pop("weight", 1) for row in rows)
+        weights = [row.pop("weight", 1) for row in rows]
         inputs = dict(self.pad(rows))
-        return Batch(inputs, inputs.pop("labels"), weight)
+        labels = inputs.pop("labels")
+        return Batch(inputs, labels, self.weigh(labels, weights))
 
 
 class Batches:
@@ -78,6 +75,7 @@ class Batches:
     def __init__(
         self, rows: Rows, train: DictConfig, seed: int, collate: Collator, workers: int, device: torch.device
     ) -> None:
+        self.device = device
         self.order = Order(
             rows, train.batch_size * (train.processes or 1) * train.accumulate, train.group_by_length, seed
         )

@@ -17,18 +17,18 @@ from omegaconf import DictConfig
 from safetensors import SafetensorError
 from torch import nn
 
-from trainer.data.rows import Prepared, Rows, collator
+from trainer.data.rows import Prepared, Rows
 from trainer.errors import Pruned, RunFailed
 from trainer.instantiate import make
 from trainer.loop import checkpoints, cost, progress
 from trainer.loop.batches import Batch, Batches, Collator, total_steps
 from trainer.loop.counters import Counters
 from trainer.loop.evaluation import Evaluation, Evaluator
+from trainer.loop.network import Network
 from trainer.loop.optim import build_optimizer, build_schedule
 from trainer.loop.rank_log import RankLog
 from trainer.loop.step_log import StepLog
 from trainer.machine import processes, signals
-from trainer.objectives import metrics
 from trainer.objectives.objective import Objective
 from variants.core import collectives, state_files
 from variants.core import training_state as live
@@ -52,10 +52,10 @@ class Loop:
         variant: Variant,
         head: Sequence[str],
         rows: Prepared,
-        task: DictConfig,
+        objective: Objective,
         config: DictConfig,
         folder: Path,
-        tokens: Path,
+        source: Path,
         device: torch.device,
     ) -> None:
         train, machine = config.train, config.machine
@@ -64,13 +64,11 @@ class Loop:
         if (described := getattr(model, "config", None)) is not None:
             described.use_cache = False  # of keys and values, which only the generation of text needs
         self.rows, self.cfg, self.device = rows, config, device
-        self.objective = Objective(regression=rows.labels is None)
-        self.collate = Collator(collator(tokens))
+        self.objective = objective
+        self.network = Network(self.model, source, device, train.autocast)
+        self.collate = Collator(objective.pad(source), objective.weigh)
         self.batches = Batches(rows.train, train, config.seed, self.collate, machine.workers, device)
-        self.metric_names = list(task.metrics)
-        self.classes = metrics.classes(rows.labels, task.get("positive"), self.metric_names)
-        compute = functools.partial(metrics.compute, self.metric_names, classes=self.classes)
-        self.evaluator = Evaluator(self.forward, self.objective, compute, self.batches, train.eval_batch_size)
+        self.evaluator = Evaluator(self.network, objective, self.batches, train.eval_batch_size)
         self.done, self.steps = 0, total_steps(len(rows.train), train)
         self.counters = Counters()
         self.checkpoints = checkpoints.Checkpoints(folder)
@@ -108,14 +106,11 @@ class Loop:
             model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
         processes.part_ways(self.cfg.seed)
         self.resume()
-        self.take_ranks()
-        self.rank_log.write()
+        if self.done == 0:
+            self.rank_log.write(0, self.variant.ranks())
         shown = self.cfg.machine.progress and processes.is_first()
-        try:
-            with progress.shown(shown, self.done, self.steps, self.step_log.shown) as advance:
-                self._train(advance)
-        finally:
-            self.rank_log.write()
+        with progress.shown(shown, self.done, self.steps, self.step_log.shown) as advance:
+            self._train(advance)
 
     def _train(self, advance: Callable[[], None]) -> None:
         counters, train, machine = self.counters, self.cfg.train, self.cfg.machine
@@ -156,7 +151,8 @@ class Loop:
         )
         self.done = index
         self.step_log.add(taken)
-        counters.add_later(tokens=collectives.total(torch.stack([batch.tokens for batch in batches]).sum()))
+        units = torch.stack([self.objective.units(batch) for batch in batches]).sum()
+        counters.add_later(tokens=collectives.total(units))
         if not taken.moved and counters.skipped > self.cfg.train.max_skipped:
             raise RunFailed(
                 f"train.max_skipped: step {index} is the {_nth(counters.skipped)} "
@@ -165,9 +161,10 @@ class Loop:
 
     def end_step(self, index: int) -> None:
         """Logs the step."""
-        self.take_ranks()
-        if index % self.cfg.machine.log_every == 0 or index == self.steps:
-            self.rank_log.write()
+        logged = index % self.cfg.machine.log_every == 0 or index == self.steps
+        if logged or not self.variant.counts_ranks_on_device:
+            self.rank_log.write(index, self.variant.ranks())
+        if logged:
             (rate, *_) = self.scheduler.get_last_lr()
             effective = cost.effective_parameters(self.model, self.variant, self.head, self.silent())
             self.step_log.write(index, rate, self.rank_log.ranks, effective, self.variant.sparsity())
@@ -181,28 +178,21 @@ class Loop:
         """The step `index` as the hooks see it."""
         return Step(index, self.steps, self.optimizer, self.scheduler)
 
-    def take_ranks(self) -> None:
-        self.rank_log.take(self.done, self.variant.ranks_later())
-
     def loss(self, batch: Batch) -> Loss:
         """The task loss of a training batch. Counts what is saved for the backward pass if none was larger so far."""
-        counters = self.counters
-        if batch.size < counters.largest_batch:
-            return self.forward(batch)[1]
-        counters.largest_batch = batch.size
+        counters, size = self.counters, self.objective.size(batch)
+        if size < counters.largest_batch:
+            return self.forward(batch)
+        counters.largest_batch = size
         with self._activations.counting():
-            _, found = self.forward(batch)
+            found = self.forward(batch)
         # Of two batches of one size the later may need more: ranks grow.
         counters.activations = max(counters.activations, self._activations.bytes)
         return found
 
-    def forward(self, batch: Batch) -> tuple[torch.Tensor, Loss]:
-        """The model's outputs, in at least float32, and their loss."""
-        batch = batch.to(self.device)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.cfg.train.autocast):
-            logits = self.model(**batch.inputs).logits
-        logits = logits if logits.dtype.itemsize >= 4 else logits.float()
-        return logits, self.objective.loss(logits, batch.labels, batch.weight)
+    def forward(self, batch: Batch) -> Loss:
+        """The task loss of a batch."""
+        return self.objective.loss(self.network, batch.to(self.device))
 
     def _watch(self, step: Step) -> None:
         self.counters.listen(self.model)
@@ -223,15 +213,6 @@ class Loop:
 
     # -- evaluation ---------------------------------------------------------------------------
 
-    @property
-    def positive(self) -> str | None:
-        """The class that f1 is of, where it is of one."""
-        return metrics.positive(self.metric_names, self.rows.labels, self.classes)
-
-    @property
-    def higher_is_better(self) -> bool:
-        return metrics.higher_is_better(self.metric_names[0])
-
     def timed_evaluation(self, rows: Rows) -> Evaluation:
         """The model on `rows`; the seconds are counted as evaluation."""
         start = time.perf_counter()
@@ -249,8 +230,8 @@ class Loop:
         self.step_log.write_evaluation(index, found)
         if not self.variant.is_final_form(self.view(index)):
             return False  # a model above its budget is no candidate
-        metric = found.metrics[self.metric_names[0]]
-        value = metric * (1 if self.higher_is_better else -1)
+        metric = found.metrics[self.objective.asked[0]]
+        value = metric * (1 if self.objective.higher_is_better else -1)
         if counters.best_value is None or value > counters.best_value:
             counters.best_value, counters.best_step, counters.worse = value, index, 0
             if self.cfg.train.checkpoint == "best" and processes.is_first():
@@ -272,7 +253,6 @@ class Loop:
 
     def save(self) -> None:
         """Writes a checkpoint of the last step: all that a resumed run needs but the backbone."""
-        self.rank_log.write()
         weights = self.weights()
         processes.compare(weights, self.model, self.done)
         first, *others = processes.gathered({"random": checkpoints.random_state(), "counters": self.counters.saved()})
@@ -324,8 +304,7 @@ class Loop:
         with collectives.same_draws():
             self.variant.on_train_end(self.view(self.done))
         processes.compare(self.weights(), self.model, self.done)
-        self.take_ranks()
-        self.rank_log.write()
+        self.rank_log.write(self.done, self.variant.ranks())
         return step
 
 

@@ -13,6 +13,7 @@ from torch import nn
 
 from trainer.errors import ConfigError, message
 from trainer.instantiate import make
+from trainer.loop import schedules
 from variants.core.target_modules import inside
 from variants.core.variant import Variant
 
@@ -87,11 +88,10 @@ def _one_call(cls: type[torch.optim.Optimizer], given: Mapping[str, Any]) -> dic
     return {"fused": True} if can and not chosen else {}
 
 
-def build_schedule(optimizer: torch.optim.Optimizer, optim: DictConfig, total: int) -> Any:
+def build_schedule(
+    optimizer: torch.optim.Optimizer, optim: DictConfig, total: int
+) -> torch.optim.lr_scheduler.LambdaLR:
     """The learning-rate schedule over `total` steps; a warmup below 1 is a share of them."""
-    import transformers
-
-    warmup = optim.warmup if optim.warmup >= 1 else math.ceil(optim.warmup * total)
-    return transformers.get_scheduler(
-        optim.schedule, optimizer=optimizer, num_warmup_steps=int(warmup), num_training_steps=total
-    )
+    warmup = int(optim.warmup if optim.warmup >= 1 else math.ceil(optim.warmup * total))
+    factor = schedules.factor(optim.schedule, warmup, total, optimizer.defaults.get("lr", optim.lr))
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)

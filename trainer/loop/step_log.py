@@ -61,7 +61,7 @@ class StepLog:
 
     def write_evaluation(self, step: int, evaluation: Evaluation) -> None:
         named = {f"eval/{name}": value for name, value in evaluation.metrics.items()}
-        self._journal.write(step, epoch=self.epoch(step), **named, **{"eval/loss": evaluation.loss})
+        self._journal.write(step, epoch=self.epoch(step), **(named | {"eval/loss": evaluation.loss}))
         self.shown |= {name: f"{value:.3f}" for name, value in evaluation.metrics.items()}
 
     def epoch(self, step: int) -> float:

@@ -1,16 +1,16 @@
-"""One process per run: whoever carries out a run holds its lock in `<study>/.locks/`, and others leave it alone.
+"""Locks that allow one process per run. They lie in `<study>/.locks/`.
 
-There are two files for each run, because no single kind of lock is right on a laptop and on a cluster:
+Each run has two files, because no single kind of lock works on both a laptop and a cluster:
 
-    <run_id>.lock     flock. The kernel lets go of it when its process dies, however it dies: nothing is ever stale.
-                      Across machines it holds where the file system passes locks on (NFS 4, Lustre with `flock`).
-    <run_id>.lease    filelock's lease, for file systems that don't: it names host, process and the process's start,
-                      and is renewed every quarter of `LEASE` seconds by a thread of the process that holds it.
+    <run_id>.lock     flock. The kernel releases it when the process dies, so that it is never stale. It works across
+                      machines if the file system supports it (NFS 4, Lustre with `flock`).
+    <run_id>.lease    filelock's lease, for file systems that don't. It names host, process and the process's start
+                      time, and a thread of the owner renews it every `LEASE` / 4 seconds.
 
-A lease of this host whose process is gone is taken over at once. One of another host is taken over when it was not
-renewed for `LEASE` seconds, measured by the clock of the one who waits, so that no two clocks need to agree; only a
-lease that looks old, or comes from a time ahead, is waited for, so a run in good hands costs nobody any time. A
-holder that lost its lease (a machine that slept, a file system that hung) stops after its step, and saves nothing.
+If the owner of a lease is a dead process of this host, the lease is taken over at once. A lease of another host is
+taken over after `LEASE` seconds without renewal, measured by the waiting process's clock, so that clocks need not agree.
+Only a lease that looks expired, or is dated in the future, is waited for: a live lease adds no delay. An owner that has
+lost its lease (the machine slept, the file system hung) stops after the current step and saves nothing.
 """
 
 from __future__ import annotations
@@ -25,56 +25,56 @@ from typing import Any
 
 from filelock import FileLock, OwnerRecord, SoftFileLease, Timeout
 
-from trainer.errors import Held
+from trainer.errors import Locked
 from trainer.machine import signals
 
 log = logging.getLogger(__name__)
 
-LEASE = 120.0  # seconds; more than an NFS client keeps attributes in its cache (60)
+LEASE = 120.0  # seconds; longer than an NFS client caches attributes (60)
 
 
 @contextlib.contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Within it no other process carries out the run of `folder`. Raises `Held` where one does."""
-    place = folder.parent / ".locks" / folder.name
-    place.parent.mkdir(parents=True, exist_ok=True)
+def locked(folder: Path) -> Iterator[None]:
+    """Locks the run of `folder`. Raises `Locked` if another process is carrying it out."""
+    path = folder.parent / ".locks" / folder.name
+    path.parent.mkdir(parents=True, exist_ok=True)
     text = f"{folder}: another process has taken this run over"
-    lease = _lease(place, on_compromise=lambda _: signals.lost(text))
-    with contextlib.ExitStack() as held:
+    lease = _lease(path, on_compromise=lambda _: signals.lose_lock(text))
+    with contextlib.ExitStack() as locks:
         try:
-            held.enter_context(FileLock(f"{place}.lock", timeout=0))
-            held.enter_context(lease.acquire(timeout=1.5 * LEASE if _looks_wrong(place) else 0))
+            locks.enter_context(FileLock(f"{path}.lock", timeout=0))
+            locks.enter_context(lease.acquire(timeout=1.5 * LEASE if _may_be_stale(path) else 0))
         except Timeout:
-            raise Held(f"{folder}: another process is carrying out this run{_holder(folder)}") from None
+            raise Locked(f"{folder}: another process is carrying out this run{_owner_text(folder)}") from None
         yield
 
 
-def _looks_wrong(place: Path) -> bool:
-    """Whether a lease is there that, by the file server's clock, was last renewed two terms ago, or in a time to come.
+def _may_be_stale(path: Path) -> bool:
+    """Whether a lease was last renewed more than 2 × `LEASE` ago or ahead, by the file server's clock.
 
-    The second is of a machine whose clock ran ahead; that it still runs shows in that it renews the lease.
+    A date in the future comes from a machine whose clock was fast; its owner is alive if it renews the lease.
     """
     try:
-        renewed = os.stat(f"{place}.lease").st_mtime
+        renewed = os.stat(f"{path}.lease").st_mtime
     except FileNotFoundError:
         return False
-    with tempfile.NamedTemporaryFile(dir=place.parent, prefix=".now-") as probe:
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".now-") as probe:
         age = os.fstat(probe.fileno()).st_mtime - renewed
     if age < -2 * LEASE:
         text = "%s.lease: renewed %.0f s in the future by this clock; taken over unless it is renewed within %.0f s"
-        log.warning(text, place, -age, LEASE)
+        log.warning(text, path, -age, LEASE)
     return abs(age) > 2 * LEASE
 
 
 def owner(folder: Path) -> OwnerRecord | None:
-    """Who carries out the run of `folder`, as far as its lease says: `pid`, `hostname`."""
+    """`pid` and `hostname` of the process that carries out the run of `folder`, by its lease; None without a lease."""
     return _lease(folder.parent / ".locks" / folder.name).owner
 
 
-def _lease(place: Path, **options: Any) -> SoftFileLease:
-    return SoftFileLease(f"{place}.lease", lease_duration=LEASE, heartbeat_interval=LEASE / 4, **options)
+def _lease(path: Path, **options: Any) -> SoftFileLease:
+    return SoftFileLease(f"{path}.lease", lease_duration=LEASE, heartbeat_interval=LEASE / 4, **options)
 
 
-def _holder(folder: Path) -> str:
-    found = owner(folder)
-    return f" (process {found.pid} on {found.hostname.partition('?')[0]})" if found is not None else ""
+def _owner_text(folder: Path) -> str:
+    process = owner(folder)
+    return f" (process {process.pid} on {process.hostname.partition('?')[0]})" if process is not None else ""

@@ -1,9 +1,9 @@
-"""A run that is asked to stop does so after its step, with a checkpoint, and leaves no failed record.
+"""Signals stop a run after its current step, with a checkpoint and without a failed record.
 
-SIGTERM, SIGUSR1, SIGUSR2 and SIGINT ask: a cluster preempts a job, a time limit is near, somebody stops a machine or
-presses Ctrl-C. The run then ends with `Interrupted`, and the same command goes on from that step. A second signal
-stops it at once. Whoever listened to the signal before (submitit does, to queue the job again) is told when the
-checkpoint is on disk.
+The signals are SIGTERM, SIGUSR1, SIGUSR2 and SIGINT: a cluster preempts a job, a time limit is near, a machine shuts
+down, or a user presses Ctrl-C. The run ends with `Interrupted`, and the same command resumes from that step. A second
+signal stops the run at once. An earlier handler of the signal (submitit's, which queues the job again) is called once
+the checkpoint is on disk.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGUSR
 
 
 class Interrupted(BaseException):
-    """The run stopped before its end; what it made is in its checkpoints. Not an error: a sweep ends with it too.
+    """The run stopped before its end and can resume from its checkpoints. It ends a sweep too and is not an error.
 
-    number: of the signal that asked for it, 0 where the run's lock was lost.
+    number: number of the signal, 0 if the run's lock was lost.
     """
 
     def __init__(self, number: int, text: str) -> None:
@@ -33,7 +33,7 @@ class Interrupted(BaseException):
 
     @property
     def exit_code(self) -> int:
-        """As a shell says that a signal ended a process."""
+        """128 + signal number, as a shell reports it."""
         return 128 + self.number if self.number else 1
 
 
@@ -47,15 +47,15 @@ _request: _Request | None = None
 
 
 def asked() -> bool:
-    """Whether the run is to stop with a checkpoint after the step it makes."""
+    """Whether a signal asked the run to stop with a checkpoint after its current step."""
     return _request is not None and _request.number > 0
 
 
 def check(saved: bool = False) -> None:
-    """Raises `Interrupted` if the run is to stop now; called between two steps.
+    """Raises `Interrupted` if the run must stop now; called between two steps.
 
-    saved: whether this or another process was asked to stop, and a checkpoint was written for it. A signal that came
-    later waits for the next step's. A run whose lock is lost stops without one.
+    saved: whether this or another process was asked to stop and a checkpoint was written for it. A signal that arrives
+    later waits for the checkpoint of the next step. A run that has lost its lock stops without a checkpoint.
     """
     if _request is not None and (saved or _request.number == 0):
         raise Interrupted(_request.number, _request.text)
@@ -63,8 +63,8 @@ def check(saved: bool = False) -> None:
         raise Interrupted(signal.SIGTERM, "another process of this run was asked to stop")
 
 
-def lost(text: str) -> None:
-    """Stops the run after its step, without a checkpoint: it is another process's now. From any thread."""
+def lose_lock(text: str) -> None:
+    """Stops the run after its step and without a checkpoint, because another process owns it now. Thread-safe."""
     global _request
     log.error("%s; this process stops", text)
     _request = _Request(0, text)
@@ -72,39 +72,39 @@ def lost(text: str) -> None:
 
 @contextlib.contextmanager
 def listening() -> Iterator[None]:
-    """Within it the signals ask the run to stop; nothing is listened to outside of the main thread.
+    """Handles the signals as requests to stop the run; outside the main thread it does nothing.
 
-    Raises `Interrupted` at the end if a signal came too late to stop the run: nothing else is to begin then.
+    Raises `Interrupted` at its end if a signal arrived too late to stop the run, so that no other run starts.
     """
     global _request
     _request = None
-    before = {}
+    earlier = {}
     if threading.current_thread() is threading.main_thread():
         for number in SIGNALS:
-            # submitit takes no notice of SIGTERM, which Slurm sends beside the signal that matters.
+            # submitit ignores SIGTERM on purpose: Slurm sends it together with the signal that matters.
             if number != signal.SIGTERM or signal.getsignal(number) is signal.SIG_DFL:
-                before[number] = signal.signal(number, _note)
-    asking: Interrupted | None = None
+                earlier[number] = signal.signal(number, _request_stop)
+    interruption: Interrupted | None = None
     try:
         yield
         if asked():
             check(saved=True)
     except Interrupted as stop:
-        asking = stop
+        interruption = stop
         raise
     finally:
         _request = None
-        for number, handler in before.items():
+        for number, handler in earlier.items():
             signal.signal(number, handler)
-        if asking is not None:
-            listener = before.get(asking.number)
-            if callable(listener) and listener is not signal.default_int_handler:  # which would only raise again
-                listener(asking.number, None)
+        if interruption is not None:
+            listener = earlier.get(interruption.number)
+            if callable(listener) and listener is not signal.default_int_handler:  # Python's own would raise again
+                listener(interruption.number, None)
 
 
 @contextlib.contextmanager
 def raising() -> Iterator[None]:
-    """Within it SIGTERM raises `Interrupted` at once: for a sweep whose runs are in processes that end with it."""
+    """SIGTERM raises `Interrupted` at once: for a sweep whose worker processes end together with it."""
 
     def handler(number: int, frame: FrameType | None) -> None:
         raise Interrupted(number, signal.Signals(number).name)
@@ -119,7 +119,7 @@ def raising() -> Iterator[None]:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def _note(number: int, frame: FrameType | None) -> None:
+def _request_stop(number: int, frame: FrameType | None) -> None:
     global _request
     name = signal.Signals(number).name
     if _request is not None:

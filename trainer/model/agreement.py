@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from trainer.data.ragged import Ragged
 from trainer.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def check(model: Any, tokenizer: Any, rows: Prepared, task: TaskData) -> None:
 def check_rows(model: Any, part: Rows, split: str, task: TaskData) -> None:
     """Raises `ConfigError` where `part`, rows of a split of `task`, has an empty row or one without embeddings."""
     size, types = _limits(model)
-    empty = part.indices[np.asarray(part.lengths) == 0]
+    empty = part.sources[np.asarray(part.lengths) == 0]
     if len(empty):
         name = row_name(task, split, empty[0])
         raise ConfigError(f"task: {name} has no token for the model's tokenizer; allowed: one or more")
@@ -112,18 +113,20 @@ def _limits(model: Any) -> tuple[int | None, int | None]:
 
 def row_name(task: TaskData, split: str, row: int) -> str:
     """How an error names a row of a split, counted from 0 by `row`."""
-    text = task.splits[split][int(row)]["text"]
+    values = task.splits[split][int(row)]
+    text = next(str(value) for name, value in values.items() if name != "id")
     return f"row {row + 1} of {split} ({text if len(text) < 40 else text[:40] + '…'!r})"
 
 
 def _refuse_above(rows: Rows, column: str, limit: int | None, problem: str, split: str, task: TaskData) -> None:
     """Raises `ConfigError` for the first of `rows` that has a number from `limit` on."""
-    if limit is None or column not in rows.columns or rows.columns[column].numbers.max() < limit:
+    found = rows.columns.get(column)
+    if limit is None or not isinstance(found, Ragged) or found.numbers.max() < limit:
         return
-    for row in rows.indices:
-        largest = max(rows.columns[column][int(row)])
+    for row, source in zip(rows.indices, rows.sources, strict=True):
+        largest = max(found[int(row)])
         if largest >= limit:
-            name = row_name(task, split, row)
+            name = row_name(task, split, source)
             raise ConfigError(
                 f"{problem}: {name} has the number {largest}, and the model has {limit}; allowed: numbers below {limit}"
             )

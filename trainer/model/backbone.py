@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import nn
 
 from trainer.errors import ConfigError
 from trainer.model import agreement
+from trainer.model.architecture import Architecture
 from trainer.model.foreign import NO_CODE, reading
 
 # What the configs of transformers call it. Those of a head: None where it is the backbone's.
@@ -40,10 +41,10 @@ class Pristine:
 
 
 @functools.cache
-def tokenizer(folder: Path) -> Any:
+def tokenizer(folder: Path, architecture: Architecture) -> Any:
     """The model's tokenizer, which gives what the model takes; see `agreement.model_inputs`."""
     found = _padding_tokenizer(folder)
-    found.model_input_names = agreement.model_inputs(skeleton(folder, 2), found.model_input_names)
+    found.model_input_names = agreement.model_inputs(skeleton(folder, architecture), found.model_input_names)
     return found
 
 
@@ -66,16 +67,17 @@ def _padding_tokenizer(folder: Path) -> Any:
 
 
 @functools.cache
-def model_config(folder: Path, labels: int) -> Any:
-    """The model's config for a task with `labels` outputs (1 for a regression)."""
-    from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, AutoConfig
+def model_config(folder: Path, architecture: Architecture) -> Any:
+    """The model's config for what it is loaded as."""
+    from transformers import AutoConfig
 
+    outputs = {} if architecture.outputs is None else {"num_labels": architecture.outputs}
     with reading("its config.json"):
-        config = AutoConfig.from_pretrained(folder, num_labels=labels, **NO_CODE)
-    if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+        config = AutoConfig.from_pretrained(folder, **outputs, **NO_CODE)
+    if type(config) not in _auto(architecture)._model_mapping:
         raise ConfigError(
-            f"model: a {config.model_type}, of which transformers has no classifier of texts "
-            "(AutoModelForSequenceClassification); allowed: a model of which it has one"
+            f"model: a {config.model_type}, of which transformers has no {architecture.auto}; "
+            "allowed: a model of which it has one"
         )
     config.return_dict = True  # its outputs are asked for by name
     for part in {id(part): part for part in (config, config.get_text_config())}.values():
@@ -90,13 +92,19 @@ def model_config(folder: Path, labels: int) -> Any:
     return config
 
 
-def skeleton(folder: Path, labels: int) -> nn.Module:
-    """The model's modules without any weights: enough to check targets and ranks against."""
-    from transformers import AutoModelForSequenceClassification
+def _auto(architecture: Architecture) -> Any:
+    """The class of transformers that `architecture` names."""
+    import transformers
 
-    config = model_config(folder, labels)
+    return getattr(transformers, architecture.auto)
+
+
+def skeleton(folder: Path, architecture: Architecture) -> nn.Module:
+    """The model's modules without any weights: enough to check targets and ranks against."""
+    config = model_config(folder, architecture)
     with reading("its config.json"), torch.device("meta"):
-        return AutoModelForSequenceClassification.from_config(config, **NO_CODE)
+        found: nn.Module = _auto(architecture).from_config(config, **NO_CODE)
+    return found
 
 
 def classes(folder: Path) -> list[str]:
@@ -119,25 +127,31 @@ def check_kept_head(folder: Path, labels: Sequence[str] | None) -> None:
 
 
 @functools.lru_cache(maxsize=2)
-def pristine(folder: Path, labels: int, dropout: float | None = None, keep_head: bool | None = None) -> Pristine:
+def pristine(
+    folder: Path,
+    architecture: Architecture,
+    head_of: Callable[[Any], tuple[str, ...]],
+    dropout: float | None = None,
+    keep_head: bool | None = None,
+) -> Pristine:
     """Loads the weights in float32; a checkpoint that lacks more than a head is an error.
 
     A head that the checkpoint was trained with belongs to another task, and with it the pooler below. Both are drawn
     anew; `keep_head` keeps them, or is an error where there is no such head or it has another size. A pooler without
     a head (MiniLM's) comes from pretraining and stays.
 
+    head_of: says of a model which of its modules belong to the task.
     dropout: of the backbone, see `set_dropout`; None leaves what the model's config says.
     """
-    from transformers import AutoModelForSequenceClassification
     from transformers.utils import logging
 
     logging.set_verbosity_error()  # that the head is new is no news
     logging.disable_progress_bar()
-    config = copy.deepcopy(model_config(folder, labels))
+    config = copy.deepcopy(model_config(folder, architecture))
     if dropout is not None:
         set_dropout(config, dropout)
     with reading("its weights"):
-        model, report = AutoModelForSequenceClassification.from_pretrained(
+        model, report = _auto(architecture).from_pretrained(
             folder,
             config=config,
             dtype=torch.float32,
@@ -148,7 +162,7 @@ def pristine(folder: Path, labels: int, dropout: float | None = None, keep_head:
     for name, parameter in model.named_parameters():
         if not parameter.isfinite().all():
             raise ConfigError(f"model: its weights: {name} has values that are not finite")
-    head = head_modules(model)
+    head = head_of(model)
     missing, resized = set(report["missing_keys"]), {name for name, *_ in report["mismatched_keys"]}
     outside = sorted({name.rpartition(".")[0] for name in missing if not _inside(name, head)})
     if outside:
@@ -158,7 +172,7 @@ def pristine(folder: Path, labels: int, dropout: float | None = None, keep_head:
             f"model: {others[0]} has another size in the checkpoint than its config.json says; allowed: one model's"
         )
     held = {name for name in model.state_dict() if _inside(name, head)}
-    if not _sized_by_labels(folder, labels, head) - missing:
+    if not _sized_by_labels(folder, architecture, head) - missing:
         if keep_head:
             raise ConfigError("model.keep_head: true, allowed: null; the checkpoint has no trained head")
         return Pristine(model, tuple(sorted(missing)), head)
@@ -167,14 +181,17 @@ def pristine(folder: Path, labels: int, dropout: float | None = None, keep_head:
         notice = f"model: the checkpoint's head ({parts}; {task}) is not used, a new one is drawn"
         return Pristine(model, tuple(sorted(held)), head, f"{notice}; model.keep_head=true would keep it")
     if misfit := sorted(resized | missing):
-        lack = f"the checkpoint's head has another size than {labels} outputs need, or lacks a part: {misfit[0]}"
-        raise ConfigError(f"model.keep_head: true, allowed: null; {lack}")
+        lack = f"the checkpoint's head has another size than {architecture.outputs} outputs need, or lacks a part"
+        raise ConfigError(f"model.keep_head: true, allowed: null; {lack}: {misfit[0]}")
     return Pristine(model, (), head, f"model: the checkpoint's head ({parts}; {task}) stays, the same for every seed")
 
 
-def _sized_by_labels(folder: Path, labels: int, head: Sequence[str]) -> set[str]:
-    """The head's parameters whose shape follows from the number of labels: what makes logits."""
-    few, more = (dict(skeleton(folder, number).named_parameters()) for number in (labels, labels + 1))
+def _sized_by_labels(folder: Path, architecture: Architecture, head: Sequence[str]) -> set[str]:
+    """The head's parameters whose shape follows from the number of outputs: what makes logits."""
+    if architecture.outputs is None:
+        return set()
+    larger = replace(architecture, outputs=architecture.outputs + 1)
+    few, more = (dict(skeleton(folder, one).named_parameters()) for one in (architecture, larger))
     return {name for name, tensor in few.items() if _inside(name, head) and tensor.shape != more[name].shape}
 
 
@@ -206,20 +223,21 @@ def describe(config: Any, labels: Sequence[str] | None) -> Any:
     return config
 
 
-def as_loaded(folder: Path, described: Path, dtype: str) -> nn.Module:
+def as_loaded(folder: Path, architecture: Architecture, described: Path, dtype: str) -> nn.Module:
     """The model as transformers loads it with the config.json in `described`: what an adapter is put on.
 
     All of it is in `dtype`; a head that doesn't fit is drawn anew.
     """
-    from transformers import AutoConfig, AutoModelForSequenceClassification
+    from transformers import AutoConfig
 
-    return AutoModelForSequenceClassification.from_pretrained(
+    found: nn.Module = _auto(architecture).from_pretrained(
         folder,
         config=AutoConfig.from_pretrained(described, **NO_CODE),
         dtype=getattr(torch, dtype),
         ignore_mismatched_sizes=True,
         **NO_CODE,
-    ).eval()
+    )
+    return found.eval()
 
 
 def head_modules(model: Any) -> tuple[str, ...]:

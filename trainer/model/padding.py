@@ -8,6 +8,7 @@ the model by itself and beside a longer one; where that makes a difference, padd
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,27 +31,31 @@ TOLERANCE = 1e-4
 TOLERANCE_WRAPPED = 1e-5
 _OTHER = {"left": "right", "right": "left"}
 
+RowOutputs = Callable[[torch.Tensor, Mapping[str, torch.Tensor]], torch.Tensor]
 
-def settle(model: nn.Module, tokenizer: Any, rows: Prepared, field: str, tolerance: float = TOLERANCE) -> float:
+
+def settle(
+    model: nn.Module, tokenizer: Any, rows: Prepared, outputs: RowOutputs, field: str, tolerance: float = TOLERANCE
+) -> float:
     """Makes `tokenizer` pad on a side on which padding changes no output of `model`: its own, or else the other.
 
-    field: of the config, which errors name. Returns the change that is left, see `TOLERANCE`. Raises `ConfigError`
-    where both sides change outputs, and where the model can't take two rows at once. Neither the model nor any
-    generator is another afterwards.
+    outputs: see `Objective.row_outputs`. field: of the config, which errors name. Returns the change that is left, see
+    `TOLERANCE`. Raises `ConfigError` where both sides change outputs, and where the model can't take two rows at once.
+    Neither the model nor any generator is another afterwards.
     """
     tokenizer.padding_side = own = tokenizer.init_kwargs.get("padding_side") or type(tokenizer).padding_side
-    pair = _two_rows(rows)
+    pair = _two_rows(rows, tokenizer.model_input_names)
     if "attention_mask" not in tokenizer.model_input_names:
         log.info("the model takes no attention mask: all texts are padded to %d tokens", rows.train.lengths[0])
     if pair is None:
         return 0.0
     try:
-        changes = {own: _change(model, tokenizer, pair, own)}
+        changes = {own: _change(model, tokenizer, outputs, pair, own)}
         if changes[own] <= tolerance:
             return changes[own]
         _refuse_another_padding(model, tokenizer, field)
         other = _OTHER[own]
-        changes[other] = _change(model, tokenizer, pair, other)
+        changes[other] = _change(model, tokenizer, outputs, pair, other)
     except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
         if isinstance(error, ConfigError) or is_out_of_memory(error):
             raise
@@ -66,9 +71,9 @@ def settle(model: nn.Module, tokenizer: Any, rows: Prepared, field: str, toleran
     )
 
 
-def settle_wrapped(model: nn.Module, tokenizer: Any, rows: Prepared, rounding: float) -> None:
+def settle_wrapped(model: nn.Module, tokenizer: Any, rows: Prepared, outputs: RowOutputs, rounding: float) -> None:
     """The same for what a variant made of a model whose own outputs change by `rounding`."""
-    settle(model, tokenizer, rows, "variant", max(TOLERANCE_WRAPPED, 10 * rounding))
+    settle(model, tokenizer, rows, outputs, "variant", max(TOLERANCE_WRAPPED, 10 * rounding))
 
 
 def _refuse_another_padding(model: Any, tokenizer: Any, field: str) -> None:
@@ -81,7 +86,7 @@ def _refuse_another_padding(model: Any, tokenizer: Any, field: str) -> None:
         )
 
 
-def _two_rows(rows: Prepared) -> list[dict[str, Any]] | None:
+def _two_rows(rows: Prepared, inputs: Sequence[str]) -> list[dict[str, Any]] | None:
     """The inputs of the shortest row of the run and of a longer one; None where all are of one length."""
     parts: torch.utils.data.ConcatDataset = torch.utils.data.ConcatDataset([part for _, part in rows.splits()])
     lengths = np.concatenate([part.lengths for _, part in rows.splits()])
@@ -90,27 +95,28 @@ def _two_rows(rows: Prepared) -> list[dict[str, Any]] | None:
     if not len(longer):
         return None
     beside = longer[np.abs(lengths[longer] - lengths[shortest] - MORE).argmin()]
-    return [{k: v for k, v in parts[int(row)].items() if k != "labels"} for row in (shortest, beside)]
+    return [{k: v for k, v in parts[int(row)].items() if k in inputs} for row in (shortest, beside)]
 
 
-def _change(model: nn.Module, tokenizer: Any, pair: list[dict[str, Any]], side: str) -> float:
+def _change(model: nn.Module, tokenizer: Any, outputs: RowOutputs, pair: list[dict[str, Any]], side: str) -> float:
     """Largest change of the first row's outputs by padding on `side`, over the largest of these outputs."""
     alone, padded = (
-        _outputs(model, tokenizer.pad(rows, padding_side=side, return_tensors="pt"))[0] for rows in (pair[:1], pair)
+        _outputs(model, outputs, tokenizer.pad(rows, padding_side=side, return_tensors="pt"))[0]
+        for rows in (pair[:1], pair)
     )
     return float((alone - padded).abs().max() / alone.abs().max().clamp_min(torch.finfo(torch.float32).tiny))
 
 
 @torch.no_grad()
-def _outputs(model: nn.Module, batch: dict[str, Any]) -> torch.Tensor:
-    """Outputs (rows, labels) without dropout; what `model` holds in half precision is taken as float32."""
+def _outputs(model: nn.Module, outputs: RowOutputs, batch: dict[str, Any]) -> torch.Tensor:
+    """Outputs (rows, …) without dropout; what `model` holds in half precision is taken as float32."""
     tensors = (*model.named_parameters(), *model.named_buffers())
     exact = {name: t.float() for name, t in tensors if t.is_floating_point() and t.dtype.itemsize < 4}
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
         with torch.random.fork_rng(devices=[]):
-            return torch.func.functional_call(model, exact, kwargs=dict(batch)).logits
+            return outputs(torch.func.functional_call(model, exact, kwargs=dict(batch)).logits, batch)
     finally:
         for module in training:
             module.training = True

@@ -15,6 +15,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from omegaconf import DictConfig
@@ -30,10 +31,12 @@ from trainer.loop.loop import Loop
 from trainer.machine import malloc, processes
 from trainer.model import agreement, padding
 from trainer.model import backbone as models
-from trainer.objectives import metrics
+from trainer.objectives import kinds
+from trainer.objectives.objective import Objective
 from trainer.runs import start
 from trainer.sweeps.plan import model_sources
-from variants.core.kernels import low_rank
+from variants.core.adapters.adapter import use_kernel
+from variants.core.kernels.low_rank import Kernel
 from variants.core.target_modules import by_block
 from variants.core.variant import Variant
 
@@ -44,13 +47,14 @@ log = logging.getLogger(__name__)
 class Parts:
     """A run before any weight is loaded.
 
-    source: the folder of model and tokenizer. max_length: tokens of the longest text. head: names of the
-    modules that belong to the task. left_out: numbers in parameters that the variant's word for what it trains
-    ("all-linear") promises and doesn't reach, by name.
+    objective: what the run's task is. source: the folder of model and tokenizer. max_length: tokens of the longest
+    text. head: names of the modules that belong to the task. left_out: numbers in parameters that the variant's word
+    for what it trains ("all-linear") promises and doesn't reach, by name.
     """
 
     config: DictConfig
     variant: Variant
+    objective: Objective
     source: Path
     max_length: int
     rows: data.Prepared
@@ -58,19 +62,16 @@ class Parts:
     left_out: Mapping[str, int]
 
     @property
-    def labels(self) -> int:
-        """Outputs of the model: classes, or 1 for a regression."""
-        return 1 if self.rows.labels is None else len(self.rows.labels)
-
-    @property
-    def classes(self) -> metrics.Classes:
-        """What metrics must know of the task's classes."""
-        return metrics.classes(self.rows.labels, self.config.task.get("positive"), self.config.task.metrics)
+    def tokenizer(self) -> Any:
+        return models.tokenizer(self.source, self.objective.architecture)
 
     def pristine(self) -> models.Pristine:
         """The model as its checkpoint has it, loaded once for all runs."""
         model = self.config.model
-        return models.pristine(self.source, self.labels, model.get("dropout"), model.get("keep_head"))
+        objective = self.objective
+        return models.pristine(
+            self.source, objective.architecture, objective.head, model.get("dropout"), model.get("keep_head")
+        )
 
     def base(self) -> nn.Module:
         """A copy of the model without the variant: backbone in the run's dtype, head drawn with its seed."""
@@ -83,13 +84,12 @@ class Parts:
 
 @contextlib.contextmanager
 def apart(config: DictConfig) -> Iterator[None]:
-    """Within it a run has the process for itself: torch's threads, its draws, the kernel."""
+    """Within it a run has the process for itself: torch's threads and its draws."""
     threads = torch.get_num_threads()
     try:
         with torch.random.fork_rng(devices=[]):
             if config.machine.threads is not None:
                 torch.set_num_threads(config.machine.threads)
-            low_rank.use(config.machine.kernel, config.train.recompute)
             malloc.keep()
             yield
     finally:
@@ -104,6 +104,7 @@ def apart(config: DictConfig) -> Iterator[None]:
 class Inputs:
     """What a run reads before any weight is loaded, and the model's modules without weights (`bare`)."""
 
+    objective: Objective
     source: Path
     bare: nn.Module
     max_length: int
@@ -140,12 +141,10 @@ def read(config: DictConfig, virtual_tokens: int) -> Inputs:
     virtual_tokens: places of the model that the variant takes from each text.
     """
     source = fetch_model(model_sources(config), config.model.files)
-    task = data.load(config.task)
-    metrics.check(config.task.metrics, regression=task.labels is None)
-    metrics.classes(task.labels, config.task.get("positive"), config.task.metrics)
-    bare = models.skeleton(source, 1 if task.labels is None else len(task.labels))
-    tokenizer = models.tokenizer(source)
-    agreement.refuse_another_end(bare.config, tokenizer)
+    objective = kinds.of(config.task)
+    bare = models.skeleton(source, objective.architecture)
+    tokenizer = models.tokenizer(source, objective.architecture)
+    objective.check_model(bare, tokenizer)
     positions = agreement.longest_text(bare)
     if positions is not None:
         positions -= virtual_tokens
@@ -153,25 +152,24 @@ def read(config: DictConfig, virtual_tokens: int) -> Inputs:
             allowed = positions + virtual_tokens
             raise ConfigError(f"variant.options.num_virtual_tokens: {virtual_tokens}, allowed: below {allowed}")
     max_length = min(config.data.max_length, positions or config.data.max_length)
-    agreement.refuse_no_room(tokenizer, max_length, "text_pair" in task.splits["train"].column_names)
-    rows = data.prepare(config.task, config.data, config.seed, source, max_length)
-    agreement.check(bare, tokenizer, rows, task)
-    return Inputs(source, bare, max_length, rows)
+    agreement.refuse_no_room(tokenizer, max_length, objective.pairs)
+    rows = data.prepare(objective, config.data, config.seed, source, max_length)
+    agreement.check(bare, tokenizer, rows, objective.content)
+    return Inputs(objective, source, bare, max_length, rows)
 
 
 def fit(config: DictConfig, variant: Variant, inputs: Inputs) -> Parts:
     """The run's parts, where the variant fits its steps and its model. Raises `ConfigError`."""
     bare, rows = inputs.bare, inputs.rows
     named("variant", variant.plan, total_steps(len(rows.train), config.train))
-    if not (head := models.head_modules(bare)):
-        kind = type(bare).__name__
-        raise ConfigError(f"model: {kind}, allowed: a model whose head lies outside of its backbone")
+    head = inputs.objective.head(bare)
     if config.model.get("keep_head"):
         models.check_kept_head(inputs.source, rows.labels)
     if (dropout := config.model.get("dropout")) is not None:
         models.set_dropout(copy.deepcopy(bare.config), dropout)
     named("variant", variant.check, bare, head)
-    return Parts(config, variant, inputs.source, inputs.max_length, rows, head, variant.leaves_out(bare, head))
+    left_out = variant.leaves_out(bare, head)
+    return Parts(config, variant, inputs.objective, inputs.source, inputs.max_length, rows, head, left_out)
 
 
 def load(parts: Parts) -> nn.Module:
@@ -183,13 +181,15 @@ def load(parts: Parts) -> nn.Module:
             "variant: %s doesn't reach everything: %s numbers are left out, in no linear layer or by another name: %s",
             *(parts.variant.name, f"{sum(left.values()):,}", by_block(left)),
         )
-    base, tokenizer = parts.base(), models.tokenizer(parts.source)
-    rounding = padding.settle(base, tokenizer, parts.rows, "model")
+    base, outputs = parts.base(), parts.objective.row_outputs
+    rounding = padding.settle(base, parts.tokenizer, parts.rows, outputs, "model")
+    parts.objective.check_loaded(base, parts.tokenizer, parts.rows.report[next(iter(parts.rows.report))])
     backbone = list(base.parameters())
     model = named("variant", parts.variant.attach, base, parts.head)
+    use_kernel(model, Kernel(parts.config.machine.kernel, parts.config.train.recompute))
     models.refuse_half_precision(model, parts.variant.name)
     if model is not base:  # what wraps the whole model may put words of its own in front
-        padding.settle_wrapped(model, tokenizer, parts.rows, rounding)
+        padding.settle_wrapped(model, parts.tokenizer, parts.rows, outputs, rounding)
     if parts.config.train.recompute and not any(adapter.recomputes for adapter in parts.variant.adapters.values()):
         name = parts.variant.name
         raise ConfigError(
@@ -211,10 +211,10 @@ def loop(parts: Parts, model: nn.Module, folder: Path, device: torch.device) -> 
         variant=parts.variant,
         head=parts.head,
         rows=parts.rows,
-        task=parts.config.task,
+        objective=parts.objective,
         config=parts.config,
         folder=folder,
-        tokens=parts.source,
+        source=parts.source,
         device=device,
     )
 

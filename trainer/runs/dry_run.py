@@ -34,10 +34,11 @@ from trainer.sweeps.plan import Planned
 
 @dataclass(frozen=True)
 class Batch:
-    """The batch with the most tokens, padding included."""
+    """The batch with the most units (tokens, …), padding included."""
 
     rows: list[int]
-    tokens: int  # of its longest row
+    units: int  # of its longest row
+    unit: str  # what they are
 
 
 @dataclass(frozen=True)
@@ -62,9 +63,9 @@ class Prediction:
 
     def lines(self) -> Iterator[str]:
         """As they are printed."""
-        batch = f"{len(self.batch.rows)} × {self.batch.tokens}"
+        batch = f"{len(self.batch.rows)} × {self.batch.units}"
         grown = f" (growing to about {self.adapter + self.more:,})" if self.more else ""
-        yield f"  steps        {self.steps:,}, the largest batch {batch} tokens"
+        yield f"  steps        {self.steps:,}, the largest batch {batch} {self.batch.unit}s"
         yield f"  parameters   {self.total:,}, trained: {self.adapter:,} in adapters{grown}, {self.head:,} in the head"
         for name in ("weights", "gradients", "optimizer", "activations"):
             yield f"  {name:<12} {getattr(self, name) / 2**20:9,.1f} MiB"
@@ -136,9 +137,10 @@ def _time(seconds: float | None) -> str:
 
 
 def largest_batch(loop: Loop) -> Batch:
-    """Of all batches of the run the one with the most tokens, padding included."""
+    """Of all batches of the run the one with the most units, padding included."""
     train, lengths, order = loop.cfg.train, loop.rows.train.lengths, loop.batches.order
-    best = Batch([], 0)
+    unit = loop.objective.unit
+    best = Batch([], 0, unit)
     batches = loop.steps * train.accumulate * (train.processes or 1)
     for epoch in range(math.ceil(loop.steps / loop.batches.steps_per_epoch)):
         order.epoch = epoch
@@ -146,8 +148,8 @@ def largest_batch(loop: Loop) -> Batch:
         for start in itertools.islice(range(0, len(indices), train.batch_size), batches):
             rows = indices[start : start + train.batch_size]
             longest = max(lengths[row] for row in rows)
-            if len(rows) * longest > len(best.rows) * best.tokens:
-                best = Batch(rows, longest)
+            if len(rows) * longest > len(best.rows) * best.units:
+                best = Batch(rows, longest, unit)
             batches -= 1
     return best
 

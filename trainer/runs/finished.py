@@ -17,7 +17,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -29,13 +28,13 @@ from trainer import identity as identities
 from trainer import origin, record
 from trainer.config import Config
 from trainer.data import rows
+from trainer.data.rows import Rows
 from trainer.data.sources import TaskData
-from trainer.data.sources.checks import Examples, dataset
 from trainer.errors import ConfigError, RunFailed, one_line
-from trainer.loop.evaluation import Evaluation
+from trainer.loop.evaluation import Evaluation, Evaluator
 from trainer.loop.loop import Loop
 from trainer.model import agreement, backbone
-from trainer.objectives.objective import Objective
+from trainer.objectives.objective import NotFinite, Objective, Predictions
 from trainer.record import ADAPTER, Record
 from trainer.runs import assemble
 from trainer.runs.assemble import Parts
@@ -81,38 +80,32 @@ class Finished:
 
     @property
     def objective(self) -> Objective:
-        return self._loop.objective
+        return self.parts.objective
 
-    @property
-    def positive(self) -> str | None:
-        """The class that f1 is of, where it is of one."""
-        return self._loop.positive
+    def predict(self, content: TaskData) -> tuple[Predictions, list[int], int]:
+        """Of the examples in the one split of `content` what the model predicts, which they are, and how many were cut.
 
-    @property
-    def takes_pairs(self) -> bool:
-        """Whether a row of the run's task is two texts."""
-        return "text_pair" in rows.load(self.config.task).splits["train"].column_names
-
-    def outputs(self, examples: Examples) -> tuple[np.ndarray, int]:
-        """The model's outputs (rows, labels) for other texts, in their order, and how many of these were cut.
-
-        They are read, cut and batched as those that the run was evaluated on. Labels are not looked at. Raises
-        `ConfigError` for a text that the model can't take, `RunFailed` for outputs that are not finite.
+        They are read, cut and batched as those that the run was evaluated on. Raises `ConfigError` for an example that
+        the model can't take, `RunFailed` for outputs that are not finite.
         """
-        labels = self.parts.rows.labels
-        unlabelled = replace(examples, label=[0] * len(examples.id))
-        task = TaskData({"data": dataset(unlabelled, labels)}, labels)
-        part, found = rows.tokenised(task, "data", self.parts.source, self.parts.max_length)
-        rows.refuse_letters(task, "data", part, found)
-        agreement.check_rows(backbone.skeleton(self.parts.source, self.parts.labels), part, "data", task)
-        part = part.longest_first()
+        (split,) = content.splits
+        source, length = self.parts.source, self.parts.max_length
+        objective = replace(self.objective, content=content)
+        found = objective.encode(split, source, length)
+        rows.refuse_letters(content, split, found.rows, found)
+        part = objective.for_evaluation(found.rows, source, length)
+        agreement.check_rows(backbone.skeleton(source, objective.architecture), part, split, content)
         self.model.eval()
-        sorted_outputs, _ = self._loop.evaluator.outputs(part)
-        if not np.isfinite(sorted_outputs).all():
-            raise RunFailed(f"{self.folder}: the model's outputs are not finite on these texts")
-        outputs = np.empty_like(sorted_outputs)
-        outputs[part.indices] = sorted_outputs
-        return outputs, int(found.cut.sum())
+        try:
+            loop = self._loop
+            evaluator = Evaluator(loop.network, objective, loop.batches, self.config.train.eval_batch_size)
+            return evaluator.predictions(part), part.examples, int(found.cut.sum())
+        except NotFinite:
+            raise RunFailed(f"{self.folder}: the model's outputs are not finite on these texts") from None
+
+    def predictions(self, part: Rows) -> Predictions:
+        """What the model as it is now makes of some of the run's own rows."""
+        return self._loop.evaluator.predictions(part)
 
     @functools.cached_property
     def _loop(self) -> Loop:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import functools
-import gc
 import importlib.metadata
 import itertools
 import logging
@@ -17,7 +16,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from omegaconf import OmegaConf
 
@@ -27,11 +25,11 @@ from trainer.errors import ConfigError, Pruned, RunFailed, message
 from trainer.hashing import sha256
 from trainer.loop import cost, unfinished
 from trainer.loop.loop import Loop
-from trainer.machine import processes
-from trainer.objectives import metrics
+from trainer.machine import garbage, processes
 from trainer.record import ADAPTER
-from trainer.runs import assemble
+from trainer.runs import assemble, predictions_file
 from trainer.runs.assemble import Parts
+from trainer.runs.predictions_file import PREDICTIONS
 from trainer.sweeps.plan import Planned
 from trainer.trackers import guard
 from variants.core import state_files
@@ -40,16 +38,17 @@ from variants.core.target_modules import by_block
 
 log = logging.getLogger(__name__)
 
-PREDICTIONS = "predictions.parquet"
 PACKAGES = ("loratory", "torch", "transformers", "accelerate", "datasets", "tokenizers", "peft", "numpy", "hydra-core")
 
 
 def check(planned: Planned) -> Parts:
     """What a run needs but weights. Raises `ConfigError` where it can't be; nothing of it is on disk then."""
-    spare_the_collector()
     with assemble.apart(planned.config):
         processes.agree("machine.device", assemble.device(planned.config.machine.device).type)
-        return assemble.check(planned.config)
+        with garbage.paused():  # the first check imports transformers
+            parts = assemble.check(planned.config)
+        garbage.freeze_imports()
+        return parts
 
 
 def run(planned: Planned, overrides: list[str], parts: Parts | None = None) -> record.Record:
@@ -152,20 +151,16 @@ _IDENTITY = (
 )
 
 
-@functools.cache
-def spare_the_collector() -> None:
-    """What has been imported stays out of garbage collection, of which every run asks for two whole ones."""
-    gc.collect()
-    gc.freeze()
-
-
 def _carry_out(planned: Planned, parts: Parts, row: record.Record, clock: _Clock) -> None:
     config, folder = planned.config, planned.folder
     device = assemble.device(config.machine.device)
     cost.reset_peaks(device)
     if parts.rows.truncated:
-        log.info("%d texts are longer than %d tokens and are cut", parts.rows.truncated, parts.max_length)
-    _say_of_classes(parts)
+        what = parts.objective
+        log.info(
+            "%d %ss are longer than %d %ss and are cut", parts.rows.truncated, what.example, parts.max_length, what.unit
+        )
+    _say_of_rows(parts)
     if parts.rows.letters:
         log.info("%d texts have the letters of a special token, which are read as letters", parts.rows.letters)
     model = assemble.load(parts)
@@ -200,54 +195,29 @@ def _carry_out(planned: Planned, parts: Parts, row: record.Record, clock: _Clock
         unfinished.remove(folder)
 
 
-def _say_of_classes(parts: Parts) -> None:
-    """What a reader of the metrics must know of the classes, and would not see in a number."""
-    rows, asked = parts.rows, parts.config.task.metrics
-    if rows.labels is None:
-        return
-    if (positive := metrics.positive(asked, rows.labels, parts.classes)) is not None:
-        log.info("f1 is that of class %r; task.positive=… names another", positive)
-    means = metrics.means_over_classes(asked, len(rows.labels))
-    for split, part in {"train": rows.train, rows.select_name: rows.select, **rows.report}.items():
-        there = set(part.labels.tolist())
-        absent = [repr(name) for number, name in enumerate(rows.labels) if number not in there]
-        if absent:
-            counts = f"; {' and '.join(means)} {'count' if len(means) > 1 else 'counts'} 0 for a class without rows"
-            log.warning("no row of %s has the label %s%s", split, ", ".join(absent), counts if means else "")
+def _say_of_rows(parts: Parts) -> None:
+    """What a reader of the metrics must know of the rows, and would not see in a number."""
+    rows = parts.rows
+    for warns, line in parts.objective.notes({"train": rows.train, rows.select_name: rows.select, **rows.report}):
+        log.log(logging.WARNING if warns else logging.INFO, line)
 
 
 def _evaluate(loop: Loop, rows: data.Prepared, step: int, row: record.Record, folder: Path) -> None:
     """The reported splits: metrics into the row, every example's prediction into a file."""
-    import pandas as pd
-
     cost.reset_cuda_peaks(loop.device)
-    frames = []
+    objective, found = loop.objective, {}
     for place, (split, part) in enumerate(rows.report.items()):
-        found = loop.final_evaluation(part, step)
-        frames.append(
-            pd.DataFrame(
-                {
-                    "split": split,
-                    "id": rows.ids[split],
-                    "label": part.labels,
-                    "prediction": loop.objective.predicted(found.outputs),
-                    "outputs": list(found.outputs.reshape(len(part), -1).astype(np.float32)),
-                }
-            )
-        )
+        evaluation = loop.final_evaluation(part, step)
+        found[split] = evaluation.predictions
         prefix = "" if place == 0 else f"{split}."
-        row.metrics |= {f"{prefix}{name}": value for name, value in found.metrics.items()}
+        row.metrics |= {f"{prefix}{name}": value for name, value in evaluation.metrics.items()}
         if place == 0:
-            name = loop.metric_names[0]
-            row.metric.name, row.metric.value, row.metric.split = name, found.metrics[name], split
-            row.metric.higher_is_better = loop.higher_is_better
-            row.metric.positive = loop.positive if name == "f1" else None
-    if not processes.is_first():
-        return
-    path = folder / PREDICTIONS
-    temporary = path.with_name(f".{path.name}.tmp")
-    pd.concat(frames).to_parquet(temporary, index=False)
-    os.replace(temporary, path)
+            name = objective.asked[0]
+            row.metric.name, row.metric.value, row.metric.split = name, evaluation.metrics[name], split
+            row.metric.higher_is_better, row.metric.percent = objective.higher_is_better, objective.percent
+            row.metric.positive = objective.positive_class if objective.metrics[name].positive else None
+    if processes.is_first():
+        predictions_file.write(folder, found, rows.ids, objective)
 
 
 def _count(loop: Loop, parts: Parts, model: torch.nn.Module, row: record.Record, folder: Path) -> None:
@@ -278,13 +248,14 @@ def _count(loop: Loop, parts: Parts, model: torch.nn.Module, row: record.Record,
     row.memory.adapter_file = sum(file.stat().st_size for file in (folder / "adapter").iterdir())
     row.data = record.Data(
         protocol=config.data.protocol,
-        train=len(rows.train),
-        select=len(rows.select),
-        report=len(next(iter(rows.report.values()))),
-        labels=1 if rows.labels is None else len(rows.labels),
+        train=rows.counts["train"],
+        select=rows.counts["select"],
+        report=rows.counts[next(iter(rows.report))],
+        labels=parts.objective.outputs,
         truncated=rows.truncated,
         classes=None if rows.labels is None else list(rows.labels),
-        positive=loop.positive,
+        positive=parts.objective.positive_class,
+        unit=None if parts.objective.unit == "token" else parts.objective.unit,
     )
     done, epochs = loop.done, loop.step_log.epoch(loop.done)
     row.steps = record.Steps(total=loop.steps, done=done, epochs=epochs, skipped=counters.skipped)

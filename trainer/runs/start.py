@@ -25,7 +25,7 @@ def take_up(parts: Parts, model: nn.Module) -> None:
     `ConfigError` where the method can't take up what the other run left.
     """
     found = origin.find(parts.config.init_from)
-    takes_head, why = _head(found.record, parts.rows.labels)
+    takes_head, why = _head(found.record, parts.rows.labels) if parts.head else (False, "the task has none")
     try:
         state = state_files.load(found.folder / ADAPTER)
         training_state.start_from(model, parts.variant, state, () if takes_head else parts.head)

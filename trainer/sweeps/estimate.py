@@ -1,4 +1,4 @@
-"""How long the runs of a sweep take, by those that are done. Imports no torch."""
+"""Estimates how long the runs of a sweep take from those that are done. Imports no torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trainer.record import Record
 
 
 class Durations:
-    """Seconds of finished runs, by variant and task; what is asked for and not there is the mean of all."""
+    """Seconds of finished runs by variant and task. The mean over all stands in for a pair without a finished run."""
 
     def __init__(self) -> None:
         self._seconds: dict[tuple[str, str], list[float]] = {}
@@ -21,27 +21,27 @@ class Durations:
         self._seconds.setdefault(kind, []).append(seconds)
 
     def take(self, record: Record) -> None:
-        """Counts a finished run; one that was interrupted took as long as its parts."""
+        """Adds the duration of a finished run. For an interrupted run it is the sum over its parts."""
         if record.started and record.finished and record.time.train is not None and record.time.eval is not None:
             begun, ended = (datetime.datetime.fromisoformat(text) for text in (record.started, record.finished))
-            in_all = max((ended - begun).total_seconds(), record.time.train + record.time.eval)
-            self.add((record.variant, record.task), in_all)
+            seconds = max((ended - begun).total_seconds(), record.time.train + record.time.eval)
+            self.add((record.variant, record.task), seconds)
 
     def expected(self, kinds: Iterable[tuple[str, str]]) -> float | None:
-        """Seconds that runs of these kinds take one after the other; None where nothing is known."""
+        """Seconds that runs of these kinds take one after the other; None if no run has finished."""
         if not self._seconds:
             return None
-        everything = mean(mean(found) for found in self._seconds.values())
-        return sum(mean(self._seconds[kind]) if kind in self._seconds else everything for kind in kinds)
+        overall = mean(mean(seconds) for seconds in self._seconds.values())
+        return sum(mean(self._seconds[kind]) if kind in self._seconds else overall for kind in kinds)
 
 
 def kind(config: DictConfig) -> tuple[str, str]:
-    """By what durations are told apart."""
+    """The key by which durations are grouped: variant and task."""
     return config.variant.name, config.task.name
 
 
 def words(seconds: float) -> str:
-    """About how long: "40 s", "12 min", "3.5 h"."""
+    """A rounded duration: "40 s", "12 min", "3.5 h"."""
     if seconds < 90:
         return f"{max(1, round(seconds))} s"
     return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,4 +1,4 @@
-"""Which run a config means, where it lies, and whether it is done. Imports no torch."""
+"""The run of a config: its name, its folder, and whether it is done. Imports no torch."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from trainer.identity import Identity
 from trainer.instantiate import make
 from trainer.loop import unfinished
 from trainer.machine import launch, lock
+from trainer.objectives import kinds
 from trainer.record import CorruptRecord, Record
 
 log = logging.getLogger(__name__)
@@ -34,9 +35,9 @@ log = logging.getLogger(__name__)
 class Planned:
     """One run before it starts.
 
-    run_id: its name, that of version 1 where it was done under it. code: hash of its method's code, None where that
-    can't be read. record: what its folder holds, None where there is none to trust. replaces: the folder of a finished
-    run that is to be done again. label: how a sweep calls the run, where it is one of several.
+    run_id: the run's name; that of identity version 1 if a record exists under it. code: hash of the method's code,
+    None if the source can't be read. record: the trusted record in the folder, or None. replaces: folder of the
+    finished run that this one repeats. label: the run's title in a sweep, None for a single run.
     """
 
     config: DictConfig
@@ -54,9 +55,9 @@ class Planned:
 
     @property
     def other_code(self) -> bool:
-        """Whether the run was done with other code of its method than there is now."""
-        before = None if self.record is None else self.record.code.get("variant")
-        return self.done and None not in (before, self.code) and before != self.code
+        """Whether the code of the method has changed since the run was done."""
+        recorded = None if self.record is None else self.record.code.get("variant")
+        return self.done and None not in (recorded, self.code) and recorded != self.code
 
     @property
     def pruned(self) -> bool:
@@ -72,26 +73,26 @@ class Planned:
         names = {part: self.config[part].name for part in ("variant", "task", "model")}
         return {"run_id": self.run_id, "study": self.config.study, **names, "seed": self.config.seed}
 
-    def alone(self) -> AbstractContextManager[None]:
-        """Within it no other process carries out this run. Raises `Held` where one does; see `trainer.machine.lock`.
+    def locked(self) -> AbstractContextManager[None]:
+        """Locks the run. Raises `Locked` if another process is carrying it out; see `trainer.machine.lock`.
 
-        Of several processes for one run the first holds the lock.
+        If several processes share the run, the first one takes the lock.
         """
-        return contextlib.nullcontext() if launch.this().rank else lock.alone(self.folder)
+        return contextlib.nullcontext() if launch.this().rank else lock.locked(self.folder)
 
     @property
     def title(self) -> str:
-        """How the run is called on a terminal."""
+        """The run's title on a terminal."""
         config = self.config
         label = self.label or f"{config.variant.name} on {config.task.name}, seed {config.seed}"
         return f"{label} ({self.run_id})"
 
     @property
     def summary(self) -> str:
-        """A run that is done, on a terminal: what it is, its metric and where it lies."""
+        """One line about a finished run: title, metric and folder."""
         assert self.record is not None and self.record.metric.value is not None
         line = f"{self.title}: {self.record.metric.name} {self.record.metric.value:.4f}  {self.folder}"
-        return f"{line}  (its method's code was different; redo=true does it again)" if self.other_code else line
+        return f"{line}  (the code of its method has changed since; redo=true repeats it)" if self.other_code else line
 
 
 def plan(
@@ -99,13 +100,13 @@ def plan(
     files: Mapping[str, Any] | None = None,
     exists: Callable[[Path], bool] = lambda folder: True,
 ) -> Planned:
-    """The run that `config` means. Raises `ConfigError` for a config that no run can have.
+    """The run of `config`. Raises `ConfigError` for an invalid config.
 
-    files: what `content` says, where it is known. exists: False for a folder that need not be looked into.
+    files: the result of `content`, if the caller has it. exists: False for a folder that is known not to exist.
     """
     _settle_processes(config)
     run_config.refuse_missing(config)
-    config_checks.refuse_unread(config)
+    config_checks.refuse_ignored(config)
     identity = identify(config, files)
     tracker(config)
     code = class_source.code_hash(config.variant.get("_target_", ""))
@@ -117,92 +118,93 @@ def plan(
 
     run = new = planned(identity.run_id)
     if run.record is None:
-        _check_place(config.runs_dir, study)
+        _check_writable(config.runs_dir, study)
     if run.record is None and identity.earlier is not None:
-        before = planned(identity.earlier)
-        run = new if before.record is None or before.failed else before
+        earlier = planned(identity.earlier)
+        run = new if earlier.record is None or earlier.failed else earlier
     if config.init_from is not None and (config.redo or not run.done):
         origin.find(config.init_from).refuse_another(identity)
     return replace(new, record=None, replaces=run.folder) if config.redo and run.record is not None else run
 
 
 def _record(folder: Path) -> Record | None:
-    """The record of a run's folder, where there is one to trust; what only an unfinished run needs is cleared away."""
+    """The trusted record of a run's folder, or None. Removes checkpoints that a finished run has left."""
     try:
-        found = run_record.read(folder)
+        record = run_record.read(folder)
     except CorruptRecord as error:
-        log.warning("%s; the run is done again", error)
+        log.warning("%s; the run is repeated", error)
         return None
-    if found is None:
+    if record is None:
         return None
-    if wrong := run_record.misplaced(found.run_id, folder):
-        log.warning("%s; the run is done again", wrong)
+    if reason := run_record.misplaced(record.run_id, folder):
+        log.warning("%s; the run is repeated", reason)
         return None
-    if found.study != folder.parent.name:
-        _say_copied(folder.parent, found.study)
-    if found.status == "done" and unfinished.remains(folder):  # killed just before it had done so itself
+    if record.study != folder.parent.name:
+        _warn_of_copy(folder.parent, record.study)
+    if record.status == "done" and unfinished.remains(folder):  # it was killed just before it removed them itself
         log.info("%s: done; its checkpoints are removed", folder)
         unfinished.remove(folder)
-    return found
+    return record
 
 
 @functools.cache
-def _say_copied(folder: Path, study: str) -> None:
-    """Once for all runs of a study."""
-    log.warning("%s: holds records of the study %r, which count as they are", folder, study)
+def _warn_of_copy(folder: Path, study: str) -> None:
+    """Warns once for all runs of a study."""
+    log.warning("%s: contains records of the study %r; they are used unchanged", folder, study)
 
 
 @functools.cache
-def _check_place(runs_dir: str, folder: Path) -> None:
-    """Raises `ConfigError` where a study's folder can't be made or written to; looked at once for all its runs."""
+def _check_writable(runs_dir: str, folder: Path) -> None:
+    """Raises `ConfigError` if a study's folder can't be created or written to; cached for all its runs."""
     try:
-        there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    except OSError as error:  # a name that is too long
-        raise ConfigError(f"runs_dir: {runs_dir!r} can't be a folder: {error.strerror or error}") from None
-    if not there.is_dir():
-        raise ConfigError(f"runs_dir: {runs_dir!r}, allowed: a folder; {there} is a file")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise ConfigError(f"runs_dir: {runs_dir!r}, allowed: a folder that can be written to; {there} can't")
+        existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    except OSError as error:  # the name is too long
+        raise ConfigError(f"runs_dir: {runs_dir!r}, allowed: a folder; {error.strerror or error}") from None
+    if not existing.is_dir():
+        raise ConfigError(f"runs_dir: {runs_dir!r}, allowed: a folder; {existing} is a file")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise ConfigError(f"runs_dir: {runs_dir!r}, allowed: a writable folder; {existing} is not writable")
 
 
 def _settle_processes(config: DictConfig) -> None:
-    """Makes `train.processes` the number that was started: the result is a function of it. Null is one."""
+    """Sets `train.processes`, on which the result depends, to the number of started processes; null means one."""
     started, wanted = launch.this().count, config.train.processes
     if wanted is not None and wanted != started:
-        how = f"torchrun --nproc-per-node {wanted} train.py … starts as many"
-        raise ConfigError(f"train.processes: {wanted}, allowed: {started}, as were started, or null; {how}")
+        how = f"torchrun --nproc-per-node {wanted} train.py … starts that many"
+        raise ConfigError(f"train.processes: {wanted}, allowed: {started} (the number started) or null; {how}")
     if config.machine.fsdp and started == 1:
-        raise ConfigError("machine.fsdp: true with one process, allowed: false; there is none to share with")
+        raise ConfigError("machine.fsdp: true with one process, allowed: false; sharding needs several")
     config.train.processes = started if started > 1 else None
 
 
 def identify(config: DictConfig, files: Mapping[str, Any] | None = None) -> Identity:
-    """What the run of `config` is a function of, content of files included. Raises `ConfigError`."""
+    """The identity of the run: all that its result depends on, contents of files included. Raises `ConfigError`."""
     run_config.validate(config)
     files = content(config) if files is None else files
-    return identities.identify(run_config.deciding(config), files, run_config.defaults())
+    own = {f"task.{name}": value for name, value in kinds.settings(config.task.get("kind")).items()}
+    return identities.identify(run_config.deciding(config), files, run_config.defaults() | own)
 
 
 def content(config: DictConfig) -> dict[str, Any]:
-    """Fingerprints of the files that `config` names, in place of where they lie. Raises `ConfigError`."""
-    found: dict[str, Any] = {
+    """Fingerprints of the files that `config` names; they replace paths in the identity. Raises `ConfigError`."""
+    fingerprints: dict[str, Any] = {
         "task": {"source": make("task.source", config.task.source).identity()},
         "model": {"content": model_identity(model_sources(config), config.model.files)},
     }
     if config.init_from is not None:
-        found["init_from"] = origin.find(config.init_from).identity()
-    return found
+        fingerprints["init_from"] = origin.find(config.init_from).identity()
+    return fingerprints
 
 
 def model_sources(config: DictConfig) -> list[ModelSource]:
-    """The places that the model may come from, in the order in which they are tried."""
+    """The sources of the model, in the order in which they are tried."""
     return [make("model.sources", source) for source in config.model.sources]
 
 
 def tracker(config: DictConfig) -> Any:
-    """The tracker that `config` names, not started; None for none. Raises `ConfigError` where it can't work."""
+    """The tracker of `config`, not started, or None. Raises `ConfigError` if it can't work here."""
     if not config.tracker:
         return None
-    found = make("tracker", config.tracker)
-    found.check()
-    return found
+    chosen = make("tracker", config.tracker)
+    chosen.check()
+    return chosen

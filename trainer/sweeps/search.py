@@ -1,11 +1,11 @@
-"""A search with Optuna: which trials there are, and what an evaluation says about one that still runs.
+"""A search with Optuna: chooses trials, prunes running ones and reports their results.
 
-A trial is an ordinary run: its overrides come from Optuna, its record lies in runs/ like every other. What is searched
-for is the metric on the selection split, at the step whose model is reported, so that a search under
-`data.protocol=split` never sees the rows that it will be judged on.
+A trial is an ordinary run whose overrides come from Optuna; its record is in runs/ like any other. The objective is the
+metric on the selection split at the step of the reported model, so that a search under `data.protocol=split` never
+sees the rows of the reported metric.
 
-Several searches may work on one storage, and one may be killed and started again. Each holds a lock of its own; a trial
-that runs in the name of a search whose lock is free was left by it, and goes on from its last checkpoint.
+Several searches may share one storage, and a killed search may be restarted. Each search holds a lock of its own. A
+trial that is marked as running by a search whose lock is free was abandoned; it resumes from its last checkpoint.
 """
 
 from __future__ import annotations
@@ -33,29 +33,29 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from trainer.errors import ConfigError, Held
+from trainer.errors import ConfigError, Locked
 from trainer.machine import lock
 from trainer.record import Record
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 _OWNER = "search"  # attribute of a trial: the lock of the search that carries it out
-_PRUNER = "pruner"  # attribute of a study, for the runs that ask
+_PRUNER = "pruner"  # attribute of a study: the pruner's config, which its runs read
 
 
-def open_storage(place: str) -> Any:
-    """A URL as SQLAlchemy takes it, or the path of a journal, which also works where files are shared by machines."""
-    return place if "://" in place else JournalStorage(JournalFileBackend(place))
+def open_storage(location: str) -> Any:
+    """Optuna's storage at a SQLAlchemy URL or in a journal file; a journal also works on a shared file system."""
+    return location if "://" in location else JournalStorage(JournalFileBackend(location))
 
 
 def distribution(override: Override) -> BaseDistribution:
-    """The values that a sweep on Hydra's command line stands for: choice(…), range(…), interval(…), tag(log, …)."""
+    """Optuna's distribution of a sweep override: choice(…), range(…), interval(…) or tag(log, …)."""
     value = override.value()
     log = "log" in getattr(value, "tags", ())
     if isinstance(value, ChoiceSweep):
         return CategoricalDistribution([*map(_choice, value.list)])
     if isinstance(value, IntervalSweep):
-        low: Any = value.start  # a whole number where it was written so, whatever Hydra's annotation says
+        low: Any = value.start  # an int if it was written as one, although Hydra's annotation says float
         high: Any = value.end
         if isinstance(low, int) and isinstance(high, int):
             return IntDistribution(low, high, log=log)
@@ -65,7 +65,7 @@ def distribution(override: Override) -> BaseDistribution:
         stop: Any = value.stop
         step: Any = value.step
         if isinstance(first, int) and isinstance(stop, int) and isinstance(step, int):
-            last = first + (stop - 1 - first) // step * step  # as Python's, without stop
+            last = first + (stop - 1 - first) // step * step  # stop is excluded as in Python
             return IntDistribution(first, last, step=step)
         count = math.ceil((stop - first) / step) - 1
         return FloatDistribution(float(first), first + count * step, step=step)
@@ -73,7 +73,7 @@ def distribution(override: Override) -> BaseDistribution:
 
 
 def _choice(value: Any) -> bool | int | float | str | None:
-    """One of a choice, as Optuna keeps it. Raises `ConfigError` for a list or a mapping."""
+    """A value of a choice in a form that Optuna stores. Raises `ConfigError` for a list or a mapping."""
     plain = value.text if isinstance(value, QuotedString) else value
     if plain is not None and not isinstance(plain, bool | int | float | str):
         raise ConfigError(f"hydra.sweeper.params: {plain!r} in a choice of a search, allowed: numbers, texts, null")
@@ -82,10 +82,10 @@ def _choice(value: Any) -> bool | int | float | str | None:
 
 @dataclass
 class Search:
-    """One search of a study, as one process sees it. folder: the study's."""
+    """One process's view of a search. storage: see `open_storage`. folder: of the study. owner: this process's lock."""
 
     study: optuna.Study
-    place: str
+    storage: str
     folder: Path
     space: dict[str, BaseDistribution]
     trials: int
@@ -96,7 +96,7 @@ class Search:
     def opened(
         cls,
         folder: Path,
-        place: str,
+        storage: str,
         name: str,
         space: dict[str, BaseDistribution],
         trials: int,
@@ -104,12 +104,12 @@ class Search:
         sampler: Any,
         pruner: Any,
     ) -> Iterator[Search]:
-        """The search, new or taken up again. pruner: a mapping with its `_target_`, or None."""
+        """A new or an existing search. pruner: a mapping with `_target_`, or None."""
         folder.mkdir(parents=True, exist_ok=True)
         owner = f"search-{uuid.uuid4().hex[:12]}"
-        with lock.alone(folder / owner):
+        with lock.locked(folder / owner):
             study = optuna.create_study(
-                storage=open_storage(place),
+                storage=open_storage(storage),
                 study_name=name,
                 direction="maximize" if maximize else "minimize",
                 sampler=instantiate(sampler),
@@ -117,64 +117,65 @@ class Search:
                 load_if_exists=True,
             )
             study.set_user_attr(_PRUNER, json.dumps(pruner))
-            yield cls(study, place, folder, space, trials, owner)
+            yield cls(study, storage, folder, space, trials, owner)
 
     def next(self, count: int) -> list[FrozenTrial]:
-        """Up to `count` trials to carry out: first those that a search left when it died, then new ones."""
-        taken: list[FrozenTrial] = []
-        with FileLock(self.folder / ".locks" / "search.lock"):  # the others ask one after the other
+        """Up to `count` trials to carry out: first those abandoned by a search that died, then new ones."""
+        trials: list[FrozenTrial] = []
+        with FileLock(self.folder / ".locks" / "search.lock"):  # one search asks at a time
             for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-                if len(taken) < count and self._take_over(trial):
-                    taken.append(trial)
-            while len(taken) < count and len(self.study.get_trials(deepcopy=False)) < self.trials:
+                if len(trials) < count and self._take_over(trial):
+                    trials.append(trial)
+            while len(trials) < count and len(self.study.get_trials(deepcopy=False)) < self.trials:
                 new = self.study.ask(self.space)
                 new.set_user_attr(_OWNER, self.owner)
-                taken.append(self.study.trials[new.number])
-        return taken
+                trials.append(self.study.trials[new.number])
+        return trials
 
     def _take_over(self, trial: FrozenTrial) -> bool:
-        other = trial.user_attrs.get(_OWNER, "")
-        if other == self.owner:
+        owner = trial.user_attrs.get(_OWNER, "")
+        if owner == self.owner:
             return False
         try:
-            # Without a name: its search died between two lines of `next`, which no other is in now.
-            with lock.alone(self.folder / other) if other else contextlib.nullcontext():
+            # Without an owner: its search died inside `next`, which this process now has to itself.
+            with lock.locked(self.folder / owner) if owner else contextlib.nullcontext():
                 Trial(self.study, trial._trial_id).set_user_attr(_OWNER, self.owner)
-        except Held:
+        except Locked:
             return False
         return True
 
     def tell(self, trial: FrozenTrial, record: Record | None, folder: Path) -> None:
-        """Says what became of a trial whose run is in `folder`."""
+        """Reports the result of a trial, whose run is in `folder`, to Optuna."""
         if record is not None and record.status == "done":
             self.study.tell(trial.number, selected(record, folder), skip_if_finished=True)
             return
         pruned = record is not None and record.status == "pruned"
-        judged = pruned and self.study.trials[trial.number].intermediate_values  # or another trial of this run was
-        state = TrialState.PRUNED if judged else TrialState.FAIL
+        # Without values it was another trial with the same settings that was pruned.
+        reported = pruned and self.study.trials[trial.number].intermediate_values
+        state = TrialState.PRUNED if reported else TrialState.FAIL
         self.study.tell(trial.number, state=state, skip_if_finished=True)
 
-    def judge(self, trial: FrozenTrial) -> str:
-        """The override that lets the run of a trial ask whether it goes on."""
-        arguments = {"place": self.place, "name": self.study.study_name, "trial": trial.number}
+    def pruner_override(self, trial: FrozenTrial) -> str:
+        """The override that connects the run of a trial to Optuna's pruner."""
+        arguments = {"storage": self.storage, "name": self.study.study_name, "trial": trial.number}
         quoted = ",".join(f"{key}:{json.dumps(value)}" for key, value in arguments.items())
-        return f"machine.judge={{_target_:{__name__}.Judge,{quoted}}}"
+        return f"machine.judge={{_target_:{__name__}.TrialPruner,{quoted}}}"
 
 
 def selected(record: Record, folder: Path) -> float:
-    """The metric of the reported model on the selection split, from the run's log."""
+    """The metric of the reported model on the selection split, read from metrics.jsonl."""
     for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
         if row["step"] == record.metric.step and f"eval/{record.metric.name}" in row:
             return float(row[f"eval/{record.metric.name}"])
-    raise ConfigError(f"{folder}: its log has no evaluation of step {record.metric.step}, which its record names")
+    raise ConfigError(f"{folder}: metrics.jsonl has no evaluation of step {record.metric.step}, which the record names")
 
 
-class Judge:
-    """What a run asks after each evaluation: whether Optuna's pruner lets it go on."""
+class TrialPruner:
+    """Asks Optuna's pruner after each evaluation of a run; False from a call ends the run as pruned."""
 
-    def __init__(self, place: str, name: str, trial: int) -> None:
-        study = optuna.load_study(study_name=name, storage=open_storage(place))
+    def __init__(self, storage: str, name: str, trial: int) -> None:
+        study = optuna.load_study(study_name=name, storage=open_storage(storage))
         pruner = json.loads(study.user_attrs[_PRUNER])
         study.pruner = instantiate(pruner) if pruner else optuna.pruners.NopPruner()
         self._trial = Trial(study, study.trials[trial]._trial_id)
@@ -186,7 +187,7 @@ class Judge:
 
 
 def split(overrides: Sequence[Override]) -> tuple[list[str], dict[str, BaseDistribution]]:
-    """What all trials have in common, and the space that is searched."""
+    """Overrides that all trials share, and the search space by field."""
     fixed, space = [], {}
     for override in overrides:
         if override.is_sweep_override():
@@ -194,5 +195,5 @@ def split(overrides: Sequence[Override]) -> tuple[list[str], dict[str, BaseDistr
         else:
             fixed.append(f"{override.get_key_element()}={override.get_value_element_as_str()}")
     if not space:
-        raise ConfigError("hydra.sweeper.params: nothing to search over, allowed: choice(…), range(…), interval(…)")
+        raise ConfigError("hydra.sweeper.params: no field is searched, allowed: choice(…), range(…), interval(…)")
     return fixed, space

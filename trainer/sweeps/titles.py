@@ -1,4 +1,4 @@
-"""What the runs of a sweep are called: each by that in which it differs from the others. Imports no torch."""
+"""Titles of the runs of a sweep: each names the fields in which the runs differ. Imports no torch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from omegaconf import DictConfig
 
-NAMED = ("variant", "task", "seed")  # told by every title
+NAMED = ("variant", "task", "seed")  # part of every title
 
 
 class Titles:
@@ -20,27 +20,29 @@ class Titles:
         for job in jobs:
             for key, value in _fields(job).items():
                 values.setdefault(key, set()).add(value)
-        self._varying = [key for key, found in values.items() if len(found) > 1]
+        self._varying = [key for key, distinct in values.items() if len(distinct) > 1]
         self._short = Counter(_last(key, ".") for key in self._varying)
-        # variant=families/name is "name", unless another choice is called so, too.
+        # variant=families/name is called "name" unless another choice has the same name.
         self._called = {key: Counter(_last(value, "/") for value in values.get(key, ())) for key in NAMED}
 
     def setting(self, number: int, config: DictConfig | None) -> str:
-        """The run in place `number` without its seed. config: None where it can't be composed."""
+        """The title of a run without its seed. config: None if it can't be composed."""
         fields = _fields(self._jobs[number])
         if config is None:
-            said = [key for key in self._varying if key in fields and key != "seed"]
-            return " ".join(f"{key}={fields[key]}" for key in said or fields)
+            varying = [key for key in self._varying if key in fields and key != "seed"]
+            return " ".join(f"{key}={fields[key]}" for key in varying or fields)
         names = {"variant": config.variant.get("name"), "task": config.task.get("name")}
-        own = [key for key in self._varying if key in fields and self._tells(key, fields, names)]
-        return " ".join([f"{names['variant']}", *(self._field(key, fields[key]) for key in own), f"on {names['task']}"])
+        shown = [key for key in self._varying if key in fields and self._is_shown(key, fields, names)]
+        return " ".join(
+            [f"{names['variant']}", *(self._field(key, fields[key]) for key in shown), f"on {names['task']}"]
+        )
 
     def label(self, number: int, config: DictConfig) -> str:
-        """What the run in place `number` is called on a terminal."""
-        place = f"[{number + 1}/{len(self._jobs)}]"
-        return f"{place} {self.setting(number, config)}, seed {config.seed}"
+        """The title of a run on a terminal, with its number in the sweep and its seed."""
+        position = f"[{number + 1}/{len(self._jobs)}]"
+        return f"{position} {self.setting(number, config)}, seed {config.seed}"
 
-    def _tells(self, key: str, fields: Mapping[str, str], names: Mapping[str, str | None]) -> bool:
+    def _is_shown(self, key: str, fields: Mapping[str, str], names: Mapping[str, str | None]) -> bool:
         if key not in NAMED:
             return True
         tail = _last(fields[key], "/")
@@ -53,7 +55,7 @@ class Titles:
 
 @dataclass(frozen=True)
 class Fault:
-    """Why a run can't be. setting: as `Titles.setting`. seed: None where it is not known."""
+    """Why a run is refused, in one line. setting: as `Titles.setting` returns it. seed: None if it is not known."""
 
     setting: str
     seed: int | None
@@ -61,14 +63,14 @@ class Fault:
 
 
 def lines(faults: Iterable[Fault]) -> Iterator[str]:
-    """One line for each setting and what is wrong with it; its seeds share one."""
+    """One line for each setting and fault; the seeds of a setting share a line."""
     seeds: dict[tuple[str, str], list[int]] = {}
     for fault in faults:
-        found = seeds.setdefault((fault.setting, fault.line), [])
-        found += [] if fault.seed is None else [fault.seed]
-    for (setting, line), those in seeds.items():
-        said = f", seed{'s' if len(those) > 1 else ''} {', '.join(map(str, those))}" if those else ""
-        yield f"{setting}{said}: {line}"
+        known = seeds.setdefault((fault.setting, fault.line), [])
+        known += [] if fault.seed is None else [fault.seed]
+    for (setting, line), known in seeds.items():
+        listed = f", seed{'s' if len(known) > 1 else ''} {', '.join(map(str, known))}" if known else ""
+        yield f"{setting}{listed}: {line}"
 
 
 def _fields(job: Iterable[str]) -> dict[str, str]:

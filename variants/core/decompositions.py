@@ -1,4 +1,4 @@
-"""A weight W (out, in) as a sum of r directions, W ≈ U diag(s) Vh, and adapters that move in that basis.
+"""A weight W (out, in) as a sum of r directions, W ≈ U diag(s) Vh.
 
 | method | factors | r | random |
 |---|---|---|---|
@@ -25,22 +25,11 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import nn
-
-from variants.core import field_checks, layers
-from variants.core.adapters.adapter import Factored, check_rank
-from variants.core.allocation import deferred_ranks
-from variants.core.allocation.budget import spread_priced
-from variants.core.allocation.deferred_ranks import Unread
-from variants.core.kernels.basis import basis_linear, pays
-from variants.core.state_files import CorruptState
-from variants.core.variant import AdapterVariant
 
 GAVISH_DONOHO = "gavish_donoho"
 ITERATIONS = {"svd": None, "randomized_svd": 10, "als": 50, "nmf": 200}  # None: there is nothing to iterate
@@ -204,170 +193,3 @@ def _nmf(w: torch.Tensor, r: int, iterations: int, seed: int) -> Triplets:
     # A component that came out empty is no direction; the rank is then lower than asked for.
     order = torch.argsort(s, descending=True, stable=True)[: int(torch.count_nonzero(s))]
     return (u / lengths[0])[:, order], s[order], (vh / lengths[1][:, None])[order]
-
-
-class InBasis(Factored):
-    """ΔW = U C Vh in a frozen basis U (out, r), Vh (r, in); C is small and trained: `core`.
-
-    x ──┬── W (frozen) ──────── y
-        └── Vh ── C ── U ───────┘
-
-    The basis is no part of a checkpoint: it is up to twice as large as W and comes out of W again, with the
-    same bits on the same machine. On another one it may be off by rounding; `BasisVariant` checks that it is
-    not off by more.
-    """
-
-    U: torch.Tensor
-    Vh: torch.Tensor
-    scale = 1.0
-
-    def __init__(self, base: nn.Module, factors: Factors) -> None:
-        super().__init__(base)
-        self.register_buffer("U", factors.U, persistent=False)
-        self.register_buffer("Vh", factors.Vh, persistent=False)
-        self.relative_error, self.explained = factors.relative_error, factors.explained
-
-    def core(self) -> torch.Tensor:
-        """C as it acts now: (r, r), or (r,) for a diagonal one."""
-        raise NotImplementedError(f"{type(self).__name__}.core")
-
-    def factors(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        return self.Vh, self.U, self.core()
-
-    def product(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        one = x.dtype == weight.dtype == self.U.dtype and not torch.is_autocast_enabled(x.device.type)
-        tokens = x.numel() // self.in_features
-        core = self.core()
-        if self.dropout or not one or not pays(tokens, self.out_features, self.in_features, core):
-            return super().product(x, weight)
-        return basis_linear(x, weight, self.form.layer.bias, self.U, self.Vh, core, self.scale)
-
-    @property
-    def rank(self) -> int:
-        """For a diagonal C: the directions that it moves; before the first step it moves none, and all count."""
-        return deferred_ranks.read(self.rank_later())
-
-    def rank_later(self) -> int | Unread:
-        with torch.no_grad():
-            return Unread(self.core(), lambda core: deferred_ranks.nonzero(core) or len(core))
-
-    def closed_form(self) -> int:
-        return self.U.shape[1]
-
-    @torch.no_grad()
-    def fingerprint(self) -> torch.Tensor:
-        """Two numbers (2,) in float64 that follow every direction of the basis, signs included."""
-        u, vh = self.U.double(), self.Vh.double()
-        left, right = probe(len(u), u.device) @ u, vh @ probe(vh.shape[1], u.device)
-        # Weighted, so that directions that changed places are seen too; by their size, not to depend on it.
-        weights = probe(len(left), u.device)
-        return torch.stack([(weights * h).sum() / torch.linalg.vector_norm(h) for h in (left, right)]).cpu()
-
-    def extra_repr(self) -> str:
-        return f"directions={self.U.shape[1]}, explained={self.explained:.3f}"
-
-
-def probe(n: int, device: torch.device) -> torch.Tensor:
-    """n fixed numbers between −1 and 1 without a pattern that a weight could share."""
-    return torch.cos(torch.arange(1, n + 1, dtype=torch.float64, device=device) ** 2)
-
-
-@dataclass(kw_only=True)
-class BasisVariant(AdapterVariant):
-    """A method that decomposes each target's weight, freezes the factors and trains in their basis.
-
-    rank: directions of each layer, a rule (see the module's text). decomposition: the method.
-    iterations: of the decomposition; null for its own number. seed: of all random draws that the basis needs.
-    budget: replaces `rank` where the method says how many parameters a number of directions has.
-    """
-
-    rank: Rule = None
-    decomposition: str = "svd"
-    iterations: int | None = None
-    seed: int = 0
-    budget: int | None = None
-
-    adapters: dict[str, InBasis] = field(init=False, repr=False, compare=False, default_factory=dict)  # type: ignore[assignment]
-
-    def __post_init__(self) -> None:
-        field_checks.budget(self, "rank")
-        # A budget decides on numbers of directions, which every decomposition takes.
-        check_rule(self.decomposition, self.rank if self.budget is None else 1, self.iterations, self.seed)
-        if not self.draws:
-            field_checks.without_effect(self, "seed", f"decomposition: {self.decomposition}")
-        self._fingerprints: dict[str, torch.Tensor] = {}
-        self._rules: dict[str, Rule] = {}  # of the layers, by name
-
-    @property
-    def draws(self) -> bool:
-        """Whether anything is drawn with `seed`."""
-        return self.decomposition != "svd"
-
-    def parameters(self, directions: int) -> int:
-        """Trained parameters of a layer with that many directions."""
-        return directions
-
-    def check(self, model: nn.Module, head: Sequence[str] = ()) -> None:
-        found = self.select(model, head)
-        self._rules = dict.fromkeys(found, self.rank)
-        if self.budget is not None:
-            self._rules |= self.choose({name: min(layers.size(layer)) for name, layer in found.items()}, self.budget)
-        for name, layer in found.items():
-            rule = self._rules[name]
-            if isinstance(rule, int):
-                check_rank(rule, layer)
-
-    def choose(self, most: Mapping[str, int], parameters: int) -> Mapping[str, Rule]:
-        """Directions by layer for a budget of `parameters`. most: the directions that a layer has."""
-        return spread_priced(lambda name, directions: self.parameters(directions), parameters, most)
-
-    def attach(self, model: nn.Module, head: Sequence[str] = ()) -> nn.Module:
-        self.check(model, head)
-        self._fingerprints = {}
-        return super().attach(model, head)
-
-    def factors(self, name: str, layer: nn.Module) -> Factors:
-        """The basis of the layer `name`."""
-        rule = self._rules[name]
-        return decompose(layers.matrix(layer), self.decomposition, rule, iterations=self.iterations, seed=self.seed)
-
-    def decompositions(self) -> dict[str, dict[str, float]]:
-        """Of every layer: directions, relative error and explained energy of its decomposition."""
-        return {
-            name: {
-                "directions": adapter.U.shape[1],
-                "relative_error": adapter.relative_error,
-                "explained": adapter.explained,
-            }
-            for name, adapter in self.adapters.items()
-        }
-
-    def report(self) -> dict[str, float]:
-        """How well the bases carry the weights: mean directions, energy, mean and largest relative error."""
-        found = self.decompositions().values()
-        errors = [layer["relative_error"] for layer in found]
-        energy = sum(float(adapter.form.matrix.square().sum()) for adapter in self.adapters.values())
-        kept = sum(a.explained * float(a.form.matrix.square().sum()) for a in self.adapters.values())
-        return {
-            "decomposition.directions": sum(layer["directions"] for layer in found) / len(errors),
-            "decomposition.explained": kept / energy,
-            "decomposition.relative_error": sum(errors) / len(errors),
-            "decomposition.largest_error": max(errors),
-        }
-
-    def state_dict(self) -> dict[str, Any]:
-        if not self._fingerprints:  # found once: the basis never changes, and states are saved often
-            self._fingerprints = {name: adapter.fingerprint() for name, adapter in self.adapters.items()}
-        return {"basis": self._fingerprints}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        # What was trained means nothing in another basis, and nothing else would tell.
-        for name, found in self.state_dict()["basis"].items():
-            saved = state["basis"].get(name)
-            if saved is None:
-                raise CorruptState(f"{name}: the state was trained without this layer")
-            if not torch.allclose(saved, found, rtol=0, atol=1e-3):
-                raise CorruptState(
-                    f"{name}: its basis is not the one trained in (fingerprint {found.tolist()}, saved "
-                    f"{saved.tolist()}); the base weight, `rank`, `decomposition` or `seed` differ"
-                )

@@ -90,6 +90,7 @@ def put(model: nn.Module, adapters: MutableMapping[str, Adapter], updates: Mappi
     for name, update in updates.items():
         plain = LowRank(adapters[name].base, 1, 1.0)
         plain.A, plain.B = (nn.Parameter(m.to(plain.A.device, copy=True)) for m in (update.A, update.B))
+        plain.kernel = adapters[name].kernel
         target_modules.replace(model, name, plain.train(model.training))
         adapters[name] = plain
 

@@ -49,7 +49,8 @@ def select(
     modules = {name: module for name, module in model.named_modules() if name and not inside(name, head)}
     linear = [name for name, module in modules.items() if kinds.is_linear(module)]
     if targets == ALL_LINEAR:
-        chosen = linear
+        words = _output_layer(model)
+        chosen = [name for name in linear if modules[name] is not words]
     else:
         patterns = [targets] if isinstance(targets, str) else list(targets)
         chosen = _meant("targets", patterns, modules, linear)
@@ -68,6 +69,14 @@ def select(
         found[name] = module
     _refuse_shared(model, chosen)
     return found
+
+
+def _output_layer(model: nn.Module) -> nn.Module | None:
+    """What makes words of a language model's last hidden states, often the embeddings themselves: never adapted unless
+    it is named, as in PEFT."""
+    ask = getattr(model, "get_output_embeddings", None)
+    found = ask() if callable(ask) else None
+    return found if isinstance(found, nn.Module) else None
 
 
 def not_linear(model: nn.Module, head: Sequence[str] = ()) -> dict[str, int]:

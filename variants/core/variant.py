@@ -29,10 +29,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self, TypeVar
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -40,7 +42,6 @@ from variants.core import field_checks, handover
 from variants.core import layers as kinds
 from variants.core import target_modules as targets
 from variants.core.adapters.adapter import Adapter
-from variants.core.allocation.deferred_ranks import Ranks
 from variants.core.handover import CannotHandOver
 
 T = TypeVar("T")
@@ -175,13 +176,14 @@ class Variant:
         """Rank in use of every adapted layer; empty for a method without ranks."""
         return {}
 
-    def ranks_later(self) -> Ranks:
-        """`ranks()` as they are now, to be read later; taken after every step.
+    @property
+    def counts_ranks_on_device(self) -> bool:
+        """Whether `ranks` always reads numbers from the device, such as gates that may have become zero in any step.
 
-        For a method whose ranks follow from numbers on the device (`core.allocation.deferred_ranks`); by default they
-        are read.
+        Such ranks are read at logged steps only, because reading them synchronises with the device. All others are
+        read after every step: they change with decisions of the method, and the host knows them in between.
         """
-        return Ranks(self.ranks())
+        return False
 
     def closed_form(self) -> int | None:
         """Trainable parameters at the start by the method's formula; None where there is none."""
@@ -296,20 +298,30 @@ class AdapterVariant(Variant):
         """
         return True
 
-    def ranks(self) -> dict[str, int]:
-        return {name: adapter.rank for name, adapter in self.adapters.items()}
+    @property
+    def counts_ranks_on_device(self) -> bool:
+        return any(adapter.counts_rank_on_device for adapter in self.adapters.values())
 
-    def ranks_later(self) -> Ranks:
-        if type(self).ranks is not AdapterVariant.ranks:
-            return super().ranks_later()
-        return Ranks({name: adapter.rank_later() for name, adapter in self.adapters.items()})
+    def _rank_sources(self) -> dict[str, np.ndarray]:
+        """Every adapter's `rank_source` in host memory, where it has one: one transfer for all of them."""
+        return to_host({name: source for name, a in self.adapters.items() if (source := a.rank_source()) is not None})
+
+    def ranks(self) -> dict[str, int]:
+        on_host = self._rank_sources()
+        return {
+            name: adapter.rank_from(on_host[name]) if name in on_host else adapter.rank
+            for name, adapter in self.adapters.items()
+        }
 
     def closed_form(self) -> int:
         return sum(adapter.closed_form() for adapter in self.adapters.values())
 
     def effective_parameters(self) -> int:
-        # All layers with one transfer: a run asks in every step that it logs.
-        return sum(Ranks({name: adapter.effective_later() for name, adapter in self.adapters.items()}).read().values())
+        on_host = self._rank_sources()
+        return sum(
+            adapter.effective_from(on_host[name]) if name in on_host else adapter.effective_parameters()
+            for name, adapter in self.adapters.items()
+        )
 
     def sparsity(self) -> float | None:
         found = [counts for adapter in self.adapters.values() if (counts := adapter.places_taken()) is not None]
@@ -330,6 +342,15 @@ class AdapterVariant(Variant):
 
     def to_peft(self, model: nn.Module, head: Sequence[str] = ()) -> Any:
         return handover.to_peft(model, self.adapters, head)
+
+
+def to_host(vectors: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
+    """Copies of `vectors`, each (n,), in host memory: one transfer for all of them."""
+    if not vectors:
+        return {}
+    together = torch.cat([vector.detach() for vector in vectors.values()]).cpu().numpy()
+    ends = itertools.accumulate(map(len, vectors.values()))
+    return dict(zip(vectors, np.split(together, list(ends)[:-1]), strict=True))
 
 
 def freeze(model: nn.Module, head: Sequence[str] = ()) -> None:
@@ -354,4 +375,4 @@ def field_names(cls: type[Variant]) -> list[str]:
     return [f.name for f in dataclasses.fields(cls) if f.init]
 
 
-__all__ = ["AdapterVariant", "Step", "Variant", "field_names", "freeze", "pattern_value"]
+__all__ = ["AdapterVariant", "Step", "Variant", "field_names", "freeze", "pattern_value", "to_host"]

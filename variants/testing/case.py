@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from variants.core.adapters.adapter import Adapter
-from variants.core.allocation.deferred_ranks import Ranks
 from variants.core.variant import Variant
 from variants.testing.toys import Trained, attach, train
 
@@ -21,7 +20,7 @@ class Moment:
 
     trainable: parameters outside the head. changed: a parameter that forward or backward pass changed.
     loose: what did not fit between model and optimizer. decay: what did not fit the variant's word on weight decay.
-    ranks, later: `ranks` and `ranks_later`.
+    ranks: of `ranks()`, by layer. ranks_of_adapters: of each adapter's `rank`.
     """
 
     trainable: int
@@ -31,7 +30,7 @@ class Moment:
     loose: str | None
     decay: str | None
     ranks: dict[str, int]
-    later: Ranks
+    ranks_of_adapters: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -140,9 +139,9 @@ class _Watch:
             count, effective = trainable(run), run.variant.effective_parameters()
             final = run.variant.is_final_form(run.step(run.steps_done))
             used = count if effective is None else effective
-            later = run.variant.ranks_later()
+            of_adapters = {name: adapter.rank for name, adapter in adapters(run)}
             fits = loose_ends(run), decay_astray(run)
-            self.moments.append(Moment(count, used, final, self.changed, *fits, run.variant.ranks(), later))
+            self.moments.append(Moment(count, used, final, self.changed, *fits, run.variant.ranks(), of_adapters))
 
 
 def adapters(run: Trained) -> Iterator[tuple[str, Adapter]]:

@@ -46,7 +46,7 @@ def predicted(folder: Path) -> None:
     """Other predictions, with a record that has their hash."""
     path = folder / "predictions.parquet"
     rows = pd.read_parquet(path)
-    rows["prediction"] = rows["label"]
+    rows["prediction"] = rows["reference"]
     rows.to_parquet(path, index=False)
     from analysis.records.run_files import digest
 

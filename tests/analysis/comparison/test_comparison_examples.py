@@ -88,8 +88,8 @@ def test_a_file_with_other_content_is_named(study, compare, change, reason):
 
 def test_a_metric_that_is_not_known_here_is_named(study, compare):
     for variant in ("lora", "head"):
-        study.add_record(variant, 0, 0.5, metric__name="bleu")
-    assert "the metric 'bleu' can't be computed from predictions" in compare("lora", "head")
+        study.scored(variant, 0, LABELS, LABELS, metric="my_score", value=0.5)
+    assert "the metric 'my_score' can't be computed from predictions" in compare("lora", "head")
 
 
 def test_a_seed_without_predictions_leaves_the_others(study, compare, lines):

@@ -1,34 +1,78 @@
-"""Metrics over resamples are the metrics that runs are scored with."""
+"""Metrics over resamples are scikit-learn's and scipy's, as those are that runs are scored with."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
+from scipy import stats as scipy_stats
+from sklearn import metrics as sklearn_metrics
 
-from analysis.records.other_metric import HIGHER_IS_BETTER
-from analysis.stats.metrics import KNOWN, Classes, over_resamples
+from analysis.stats.additive import Additive
+from analysis.stats.metrics import over_resamples
 from trainer.objectives import metrics
+from trainer.objectives.metrics import Classes
 
-pytestmark = pytest.mark.filterwarnings("ignore:A single label")  # of scikit-learn, in the oracle
+pytestmark = pytest.mark.filterwarnings("ignore:A single label", "ignore:An input array is constant")  # in the oracle
 CLASSES = ["accuracy", "f1", "f1_macro", "matthews"]
 NUMBERS = ["pearson", "spearman", "rmse"]
 
 
-def test_every_metric_of_the_trainer_is_known():
-    assert list(KNOWN) == list(metrics._METRICS)
-    assert {name: metrics.higher_is_better(name) for name in KNOWN} == HIGHER_IS_BETTER
+def macro(labels, predictions, classes):
+    ids = range(classes.count)
+    return sklearn_metrics.f1_score(labels, predictions, labels=ids, average="macro", zero_division=0.0)
+
+
+def f1(labels, predictions, classes):
+    if classes.count > 2:
+        return macro(labels, predictions, classes)
+    return sklearn_metrics.f1_score(labels == classes.positive, predictions == classes.positive, zero_division=0.0)
+
+
+def correlation(function: Callable) -> Callable:
+    def value(labels, predictions, classes):
+        if np.ptp(labels) == 0 or np.ptp(predictions) == 0:
+            return 0.0
+        return function(labels.astype(np.float64), predictions.astype(np.float64)).statistic
+
+    return value
+
+
+ORACLES = {
+    "accuracy": lambda labels, predictions, classes: sklearn_metrics.accuracy_score(labels, predictions),
+    "f1": f1,
+    "f1_macro": macro,
+    "matthews": lambda labels, predictions, classes: sklearn_metrics.matthews_corrcoef(labels, predictions),
+    "pearson": correlation(scipy_stats.pearsonr),
+    "spearman": correlation(scipy_stats.spearmanr),
+    "rmse": lambda labels, predictions, classes: np.sqrt(
+        sklearn_metrics.mean_squared_error(labels.astype(np.float64), predictions.astype(np.float64))
+    ),
+}
 
 
 def check(
     metric: str, labels: np.ndarray, predictions: np.ndarray, classes: int = 1, positive: int = 0, resamples: int = 40
 ) -> None:
-    """Each resample against the trainer's metric, one by one. classes: of the task; 1 for a regression."""
-    trained = metrics.Classes(classes, positive)
+    """Each resample against the oracle, one by one, and all examples as a run scores them. classes: 1 for numbers."""
+    of = Classes(classes, positive)
     index = np.random.default_rng(0).integers(0, len(labels), size=(resamples, len(labels)))
-    found = over_resamples(metric, labels, predictions, index, Classes(classes, positive))
+    found = over_resamples(metric, labels, predictions, index, of)
     assert found.shape == (len(predictions), resamples)
-    expected = [[metrics.compute([metric], one[i], labels[i], trained)[metric] for i in index] for one in predictions]
-    assert found == pytest.approx(np.array(expected), abs=1e-12)
+    expected = [[ORACLES[metric](labels[i], one[i], of) for i in index] for one in predictions]
+    assert found == pytest.approx(np.array(expected), rel=1e-12, abs=1e-12)
+    scored = [metrics.compute([metric], one, labels, of)[metric] for one in predictions]
+    assert scored == pytest.approx([ORACLES[metric](labels, one, of) for one in predictions], abs=1e-12)
+
+
+def test_a_formula_is_of_the_sums_of_each_resample():
+    stats = {"nll": np.array([[1.0, 2.0, 6.0], [0.0, 0.0, 3.0]]), "tokens": np.array([[1.0, 2.0, 3.0]] * 2)}
+    index = np.array([[0, 1, 2], [2, 2, 2], [0, 0, 1]])
+    found = Additive("exp(nll / tokens)", stats).over(index)
+    assert found == pytest.approx(np.exp([[9 / 6, 6 / 3, 4 / 4], [3 / 6, 3 / 3, 0.0]]))
+    mean = Additive("nll / examples", stats).over(index)
+    assert mean == pytest.approx(np.array([[9, 18, 4], [3, 9, 0]]) / 3)
 
 
 @pytest.mark.parametrize("metric", CLASSES)

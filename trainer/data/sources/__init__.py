@@ -3,12 +3,12 @@
 A task source gives a `TaskData`, a model source a folder. Which source a task or a model
 has, and its pins, stand in `conf/task/` and `conf/model/`:
 
-- `package`: a file inside a pinned distribution of the Python package index,
-- `hub`: the Hugging Face Hub, or a local mirror with its layout,
+- `package`, `gguf`: a file inside a pinned distribution of the Python package index,
+- `hub`, `hub_rows`: the Hugging Face Hub, or a local mirror with its layout,
 - `files`, `folder`: the user's own.
 
-Importing this package is cheap: torch and transformers are never imported, datasets and
-huggingface_hub only inside the functions that need them.
+Importing this package is cheap: torch and transformers are never imported, huggingface_hub and gguf's reader
+only inside the functions that need them.
 """
 
 from trainer.data.sources.fetch import fetch_model, model_identity

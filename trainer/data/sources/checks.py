@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from trainer.data.sources.split import digest
-from trainer.data.sources.types import TaskData
+from trainer.data.sources.types import Split, TaskData
 from trainer.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -60,6 +60,17 @@ def numbers(values: Sequence[Any], where: str) -> list[float]:
             raise ConfigError(f"{where}: row {row} is {value!r}; allowed for a regression: a finite number")
         result.append(number)
     return result
+
+
+def ids(text: list[str], pair: list[str] | None) -> list[str]:
+    """Ids from the texts, so that they outlive a new order of rows; repeated texts get a number."""
+    seen: Counter[str] = Counter()
+    found = []
+    for row, one in enumerate(text):
+        key = digest(one)[:16] if pair is None else digest(one, pair[row])[:16]
+        seen[key] += 1
+        found.append(key if seen[key] == 1 else f"{key}-{seen[key]}")
+    return found
 
 
 def class_ids(values: Sequence[Any], classes: int, where: str) -> list[int]:
@@ -119,14 +130,10 @@ def _tuple(labels: Sequence[str] | None) -> tuple[str, ...] | None:
     return None if labels is None else tuple(labels)
 
 
-def dataset(examples: Examples, labels: Sequence[str] | None) -> Any:
-    """The rows of one split as a `datasets.Dataset`, with the columns that `TaskData` names."""
-    from datasets import Dataset, Features, Value
-
-    columns: dict[str, Any] = {"id": examples.id, "text": examples.text}
+def dataset(examples: Examples, labels: Sequence[str] | None) -> Split:
+    """The rows of one split, with the columns that `TaskData` names."""
+    columns: dict[str, list[Any]] = {"id": examples.id, "text": examples.text}
     if examples.text_pair is not None:
         columns["text_pair"] = examples.text_pair
-    columns["label"] = examples.label
-    types = {name: Value("string") for name in columns}
-    types["label"] = Value("float64" if labels is None else "int64")
-    return Dataset.from_dict(columns, features=Features(types))
+    columns["label"] = [float(label) if labels is None else int(label) for label in examples.label]
+    return Split(columns)

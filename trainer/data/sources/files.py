@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from trainer.data.sources.checks import Examples, numbers, task_data, texts
+from trainer.data.sources import language_files
+from trainer.data.sources.checks import Examples, ids, numbers, task_data, texts
 from trainer.data.sources.classes import check_names, class_names, class_order
 from trainer.data.sources.paths import expanded
 from trainer.data.sources.readers import read_columns
-from trainer.data.sources.split import digest, held_out
+from trainer.data.sources.split import held_out
 from trainer.data.sources.types import TaskData
 from trainer.errors import ConfigError
 from trainer.hashing import sha256
@@ -26,7 +26,9 @@ class Files:
     the training texts is held out, by a hash of `text`, so that the same text, as with several
     hypotheses on one premise, is never on both sides. text, text_pair, label: the columns;
     text_pair is null where there is one text. kind: classification, whose classes are the
-    labels that occur in train, or regression. A column without a name is called 0, 1, … by pandas; Hydra reads such a
+    labels that occur in train, or regression. For language models other columns are named: prompt and response;
+    prompt, choices (a list of texts) and label (the number of the right one); messages (a list of role and content);
+    or text alone, where label is null. A column without a name is called 0, 1, … by pandas; Hydra reads such a
     name as a number.
     """
 
@@ -34,21 +36,28 @@ class Files:
     validation_path: str | None = None
     text: str | int = "text"
     text_pair: str | int | None = None
-    label: str | int = "label"
+    label: str | int | None = "label"
     kind: str = "classification"
     holdout: float = 0.1
+    prompt: str | None = None
+    response: str | None = None
+    choices: str | None = None
+    messages: str | None = None
 
     def __post_init__(self) -> None:
         if self.train_path == "???":
             raise ConfigError("task.source.train_path: not given; allowed: a .csv, .tsv, .jsonl or .parquet file")
         for name in ("text", "text_pair", "label"):
             column = getattr(self, name)
-            if type(column) not in (str, int) and not (column is None and name == "text_pair"):
+            if type(column) not in (str, int) and not (column is None and name in ("text_pair", "label")):
                 raise ConfigError(f"task.source.{name}: {column!r}; allowed: a column's name, in quotes if need be")
         if self.kind not in KINDS:
             raise ConfigError(f"task.source.kind: {self.kind!r}; allowed: {', '.join(KINDS)}")
         if not 0 < self.holdout < 1:
             raise ConfigError(f"task.source.holdout: {self.holdout}; allowed: above 0 and below 1")
+        if self._of_language:
+            language_files.form(self._named)
+            return
         columns = self._columns()
         if len(set(columns)) != len(columns):
             raise ConfigError(
@@ -59,6 +68,9 @@ class Files:
     def load(self) -> TaskData:
         """The task's "train" and "validation". Raises `ConfigError`."""
         where = "task.source"
+        if self._of_language:
+            paths = {name: expanded(path) for name, path in self._paths().items()}
+            return language_files.load(paths, self._named, self.holdout)
         tables = {name: self._read(f"{where}.{name}_path", path) for name, path in self._paths().items()}
         if self.validation_path is None:
             tables = self._split(tables["train"])
@@ -85,6 +97,17 @@ class Files:
     def _paths(self) -> dict[str, str]:
         paths = {"train": self.train_path, "validation": self.validation_path}
         return {name: path for name, path in paths.items() if path is not None}
+
+    @property
+    def _named(self) -> dict[str, str]:
+        """The columns that are named, by what they are."""
+        names = ("text", "label", "prompt", "response", "choices", "messages")
+        return {name: str(column) for name in names if (column := getattr(self, name)) is not None}
+
+    @property
+    def _of_language(self) -> bool:
+        """Whether the rows are for a language model."""
+        return self.label is None or not {"prompt", "response", "choices", "messages"}.isdisjoint(self._named)
 
     def _columns(self) -> list[str]:
         """The names of the columns: of the text, of the second one where there is one, of the label."""
@@ -124,14 +147,3 @@ class Files:
             )
             for name, rows in parts.items()
         }
-
-
-def ids(text: list[str], pair: list[str] | None) -> list[str]:
-    """Ids from the texts, so that they outlive a new order of rows; repeated texts get a number."""
-    seen: Counter[str] = Counter()
-    found = []
-    for row, one in enumerate(text):
-        key = digest(one)[:16] if pair is None else digest(one, pair[row])[:16]
-        seen[key] += 1
-        found.append(key if seen[key] == 1 else f"{key}-{seen[key]}")
-    return found

@@ -2,12 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Any, Protocol, overload
 
-if TYPE_CHECKING:
-    from datasets import Dataset
+
+@dataclass(frozen=True)
+class Split:
+    """The rows of one split by column: lists of one length. It reads like a `datasets.Dataset`, which fits too."""
+
+    columns: Mapping[str, list[Any]]
+
+    @property
+    def column_names(self) -> list[str]:
+        return list(self.columns)
+
+    def __len__(self) -> int:
+        return len(self.columns["id"])
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (self[row] for row in range(len(self)))
+
+    @overload
+    def __getitem__(self, key: str) -> list[Any]: ...
+    @overload
+    def __getitem__(self, key: int) -> dict[str, Any]: ...
+    def __getitem__(self, key: str | int) -> list[Any] | dict[str, Any]:
+        """The column of this name, or the row of this number."""
+        if isinstance(key, str):
+            return self.columns[key]
+        return {name: column[key] for name, column in self.columns.items()}
+
+    def select(self, rows: Iterable[int]) -> Split:
+        """The rows of these numbers, in their order."""
+        numbers = list(rows)
+        return Split({name: [column[row] for row in numbers] for name, column in self.columns.items()})
 
 
 @dataclass(frozen=True)
@@ -20,12 +50,14 @@ class TaskData:
 
     - `id`: string, unique within the task and the same in every run,
     - `text`: string, and in tasks on pairs `text_pair`: string,
-    - `label`: int64, an index into `labels`, or float64 for a regression.
+    - `label`: int, an index into `labels`, or float for a regression;
 
-    `labels` are the class names in the order of their ids; None for a regression.
+    those beside `id` in a classification or a regression of texts, for other kinds see `columns`.
+
+    `labels` are the class names in the order of their ids; None for a regression, and where there are no classes.
     """
 
-    splits: dict[str, Dataset]
+    splits: dict[str, Split]
     labels: tuple[str, ...] | None
 
 

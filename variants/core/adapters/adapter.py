@@ -16,14 +16,15 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from variants.core import layers
 from variants.core.adapters import resize, svd
-from variants.core.allocation.deferred_ranks import Unread
 from variants.core.kernels import dropout as dropouts
-from variants.core.kernels import low_rank as kernel
+from variants.core.kernels.dropout import Drawn
+from variants.core.kernels.low_rank import FUSED, Kernel, low_rank_linear
 
 # Where a module keeps what was registered to be called with it, and of which kind its backward hooks are.
 _HOOKS = (
@@ -41,6 +42,9 @@ class Adapter(nn.Module):
 
     A subclass defines `update`, `delta`, `rank` and `closed_form`.
     """
+
+    counts_rank_on_device = False
+    kernel: Kernel = FUSED
 
     def __init__(self, base: nn.Module) -> None:
         super().__init__()
@@ -114,11 +118,22 @@ class Adapter(nn.Module):
     @property
     def rank(self) -> int:
         """The rank of ΔW in use: what its shape and its zeros allow."""
-        raise NotImplementedError(f"{type(self).__name__}.rank")
+        source = self.rank_source()
+        if source is None:
+            raise NotImplementedError(f"{type(self).__name__}.rank")
+        return self.rank_from(source.detach().cpu().numpy())
 
-    def rank_later(self) -> int | Unread:
-        """`rank` as it is now: the number where the host knows it, else what it is told from once that is read."""
-        return self.rank
+    def rank_source(self) -> torch.Tensor | None:
+        """The numbers (n,) on the device that `rank` follows from; None if the host knows the rank.
+
+        An adapter that has such numbers defines `rank_from`, so that one transfer serves all layers, and
+        `counts_rank_on_device` if they may change in any step and not by decisions of the method alone.
+        """
+        return None
+
+    def rank_from(self, source: np.ndarray) -> int:
+        """The rank that follows from `rank_source` (n,), which is in host memory."""
+        raise NotImplementedError(f"{type(self).__name__}.rank_from")
 
     def closed_form(self) -> int:
         """Trainable parameters of this adapter, by formula."""
@@ -128,8 +143,8 @@ class Adapter(nn.Module):
         """Trainable parameters that still act on ΔW, counted by real shapes."""
         return sum(p.numel() for p in self.parameters() if p.requires_grad)
 
-    def effective_later(self) -> int | Unread:
-        """`effective_parameters` as they are now: the number, or what it is told from, as in `rank_later`."""
+    def effective_from(self, source: np.ndarray) -> int:
+        """The effective parameters that follow from `rank_source` (n,), which is in host memory."""
         return self.effective_parameters()
 
     def places_taken(self) -> tuple[int, int] | None:
@@ -138,8 +153,12 @@ class Adapter(nn.Module):
 
     @property
     def recomputes(self) -> bool:
-        """Whether anything that a step keeps for its backward pass can be computed again (`kernel.use`)."""
+        """Whether anything that a step keeps for its backward pass can be computed again (`Kernel.recompute`)."""
         return False
+
+    def draw(self, x: torch.Tensor, dropout: float) -> Drawn:
+        """Which entries of x (…, in) are dropped: drawn as the kernel keeps it for the backward pass."""
+        return dropouts.draw(x, dropout, seed_alone=self.kernel.recompute)
 
     @torch.no_grad()
     def merge(self) -> None:
@@ -204,7 +223,7 @@ class Factored(Adapter):
         """(weight + ΔW) x + bias, for a layer that is a matrix product. weight: (out, in)."""
         a, b, core = self.factors()
         dropout = self.dropout if self.training else 0.0
-        return kernel.low_rank_linear(x, weight, self.form.layer.bias, a, b, core, self.scale, dropout)
+        return low_rank_linear(x, weight, self.form.layer.bias, a, b, core, self.scale, dropout, self.kernel)
 
     @property
     def recomputes(self) -> bool:
@@ -215,7 +234,7 @@ class Factored(Adapter):
         if x.is_floating_point():
             x = x.to(torch.promote_types(x.dtype, torch.float32))
             if self.dropout and self.training:
-                x = dropouts.drop(x, kernel.draw(x, self.dropout))
+                x = dropouts.drop(x, self.draw(x, self.dropout))
         return self.through(x)
 
     def through(self, x: torch.Tensor) -> torch.Tensor:
@@ -317,6 +336,13 @@ class LowRank(Factored):
 
     def extra_repr(self) -> str:
         return f"rank={self.rank}, scale={self.scale:g}, dropout={self.dropout:g}"
+
+
+def use_kernel(model: nn.Module, kernel: Kernel) -> None:
+    """Has every adapter in `model` compute with `kernel`; those of other models keep theirs."""
+    for module in model.modules():
+        if isinstance(module, Adapter):
+            module.kernel = kernel
 
 
 def check_rank(rank: int, layer: nn.Module) -> None:

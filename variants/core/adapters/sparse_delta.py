@@ -14,6 +14,7 @@ import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
 import torch
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import structural_rank
@@ -21,8 +22,6 @@ from torch import nn
 from torch.func import functional_call
 
 from variants.core.adapters.adapter import Adapter
-from variants.core.allocation import deferred_ranks
-from variants.core.allocation.deferred_ranks import Unread
 from variants.core.kernels.sparse import Entries, sparse_linear
 
 
@@ -87,7 +86,8 @@ class SparseDelta(Adapter):
         if not self._joins:
             return super().forward(x)
         if self.form.is_product and not self.watched:
-            return sparse_linear(x, self.form.matrix, self.form.layer.bias, self.values, self.entries, self.scale)
+            bias, kernel = self.form.layer.bias, self.kernel
+            return sparse_linear(x, self.form.matrix, bias, self.values, self.entries, self.scale, kernel)
         return functional_call(_Forward(self.base), {"layer.weight": self.joined()}, (x,))
 
     @property
@@ -135,30 +135,27 @@ class SparseDelta(Adapter):
     def is_empty(self) -> bool:
         return not self._acts
 
+    def rank_source(self) -> torch.Tensor | None:
+        """The indices, until their rank has been computed."""
+        return self.indices if self.settled and self._rank is None else None
+
+    def rank_from(self, source: np.ndarray) -> int:
+        return self.structural_rank(source)
+
     @property
     def rank(self) -> int:
-        """The rank that the places allow: that of a matrix with numbers of no pattern in them."""
-        return deferred_ranks.read(self.rank_later())
+        return self.structural_rank()
 
-    def rank_later(self) -> int | Unread:
-        return self.rank_of_places()
-
-    def rank_of_places(self) -> int | Unread:
-        """That of the sparse matrix alone."""
-        if not self.settled or not len(self.indices):
+    def structural_rank(self, indices: np.ndarray | None = None) -> int:
+        """The rank of a matrix with generic values at the indices. indices: these in host memory, if they are there."""
+        if not self.settled:
             return 0
-        indices = self.indices
-
-        def tell(places: torch.Tensor) -> int:
-            rows, columns = places // self.in_features, places % self.in_features
-            shape = (self.out_features, self.in_features)
-            pattern = coo_matrix((torch.ones(len(rows)).numpy(), (rows.numpy(), columns.numpy())), shape=shape)
-            rank = int(structural_rank(pattern.tocsr()))
-            if self.indices is indices:  # the values have not moved on since
-                self._rank = rank
-            return rank
-
-        return self._rank if self._rank is not None else Unread(indices, tell)
+        if self._rank is None:
+            found = self.indices.cpu().numpy() if indices is None else indices
+            at = found // self.in_features, found % self.in_features
+            pattern = coo_matrix((np.ones(len(found)), at), shape=(self.out_features, self.in_features))
+            self._rank = int(structural_rank(pattern.tocsr()))
+        return self._rank
 
     def closed_form(self) -> int:
         return len(self.values)

@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
 from variants.core.kernels import low_rank
+from variants.core.kernels.low_rank import FUSED, Kernel
 
 
 def pays(tokens: int, out_features: int, in_features: int, core: torch.Tensor) -> bool:
@@ -43,13 +44,14 @@ def basis_linear(
     vh: torch.Tensor,
     core: torch.Tensor,
     scale: float = 1.0,
+    kernel: Kernel = FUSED,
 ) -> torch.Tensor:
     """(W + scale · U C Vh) x + bias, for x (…, in) → (…, out).
 
     weight: (out, in), u: (out, r), vh: (r, in) and bias: (out,) take no gradient. core: C, (r, r) or (r,). All have one
     dtype.
     """
-    if low_rank.chosen() == "plain":
+    if kernel.name == "plain":
         return F.linear(x, low_rank.joined_weight(weight, vh, u, core, scale), bias)
     return _BasisLinear.apply(x, weight, bias, u, vh, core, scale)
 

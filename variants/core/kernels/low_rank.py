@@ -21,7 +21,7 @@ the update.
 Beyond what the frozen layer needs, nothing of full size is kept but x (which the layer before keeps anyway) and
 dropout's random bits, two bytes an entry. With `recompute` these are drawn again, and h is computed again from x.
 
-`plain` is the same in ordinary operations: the reference. `use("plain")` makes it what `low_rank_linear` computes.
+`plain` is the same in ordinary operations: the reference. `low_rank_linear` computes with it if its `Kernel` says so.
 A sparse update has no factors: its product is in `variants.core.kernels.sparse`.
 
 Parameters above a base in lower precision (float32 above bfloat16, or under autocast) enter the products in the
@@ -30,6 +30,7 @@ base's precision, as autocast has them; their gradients come back in their own.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -46,29 +47,24 @@ KERNELS = ("fused", "plain")
 # sum over tokens takes two thirds in two halves, for results are divided among threads, not what is summed up.
 _MANY, _NARROW, _BLOCK = 256, 512, 64
 
-_kernel = "fused"
-_recompute = False
 
+@dataclass(frozen=True)
+class Kernel:
+    """How an adapter computes its product: "fused", or "plain" for ordinary operations.
 
-def use(kernel: str, recompute: bool = False) -> None:
-    """Chooses what `low_rank_linear` computes with from now on: "fused" or "plain".
-
-    recompute: whether the fused one computes h and dropout's bits again in the backward pass instead of keeping them.
+    recompute: whether the fused kernel computes h and dropout's bits again in the backward pass instead of keeping
+    them. Raises `ValueError` for another name.
     """
-    global _kernel, _recompute
-    if kernel not in KERNELS:
-        raise ValueError(f"kernel: {kernel!r}, allowed: {', '.join(KERNELS)}")
-    _kernel, _recompute = kernel, recompute
+
+    name: str = "fused"
+    recompute: bool = False
+
+    def __post_init__(self) -> None:
+        if self.name not in KERNELS:
+            raise ValueError(f"kernel: {self.name!r}, allowed: {', '.join(KERNELS)}")
 
 
-def chosen() -> str:
-    """What `use` has chosen."""
-    return _kernel
-
-
-def draw(x: torch.Tensor, dropout: float) -> Drawn:
-    """The draw that `low_rank_linear` makes by itself, for a method that needs x̃ elsewhere too."""
-    return dropouts.draw(x, dropout, seed_alone=_recompute)
+FUSED = Kernel()
 
 
 def low_rank_linear(
@@ -80,13 +76,14 @@ def low_rank_linear(
     core: torch.Tensor | None = None,
     scale: float = 1.0,
     dropout: float | Drawn = 0.0,
+    kernel: Kernel = FUSED,
 ) -> torch.Tensor:
     """W x + bias + scale · B C A x̃, for x (…, in) → (…, out).
 
     weight: (out, in). bias: (out,), which takes no gradient, or None. a: (r, in). b: (out, r). core: C, (r,) for a
     diagonal, (r, r), or None for the identity. dropout: probability with which an entry of x is left out of x̃, the
-    others being scaled up (see `dropout.py`), or what `draw` has drawn for x. The result has the precision of
-    the base layer's output.
+    others being scaled up (see `dropout.py`), or what was drawn for x already. The result has the precision of the base
+    layer's output.
     """
     kind = x.device.type
     if torch.is_autocast_enabled(kind):
@@ -97,12 +94,14 @@ def low_rank_linear(
     core = core if core is None else core.to(x.dtype)
     source, least = None, 0
     if dropout:
-        source, least, up = dropout if isinstance(dropout, Drawn) else draw(x, dropout)
+        if not isinstance(dropout, Drawn):
+            dropout = dropouts.draw(x, dropout, seed_alone=kernel.recompute)
+        source, least, up = dropout
         scale = scale * up
-    if _kernel == "plain":
+    if kernel.name == "plain":
         keep = None if source is None else dropouts.bits(source, x.shape) >= least
         return plain(x, weight, bias, a, b, core, scale, keep)
-    return _LowRankLinear.apply(x, weight, bias, a, b, core, scale, source, least, _recompute)
+    return _LowRankLinear.apply(x, weight, bias, a, b, core, scale, source, least, kernel.recompute)
 
 
 def plain(

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
 from variants.core.kernels import low_rank
+from variants.core.kernels.low_rank import FUSED, Kernel
 
 # What is used of it here, `sampled_addmm`, is compared with the dense product in the tests.
 warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta", category=UserWarning)
@@ -64,6 +65,7 @@ def sparse_linear(
     values: torch.Tensor,
     entries: Entries,
     scale: float = 1.0,
+    kernel: Kernel = FUSED,
 ) -> torch.Tensor:
     """(W + scale · Δ) x + bias, for x (…, in) → (…, out), with Δ `values` (nnz,) at `entries`.
 
@@ -74,7 +76,7 @@ def sparse_linear(
     if torch.is_autocast_enabled(kind):
         dtype = torch.get_autocast_dtype(kind)
         x, bias = x.to(dtype), bias if bias is None else bias.to(dtype)
-    if low_rank.chosen() == "plain":
+    if kernel.name == "plain":
         return F.linear(x, _joined(weight, values, entries, scale, dtype), bias)
     return _SparseLinear.apply(x, weight, bias, values, entries, scale, dtype)
 

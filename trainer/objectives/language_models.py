@@ -1,0 +1,164 @@
+"""What every language model must be and do: rows that can be learned, causality, batches, generation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from trainer.errors import ConfigError
+from trainer.model import agreement
+from trainer.objectives import generated
+
+if TYPE_CHECKING:
+    from trainer.data.sources import TaskData
+    from trainer.loop.network import Network
+
+TOLERANCE = 1e-4  # change of logits, of the largest, that is rounding; beyond it something else was read
+TOLERANCE_HALF = 0.1  # the same of a model in half precision
+
+
+def check_rows(content: TaskData, form: str, numbers: bool) -> None:
+    """Raises `ConfigError` for a row that nothing can be learned from. numbers: whether answers must have one."""
+    for split, table in content.splits.items():
+        for number, row in enumerate(table, 1):
+            if wrong := _wrong(row, form):
+                raise ConfigError(f"task: row {number} of {split}: {wrong}")
+            if numbers and split != "train" and generated.last_number(answer(row)) is None:
+                raise ConfigError(
+                    f"task.metrics: 'numeric_match', and row {number} of {split} has the answer {answer(row)[:40]!r}; "
+                    "allowed: answers with a number"
+                )
+
+
+def answer(row: Mapping[str, Any]) -> str:
+    """What a model should write in a row of prompt and response, or of messages."""
+    found: str = row["messages"][-1]["content"] if "messages" in row else row["response"]
+    return found
+
+
+def _wrong(row: Mapping[str, Any], form: str) -> str | None:
+    """What is wrong with a row, and what is allowed; None if nothing is."""
+    if "messages" in row and form == "response":
+        return _wrong_messages(row["messages"])
+    for column in {"text": ("text",), "response": ("prompt", "response"), "choices": ("prompt",)}[form]:
+        if row[column] is None or (column in ("text", "response") and not row[column].strip()):
+            return f"its {column} is empty; allowed: a text"
+    if form != "choices":
+        return None
+    choices, label = row["choices"] or (), row["label"]
+    if len(choices) < 2:
+        return f"{len(choices)} choice; allowed: two or more" if len(choices) == 1 else "no choices; allowed: two"
+    if any(choice is None or not choice.strip() for choice in choices):
+        return "one of its choices is empty; allowed: a text"
+    if label is None or not 0 <= label < len(choices):
+        return f"its label is {label!r}; allowed: the number of the right choice, 0 to {len(choices) - 1}"
+    return None
+
+
+def _wrong_messages(messages: Sequence[Mapping[str, Any]] | None) -> str | None:
+    if not messages or len(messages) < 2:
+        return "fewer than two messages; allowed: a question, say, and its answer"
+    if any(not message["role"] or message["content"] is None for message in messages):
+        return "a message without role or content; allowed: {role, content}"
+    if messages[-1]["role"] != "assistant":
+        return f"its last message is of the role {messages[-1]['role']!r}; allowed: assistant, for that is learned"
+    return None if messages[-1]["content"].strip() else "its last message is empty; allowed: a text"
+
+
+def room(model: Any, new: int, most: int) -> int:
+    """Tokens that a prompt may have where `new` follow it; most: that a row may have."""
+    positions = agreement.longest_text(model)
+    return most if positions is None else max(1, min(most, positions - new))
+
+
+def padded(rows: Sequence[Sequence[int]], filling: int, left: bool = False) -> dict[str, torch.Tensor]:
+    """Rows of tokens as `input_ids` and `attention_mask` (rows, longest)."""
+    width = max(map(len, rows))
+    ids = torch.full((len(rows), width), filling, dtype=torch.long)
+    mask = torch.zeros((len(rows), width), dtype=torch.long)
+    for place, row in enumerate(rows):
+        where = slice(width - len(row), width) if left else slice(0, len(row))
+        ids[place, where], mask[place, where] = torch.tensor(row, dtype=torch.long), 1
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def written(network: Network, inputs: Mapping[str, torch.Tensor], tokenizer: Any, most: int) -> list[str]:
+    """What a model writes behind each prompt of a batch, at most so many tokens, always the likeliest one."""
+    ids, mask = inputs["prompt_input_ids"], inputs["prompt_attention_mask"]
+    found = network.generate(input_ids=ids, attention_mask=mask, generation_config=_greedy(tokenizer, most))
+    texts: list[str] = tokenizer.batch_decode(found[:, ids.shape[1] :], skip_special_tokens=True)
+    return [text.strip() for text in texts]
+
+
+def _greedy(tokenizer: Any, most: int) -> Any:
+    """All that decides what is written, so that no checkpoint's generation_config.json has a say."""
+    from transformers import GenerationConfig
+
+    return GenerationConfig(
+        max_new_tokens=most,
+        do_sample=False,
+        num_beams=1,
+        repetition_penalty=1.0,
+        use_cache=True,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+    )
+
+
+@torch.no_grad()
+def refuse_not_causal(model: Any, row: Sequence[int]) -> None:
+    """Raises `ConfigError` where a model's logits depend on later tokens, which it is to predict."""
+    first = torch.tensor([list(row[:16])])
+    if first.shape[1] < 2:
+        return
+    other = first.clone()
+    other[0, -1] = (other[0, -1] + 1) % model.get_input_embeddings().weight.shape[0]
+    one, two = (_in_eval(model, input_ids=ids, attention_mask=torch.ones_like(ids))[:, :-1] for ids in (first, other))
+    if _change(one, two) > _tolerance(one):
+        raise ConfigError(
+            f"model: {type(model).__name__} reads tokens that are still to come; allowed: a model that is causal, as "
+            "GPT and Llama are (an encoder is one with is_decoder in its config.json)"
+        )
+
+
+@torch.no_grad()
+def refuse_padding(model: Any, tokenizer: Any, pair: Sequence[Sequence[int]]) -> None:
+    """Raises `ConfigError` where padding on a prompt's left changes what follows: it would depend on other prompts."""
+    if len(pair[0]) == len(pair[1]):
+        return
+    together = padded(pair, tokenizer.pad_token_id, left=True)
+    alone = padded(pair[1:], tokenizer.pad_token_id)
+    one, two = (_next(model, tokenizer, batch)[-1] for batch in (together, alone))
+    if _change(one, two) > _tolerance(one):
+        raise ConfigError(
+            "model: padding on the left of a prompt changes what follows it, so that it depends on the prompts beside "
+            "it; allowed: a model whose positions are counted from the first token of a text"
+        )
+
+
+def _next(model: Any, tokenizer: Any, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """The logits behind each prompt (rows, vocabulary)."""
+    config = _greedy(tokenizer, 1)
+    config.output_logits = config.return_dict_in_generate = True
+    training = model.training
+    found: torch.Tensor = model.eval().generate(**batch, generation_config=config).logits[0]
+    model.train(training)
+    return found
+
+
+def _in_eval(model: Any, **inputs: torch.Tensor) -> torch.Tensor:
+    training = model.training
+    found: torch.Tensor = model.eval()(**inputs).logits
+    model.train(training)
+    return found
+
+
+def _change(one: torch.Tensor, two: torch.Tensor) -> float:
+    return float((one.float() - two.float()).abs().max() / one.float().abs().max().clamp_min(1e-30))
+
+
+def _tolerance(logits: torch.Tensor) -> float:
+    return TOLERANCE if logits.dtype.itemsize >= 4 else TOLERANCE_HALF

@@ -1,0 +1,80 @@
+"""An update in a frozen basis that a decomposition of the weight has given: ΔW = U C Vh, with C trained.
+
+`variants.core.decompositions` makes the basis, `variants.core.basis_variant` the methods that use it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import nn
+
+from variants.core.adapters.adapter import Factored
+from variants.core.decompositions import Factors
+from variants.core.kernels.basis import basis_linear, pays
+
+
+class InBasis(Factored):
+    """ΔW = U C Vh in a frozen basis U (out, r), Vh (r, in); C is small and trained: `core`.
+
+    x ──┬── W (frozen) ──────── y
+        └── Vh ── C ── U ───────┘
+
+    The basis is no part of a checkpoint: it is up to twice as large as W and comes out of W again, with the
+    same bits on the same machine. On another one it may be off by rounding; `BasisVariant` checks that it is
+    not off by more.
+    """
+
+    U: torch.Tensor
+    Vh: torch.Tensor
+    scale = 1.0
+    counts_rank_on_device = True
+
+    def __init__(self, base: nn.Module, factors: Factors) -> None:
+        super().__init__(base)
+        self.register_buffer("U", factors.U, persistent=False)
+        self.register_buffer("Vh", factors.Vh, persistent=False)
+        self.relative_error, self.explained = factors.relative_error, factors.explained
+
+    def core(self) -> torch.Tensor:
+        """C as it acts now: (r, r), or (r,) for a diagonal one."""
+        raise NotImplementedError(f"{type(self).__name__}.core")
+
+    def factors(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        return self.Vh, self.U, self.core()
+
+    def product(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        one = x.dtype == weight.dtype == self.U.dtype and not torch.is_autocast_enabled(x.device.type)
+        tokens = x.numel() // self.in_features
+        core = self.core()
+        if self.dropout or not one or not pays(tokens, self.out_features, self.in_features, core):
+            return super().product(x, weight)
+        return basis_linear(x, weight, self.form.layer.bias, self.U, self.Vh, core, self.scale, self.kernel)
+
+    @torch.no_grad()
+    def rank_source(self) -> torch.Tensor | None:
+        return self.core()
+
+    def rank_from(self, source: np.ndarray) -> int:
+        """For a diagonal C: the directions that it moves; before the first step it moves none, and all count."""
+        return int(np.count_nonzero(source)) or len(source)
+
+    def closed_form(self) -> int:
+        return self.U.shape[1]
+
+    @torch.no_grad()
+    def fingerprint(self) -> torch.Tensor:
+        """Two numbers (2,) in float64 that follow every direction of the basis, signs included."""
+        u, vh = self.U.double(), self.Vh.double()
+        left, right = probe(len(u), u.device) @ u, vh @ probe(vh.shape[1], u.device)
+        # Weighted, so that directions that changed places are seen too; by their size, not to depend on it.
+        weights = probe(len(left), u.device)
+        return torch.stack([(weights * h).sum() / torch.linalg.vector_norm(h) for h in (left, right)]).cpu()
+
+    def extra_repr(self) -> str:
+        return f"directions={self.U.shape[1]}, explained={self.explained:.3f}"
+
+
+def probe(n: int, device: torch.device) -> torch.Tensor:
+    """n fixed numbers between −1 and 1 without a pattern that a weight could share."""
+    return torch.cos(torch.arange(1, n + 1, dtype=torch.float64, device=device) ** 2)

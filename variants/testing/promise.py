@@ -1,0 +1,20 @@
+"""What makes a function a promise of the contract."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from variants.core.variant import Variant
+from variants.testing.case import Case
+
+
+def promise(check: Callable[[Case], str | None]) -> Callable[..., str | None]:
+    """Makes a check of a `Case` one that takes a class, its settings and a kind of layer as well."""
+
+    @functools.wraps(check)
+    def of(case: Case | type[Variant], params: Mapping[str, Any] | None = None, kind: str = "Linear") -> str | None:
+        return check(case if isinstance(case, Case) else Case(case, params or {}, kind))
+
+    return of
