@@ -15,7 +15,7 @@ from hydra._internal.utils import _locate  # get_object prints what it does not 
 from omegaconf import DictConfig, OmegaConf
 
 from trainer import class_source
-from trainer.errors import ConfigError
+from trainer.errors import ConfigError, message
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def chosen(field: str, node: Any) -> type:
     try:
         cls = _locate(class_source.current(target))
     except Exception as error:  # an import may raise anything
-        text = " ".join(str(error).split())
+        text = message(error)
         raise ConfigError(f"{field}._target_: {target!r}, allowed: the dotted name of a class; {text}") from error
     if not isinstance(cls, type):
         raise ConfigError(f"{field}._target_: {target!r} is not a class, allowed: the class of a {kind.name}")

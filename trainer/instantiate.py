@@ -10,7 +10,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from trainer import classes
-from trainer.errors import ConfigError
+from trainer.errors import ConfigError, message
 from trainer.plain import mapping
 from variants.core import field_checks
 
@@ -36,7 +36,7 @@ def make(field: str, node: Any, **arguments: Any) -> Any:
             cause = cause.__cause__
         if isinstance(cause, ConfigError):
             raise cause from None
-        text = " ".join(str(cause if cause is not None else error).split())
+        text = message(cause if cause is not None else error)
         raise ConfigError(f"{field}.{text}" if isinstance(cause, ValueError) else f"{field}: {text}") from error
 
 

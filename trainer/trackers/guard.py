@@ -48,17 +48,7 @@ class Guard:
         self.name = type(tracker).__name__.lower()
         self.timeout = tracker.timeout
         settings = mapping(config)
-        run = RunInfo(
-            folder=folder,
-            run_id=planned.run_id,
-            study=config.study,
-            variant=config.variant.name,
-            task=config.task.name,
-            model=config.model.name,
-            seed=config.seed,
-            config=settings,
-            pid=os.getpid(),
-        )
+        run = RunInfo(folder=folder, **planned.names, config=settings, pid=os.getpid())
         request = {
             "tracker": settings["tracker"],
             "run": asdict(run) | {"folder": str(folder)},

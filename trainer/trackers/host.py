@@ -25,6 +25,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from trainer import record
+from trainer.errors import message
 from trainer.instantiate import make
 from trainer.machine.secrets import scrubbed
 from trainer.record_text import write_json
@@ -120,7 +121,7 @@ def main() -> None:
         Host(tracker, run, order["name"], order["seen"]).serve(say, wait)
     except Exception as error:
         print(scrubbed(traceback.format_exc()), file=errors, flush=True)
-        text = " ".join(str(error).split())
+        text = message(error)
         say(failed=f"{type(error).__name__}: {text}" if text else type(error).__name__)
         os._exit(1)  # the exit handlers of a failed library may hang
     say(done=True)

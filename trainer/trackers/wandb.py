@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from trainer.errors import ConfigError
+from trainer.errors import ConfigError, message
 from trainer.trackers import rows
 from trainer.trackers.picture import rank_map
 from trainer.trackers.tracker import RunInfo, Started, shortened
@@ -95,7 +95,7 @@ class Wandb:
             for empty in set(logs.iterdir()) - before:  # nothing was logged yet
                 shutil.rmtree(empty) if empty.is_dir() and not empty.is_symlink() else empty.unlink()
             mode, self._run = "offline", self._init(run, folder, "offline")
-            warning = f"logs offline to {logs}, because W&B could not be reached: {' '.join(str(error).split())}"
+            warning = f"logs offline to {logs}, because W&B could not be reached: {message(error)}"
         if lost := [
             n for n, v in run.config.items() if isinstance(v, dict) and v and not hasattr(self._run.config[n], "keys")
         ]:
