@@ -56,12 +56,12 @@ def refuse_ignored(config: DictConfig) -> None:
         if not isinstance(config[group], DictConfig):
             continue
         texts = [str(value) for _, value in _leaves("", OmegaConf.to_container(config[group], resolve=False))]
-        referred = {name for text in texts for name in re.findall(rf"\$\{{(?:\.+|{group}\.)(\w+)", text)}
+        referenced = {name for text in texts for name in re.findall(rf"\$\{{(?:\.+|{group}\.)(\w+)", text)}
         plain = OmegaConf.to_container(config[group], resolve=True)
         assert isinstance(plain, dict)
         sources = [value for _, value in _leaves("", {name: plain.get(name) for name in ("source", "sources")})]
-        referred |= {name for name, value in plain.items() if isinstance(value, str) and value in sources}
-        allowed = [*known, *sorted(referred - {*known})]
+        referenced |= {name for name, value in plain.items() if isinstance(value, str) and value in sources}
+        allowed = [*known, *sorted(referenced - {*known})]
         for name in config[group]:
             if name not in allowed:
                 raise ConfigError(f"{group}.{name}: no such field, allowed: {', '.join(allowed)}")

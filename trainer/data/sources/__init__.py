@@ -7,8 +7,8 @@ has, and its pins, stand in `conf/task/` and `conf/model/`:
 - `hub`: the Hugging Face Hub, or a local mirror with its layout,
 - `files`, `folder`: the user's own.
 
-Importing this package is cheap: torch and transformers are never imported, datasets and
-huggingface_hub only inside the functions that need them.
+Importing this package is cheap: torch and transformers are never imported, huggingface_hub
+only inside the functions that need it.
 """
 
 from trainer.data.sources.fetch import fetch_model, model_identity

@@ -50,7 +50,7 @@ class TaskData:
 
     - `id`: string, unique within the task and the same in every run,
     - `text`: string, and in tasks on pairs `text_pair`: string,
-    - `label`: int64, an index into `labels`, or float64 for a regression.
+    - `label`: int, an index into `labels`, or float for a regression.
 
     `labels` are the class names in the order of their ids; None for a regression.
     """
