@@ -10,8 +10,8 @@ names are the path through that tree, joined by dots (`metric.value`, `memory.op
 A record of version 1 is read like one of version 2; fields that version 1 lacks are blank. Unknown fields of a newer
 version are kept as they are.
 
-`analysis` reads with this module, so it imports little more than the standard library. `record_fields` and
-`record_parts` list the fields, `record_row` checks a flat row, and `record_text` writes, hashes and parses its text.
+`analysis` reads with this module, so it imports little more than the standard library. `record_fields` lists the
+fields, `record_row` checks a flat row, and `record_text` writes, hashes and parses its text.
 """
 
 from __future__ import annotations
@@ -28,8 +28,22 @@ import orjson
 from trainer import identity_v1
 from trainer.identity import flatten, reduced
 from trainer.identity import run_id as hashed
-from trainer.record_fields import FIELDS, GROUPS, OPEN_GROUPS, STATUSES, VERSION, Fields
-from trainer.record_parts import Data, Files, Memory, Metric, Params, Rank, Steps, Time
+from trainer.record_fields import (
+    FIELDS,
+    GROUPS,
+    OPEN_GROUPS,
+    STATUSES,
+    VERSION,
+    Data,
+    Fields,
+    Files,
+    Memory,
+    Metric,
+    Params,
+    Rank,
+    Steps,
+    Time,
+)
 from trainer.record_row import MEASURED, NAMES, NULLABLE, check
 from trainer.record_text import CHECKSUM, CorruptRecord, checksum, is_as_written, parse, text_of, write_json
 

@@ -1,4 +1,4 @@
-"""The fields of a record, by groups; the groups of measured numbers are in `record_parts`."""
+"""The fields of a record. Those of a group are numbers that a run measures, None if it did not measure them."""
 
 from __future__ import annotations
 
@@ -6,13 +6,110 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from trainer.record_parts import Data, Files, Memory, Metric, Params, Rank, Steps, Time
-
 VERSION = 2
 STATUSES = ("done", "failed", "pruned")
 
 # Groups of any names; in Python they are dictionaries.
 OPEN_GROUPS = ("config", "identity", "git", "code", "versions", "hardware", "metrics", "method")
+
+
+@dataclass(slots=True)
+class Metric:
+    """The task's own metric, which tables show."""
+
+    name: str | None = None
+    value: float | None = None
+    higher_is_better: bool | None = None
+    split: str | None = None  # the split that it was computed on
+    checkpoint: str | None = None  # "best" on the selection split, or "last"
+    step: int | None = None  # optimizer step of that checkpoint
+    positive: str | None = None  # the positive class of a binary f1
+    percent: bool | None = None  # whether it is printed ×100, as values in −1…1 are; absent in older records
+
+
+@dataclass(slots=True)
+class Data:
+    """Numbers of examples, after limits and splits."""
+
+    protocol: str | None = None  # "dev" or "split"
+    train: int | None = None
+    select: int | None = None  # the split on which the checkpoint was chosen
+    report: int | None = None  # the split that the metric is reported on
+    labels: int | None = None  # classes; 1 for a regression; absent for a kind of task without a head
+    truncated: int | None = None  # examples cut at the longest length that the model takes
+    classes: list[str] | None = None  # their names in the order of their ids; absent for a regression
+    positive: str | None = None  # of two, the class that `metrics.f1` is of; absent where f1 is none of the metrics
+    unit: str | None = None  # in which inputs are counted; absent for tokens
+
+
+@dataclass(slots=True)
+class Steps:
+    total: int | None = None
+    done: int | None = None  # fewer than total after early stopping
+    epochs: float | None = None
+    skipped: int | None = None  # steps skipped because a gradient was not finite
+
+
+@dataclass(slots=True)
+class Params:
+    """Numbers of parameters; the head is never part of an adapter's count."""
+
+    total: int | None = None  # backbone, adapters and head, at the start
+    head: int | None = None
+    adapter_start: int | None = None  # trainable, by real shapes
+    adapter_end: int | None = None
+    effective: int | None = None  # at the end, without parameters that a mask or rank 0 switches off
+    closed_form: int | None = None  # adapter_start by the method's formula
+
+
+@dataclass(slots=True)
+class Rank:
+    """Ranks summed over the adapted layers; absent for methods without a rank."""
+
+    layers: int | None = None
+    start: int | None = None
+    end: int | None = None
+
+
+@dataclass(slots=True)
+class Memory:
+    """Bytes, computed from shapes and storages; only peak_rss and CUDA's are measured.
+
+    The first four are maxima over the run's steps. `gradients_end` and `optimizer_end` are the values of the last
+    step, after ranks have changed. If several processes share a run, the largest value of any process counts.
+    """
+
+    weights: int | None = None
+    gradients: int | None = None
+    optimizer: int | None = None
+    activations: int | None = None  # saved for backward by the largest training batch
+    gradients_end: int | None = None
+    optimizer_end: int | None = None
+    adapter_file: int | None = None  # adapter and head on disk
+    peak_rss: int | None = None  # of the process, reset when the run starts
+    cuda_train_allocated: int | None = None
+    cuda_train_reserved: int | None = None
+    cuda_eval_allocated: int | None = None
+    cuda_eval_reserved: int | None = None
+
+
+@dataclass(slots=True)
+class Time:
+    """Seconds and throughput, over all parts of an interrupted run."""
+
+    train: float | None = None
+    eval: float | None = None
+    tokens_per_second: float | None = None  # in training, without padding; of `data.unit` where it is another
+    steps_per_second: float | None = None
+
+
+@dataclass(slots=True)
+class Files:
+    """sha256 of the files that the run wrote at its end; absent in older records."""
+
+    weights: str | None = None  # adapter/state.safetensors
+    outline: str | None = None  # adapter/state.json
+    predictions: str | None = None  # predictions.parquet
 
 
 @dataclass(slots=True)
