@@ -23,7 +23,7 @@ from trainer.data.sources.spans import DisflQA, NarrativeQA, span
 from trainer.data.sources.split import held_out, normalised
 from trainer.errors import ConfigError
 
-CONF = Path(__file__).parents[3] / "conf" / "task"
+CONF = Path(__file__).parents[4] / "conf" / "task"
 SIDES = {
     held: next(word for word in map(str, range(1000)) if held_out(f"Ann has {word} pears.", 0.2) == held)
     for held in (True, False)
