@@ -11,6 +11,7 @@ from trainer.instantiate import make
 GOOD = {
     "variant": "variants.lora.LoRA",
     "task.source": "trainer.data.sources.files.Files",
+    "task.kind": "trainer.objectives.causal_lm.CausalLM",
     "model.sources": "trainer.data.sources.folder.FolderModel",
     "optim.optimizer": "torch.optim.SGD",
     "machine.judge": "trainer.sweeps.search.TrialPruner",

@@ -283,7 +283,10 @@ def test_what_grows_when_the_schedule_is_half_done_learns_at_the_rate_that_is_do
 @pytest.mark.parametrize(
     ("settings", "line"),
     [
-        (["lora", "variant.init=pissa", "variant.dropout=0.1"], "variant.dropout: 0.1 with init: pissa, allowed: 0; dropout would"),
+        (
+            ["lora", "variant.init=pissa", "variant.dropout=0.1"],
+            "variant.dropout: 0.1 with init: pissa, allowed: 0; dropout would",
+        ),
         (["adalora", "+variant.scaling=rslora"], "variant.scaling: 'rslora', AdaLoRA has no such field, allowed: name"),
         (["sora", "+variant.scaling=rslora"], "variant.scaling: 'rslora', SoRA has no such field, allowed: name"),
         (["adalora", "+variant.init=pissa"], "variant.init: 'pissa', AdaLoRA has no such field, allowed: name, "),
