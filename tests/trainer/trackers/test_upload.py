@@ -104,7 +104,7 @@ def test_an_uploaded_run_is_in_wandb_what_a_live_one_is_and_is_uploaded_once(car
     folder = folder_of(record, tmp_path)
     done = sync(folder, "--to", "wandb", "--project", "p", WANDB_MODE="offline")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(f"{folder}: uploaded, offline as W&B's own settings or WANDB_MODE say, logs to ")
+    assert done.stdout.startswith(f"{folder}: uploaded, offline as set by W&B's own settings or WANDB_MODE, logs to ")
     (uploaded,), (watched,) = runs_in(folder), runs_in(folder_of(live, tmp_path))
     assert uploaded.history[:-1] == watched.history[:-1]
     assert uploaded.history[-1].keys() == watched.history[-1].keys()
