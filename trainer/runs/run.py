@@ -203,7 +203,7 @@ def _say_of_rows(parts: Parts) -> None:
 
 
 def _evaluate(loop: Loop, rows: data.Prepared, step: int, row: record.Record, folder: Path) -> None:
-    """The reported splits: metrics into the row, every example's prediction into a file."""
+    """The metrics of the reported splits and of the selection split into the row; predictions into a file."""
     cost.reset_cuda_peaks(loop.device)
     objective, found = loop.objective, {}
     for place, (split, part) in enumerate(rows.report.items()):
@@ -216,6 +216,8 @@ def _evaluate(loop: Loop, rows: data.Prepared, step: int, row: record.Record, fo
             row.metric.name, row.metric.value, row.metric.split = name, evaluation.metrics[name], split
             row.metric.higher_is_better, row.metric.percent = objective.higher_is_better, objective.percent
             row.metric.positive = objective.positive_class if objective.metrics[name].positive else None
+    if rows.select_name not in rows.report:
+        row.select = dict(loop.final_evaluation(rows.select, step).metrics)
     if processes.is_first():
         predictions_file.write(folder, found, rows.ids, objective)
 
