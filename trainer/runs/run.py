@@ -203,7 +203,7 @@ def _log_notes(context: RunContext) -> None:
 
 
 def _evaluate(loop: Loop, rows: data.TaskSplits, step: int, row: record.Record, folder: Path) -> None:
-    """Evaluates the reported splits, and writes the metrics to `row` and all predictions to a file."""
+    """The metrics of the reported splits and of the selection split into the row; predictions into a file."""
     cost.reset_cuda_peaks(loop.device)
     objective, predictions = loop.objective, {}
     for number, (split, split_rows) in enumerate(rows.report.items()):
@@ -216,6 +216,8 @@ def _evaluate(loop: Loop, rows: data.TaskSplits, step: int, row: record.Record, 
             row.metric.name, row.metric.value, row.metric.split = name, evaluation.metrics[name], split
             row.metric.higher_is_better, row.metric.percent = objective.higher_is_better, objective.percent
             row.metric.positive = objective.positive_class if objective.metrics[name].positive else None
+    if rows.select_name not in rows.report:
+        row.select = dict(loop.final_evaluation(rows.select, step).metrics)
     if processes.is_first():
         predictions_file.write(folder, predictions, rows.ids, objective)
 

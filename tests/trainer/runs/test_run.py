@@ -128,6 +128,14 @@ def test_the_protocols(carry_out):
     assert split.metric.split == dev.metric.split == "validation"
 
 
+def test_metrics_on_the_selection_split_are_recorded_where_it_is_not_the_reported_one(carry_out, tmp_path):
+    assert carry_out().select == {}
+    split = carry_out("data.protocol=split", "data.select_share=0.25")
+    lines = [json.loads(line) for line in (folder_of(split, tmp_path) / "metrics.jsonl").read_text().splitlines()]
+    (evaluated,) = [line for line in lines if line["step"] == split.metric.step and "eval/loss" in line]
+    assert split.select == {name: evaluated[f"eval/{name}"] for name in split.metrics}
+
+
 def test_limits_take_rows_by_seed_and_evaluate_every_seed_on_the_same(carry_out, tmp_path):
     one = carry_out("data.limit=16", "data.eval_limit=8")
     two = carry_out("data.limit=16", "data.eval_limit=8", "seed=1")
