@@ -147,4 +147,4 @@ def test_a_model_without_a_mask_trains_on_texts_of_one_length(carry_out, tmp_pat
     folder = make(tmp_path / "model", "FNet")
     record = carry_out(f"model.path={folder}", "data.max_length=16", "train.max_steps=2", "variant=head")
     assert record.status == "done" and record.time.tokens_per_second > 0
-    assert "the model takes no attention mask: all texts are padded to 16 tokens" in caplog.text
+    assert "the model takes no attention mask, so all texts are padded to 16 tokens" in caplog.text
