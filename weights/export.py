@@ -107,7 +107,7 @@ def _write_peft(run: Finished, folder: Path) -> nn.Module:
     for config in wrapped.peft_config.values():
         config.task_type = peft.TaskType[run.objective.peft_task]
         config.base_model_name_or_path, config.revision = base, revision
-        config.modules_to_save = list(run.parts.head)
+        config.modules_to_save = list(run.parts.head) or None
     wrapped.save_pretrained(folder, save_embedding_layers=False)
     # PEFT writes nothing of the model below: not its classes, nor the padding token that it was given here.
     run.objective.describe(wrapped.get_base_model().config).save_pretrained(folder)

@@ -131,7 +131,9 @@ class CausalLM(Objective):
         tokenizer = models.tokenizer(folder, self.architecture)
         if self.form == "text":
             return self._texts(split, tokenizer)
-        first, end, rows, cut, letters = prompts.lead(tokenizer), tokenizer.eos_token_id, [], [], []
+        templated = "messages" in self.content.splits[split].column_names
+        first = [] if templated else prompts.lead(tokenizer)
+        end, rows, cut, letters = tokenizer.eos_token_id, [], [], []
         most = language_models.room(models.skeleton(folder, self.architecture), self.max_new_tokens, max_length)
         for place, pair in enumerate(self._pairs(split, tokenizer)):
             if self.form == "response" and pair.answer[-1:] != [end]:

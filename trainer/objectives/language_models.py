@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from trainer.loop.network import Network
 
 TOLERANCE = 1e-4  # change of logits, of the largest, that is rounding; beyond it something else was read
-TOLERANCE_HALF = 0.1  # the same of a model in half precision
 
 
 def check_rows(content: TaskData, form: str, numbers: bool) -> None:
@@ -117,7 +116,7 @@ def refuse_not_causal(model: Any, row: Sequence[int]) -> None:
     other = first.clone()
     other[0, -1] = (other[0, -1] + 1) % model.get_input_embeddings().weight.shape[0]
     one, two = (_in_eval(model, input_ids=ids, attention_mask=torch.ones_like(ids))[:, :-1] for ids in (first, other))
-    if _change(one, two) > _tolerance(one):
+    if _change(one, two) > TOLERANCE:
         raise ConfigError(
             f"model: {type(model).__name__} reads tokens that are still to come; allowed: a model that is causal, as "
             "GPT and Llama are (an encoder is one with is_decoder in its config.json)"
@@ -132,7 +131,7 @@ def refuse_padding(model: Any, tokenizer: Any, pair: Sequence[Sequence[int]]) ->
     together = padded(pair, tokenizer.pad_token_id, left=True)
     alone = padded(pair[1:], tokenizer.pad_token_id)
     one, two = (_next(model, tokenizer, batch)[-1] for batch in (together, alone))
-    if _change(one, two) > _tolerance(one):
+    if _change(one, two) > TOLERANCE:
         raise ConfigError(
             "model: padding on the left of a prompt changes what follows it, so that it depends on the prompts beside "
             "it; allowed: a model whose positions are counted from the first token of a text"
@@ -158,7 +157,3 @@ def _in_eval(model: Any, **inputs: torch.Tensor) -> torch.Tensor:
 
 def _change(one: torch.Tensor, two: torch.Tensor) -> float:
     return float((one.float() - two.float()).abs().max() / one.float().abs().max().clamp_min(1e-30))
-
-
-def _tolerance(logits: torch.Tensor) -> float:
-    return TOLERANCE if logits.dtype.itemsize >= 4 else TOLERANCE_HALF

@@ -114,7 +114,7 @@ class Objective:
     def check_loaded(self, model: Any, tokenizer: Any, rows: Rows) -> None:
         """Raises `ConfigError` where the model with its weights does something else than the kind needs.
 
-        rows: that are evaluated.
+        model: in float32, as its checkpoint has it. rows: that are evaluated.
         """
 
     def describe(self, config: Any) -> Any:

@@ -183,7 +183,9 @@ def load(parts: Parts) -> nn.Module:
         )
     base, outputs = parts.base(), parts.objective.row_outputs
     rounding = padding.settle(base, parts.tokenizer, parts.rows, outputs, "model")
-    parts.objective.check_loaded(base, parts.tokenizer, parts.rows.report[next(iter(parts.rows.report))])
+    parts.objective.check_loaded(
+        parts.pristine().model, parts.tokenizer, parts.rows.report[next(iter(parts.rows.report))]
+    )
     backbone = list(base.parameters())
     model = named("variant", parts.variant.attach, base, parts.head)
     use_kernel(model, Kernel(parts.config.machine.kernel, parts.config.train.recompute))

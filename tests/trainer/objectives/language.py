@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from tokenizers import decoders
 
 from tests.trainer.model_zoo import FAMILIES, _tokenizer
 
@@ -20,7 +22,8 @@ TEMPLATE = (
 def make(folder: Path, family: str = "Llama", template: str | None = None, **settings: Any) -> Path:
     """The model in `folder`, whose embeddings make the words it predicts, too, unless `settings` say otherwise."""
     roles, own, _ = FAMILIES[family]
-    words = _tokenizer(id(roles), tuple(roles.items()))
+    words = copy.deepcopy(_tokenizer(id(roles), tuple(roles.items())))
+    words.backend_tokenizer.decoder = decoders.ByteLevel()
     torch.manual_seed(0)
     wide = {"initializer_range": 0.2, "tie_word_embeddings": True, "vocab_size": len(words)}
     config = getattr(transformers, f"{family}Config")(**(own | wide | settings))
