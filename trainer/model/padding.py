@@ -31,7 +31,7 @@ TOLERANCE = 1e-4
 TOLERANCE_WRAPPED = 1e-5
 _OTHER = {"left": "right", "right": "left"}
 
-RowOutputs = Callable[[torch.Tensor, Mapping[str, torch.Tensor]], torch.Tensor]
+RowOutputs = Callable[[Callable[..., Any], Mapping[str, torch.Tensor]], torch.Tensor]
 
 
 def settle(
@@ -39,7 +39,7 @@ def settle(
 ) -> float:
     """Makes `tokenizer` pad on a side on which padding changes no output of `model`: its own, or else the other.
 
-    outputs: see `Objective.row_outputs`. field: of the config, which errors name. Returns the change that is left, see
+    outputs: see `Objective.outputs_of`. field: of the config, which errors name. Returns the change that is left, see
     `TOLERANCE`. Raises `ConfigError` where both sides change outputs, and where the model can't take two rows at once.
     Neither the model nor any generator is another afterwards.
     """
@@ -116,7 +116,7 @@ def _outputs(model: nn.Module, outputs: RowOutputs, batch: dict[str, Any]) -> to
     model.eval()
     try:
         with torch.random.fork_rng(devices=[]):
-            return outputs(torch.func.functional_call(model, exact, kwargs=dict(batch)).logits, batch)
+            return outputs(lambda **inputs: torch.func.functional_call(model, exact, kwargs=inputs), batch)
     finally:
         for module in training:
             module.training = True

@@ -194,8 +194,15 @@ class Objective:
             name: metrics.of_statistics(self.metrics[name], predictions.stats, len(predictions)) for name in self.asked
         }
 
+    def outputs_of(self, model: Callable[..., Any], inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """What a model makes of padded rows, as far as it must not depend on padding: (rows, …) in one shape.
+
+        inputs: what the tokenizer makes of the rows.
+        """
+        return self.row_outputs(model(**inputs).logits, inputs)
+
     def row_outputs(self, logits: torch.Tensor, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Of a model's logits for padded rows those that must not depend on padding, (rows, …) in one shape."""
+        """The same of logits, for a kind whose models give these for the tokenizer's inputs alone."""
         return logits
 
     # -- what is said ---------------------------------------------------------------------------

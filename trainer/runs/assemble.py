@@ -181,7 +181,7 @@ def load(parts: Parts) -> nn.Module:
             "variant: %s doesn't reach everything: %s numbers are left out, in no linear layer or by another name: %s",
             *(parts.variant.name, f"{sum(left.values()):,}", by_block(left)),
         )
-    base, outputs = parts.base(), parts.objective.row_outputs
+    base, outputs = parts.base(), parts.objective.outputs_of
     rounding = padding.settle(base, parts.tokenizer, parts.rows, outputs, "model")
     parts.objective.check_loaded(
         parts.pristine().model, parts.tokenizer, parts.rows.report[next(iter(parts.rows.report))]

@@ -11,7 +11,7 @@ import torch
 import transformers
 from tokenizers import decoders
 
-from tests.trainer.model_zoo import FAMILIES, _tokenizer
+from tests.trainer.model.model_zoo import FAMILIES, _tokenizer
 
 TEMPLATE = (
     "{% for message in messages %}<|{{ message.role }}|>{{ message.content }}</s>{% endfor %}"

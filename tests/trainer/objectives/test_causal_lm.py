@@ -276,7 +276,7 @@ def test_interrupted_it_ends_with_the_same_bits(trained, monkeypatch, tmp_path):
 def test_two_processes_average_over_tokens_as_one_does(llama, tables, tmp_path, trained):
     from safetensors.torch import load_file
 
-    from tests.trainer import pair
+    from tests.trainer.machine import pair
     from trainer import record as records
 
     one = trained("response", "variant.dropout=0", "optim.lr=1e-3", "train.batch_size=8", "study=one")

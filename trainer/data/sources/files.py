@@ -26,10 +26,9 @@ class Files:
     the training texts is held out, by a hash of `text`, so that the same text, as with several
     hypotheses on one premise, is never on both sides. text, text_pair, label: the columns;
     text_pair is null where there is one text. kind: classification, whose classes are the
-    labels that occur in train, or regression. For language models other columns are named: prompt and response;
-    prompt, choices (a list of texts) and label (the number of the right one); messages (a list of role and content);
-    or text alone, where label is null. A column without a name is called 0, 1, … by pandas; Hydra reads such a
-    name as a number.
+    labels that occur in train, or regression. For other kinds of task other columns are named, see
+    `language_files.FORMS`; or text alone, where label is null. A column without a name is called 0, 1, … by pandas;
+    Hydra reads such a name as a number.
     """
 
     train_path: str
@@ -43,6 +42,13 @@ class Files:
     response: str | None = None
     choices: str | None = None
     messages: str | None = None
+    source: str | None = None
+    target: str | None = None
+    tokens: str | None = None
+    tags: str | None = None
+    context: str | None = None
+    question: str | None = None
+    answers: str | None = None
 
     def __post_init__(self) -> None:
         if self.train_path == "???":
@@ -55,7 +61,7 @@ class Files:
             raise ConfigError(f"task.source.kind: {self.kind!r}; allowed: {', '.join(KINDS)}")
         if not 0 < self.holdout < 1:
             raise ConfigError(f"task.source.holdout: {self.holdout}; allowed: above 0 and below 1")
-        if self._of_language:
+        if self._of_other_kind:
             language_files.form(self._named)
             return
         columns = self._columns()
@@ -68,7 +74,7 @@ class Files:
     def load(self) -> TaskData:
         """The task's "train" and "validation". Raises `ConfigError`."""
         where = "task.source"
-        if self._of_language:
+        if self._of_other_kind:
             paths = {name: expanded(path) for name, path in self._paths().items()}
             return language_files.load(paths, self._named, self.holdout)
         tables = {name: self._read(f"{where}.{name}_path", path) for name, path in self._paths().items()}
@@ -101,13 +107,12 @@ class Files:
     @property
     def _named(self) -> dict[str, str]:
         """The columns that are named, by what they are."""
-        names = ("text", "label", "prompt", "response", "choices", "messages")
-        return {name: str(column) for name in names if (column := getattr(self, name)) is not None}
+        return {name: str(column) for name in language_files.NAMES if (column := getattr(self, name)) is not None}
 
     @property
-    def _of_language(self) -> bool:
-        """Whether the rows are for a language model."""
-        return self.label is None or not {"prompt", "response", "choices", "messages"}.isdisjoint(self._named)
+    def _of_other_kind(self) -> bool:
+        """Whether the rows are for another kind of task than a class or a number for each text."""
+        return self.label is None or not {*self._named} <= {"text", "label"}
 
     def _columns(self) -> list[str]:
         """The names of the columns: of the text, of the second one where there is one, of the label."""
