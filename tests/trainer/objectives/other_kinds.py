@@ -22,6 +22,12 @@ KINDS: dict[str, tuple[str, str, list[str]]] = {
         "Bert",
         ["task.source.tokens=tokens", "task.source.tags=tags", "task.metrics=[f1,precision,recall,accuracy]"],
     ),
+    "extractive_qa": (
+        "AutoModelForQuestionAnswering",
+        "Bert",
+        [f"task.source.{name}={name}" for name in ("context", "question", "answers")]
+        + ["task.metrics=[f1,exact_match]", "task.stride=8"],
+    ),
 }
 
 
@@ -45,7 +51,17 @@ def _sentence(draw: random.Random) -> dict[str, Any]:
     return {"tokens": words, "tags": tags}
 
 
-_ROWS = {"token_classification": _sentence}
+def _question(draw: random.Random) -> dict[str, Any]:
+    """Where is somebody? A name in the context, which a third of the contexts lack; some take more than one window."""
+    words = draw.choices(WORDS, k=draw.randint(2, 16))
+    name, place = draw.choice(list(NAMES)), draw.randint(0, len(words))
+    if draw.random() < 0.33:
+        return {"context": " ".join(words), "question": "who", "answers": {"text": [], "start": []}}
+    context = " ".join([*words[:place], name, *words[place:]])
+    return {"context": context, "question": "who", "answers": {"text": [name], "start": [context.index(name)]}}
+
+
+_ROWS = {"token_classification": _sentence, "extractive_qa": _question}
 
 
 def model(kind: str, folder: Path, family: str | None = None, **settings: Any) -> Path:
