@@ -71,7 +71,10 @@ def model(kind: str, folder: Path, family: str | None = None, **settings: Any) -
     roles, own, _ = FAMILIES[family]
     words = _tokenizer(id(roles), tuple(roles.items()))
     torch.manual_seed(0)
-    wide = {"vocab_size": len(words)} | ({"initializer_range": 0.2} if "initializer_range" in _fields(family) else {})
+    # The head has no dropout of its own, which model.dropout leaves and two processes draw differently.
+    wide = {"vocab_size": len(words), "classifier_dropout": 0.0} | (
+        {"initializer_range": 0.2} if "initializer_range" in _fields(family) else {}
+    )
     config = getattr(transformers, f"{family}Config")(**(own | wide | settings))
     getattr(transformers, auto).from_config(config).save_pretrained(folder)
     words.save_pretrained(folder)
