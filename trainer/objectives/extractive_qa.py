@@ -185,8 +185,8 @@ class ExtractiveQA(Objective):
             references.append(answers[0] if answers else "")
             guesses.append(guess)
             stats.append(_statistics(answers, guess) | {"nll": sum(one[1] for one in own), "windows": len(own)})
-        columns = {name: np.array([one[name] for one in stats], np.float64) for name in stats[0]}
-        return Predictions(references, guesses, columns), float(columns["nll"].sum() / columns["windows"].sum())
+        numbers = {name: np.array([one[name] for one in stats], np.float64) for name in stats[0]}
+        return Predictions(references, guesses, numbers), float(numbers["nll"].sum() / numbers["windows"].sum())
 
     def outputs_of(self, model: Callable[..., Any], inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """The scores of the first and the last token of each row as start and end, (rows, 2, 2)."""
