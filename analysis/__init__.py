@@ -1,32 +1,31 @@
-"""Run folders → tables, comparisons, figures and reports: `python -m analysis <verb> <runs…>`.
+"""Makes tables, comparisons, figures and reports from run folders: `python -m analysis <verb> <runs…>`.
 
-Everything here is a pure function of what is in the run folders: the same runs give the same
-bytes, whatever the order in which the folders are named. Records are read through
-`trainer.record` alone, and torch is never imported, so an answer comes up at once. scipy,
-matplotlib and what stands on them are imported inside the command that needs them.
+Outputs are pure functions of the run folders: the same runs give the same bytes, in whatever order
+the folders are named. Records are read with `trainer.record`, and torch is never imported, so that
+commands start fast. scipy and matplotlib are imported only by the commands that need them.
 
-The rooms, each of which knows those below it and none above:
+The packages, each of which imports only those below it:
 
     commands/     one file for each command; cli.py lists them, command.py says what one is
     report/       the parts of the HTML page; its template, style and scripts are in templates/
-    comparison/   rows against each other: pairs, verdicts, ranks, what weakens them
-    plots/        one file for each kind of figure; style.py is what they share
+    comparison/   compares rows: pairs, verdicts, ranks, flags
+    plots/        one file for each kind of figure; catalogue.py lists them, style.py is shared
     tables/       points -> rows.py -> aggregate.py (over seeds) -> cells.py -> sheet.py -> formats/
                       costs.py      the columns of costs: a new one is a line there
                       best.py       which entries are bold; averages.py, glue.py: over tasks
-                      published.py  other people's numbers, from papers/
+                      published.py  numbers of papers, from papers/
                       footnotes.py  the lines below a table
     records/      run folders -> runs
-                      discovery.py  the folders, which of them count, and what was left out
-                      runs.py       every record, read once; grouping.py: points, runs alike but for the seed
-                      settings.py   which settings tell runs of one variant apart
-                      provenance.py code, libraries, machines and protocols, and what of it is mixed
+                      discovery.py  which folders count, and what is skipped
+                      runs.py       reads every record once; grouping.py: points, runs that differ in their seed
+                      settings.py   which settings distinguish runs of one variant
+                      provenance.py code, libraries, machines and protocols, and which are mixed
                       run_files.py, adapter_file.py    logs, ranks, the trained update
                       columns.py    runs as csv, as parquet or as a frame
     stats/        statistics on bare arrays
     text/         numbers, sentences and sorting
 
-In Python: `cells.build(rows.build(runs.read(folders)))` has every cell with its mean, sd and
-seeds, and every row with its runs; `collect.frame(folders)` is the tidy frame. A further command
-is one file with a `VERB` (see commands/command.py) and one line in commands/cli.py.
+In Python, `cells.build(rows.build(runs.read(folders)))` returns the cells with mean, sd and seeds,
+and `collect.frame(folders)` the tidy frame. A new command is a file with a `VERB` (see
+commands/command.py) and a line in commands/cli.py.
 """

@@ -1,5 +1,5 @@
-"""The error that a command shows in one line."""
+"""The error that a command shows as one line."""
 
 
 class AnalysisError(Exception):
-    """The command can't do what was asked; its text is one line, shown without a traceback."""
+    """The command can't do what was asked. Its message is one line, shown without a traceback."""

@@ -1,19 +1,18 @@
-"""Time and memory of the verbs that make tables, as multiples of reading the same files with the standard library.
+"""Time and memory of the commands that make tables, as multiples of reading the same files with the standard library.
 
     python -m benchmarks.analysis_speed [--runs 1000 3000 10000] [--seeds N] [--rounds N] [--json FILE]
 
-N records of a study (tasks of GLUE × settings of every variant × five seeds, a hundredth of them
-failed) are written into a temporary folder. The floor opens each `record.json` and calls
-`json.load`; where the files are it is told beforehand. The verbs find them, check and write.
+N records of a study (tasks of GLUE × settings of every variant × five seeds, 1 % of them failed) are
+written into a temporary folder. The floor knows all paths, opens each `record.json` and calls
+`json.load`. The commands find the records, check them and write their output.
 
-Floor and verbs take turns, each in a process of its own. A process first does its work on ten
-records (`start`: imports, once per process however many records there are), then on all. A ratio is
-the median over the rounds of a verb's seconds of processor time over the floor's in the same round:
-on a machine that is doing nothing else these are the seconds that pass, on another they are not. The
-peak is what the kernel says of the whole process.
+Floor and commands take turns, each in its own process. A process first handles ten records (`start`,
+mostly imports) and then all. A ratio is the median over the rounds of a command's CPU seconds over the
+floor's in the same round; on an otherwise idle machine these equal wall seconds. The peak is the
+kernel's value for the whole process.
 
-Memory is measured in two kinds of studies: with more settings, five seeds each by default, and with more seeds of the
-settings that the smallest study has. Records are held, with what many have in common held once.
+Memory is measured in two kinds of studies: more settings with five seeds each, and more seeds of the settings of the
+smallest study. Records stay in memory, and parts that many share are stored once.
 """
 
 from __future__ import annotations
@@ -46,8 +45,8 @@ VERBS: dict[str, tuple[str, ...]] = {
 SEEDS = 5
 MIB = 2**20
 
-# What a child process runs; the last line that it prints: seconds on few records, seconds and
-# processor seconds on all, peak in KiB.
+# Code of a child process. The last line that it prints: seconds on few records, seconds and CPU seconds on all records,
+# peak in KiB.
 _CHILD = """
 import sys, time
 {body}
@@ -84,7 +83,7 @@ def prepare(runs):
 
 @functools.cache
 def configs() -> dict[str, list[Identity]]:
-    """By task, the identity of every variant, as a record has it."""
+    """Per task, the identity of every variant as records have it."""
     from hydra import compose, initialize_config_dir
 
     from trainer import config as run_config
@@ -92,17 +91,17 @@ def configs() -> dict[str, list[Identity]]:
     run_config.register()
     variants = sorted(path.stem for path in (ROOT / "conf/variant").glob("[!_]*.yaml"))
     tasks = ("cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2", "stsb")
-    found: dict[str, list[Identity]] = {}
+    identities: dict[str, list[Identity]] = {}
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         parts = {name: run_config.deciding(compose("config", [f"variant={name}", "task=cola"])) for name in variants}
         for task in tasks:
             own = run_config.deciding(compose("config", [f"task={task}"]))["task"]
-            found[task] = [identify({**part, "task": own}, {}, run_config.defaults()) for part in parts.values()]
-    return found
+            identities[task] = [identify({**part, "task": own}, {}, run_config.defaults()) for part in parts.values()]
+    return identities
 
 
 def rows(count: int, seeds: int = SEEDS) -> Iterator[dict[str, Any]]:
-    """`count` flat records of one study, so many seeds of each setting, the same each time."""
+    """`count` flat records of one study with this many seeds per setting; deterministic."""
     from trainer import record
 
     draw = random.Random(0)
@@ -112,8 +111,8 @@ def rows(count: int, seeds: int = SEEDS) -> Iterator[dict[str, Any]]:
         setting, place = divmod(setting, len(by_task))
         task = list(by_task)[place]
         setting, variant = divmod(setting, len(by_task[task]))
-        found, own = by_task[task][variant], {"seed": seed, "optim.lr": (setting + 1) * 1e-4}
-        row = _row(draw, found.settings | own, found.leaves | own, seed, failed=draw.random() < 0.01)
+        identity, varied = by_task[task][variant], {"seed": seed, "optim.lr": (setting + 1) * 1e-4}
+        row = _row(draw, identity.settings | varied, identity.leaves | varied, seed, failed=draw.random() < 0.01)
         yield row | {record.CHECKSUM: record.checksum(row)}
 
 
@@ -192,11 +191,11 @@ def _row(
 
 
 def write(count: int, folder: Path, seeds: int = SEEDS) -> None:
-    """`count` run folders below `folder`, as `rows` has them."""
+    """Writes `count` run folders below `folder`, with the records of `rows`."""
     from trainer.record import FILENAME, Record
 
     for row in rows(count, seeds):
-        Record.from_row(row)  # raises for a row that is no record
+        Record.from_row(row)  # raises for an invalid record
         home = folder / row["run_id"]
         home.mkdir(parents=True)
         text = json.dumps(row, indent=1, sort_keys=True, ensure_ascii=False)
@@ -205,16 +204,16 @@ def write(count: int, folder: Path, seeds: int = SEEDS) -> None:
 
 @dataclass(frozen=True)
 class Measured:
-    """One process."""
+    """Measurements of one process."""
 
-    start: float  # seconds on ten records, imports among them
+    start: float  # seconds on ten records, imports included
     seconds: float
-    busy: float  # of the processor
+    busy: float  # CPU seconds
     peak: float  # MiB
 
 
 def child(body: str, *arguments: str) -> Measured:
-    """A fresh interpreter that runs `body`."""
+    """Runs `body` in a new interpreter."""
     command = [sys.executable, "-c", _CHILD.format(body=body), *arguments]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=env)
@@ -225,28 +224,28 @@ def child(body: str, *arguments: str) -> Measured:
 def measure(
     count: int, rounds: int, verbs: dict[str, tuple[str, ...]], seeds: int = SEEDS
 ) -> dict[str, dict[str, float]]:
-    """For the floor and each verb: median seconds, ratio to the floor, and peak MiB."""
+    """For the floor and each command: median seconds, ratio to the floor, and peak MiB."""
     with tempfile.TemporaryDirectory() as place:
         few, runs, out = (Path(place) / name for name in ("few", "runs", "out"))
         out.mkdir()
         write(10, few)
         write(count, runs, seeds)
-        found: dict[str, list[Measured]] = {"floor": [], **{name: [] for name in verbs}}
+        taken: dict[str, list[Measured]] = {"floor": [], **{name: [] for name in verbs}}
         for turn in range(rounds + 1):
-            for name, measured in found.items():
+            for name, measured in taken.items():
                 arguments = [part.format(out=out) for part in verbs.get(name, ())]
                 one = child(_VERB if name in verbs else _FLOOR, str(few), str(runs), *arguments)
-                if turn:  # the first warms the file cache
+                if turn:  # the first round warms the file cache
                     measured.append(one)
     return {
         name: {
             "start_seconds": statistics.median(one.start for one in measured),
             "seconds": statistics.median(one.seconds for one in measured),
             "busy_seconds": statistics.median(one.busy for one in measured),
-            "ratio": statistics.median(one.busy / low.busy for one, low in zip(measured, found["floor"], strict=True)),
+            "ratio": statistics.median(one.busy / low.busy for one, low in zip(measured, taken["floor"], strict=True)),
             "peak_mib": max(one.peak for one in measured),
         }
-        for name, measured in found.items()
+        for name, measured in taken.items()
     }
 
 
@@ -255,24 +254,24 @@ def main() -> None:
     parser.add_argument(
         "--runs", type=int, nargs="+", default=[1000, 3000, 10_000], metavar="N", help="numbers of records"
     )
-    parser.add_argument("--seeds", type=int, default=SEEDS, metavar="N", help="of each setting; default: %(default)s")
-    parser.add_argument("--rounds", type=int, default=5, help="measurements of each, after one that warms up")
+    parser.add_argument("--seeds", type=int, default=SEEDS, metavar="N", help="seeds per setting; default: %(default)s")
+    parser.add_argument("--rounds", type=int, default=5, help="number of measurements after a warm-up")
     parser.add_argument("--verbs", nargs="+", choices=VERBS, default=list(VERBS), metavar="VERB", help="; ".join(VERBS))
-    parser.add_argument("--json", type=Path, metavar="FILE", help="writes all numbers there")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="file for all numbers")
     arguments = parser.parse_args()
     counts = sorted(set(arguments.runs))
     verbs: dict[str, tuple[str, ...]] = {name: VERBS[name] for name in arguments.verbs}
     results = {}
     for count in counts:
-        found = results[count] = measure(count, arguments.rounds, verbs, arguments.seeds)
+        by_command = results[count] = measure(count, arguments.rounds, verbs, arguments.seeds)
         seeds = f"seeds of a setting: {arguments.seeds}"
         print(f"{count:,} records, {seeds}, {arguments.rounds} rounds, Python {sys.version.split()[0]}\n")
         print("| | start s | s | processor s | × floor | peak MiB |\n|---|---:|---:|---:|---:|---:|")
-        for name, row in found.items():
+        for name, row in by_command.items():
             print(f"| {name} | {row['start_seconds']:.2f} | {row['seconds']:.2f} ", end="")
             print(f"| {row['busy_seconds']:.2f} | {row['ratio']:.2f} | {row['peak_mib']:.0f} |")
         print(flush=True)
-    # Memory needs no second look.
+    # Memory does not vary, so that one measurement is enough.
     more_seeds = {count: measure(count, 1, verbs, arguments.seeds * count // counts[0]) for count in counts[1:]}
     more_seeds = {counts[0]: results[counts[0]], **more_seeds}
     for what, measured in (("more settings", results), ("more seeds", more_seeds)):
@@ -282,7 +281,7 @@ def main() -> None:
 
 
 def memory(what: str, measured: dict[int, dict[str, dict[str, float]]]) -> Iterator[str]:
-    """A table of peaks by number of records, and by how many bytes they grow from the first to the last for a run."""
+    """A table of peaks by number of records, with the growth in bytes per run from the first to the last."""
     counts = list(measured)
     first, last = counts[0], counts[-1]
     yield f"| {what}, peak MiB | {' | '.join(f'{count:,}' for count in counts)} | bytes a run |"

@@ -1,4 +1,4 @@
-"""How LoRA's cost over the floor grows with its rank, with the number of adapted layers, and with their width."""
+"""Growth of LoRA's cost over the floor with the rank, the number of adapted layers and their width."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from variants.head import Head
 from variants.lora import LoRA
 
 RANKS = (1, 4, 16, 64, 256)
-BLOCKS = (1, 2, 4, 6)  # of the default model, six adapted layers each
+BLOCKS = (1, 2, 4, 6)  # of the default model; each has six adapted layers
 WIDTHS = (128, 256, 512, 1024)
-WIDTHS_RANK = 64  # a wide model's step takes so long that the cost of rank 8 is lost in its noise
+WIDTHS_RANK = 64  # in a wide model the cost of rank 8 would be below the noise of a step
 
 
 @dataclass(frozen=True)
 class Growth:
-    """over_floor: milliseconds by what grows. slope: of a straight line through them, or `power` of a power law."""
+    """over_floor: milliseconds by size. slope: of a linear fit; power: exponent of a power law."""
 
     over_floor: dict[int, float]
     slope: float
@@ -31,13 +31,13 @@ class Growth:
 
 
 def measure(source: models.Pristine, batch: int, length: int, rounds: int, device: torch.device) -> dict[str, Growth]:
-    """By "rank", "layers" and "width at rank 64"."""
+    """The growth with "rank", "layers" and "width at rank 64"."""
 
     def over(source: models.Pristine, variants: Mapping[int, Variant]) -> dict[int, float]:
         steppers = {"floor": Stepper(source, Head(), batch, length, device)}
         steppers |= {str(size): Stepper(source, variant, batch, length, device) for size, variant in variants.items()}
-        found = in_turn(steppers, rounds)
-        return {size: found[str(size)].over_floor for size in variants}
+        times = in_turn(steppers, rounds)
+        return {size: times[str(size)].over_floor for size in variants}
 
     ranks = over(source, {rank: LoRA(rank=rank) for rank in RANKS})
     layers = over(source, {6 * blocks: LoRA(rank=8, layers=[0, blocks - 1]) for blocks in BLOCKS})
@@ -50,7 +50,7 @@ def measure(source: models.Pristine, batch: int, length: int, rounds: int, devic
 
 
 def _of_width(width: int) -> models.Pristine:
-    """A random BERT of two blocks."""
+    """A random BERT with two blocks."""
     torch.manual_seed(0)
     config = transformers.BertConfig(
         hidden_size=width, intermediate_size=4 * width, num_hidden_layers=2, num_attention_heads=width // 32
@@ -60,12 +60,12 @@ def _of_width(width: int) -> models.Pristine:
 
 
 def slope(values: Mapping[int, float]) -> float:
-    """Of the straight line with the least squares."""
+    """Slope of the least-squares line."""
     return float(np.polyfit(list(values), list(values.values()), 1)[0])
 
 
 def power(values: Mapping[int, float]) -> float:
-    """p of c · sizeᵖ; NaN where a noisy machine gave a cost that is not positive."""
+    """p of c · sizeᵖ; NaN if noise made a cost negative or zero."""
     if min(values.values()) <= 0:
         return float("nan")
     return float(np.polyfit(np.log(list(values)), np.log(list(values.values())), 1)[0])

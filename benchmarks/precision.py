@@ -1,4 +1,4 @@
-"""How much faster a step is with the frozen backbone in bfloat16 (`model.dtype=bfloat16`).
+"""Speed-up of a step with the frozen backbone in bfloat16 (`model.dtype=bfloat16`).
 
     python -m benchmarks.precision [--rounds N] [--device cuda] [--json FILE]
 
@@ -33,7 +33,7 @@ SETTINGS = [(8, 16), (8, 64), (8, 128), (32, 16), (32, 64), (32, 128)]  # texts,
 
 
 def measure(method: str, batch: int, length: int, rounds: int, device: torch.device) -> dict[str, float]:
-    """Milliseconds of a step, medians, and how many times faster the one in bfloat16 is, with quartiles."""
+    """Median milliseconds of a step in both types, and the speed-up of bfloat16 with quartiles."""
     _, source = default_backbone()
     steppers = [Stepper(source, METHODS[method](), batch, length, device, kind) for kind in ("float32", "bfloat16")]
     for stepper in steppers:
@@ -47,23 +47,23 @@ def measure(method: str, batch: int, length: int, rounds: int, device: torch.dev
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=15, help="steps of each")
+    parser.add_argument("--rounds", type=int, default=15, help="steps per type")
     parser.add_argument("--device", type=device_of, default="cpu", help="cpu, cuda, cuda:1")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="writes all numbers there")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="file for all numbers")
     arguments = parser.parse_args()
     torch.manual_seed(0)
-    malloc.keep()  # as runs do
-    found = {}
+    malloc.keep()  # as in runs
+    rows = {}
     print("| method | texts × tokens | float32 ms | bfloat16 ms | times faster | quartiles |")
     print("|:--|:--|---:|---:|---:|:--|")
     for method in METHODS:
         for batch, length in SETTINGS:
             row = measure(method, batch, length, arguments.rounds, arguments.device)
-            found[f"{method} {batch}x{length}"] = row
+            rows[f"{method} {batch}x{length}"] = row
             print(f"| {method} | {batch} × {length} | {row['float32']:.1f} | {row['bfloat16']:.1f} ", end="")
             print(f"| {row['times']:.2f} | {row['low']:.2f} to {row['high']:.2f} |", flush=True)
     if arguments.json:
-        arguments.json.write_text(json.dumps(found, indent=1))
+        arguments.json.write_text(json.dumps(rows, indent=1))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What planning a sweep costs: how many runs it has, which they are, which are done.
+"""Cost of planning a sweep: enumerating its runs, composing their configs, finding those that are done.
 
     python -m benchmarks.scale                 1,000, 10,000 and 100,000 runs; the last takes a quarter of an hour
     python -m benchmarks.scale 1000 5000       other numbers
@@ -39,11 +39,11 @@ ROOT = Path(__file__).parents[1]
 SIZES = (1_000, 10_000, 100_000)
 METHODS = "lora,adalora,sora,head"
 RATES = "1e-4,2e-4,5e-4,1e-3,5e-3"
-JOBS = 30  # that Hydra's own way is measured on
+JOBS = 30  # for the measurement of Hydra's own sweeper
 
 
 def overrides(folder: Path, runs: int) -> list[str]:
-    """A sweep of `runs` runs; model and task are files that exist and are never read but for their fingerprints."""
+    """A sweep of `runs` runs. The files of model and task exist but only their fingerprints are read."""
     model = folder / "model"
     model.mkdir(exist_ok=True)
     (model / "config.json").write_text('{"model_type": "bert"}')
@@ -60,12 +60,12 @@ def overrides(folder: Path, runs: int) -> list[str]:
 
 
 def peak() -> float:
-    """MiB of this process so far."""
+    """Peak MiB of this process so far."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 class Clock:
-    """Adds up seconds, of the wall and of the processor, that passed within it."""
+    """Sums up the wall and CPU seconds spent inside it."""
 
     def __init__(self) -> None:
         self.seconds = np.zeros(2)
@@ -77,13 +77,13 @@ class Clock:
         self.seconds += np.array([time.perf_counter(), time.process_time()]) - self.start
 
     def read(self) -> list[float]:
-        """What has added up; counts from zero again."""
+        """Returns the sums and resets them."""
         read, self.seconds = self.seconds.tolist(), np.zeros(2)
         return read
 
 
 def pretend(run: Any) -> None:
-    """A record as a finished run has it, without the sync to the disk that a real one waits for."""
+    """Writes a finished run's record without the disk sync of a real one."""
     row = records.Record(
         *(run.run_id, "large", run.config.variant.name, "small", "small", run.config.seed),
         config=run.identity.settings,
@@ -98,9 +98,9 @@ def pretend(run: Any) -> None:
 
 
 def measure(size: int, hydra: bool) -> dict[str, float]:
-    """One number of runs, in this process."""
+    """Measures one number of runs in this process."""
     run_config.register()
-    found: dict[str, float] = {}
+    result: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as place, initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
         master = loader.load_configuration("config", [], RunMode.MULTIRUN)
@@ -110,24 +110,24 @@ def measure(size: int, hydra: bool) -> dict[str, float]:
         before, clock = peak(), Clock()
         with clock:
             runs = Runs(loader, master, product(loader, texts))
-        found["runs"], found["enumerate"] = len(runs), clock.read()[0]
+        result["runs"], result["enumerate"] = len(runs), clock.read()[0]
         for number in range(len(runs)):
             with clock:
                 run = runs.plan(number)
-            pretend(run)  # no part of the time
-        found["plan"], found["plan CPU"] = clock.read()
-        found["MiB"] = peak() - before
+            pretend(run)  # not measured
+        result["plan"], result["plan CPU"] = clock.read()
+        result["MiB"] = peak() - before
         assert len(os.listdir(run.folder.parent)) == len(runs), "two runs have one name"
         with clock:
             runs = Runs(loader, master, product(loader, texts))
             done = sum(runs.plan(number).done for number in range(len(runs)))
-        found["skip"], found["skip CPU"] = clock.read()
+        result["skip"], result["skip CPU"] = clock.read()
         assert done == len(runs), f"{done} of {len(runs)} runs are done"
-    return found
+    return result
 
 
 def by_hydra(loader: Any, master: DictConfig, jobs: list[list[str]]) -> dict[str, float]:
-    """Hydra's own way for one job: CPU seconds to compose it, and bytes of what its launcher keeps of it to the end."""
+    """Hydra's own sweeper, per job: CPU seconds to compose it, and bytes that the launcher keeps until the end."""
     loader.load_sweep_config(master, jobs[0])
     start = time.process_time()
     for job in jobs:
@@ -138,10 +138,13 @@ def by_hydra(loader: Any, master: DictConfig, jobs: list[list[str]]) -> dict[str
     kept = []
     for job in jobs:
         config = loader.load_sweep_config(master, job)
-        kept += [copy.deepcopy(config), config]  # JobReturn.cfg with JobReturn.hydra_cfg, and the config they share
-    held = (tracemalloc.get_traced_memory()[0] - before) / len(jobs)
+        kept += [
+            copy.deepcopy(config),
+            config,
+        ]  # JobReturn.cfg with hydra_cfg, and the config that they share
+    kept_bytes = (tracemalloc.get_traced_memory()[0] - before) / len(jobs)
     assert len(kept) == 2 * len(jobs)
-    return {"compose s": seconds, "bytes": held}
+    return {"compose s": seconds, "bytes": kept_bytes}
 
 
 def apart(size: int, *options: str) -> dict[str, float]:
@@ -154,18 +157,18 @@ def main() -> None:
     parser.add_argument("sizes", nargs="*", type=int, default=SIZES, metavar="RUNS")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--hydra", action="store_true", help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.one:
-        print(json.dumps(measure(asked.sizes[0], asked.hydra)))
+    arguments = parser.parse_args()
+    if arguments.one:
+        print(json.dumps(measure(arguments.sizes[0], arguments.hydra)))
         return
     print("|    runs | enumerate s | plan s | CPU ms a run | skip s | CPU ms a run | MiB more | bytes a run |")
     print("| ------: | ----------: | -----: | -----------: | -----: | -----------: | -------: | ----------: |")
-    for size in asked.sizes:
-        found = apart(size)
-        runs = int(found["runs"])
-        plan, skip = (f"{found[name]:6.1f} | {1000 * found[f'{name} CPU'] / runs:12.2f}" for name in ("plan", "skip"))
-        memory = f"{found['MiB']:8.1f} | {found['MiB'] * 2**20 / runs:11.0f}"
-        print(f"| {runs:7,} | {found['enumerate']:11.2f} | {plan} | {skip} | {memory} |", flush=True)
+    for size in arguments.sizes:
+        result = apart(size)
+        runs = int(result["runs"])
+        plan, skip = (f"{result[name]:6.1f} | {1000 * result[f'{name} CPU'] / runs:12.2f}" for name in ("plan", "skip"))
+        memory = f"{result['MiB']:8.1f} | {result['MiB'] * 2**20 / runs:11.0f}"
+        print(f"| {runs:7,} | {result['enumerate']:11.2f} | {plan} | {skip} | {memory} |", flush=True)
     hydra = apart(SIZES[0], "--hydra")
     compose, kept = hydra["compose s"], hydra["bytes"]
     print(

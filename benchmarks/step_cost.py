@@ -1,12 +1,12 @@
-"""What a training step costs: the frozen model, ours, PEFT's, full fine-tuning.
+"""Cost of a training step: the frozen model, our methods, PEFT's, full fine-tuning.
 
     python -m benchmarks.step_cost [--quick] [--plain] [--json FILE] [--write] [--device cuda]
 
-All methods live in one process and take their steps in turn, so that a busy machine slows them
-alike. The floor is forward and backward through the frozen backbone, gradients of activations
-included, with only the head trained: no method with adapters can do with less. A step includes a
-method's hooks, so that its scoring and allocation are paid for. The overhead ratio is
-(ours − floor) / (PEFT's − floor); below 1 ours is the cheaper one.
+All methods share one process and take their steps in turn, so that load on the machine slows them
+equally. The floor is forward and backward through the frozen backbone, gradients of activations
+included, with only the head trained: a lower bound for any method with adapters. A step includes a
+method's hooks and so its scoring and allocation. The overhead ratio is
+(ours − floor) / (PEFT's − floor); below 1 ours is cheaper.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ from variants.sparse import SparseLoRA
 from variants.svft import SVFT
 
 BATCHES, LENGTHS = (8, 32), (16, 64, 128)
-QUICK = ("floor", "lora", "lora_dropout", "adalora", "dora")  # and PEFT's
+QUICK = ("floor", "lora", "lora_dropout", "adalora", "dora")  # and their PEFT counterparts
 QUICK_NAMES = f"{', '.join(QUICK[1:-1])} and {QUICK[-1]}"
-BUDGET = 20.0  # seconds from the start of a quick run until no round begins any more
+BUDGET = 20.0  # a quick run starts no round after this many seconds
 TARGET = {"init_r": 8, "target_r": 4, "tinit": 0, "tfinal": 100, "deltaT": 1, "orth_reg_weight": 0.1}
 
 METHODS: dict[str, Callable[[], Variant]] = {
@@ -68,7 +68,7 @@ METHODS: dict[str, Callable[[], Variant]] = {
     "full": Full,
 }
 
-Row = dict[str, float]  # what is known of one method in one setting
+Row = dict[str, float]  # measurements of one method in one setting
 
 
 def measure(
@@ -80,31 +80,31 @@ def measure(
     device: torch.device,
     until: float = float("inf"),
 ) -> dict[str, Row]:
-    """For every method: its times (`stepper.in_turn`), what it costs over the floor, saved activations."""
+    """For every method: its times (`stepper.in_turn`), its cost over the floor, and its saved activations."""
     torch.manual_seed(0)
     steppers = {name: Stepper(source, METHODS[name](), batch, length, device) for name in names}
-    found: dict[str, Row] = {}
+    rows: dict[str, Row] = {}
     for name, times in in_turn(steppers, rounds, until=until).items():
-        found[name] = asdict(times) | {"activations_mib": steppers[name].saved_bytes() / 2**20}
-    return {name: row | {"overhead": row["over_floor"] / found["floor"]["ms"]} for name, row in found.items()}
+        rows[name] = asdict(times) | {"activations_mib": steppers[name].saved_bytes() / 2**20}
+    return {name: row | {"overhead": row["over_floor"] / rows["floor"]["ms"]} for name, row in rows.items()}
 
 
-def shared(found: dict[str, Row]) -> list[str]:
-    """The methods that both have."""
-    return [name for name in found if f"peft {name}" in found]
+def shared(rows: dict[str, Row]) -> list[str]:
+    """The methods that both libraries have."""
+    return [name for name in rows if f"peft {name}" in rows]
 
 
 def summary(results: dict[str, dict[str, Row]]) -> dict[str, Any]:
-    """Over all settings: of each shared method the overhead ratio, its worst one, the ratio of saved activations."""
+    """Per shared method over all settings: overhead ratio, worst ratio, and ratio of saved activations."""
     settings = list(results.values())
     names = shared(settings[0])
     of = lambda row, name, key: row[name][key] / row[f"peft {name}"][key]  # noqa: E731
-    shares = [found["adalora"]["hooks"] / found["adalora"]["ms"] for found in settings]
-    overhead = {name: [of(found, name, "over_floor") for found in settings] for name in names}
+    shares = [rows["adalora"]["hooks"] / rows["adalora"]["ms"] for rows in settings]
+    overhead = {name: [of(rows, name, "over_floor") for rows in settings] for name in names}
     return {
         "overhead_ratio": {name: statistics.median(values) for name, values in overhead.items()},
         "worst_overhead_ratio": {name: max(values) for name, values in overhead.items()},
-        "activation_ratio": {name: max(of(found, name, "activations_mib") for found in settings) for name in names},
+        "activation_ratio": {name: max(of(rows, name, "activations_mib") for rows in settings) for name in names},
         "allocation_share": statistics.median(shares),
         "worst_allocation_share": max(shares),
     }
@@ -113,26 +113,26 @@ def summary(results: dict[str, dict[str, Row]]) -> dict[str, Any]:
 def table(results: dict[str, dict[str, Row]]) -> Iterator[str]:
     yield "| batch × length | method | ms a step (quartiles) | over the floor | to PEFT's | saved MiB |"
     yield "|---|---|---|---|---|---|"
-    for setting, found in results.items():
-        for name, row in found.items():
+    for setting, rows in results.items():
+        for name, row in rows.items():
             spread = f"{row['ms']:.0f} ({row['ms_low']:.0f} … {row['ms_high']:.0f})"
-            both = name in shared(found)
-            ratio = f"{row['over_floor'] / found[f'peft {name}']['over_floor']:.2f}" if both else ""
+            both = name in shared(rows)
+            ratio = f"{row['over_floor'] / rows[f'peft {name}']['over_floor']:.2f}" if both else ""
             over = "" if name == "floor" else f"{row['overhead']:+.0%}"
             yield f"| {setting} | {name} | {spread} | {over} | {ratio} | {row['activations_mib']:.1f} |"
 
 
-def closing(found: dict[str, Any], grown: dict[str, Growth]) -> Iterator[str]:
-    yield "| | " + " | ".join(found["overhead_ratio"]) + " |"
-    yield "|---" * (1 + len(found["overhead_ratio"])) + "|"
+def closing(totals: dict[str, Any], grown: dict[str, Growth]) -> Iterator[str]:
+    yield "| | " + " | ".join(totals["overhead_ratio"]) + " |"
+    yield "|---" * (1 + len(totals["overhead_ratio"])) + "|"
     for name, key in (
         ("overhead, ours to PEFT's: median over the settings", "overhead_ratio"),
         ("the same: the worst setting", "worst_overhead_ratio"),
         ("saved activations, ours to PEFT's: the worst setting", "activation_ratio"),
     ):
-        yield f"| {name} | " + " | ".join(f"{ratio:.2f}" for ratio in found[key].values()) + " |"
+        yield f"| {name} | " + " | ".join(f"{ratio:.2f}" for ratio in totals[key].values()) + " |"
     yield ""
-    share, worst = found["allocation_share"], found["worst_allocation_share"]
+    share, worst = totals["allocation_share"], totals["worst_allocation_share"]
     median = f"{share:.1%} of its step (median over the settings)"
     yield f"AdaLoRA's scoring and masking: {median}, {worst:.1%} in the worst one."
     for name, growing in grown.items():
@@ -141,7 +141,7 @@ def closing(found: dict[str, Any], grown: dict[str, Growth]) -> Iterator[str]:
 
 
 def machine(device: torch.device) -> str:
-    """What the numbers belong to."""
+    """Versions and machine of the measurement."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else (named or [platform.machine()])[0]
@@ -150,7 +150,7 @@ def machine(device: torch.device) -> str:
 
 
 def write(path: Path, lines: list[str], name: str = "step_cost") -> None:
-    """Puts `lines` in place of what stands between the two marks with `name` in the file."""
+    """Replaces the text between the two marks of `name` in the file by `lines`."""
     begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
     text = path.read_text(encoding="utf-8")
     if text.count(begin) != 1 or text.count(end) != 1:
@@ -163,16 +163,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help=f"{QUICK_NAMES} in the smallest setting, under a minute")
     parser.add_argument(
-        "--plain", action="store_true", help=f"{QUICK_NAMES}, in a process that gives freed memory back"
+        "--plain", action="store_true", help=f"{QUICK_NAMES}, in a process that returns freed memory to the system"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="writes all numbers there")
-    parser.add_argument("--write", action="store_true", help="puts the tables into benchmarks/README.md")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="file for all numbers")
+    parser.add_argument("--write", action="store_true", help="writes the tables into benchmarks/README.md")
     parser.add_argument("--device", type=device_of, default="cpu", help="cpu, cuda, cuda:1")
     arguments = parser.parse_args()
     started = time.perf_counter()
     quick, plain, device = arguments.quick, arguments.plain, arguments.device
     if not plain:
-        malloc.keep()  # as runs do
+        malloc.keep()  # as in runs
     name, source = default_backbone()
     names = [n for n in METHODS if n.removeprefix("peft ") in QUICK] if quick or plain else list(METHODS)
     sizes = [(8, 16)] if quick else [(batch, length) for length in LENGTHS for batch in BATCHES]
@@ -182,19 +182,19 @@ def main() -> None:
     for batch, length in sizes:
         rounds = min(24, max(8, 20 * 512 // (batch * length)))
         until = started + BUDGET if quick else float("inf")
-        found = measure(source, names, batch, length, rounds, device, until)
+        rows = measure(source, names, batch, length, rounds, device, until)
         setting = f"{batch} × {length}"
-        results[setting] = found
-        print("\n".join(list(table({setting: found}))[0 if len(results) == 1 else 2 :]), flush=True)
+        results[setting] = rows
+        print("\n".join(list(table({setting: rows}))[0 if len(results) == 1 else 2 :]), flush=True)
     grown = {} if quick or plain else growth.measure(source, 8, 64, 12, device)
-    found = summary(results)
-    ends = ["", *closing(found, grown)]
+    totals = summary(results)
+    ends = ["", *closing(totals, grown)]
     print("\n".join(ends))
     if arguments.write:
         marks = " ".join(["step_cost", *([device.type] if device.type != "cpu" else []), *(["plain"] * plain)])
         write(Path(__file__).parent / "README.md", ["", *lines, *table(results), *ends, ""], marks)
     if arguments.json:
-        everything = found | {"machine": machine(device), "settings": results}
+        everything = totals | {"machine": machine(device), "settings": results}
         everything["growth"] = {name: asdict(growing) for name, growing in grown.items()}
         arguments.json.write_text(json.dumps(everything, indent=1))
 

@@ -1,4 +1,4 @@
-"""One method with its own model and optimizer, taking training steps beside others in the same process."""
+"""One method with its own model and optimizer, which takes training steps in turn with others in one process."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ from variants.core.step import Loss, take
 from variants.core.variant import Step, Variant
 from variants.head import Head
 
-FEWEST = 5  # rounds, however slow the machine is
-STEPS = 1000  # that a run would take: schedules are spread over them, and no rank leaves in the few that are measured
+FEWEST = 5  # rounds, even on a slow machine
+STEPS = 1000  # of the simulated run, which schedules span; no rank changes in the few that are measured
 
 
 def device(text: str) -> torch.device:
-    """A device that this machine has, for argparse."""
+    """Type of an argument for argparse: a device of this machine."""
     try:
-        found = torch.device(text)
+        named = torch.device(text)
     except RuntimeError:
         raise argparse.ArgumentTypeError(f"{text}, allowed: cpu, cuda, cuda:1") from None
-    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
-        raise argparse.ArgumentTypeError(f"{text}, allowed: one of the {torch.cuda.device_count()} that torch sees")
-    return found
+    if named.type == "cuda" and (named.index or 0) >= torch.cuda.device_count():
+        raise argparse.ArgumentTypeError(f"{text}, allowed: one of torch's {torch.cuda.device_count()} CUDA devices")
+    return named
 
 
 def default_backbone() -> tuple[str, models.Pristine]:
-    """(name, model): the model that a run has where nothing else is asked for."""
+    """(name, model): the default model of a run."""
     run_config.register()
     with initialize_config_dir(str(Path(__file__).parents[1] / "conf"), version_base="1.3"):
         config = compose("config")
@@ -51,7 +51,7 @@ def default_backbone() -> tuple[str, models.Pristine]:
 
 
 class Stepper:
-    """Ready to take steps on one random batch of `batch` texts of `length` tokens."""
+    """Takes steps on one random batch of `batch` texts with `length` tokens."""
 
     def __init__(
         self,
@@ -66,10 +66,10 @@ class Stepper:
         variant.plan(STEPS)
         self.variant, self.model = variant, variant.attach(model, source.head).train()
         if isinstance(variant, Head):
-            model.enable_input_require_grads()  # or the backward pass would end at the head
+            model.enable_input_require_grads()  # otherwise the backward pass would end at the head
         self.device, self.activations = device, cost.SavedActivations(self.model)
         trained = [p for p in self.model.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(trained, lr=1e-4, fused=True)  # as runs have it, PEFT's too
+        self.optimizer = torch.optim.AdamW(trained, lr=1e-4, fused=True)  # as in runs, for PEFT too
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: 1.0)
         self.inputs = {
             "input_ids": torch.randint(model.config.vocab_size, (batch, length), device=device),
@@ -79,7 +79,7 @@ class Stepper:
         self.index = 0
 
     def step(self) -> tuple[float, float]:
-        """Milliseconds of one forward, backward and optimizer step with the method's hooks, and of these alone."""
+        """Milliseconds of one forward, backward and optimizer step with the method's hooks, and of the hooks alone."""
         self.index += 1
         step = Step(self.index, STEPS, self.optimizer, self.scheduler)
         times = {"start": self._now()}
@@ -103,7 +103,7 @@ class Stepper:
         return time.perf_counter()
 
     def saved_bytes(self) -> int:
-        """Bytes saved for backward in one step."""
+        """Bytes saved for backward by one step."""
         with self.activations.counting():
             loss = self.model(**self.inputs).logits.sum()
         loss.backward()
@@ -115,9 +115,8 @@ class Stepper:
 class Times:
     """Milliseconds of one method's steps. ms, ms_low, ms_high: median and quartiles of a step.
 
-    hooks: median of what the method's hooks take. over_floor: median over the rounds of the step less the floor's
-    step of the same round, so that a machine that slows down for a while slows down both; 0 for the floor itself.
-    rounds: of how many these are the medians.
+    hooks: median time of the method's hooks. over_floor: median over the rounds of the step minus the floor's step of
+    the same round, because load on the machine slows down both; 0 for the floor itself. rounds: number of rounds.
     """
 
     ms: float
@@ -131,23 +130,23 @@ class Times:
 def in_turn(
     steppers: Mapping[str, Stepper], rounds: int, floor: str = "floor", until: float = float("inf")
 ) -> dict[str, Times]:
-    """The times of `rounds` ≥ 2 steps of each method, which take them in turn, after two to warm up.
+    """Times of `rounds` ≥ 2 steps of each method, in turn, after two warm-up steps.
 
-    until: moment of `time.perf_counter()` after which no round begins, once there are `FEWEST`.
+    until: by `time.perf_counter()`; no round starts later, except for the first `FEWEST`.
     """
     for stepper in steppers.values():
         stepper.step()
         stepper.step()
-    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in steppers}
+    measured: dict[str, list[tuple[float, float]]] = {name: [] for name in steppers}
     for number in range(rounds):
         if number >= FEWEST and time.perf_counter() > until:
             break
         for name, stepper in steppers.items():
-            taken[name].append(stepper.step())
-    found = {}
-    for name, values in taken.items():
+            measured[name].append(stepper.step())
+    times = {}
+    for name, values in measured.items():
         low, middle, high = statistics.quantiles([step for step, _ in values], n=4)
-        over = statistics.median(mine - its for (mine, _), (its, _) in zip(values, taken[floor], strict=True))
+        over = statistics.median(mine - its for (mine, _), (its, _) in zip(values, measured[floor], strict=True))
         hooks = statistics.median(hooks for _, hooks in values)
-        found[name] = Times(middle, low, high, hooks, over, len(values))
-    return found
+        times[name] = Times(middle, low, high, hooks, over, len(values))
+    return times

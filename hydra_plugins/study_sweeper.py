@@ -1,8 +1,8 @@
 """The sweep: plans the runs of a study and gives the unfinished ones to a launcher.
 
-Hydra only loads plugins from packages of this name. Overrides mean the same as for Hydra's own sweeper. The differences:
-finished runs never reach the launcher, so that a cluster gets no job without work; at most one batch of configs and
-results is in memory; a failed run does not end the sweep; and a batch whose worker died is repeated.
+Hydra only loads plugins from packages of this name. Overrides mean the same as for Hydra's own sweeper. The
+differences: finished runs never reach the launcher, so that a cluster gets no job without work; at most one batch of
+configs and results is in memory; a failed run does not end the sweep; and a batch whose worker died is repeated.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ class StudySweeper(Sweeper):
         self.faults[number] = Fault(self.titles.setting(number, config), seed, one_line(error))
 
     def _without_faults(self, left: list[int]) -> list[int]:
-        """Checks runs and returns those without a fault. Raises `ConfigError` for a fault unless `skip_invalid` is set."""
+        """Checks runs and returns those without fault. Raises `ConfigError` for faults unless `skip_invalid` is set."""
         if not left:
             return left  # without importing torch
         with garbage.paused():
@@ -287,7 +287,7 @@ class StudySweeper(Sweeper):
 
 
 def batch_size(launcher: DictConfig) -> int:
-    """Number of runs that a launcher gets at once. Their configs and results are in memory until the batch has ended."""
+    """Number of runs that a launcher gets at once. Their configs and results are in memory until the batch ends."""
     if launcher._target_.endswith(("BasicLauncher", ".LocalLauncher")):
         return sweep.side_by_side(launcher)
     return 500  # Slurm's default limit for a job array is 1,001

@@ -24,6 +24,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "analysis": (
         "trainer.record",
         "trainer.identity",
+        "trainer.errors",
+        "trainer.hashing",
         "trainer.trackers",
         "trainer.objectives.metrics",
         "trainer.objectives.formula",
@@ -108,6 +110,10 @@ def circle(arrows: dict[str, set[str]]) -> list[str] | None:
     return path[path.index(path[-1]) : -1]
 
 
+# The rooms of analysis, from the ground up: each may import those before it.
+FLOORS = ("text", "stats", "records", "tables", "comparison", "plots", "report", "commands")
+
+
 @pytest.fixture(scope="module")
 def arrows() -> dict[str, set[str]]:
     files = modules()
@@ -124,6 +130,30 @@ def test_what_a_room_may_import_it_does(arrows: dict[str, set[str]]) -> None:
         of_room[room(module)] |= others
     named = [(name, other) for name, others in ALLOWED.items() if others is not ANYTHING for other in others]
     assert [arrow for arrow in named if not any(within(found, arrow[1]) for found in of_room[arrow[0]])] == []
+
+
+def upward(arrows: dict[str, set[str]]) -> list[str]:
+    """The imports within analysis that lead to a room above their own, in words."""
+
+    def floor(module: str) -> int:
+        package, _, rest = module.partition(".")
+        name = rest.partition(".")[0]
+        return FLOORS.index(name) if package == "analysis" and name in FLOORS else -1
+
+    return [
+        f"{module} imports {other}"
+        for module, others in sorted(arrows.items())
+        for other in sorted(others)
+        if -1 < floor(module) < floor(other)
+    ]
+
+
+def test_no_room_of_analysis_imports_one_above_it(arrows: dict[str, set[str]]) -> None:
+    assert upward(arrows) == []
+    assert {path.name for path in (ROOT / "analysis").iterdir() if path.is_dir()} - {"__pycache__"} == {*FLOORS}
+    assert upward({"analysis.report.images": {"analysis.commands.figures", "analysis.plots.kind"}}) == [
+        "analysis.report.images imports analysis.commands.figures"
+    ]
 
 
 @pytest.mark.parametrize("package", OURS)

@@ -1,14 +1,13 @@
-"""What a class's source says, read without importing it: planning a sweep must not import torch.
+"""Reads a class's source without importing it, because planning a sweep must not import torch.
 
-`_target_` names a class by its dotted path. Its file is found as Python's import system would find it and parsed.
-From that come
+`_target_` names a class by its dotted path. This module locates its file as Python's import system would, parses it,
+and provides
 
 - `kind`: the stable name that stands for the class in a run's identity,
-- `defaults`: what its fields are where a config leaves them out, and
+- `defaults`: the defaults of its fields, and
 - `code_hash`: one hash over the code of the class and of the modules of its own that it imports.
 
-Whatever can't be read this way (a class in a compiled module, a default that is computed) is left out of the answer;
-nothing is ever executed.
+Nothing is executed. What can't be read this way (a class in a compiled module, a computed default) is left out.
 """
 
 from __future__ import annotations
@@ -24,13 +23,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# Modules that have moved: a config may name a class where it was.
+# Modules that have moved, old path to new: a config may name a class by its old path.
 MOVED: dict[str, str] = json.loads((Path(__file__).parent / "class_moves.json").read_text(encoding="utf-8"))
 
-SUITE = ("variants", "trainer")  # the packages whose classes are known by their name alone
-SHARED = ("variants.core", "variants.testing", "trainer")  # what all methods stand on: the commit names its code
+SUITE = ("variants", "trainer")  # packages whose classes have their bare name as kind
+SHARED = ("variants.core", "variants.testing", "trainer")  # shared by all methods, so the recorded commit covers it
 
-_HOPS = 8  # modules that a name may be handed on through
+_HOPS = 8  # most modules that a name may be re-exported through
 
 
 @dataclass(frozen=True)
@@ -42,10 +41,33 @@ class Module:
     path: Path
     tree: ast.Module
 
+    @functools.cached_property
+    def code(self) -> str:
+        """The code in a normalised layout, without comments and docstrings; a sweep asks for it once per run."""
+        tree = ast.parse(ast.unparse(self.tree))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                first = node.body[0] if node.body else None
+                value = first.value if isinstance(first, ast.Expr) else None
+                if isinstance(value, ast.Constant) and isinstance(value.value, str):
+                    node.body = node.body[1:] or [ast.Pass()]
+        return ast.unparse(tree)
+
+    @functools.cached_property
+    def imports(self) -> tuple[str, ...]:
+        """Dotted names of the modules, and of the names in them, that it imports anywhere."""
+        names: list[str] = []
+        for node in ast.walk(self.tree):
+            if isinstance(node, ast.Import):
+                names += [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and (base := _base(self, node)) is not None:
+                names += [base, *(f"{base}.{alias.name}" for alias in node.names)]
+        return tuple(names)
+
 
 @dataclass(frozen=True)
-class Found:
-    """A class definition and the module that it is in."""
+class Definition:
+    """A class definition and its module."""
 
     module: Module
     node: ast.ClassDef
@@ -54,11 +76,11 @@ class Found:
 def kind(target: str) -> str:
     """The name that stands for a class in a run's identity.
 
-    A class may declare it (`kind = "my-method"` in its body, no field) and is then free to be renamed and moved. Else a
-    class of the suite is known by its name, wherever its module lies, and any other by its dotted path.
+    A class may declare it as `kind = "my-method"` in its body, not as a field, and may then be renamed and moved.
+    Otherwise it is the bare name for a class of the suite, and the dotted path for any other class.
     """
-    found = find(target)
-    declared = None if found is None else _assigned(found.node, fields=False).get("kind")
+    definition = find(target)
+    declared = None if definition is None else _assigned(definition.node, fields=False).get("kind")
     if isinstance(declared, ast.Constant) and isinstance(declared.value, str):
         return declared.value
     package, _, name = target.rpartition(".")
@@ -66,55 +88,55 @@ def kind(target: str) -> str:
 
 
 def defaults(target: str) -> dict[str, Any]:
-    """The literal defaults of a dataclass's fields by name, those of its base classes included."""
-    found = find(target)
-    return {} if found is None else dict(_defaults(found.module.name, found.node.name, _HOPS))
+    """The literal defaults of a dataclass's fields by name, inherited ones included."""
+    definition = find(target)
+    return {} if definition is None else dict(_defaults(definition.module.name, definition.node.name, _HOPS))
 
 
 def code_hash(target: str) -> str | None:
-    """Sixteen hexadecimal digits over the code of a class; None where its source can't be found.
+    """Sixteen hexadecimal digits over the code of a class; None if its source can't be found.
 
-    Covered are its module and all modules that this one imports, directly or not, but for installed packages (their
-    versions are recorded) and for what the suite's methods share (the commit names it). Comments, docstrings and layout
-    are no part of it.
+    The hash covers the class's module and all that it imports, directly or not. It excludes installed packages (their
+    versions are recorded), modules shared by the suite's methods (the commit covers them), comments, docstrings and
+    layout.
     """
-    found = find(target)
-    if found is None:
+    definition = find(target)
+    if definition is None:
         return None
     own: dict[str, Module] = {}
-    waiting = [found.module]
-    while waiting:
-        module = waiting.pop()
+    pending = [definition.module]
+    while pending:
+        module = pending.pop()
         if module.name not in own:
             own[module.name] = module
-            waiting.extend(_own_imports(module))
+            pending.extend(_own_imports(module))
     content = hashlib.sha256()
     for name in sorted(own):
-        content.update(f"{name.rpartition('.')[2]}\n{_code(own[name].tree)}\n".encode())
+        content.update(f"{name.rpartition('.')[2]}\n{own[name].code}\n".encode())
     return content.hexdigest()[:16]
 
 
 def current(target: str) -> str:
-    """The dotted path that a class of the suite has today."""
+    """The present dotted path of a class of the suite that may have moved."""
     for before, now in MOVED.items():
         if target.startswith(before):
             return now + target.removeprefix(before)
     return target
 
 
-def find(target: str) -> Found | None:
-    """The definition of the class with this dotted path, also where a package only hands it on."""
+def find(target: str) -> Definition | None:
+    """The definition of the class with this dotted path; re-exports are followed."""
     module, _, name = current(target).rpartition(".")
     return _find(module, name, _HOPS) if module else None
 
 
-def _find(module_name: str, name: str, hops: int) -> Found | None:
+def _find(module_name: str, name: str, hops: int) -> Definition | None:
     module = _module(module_name)
     if module is None or hops == 0:
         return None
     for node in module.tree.body:
         if isinstance(node, ast.ClassDef) and node.name == name:
-            return Found(module, node)
+            return Definition(module, node)
     origin = _imports(module).get(name)
     return None if origin is None else _find(*origin, hops - 1)
 
@@ -133,7 +155,7 @@ def _module(name: str) -> Module | None:
 
 
 def _path(name: str) -> Path | None:
-    """The file of a module. Only top-level names are looked up by Python, which imports nothing for them."""
+    """The file of a module. Python locates the top-level package, which imports nothing."""
     first, *rest = name.split(".")
     try:
         spec = importlib.util.find_spec(first)
@@ -143,18 +165,18 @@ def _path(name: str) -> Path | None:
         return None
     if not rest:
         return Path(spec.origin) if spec.origin and spec.has_location else None
-    places = [Path(place) for place in spec.submodule_search_locations or ()]
+    folders = [Path(folder) for folder in spec.submodule_search_locations or ()]
     for part in rest[:-1]:
-        places = [place / part for place in places if (place / part).is_dir()]
-    for place in places:
-        for file in (place / rest[-1] / "__init__.py", place / f"{rest[-1]}.py"):
+        folders = [folder / part for folder in folders if (folder / part).is_dir()]
+    for folder in folders:
+        for file in (folder / rest[-1] / "__init__.py", folder / f"{rest[-1]}.py"):
             if file.is_file():
                 return file
     return None
 
 
 def _imports(module: Module) -> dict[str, tuple[str, str]]:
-    """By the name it has here, the module and name that something is imported from."""
+    """Module and original name of each imported name, by its name in `module`."""
     return {
         alias.asname or alias.name: (base, alias.name)
         for node in module.tree.body
@@ -164,7 +186,7 @@ def _imports(module: Module) -> dict[str, tuple[str, str]]:
 
 
 def _base(module: Module, node: ast.ImportFrom) -> str | None:
-    """The absolute name of the module that an import statement names."""
+    """The absolute name of the module in an import statement; None if it leaves the package."""
     if node.level == 0:
         return node.module
     parts = module.package.split(".")
@@ -174,22 +196,16 @@ def _base(module: Module, node: ast.ImportFrom) -> str | None:
 
 
 def _own_imports(module: Module) -> Iterator[Module]:
-    """The modules that `module` imports and that are neither installed nor shared by all methods."""
-    for node in ast.walk(module.tree):
-        names: list[str] = []
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and (base := _base(module, node)) is not None:
-            names = [base, *(f"{base}.{alias.name}" for alias in node.names)]
-        for name in names:
-            shared = name in SHARED or name.startswith(tuple(f"{package}." for package in SHARED))
-            path = None if shared else _path(name)
-            if path is not None and not _is_installed(path) and (found := _module(name)) is not None:
-                yield found
+    """Imported modules that are neither installed nor shared by all methods."""
+    for name in module.imports:
+        shared = name in SHARED or name.startswith(tuple(f"{package}." for package in SHARED))
+        path = None if shared else _path(name)
+        if path is not None and not _is_installed(path) and (imported := _module(name)) is not None:
+            yield imported
 
 
 def _is_installed(path: Path) -> bool:
-    return any(path.resolve().is_relative_to(place) for place in _installation())
+    return any(path.resolve().is_relative_to(folder) for folder in _installation())
 
 
 @functools.cache
@@ -198,32 +214,21 @@ def _installation() -> tuple[Path, ...]:
     return tuple({Path(paths[name]).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 
 
-def _code(tree: ast.Module) -> str:
-    """The code of a module in one spelling, without comments and docstrings."""
-    tree = ast.parse(ast.unparse(tree))
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            first = node.body[0] if node.body else None
-            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and type(first.value.value) is str:
-                node.body = node.body[1:] or [ast.Pass()]
-    return ast.unparse(tree)
-
-
 @functools.cache
 def _defaults(module_name: str, name: str, hops: int) -> dict[str, Any]:
-    found = _find(module_name, name, hops)
-    if found is None or hops == 0:
+    definition = _find(module_name, name, hops)
+    if definition is None or hops == 0:
         return {}
     values: dict[str, Any] = {}
-    for base in reversed(found.node.bases):
+    for base in reversed(definition.node.bases):
         if isinstance(base, ast.Name):
-            values |= _defaults(found.module.name, base.id, hops - 1)
+            values |= _defaults(definition.module.name, base.id, hops - 1)
         elif isinstance(base, ast.Attribute):
-            dotted = _dotted(found.module, base)
+            dotted = _dotted(definition.module, base)
             values |= _defaults(*dotted, hops - 1) if dotted else {}
-    if _is_dataclass(found.node):
-        for field, value in _assigned(found.node, fields=True).items():
-            values.pop(field, None)  # a default that can't be read hides that of a base class
+    if _is_dataclass(definition.node):
+        for field, value in _assigned(definition.node, fields=True).items():
+            values.pop(field, None)  # an unreadable default still overrides the inherited one
             try:
                 values[field] = _literal(value)
             except ValueError:
@@ -249,7 +254,7 @@ def _is_dataclass(node: ast.ClassDef) -> bool:
 
 
 def _assigned(node: ast.ClassDef, *, fields: bool) -> dict[str, ast.expr]:
-    """Assignments in a class's body by name: those of a dataclass's fields, or all others."""
+    """Assignments in a class's body by name: either those of a dataclass's fields or all others."""
     values: dict[str, ast.expr] = {}
     for statement in node.body:
         if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
@@ -262,10 +267,10 @@ def _assigned(node: ast.ClassDef, *, fields: bool) -> dict[str, ast.expr]:
 
 
 def _literal(node: ast.expr) -> Any:
-    """The value of a default, `field(…)` included. Raises `ValueError` where it is no literal."""
+    """The value of a default, `field(…)` included. Raises `ValueError` if it is not a literal."""
     if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] == "field":
         options = {keyword.arg: keyword.value for keyword in node.keywords}
-        if "init" in options:  # never read from a config
+        if "init" in options:  # a config can't set it
             raise ValueError(ast.unparse(node))
         if "default" in options:
             return _literal(options["default"])

@@ -173,7 +173,7 @@ def validate(config: DictConfig) -> None:
             ensure(f"{group}.{switch}", value, isinstance(value, bool), "true, false")
     if train.recompute and machine.kernel == "plain":
         raise ConfigError(
-            "train.recompute: true with machine.kernel: plain, allowed: false; the plain kernel leaves saving to autograd"
+            "train.recompute: true with machine.kernel: plain, allowed: false; autograd decides what it keeps"
         )
     device = machine.device
     known = device in ("auto", "cpu", "cuda") or re.fullmatch(r"cuda:\d+", device)
@@ -209,15 +209,17 @@ def defaults() -> dict[str, Any]:
     values_by_name: dict[str, Any] = {"model.dtype": "float32"}
     for group, schema in (("data", Data), ("optim", Optim), ("train", Train)):
         values = ((f.name, f.default) for f in dataclasses.fields(schema))
-        values_by_name |= {f"{group}.{name}": value for name, value in values if value not in (MISSING, dataclasses.MISSING)}
+        values_by_name |= {
+            f"{group}.{name}": value for name, value in values if value not in (MISSING, dataclasses.MISSING)
+        }
     return values_by_name
 
 
 def deciding(config: DictConfig) -> dict[str, Any]:
     """The parts of a config that affect the result, as plain values."""
-    whole = mapping(config)
-    del whole["model"]["sources"]  # the mirror that the files came from does not matter
-    return {name: whole[name] for name in PARTS}
+    parts = mapping(config)
+    del parts["model"]["sources"]  # the mirror that the files came from does not matter
+    return {name: parts[name] for name in PARTS}
 
 
 def _one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:

@@ -58,14 +58,14 @@ def refuse_ignored(config: DictConfig) -> None:
         if not isinstance(config[group], DictConfig):
             continue
         texts = [str(value) for _, value in _leaves("", OmegaConf.to_container(config[group], resolve=False))]
-        referenced = {name for text in texts for name in re.findall(rf"\$\{{(?:\.+|{group}\.)(\w+)", text)}
+        referred = {name for text in texts for name in re.findall(rf"\$\{{(?:\.+|{group}\.)(\w+)", text)}
         plain = OmegaConf.to_container(config[group], resolve=True)
         assert isinstance(plain, dict)
         sources = [value for _, value in _leaves("", {name: plain.get(name) for name in ("source", "sources")})]
-        referenced |= {name for name, value in plain.items() if isinstance(value, str) and value in sources}
+        referred |= {name for name, value in plain.items() if isinstance(value, str) and value in sources}
         if group == "task":
             known = (*known, *kinds.settings(config.task.get("kind")))
-        allowed = [*known, *sorted(referenced - {*known})]
+        allowed = [*known, *sorted(referred - {*known})]
         for name in config[group]:
             if name not in allowed and plain[name] is not None:
                 raise ConfigError(f"{group}.{name}: no such field, allowed: {', '.join(allowed)}")
@@ -93,8 +93,8 @@ def _refuse_unwritable(name: str, value: Any) -> None:
         ensure(name, value, -(2**63) <= value < 2**63, "a whole number of 64 bits")
     elif isinstance(value, str):
         # A byte of the command line that is not UTF-8 arrives as a lone surrogate.
-        whole = "\0" not in value and not any("\ud800" <= letter <= "\udfff" for letter in value)
-        ensure(ascii(name)[1:-1], value, whole, "text in UTF-8, without a zero")
+        valid = "\0" not in value and not any("\ud800" <= letter <= "\udfff" for letter in value)
+        ensure(ascii(name)[1:-1], value, valid, "text in UTF-8, without a zero")
 
 
 def _name(field: str, value: Any) -> None:

@@ -52,7 +52,7 @@ def one_line(error: BaseException) -> str:
             return _config_line(cause)
         if str(cause).startswith("Config group override must be a string") and (choice := _choice(cause)):
             return f"{choice}, allowed: the name of a file of the group, in quotes where it is a number"
-    text = " ".join(str(error).split())
+    text = message(error)
     return text if isinstance(error, ConfigError) else f"{type(error).__name__}: {text}"
 
 
@@ -67,11 +67,11 @@ def _choice(error: BaseException) -> str | None:
 
 
 def _config_line(error: Any) -> str:
-    message = " ".join(str(error.msg or "").split()) or type(error).__name__
+    said = message(error.msg or "") or type(error).__name__
     parent, key = error.parent_node, str(error.full_key)
     keys = [str(name) for name in parent] if parent is not None and hasattr(parent, "keys") else []
     if not keys or key.rpartition(".")[2] in keys:
-        return f"{key}: {message}"
+        return f"{key}: {said}"
     if key in ("experiment", "sweep"):  # groups whose files set fields of others
         return f"{key}: the file that was chosen in conf/{key}/ needs the line `# @package _global_` at its top"
     group = key.partition(".")[0]
@@ -107,3 +107,8 @@ def _causes(error: BaseException) -> list[BaseException]:
         causes.append(current)
         current = current.__cause__ or current.__context__
     return causes
+
+
+def message(error: object) -> str:
+    """What an error says, in one line."""
+    return " ".join(str(error).split())

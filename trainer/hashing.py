@@ -1,4 +1,4 @@
-"""Hashes of content: what a file is, whatever it is called and wherever it lies."""
+"""Hashes of file contents, which do not depend on names and paths."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ def check_sha256(value: object, field: str) -> str:
 
 
 def sha256(path: Path) -> str:
-    """The hash of a file's content in hex; read once per process as long as the file isn't touched.
+    """The sha256 of a file's content in hex, cached in this process until the file is touched.
 
-    Raises `OSError`, also for what is no regular file: a pipe or a device may never come to an end.
+    Raises `OSError`, also for anything but a regular file: reading a pipe or a device may never end.
     """
     if path.exists() and not path.is_file():
-        raise OSError(errno.EINVAL, "it is no regular file" if not path.is_dir() else "it is a folder")
+        raise OSError(errno.EINVAL, "it is not a regular file" if not path.is_dir() else "it is a folder")
     return _sha256(path, *stamp(path))
 
 
 def stamp(path: Path) -> tuple[int, int, int, int]:
     """Size, modification and change time (ns) and inode: equal stamps mean an untouched file.
 
-    The change time can't be set back by copying or by `touch`, so a swapped file shows.
+    Neither copying nor `touch` can reset the change time, so a swapped file has another stamp.
     """
     status = path.stat()
     return (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)

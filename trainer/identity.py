@@ -1,8 +1,8 @@
-"""What a run is a function of, and the hash that names it.
+"""A run's identity: the settings that its result depends on, and the hash of them that names the run.
 
-A run's identity is a set of leaves: dotted names and their values. A leaf that has the default of the schema or of its
-class is left out, so that a new option with a default renames no run, and a class is called by its kind, so that it can
-be moved (see `trainer.class_source`). Where a run is carried out, what it logs and how often it saves is no part.
+An identity is a set of leaves, dotted names with values. Leaves with the default of the schema or of their class are
+left out, so that a new option with a default renames no run. A class is represented by its kind, so that it can be
+moved (see `trainer.class_source`). Where a run is carried out, what it logs and how often it saves is not included.
 
 Version 1 hashed every leaf, defaults and class paths included; see `trainer.identity_v1`.
 """
@@ -19,14 +19,14 @@ from trainer import class_source, identity_v1
 
 VERSION = 2
 
-# The parts of a config that a run is a function of.
+# The parts of a config that affect the result.
 PARTS = ("seed", "variant", "task", "model", "data", "optim", "train")
 
 
 @dataclass(frozen=True)
 class Identity:
-    """settings: every leaf of those parts, at its default or not, nulls included; what tables show. leaves: those that
-    name the run. earlier: the name that version 1 gave the run, None where it had none for it."""
+    """settings: every leaf of `PARTS`, defaults and nulls included, for tables. leaves: those that name the run.
+    earlier: the run's name by version 1; None if version 1 could not name it."""
 
     settings: dict[str, Any]
     leaves: dict[str, Any]
@@ -37,8 +37,8 @@ class Identity:
 def identify(parts: Mapping[str, Any], content: Mapping[str, Any], defaults: Mapping[str, Any]) -> Identity:
     """The identity of the run with these parts of a config.
 
-    content: fingerprints of the user's own files by field, which stand in for their paths. defaults: of the schema's
-    fields, by their dotted names.
+    content: fingerprints of the user's files by field; they replace the paths. defaults: of the schema's fields, by
+    dotted name.
     """
     settings = {name: canonical(value) for name, value in flatten(parts) if not _is_path(name)}
     files = {name: canonical(value) for name, value in flatten(content) if value is not None}
@@ -50,12 +50,12 @@ def identify(parts: Mapping[str, Any], content: Mapping[str, Any], defaults: Map
         for field, value in class_source.defaults(target).items()
     }
     leaves = reduced(settings, kinds, known) | _orders(parts["variant"]) | files
-    before = identity_v1.leaves(settings, kinds, known)
-    return Identity(settings | files, leaves, run_id(leaves), None if before is None else run_id(before | files))
+    earlier = identity_v1.leaves(settings, kinds, known)
+    return Identity(settings | files, leaves, run_id(leaves), None if earlier is None else run_id(earlier | files))
 
 
 def _orders(variant: Mapping[str, Any]) -> dict[str, Any]:
-    """The order of names in each mapping among a variant's settings: of several patterns the first that fits counts."""
+    """The order of names in each mapping of a variant's settings, because the first pattern that matches counts."""
     return {
         f"variant.{name}.*": list(value)
         for name, value in variant.items()
@@ -64,22 +64,22 @@ def _orders(variant: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def reduced(settings: Mapping[str, Any], kinds: Mapping[str, str], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """The leaves that name a run: those of its settings that differ from their defaults, and the kinds of classes.
+    """The leaves that name a run: settings that differ from their defaults, and the kinds of classes.
 
-    kinds: what stands for the class of each node, by the node's name. defaults: by the field's name; a field without
-    one is left out where it is null.
+    kinds: by the name of the node whose class they represent. defaults: by the field's name. A field without a default
+    is left out if it is null.
     """
-    found: dict[str, Any] = {"identity_version": VERSION}
+    leaves: dict[str, Any] = {"identity_version": VERSION}
     for name, value in settings.items():
         if _is_class(name):
-            found[name] = kinds[name.removesuffix("._target_")]
+            leaves[name] = kinds[name.removesuffix("._target_")]
         elif not _same(value, defaults.get(name)):
-            found[name] = value
-    return found
+            leaves[name] = value
+    return leaves
 
 
 def run_id(leaves: Mapping[str, Any]) -> str:
-    """Twelve hexadecimal digits that name the run with these leaves."""
+    """The run's name: twelve hexadecimal digits."""
     text = json.dumps(leaves, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -93,11 +93,11 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield f"{prefix}{name}", value
 
 
-_PLAIN = (str, int, float, bool, list, type(None))  # told from mappings at once
+_PLAIN = (str, int, float, bool, list, type(None))  # a fast test that a value is not a mapping
 
 
 def canonical(value: Any) -> Any:
-    """One spelling for one value: 16.0 and 16 are the same alpha, and a tuple is a list."""
+    """Equal values in one spelling: 16.0 becomes 16, a tuple becomes a list."""
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if isinstance(value, list | tuple):
@@ -106,7 +106,7 @@ def canonical(value: Any) -> Any:
 
 
 def _same(value: Any, default: Any) -> bool:
-    """Equality that tells 1 from true."""
+    """Equality that distinguishes 1 from true."""
     return type(value) is type(default) and value == default
 
 
@@ -115,5 +115,5 @@ def _is_class(name: str) -> bool:
 
 
 def _is_path(name: str) -> bool:
-    """Whether a leaf says where the user's files lie; their content is in the identity in its place."""
+    """Whether a leaf is the path of a user's file; the identity has the hash of the content instead."""
     return name.startswith(("task.", "model.")) and name.endswith((".path", "_path"))

@@ -1,8 +1,8 @@
-"""Names that version 1 of the identity gave to runs, and what they stand for in the version of today.
+"""Version 1 of the identity: the names that it gave to runs, and their translation into the present version.
 
 Version 1 hashed every leaf of a config, defaults and dotted class paths included. Runs that it named are still found
-and share a row with newer ones. So its classes and its schema are written down beside this file as they were, and never
-edited: a class that has moved is found by its name, and a config that sets a later option has no name in version 1.
+and share a row with newer ones. identity_v1.json lists its classes and its schema and must never be edited. A class
+that has moved is found by its bare name. A config that sets a newer option has no name in version 1.
 """
 
 from __future__ import annotations
@@ -13,44 +13,44 @@ from pathlib import Path
 from typing import Any
 
 _KNOWN = json.loads((Path(__file__).parent / "identity_v1.json").read_text(encoding="utf-8"))
-_GIVEN = "<must be given>"  # in the place of a default
+_GIVEN = "<must be given>"  # marks a required field in the list of defaults
 
-# Fields and their defaults by the path of the class, and those of the schema. The optimizer has any fields.
+# Fields with defaults, by the path of the class, and those of the schema. The optimizer may have any fields.
 CLASSES: dict[str, dict[str, Any]] = _KNOWN["classes"]
 SCHEMA: dict[str, Any] = _KNOWN["schema"]
 
-# Groups that had no other fields than these.
+# Groups whose fields are all listed, and the part of them that may have any.
 CLOSED = ("data.", "optim.", "train.")
 OPEN = ("optim.optimizer.",)
 
-# Options that were true or null then and are true or false now.
+# Options that were true or null in version 1 and are true or false now.
 SWITCHES = ("train.recompute", "variant.frozen_a")
 
 _PATHS = {path.rpartition(".")[2]: path for path in CLASSES}
 
 
 def leaves(settings: Mapping[str, Any], kinds: Mapping[str, str], defaults: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What version 1 hashed of a run's settings; None for a run that it could not have named.
+    """The leaves that version 1 hashed for these settings; None if it could not name the run.
 
-    kinds: what stands for the class of each node, by the node's name. defaults: those of today, by the field's name.
+    kinds: by the name of the node whose class they represent. defaults: present ones, by the field's name.
     """
-    found: dict[str, Any] = {}
+    hashed: dict[str, Any] = {}
     for name, value in settings.items():
         node, _, field = name.rpartition(".")
         if field == "_target_":
-            found[name] = _PATHS.get(kinds[node], value)
+            hashed[name] = _PATHS.get(kinds[node], value)
         elif value is None or (name in SWITCHES and value is False):
             continue
         elif _knew(name, kinds):
-            found[name] = value
+            hashed[name] = value
         elif name not in defaults or value != defaults[name]:
             return None
-    return found
+    return hashed
 
 
-def read(found: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str], dict[str, Any]]:
-    """Settings, kinds and defaults of a run, as `trainer.identity.reduced` takes them, from what version 1 hashed."""
-    targets = {name.removesuffix("._target_"): path for name, path in found.items() if name.endswith("._target_")}
+def read(hashed: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str], dict[str, Any]]:
+    """Settings, kinds and defaults, as `trainer.identity.reduced` takes them, from the leaves that version 1 hashed."""
+    targets = {name.removesuffix("._target_"): path for name, path in hashed.items() if name.endswith("._target_")}
     kinds = {node: path.rpartition(".")[2] if path in CLASSES else path for node, path in targets.items()}
     defaults = dict(SCHEMA)
     absent: dict[str, Any] = {}
@@ -58,14 +58,14 @@ def read(found: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str], dict
         for field, default in CLASSES.get(path, {}).items():
             name = f"{node}.{field}"
             defaults[name] = default
-            # Version 1 left out nulls. A dictionary's leaves have longer names, an empty one has none.
-            if default not in (None, _GIVEN, {}) and name not in found and not name.endswith("path"):
+            # Version 1 omitted nulls. Leaves of a dictionary have longer names, and an empty one has no leaf.
+            if default not in (None, _GIVEN, {}) and name not in hashed and not name.endswith("path"):
                 absent[name] = None
-    return {**found, **absent}, kinds, defaults
+    return {**hashed, **absent}, kinds, defaults
 
 
 def _knew(name: str, kinds: Mapping[str, str]) -> bool:
-    """Whether version 1 had the field that a leaf belongs to."""
+    """Whether version 1 had the field of a leaf."""
     for node, kind in kinds.items():
         if name.startswith(f"{node}."):
             fields = CLASSES.get(_PATHS.get(kind, ""))

@@ -1,4 +1,4 @@
-"""Config nodes with a `_target_` → objects: a class of the right kind, with settings that it has."""
+"""Instantiates config nodes with a `_target_`, after checks of the class and of its settings."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from trainer import classes
-from trainer.errors import ConfigError
+from trainer.errors import ConfigError, message
 from trainer.plain import mapping
 from variants.core import field_checks
 
 
 def make(field: str, node: Any, **arguments: Any) -> Any:
-    """Instantiates the config node `field` by its `_target_`. Raises `ConfigError`.
+    """Instantiates the config node of `field`. Raises `ConfigError`.
 
-    Before anything is called the target is a class of the kind that the field needs (see `trainer.classes`), and the
-    settings are those that the class has, of the types that it names. arguments: given besides, or `_partial_`.
+    Before the call it checks that the target is a class of the field's kind (see `trainer.classes`) and that the class
+    has these settings, with these types. arguments: further arguments, or `_partial_`.
     """
     cls = classes.chosen(field, node)
     settings = mapping(node) if isinstance(node, DictConfig) else dict(node)
@@ -36,12 +36,12 @@ def make(field: str, node: Any, **arguments: Any) -> Any:
             cause = cause.__cause__
         if isinstance(cause, ConfigError):
             raise cause from None
-        text = " ".join(str(cause if cause is not None else error).split())
+        text = message(cause if cause is not None else error)
         raise ConfigError(f"{field}.{text}" if isinstance(cause, ValueError) else f"{field}: {text}") from error
 
 
 def _check_names(field: str, cls: type, settings: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
-    """Raises `ConfigError` for a setting that `cls` doesn't have, and for one that it must be given and isn't."""
+    """Raises `ConfigError` for a setting that `cls` does not have and for a required one without a value."""
     known = field_checks.arguments(cls)
     if any(one.kind is one.VAR_KEYWORD for one in known.values()):
         return
@@ -51,7 +51,7 @@ def _check_names(field: str, cls: type, settings: Mapping[str, Any], arguments: 
             raise ConfigError(
                 f"{field}.{name}: {settings[name]!r}, {cls.__name__} has no such field, allowed: {allowed}"
             )
-    if "_partial_" in arguments:  # the rest is given to what is made
+    if "_partial_" in arguments:  # the caller passes the other arguments later
         return
     for name, one in known.items():
         given = name in settings or name in arguments or one.default is not one.empty
@@ -60,7 +60,7 @@ def _check_names(field: str, cls: type, settings: Mapping[str, Any], arguments: 
 
 
 def named(field: str, call: Callable[..., Any], *arguments: Any) -> Any:
-    """Calls a hook of what `field` configures; the `ValueError` it raises gets the field's name."""
+    """Calls a hook of the object that `field` configures. Its `ValueError` becomes a `ConfigError` with the field."""
     try:
         return call(*arguments)
     except ConfigError:

@@ -1,7 +1,7 @@
-"""The command line's `name=value` as Hydra's grammar reads it, for values that people have and it refuses.
+"""Quotes values of the command line that Hydra's grammar would refuse or misread.
 
-Outside quotes the grammar knows some ASCII letters only: `~/train.csv`, `train (1).csv`, `données/train.csv` and
-`epoch=3.csv` are errors of its lexer, and `a,b.csv` is a sweep. What can mean one thing only is put in quotes here.
+Outside quotes the grammar accepts few characters: `~/train.csv`, `train (1).csv`, `données/train.csv` and `epoch=3.csv`
+are lexer errors, and `a,b.csv` is a sweep. This module puts a value in quotes if only one meaning is possible.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from hydra.errors import HydraException
 from trainer.data.sources.paths import expanded
 from trainer.errors import ConfigError
 
-_STRUCTURE = re.compile(r"""[][{}()'",]""")  # with one of these, a value may be a list, a call or a text of several
+_STRUCTURE = re.compile(r"""[][{}()'",]""")  # a value with one of these may be a list, a call or several texts
 
 
 def readable(arguments: Sequence[str]) -> list[str]:
-    """`arguments` with values in quotes where the grammar needs them; a path's `~` is the home folder.
+    """`arguments` with quotes around values where needed; `~` in a path becomes the home folder.
 
-    A path (a field whose name ends in `path` or `dir`) that is there is that path, whatever is in its name. Of other
-    values that can't be read, one without brackets, quotes and commas is a text. Raises `ConfigError`, which says how
-    to quote, for the rest.
+    A field whose name ends in `path` or `dir` is a path; an existing path is never split or parsed. Any other value
+    that can't be parsed is taken as text if it has no brackets, quotes or commas. For the rest it raises `ConfigError`,
+    which says how to quote.
     """
     parser = OverridesParser.create()
     return [_readable(argument, parser) for argument in arguments]
@@ -37,8 +37,8 @@ def _readable(argument: str, parser: OverridesParser) -> str:
         return argument
     is_path = re.search(r"(^|[._])(path|dir)$", name) is not None
     if is_path and value.startswith("~"):
-        value = ",".join(str(expanded(part)) for part in ([value] if _there(value) else value.split(",")))
-    if is_path and _there(value):
+        value = ",".join(str(expanded(part)) for part in ([value] if _exists(value) else value.split(",")))
+    if is_path and _exists(value):
         return f"{name}={value}" if _read(name, value, parser) == value else f"{name}={quoted(value)}"
     try:
         parser.parse_override(f"{name}={value}")
@@ -48,26 +48,26 @@ def _readable(argument: str, parser: OverridesParser) -> str:
         if _STRUCTURE.search(value):
             how = shlex.quote(f"{name}=" + quoted(value, '"'))
             raise ConfigError(
-                f"{name.lstrip('+')}: {value!r} can't be read; allowed: a text in quotes within the shell's, {how},"
-                " or a list whose texts are quoted so"
+                f"{name.lstrip('+')}: {value!r} can't be parsed; allowed: text in quotes inside the shell's, {how},"
+                " or a list of such texts"
             ) from None
         return f"{name}={quoted(value)}"
     return f"{name}={value}"
 
 
 def quoted(text: str, mark: str = "'") -> str:
-    """`text` as one value of Hydra's grammar, between these marks."""
-    # A backslash is one, but in front of a mark or at the end.
-    escaped = re.sub(rf"(\\*)({mark}|$)", lambda found: found[1] * 2 + (f"\\{mark}" if found[2] else ""), text)
+    """`text` as one value of Hydra's grammar, between these quotation marks."""
+    # A backslash needs escaping only before a quotation mark or at the end.
+    escaped = re.sub(rf"(\\*)({mark}|$)", lambda match: match[1] * 2 + (f"\\{mark}" if match[2] else ""), text)
     return f"{mark}{escaped}{mark}"
 
 
-def _there(path: str) -> bool:
+def _exists(path: str) -> bool:
     return path != "null" and os.path.exists(expanded(path))
 
 
 def _read(name: str, value: str, parser: OverridesParser) -> object:
-    """What the grammar makes of a value; None where it is no single one."""
+    """The value as the grammar parses it; None if it is an error or several values."""
     try:
         override = parser.parse_override(f"{name}={value}")
     except HydraException:

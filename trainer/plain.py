@@ -8,5 +8,5 @@ from omegaconf import DictConfig, OmegaConf
 
 
 def mapping(node: DictConfig, resolve: bool = True) -> dict[str, Any]:
-    """A node with fields as a dict of dicts, lists and values. That its keys are text is checked with the config."""
+    """A node with fields as nested dicts, lists and values. `trainer.config_checks` ensures that its keys are text."""
     return cast(dict[str, Any], OmegaConf.to_container(node, resolve=resolve))

@@ -106,11 +106,11 @@ class Record(Fields):
 
         groups: which of `OPEN_GROUPS` to include.
         """
-        found = {name: value for name, value in zip(NAMES, _values(self), strict=True) if value is not None}
+        row = {name: value for name, value in zip(NAMES, _values(self), strict=True) if value is not None}
         for group in groups:
             pairs = flatten(getattr(self, group), f"{group}.")
-            found.update(pairs if group in NULLABLE else ((name, value) for name, value in pairs if value is not None))
-        return found | self.extra
+            row.update(pairs if group in NULLABLE else ((name, value) for name, value in pairs if value is not None))
+        return row | self.extra
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any], *, as_written: bool = False, hold: Hold | None = None) -> Record:
@@ -123,13 +123,13 @@ class Record(Fields):
         values = (*row.values(), None)
         groups = {name: group(*of(values)) for name, group, of in layout.groups}
         parts = {name: dict(zip(names, of(values), strict=True)) for name, names, of in layout.parts}
-        held = {name: hold(name, names, of(values)) for name, names, of in layout.shared}
+        shared = {name: hold(name, names, of(values)) for name, names, of in layout.shared}
         plain = parts.pop("")
         plain.pop(CHECKSUM, None)
         if plain["version"] == 1:
-            identity = reduced(*identity_v1.read(held["config"]))
-            held["identity"] = hold("identity", tuple(identity), tuple(identity.values()))
-        return cls(**plain, **groups, **parts, **held)  # type: ignore[arg-type]
+            identity = reduced(*identity_v1.read(shared["config"]))
+            shared["identity"] = hold("identity", tuple(identity), tuple(identity.values()))
+        return cls(**plain, **groups, **parts, **shared)  # type: ignore[arg-type]
 
 
 # Makes the dictionary of a group from the group's name, the names of its entries and their values.
@@ -244,12 +244,12 @@ def find(
                 continue
             folder = above + names.pop()
             below: list[str] = []
-            found = configured = False
+            recorded = configured = False
             try:
                 with os.scandir(folder) as entries:
                     for entry in entries:
                         if entry.name == FILENAME:
-                            found = True
+                            recorded = True
                         elif entry.name != REPLACED and entry.is_dir(follow_symlinks=False):
                             below.append(entry.name)
                         elif entry.name == CONFIG:
@@ -258,7 +258,7 @@ def find(
                 if unread is not None:
                     unread(error)
                 continue
-            if found:
+            if recorded:
                 yield folder
             elif configured and begun is not None and not folder.endswith(_HYDRA):
                 begun(folder)

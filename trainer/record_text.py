@@ -1,4 +1,4 @@
-"""The text of a record: written whole or not at all, with a hash of itself, and read back as it was written."""
+"""The JSON text of a record: its atomic write, its checksum and its parser."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-CHECKSUM = "checksum"  # field of a row: a hash of all others; absent in version 1
+CHECKSUM = "checksum"  # field of a row: hash of all other fields; absent in version 1
 
 
 class CorruptRecord(ValueError):
-    """A `record.json` that can't be read as a record of this version; says where and why."""
+    """A `record.json` that is not a valid record; the message says where and why."""
 
 
 def checksum(row: Mapping[str, Any]) -> str:
-    """Sixteen hexadecimal digits over the text of all other fields of a row, as it is written."""
+    """Sixteen hexadecimal digits over the written text of all other fields of a row."""
     return _digest(text_of({name: value for name, value in row.items() if name != CHECKSUM}).encode())
 
 
 def is_as_written(content: bytes) -> bool:
-    """Whether a file is to the byte what was written: the checksum in it is that of its other lines."""
+    """Whether a file is unmodified: its checksum matches its other lines, byte for byte."""
     before, mark, after = content.partition(f' "{CHECKSUM}": "'.encode())
     return bool(mark) and after[:16].decode("ascii", "replace") == _digest(before + after[19:])
 
 
 def write_json(path: Path, content: Any) -> Path:
-    """Writes JSON to a temporary name beside `path`, then renames: never a half-written file."""
-    import tempfile  # analysis, which reads, comes up without it
+    """Writes JSON to a temporary file beside `path` and renames it, so that `path` is never half-written."""
+    import tempfile  # here, because analysis only reads
 
     text = text_of(content)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -48,23 +48,23 @@ def write_json(path: Path, content: Any) -> Path:
 
 
 def parse(text: str) -> dict[str, Any]:
-    """The flat row that a text holds, not checked. Raises `ValueError` or `RecursionError`."""
+    """The flat row of a text, unchecked. Raises `ValueError` or `RecursionError`."""
     if text.startswith("\ufeff"):
-        raise CorruptRecord("a byte-order mark is in front, which no record has")
+        raise CorruptRecord("it begins with a byte-order mark, which no record has")
     row = json.loads(text, object_pairs_hook=_unique)
     if not isinstance(row, dict):
         raise CorruptRecord("not an object")
     try:
         text_of(row).encode()
-    except UnicodeEncodeError as error:  # no text that could be written anywhere
-        raise CorruptRecord(f"{error.object[error.start]!r} in a text is half a character") from None
-    except ValueError:  # nan or inf, which `check` names
+    except UnicodeEncodeError as error:  # no file can store such text
+        raise CorruptRecord(f"{error.object[error.start]!r} in a text is a lone surrogate") from None
+    except ValueError:  # nan or inf, for which `check` names the field
         pass
     return row
 
 
 def text_of(content: Any) -> str:
-    """JSON as all files of a run have it: sorted, one field a line."""
+    """JSON in the layout of all files of a run: sorted, one field per line."""
     return json.dumps(content, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
 
 
@@ -73,9 +73,9 @@ def _digest(content: bytes) -> str:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """The object that these are, for a JSON decoder. Raises `CorruptRecord` for a name that comes twice."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        twice = next(name for place, (name, _) in enumerate(pairs) if name in dict(pairs[:place]))
-        raise CorruptRecord(f"{twice}: is there twice")
-    return found
+    """Hook of the JSON decoder that makes an object. Raises `CorruptRecord` for a repeated name."""
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        repeated = next(name for index, (name, _) in enumerate(pairs) if name in dict(pairs[:index]))
+        raise CorruptRecord(f"{repeated}: appears twice")
+    return content

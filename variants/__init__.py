@@ -1,6 +1,6 @@
-"""Adaptive-rank and sparse LoRA variants: one method per file, what they share in `variants.core`.
+"""Adaptive-rank and sparse LoRA variants: one method per file, shared code in `variants.core`.
 
-The package knows torch and nothing of trainers, configs or tasks, so a variant can be used alone:
+The package depends on torch and not on trainer, configs or tasks, so a variant can be used by itself:
 
     from variants.lora import LoRA
 

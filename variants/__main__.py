@@ -1,4 +1,4 @@
-"""`python -m variants export …` is `python -m weights export …`: the command, which the library knows nothing of."""
+"""`python -m variants export …` runs `python -m weights export …`; the library does not depend on that command."""
 
 import runpy
 

@@ -1,14 +1,14 @@
-"""Template of a method without hooks: LoRA whose scaling is trained, one number s for each layer.
+"""Template of a method without hooks: LoRA with a trained scaling, one number s for each layer.
 
-    y = W x + s · B A dropout(x)          A: r×in, drawn    B: out×r, zero    s: 1, one
+    y = W x + s · B A dropout(x)          A: r×in, kaiming-uniform(√5)    B: out×r, zero    s: (1,), one
 
 # todo: the method's equation, in the symbols of its paper, and where each symbol is in the code
 Paper     # todo: authors, year, title, arXiv number. Here: Hu et al. 2021 (LoRA), arXiv 2106.09685, with α/r trained.
-# todo: repository and commit of the released code, and what it does otherwise than the paper
+# todo: repository and commit of the released code, and how it differs from the paper
 Hooks     none.  # todo: which hooks the method uses, and for what; `_template_adaptive.py` uses two
-Cost      r(in + out) + 1 parameters of a layer.
+Cost      r(in + out) + 1 parameters per layer.
 Decay     A and B decay, s does not.
-Known     # todo: what is known against it
+Known     # todo: known limitations
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ class Scaled(LowRank):
         return self.A, self.B * self.s, None
 
     def closed_form(self) -> int:
-        # todo: the number of trainable parameters by formula; the contract compares it with the real one
+        # todo: the number of trainable parameters by formula; the contract compares it with the model's
         return self.rank * self.cost + 1
 
 
 @dataclass(kw_only=True)
 class Template(AdapterVariant):
-    """LoRA with a trained scaling. The fields are the hyperparameters; the YAML lists them all.
+    """LoRA with a trained scaling. The fields are the hyperparameters; the YAML lists all of them.
 
     rank: of every adapted layer. dropout: on the adapter's input.
     """
@@ -52,13 +52,13 @@ class Template(AdapterVariant):
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        # todo: one line for each value that can't be: the field, the value, what is allowed
-        field_checks.whole(self, "rank")
-        field_checks.share(self, "dropout")
+        # todo: a check for each field; errors name the field, the value and what is allowed
+        field_checks.check_int(self, "rank")
+        field_checks.check_fraction(self, "dropout")
 
     @classmethod
     def test_params(cls) -> list[dict[str, Any]]:
-        # todo: settings that fit layers of width 8, one for each thing that the method can do
+        # todo: settings that fit layers of width 8, one for each feature of the method
         return [{"rank": 2}, {"rank": 4, "dropout": 0.1}]
 
     def check(self, model: nn.Module, head: Any = ()) -> None:

@@ -1,19 +1,19 @@
-"""Template of a method that adapts its ranks: components with the lowest scores leave until a budget is met.
+"""Template of a method that adapts its ranks: components with the lowest scores are removed until a budget is met.
 
-    y = W x + (α/r) · B A dropout(x)                        r: the rank at the start
-    S_i ← β S_i + (1 − β) |Σ_j A_ij ∂L/∂A_ij|               score of component i: what the loss would change without it
-    b(t): parameters that may stay, from those at the start to those at the end along a line
+    y = W x + (α/r) · B A dropout(x)                        r: the initial rank
+    S_i ← β S_i + (1 − β) |Σ_j A_ij ∂L/∂A_ij|               estimated change of the loss without component i
+    b(t): number of parameters, decreasing linearly from the initial to the final one
 
 # todo: the method's equations, in the symbols of its paper, and where each symbol is in the code
 Paper     # todo: of the method. Here the score of Molchanov et al. 2017, "Pruning Convolutional Neural Networks for
           Resource Efficient Inference", arXiv 1611.06440, on the components of LoRA.
 Budget    `budget` is the number of parameters at the end, in place of target_rank: the components with the highest
-          scores that fit into it stay, so that it is missed by less than one rank.
-Hooks     on_update     scores, from the step's gradients; then what does not fit into b(t) leaves
-          on_train_end  raises where the budget was not met
-Cost      r(in + out) parameters at the start, and r numbers of a layer for the scores.
+          scores that fit into it are kept, so the result is less than one rank below it.
+Hooks     on_update     updates the scores from the step's gradients, then removes what does not fit into b(t)
+          on_train_end  raises if the budget was not met
+Cost      r(in + out) parameters at the start, and r numbers per layer for the scores.
 Decay     A and B decay.
-Known     # todo: what is known against it
+Known     # todo: known limitations
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class AdaptiveTemplate(AdapterVariant):
     """LoRA whose ranks are pruned.
 
     rank: of every layer at the start. target_rank: average over the layers at the end. alpha, dropout: as in LoRA.
-    beta: share of the past in the scores.
-    initial_steps, final_steps: before the first component leaves, and after the last has left.
+    beta: smoothing factor of the scores.
+    initial_steps, final_steps: steps before the first component is removed, and after the last.
     interval: steps between two prunings.
     budget: trained parameters at the end, in place of target_rank (`variants.core.allocation.budget`).
     """
@@ -54,18 +54,18 @@ class AdaptiveTemplate(AdapterVariant):
     interval: int = 1
     budget: int | None = None
 
-    # What the hooks need of an adapter, for a type checker.
+    # The class of the adapters, for type checkers.
     adapters: dict[str, LowRank] = field(init=False, repr=False, compare=False, default_factory=dict)  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
-        field_checks.whole(self, "rank", "target_rank", "interval")
-        field_checks.whole(self, "initial_steps", "final_steps", at_least=0)
-        field_checks.positive(self, "alpha")
-        field_checks.share(self, "dropout", "beta")
-        field_checks.budget(self, "target_rank")  # what the budget decides can't be set as well
+        field_checks.check_int(self, "rank", "target_rank", "interval")
+        field_checks.check_int(self, "initial_steps", "final_steps", at_least=0)
+        field_checks.check_positive(self, "alpha")
+        field_checks.check_fraction(self, "dropout", "beta")
+        field_checks.check_budget(self, "target_rank")  # the budget decides target_rank
         if self.budget is None and self.target_rank > self.rank:
             raise ValueError(f"target_rank: {self.target_rank}, allowed: at most rank, which is {self.rank}")
-        self._scores: dict[str, torch.Tensor] = {}  # S (r,) of each layer
+        self._scores: dict[str, torch.Tensor] = {}  # S (r,) by layer
 
     @classmethod
     def test_params(cls) -> list[dict[str, Any]]:
@@ -80,11 +80,11 @@ class AdaptiveTemplate(AdapterVariant):
         check_fits(self.initial_steps, self.final_steps, total_steps)
 
     def check(self, model: nn.Module, head: Sequence[str] = ()) -> None:
-        found = self.select(model, head).values()
-        for layer in found:
+        selected = self.select(model, head).values()
+        for layer in selected:
             check_rank(self.rank, layer)
         if self.budget is not None:
-            costs = [sum(layers.size(layer)) for layer in found]  # parameters of one component of each layer
+            costs = [sum(layers.size(layer)) for layer in selected]  # parameters of one component of each layer
             check_range(self.budget, min(costs), self.rank * sum(costs))
 
     def build(self, name: str, layer: nn.Module) -> LowRank:
@@ -94,38 +94,38 @@ class AdaptiveTemplate(AdapterVariant):
 
     @property
     def target(self) -> int:
-        """Parameters at the end."""
+        """Number of parameters at the end."""
         if self.budget is not None:
             return self.budget
         return self.target_rank * sum(adapter.cost for adapter in self.adapters.values())
 
     def on_update(self, step: Step) -> None:
         self._score()
-        # Both ends of the line are at the end of a step: nothing leaves at the first, and at the last all that must.
+        # b(t) is the initial number after step `initial_steps` and the target after step `last`.
         last = step.total - self.final_steps
-        along = (step.index - self.initial_steps) / (last - self.initial_steps)
-        if along <= 0 or (step.index < last and step.index % self.interval):
+        fraction = (step.index - self.initial_steps) / (last - self.initial_steps)
+        if fraction <= 0 or (step.index < last and step.index % self.interval):
             return
         start = self.rank * sum(adapter.cost for adapter in self.adapters.values())
-        self._prune(int(start + (self.target - start) * min(along, 1.0)), step.optimizer)
+        self._prune(int(start + (self.target - start) * min(fraction, 1.0)), step.optimizer)
 
     @torch.no_grad()
     def _score(self) -> None:
         for name, adapter in self.adapters.items():
-            if not adapter.is_empty:  # an empty one takes no part in the loss, and has no gradient
+            if not adapter.is_empty:  # an empty adapter is not part of the loss and has no gradients
                 assert adapter.A.grad is not None
                 now = (adapter.A * adapter.A.grad).sum(1).abs()
                 self._scores[name] = self.beta * self._scores[name] + (1 - self.beta) * now
 
     def _prune(self, budget: int, optimizer: torch.optim.Optimizer) -> None:
-        """Keeps the components with the highest scores whose parameters fit into `budget`."""
+        """Keep the components with the highest scores whose parameters fit into `budget`."""
         if self.effective_parameters() <= budget:
             return
         costs = [adapter.cost for adapter in self.adapters.values()]
         kept = within([self._scores[name] for name in self.adapters], costs, budget)
         for (name, adapter), components in zip(self.adapters.items(), kept, strict=True):
             index = torch.tensor(components, dtype=torch.int64, device=adapter.A.device)
-            adapter.keep(index, optimizer)  # with gradients and moments
+            adapter.keep(index, optimizer)  # resizes gradients and moments, too
             self._scores[name] = self._scores[name][index]
 
     def is_final_form(self, step: Step) -> bool:
@@ -143,5 +143,5 @@ class AdaptiveTemplate(AdapterVariant):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         for name, adapter in self.adapters.items():
             scores = state["scores"][name]
-            adapter.reshape(len(scores))  # the saved parameters are loaded next
+            adapter.reshape(len(scores))  # the saved parameters are loaded afterwards
             self._scores[name] = scores.to(adapter.A.device)

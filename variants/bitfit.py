@@ -3,9 +3,9 @@
 Paper     Ben Zaken, Ravfogel, Goldberg 2022, "BitFit: Simple Parameter-efficient Fine-tuning for
           Transformer-based Masked Language-models", ACL, arXiv 2106.10199.
 Hooks     none.
-Cost      one vector for each layer that has a bias; no extra product in the forward pass.
+Cost      one vector for each layer with a bias; no additional product in the forward pass.
 Decay     none: biases and the vectors of norms do not decay.
-Known     A model without biases (most decoder-only models) has nothing to train: an error here.
+Known     A model without biases (most decoder-only models) has nothing to train and is refused.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ class BitFit(Variant):
     name: str = "bitfit"
 
     def leaves_out(self, model: nn.Module, head: Sequence[str] = ()) -> dict[str, int]:
-        """What a model calls a bias without naming it just so: those of experts in one tensor, XLNet's `r_w_bias`."""
-        named = {
+        """Return the biases with other names: those of experts in one tensor, XLNet's `r_w_bias`."""
+        last_names = {
             name: name.rpartition(".")[2]
             for name, _ in model.named_parameters()
             if not target_modules.inside(name, head)
         }
-        found = [name for name, own in named.items() if own != "bias" and (own.endswith("_bias") or "bias_" in own)]
-        return {name: model.get_parameter(name).numel() for name in found}
+        biases = [name for name, last in last_names.items() if last.endswith("_bias") or "bias_" in last]
+        return {name: model.get_parameter(name).numel() for name in biases}
 
     def attach(self, model: nn.Module, head: Sequence[str] = ()) -> nn.Module:
         freeze(model, head)

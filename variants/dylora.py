@@ -1,36 +1,36 @@
-"""DyLoRA: one training for all ranks up to R; in every step a rank is drawn, and the first components are used.
+"""DyLoRA: one training for all ranks up to R; every step draws a rank and uses that many first components.
 
-    b ~ U{0 … R − 1}, one draw a step for all layers           A: r×in, kaiming-uniform(√5)    B: out×r, zero
+    b ~ U{0 … R − 1}, one draw per step for all layers         A: r×in, kaiming-uniform(√5)    B: out×r, zero
     y = W x + α/(b + 1) · B[:, 0…b] A[0…b] dropout(x)          r = R
-    frozen: of these only row b of A and column b of B are trained, the others are held
-    in evaluation and at the end b + 1 is `eval_rank`, whatever was drawn last
+    frozen: only row b of A and column b of B are trained in the step
+    in evaluation and at the end b + 1 is `eval_rank`, independent of the last draw
 
 Paper     Valipour et al. 2023, "DyLoRA: Parameter-Efficient Tuning of Pre-trained Models using Dynamic
           Search-Free Low-Rank Adaptation", EACL, arXiv 2210.07558: algorithm 1.
 Code      huawei-noah/Efficient-NLP bb44348, which scales both factors by √(R/(b + 1)) and the product by α/R.
-Budget    `budget` replaces rank and eval_rank: ranks as even as integers allow, all of them kept. A layer with
-          one rank less than others uses all it has where more are drawn.
-Hooks     on_step_begin  the draw, from a generator of the method's own
-          on_gradients   released alone: zero gradients for what has none
-          on_train_end   what is beyond eval_rank leaves
-Cost      R(in + out) parameters in training, eval_rank(in + out) at the end. A step computes b + 1 components;
-          with `frozen` it has gradients of one. Every component is a parameter of its own.
-Decay     A and B decay, as in the released code; in a step that does not train a component see `profile`.
+Budget    `budget` replaces rank and eval_rank: ranks as even as integers allow, all of which remain. A layer with
+          fewer components than were drawn uses all it has.
+Hooks     on_step_begin  draws b, from the method's own generator
+          on_gradients   sets missing gradients to zero (profile released)
+          on_train_end   removes components beyond eval_rank
+Cost      R(in + out) parameters in training, eval_rank(in + out) at the end. A step computes b + 1 components; with
+          `frozen` only one has gradients. Every component is a separate parameter.
+Decay     A and B decay, as in the released code; `profile` decides for components that a step does not train.
 
 Where paper and released code differ, `profile` chooses:
 
   | | paper (default) | released |
   |---|---|---|
-  | components that a step does not train | stay as they are: no moment, no decay, no count of steps | have a
-  | | | gradient of zero, so that Adam's moments and the decay go on moving them |
+  | components that a step does not train | do not change, nor do their moments and step counts | have zero
+  | | | gradients, so Adam's moments and the decay keep moving them |
 
 Differences from both
-  The released code evaluates during training at whatever rank was drawn last, which makes the choice of a best
-  checkpoint a matter of luck: a good draw beats a good model. Here every evaluation is at `eval_rank`, and so is
-  the model that is handed over. On several devices the released code draws a rank for each of them.
+  During training the released code evaluates at the rank that was drawn last, so the choice of the best checkpoint
+  depends on the draws. Here every evaluation is at `eval_rank`, and so is the reported model. On several devices the
+  released code draws a rank for each of them.
 
-Known     A component is trained in one of R steps only (`frozen`), and later ones on top of what the earlier ones
-          were at that moment. A run of few steps may draw some component never; it says so at its end.
+Known     With `frozen` a component is trained in one of R steps only, on top of what the earlier components are at
+          that moment. A short run may never draw some component; a warning at the end says so.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from torch import nn
 
 from variants.core import field_checks, layers
 from variants.core.adapters.adapter import Adapter, Factored, check_rank
-from variants.core.adapters.grow import leave
+from variants.core.adapters.grow import remove_params
 from variants.core.adapters.svd import Product
 from variants.core.allocation import budget
 from variants.core.variant import AdapterVariant, Step
@@ -58,9 +58,9 @@ PROFILES = ("paper", "released")
 class Nested(Factored):
     """ΔW = α/n Σ B_i A_i over the first n components, A_i (1, in) and B_i (out, 1).
 
-    Each is a parameter of its own: one that has no gradient is none of the optimizer's business.
-    kept: n in evaluation, and of ΔW. drawn: n in the training step being made, None before the first one.
-    frozen: whether of these n only the last has a gradient.
+    Components are separate parameters, so that the optimizer skips those without a gradient.
+    kept: n in evaluation, and of ΔW. drawn: n in the current training step, None before the first one.
+    frozen: whether only the last of the n components has a gradient.
     """
 
     def __init__(self, base: nn.Module, rank: int, alpha: float, dropout: float, kept: int, frozen: bool) -> None:
@@ -82,7 +82,7 @@ class Nested(Factored):
 
     @property
     def acting(self) -> int:
-        """n of the pass being made."""
+        """n of the current pass."""
         return self.kept if self.drawn is None or not self.training else self.drawn
 
     @property
@@ -93,7 +93,7 @@ class Nested(Factored):
         return self._factor(self.A, self.acting, 0), self._factor(self.B, self.acting, 1), None
 
     def delta(self) -> torch.Tensor:
-        # Of what evaluation sees, also while a step is being made with another n.
+        # With n of evaluation, also during a training step with another n.
         a, b = torch.cat(list(self.A)[: self.kept]), torch.cat(list(self.B)[: self.kept], 1)
         return (b * (self.alpha / self.kept)) @ a
 
@@ -106,7 +106,7 @@ class Nested(Factored):
 
     @property
     def cost(self) -> int:
-        """Parameters of one rank."""
+        """Number of parameters of one rank."""
         return self.in_features + self.out_features
 
     def closed_form(self) -> int:
@@ -116,14 +116,14 @@ class Nested(Factored):
         return self.kept * self.cost
 
     def components(self) -> list[nn.Parameter]:
-        """The parameters: A_0 …, B_0 …"""
+        """Return the parameters: A_0 …, B_0 …"""
         return [*self.A, *self.B]
 
-    def cut(self, count: int) -> list[nn.Parameter]:
-        """Removes the components after the first `count`; the parameters that are gone."""
-        gone = [*list(self.A)[count:], *list(self.B)[count:]]
+    def truncate(self, count: int) -> list[nn.Parameter]:
+        """Remove the components after the first `count`; return their parameters."""
+        removed = [*list(self.A)[count:], *list(self.B)[count:]]
         self.A, self.B = nn.ParameterList(list(self.A)[:count]), nn.ParameterList(list(self.B)[:count])
-        return gone
+        return removed
 
     def extra_repr(self) -> str:
         return f"rank={self.kept} of {len(self.A)}, alpha={self.alpha:g}, dropout={self.dropout:g}"
@@ -134,9 +134,9 @@ class DyLoRA(AdapterVariant):
     """DyLoRA.
 
     rank: R, the largest that is trained. alpha, dropout: as in LoRA.
-    eval_rank: of every evaluation and of the model that is handed over; null for R.
-    frozen: whether a step trains the last of its components alone.
-    profile: "paper" or "released", see the module's text. seed: of the draws.
+    eval_rank: of every evaluation and of the reported model; null for R.
+    frozen: whether a step trains only the last of its components.
+    profile: "paper" or "released", see the module's docstring. seed: of the draws.
     budget: trained parameters at the end, in place of rank and eval_rank (`variants.core.allocation.budget`).
     """
 
@@ -153,17 +153,17 @@ class DyLoRA(AdapterVariant):
     adapters: dict[str, Nested] = field(init=False, repr=False, compare=False, default_factory=dict)  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
-        field_checks.whole(self, "rank")
-        field_checks.whole(self, "seed", at_least=0)
-        field_checks.positive(self, "alpha")
-        field_checks.share(self, "dropout")
-        field_checks.one_of(self, "profile", PROFILES)
-        field_checks.budget(self, "rank", "eval_rank")
+        field_checks.check_int(self, "rank")
+        field_checks.check_int(self, "seed", at_least=0)
+        field_checks.check_positive(self, "alpha")
+        field_checks.check_fraction(self, "dropout")
+        field_checks.check_one_of(self, "profile", PROFILES)
+        field_checks.check_budget(self, "rank", "eval_rank")
         if self.eval_rank is not None:
-            field_checks.whole(self, "eval_rank")
+            field_checks.check_int(self, "eval_rank")
             if self.eval_rank > self.rank:
                 raise ValueError(f"eval_rank: {self.eval_rank}, allowed: at most rank, which is {self.rank}")
-        self._ranks: dict[str, int] = {}  # R of the layers
+        self._ranks: dict[str, int] = {}  # R by layer
         self._generator = torch.Generator().manual_seed(self.seed)
 
     @classmethod
@@ -177,13 +177,13 @@ class DyLoRA(AdapterVariant):
         ]
 
     def check(self, model: nn.Module, head: Sequence[str] = ()) -> None:
-        found = self.select(model, head)
+        selected = self.select(model, head)
         if self.budget is None:
-            self._ranks = dict.fromkeys(found, self.rank)
-            for layer in found.values():
+            self._ranks = dict.fromkeys(selected, self.rank)
+            for layer in selected.values():
                 check_rank(self.rank, layer)
             return
-        sizes = {name: layers.size(layer) for name, layer in found.items()}
+        sizes = {name: layers.size(layer) for name, layer in selected.items()}
         costs = {name: sum(size) for name, size in sizes.items()}
         self._ranks = budget.spread(costs, self.budget, {name: min(size) for name, size in sizes.items()})
 
@@ -192,7 +192,7 @@ class DyLoRA(AdapterVariant):
         return Nested(layer, rank, self.alpha, self.dropout, self.eval_rank or rank, self.frozen)
 
     def draw(self) -> int:
-        """b, from 0 to R − 1."""
+        """Draw b, from 0 to R − 1."""
         return int(torch.randint(max(self._ranks.values()), (1,), generator=self._generator))
 
     def on_step_begin(self, step: Step) -> None:
@@ -210,7 +210,7 @@ class DyLoRA(AdapterVariant):
 
     def on_train_end(self, step: Step) -> None:
         for adapter in self.adapters.values():
-            leave(step.optimizer, adapter.cut(adapter.kept))
+            remove_params(step.optimizer, adapter.truncate(adapter.kept))
             adapter.drawn = None
         untrained = {i for adapter in self.adapters.values() for i, b in enumerate(adapter.B) if not b.any()}
         if untrained:
@@ -223,15 +223,15 @@ class DyLoRA(AdapterVariant):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._generator.set_state(state["generator"].cpu())
         for name, adapter in self.adapters.items():
-            saved, here = state["ranks"][name], len(adapter.A)
-            if saved > here:
-                raise ValueError(f"{name}: rank {here}, allowed: at least the {saved} of the saved state")
-            adapter.cut(saved)
+            saved, current = state["ranks"][name], len(adapter.A)
+            if saved > current:
+                raise ValueError(f"{name}: rank {current}, allowed: at least the {saved} of the saved state")
+            adapter.truncate(saved)
 
     def start_from(self, state: Mapping[str, Any]) -> None:
         for name, adapter in self.adapters.items():
             if state["ranks"][name] != len(adapter.A):
                 raise ValueError(
-                    f"eval_rank: {self.eval_rank} has cut {name} to rank {state['ranks'][name]}; allowed: null, which "
-                    f"keeps all {len(adapter.A)} that the method draws from"
+                    f"eval_rank: {self.eval_rank} has truncated {name} to rank {state['ranks'][name]}; allowed: null, "
+                    f"which keeps all {len(adapter.A)} components that the method draws from"
                 )

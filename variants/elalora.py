@@ -1,54 +1,54 @@
-"""ElaLoRA: ranks are pruned and grown in one go, so that they wander between layers under a constant budget.
+"""ElaLoRA: ranks are pruned and grown together, so that they move between layers under a constant budget.
 
     y = W x + s · P Λ Q dropout(x)        Q: r×in (our A), P: out×r (our B), N(0, 0.02²)    Λ: r (our e), zero
-    s = α / (r + 10⁻⁵), r the rank at the start throughout        S_i and R(P, Q) as in AdaLoRA
+    s = α / (r + 10⁻⁵), with the initial rank r throughout        S_i and R(P, Q) as in AdaLoRA
 
-    after step t, counted from 0, where tᵢ < t < T − t_f and ΔT divides t:
-      pool      of every layer the min(k, r − 1) components with the lowest S_i: no layer loses its last
+    after step t, counted from 0, if tᵢ < t < T − t_f and ΔT divides t:
+      pool      the min(k, r − 1) components with the lowest S_i of every layer: no layer loses its last component
       pruned    the b lowest of the pool
-      grown     +1 for the layers that own the b highest of the pool, once for each that they own
+      grown     one component in the layer of each of the b highest of the pool
       b(t)      round(b₀ (1 − ((t − tᵢ)/(T − t_f − tᵢ))³)), or b₀ throughout
-    a new component: p, q ~ N(0, I) without what lies in the span of the layer's others, at length 1,
-    λ = min(min_i |λ_i|, 10⁻¹³); its scores are zero, those of the components that stay are kept
+    a new component: p, q ~ N(0, I), minus their projection on the layer's others, normalised to length 1;
+    λ = min(min_i |λ_i|, 10⁻¹³); its scores are zero, and the remaining components keep theirs
 
 Paper     Chang et al. 2025, "ElaLoRA: Elastic & Learnable Low-Rank Adaptation for Efficient Model
           Fine-Tuning", arXiv 2504.00254.
 Code      HuandongChang/ElaLoRA 3865a37; its scripts have k = 2, b₀ = 4 and r = 10, on QNLI 2.
-Budget    `budget` counts parameters in place of ranks. The layers start with ranks as even as it allows. What
-          pruning has freed goes to the owners of the pool's components, from the highest to the lowest and over
-          again, one rank each as long as it fits: parameters never exceed the budget, and after every round
-          another rank of a layer in the pool would not fit. Two cheap ranks may so take the place of a dear one;
-          the sum of ranks is then not constant. Profile paper alone has it.
-Hooks     on_step_begin  released alone: the learning rate
+Budget    `budget` counts parameters instead of ranks. The layers start with ranks as even as it allows. Freed
+          parameters go to the layers of the pool's components, from the highest component to the lowest and
+          repeatedly, one rank each while it fits: parameters never exceed the budget, and after every round no
+          further rank of a layer in the pool fits. Two small ranks may thus replace one expensive rank; the sum of
+          ranks is then not constant. Only profile paper supports it.
+Hooks     on_step_begin  sets the learning rate (profile released)
           penalty        R, scaled by γ
-          on_update      scores from the gradient of the step and the parameters after it, then pruning and growth
-          on_train_end   an error where no rank ever moved
-Cost      r(in + out + 1) parameters for r ranks, and two averages of each up to the final phase. Components
-          that are pruned leave parameters, gradients and moments; those that grow join them.
-Decay     P, Q and Λ decay, components that grow too, as in AdaLoRA's code, whose trainer the released one is.
+          on_update      updates the scores, from the step's gradients and the parameters after it; prunes and grows
+          on_train_end   raises if no rank ever moved
+Cost      r(in + out + 1) parameters for r ranks, and two averages of each until the final phase. Pruned components
+          are removed with gradients and moments; grown ones are added.
+Decay     P, Q and Λ decay, grown components too, as in AdaLoRA's code, whose trainer the released code uses.
 
-Where the released code does not do what it means to, `profile` chooses:
+Where the released code has an evident fault, `profile` chooses:
 
   | | paper (default) | released |
   |---|---|---|
-  | p, q | orthogonal to the layer's others (QR) | v − Aᵀ(A v), which is so if A has orthonormal rows only |
-  | moments | stay with the components that stay | every state of the optimizer is lost in every round |
+  | p, q | orthogonal to the layer's others (QR) | v − Aᵀ(A v), orthogonal only if A has orthonormal rows |
+  | moments | remaining components keep theirs | the whole optimizer state is lost in every round |
   | learning rate | follows the schedule | the base rate from the first round to the end |
   | R | sum of squares over modules | mean of norms, not squared |
 
-The released code makes a new optimizer in every round and looks up the old states by `id()` where they are
-numbered: when its functions were run, none was found, and the rate went from 5e-4 to its base of 1e-3 and stayed
-there, for the schedule went on moving the old optimizer. The head's states are lost with the others. With the
-AdamW of current PyTorch, making that optimizer raises a TypeError.
+The released code creates a new optimizer in every round and looks up the old states by `id()` although they are
+numbered: when its functions were run, no state was found, and the learning rate went from 5e-4 to its base of 1e-3 and
+stayed there, because the schedule still changed the old optimizer. The head's states are lost, too. With the AdamW of
+current PyTorch, creating that optimizer raises a TypeError.
 
 Differences from both
-  Half the pool at most is pruned, so that no component is on both sides. A layer whose rank is min(in, out)
-  is passed over in growth; the next one of the pool takes its turn.
+  At most half the pool is pruned, so that no component is on both sides. A layer with rank min(in, out) does not
+  grow; the next one of the pool grows instead.
 
-Known     A layer at rank 1 has no component in the pool: it never grows again. A new component starts with score
-          zero, so an interval of few steps prunes what has just grown. The first step of a new λ, whose moments
-          start late in Adam's count, is up to (1 − β₁)/√(1 − β₂) ≈ 3 times the learning rate. ΔW has the ranks
-          that are reported from the step after a round on.
+Known     A layer at rank 1 has no component in the pool, so it never grows again. A new component starts with score
+          zero, so with a short interval it is pruned again. The first step of a new λ, whose moments start late in
+          Adam's count, is up to (1 − β₁)/√(1 − β₂) ≈ 3 times the learning rate. ΔW has the reported ranks from the
+          step after a round on.
 """
 
 from __future__ import annotations
@@ -81,11 +81,11 @@ class ElaLoRA(AdapterVariant):
     """ElaLoRA.
 
     rank: of every layer at the start, and their average throughout. alpha, dropout: as in LoRA.
-    orthogonality: γ. pool: k, components that a layer puts up. exchange: b₀, components that change places.
+    orthogonality: γ. pool: k, components of a layer in the pool. exchange: b₀, components that are exchanged.
     schedule: "cubic" (b falls to zero) or "constant".
     initial_steps, final_steps, interval: tᵢ, t_f and ΔT, in optimizer steps.
-    beta1, beta2: shares of the past in sensitivity and uncertainty.
-    profile: "paper" or "released", see the module's text.
+    beta1, beta2: smoothing factors of sensitivity and uncertainty.
+    profile: "paper" or "released", see the module's docstring.
     budget: trained parameters, in place of rank (`variants.core.allocation.budget`).
     """
 
@@ -108,21 +108,21 @@ class ElaLoRA(AdapterVariant):
     adapters: dict[str, Triplets] = field(init=False, repr=False, compare=False, default_factory=dict)  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
-        field_checks.whole(self, "rank", at_least=2)  # the last rank of a layer never leaves it
-        field_checks.whole(self, "pool", "exchange", "interval", "final_steps")
-        field_checks.whole(self, "initial_steps", at_least=0)
-        field_checks.positive(self, "alpha")
-        field_checks.not_negative(self, "orthogonality")
-        field_checks.share(self, "dropout", "beta1", "beta2")
-        field_checks.one_of(self, "schedule", SCHEDULES)
-        field_checks.one_of(self, "profile", PROFILES)
-        field_checks.budget(self, "rank")
+        field_checks.check_int(self, "rank", at_least=2)  # the last rank of a layer never moves
+        field_checks.check_int(self, "pool", "exchange", "interval", "final_steps")
+        field_checks.check_int(self, "initial_steps", at_least=0)
+        field_checks.check_positive(self, "alpha")
+        field_checks.check_not_negative(self, "orthogonality")
+        field_checks.check_fraction(self, "dropout", "beta1", "beta2")
+        field_checks.check_one_of(self, "schedule", SCHEDULES)
+        field_checks.check_one_of(self, "profile", PROFILES)
+        field_checks.check_budget(self, "rank")
         if self.budget is not None and self.profile == "released":
             raise ValueError(f"budget: {self.budget} with profile: released, allowed: null; that code counts ranks")
-        self._starts: dict[str, int] = {}  # ranks of the layers at the start
+        self._starts: dict[str, int] = {}  # initial ranks by layer
         self._importance = Importance(self.beta1, self.beta2)
-        self._rounds = 0  # that have been made
-        self._moved = 0  # ranks that have gone from one layer to another
+        self._rounds = 0  # rounds so far
+        self._moved = 0  # ranks that have moved from one layer to another
 
     @classmethod
     def test_params(cls) -> list[dict[str, Any]]:
@@ -144,21 +144,21 @@ class ElaLoRA(AdapterVariant):
             )
 
     def check(self, model: nn.Module, head: Sequence[str] = ()) -> None:
-        found = self.select(model, head)
-        sizes = {name: layers.size(layer) for name, layer in found.items()}
+        selected = self.select(model, head)
+        sizes = {name: layers.size(layer) for name, layer in selected.items()}
         most = {name: min(size) for name, size in sizes.items()}
         if self.budget is None:
-            self._starts = dict.fromkeys(found, self.rank)
-            for layer in found.values():
+            self._starts = dict.fromkeys(selected, self.rank)
+            for layer in selected.values():
                 check_rank(self.rank, layer)
         else:
             self._starts = spread({name: sum(size) + 1 for name, size in sizes.items()}, self.budget, most)
-        givers = [name for name, rank in self._starts.items() if rank > 1]
-        if len(givers) < 2 or all(self._starts[name] == most[name] for name in givers):
-            asked = f"rank: {self.rank}" if self.budget is None else f"budget: {self.budget}"
+        movable = [name for name, rank in self._starts.items() if rank > 1]
+        if len(movable) < 2 or all(self._starts[name] == most[name] for name in movable):
+            setting = f"rank: {self.rank}" if self.budget is None else f"budget: {self.budget}"
             raise ValueError(
-                f"{asked} for {len(found)} layers leaves no rank that can move, allowed: one by which two layers "
-                "have rank 2 or more, one of them less than its size allows"
+                f"{setting} for {len(selected)} layers leaves no rank that can move, allowed: one with which two "
+                "layers have rank 2 or more, and one of them less than its size allows"
             )
 
     def build(self, name: str, layer: nn.Module) -> Triplets:
@@ -168,11 +168,11 @@ class ElaLoRA(AdapterVariant):
     def penalty(self) -> torch.Tensor | None:
         if not self.orthogonality:
             return None
-        found = svd_triplets.orthogonality(((a.A, a.B) for a in self.adapters.values()), self.profile)
-        return None if found is None else self.orthogonality * found
+        regularizer = svd_triplets.orthogonality(((a.A, a.B) for a in self.adapters.values()), self.profile)
+        return None if regularizer is None else self.orthogonality * regularizer
 
     def exchanged(self, t: int, total: int) -> int:
-        """b(t): components that change places after step t, counted from 0; 0 where there is no round."""
+        """Return b(t), the components that are exchanged after step t, counted from 0; 0 if there is no round."""
         end = total - self.final_steps
         if not self.initial_steps < t < end or t % self.interval:
             return 0
@@ -183,10 +183,10 @@ class ElaLoRA(AdapterVariant):
     def on_step_begin(self, step: Step) -> None:
         if self.profile == "released":
             if not isinstance(step.scheduler, LambdaLR):
-                found = type(step.scheduler).__name__
-                raise ValueError(f"optim.schedule: {found} with profile: released can't be stopped, allowed: linear")
+                kind = type(step.scheduler).__name__
+                raise ValueError(f"optim.schedule: {kind} with profile: released can't be stopped, allowed: linear")
             if self._rounds:
-                _hold(step.optimizer, step.scheduler)  # once more: a run that goes on has a schedule of its own
+                _hold(step.optimizer, step.scheduler)  # again, because a resumed run has a new schedule
 
     def on_update(self, step: Step) -> None:
         t = step.index - 1  # the method counts from 0
@@ -206,23 +206,23 @@ class ElaLoRA(AdapterVariant):
     def on_train_end(self, step: Step) -> None:
         if not self._moved:
             raise RuntimeError(f"rank: none has moved from one layer to another in {self._rounds} rounds")
-        found = sum(adapter.rank * self._price(adapter) for adapter in self.adapters.values())
+        total = sum(adapter.rank * self._price(adapter) for adapter in self.adapters.values())
         slack = 0 if self.budget is None else max(adapter.cost for adapter in self.adapters.values()) - 1
-        if not self.target - slack <= found <= self.target:
-            what = "ranks" if self.budget is None else "parameters"
-            raise RuntimeError(f"budget: {found} {what} are there, the target is {self.target}")
+        if not self.target - slack <= total <= self.target:
+            unit = "ranks" if self.budget is None else "parameters"
+            raise RuntimeError(f"budget: {total} {unit} at the end, the target is {self.target}")
 
     @property
     def target(self) -> int:
-        """Ranks over all layers, or parameters where `budget` is given."""
+        """Sum of ranks, or of parameters if `budget` is given."""
         return self.rank * len(self.adapters) if self.budget is None else self.budget
 
     def _price(self, adapter: Triplets) -> int:
-        """What one rank of `adapter` takes of the budget."""
+        """Return what one rank of `adapter` costs, in units of `target`."""
         return 1 if self.budget is None else adapter.cost
 
     def scores(self) -> dict[str, torch.Tensor]:
-        """S (r,) of every layer's components."""
+        """Return S (r,) of every layer's components."""
         return svd_triplets.scores(self._importance.scores(), list(self.adapters))
 
     def state_dict(self) -> dict[str, Any]:
@@ -244,7 +244,7 @@ class ElaLoRA(AdapterVariant):
         self._importance, self._rounds = Importance(self.beta1, self.beta2), 0
 
     def _exchange(self, count: int, optimizer: torch.optim.Optimizer) -> None:
-        """One round: prunes the `count` lowest of the pool and grows the owners of its highest."""
+        """Prune the `count` lowest components of the pool and grow the layers of its highest: one round."""
         scores, pool = self._scores_read(), []
         for name, score in scores.items():
             lowest = sorted(range(len(score)), key=score.__getitem__)[: min(self.pool, len(score) - 1)]
@@ -264,7 +264,7 @@ class ElaLoRA(AdapterVariant):
         self._moved += sum(max(0, grown[name] - len(pruned[name])) for name in self.adapters)
 
     def _scores_read(self) -> dict[str, list[float]]:
-        """`scores` on the host, in one transfer."""
+        """Return `scores` on the host, after one transfer."""
         scores = self.scores()
         together = torch.cat(list(scores.values())).tolist()
         if not all(map(math.isfinite, together)):
@@ -273,19 +273,19 @@ class ElaLoRA(AdapterVariant):
         return {name: [next(numbers) for _ in range(len(score))] for name, score in scores.items()}
 
     def _grown(self, owners: Sequence[str], pruned: Mapping[str, set[int]]) -> dict[str, int]:
-        """Ranks that the layers get: one for each turn among `owners`, as long as it fits."""
+        """Return how many ranks each layer gains: one for each of its turns in `owners`, while it fits."""
         ranks = {name: adapter.rank - len(pruned[name]) for name, adapter in self.adapters.items()}
         room = self.target - sum(rank * self._price(self.adapters[name]) for name, rank in ranks.items())
-        grown, found = dict.fromkeys(ranks, 0), True
-        while found:
-            found = False
+        grown, progress = dict.fromkeys(ranks, 0), True
+        while progress:
+            progress = False
             for name in owners:
                 adapter = self.adapters[name]
                 fits = ranks[name] + grown[name] < min(adapter.in_features, adapter.out_features)
                 if fits and self._price(adapter) <= room:
                     room -= self._price(adapter)
                     grown[name] += 1
-                    found = True
+                    progress = True
         return grown
 
     def _keep(self, name: str, index: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
@@ -305,23 +305,23 @@ class ElaLoRA(AdapterVariant):
 
 @torch.no_grad()
 def directions(rows: torch.Tensor, count: int, exact: bool) -> torch.Tensor:
-    """`count` new rows (count, n) of length 1, drawn from a normal, away from `rows` (r, n) and each other.
+    """Draw `count` new rows (count, n) of length 1, orthogonal to `rows` (r, n) and to each other.
 
-    exact: orthogonal to all of them; otherwise v − Aᵀ(A v), with A the rows that there are already.
+    exact: by QR; otherwise v − Aᵀ(A v), where A is all rows so far.
     """
     drawn = torch.randn(count, rows.shape[1], dtype=rows.dtype).to(rows.device)
     if exact:
         q, r = torch.linalg.qr(torch.cat([rows, drawn]).T)
         return (q * r.diagonal().sign()).T[len(rows) :]
-    found = rows
+    basis = rows
     for v in drawn:
-        v = v - found.T @ (found @ v)
-        found = torch.cat([found, v[None] / v.norm()])
-    return found[len(rows) :]
+        v = v - basis.T @ (basis @ v)
+        basis = torch.cat([basis, v[None] / v.norm()])
+    return basis[len(rows) :]
 
 
 def _hold(optimizer: torch.optim.Optimizer, scheduler: LambdaLR) -> None:
-    """Every group learns at its base rate from here on, whatever the schedule was."""
+    """Set the learning rate of every group to its base value for the rest of the run."""
     scheduler.lr_lambdas = [_one] * len(scheduler.lr_lambdas)
     for group, base in zip(optimizer.param_groups, scheduler.base_lrs, strict=True):
         group["lr"] = base

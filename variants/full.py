@@ -1,6 +1,6 @@
-"""Full fine-tuning: every weight is trained. The upper reference of every comparison.
+"""Full fine-tuning: every weight is trained. The upper reference in comparisons.
 
-Cost      gradients and two moments for the whole backbone; the saved file is a whole model.
+Cost      gradients and two moments for the whole backbone; the saved file has the whole model.
 Hooks     none.
 Decay     matrices decay, biases and the vectors of norms do not: the usual rule.
 """
@@ -18,7 +18,7 @@ from variants.core.variant import Variant
 
 @dataclass(kw_only=True)
 class Full(Variant):
-    """Trains everything."""
+    """Trains all parameters."""
 
     name: str = "full"
 

@@ -1,6 +1,6 @@
-"""Head only: the backbone is frozen and nothing is added. The lower reference of every comparison.
+"""Head only: the backbone is frozen and nothing is added. The lower reference in comparisons.
 
-Cost      the floor: forward through the frozen backbone, backward through the head alone.
+Cost      the minimum: forward through the frozen backbone, backward through the head only.
 Hooks     none.
 Decay     none outside the head.
 """

@@ -3,41 +3,41 @@
     y = W x + (α/r) B A dropout(x)          A: r×in, kaiming-uniform(√5)    B: out×r, zero
 
 Paper     Hu et al. 2022, "LoRA: Low-Rank Adaptation of Large Language Models", arXiv 2106.09685.
-Code      microsoft/LoRA c4593f0, which initialises as above; the paper draws A from a normal.
-rsLoRA    Kalajdzievski 2023, arXiv 2312.03732: scaling α/√r, so that large ranks still learn.
+Code      microsoft/LoRA c4593f0, which initialises as above; the paper draws A from a normal distribution.
+rsLoRA    Kalajdzievski 2023, arXiv 2312.03732: scaling α/√r, so that gradients stay stable at large ranks.
 LoRA+     Hayou et al. 2024, arXiv 2402.12354: B learns `lr_ratio` times as fast as A.
 
-Other starts (`init`) take A₀ and B₀ out of W and train from there, with W − s B₀A₀ as the frozen part:
+Other initialisations (`init`) take A₀ and B₀ from W and train from there, with W − s B₀A₀ as the frozen part:
 
     pissa    U S Vᵀ = W, the r largest:   B₀ = U_r √(S_r/s)    A₀ = √(S_r/s) V_rᵀ
     milora   the same of the r smallest singular values
     olora    Q R = W:                     B₀ = Q_r             A₀ = R_r (the first r columns, rows)
 
 PiSSA     Meng et al. 2024, NeurIPS, arXiv 2404.02948; code MuLabPKU/PiSSA 87f4db6, and PEFT's.
-MiLoRA    Wang et al. 2024, arXiv 2406.09044, which trains all of what the minor part leaves free: α = r there.
+MiLoRA    Wang et al. 2024, arXiv 2406.09044; it uses α = r.
 OLoRA     Büyükakyüz 2024, arXiv 2406.01775; code: PEFT's.
 
-Here W itself is never overwritten: the layer computes W x + s (B A − B₀ A₀) x. That is the same function, the
-start is the base model bit for bit also in half precision (where a residual would be rounded), and `disabled()`
-gives W back. ΔW = s (B A − B₀ A₀) has rank 2r, which is what `rank` reports and a hand-over writes. Dropout
-would act on B A and not on what is subtracted: it is refused.
+Here W is not overwritten: the layer computes W x + s (B A − B₀ A₀) x, the same function. The start is the base model
+bit for bit also in half precision (where a residual would be rounded), and `disabled()` restores W. The update
+ΔW = s (B A − B₀ A₀) has rank 2r; `rank` reports this rank and an export writes it. Dropout would act on B A but not on
+B₀ A₀, so it is refused.
 
-LoRA-FA   Zhang et al. 2023, arXiv 2308.03303 (`frozen_a: true`, variant=lora_fa): A stays as it was drawn, B alone
-          is trained. ∂L/∂B = s ∂y (A x)ᵀ wants A x alone, r numbers for each token, so that x (in numbers) is not
-          kept for the backward pass; what dropout needs is. On weights that are no matrix product (convolutions)
-          torch keeps x all the same. The paper's point is that memory: it has LoRA's accuracy with up to 1.4 times
-          less of it, as it measured. Half the parameters of LoRA at one rank, so at one budget about twice the rank.
+LoRA-FA   Zhang et al. 2023, arXiv 2308.03303 (`frozen_a: true`, variant=lora_fa): A keeps its initial values, only B
+          is trained. ∂L/∂B = s ∂y (A x)ᵀ needs only A x, r numbers for each token, so x (`in` numbers) is not
+          saved for the backward pass; what dropout needs is saved. For layers that are not matrix products
+          (convolutions) torch saves x anyway. The paper measured LoRA's accuracy with up to 1.4 times less memory.
+          It has half the parameters of LoRA at the same rank, so about twice the rank at the same budget.
 
-Budget    `budget` replaces rank and rank_pattern: ranks as even as integers allow. With A frozen a rank costs `out`.
-Hooks     none: nothing changes in training but the parameters.
+Budget    `budget` replaces rank and rank_pattern: ranks as even as integers allow. With frozen A a rank costs `out`.
+Hooks     none: only the parameters change in training.
 Cost      r(in + out) parameters and two products of that size in each adapted layer; twice the products
-          where `init` is not lora, and r(in + out) frozen numbers. With `frozen_a: true` r·out parameters, and r·in
+          and r(in + out) frozen numbers if `init` is not lora. With `frozen_a: true` r·out parameters, and r·in
           frozen numbers, which are saved with them.
-Decay     A and B decay, as in the released code; where `init` is not lora that pulls A and B themselves towards zero,
-          and not what they have moved by, as in PEFT.
-Known     The released GLUE numbers adapt query and value only, and start MRPC, RTE and STS-B
-          from an MNLI checkpoint; they are not comparable with methods that don't. PiSSA is above LoRA in
-          its own paper and below it under a validation/test protocol (PSOFT, ICLR 2026: 86.24 to 87.30).
+Decay     A and B decay, as in the released code. If `init` is not lora, the decay pulls A and B towards zero, not
+          towards A₀ and B₀, as in PEFT.
+Known     The released GLUE numbers adapt query and value only, and start MRPC, RTE and STS-B from an MNLI checkpoint;
+          methods that don't are not comparable. PiSSA is better than LoRA in its own paper and worse under a
+          validation/test protocol (PSOFT, ICLR 2026: 86.24 to 87.30).
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ INITS = ("lora", "pissa", "milora", "olora")
 
 
 class _OwnGradient(torch.autograd.Function):
-    """The identity. A gradient that comes out of `cat` is a part of the whole's, and would keep all of it in memory."""
+    """The identity with a copied gradient: the gradient of `cat` is a view, which would keep the whole in memory."""
 
     @staticmethod
     def forward(ctx: Any, parameter: torch.Tensor) -> torch.Tensor:
@@ -76,7 +76,7 @@ class _OwnGradient(torch.autograd.Function):
 
 
 class FromWeight(LowRank):
-    """ΔW = scale · (B A − B₀ A₀): starts from factors A₀ (r, in) and B₀ (out, r) of a part of W."""
+    """ΔW = scale · (B A − B₀ A₀), with A₀ (r, in) and B₀ (out, r) computed from W."""
 
     A0: torch.Tensor
     B0: torch.Tensor
@@ -89,13 +89,13 @@ class FromWeight(LowRank):
 
     @torch.no_grad()
     def set_start(self, a: torch.Tensor, b: torch.Tensor) -> None:
-        """Makes `a` and `b` the factors that training starts from."""
+        """Set A, A₀ to `a` and B, B₀ to `b`."""
         for parameter, start, value in ((self.A, self.A0, a), (self.B, self.B0, b)):
             parameter.copy_(value)
             start.copy_(value)
 
     def factors(self) -> tuple[torch.Tensor, torch.Tensor, None]:
-        # B A − B₀ A₀ = B (A − A₀) + (B − B₀) A₀: at the start every product in it is exactly zero.
+        # B A − B₀ A₀ = B (A − A₀) + (B − B₀) A₀: at the start both products are exactly zero.
         a, b = _OwnGradient.apply(self.A), _OwnGradient.apply(self.B)
         return torch.cat([a - self.A0, self.A0]), torch.cat([b, b - self.B0], 1), None
 
@@ -108,7 +108,7 @@ class FromWeight(LowRank):
 
 
 class FrozenA(LowRank):
-    """ΔW = scale · B A with A as it was drawn: B alone is trained, and the layer's input is not kept for it."""
+    """ΔW = scale · B A with A frozen at its initial values; the layer's input is not saved for the gradient of B."""
 
     def __init__(self, base: nn.Module, rank: int, scale: float, dropout: float) -> None:
         super().__init__(base, rank, scale, dropout)
@@ -125,10 +125,10 @@ class LoRA(AdapterVariant):
 
     rank: of every adapted layer. alpha: numerator of the scaling. dropout: on the adapter's input.
     scaling: "lora" (α/r) or "rslora" (α/√r). lr_ratio: learning rate of B over that of A (LoRA+).
-    frozen_a: true leaves A as it was drawn (LoRA-FA); false trains it.
+    frozen_a: whether A keeps its initial values (LoRA-FA).
     rank_pattern, alpha_pattern: values for the layers whose names end in a key.
-    init: "lora", or what A and B are taken out of W by: "pissa", "milora", "olora".
-    init_iterations: of a randomised SVD in place of the exact one (pissa); null for the exact one.
+    init: "lora", or how A and B are computed from W: "pissa", "milora", "olora".
+    init_iterations: of a randomised SVD (pissa); null for the exact SVD.
     budget: trained parameters at the end, in place of rank and rank_pattern (`variants.core.allocation.budget`).
     """
 
@@ -148,29 +148,29 @@ class LoRA(AdapterVariant):
     adapters: dict[str, LowRank] = field(init=False, repr=False, compare=False, default_factory=dict)  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
-        field_checks.whole(self, "rank")
-        field_checks.positive(self, "alpha")
+        field_checks.check_int(self, "rank")
+        field_checks.check_positive(self, "alpha")
         for rank in self.rank_pattern.values():
             field_checks.check("rank_pattern", rank, rank >= 1, "a whole number ≥ 1")
         for alpha in self.alpha_pattern.values():
             field_checks.check("alpha_pattern", alpha, alpha > 0, "a number > 0")
-        field_checks.share(self, "dropout")
-        field_checks.positive(self, "lr_ratio")
-        field_checks.one_of(self, "scaling", tuple(SCALINGS))
-        field_checks.one_of(self, "init", INITS)
+        field_checks.check_fraction(self, "dropout")
+        field_checks.check_positive(self, "lr_ratio")
+        field_checks.check_one_of(self, "scaling", tuple(SCALINGS))
+        field_checks.check_one_of(self, "init", INITS)
         if self.init != "lora" and self.dropout:
             raise ValueError(
-                f"dropout: {self.dropout} with init: {self.init}, allowed: 0; W would lose what is dropped"
+                f"dropout: {self.dropout} with init: {self.init}, allowed: 0; dropout would act on B A but not on B₀ A₀"
             )
         if self.frozen_a:
-            field_checks.without_effect(self, "lr_ratio", "frozen_a: true")
+            field_checks.check_without_effect(self, "lr_ratio", "frozen_a: true")
             if self.init != "lora":
-                raise ValueError(f"frozen_a: true with init: {self.init}, allowed: false; its A₀ is a part of W")
+                raise ValueError(f"frozen_a: true with init: {self.init}, allowed: false; its A₀ comes from W")
         if self.init_iterations is not None:
             if self.init != "pissa":
                 raise ValueError(f"init_iterations: {self.init_iterations} with init: {self.init}, allowed: null")
-            field_checks.whole(self, "init_iterations")
-        field_checks.budget(self, "rank", "rank_pattern")
+            field_checks.check_int(self, "init_iterations")
+        field_checks.check_budget(self, "rank", "rank_pattern")
         self._ranks: dict[str, int] = {}
 
     @classmethod
@@ -189,18 +189,18 @@ class LoRA(AdapterVariant):
         ]
 
     def check(self, model: nn.Module, head: Sequence[str] = ()) -> None:
-        found = self.select(model, head)
+        selected = self.select(model, head)
         for field_name, patterns in [("rank_pattern", self.rank_pattern), ("alpha_pattern", self.alpha_pattern)]:
             for pattern in patterns:
-                if not any(target_modules.matches(name, pattern) for name in found):
+                if not any(target_modules.matches(name, pattern) for name in selected):
                     raise ValueError(f"{field_name}: no adapted layer ends in {pattern!r}")
         if self.budget is not None:
-            sizes = {name: layers.size(layer) for name, layer in found.items()}
+            sizes = {name: layers.size(layer) for name, layer in selected.items()}
             costs = {name: out + (0 if self.frozen_a else inner) for name, (out, inner) in sizes.items()}
             self._ranks = budget.spread(costs, self.budget, {name: min(size) for name, size in sizes.items()})
             return
-        self._ranks = {name: pattern_value(self.rank_pattern, name, self.rank) for name in found}
-        for name, layer in found.items():
+        self._ranks = {name: pattern_value(self.rank_pattern, name, self.rank) for name in selected}
+        for name, layer in selected.items():
             check_rank(self._ranks[name], layer)
 
     def build(self, name: str, layer: nn.Module) -> LowRank:
@@ -212,32 +212,32 @@ class LoRA(AdapterVariant):
         return FromWeight(layer, scale, *self._start(layer, rank, scale))
 
     def _start(self, layer: nn.Module, rank: int, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
-        """A₀ (r, in) and B₀ (out, r)."""
+        """Return A₀ (r, in) and B₀ (out, r)."""
         weight = layers.matrix(layer).detach()
         if self.init == "olora":
             q, r = torch.linalg.qr(weight.to(torch.promote_types(weight.dtype, torch.float32)))
             return r[:rank], q[:, :rank]
         if self.init == "milora":
-            found = decompose(weight)
-            u, s, vh = found.U[:, -rank:], found.s[-rank:], found.Vh[-rank:]
+            basis = decompose(weight)
+            u, s, vh = basis.U[:, -rank:], basis.s[-rank:], basis.Vh[-rank:]
         else:
             method = "svd" if self.init_iterations is None else "randomized_svd"
-            found = decompose(weight, method, rank, iterations=self.init_iterations)
-            u, s, vh = found.U, found.s, found.Vh
+            basis = decompose(weight, method, rank, iterations=self.init_iterations)
+            u, s, vh = basis.U, basis.s, basis.Vh
         root = (s / scale).sqrt()
         return root[:, None] * vh, u * root
 
     def state_dict(self) -> dict[str, Any]:
-        # Saved, for a decomposition on another machine may differ in signs and by rounding; and so that what was
-        # drawn stands in the file that needs it.
+        # A₀ and B₀ are saved because a decomposition on another machine may differ in signs and rounding, the frozen A
+        # because it is random.
         starts = {n: {"A": a.A0, "B": a.B0} for n, a in self.adapters.items() if isinstance(a, FromWeight)}
         frozen = {n: {"A": a.A.detach()} for n, a in self.adapters.items() if isinstance(a, FrozenA)}
-        return {name: found for name, found in (("start", starts), ("frozen", frozen)) if found}
+        return {key: tensors for key, tensors in (("start", starts), ("frozen", frozen)) if tensors}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         if ("frozen" in state) != self.frozen_a:
-            here, there = ("true", "false") if self.frozen_a else ("false", "true")
-            raise ValueError(f"frozen_a: {here}, the saved state was trained with {there}")
+            current, saved = ("true", "false") if self.frozen_a else ("false", "true")
+            raise ValueError(f"frozen_a: {current}, the saved state was trained with {saved}")
         if set(state) != set(self.state_dict()):
             raise ValueError(f"init: {self.init}, the saved state was trained from another start")
         for name, start in state.get("start", {}).items():

@@ -5,21 +5,21 @@
 Paper     Bałazy et al. 2024, "LoRA-XS: Low-Rank Adaptation with Extremely Small Number of
           Parameters", arXiv 2405.17604: section 3.
 Code      MohammadrezaBanaei/LoRA-XS e50b1a8.
-Hooks     none: nothing changes in training but R.
-Cost      r² parameters for each layer, whatever its size; A and B are kept, r(in + out) numbers, and
-          applied as LoRA's. The decomposition is made once, at `attach`.
-Decay     R decays, as under transformers' trainer, with which the released code trains.
+Hooks     none: only R changes in training.
+Cost      r² parameters for each layer, independent of its size; A and B are stored, r(in + out) numbers, and
+          applied as in LoRA. The decomposition is computed once, by `attach`.
+Decay     R decays, as with transformers' trainer, which trains the released code.
 
 Differences
-  R starts at N(0, 10⁻¹⁰), so that the first output is near the base model's and not equal to it; with
-  `init_std: 0` it is. (R = 0 is no dead start: A and B are not zero.)
+  R starts at N(0, 10⁻¹⁰), so the first output is close but not equal to the base model's; with `init_std: 0` it is
+  equal. (R = 0 can be trained, because A and B are not zero.)
   The released code decomposes exactly, and earlier by scikit-learn's randomised SVD with 10 iterations
-  (`decomposition: randomized_svd`, `seed: 42`). Its choice of the trailing singular vectors and its
-  random A and B, both ablations, are not offered.
+  (`decomposition: randomized_svd`, `seed: 42`). Its ablations, trailing singular vectors and random A and B, are not
+  included.
 
-Known     The published GLUE numbers for MRPC, RTE and STS-B start from an MNLI checkpoint; they are not
-          comparable with methods that don't. A and B are those of the pretrained weight: a task whose
-          update lies outside its leading directions can't be reached at a small r.
+Known     The published GLUE numbers for MRPC, RTE and STS-B start from an MNLI checkpoint; methods that don't are not
+          comparable. A and B come from the pretrained weight: with a small r, updates outside its leading directions
+          are out of reach.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class SmallCore(InBasis):
 
     @property
     def rank(self) -> int:
-        """r: a square matrix that has been trained has no reason to be singular."""
+        """r, because a trained square matrix is generically not singular."""
         return len(self.R)
 
     def rank_source(self) -> None:
@@ -71,10 +71,10 @@ class SmallCore(InBasis):
 class LoRAXS(BasisVariant):
     """LoRA-XS.
 
-    rank: r of every layer: a number, a share of the energy as a fraction below 1, "gavish_donoho", or
+    rank: r of every layer: a number, a fraction of the energy (below 1), "gavish_donoho", or
         null for all. alpha: numerator of the scaling. dropout: on the adapter's input.
-    init_std: of R at the start.
-    decomposition: "svd", "randomized_svd", "als" or "nmf"; iterations, seed: its own.
+    init_std: standard deviation of the initial R.
+    decomposition: "svd", "randomized_svd", "als" or "nmf"; iterations, seed: of the decomposition.
     """
 
     exact_at_start: ClassVar[bool] = False
@@ -87,9 +87,9 @@ class LoRAXS(BasisVariant):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        field_checks.positive(self, "alpha")
-        field_checks.share(self, "dropout")
-        field_checks.not_negative(self, "init_std")
+        field_checks.check_positive(self, "alpha")
+        field_checks.check_fraction(self, "dropout")
+        field_checks.check_not_negative(self, "init_std")
 
     @classmethod
     def test_params(cls) -> list[dict[str, Any]]:

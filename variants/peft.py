@@ -3,25 +3,25 @@
     variant=peft variant.method=adalora +variant.options.init_r=12 +variant.options.target_r=8
     variant=peft variant.method=ia3 variant.targets=null
 
-PEFT is the baseline that every reader knows; here it runs in the same trainer, with the same
-head, counted in the same way.
+PEFT is the common baseline; here it runs in the same trainer, with the same head, and is counted in the same way.
 
 Library   huggingface/peft ≥ 0.21.
 Hooks     attach          wraps the model with `get_peft_model`
-          penalty         whatever the method's own forward adds to a loss (AdaLoRA: orthogonality)
-          on_update       `update_and_allocate`, for the methods that have it (AdaLoRA, AdaMSS), with
-                          the step counted from 0 as PEFT's examples count
-          on_train_end    raises where more is in use than the allocator's target
-Decay     all that PEFT trains decays, whatever its shape, but biases and norms: the rule of transformers' own trainer.
-Differs   from using PEFT by hand in five ways. The head is trained by us, not copied into
-          `modules_to_save` (prompt methods, whose wrapper copies it, apart). `total_step` is filled in where a method
-          asks for it. The allocator's scores are part of a checkpoint, which PEFT's own saving leaves out. AdaLoRA's
-          `ranknum`, a constant, is kept from being trained above a backbone that is not float32. Its last pruning is
-          made up for where the step of it was left out.
-Refused   what PEFT would take and never look at, what needs data, labels or a loop that nobody gives it, and
-          methods that can't work here: `variants.bridge` has them, and why.
-Known     PEFT's AdaLoRA removes no rank: masked ones stay allocated (`effective_parameters` leaves
-          them out). AdaMSS freezes subspaces that act on (`effective_parameters` counts them).
+          penalty         the term that the method's own forward adds to a loss (AdaLoRA: orthogonality)
+          on_update       calls `update_and_allocate` of methods that have it (AdaLoRA, AdaMSS), with
+                          the step counted from 0 as in PEFT's examples
+          on_train_end    raises if more is in use than the allocator's target
+Decay     all parameters that PEFT trains decay, whatever their shape, except biases and norms, as in transformers'
+          trainer.
+Differs   from using PEFT directly in five ways. The head is trained by our trainer, not copied into
+          `modules_to_save` (except for prompt methods, whose wrapper copies it). `total_step` is filled in for methods
+          that need it. Checkpoints include the allocator's scores, which PEFT does not save. AdaLoRA's constant
+          `ranknum` is not trained above a backbone that is not float32. If AdaLoRA's last pruning step was skipped,
+          it is done in the next step.
+Refused   options that PEFT accepts and ignores, options that need data, labels or another loop, and methods that can't
+          work here: `variants.bridge` lists them with reasons.
+Known     PEFT's AdaLoRA does not remove ranks: masked ones stay allocated (`effective_parameters` excludes them).
+          AdaMSS freezes subspaces that still act (`effective_parameters` includes them).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from variants.core.handover import CannotHandOver, order_sets, quiet_peft
 from variants.core.out_of_memory import is_out_of_memory
 from variants.core.variant import Step, Variant, to_host
 
-# Attributes in which PEFT's allocators keep their averages, outside any state_dict of theirs.
+# Attributes with the averages of PEFT's allocators, which no state_dict includes.
 _SCORES = ("ipt", "exp_avg_ipt", "exp_avg_unc", "exp_avg_ipt_A", "exp_avg_ipt_B", "exp_avg_unc_A", "exp_avg_unc_B")
 
 
@@ -54,9 +54,9 @@ class Peft(Variant):
 
     method: PEFT's name for it, in lower case (lora, adalora, ia3, vera, shira, prefix_tuning, …).
     options: fields of that method's config class.
-    targets: "all-linear", names, or null for PEFT's own choice; it sets `target_modules` unless
-        `options` does, and for methods that have no such field (prompt tuning) is left as it is.
-        A method for other modules than linear layers, or for few of them, does not take "all-linear".
+    targets: "all-linear", names, or null for PEFT's own choice; it sets `target_modules` unless `options` does. Methods
+        without that field (prompt tuning) ignore the default. Methods for other modules than linear layers, or for few
+        of them, refuse "all-linear".
     """
 
     name: str = ""
@@ -67,13 +67,14 @@ class Peft(Variant):
     def __post_init__(self) -> None:
         self._total_steps: int | None = None
         self._peft: Any = None
-        self._started = False  # whether an optimizer step has been made
-        self._trained: list[str] = []  # parameters outside the head that train at the start
+        self._started = False  # whether the optimizer has taken a step
+        self._has_head = True  # whether the model that it is attached to has one
+        self._trained: list[str] = []  # initially trained parameters outside the head
         self._kind = methods.known(self.method)
         usual = options.defaults(options.config_class(self.method))
         options.refuse_targets(self.method, self._kind, self.targets, self.options, "target_modules" in usual)
         options.refuse_options(self.method, self._kind, self.options, usual)
-        # PEFT's annotation of the starts lacks some that it has; `refuse_options` knows them all.
+        # PEFT's annotation of initialisations is incomplete; `refuse_options` has all of them.
         typed = {name: value for name, value in self.options.items() if name != "init_lora_weights"}
         fields.check_types(options.config_class(self.method), typed, "options.")
         self.name = self.name or f"peft-{self.method}"
@@ -109,6 +110,7 @@ class Peft(Variant):
         import peft
 
         names = self._target_modules(model, head)
+        self._has_head = bool(head)
         config = self._config(names)
         with options.refuse_ignored(self.method):
             try:
@@ -123,7 +125,7 @@ class Peft(Variant):
                 raise ValueError(f"{self.name}: PEFT refuses: {options.line(error)}") from error
         for name, parameter in self._peft.named_parameters():
             if ".ranknum." in name:
-                # A constant of AdaLoRA's; PEFT makes it trainable where the base is not float32.
+                # A constant of AdaLoRA; PEFT makes it trainable if the base is not float32.
                 parameter.requires_grad_(False)
             if targets.inside(name, head):
                 if ".original_module." not in name:
@@ -140,9 +142,9 @@ class Peft(Variant):
     def penalty(self) -> torch.Tensor | None:
         tuner = self._tuner()
         if not hasattr(self._peft.peft_config["default"], "orth_reg_weight"):
-            return None  # AdaLoRA's is the one tuner of PEFT's that adds to the loss
-        # The tuner's forward adds its regulariser to the loss that the model returns: a model
-        # that returns a loss of zero leaves exactly that.
+            return None  # only AdaLoRA's tuner adds a regularizer
+        # The tuner's forward adds its regularizer to the loss that the model returns; if that is zero, the regularizer
+        # remains.
         model = tuner.model
         kinds = [parameter.dtype for parameter in model.parameters() if parameter.requires_grad]
         dtype = functools.reduce(torch.promote_types, kinds, torch.float32)  # PEFT adds to it in place
@@ -155,7 +157,7 @@ class Peft(Variant):
         return loss if loss.requires_grad else None
 
     def decays(self, name: str) -> bool:
-        # As transformers' own trainer decides, whatever shape PEFT keeps a parameter in.
+        # The rule of transformers' trainer, independent of the shape in which PEFT stores a parameter.
         owner, _, last = name.rpartition(".")
         return last != "bias" and "norm" not in type(self._peft.get_submodule(owner)).__name__.lower()
 
@@ -170,12 +172,12 @@ class Peft(Variant):
             last = config.total_step - config.tfinal
             kept = None if config.rank_pattern is None else sum(map(sum, config.rank_pattern.values()))
             if now > last and (kept is None or kept > tuner.rankallocator.target_bgt):
-                now = last  # that step was left out, and PEFT prunes to the target at no other
+                now = last  # that step was skipped, and PEFT prunes to the target in no other step
         tuner.update_and_allocate(now)
 
     def is_final_form(self, step: Step) -> bool:
         config = self._peft.peft_config["default"]
-        # At the last step whatever PEFT has allocated is final, also where tfinal is 0, its default.
+        # At the last step PEFT's allocation is final, also with tfinal 0, its default.
         late = step.index >= step.total or not hasattr(config, "tfinal") or step.index - 1 >= step.total - config.tfinal
         return late and self._over_budget() is None
 
@@ -184,7 +186,7 @@ class Peft(Variant):
             raise RuntimeError(f"budget: {problem}")
 
     def _over_budget(self) -> str | None:
-        """What is in use above the allocator's target, in words."""
+        """Return in words what exceeds the allocator's target, or None."""
         tuner = self._tuner()
         if tuner is None or (target := budget.promised(tuner)) is None:
             return None
@@ -219,7 +221,7 @@ class Peft(Variant):
                 e, a, b = (getattr(module, f"lora_{part}")["default"] for part in "EAB")
                 masked = masked + (e == 0).sum() * (1 + a.shape[1] + b.shape[0])
         parameters = dict(self._peft.named_parameters())
-        # AdaMSS freezes parts without a return: what they have learned acts.
+        # AdaMSS freezes parts for good, but what they have learned still acts.
         return sum(parameters[name].numel() for name in self._trained) - int(masked)
 
     def state_dict(self) -> dict[str, Any]:
@@ -248,8 +250,8 @@ class Peft(Variant):
             self._tuner().peft_config["default"].rank_pattern = state["rank_pattern"]
 
     def start_from(self, state: Mapping[str, Any]) -> None:
-        if state:  # its mask is a matter of the step alone, and begins with all ranks
-            raise ValueError(f"method: {self.method} allocates as it trains, and would go back to what it started with")
+        if state:  # PEFT's allocation depends on the step only, and begins with all ranks
+            raise ValueError(f"method: {self.method} would allocate again, beginning with all that it started with")
 
     def merged(self, model: nn.Module) -> nn.Module:
         tuner = self._tuner()
@@ -265,11 +267,11 @@ class Peft(Variant):
 
         config = self._peft.peft_config["default"]
         if isinstance(getattr(config, "feedforward_modules", None), set):
-            # IA3's config is read again only where they are some of its targets, by the same names.
+            # IA3's config can be read again only if they are a subset of its targets, with the same names.
             endings = tuple(config.feedforward_modules)
             config.feedforward_modules = {name for name in config.target_modules if name.endswith(endings)}
         config.modules_to_save = list(head)
-        # The head alone: trainable tokens, which it would make as well, are there.
+        # Only the head: the function would also wrap trainable tokens, which are wrapped already.
         wanted: Any = SimpleNamespace(modules_to_save=list(head), inference_mode=False)
         set_additional_trainable_modules(self._peft, wanted, None, "default")
         order_sets(config)
@@ -281,7 +283,7 @@ class Peft(Variant):
             with self._peft.disable_adapter():
                 yield
             return
-        # PEFT's own way out of a prompt asks for methods that only models which generate have.
+        # PEFT's own way to disable a prompt calls methods that only generating models have.
         self._peft.forward = self._peft.base_model.forward
         try:
             yield
@@ -300,7 +302,8 @@ class Peft(Variant):
         if "progressbar" in fields:
             chosen.setdefault("progressbar", False)
         if self._kind.layers == "none":
-            chosen["task_type"] = "SEQ_CLS"  # the wrapper that puts the prompt before the input
+            # Selects the wrapper that puts the prompt before the input. Without a head a model's outputs are words.
+            chosen["task_type"] = "SEQ_CLS" if self._has_head else "CAUSAL_LM"
         with options.refuse_ignored(self.method):
             try:
                 return cls(**chosen)
@@ -312,16 +315,17 @@ class Peft(Variant):
             return []
         if self._kind.layers == "linear":
             return list(targets.select(model, self.targets, head=head))
-        found: list[str] = []
+        selected: list[str] = []
         for pattern in [self.targets] if isinstance(self.targets, str) else self.targets:
-            meant = [n for n, _ in model.named_modules() if targets.matches(n, pattern) and not targets.inside(n, head)]
-            if not meant:
+            outside = [name for name, _ in model.named_modules() if not targets.inside(name, head)]
+            matched = [name for name in outside if targets.matches(name, pattern)]
+            if not matched:
                 raise ValueError(f"targets: no module ends in {pattern!r}")
-            found += [name for name in meant if name not in found]
-        return found
+            selected += [name for name in matched if name not in selected]
+        return selected
 
     def _tuner(self) -> Any:
-        """PEFT's model of the method, or None for prompt learning, which has none."""
+        """Return PEFT's tuner, or None for prompt learning, which has none."""
         tuner = self._peft.base_model
         return tuner if isinstance(tuner, peft_base_tuner()) else None
 

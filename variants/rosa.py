@@ -1,45 +1,45 @@
-"""RoSA: robust adaptation; a low-rank update and a sparse one, trained together.
+"""RoSA: robust adaptation; a low-rank and a sparse update are trained together.
 
     y = (W + S) x + (α/r) B A dropout(x)    A: r×in, kaiming-uniform(√5)    B: out×r, zero
                                             S: k trained values on a fixed support, zero at the start
 
   | steps | |
   |---|---|
-  | 1 … `warmup_steps` | LoRA alone |
-  | the next `collect_steps` | LoRA alone; the gradients G = ∂L/∂W of the whole weights are collected |
+  | 1 … `warmup_steps` | LoRA only |
+  | the next `collect_steps` | LoRA only; the dense gradients G = ∂L/∂W are collected |
   | all others | A, B and S, whose support in each layer is the k entries with the largest |
   | | mean G² (`squared_mean`, a diagonal Fisher information) or abs(mean G) (`mean`) |
 
 Paper     Nikdan et al. 2024, "RoSA: Accurate Parameter-Efficient Fine-Tuning via Robust Adaptation", ICML,
           arXiv 2401.04679.
 Code      IST-DASLab/RoSA 5f70c49, with its peft-rosa 810da6a; its schedule `wlK` is the table above.
-Budget    `budget` replaces rank and density: the low-rank part gets ranks as even as they can be from all but
-          `sparse_share` of it, the sparse part exactly the rest, by the layers' sizes. It is met to the entry.
-Hooks     on_step_begin  whether gradients are collected
-          on_gradients   adds them up
-          on_update      after the last of them: the supports, and the restart
-          on_train_end   an error where no support was chosen
-Cost      r(in + out) + k parameters a layer. Before the supports are there, LoRA's step; while gradients are
-          collected and from then on also W + S and its gradient, which cost about what full fine-tuning costs in
+Budget    `budget` replaces rank and density: ranks as even as possible get all of it but the fraction `sparse_share`;
+          the sparse part gets exactly the rest, by the layers' sizes. The budget is met exactly.
+Hooks     on_step_begin  decides whether to collect gradients
+          on_gradients   sums them
+          on_update      after the last of them: chooses the supports, and restarts
+          on_train_end   raises if no support was chosen
+Cost      r(in + out) + k parameters per layer. Before the supports are chosen, LoRA's step; while gradients are
+          collected and afterwards also W + S and its gradient, which cost about as much as full fine-tuning of
           these layers. The statistic is as large as the adapted weights, and freed when the supports are chosen.
-Decay     A, B and the values of S decay, as in the released code, where one group holds them all; values from the step
-          on that first moves them.
-Restart   The authors recommend to choose the supports in a run of its own and to train from the start with them.
-          `restart` does so within one run: when the supports are there, A and B go back to their start values and
-          their moments to nothing; the head and the learning-rate schedule go on. We default to false: runs are
-          compared at equal numbers of steps, and a restart throws away what the first of them have learned. For
-          the recommended recipe set it, and give the run warmup_steps + collect_steps more.
+Decay     A, B and the values of S decay, as in the released code, where one group has them all; the values from the
+          first step that moves them.
+Restart   The authors recommend choosing the supports in a separate run and training with them from the start.
+          `restart` does so within one run: when the supports are chosen, A and B are reset to their initial values
+          and their moments to zero; the head and the learning-rate schedule continue. The default is false, because
+          runs are compared at equal numbers of steps, and a restart discards what was learned before. For the
+          recommended recipe set it and add warmup_steps + collect_steps to the run's steps.
 
-What the released code does otherwise:
+Differences of the released code:
 
-  - It squares the gradient of each accumulated batch, here that of the step, so that supports do not depend on how
-    a batch is split; without accumulation there is no difference.
-  - It freezes every parameter before each step and frees the adapters alone: a classification head is never
+  - It squares the gradient of each accumulated batch; here that of the step is squared, so that supports do not
+    depend on how a batch is split. Without accumulation there is no difference.
+  - It freezes every parameter before each step and unfreezes the adapters only, so a classification head is never
     trained. Here it is.
-  - Its parameters are bfloat16, here float32; its column numbers 16 bits wide, so that wider layers fail.
+  - Its parameters are bfloat16, here float32; its column indices have 16 bits, so that wider layers fail.
   - Its collecting hook zeroes the layer's input in place; with dropout 0 and equal dtypes autograd raises.
 
-Known     No results on GLUE: GSM8K, ViGGO and SQL with LLaMA 2. Gradients are those before clipping.
+Known     No results on GLUE, but on GSM8K, ViGGO and SQL with LLaMA 2. Gradients are taken before clipping.
 """
 
 from __future__ import annotations
@@ -57,27 +57,27 @@ from variants.core import collectives, field_checks, layers
 from variants.core.adapters.adapter import Adapter, LowRank, check_rank
 from variants.core.adapters.sparse_delta import SparseDelta, check_finite, largest
 from variants.core.adapters.svd import Product
-from variants.core.allocation.budget import check_range, share_out, spread
+from variants.core.allocation.budget import apportion, check_range, spread
 from variants.core.variant import AdapterVariant, Step
 
 STATISTICS = ("squared_mean", "mean")
 
 
 class LowRankAndSparse(SparseDelta, LowRank):
-    """ΔW = scale · B A + S; S is there once its places are settled. Dropout acts on the input of A alone."""
+    """ΔW = scale · B A + S, where S acts once its indices are settled. Dropout acts on the input of A only."""
 
     def __init__(self, base: nn.Module, rank: int, scale: float, dropout: float, entries: int) -> None:
         LowRank.__init__(self, base, rank, scale, dropout)
-        self.hold(torch.arange(entries))  # until the gradients are there
+        self.hold(torch.arange(entries))  # until gradients have chosen them
         self.settled = False
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not self._acts:
             return LowRank.forward(self, x)
-        if not self._joins:
+        if not self._uses_merged_weight:
             return Adapter.forward(self, x)
-        if self.form.is_product:
-            return self.product(x, self.form.as_matrix(self.joined()))
+        if self.layer_kind.is_product:
+            return self.product(x, self.layer_kind.as_matrix(self.merged_weight()))
         return SparseDelta.forward(self, x) + LowRank.update(self, x)
 
     def update(self, x: torch.Tensor) -> torch.Tensor:
@@ -99,7 +99,7 @@ class LowRankAndSparse(SparseDelta, LowRank):
 
     @property
     def rank(self) -> int:
-        """That of BA and that of S's places: numbers of no pattern share no direction before the size forces them."""
+        """The sum of the ranks of B A and S, up to the size: generic values share no directions before that."""
         return min(self.A.shape[0] + self.structural_rank(), self.out_features, self.in_features)
 
     def rank_from(self, source: np.ndarray) -> int:
@@ -120,12 +120,12 @@ class LowRankAndSparse(SparseDelta, LowRank):
 class RoSA(AdapterVariant):
     """RoSA.
 
-    rank, alpha, dropout: of the low-rank part, as in LoRA. density: share of a layer's entries in the sparse part.
+    rank, alpha, dropout: of the low-rank part, as in LoRA. density: fraction of a layer's entries in the sparse part.
     warmup_steps: steps before gradients are collected. collect_steps: steps whose gradients choose the supports.
-    statistic: "squared_mean" or "mean", see the module's text.
-    restart: whether A and B start anew when the supports are there.
+    statistic: "squared_mean" or "mean", see the module's docstring.
+    restart: whether A and B restart when the supports are chosen.
     budget: trained parameters at the end, in place of rank and density (`variants.core.allocation.budget`).
-    sparse_share: share of the budget that the sparse part gets.
+    sparse_share: fraction of the budget that the sparse part gets.
     """
 
     name: str = "rosa"
@@ -143,22 +143,22 @@ class RoSA(AdapterVariant):
     adapters: dict[str, LowRankAndSparse] = field(init=False, repr=False, compare=False, default_factory=dict)  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
-        field_checks.whole(self, "rank", "collect_steps")
-        field_checks.whole(self, "warmup_steps", at_least=0)
-        field_checks.positive(self, "alpha", "density", "sparse_share")
-        field_checks.share(self, "dropout", "sparse_share")
+        field_checks.check_int(self, "rank", "collect_steps")
+        field_checks.check_int(self, "warmup_steps", at_least=0)
+        field_checks.check_positive(self, "alpha", "density", "sparse_share")
+        field_checks.check_fraction(self, "dropout", "sparse_share")
         if self.density > 1:
             raise ValueError(f"density: {self.density!r}, allowed: 0 < density ≤ 1")
-        field_checks.one_of(self, "statistic", STATISTICS)
-        field_checks.budget(self, "rank", "density")
+        field_checks.check_one_of(self, "statistic", STATISTICS)
+        field_checks.check_budget(self, "rank", "density")
         if self.budget is None and self.sparse_share != type(self).sparse_share:
             raise ValueError(f"sparse_share: {self.sparse_share} without a budget, allowed: {type(self).sparse_share}")
         self._ranks: dict[str, int] = {}
         self._entries: dict[str, int] = {}
-        self._sums: dict[str, torch.Tensor] = {}  # of G² or G over the collected steps
+        self._sums: dict[str, torch.Tensor] = {}  # of G² or G over the collected steps, by layer
         self._collected = 0
         self._chosen = False
-        self._start: dict[str, torch.Tensor] = {}  # A as it was drawn, until the restart
+        self._start: dict[str, torch.Tensor] = {}  # initial A by layer, until the restart
 
     @classmethod
     def test_params(cls) -> list[dict[str, Any]]:
@@ -177,14 +177,14 @@ class RoSA(AdapterVariant):
             )
 
     def check(self, model: nn.Module, head: Sequence[str] = ()) -> None:
-        found = self.select(model, head)
-        sizes = {name: layers.size(layer) for name, layer in found.items()}
+        selected = self.select(model, head)
+        sizes = {name: layers.size(layer) for name, layer in selected.items()}
         if self.budget is not None:
             self._divide(self.budget, sizes)
             return
-        self._ranks = dict.fromkeys(found, self.rank)
+        self._ranks = dict.fromkeys(selected, self.rank)
         self._entries = {name: int(self.density * math.prod(size)) for name, size in sizes.items()}
-        for name, layer in found.items():
+        for name, layer in selected.items():
             check_rank(self.rank, layer)
             if not self._entries[name]:
                 rows, columns = sizes[name]
@@ -194,22 +194,23 @@ class RoSA(AdapterVariant):
                 )
 
     def _divide(self, budget: int, sizes: Mapping[str, tuple[int, int]]) -> None:
-        """Ranks and entries of the layers that make up exactly `budget` parameters."""
+        """Set the layers' ranks and entries so that they have exactly `budget` parameters."""
         costs = {name: sum(size) for name, size in sizes.items()}
         most = {name: min(size) for name, size in sizes.items()}
         entries = {name: math.prod(size) for name, size in sizes.items()}
-        dearest, all_entries = sum(costs[name] * rank for name, rank in most.items()), sum(entries.values())
-        # Of the smallest budget the low-rank part's share pays for one rank of every layer.
+        largest_low_rank = sum(costs[name] * rank for name, rank in most.items())
+        all_entries = sum(entries.values())
+        # With the smallest budget the low-rank part can pay for one rank of every layer.
         least = _ceil(sum(costs.values()) / (1 - self.sparse_share))
-        check_range(budget, least, dearest + all_entries)
-        self._ranks = spread(costs, min(budget - _ceil(budget * self.sparse_share), dearest), most)
+        check_range(budget, least, largest_low_rank + all_entries)
+        self._ranks = spread(costs, min(budget - _ceil(budget * self.sparse_share), largest_low_rank), most)
         rest = budget - sum(costs[name] * rank for name, rank in self._ranks.items())
         if rest > all_entries:
             raise ValueError(
                 f"sparse_share: {self.sparse_share} of budget: {budget} makes {rest} entries, "
                 f"allowed: at most the {all_entries} that the layers have"
             )
-        self._entries = share_out(entries, rest, entries)
+        self._entries = apportion(entries, rest, entries)
 
     def attach(self, model: nn.Module, head: Sequence[str] = ()) -> nn.Module:
         model = super().attach(model, head)
@@ -234,12 +235,12 @@ class RoSA(AdapterVariant):
             return
         for name, adapter in self.adapters.items():
             if not len(adapter.values):
-                continue  # a budget smaller than the layers' shares
+                continue  # the budget left this layer no entry
             if adapter.gradient is None:
-                raise ValueError(f"mask: {name} took no part in the loss; exclude it")
-            gradient = collectives.total(adapter.gradient)
-            found = gradient.square() if self.statistic == "squared_mean" else gradient
-            self._sums[name] = self._sums[name] + found if name in self._sums else found
+                raise ValueError(f"mask: {name} is not part of the loss; exclude it")
+            gradient = collectives.all_reduce_sum(adapter.gradient)
+            score = gradient.square() if self.statistic == "squared_mean" else gradient
+            self._sums[name] = self._sums[name] + score if name in self._sums else score
             adapter.gradient = None
         self._collected += 1
 
@@ -264,7 +265,7 @@ class RoSA(AdapterVariant):
 
     def on_train_end(self, step: Step) -> None:
         if not self._chosen:
-            raise RuntimeError("mask: none was chosen, for too few steps had gradients")
+            raise RuntimeError("mask: none was chosen, because too few steps had finite gradients")
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -277,16 +278,16 @@ class RoSA(AdapterVariant):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._chosen, self._collected = state["chosen"], state["collected"]
-        self._sums, self._start = (self._here(state[name]) for name in ("sums", "start"))
+        self._sums, self._start = (self._on_devices(state[name]) for name in ("sums", "start"))
         for name, adapter in self.adapters.items():
             adapter.set_indices(state["indices"][name])
             adapter.settled = self._chosen
 
-    def _here(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """`tensors`, by layer, on the devices of their layers."""
+    def _on_devices(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Move `tensors`, by layer, to the devices of their layers."""
         return {name: tensor.to(self.adapters[name].weight.device) for name, tensor in tensors.items()}
 
 
 def _ceil(value: float) -> int:
-    """The next whole number; a value that rounding alone has put above one is that one."""
+    """Return ⌈value⌉, but ⌊value⌋ if only rounding has put the value above it."""
     return math.ceil(value - 1e-9 * abs(value))

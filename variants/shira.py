@@ -1,4 +1,4 @@
-"""SHiRA: sparse high-rank adaptation; a small share of a weight's own entries is trained.
+"""SHiRA: sparse high-rank adaptation; a small fraction of a weight's entries is trained.
 
     y = (W + s · M ∘ V) x        M: fixed mask with k entries, k = r(in + out) unless a budget says otherwise
                                  V: trained, zero at the start, kept as k values
@@ -8,22 +8,22 @@
   | random | drawn with `seed` |
   | magnitude | the largest abs(W) |
   | gradient | the largest mean abs(∂L/∂W) over the first `collect_steps` steps |
-  | snip | the largest abs(W) times that |
-  | structured | whole rows and columns at even distances, then the diagonal |
+  | snip | the largest abs(W) times the score of `gradient` |
+  | structured | whole rows and columns at equal distances, then the diagonal |
 
 Paper     Bhardwaj et al. 2024, "Sparse High Rank Adapters", NeurIPS, arXiv 2406.13175.
-Code      PEFT's `shira` (the official repository has none), whose mask is random or the user's own.
-Budget    `budget` replaces rank: exactly so many entries, shared between the layers as r(in + out) does.
-Hooks     on_step_begin  whether gradients are collected
-          on_gradients   masks made of gradients: collects, then chooses; until then no value moves
-          on_train_end   raises where no mask was chosen
+Code      PEFT's `shira` (the official repository has none), whose mask is random or user-defined.
+Budget    `budget` replaces rank: exactly so many entries, divided among layers in proportion to in + out.
+Hooks     on_step_begin  decides whether to collect gradients
+          on_gradients   for masks from gradients: collects them, then chooses the mask; until then no value moves
+          on_train_end   raises if no mask was chosen
 Cost      k parameters for each layer, as many as LoRA of rank r. W + ΔW is formed in each pass, a copy of W that is
-          not kept; the gradient is computed at the entries alone, but whole in the steps that choose a mask.
-          Optimizer state and file have k entries (and k places).
-Decay     the values decay, as under transformers' trainer, with which PEFT's are trained.
-Known     ΔW has full rank where entries allow it, so a hand-over as a low-rank adapter is large or not exact.
-          The paper takes gradients before training; here the first steps, which train the head, give them.
-          Its structured mask is not specified to the entry; ours is the one in the table.
+          not saved; the gradient is computed only at the entries, but densely in the steps that choose a mask.
+          Optimizer state and file have k entries (and k indices).
+Decay     the values decay, as with transformers' trainer, which trains PEFT's.
+Known     ΔW has full rank if its entries allow it, so an export as a low-rank adapter is large or not exact.
+          The paper takes gradients before training; here they come from the first steps, which train the head.
+          The paper does not specify its structured mask exactly; ours is the one in the table.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from torch import nn
 from variants.core import collectives, field_checks, layers, seeding
 from variants.core.adapters.adapter import check_rank
 from variants.core.adapters.sparse_delta import SparseDelta, check_finite, largest
-from variants.core.allocation.budget import share_out
+from variants.core.allocation.budget import apportion
 from variants.core.variant import AdapterVariant, Step
 
 MASKS = ("random", "magnitude", "gradient", "snip", "structured")
@@ -49,7 +49,7 @@ COLLECTED = ("gradient", "snip")
 class SHiRA(AdapterVariant):
     """SHiRA.
 
-    rank: r of k = r(in + out) entries. mask: see the module's text. scale: s.
+    rank: r of k = r(in + out) entries. mask: see the module's docstring. scale: s.
     collect_steps: steps whose gradients choose the mask (gradient, snip). seed: of the random mask.
     budget: trained parameters at the end, in place of rank (`variants.core.allocation.budget`).
     """
@@ -65,20 +65,20 @@ class SHiRA(AdapterVariant):
     adapters: dict[str, SparseDelta] = field(init=False, repr=False, compare=False, default_factory=dict)  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
-        field_checks.whole(self, "rank", "collect_steps")
-        field_checks.whole(self, "seed", at_least=0)
-        field_checks.positive(self, "scale")
-        field_checks.one_of(self, "mask", MASKS)
+        field_checks.check_int(self, "rank", "collect_steps")
+        field_checks.check_int(self, "seed", at_least=0)
+        field_checks.check_positive(self, "scale")
+        field_checks.check_one_of(self, "mask", MASKS)
         if self.collect_steps != 1 and self.mask not in COLLECTED:
             raise ValueError(
-                f"collect_steps: {self.collect_steps} with mask: {self.mask}, allowed: 1; it collects none"
+                f"collect_steps: {self.collect_steps} with mask: {self.mask}, allowed: 1; it collects no gradients"
             )
         if self.seed and self.mask != "random":
             raise ValueError(f"seed: {self.seed} with mask: {self.mask}, allowed: 0; it draws nothing")
-        field_checks.budget(self, "rank")
-        self._counts: dict[str, int] = {}  # entries of the layers
+        field_checks.check_budget(self, "rank")
+        self._counts: dict[str, int] = {}  # entries by layer
         self._chosen = self.mask not in COLLECTED
-        self._sums: dict[str, torch.Tensor] = {}  # of the gradients' absolute values
+        self._sums: dict[str, torch.Tensor] = {}  # of abs(G), by layer
 
     @classmethod
     def test_params(cls) -> list[dict[str, Any]]:
@@ -99,7 +99,7 @@ class SHiRA(AdapterVariant):
         sizes = {name: layers.size(layer) for name, layer in self.select(model, head).items()}
         if self.budget is not None:
             entries = {name: rows * columns for name, (rows, columns) in sizes.items()}
-            self._counts = share_out({name: sum(size) for name, size in sizes.items()}, self.budget, entries)
+            self._counts = apportion({name: sum(size) for name, size in sizes.items()}, self.budget, entries)
             return
         self._counts = {name: self.rank * sum(size) for name, size in sizes.items()}
         for name, layer in self.select(model, head).items():
@@ -116,15 +116,15 @@ class SHiRA(AdapterVariant):
         matrix = layers.matrix(layer).detach()
         if self.mask == "random":
             generator = seeding.generator(self.seed, name)
-            places = torch.randperm(matrix.numel(), generator=generator)[:count].sort().values
+            indices = torch.randperm(matrix.numel(), generator=generator)[:count].sort().values
         elif self.mask == "magnitude":
             check_finite({name: matrix}, "mask: the weight of {} is not finite")
-            places = largest(matrix.abs(), count)
+            indices = largest(matrix.abs(), count)
         elif self.mask == "structured":
-            places = _structured(matrix.shape[0], matrix.shape[1], count)
+            indices = _structured(matrix.shape[0], matrix.shape[1], count)
         else:
-            places = torch.arange(count)  # until the gradients are there
-        adapter = SparseDelta(layer, places, self.scale)
+            indices = torch.arange(count)  # until gradients have chosen them
+        adapter = SparseDelta(layer, indices, self.scale)
         adapter.settled = self._chosen
         return adapter
 
@@ -138,9 +138,9 @@ class SHiRA(AdapterVariant):
             return
         for name, adapter in self.adapters.items():
             if adapter.gradient is None:
-                raise ValueError(f"mask: {name} took no part in the loss; exclude it")
-            found = collectives.total(adapter.gradient).abs() / self.collect_steps
-            self._sums[name] = self._sums[name] + found if name in self._sums else found
+                raise ValueError(f"mask: {name} is not part of the loss; exclude it")
+            size = collectives.all_reduce_sum(adapter.gradient).abs() / self.collect_steps
+            self._sums[name] = self._sums[name] + size if name in self._sums else size
         if step.index >= self.collect_steps:
             check_finite(self._sums, "mask: a score is not finite")
             for name, adapter in self.adapters.items():
@@ -159,7 +159,7 @@ class SHiRA(AdapterVariant):
 
     def on_train_end(self, step: Step) -> None:
         if not self._chosen:
-            raise RuntimeError("mask: none was chosen, for too few steps had gradients")
+            raise RuntimeError("mask: none was chosen, because too few steps had finite gradients")
 
     def state_dict(self) -> dict[str, Any]:
         indices = {name: adapter.indices for name, adapter in self.adapters.items()}
@@ -174,7 +174,7 @@ class SHiRA(AdapterVariant):
 
 
 def _structured(rows: int, columns: int, count: int) -> torch.Tensor:
-    """`count` places of a rows×columns matrix: whole rows and columns, the diagonal, then what comes first."""
+    """Return `count` indices of a rows×columns matrix: whole rows and columns, the diagonal, then the first others."""
     lines = max(1, count // (rows + columns))
     order = torch.zeros(rows, columns)
     order.fill_diagonal_(1.0)

@@ -1,4 +1,4 @@
-"""Sparse-masked LoRA: A and B are trained under a mask that is learned.
+"""Sparse-masked LoRA: the entries of A and B are pruned by a learned mask.
 
     y = W x + (α/r) (M_B ∘ B)(M_A ∘ A) dropout(x)        A: r×in, kaiming-uniform(√5)    B: out×r, zero
 
@@ -11,26 +11,26 @@
 
   | schedule | |
   |---|---|
-  | one_shot | dense up to step `initial_steps`, then the entries with the highest scores |
-  | gradual | dense up to then, fewer every `interval` steps along a cubic curve, until `final_steps` before the end |
-  | rigl | the final number from the start, drawn with `seed`; every `interval` steps between the two, the share |
-  | | `regrow` · (1 + cos(π t/(T − t_f)))/2 with the smallest scores makes place for the entries that have the |
-  | | largest abs(g) of those that were not there; these start at zero, without moments |
+  | one_shot | dense until step `initial_steps`, then the entries with the highest scores |
+  | gradual | dense until then, fewer every `interval` steps along a cubic curve, until `final_steps` before the end |
+  | rigl | the final number from the start, drawn with `seed`; every `interval` steps between the two, the fraction |
+  | | `regrow` · (1 + cos(π t/(T − t_f)))/2 of entries with the smallest scores is replaced by the masked entries |
+  | | with the largest abs(g), which start at zero and without moments |
 
 Sources   Zhu and Gupta 2017, arXiv 1710.01878 (the cubic curve); Evci et al. 2020, "Rigging the Lottery",
           arXiv 1911.11134 (rigl); Molchanov et al. 2019, arXiv 1906.10771 (sensitivity), on the factors of LoRA.
-          A common form of what sparse LoRA papers do; no single paper's code is reproduced.
+          A common form of the methods of sparse LoRA papers; it reproduces no single paper's code.
 Budget    `budget` replaces density: exactly so many entries at the end.
-Hooks     on_step_begin  whether gradients of masked entries are wanted (rigl)
-          on_gradients   takes the gradients into the scores
-          on_update      the mask, after the step
-          on_train_end   raises where there are not as many entries as there should be
-Cost      as LoRA, and building A and B out of their entries, twice r(in + out) numbers a layer and pass.
-          Values, gradients and moments have as many entries as the mask. rigl needs the dense gradients of
-          A and B at its allocations, which the backward pass forms anyway.
-Decay     A and B decay entry by entry, as LoRA's do: at density 1 the two methods are one, to the bit.
-Known     scope global compares all A's with each other and all B's with each other, but no A with a B: B starts at
-          zero and would lose everything to magnitude.
+Hooks     on_step_begin  decides whether to collect gradients of masked entries (rigl)
+          on_gradients   updates the scores
+          on_update      updates the mask
+          on_train_end   raises if the number of entries is wrong
+Cost      as LoRA, plus building A and B from their entries: twice r(in + out) numbers per layer and pass.
+          Values, gradients and moments have as many entries as the mask. At its allocations rigl needs the dense
+          gradients of A and B, which the backward pass forms anyway.
+Decay     A and B decay entry by entry, as LoRA's do: at density 1 both methods are equal bit for bit.
+Known     scope global ranks the entries of all A together and those of all B together, but not A with B: B starts at
+          zero, so magnitude would remove all of it.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from variants.core import collectives, field_checks, layers, seeding
 from variants.core.adapters.adapter import check_rank
 from variants.core.adapters.masked_factors import PARTS, MaskedFactors
 from variants.core.adapters.sparse_delta import check_finite, largest_of_groups
-from variants.core.allocation.budget import check_range, share_out
+from variants.core.allocation.budget import apportion, check_range
 from variants.core.allocation.schedule import Cubic
 from variants.core.variant import AdapterVariant, Step
 
@@ -62,11 +62,11 @@ SCHEDULES = ("one_shot", "gradual", "rigl")
 class SparseLoRA(AdapterVariant):
     """LoRA under a learned mask.
 
-    rank, alpha, dropout: as in LoRA. density: share of the entries of A and B that is left.
-    score, schedule: see the module's text. beta: β of smoothed scores.
-    scope: "layer": every A and every B keeps the same share; "global": the best of all A's, and of all B's.
-    initial_steps, final_steps, interval: steps before the mask first changes, after it last does, between changes.
-    regrow: share that is exchanged at the start (rigl). seed: of random scores and of rigl's first mask.
+    rank, alpha, dropout: as in LoRA. density: fraction of the entries of A and B that remains.
+    score, schedule: see the module's docstring. beta: β of smoothed scores.
+    scope: "layer": every A and every B keeps the same fraction; "global": the best entries of all A, and of all B.
+    initial_steps, final_steps, interval: steps before the first change of the mask, after the last, between changes.
+    regrow: fraction that is exchanged at the start (rigl). seed: of random scores and of rigl's first mask.
     budget: trained parameters at the end, in place of density (`variants.core.allocation.budget`).
     """
 
@@ -89,30 +89,30 @@ class SparseLoRA(AdapterVariant):
     adapters: dict[str, MaskedFactors] = field(init=False, repr=False, compare=False, default_factory=dict)  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
-        field_checks.whole(self, "rank", "interval", "initial_steps", "final_steps")
-        field_checks.whole(self, "seed", at_least=0)
-        field_checks.positive(self, "alpha", "density", "regrow")
-        field_checks.share(self, "dropout", "beta")
+        field_checks.check_int(self, "rank", "interval", "initial_steps", "final_steps")
+        field_checks.check_int(self, "seed", at_least=0)
+        field_checks.check_positive(self, "alpha", "density", "regrow")
+        field_checks.check_fraction(self, "dropout", "beta")
         for name in ("density", "regrow"):
             if getattr(self, name) > 1:
                 raise ValueError(f"{name}: {getattr(self, name)!r}, allowed: 0 < {name} ≤ 1")
-        field_checks.one_of(self, "score", SCORES)
-        field_checks.one_of(self, "scope", SCOPES)
-        field_checks.one_of(self, "schedule", SCHEDULES)
-        field_checks.budget(self, "density")
+        field_checks.check_one_of(self, "score", SCORES)
+        field_checks.check_one_of(self, "scope", SCOPES)
+        field_checks.check_one_of(self, "schedule", SCHEDULES)
+        field_checks.check_budget(self, "density")
         if self.schedule != "rigl":
-            field_checks.without_effect(self, "regrow", f"schedule: {self.schedule}")
+            field_checks.check_without_effect(self, "regrow", f"schedule: {self.schedule}")
         if self.schedule == "one_shot":
-            field_checks.without_effect(self, "interval", "schedule: one_shot")
-            field_checks.without_effect(self, "final_steps", "schedule: one_shot")
+            field_checks.check_without_effect(self, "interval", "schedule: one_shot")
+            field_checks.check_without_effect(self, "final_steps", "schedule: one_shot")
         if self.score not in SMOOTHED:
-            field_checks.without_effect(self, "beta", f"score: {self.score}")
+            field_checks.check_without_effect(self, "beta", f"score: {self.score}")
         if self.schedule != "rigl" and self.score != "random":
-            field_checks.without_effect(self, "seed", f"score: {self.score}")
+            field_checks.check_without_effect(self, "seed", f"score: {self.score}")
         if self.schedule == "rigl" and self.score == "random":
             raise ValueError("score: 'random' with schedule: rigl, allowed: magnitude, gradient, sensitivity")
-        self._scores: dict[str, torch.Tensor] = {}  # smoothed or drawn, by "layer.part"; of the entries there are
-        self._moved = 0  # entries that have left or come
+        self._scores: dict[str, torch.Tensor] = {}  # smoothed or drawn, of the unmasked entries, by "layer.part"
+        self._moved = 0  # entries that were removed or added so far
 
     @classmethod
     def test_params(cls) -> list[dict[str, Any]]:
@@ -141,11 +141,11 @@ class SparseLoRA(AdapterVariant):
             )
 
     def check(self, model: nn.Module, head: Sequence[str] = ()) -> None:
-        found = self.select(model, head)
-        for layer in found.values():
+        selected = self.select(model, head).values()
+        for layer in selected:
             check_rank(self.rank, layer)
         if self.budget is not None:
-            check_range(self.budget, 1, self.rank * sum(sum(layers.size(layer)) for layer in found.values()))
+            check_range(self.budget, 1, self.rank * sum(sum(layers.size(layer)) for layer in selected))
 
     def build(self, name: str, layer: nn.Module) -> MaskedFactors:
         return MaskedFactors(layer, self.rank, self.alpha / self.rank, self.dropout)
@@ -157,7 +157,7 @@ class SparseLoRA(AdapterVariant):
                 for part in PARTS:
                     key = f"{name}.{part}"
                     self._scores[key] = torch.rand(
-                        len(adapter.places[part]), generator=seeding.generator(self.seed, key)
+                        len(adapter.indices[part]), generator=seeding.generator(self.seed, key)
                     )
         if self.schedule == "rigl":
             self._shrink(self._counts(self.target), self._scores, None)
@@ -166,7 +166,7 @@ class SparseLoRA(AdapterVariant):
 
     @property
     def target(self) -> int:
-        """Entries over all layers at the end."""
+        """Number of entries of all layers at the end."""
         return self.budget if self.budget is not None else max(1, round(self.density * self._dense))
 
     @property
@@ -182,14 +182,14 @@ class SparseLoRA(AdapterVariant):
     def on_gradients(self, step: Step) -> None:
         if self.score not in SMOOTHED:
             return
-        # An empty layer takes no part in the loss any more.
+        # An empty layer is not part of the loss.
         values = {key: value for key, value in self._values().items() if value.grad is not None}
-        found = [value.grad for value in values.values() if value.grad is not None]
-        if not found:
+        scores = [value.grad for value in values.values() if value.grad is not None]
+        if not scores:
             return
         if self.score == "sensitivity":
-            found = list(torch._foreach_mul(found, list(values.values())))
-        new = torch._foreach_mul(torch._foreach_abs(found), 1 - self.beta)
+            scores = list(torch._foreach_mul(scores, list(values.values())))
+        new = torch._foreach_mul(torch._foreach_abs(scores), 1 - self.beta)
         before = [self._scores[key] if key in self._scores else torch.zeros_like(values[key]) for key in values]
         smoothed = torch._foreach_add(torch._foreach_mul(before, self.beta), new)
         self._scores |= zip(values, smoothed, strict=True)
@@ -208,32 +208,31 @@ class SparseLoRA(AdapterVariant):
         self._shrink(self._counts(count), self._entry_scores(), step.optimizer)
 
     def _changes(self, step: Step) -> bool:
-        """Whether this step ends with a new mask."""
+        """Whether the mask changes after this step."""
         last = step.total - self.final_steps
-        # Not at that step alone: its gradients may not have been finite, and then it was left out.
+        # Not only at that very step: it may have been skipped because its gradients were not finite.
         if self.schedule == "one_shot":
             return step.index >= self.initial_steps and self._entries > self.target
         if self.schedule == "gradual" and (step.index >= last or self._entries <= self.target):
-            return self._entries > self.target  # where a run starts from a finished one, none is from its first step on
+            return self._entries > self.target  # False from the first step if the run starts from a finished one
         return self.initial_steps <= step.index <= last and (step.index - self.initial_steps) % self.interval == 0
 
     @property
     def _entries(self) -> int:
-        """Entries over all layers now."""
+        """Current number of entries of all layers."""
         return sum(adapter.closed_form() for adapter in self.adapters.values())
 
     def is_final_form(self, step: Step) -> bool:
         return self._entries == self.target
 
     def on_train_end(self, step: Step) -> None:
-        found = self._entries
-        if found != self.target:
-            raise RuntimeError(f"budget: {found} entries are left, the target is {self.target}")
+        if self._entries != self.target:
+            raise RuntimeError(f"budget: {self._entries} entries are left, the target is {self.target}")
         if not self._moved and self.target < self._dense:
-            raise RuntimeError("mask: no entry ever left or came")
+            raise RuntimeError("mask: no entry was ever removed or added")
 
     def _entry_scores(self) -> dict[str, torch.Tensor]:
-        """The score of every entry that there is, by "layer.part"."""
+        """Return the scores of the unmasked entries, by "layer.part"."""
         values = {key: value.detach() for key, value in self._values().items()}
         if self.score == "magnitude":
             check_finite(values, "mask: a value of {} is not finite")
@@ -245,89 +244,89 @@ class SparseLoRA(AdapterVariant):
         }
 
     def _values(self) -> dict[str, nn.Parameter]:
-        """The parameters, by "layer.part"."""
+        """Return the parameters, by "layer.part"."""
         return {f"{n}.{part}": a.get_parameter(part) for n, a in self.adapters.items() for part in PARTS}
 
     def _groups(self) -> dict[str, list[tuple[str, str]]]:
-        """What is compared with each other: lists of (layer, part)."""
+        """Return the groups whose entries are ranked together, as lists of (layer, part)."""
         if self.scope == "layer":
             return {f"{name}.{part}": [(name, part)] for name in self.adapters for part in PARTS}
         return {part: [(name, part) for name in self.adapters] for part in PARTS}
 
     def _counts(self, total: int) -> dict[str, int]:
-        """Entries of each group when there are `total` in all; never more than it still has."""
-        sizes, have = {}, {}
+        """Return the number of entries of each group if all have `total`; at most as many as it has now."""
+        sizes, current = {}, {}
         for group, members in self._groups().items():
             sizes[group] = sum(math.prod(self.adapters[name].shapes[part]) for name, part in members)
-            have[group] = sum(len(self.adapters[name].places[part]) for name, part in members)
-        return share_out(sizes, total, have)
+            current[group] = sum(len(self.adapters[name].indices[part]) for name, part in members)
+        return apportion(sizes, total, current)
 
     def _shrink(
         self, counts: Mapping[str, int], scores: Mapping[str, torch.Tensor], optimizer: torch.optim.Optimizer | None
     ) -> None:
-        """Leaves in every group the `counts[group]` entries with the highest scores."""
+        """Keep the `counts[group]` entries with the highest scores in every group."""
         groups = self._groups()
-        mine = [[scores[f"{name}.{part}"] for name, part in members] for members in groups.values()]
-        chosen = largest_of_groups(mine, [counts[group] for group in groups])
-        for members, places in zip(groups.values(), chosen, strict=True):
-            for (name, part), kept in zip(members, places, strict=True):
+        of_groups = [[scores[f"{name}.{part}"] for name, part in members] for members in groups.values()]
+        chosen = largest_of_groups(of_groups, [counts[group] for group in groups])
+        for members, indices in zip(groups.values(), chosen, strict=True):
+            for (name, part), kept in zip(members, indices, strict=True):
                 self._move(name, part, kept, kept[:0], optimizer)
 
     def _exchange(self, step: Step) -> None:
-        """rigl: the entries with the smallest scores go, those with the largest gradients that were not there come."""
-        share = self.regrow * (1 + math.cos(math.pi * step.index / (step.total - self.final_steps))) / 2
-        scores, outside = self._entry_scores(), self._outside()
-        groups, mine, others, counts = [], [], [], []
+        """rigl: replace the entries with the smallest scores by the masked ones with the largest gradients."""
+        fraction = self.regrow * (1 + math.cos(math.pi * step.index / (step.total - self.final_steps))) / 2
+        scores, candidates = self._entry_scores(), self._growth_scores()
+        groups, of_kept, of_grown, counts = [], [], [], []
         for members in self._groups().values():
-            own = [scores[f"{name}.{part}"] for name, part in members]
-            there = [outside[f"{name}.{part}"] for name, part in members]
-            have = sum(map(len, own))
-            if count := min(round(share * have), sum(map(len, there)) - have):
+            current = [scores[f"{name}.{part}"] for name, part in members]
+            dense = [candidates[f"{name}.{part}"] for name, part in members]
+            size = sum(map(len, current))
+            if count := min(round(fraction * size), sum(map(len, dense)) - size):
                 groups.append(members)
-                mine.append(own)
-                others.append(there)
-                counts.append((have - count, count))
-        kept = largest_of_groups(mine, [stay for stay, _ in counts])
-        new = largest_of_groups(others, [come for _, come in counts])
-        for members, stays, comes in zip(groups, kept, new, strict=True):
-            for (name, part), stay, come in zip(members, stays, comes, strict=True):
-                self._move(name, part, stay, come, step.optimizer)
+                of_kept.append(current)
+                of_grown.append(dense)
+                counts.append((size - count, count))
+        kept = largest_of_groups(of_kept, [stay for stay, _ in counts])
+        grown = largest_of_groups(of_grown, [grow for _, grow in counts])
+        for members, kept_of, grown_of in zip(groups, kept, grown, strict=True):
+            for (name, part), stay, new in zip(members, kept_of, grown_of, strict=True):
+                self._move(name, part, stay, new, step.optimizer)
 
-    def _outside(self) -> dict[str, torch.Tensor]:
-        """abs(g) of all entries by "layer.part"; below every such number for those that are there: they can't come."""
-        found = {}
+    def _growth_scores(self) -> dict[str, torch.Tensor]:
+        """Return abs(g) of all entries, by "layer.part"; −1 for unmasked entries, which can't grow."""
+        gradients = {}
         for name, adapter in self.adapters.items():
             for part in PARTS:
                 gradient = adapter.gradients.get(part)
                 if gradient is None:
                     gradient = adapter.A.new_zeros(math.prod(adapter.shapes[part]))
-                found[f"{name}.{part}"] = collectives.total(gradient)
-        check_finite(found, "mask: the gradient of {} is not finite")
-        absolute = torch._foreach_abs(list(found.values()))
+                gradients[f"{name}.{part}"] = collectives.all_reduce_sum(gradient)
+        check_finite(gradients, "mask: the gradient of {} is not finite")
+        absolute = torch._foreach_abs(list(gradients.values()))
         for (name, part), gradient in zip(((n, p) for n in self.adapters for p in PARTS), absolute, strict=True):
-            gradient.index_fill_(0, self.adapters[name].places[part], -1.0)
-        return dict(zip(found, absolute, strict=True))
+            gradient.index_fill_(0, self.adapters[name].indices[part], -1.0)
+        return dict(zip(gradients, absolute, strict=True))
 
     def _move(
         self, name: str, part: str, kept: torch.Tensor, new: torch.Tensor, optimizer: torch.optim.Optimizer | None
     ) -> None:
         adapter, key = self.adapters[name], f"{name}.{part}"
-        self._moved += len(adapter.places[part]) - len(kept) + len(new)
+        self._moved += len(adapter.indices[part]) - len(kept) + len(new)
         adapter.move(part, kept, new, optimizer)
         if key in self._scores:
             self._scores[key] = torch.cat([self._scores[key][kept], self._scores[key].new_zeros(len(new))])
 
     def state_dict(self) -> dict[str, Any]:
         check_finite(self._scores, NOT_FINITE)
-        places = {name: dict(adapter.places) for name, adapter in self.adapters.items()}
-        # Fixed for a run, and there for readers without the model: places mean nothing without them.
+        indices = {name: dict(adapter.indices) for name, adapter in self.adapters.items()}
+        # The shapes are fixed; they are for readers without the model, to whom indices mean nothing without them.
         shapes = {n: {part: list(shape) for part, shape in a.shapes.items()} for n, a in self.adapters.items()}
-        return {"places": places, "shapes": shapes, "scores": dict(self._scores), "moved": self._moved}
+        return {"places": indices, "shapes": shapes, "scores": dict(self._scores), "moved": self._moved}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._scores, self._moved = dict(state["scores"]), state["moved"]
         for name, adapter in self.adapters.items():
-            adapter.take_places(state["places"][name])
+            adapter.load_indices(state["places"][name])
 
     def start_from(self, state: Mapping[str, Any]) -> None:
         self.load_state_dict({**state, "scores": {}})

@@ -1,55 +1,56 @@
-"""SpIEL: sparse fine-tuning whose entries move; those that change little make place for those with large gradients.
+"""SpIEL: sparse fine-tuning whose entries move: values that stay small are replaced by entries with large gradients.
 
-    y = (W + S) x        S: k trained values, zero at the start, at places that are drawn first
+    y = (W + S) x        S: k trained values, zero at the start, at random indices at first
 
-Every `reselection_steps` steps, in every layer, when gradients G = ∂L/∂W of `accumulation_steps` steps are collected:
+Every `reselection_steps` steps, in every layer, after gradients G = ∂L/∂W of `accumulation_steps` steps were collected:
 
-  - candidates are the k places with the largest abs(G) of the first batch; their G alone are summed up
+  - candidates are the k indices with the largest abs(G) of the first batch; only their G are summed
   - the p k values with the smallest abs(value) are dropped
-  - as many candidates that are not there any more are grown, those with the largest abs(Σ G); one that was just
-    dropped stays as it was
+  - as many candidates outside the support are grown, by descending abs(Σ G); a candidate that was just dropped keeps
+    its value
   - a grown value starts at zero, but its Adam moments do not: with a collected gradients,
     m = mean(G) (1 − β₁ᵃ), v = mean(G²) (1 − β₂ᵃ), so that both are unbiased after Adam's correction
-  - every value has an age of its own, the number of gradients in its moments, by which they are corrected
+  - every value has its own age, the number of gradients in its moments, which the bias correction uses
 
-p is 1 at the first selection, so that nothing is left of the draw, then `reselection_rate` (1 − t/T) (linear) or
+p is 1 at the first selection, which replaces all random indices, then `reselection_rate` (1 − t/T) (linear) or
 `reselection_rate` (1 + cos(π t/T))/2 (cosine) at step t of T.
 
 Paper     Ansell et al. 2024, "Scaling Sparse Fine-Tuning to Large Language Models", arXiv 2401.16405: SpIEL-AG.
 Code      AlanAnsell/peft 73b455b, its selection "rigl".
 Budget    `budget` replaces density: exactly so many entries, by the layers' sizes.
-Hooks     on_step_begin  whether gradients are collected
-          on_gradients   adds those of the step to the sums
-          on_update      ages, the step by each value's own age, then the selection
-          on_train_end   an error where nothing was ever exchanged
-Cost      k parameters, k places and k ages a layer; while gradients are collected 3 k numbers more. W + S is formed in
-          each forward pass and its gradient in each backward pass: a training step costs about what full
-          fine-tuning costs in these layers, but no two layers' dense gradients are kept at once.
+Hooks     on_step_begin  decides whether to collect gradients
+          on_gradients   adds the step's gradients to the sums
+          on_update      counts ages, corrects the step by each value's age, then selects
+          on_train_end   raises if no entry ever moved
+Cost      k parameters, k indices and k ages per layer; 3 k numbers more while gradients are collected. W + S is formed
+          in each forward pass and its gradient in each backward pass: a training step costs about as much as full
+          fine-tuning of these layers, but only one layer's dense gradient exists at a time.
           The released code has a compiled kernel that forms neither.
 
-Decay     the values decay, as in the released code, where one group holds all that is trained.
+Decay     the values decay, as in the released code, where one group has all trained parameters.
 
-torch's Adam counts steps for a parameter as a whole. Its moments do not depend on that count, so the difference
-between its step and the one by each value's own age is added after it; this needs Adam or AdamW.
+torch's Adam counts steps per parameter tensor. Its moments do not depend on the count, so the difference between
+torch's step and the step with each value's age is added afterwards; this requires Adam or AdamW.
 
-Where the released code departs from the method, `profile` chooses:
+Where the released code differs from the method, `profile` chooses:
 
   | | paper (default) | released |
   |---|---|---|
   | collected steps | the last `accumulation_steps` before a selection | one more, but before the first |
-  | what is summed up | gradients of steps, clipped as for the optimizer | those of single batches, not clipped: |
-  | | | of n a step, m is n times too small, v n² times |
-  | a grown value's first step | corrected by age a + 1 | by a, though its moments hold one more |
+  | what is summed | gradients of steps, clipped as for the optimizer | those of single batches, not clipped: |
+  | | | with n per step, m is n times too small, v n² times |
+  | a grown value's first step | corrected by age a + 1 | by a, though its moments have one gradient more |
   | ε | as torch adds it | added to √v before the correction |
   | decay, with AdamW | before the step | after it |
   | first selection, cosine | everything | by the curve |
 
-We default to paper. What the paper leaves open it settles by what seeds and ages are for: that a grown value goes on
-as if it had been there while gradients were collected. And it does the same however a batch is split, candidates apart.
+The default is paper. Where the paper is not specific, it follows from the purpose of seeded moments and ages: a grown
+value continues as if it had existed while gradients were collected. The result does not depend on how a batch is split,
+except through the candidates.
 
-Known     The second variant, SpIEL-MA, which grows where SM3's row and column accumulators are large, is not here:
-          they belong to an optimizer of its own. `density` is a share of the adapted weights; the released code
-          takes it of the whole model's. A layer that is used several times in a forward pass takes its candidates
+Known     The second variant, SpIEL-MA, which grows where SM3's row and column accumulators are large, is not included:
+          it needs its own optimizer. `density` is a fraction of the adapted weights; in the released code it is a
+          fraction of the whole model. A layer that is used several times in a forward pass takes its candidates
           from the use whose gradient arrives first. No results on GLUE.
 """
 
@@ -65,8 +66,9 @@ import torch
 from torch import nn
 
 from variants.core import collectives, field_checks, layers, seeding
-from variants.core.adapters.sparse_delta import SparseDelta, check_finite
-from variants.core.allocation.budget import check_range, share_out
+from variants.core.adapters.moving_delta import Estimate, MovingDelta
+from variants.core.adapters.sparse_delta import check_finite
+from variants.core.allocation.budget import apportion, check_range
 from variants.core.variant import AdapterVariant, Step
 
 log = logging.getLogger(__name__)
@@ -75,70 +77,14 @@ PROFILES = ("paper", "released")
 SCHEDULES = ("linear", "cosine")
 
 
-@dataclass
-class Estimate:
-    """What is known of the candidates' gradients: places (k,), their sum (k,), the sum of their squares (k,).
-
-    samples: gradients in the sums. steps: steps that they are from.
-    """
-
-    places: torch.Tensor
-    total: torch.Tensor
-    squares: torch.Tensor
-    samples: int = 0
-    steps: int = 0
-
-    @classmethod
-    def empty(cls, places: torch.Tensor, like: torch.Tensor) -> Estimate:
-        zeros = torch.zeros(len(places), dtype=like.dtype, device=like.device)
-        return cls(places, zeros, zeros)
-
-    def add(self, total: torch.Tensor, squares: torch.Tensor, samples: int) -> None:
-        self.total, self.squares = self.total + total, self.squares + squares
-        self.samples += samples
-
-
-class Moving(SparseDelta):
-    """Entries that move: with ages (nnz,), and estimates of what other places are worth.
-
-    estimate: of the finished steps of a collection. fresh: of the step being made, batch by batch.
-    present: (nnz,) gradients at the entries themselves in the step being made.
-    """
-
-    def __init__(self, base: nn.Module, indices: torch.Tensor) -> None:
-        super().__init__(base, indices)
-        self.ages = torch.zeros_like(self.indices)
-        self.estimate: Estimate | None = None
-        self.begin_step(watched=False)
-
-    def begin_step(self, watched: bool) -> None:
-        """Forgets what an unfinished step has left."""
-        self.watched = watched
-        self.fresh: Estimate | None = None
-        self.present = torch.zeros_like(self.values)
-
-    def collect(self, gradient: torch.Tensor) -> None:
-        flat = gradient.detach().flatten()
-        if self.fresh is None:
-            if self.estimate is not None:
-                places = self.estimate.places
-            else:
-                # The step may yet be skipped for gradients that are not finite; until then anything may be taken.
-                places = collectives.total(flat).abs().nan_to_num().topk(len(self.values), sorted=False).indices
-            self.fresh = Estimate.empty(places, flat)
-        found = collectives.total(flat[self.fresh.places])  # before it is squared: the whole batch's
-        self.fresh.add(found, found.square(), 1)
-        self.present = self.present + flat[self.indices]
-
-
 @dataclass(kw_only=True)
 class SpIEL(AdapterVariant):
     """SpIEL-AG.
 
-    density: share of the adapted layers' entries that is trained; every layer has the same. seed: of the first places.
-    reselection_steps: from one selection to the next. accumulation_steps: whose gradients choose what grows.
-    reselection_rate: share that is exchanged, at step 0. rate_schedule: "linear" or "cosine".
-    profile: "paper" or "released", see the module's text.
+    density: fraction of the entries that is trained, the same in every layer. seed: of the initial indices.
+    reselection_steps: from one selection to the next. accumulation_steps: steps whose gradients select.
+    reselection_rate: fraction that is exchanged, at step 0. rate_schedule: "linear" or "cosine".
+    profile: "paper" or "released", see the module's docstring.
     budget: trained parameters, in place of density (`variants.core.allocation.budget`).
     """
 
@@ -154,27 +100,27 @@ class SpIEL(AdapterVariant):
     profile: str = "paper"
     budget: int | None = None
 
-    adapters: dict[str, Moving] = field(init=False, repr=False, compare=False, default_factory=dict)  # type: ignore[assignment]
+    adapters: dict[str, MovingDelta] = field(init=False, repr=False, compare=False, default_factory=dict)  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
-        field_checks.whole(self, "reselection_steps", "accumulation_steps")
-        field_checks.whole(self, "seed", at_least=0)
-        field_checks.positive(self, "density", "reselection_rate")
-        field_checks.share(self, "density")
+        field_checks.check_int(self, "reselection_steps", "accumulation_steps")
+        field_checks.check_int(self, "seed", at_least=0)
+        field_checks.check_positive(self, "density", "reselection_rate")
+        field_checks.check_fraction(self, "density")
         if self.reselection_rate > 1:
             raise ValueError(f"reselection_rate: {self.reselection_rate!r}, allowed: 0 < reselection_rate ≤ 1")
-        field_checks.one_of(self, "rate_schedule", SCHEDULES)
-        field_checks.one_of(self, "profile", PROFILES)
+        field_checks.check_one_of(self, "rate_schedule", SCHEDULES)
+        field_checks.check_one_of(self, "profile", PROFILES)
         most = self.reselection_steps - (2 if self.profile == "released" else 1)
         if self.accumulation_steps > most:
             raise ValueError(
                 f"accumulation_steps: {self.accumulation_steps}, allowed: at most {most} with "
                 f"reselection_steps: {self.reselection_steps} and profile: {self.profile}"
             )
-        field_checks.budget(self, "density")
+        field_checks.check_budget(self, "density")
         self._entries: dict[str, int] = {}
         self._selections = 0
-        self._moved: int | torch.Tensor = 0  # entries that have moved
+        self._moved: int | torch.Tensor = 0  # entries that have moved so far
 
     @classmethod
     def test_params(cls) -> list[dict[str, Any]]:
@@ -193,7 +139,7 @@ class SpIEL(AdapterVariant):
             )
         if self.reselection_steps + self.accumulation_steps > total_steps:
             log.warning(
-                "%s: reselection_steps: %d leaves one selection in %d steps, that after step %d: entries move but once",
+                "%s: reselection_steps: %d leaves one selection in %d steps, after step %d: entries move only once",
                 *(self.name, self.reselection_steps, total_steps, self.accumulation_steps),
             )
 
@@ -201,25 +147,25 @@ class SpIEL(AdapterVariant):
         sizes = {name: math.prod(layers.size(layer)) for name, layer in self.select(model, head).items()}
         total = sum(sizes.values())
         if self.budget is not None:
-            check_range(self.budget, 1, total - 1)  # of all entries none can move
+            check_range(self.budget, 1, total - 1)  # if all entries are trained, none can move
         elif round(self.density * total) < 1:
             raise ValueError(f"density: {self.density} of {total} entries is none, allowed: at least {1 / total:.2g}")
         count = round(self.density * total) if self.budget is None else self.budget
-        self._entries = share_out(sizes, count, sizes)
+        self._entries = apportion(sizes, count, sizes)
 
-    def build(self, name: str, layer: nn.Module) -> Moving:
+    def build(self, name: str, layer: nn.Module) -> MovingDelta:
         generator = seeding.generator(self.seed, name)
-        places = torch.randperm(layers.matrix(layer).numel(), generator=generator)[: self._entries[name]]
-        return Moving(layer, places.sort().values)
+        indices = torch.randperm(layers.matrix(layer).numel(), generator=generator)[: self._entries[name]]
+        return MovingDelta(layer, indices.sort().values)
 
     def on_step_begin(self, step: Step) -> None:
         _check_optimizer(step.optimizer)
-        place = step.index % self.reselection_steps
+        phase = step.index % self.reselection_steps
         first = 0 if self.profile == "released" else 1
         for adapter in self.adapters.values():
-            if place == first or step.index == 1:
+            if phase == first or step.index == 1:
                 adapter.estimate = None
-            adapter.begin_step(watched=first <= place <= self.accumulation_steps)
+            adapter.begin_step(watched=first <= phase <= self.accumulation_steps)
 
     @torch.no_grad()
     def on_gradients(self, step: Step) -> None:
@@ -228,8 +174,8 @@ class SpIEL(AdapterVariant):
         for name, adapter in watched.items():
             new = adapter.fresh
             if new is None:
-                raise ValueError(f"selection: {name} took no part in the loss; exclude it")
-            estimate = adapter.estimate or Estimate.empty(new.places, new.total)
+                raise ValueError(f"selection: {name} is not part of the loss; exclude it")
+            estimate = adapter.estimate or Estimate.empty(new.indices, new.total)
             if self.profile == "paper":
                 whole = new.total * clipped
                 estimate.add(whole, whole.square(), 1)
@@ -239,12 +185,12 @@ class SpIEL(AdapterVariant):
             adapter.estimate = estimate
 
     @staticmethod
-    def _clipping(adapters: Mapping[str, Moving]) -> torch.Tensor | float:
-        """What clipping has multiplied all gradients of the step with, a number on the device."""
+    def _clipping(adapters: Mapping[str, MovingDelta]) -> torch.Tensor | float:
+        """Return the factor by which clipping has scaled the step's gradients, as a tensor on the device."""
         before, after = [], []
         for adapter in adapters.values():
             if adapter.values.grad is not None:
-                present = collectives.total(adapter.present)
+                present = collectives.all_reduce_sum(adapter.present)
                 before.append(present @ present)
                 after.append(adapter.values.grad @ present)
         if not before:
@@ -256,31 +202,31 @@ class SpIEL(AdapterVariant):
     def on_update(self, step: Step) -> None:
         groups = {id(parameter): group for group in step.optimizer.param_groups for parameter in group["params"]}
         for adapter in self.adapters.values():
-            if adapter.values.grad is not None:  # or the optimizer has left it out
+            if adapter.values.grad is not None:  # else the optimizer has skipped it
                 adapter.ages += 1
                 self._correct(adapter, groups[id(adapter.values)], step.optimizer.state[adapter.values])
         due = [adapter for adapter in self.adapters.values() if adapter.estimate is not None]
         if due and step.index % self.reselection_steps >= self.accumulation_steps:
             self._check_finite()
-            share = self._rate(step)
+            fraction = self._rate(step)
             for adapter in due:
                 betas = groups[id(adapter.values)]["betas"]
-                self._exchange(adapter, share, betas, step.optimizer.state[adapter.values])
+                self._exchange(adapter, fraction, betas, step.optimizer.state[adapter.values])
                 adapter.estimate = None
             self._selections += 1
 
-    def _correct(self, adapter: Moving, group: Mapping[str, Any], state: Mapping[str, Any]) -> None:
-        """Puts the step by each value's own age in the place of the one that torch has made."""
+    def _correct(self, adapter: MovingDelta, group: Mapping[str, Any], state: Mapping[str, Any]) -> None:
+        """Replace the step that torch has made by the step with each value's own age."""
         m, v, ages = state["exp_avg"], state["exp_avg_sq"], adapter.ages.to(adapter.values.dtype)
         options = group["lr"], group["betas"], group["eps"]
-        made = _adam_step(m, v, state["step"].to(ages.dtype), *options)
-        own = _adam_step(m, v, ages, *options, corrects_eps=self.profile == "released")
+        by_torch = _adam_step(m, v, state["step"].to(ages.dtype), *options)
+        by_age = _adam_step(m, v, ages, *options, corrects_eps=self.profile == "released")
         if self.profile == "released" and group.get("decoupled_weight_decay"):
-            own = own * (1 - group["lr"] * group["weight_decay"])  # the decay takes its share of the step as well
-        adapter.values.add_(made - own)
+            by_age = by_age * (1 - group["lr"] * group["weight_decay"])  # the decay acts on the step as well
+        adapter.values.add_(by_torch - by_age)
 
     def _rate(self, step: Step) -> float:
-        """p of the selection after this step."""
+        """Return p of the selection after this step."""
         done = step.index / step.total
         if not self._selections and (self.profile == "paper" or self.rate_schedule == "linear"):
             return 1.0
@@ -288,36 +234,36 @@ class SpIEL(AdapterVariant):
         return self.reselection_rate * curve
 
     def _exchange(
-        self, adapter: Moving, share: float, betas: tuple[float, float], state: Mapping[str, torch.Tensor]
+        self, adapter: MovingDelta, fraction: float, betas: tuple[float, float], state: Mapping[str, torch.Tensor]
     ) -> None:
-        """Drops the values that changed least and grows the candidates with the largest gradients in their slots."""
+        """Drop the smallest values and grow the candidates with the largest gradients in their slots."""
         estimate = adapter.estimate
         assert estimate is not None
-        count = min(int(len(adapter.values) * share), len(estimate.places))
+        count = min(int(len(adapter.values) * fraction), len(estimate.indices))
         if not count:
             return
-        # How many can move is known on the device alone. So lists are of `count`, those that count in front.
-        places, candidates = adapter.indices, estimate.places
-        dropped = adapter.values.abs().argsort(stable=True)[:count]  # slots, the smallest first
-        stays = torch.ones_like(places, dtype=torch.bool).index_fill(0, dropped, False)
-        taken = torch.zeros(adapter.out_features * adapter.in_features, dtype=torch.bool, device=places.device)
-        taken[places] = stays
+        # How many entries move is known on the device only, so all lists have `count` elements, valid ones first.
+        current, candidates = adapter.indices, estimate.indices
+        dropped = adapter.values.abs().argsort(stable=True)[:count]  # slots, by ascending value
+        stays = torch.ones_like(current, dtype=torch.bool).index_fill(0, dropped, False)
+        taken = torch.zeros(adapter.out_features * adapter.in_features, dtype=torch.bool, device=current.device)
+        taken[current] = stays
         size = estimate.total.abs().masked_fill(taken[candidates], -1.0)
         grown = size.argsort(descending=True, stable=True)[:count]
         grows = size[grown] >= 0
         chosen = taken.zero_().index_put((candidates[grown],), grows)
-        back = chosen[places[dropped]]  # dropped and grown at once: they stay
-        left = taken.index_fill(0, places[dropped], True)
+        back = chosen[current[dropped]]  # dropped and grown at once: these stay
+        left = taken.index_fill(0, current[dropped], True)
         comes = grows & ~left[candidates[grown]]
         slots, leaves = _in_front(dropped, ~back)
         new, comes = _in_front(grown, comes)
         moves = leaves & comes
 
-        def put(tensor: torch.Tensor, found: torch.Tensor | float) -> None:
-            """Where an entry moves, `found` (count,) takes the place of what stood in its slot."""
-            tensor[slots] = torch.where(moves, found, tensor[slots]).to(tensor.dtype)
+        def put(tensor: torch.Tensor, new_values: torch.Tensor | float) -> None:
+            """Write `new_values` (count,) into the slots of the entries that move."""
+            tensor[slots] = torch.where(moves, new_values, tensor[slots]).to(tensor.dtype)
 
-        indices = places.clone()
+        indices = current.clone()
         put(indices, candidates[new])
         adapter.set_indices(indices)
         put(adapter.values, 0.0)
@@ -337,39 +283,36 @@ class SpIEL(AdapterVariant):
 
     def on_train_end(self, step: Step) -> None:
         if not self._selections:
-            raise RuntimeError("selection: none was made, for too few steps had gradients")
+            raise RuntimeError("selection: none was made, because too few steps had finite gradients")
         if not self._moved:
-            raise RuntimeError("selection: no entry has ever moved; a larger reselection_rate or density lets them")
+            raise RuntimeError("selection: no entry has ever moved; increase reselection_rate or density")
 
     def state_dict(self) -> dict[str, Any]:
         self._check_finite()
-        found = {}
+        of_layers = {}
         for name, adapter in self.adapters.items():
-            estimate = None if adapter.estimate is None else vars(adapter.estimate)
-            found[name] = {"indices": adapter.indices, "ages": adapter.ages, "estimate": estimate}
-        return {"layers": found, "selections": self._selections, "moved": int(self._moved)}
+            estimate = None if adapter.estimate is None else adapter.estimate.state_dict()
+            of_layers[name] = {"indices": adapter.indices, "ages": adapter.ages, "estimate": estimate}
+        return {"layers": of_layers, "selections": self._selections, "moved": int(self._moved)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        # An earlier checkpoint that is taken up again does not undo that entries have moved.
+        # Restoring an earlier checkpoint does not undo that entries have moved.
         self._selections, self._moved = state["selections"], max(int(self._moved), state["moved"])
         for name, adapter in self.adapters.items():
             saved, device = state["layers"][name], adapter.weight.device
             adapter.set_indices(saved["indices"])
             adapter.ages = saved["ages"].to(device, copy=True)
             estimate = saved["estimate"]
-            if estimate is not None:
-                tensors = {key: estimate[key].to(device) for key in ("places", "total", "squares")}
-                estimate = Estimate(**estimate | tensors)
-            adapter.estimate = estimate
+            adapter.estimate = None if estimate is None else Estimate.from_state(estimate, device)
 
     def start_from(self, state: Mapping[str, Any]) -> None:
         self.load_state_dict(state)
         for adapter in self.adapters.values():
-            adapter.ages, adapter.estimate = torch.zeros_like(adapter.ages), None  # as the new optimizer's moments
+            adapter.ages, adapter.estimate = torch.zeros_like(adapter.ages), None  # the new optimizer has no moments
 
 
 def _in_front(numbers: torch.Tensor, counts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """`numbers` (n,) with those that `counts` (n,) in front, in their order, and which these are."""
+    """Reorder `numbers` (n,) so that those with `counts` (n,) come first, in their order; return both reordered."""
     order = (~counts).to(torch.int8).argsort(stable=True)
     return numbers[order], counts[order]
 
@@ -383,11 +326,11 @@ def _adam_step(
     eps: float,
     corrects_eps: bool = False,
 ) -> torch.Tensor:
-    """What Adam subtracts for moments m, v (nnz,) that hold `ages` (nnz,) or () gradients.
+    """Return what Adam subtracts for moments m, v (nnz,) with `ages` (nnz,) or () gradients.
 
     corrects_eps: whether ε is added to √v before its bias correction.
     """
-    # 1 − βᵃ as −expm1(a ln β), which does not lose its digits where β is near 1.
+    # 1 − βᵃ as −expm1(a ln β), which is accurate for β near 1.
     first, second = (-torch.expm1(ages * (math.log(beta) if beta else -math.inf)) for beta in betas)
     root = (v.sqrt() + eps) / second.sqrt() if corrects_eps else v.sqrt() / second.sqrt() + eps
     return lr * (m / first) / root
@@ -395,7 +338,7 @@ def _adam_step(
 
 def _check_optimizer(optimizer: torch.optim.Optimizer) -> None:
     if not isinstance(optimizer, torch.optim.Adam):  # AdamW is one
-        found = type(optimizer).__name__
-        raise ValueError(f"optim.optimizer: {found}, allowed: Adam, AdamW; entries that move have moments and ages")
+        kind = type(optimizer).__name__
+        raise ValueError(f"optim.optimizer: {kind}, allowed: Adam, AdamW; entries that move have moments and ages")
     if any(group["amsgrad"] for group in optimizer.param_groups):
-        raise ValueError("optim.optimizer: amsgrad, allowed: false; a largest moment does not move with an entry")
+        raise ValueError("optim.optimizer: amsgrad, allowed: false; its maxima do not move with an entry")

@@ -1,4 +1,4 @@
-"""SVDiff: the singular values of every weight are shifted, its singular vectors stay.
+"""SVDiff: the singular values of every weight are shifted, its singular vectors are frozen.
 
     W = U diag(σ) Vᵀ        W' = U diag(ReLU(σ + s·δ)) Vᵀ        δ: one per singular value, zero at the start
 
@@ -6,22 +6,22 @@
 
 Paper     Han et al. 2023, "SVDiff: Compact Parameter Space for Diffusion Fine-Tuning", ICCV,
           arXiv 2303.11305: equation 2.
-Code      mkshing/svdiff-pytorch a78f69e, the one in use; the authors released none.
-Hooks     none: nothing changes in training but δ.
-Cost      min(in, out) parameters for each layer; U and V are kept beside W (for a square W twice its
-          memory) and applied in each forward pass, or put together with W where tokens are many
-          (`variants.core.kernels.basis`). The decomposition is made once, at `attach`.
-Decay     δ decays, as in the released code, whose optimizer decays all that it trains.
+Code      mkshing/svdiff-pytorch a78f69e, which is generally used; the authors released none.
+Hooks     none: only δ changes in training.
+Cost      min(in, out) parameters for each layer; U and V are stored in addition to W (for a square W twice its
+          memory) and applied in each forward pass, or merged with W if there are many tokens
+          (`variants.core.kernels.basis`). The decomposition is computed once, by `attach`.
+Decay     δ decays, as in the released code, whose optimizer decays all trained parameters.
 
 Differences
-  The released code puts W' in W's place and rebuilds it in every forward pass; we add the update to
-  W x, so that nothing but rounding tells the two apart and at the start not even that.
-  It also shifts weights with one dimension (norms, at a lower rate); we adapt matrices only.
-  `rank` below all: the leading directions are shifted and the rest of W stays as it is.
-  `decomposition: nmf`: σ are then the weights of the parts, and U, V are not orthogonal.
+  The released code replaces W by W' and rebuilds it in every forward pass; here the update is added to W x, so that
+  both differ by rounding only, and at the start not at all.
+  It also shifts weights with one dimension (norms, at a lower rate); here only matrices are adapted.
+  With a smaller `rank` the leading directions are shifted and the rest of W is not changed.
+  With `decomposition: nmf` σ are the weights of the components, and U, V are not orthogonal.
 
-Known     δ learns at about 1,000 times the rate of full fine-tuning (1e-3 in the released code). A σ that
-          is shifted below zero has no gradient; only the optimizer's moments and its decay move it back.
+Known     δ needs about 1,000 times the learning rate of full fine-tuning (1e-3 in the released code). A σ that
+          is shifted below zero has no gradient; only the optimizer's moments and the decay move it back.
           A σ that is exactly zero never moves.
 """
 
@@ -58,9 +58,9 @@ class ShiftedValues(InBasis):
 class SVDiff(BasisVariant):
     """W = U D Vᵀ with a tunable diagonal.
 
-    rank: directions that are shifted: null for all, a number, a share of the energy as a fraction
+    rank: directions that are shifted: null for all, a number, a fraction of the energy
         below 1, or "gavish_donoho".
-    scale: of δ. decomposition: "svd", "randomized_svd", "als" or "nmf"; iterations, seed: its own.
+    scale: of δ. decomposition: "svd", "randomized_svd", "als" or "nmf"; iterations, seed: of the decomposition.
     """
 
     name: str = "svdiff"
@@ -68,7 +68,7 @@ class SVDiff(BasisVariant):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        field_checks.positive(self, "scale")
+        field_checks.check_positive(self, "scale")
 
     @classmethod
     def test_params(cls) -> list[dict[str, Any]]:

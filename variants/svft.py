@@ -3,40 +3,40 @@
     W = U Σ Vᵀ        W' = U (Σ + M) Vᵀ        M: trained where the pattern allows an entry, else zero
 
     y = W x + U(M(Vᵀx))        plain: M is diagonal, k = n        n = min(in, out), or `rank`
-    k = n(2d + 1) − d(d + 1)   banded: d diagonals on each side    random, top_k: as many entries elsewhere
+    k = n(2d + 1) − d(d + 1)   banded: d diagonals on each side    random, top_k: as many entries, elsewhere
 
 Paper     Lingam et al. 2024, "SVFT: Parameter-Efficient Fine-Tuning with Singular Vectors", NeurIPS,
           arXiv 2405.19597: section 3; GLUE settings in table 11.
 Code      VijayLingam95/SVFT 8303115.
-Hooks     none: nothing changes in training but M.
-Cost      k parameters for each layer; U and V are kept beside W (for a square W twice its memory) and
-          applied in each forward pass, with an n×n product between them unless M is diagonal; from about n tokens
-          a batch on, W' is formed in their place (`variants.core.kernels.basis`). The decomposition is made once, at
-          `attach`.
+Hooks     none: only M changes in training.
+Cost      k parameters for each layer; U and V are stored in addition to W (for a square W twice its memory) and
+          applied in each forward pass, with an n×n product between them unless M is diagonal; with more than about n
+          tokens per batch W' is formed instead (`variants.core.kernels.basis`). The decomposition is computed once,
+          by `attach`.
 
-Decay     M's entries and the gate decay, as in the released code, where one group holds them.
+Decay     M's entries and the gate decay, as in the released code, where one group has them all.
 
 Where paper and released code differ, `profile` chooses:
 
   | | paper (default) | released |
   |---|---|---|
-  | start of M | zero: the paper names none, and this one starts from the base model | N(0, 2/k) |
+  | initial M | zero: the paper specifies none, and zero starts from the base model | N(0, 2/k) |
   | gate | none | M is multiplied by sigmoid(g), g a trained scalar for each layer, zero at the start |
-  | random | k different entries | k pairs drawn with replacement; what falls on one entry is summed |
+  | random | k different entries | k pairs drawn with replacement; values at the same entry are summed |
   | top_k | the entries with the strongest alignment of u_i with v_j, either sign | the largest of U V |
 
-  The alignment is defined for square layers only, and `top_k` is refused for others. The released code
-  takes entries of U V (not UᵀV), signed, and for other layers those of the factor that is square.
+  The alignment is defined for square layers only, and `top_k` is refused for others. The released code uses the
+  entries of U V (not UᵀV), signed, and for other layers those of the factor that is square.
 
 Differences from both
-  Released `rank` below n drops the other directions from W' without a residual, and may fill them with
-  random ones. Here the rest of W stays as it is; `profile: released` refuses a `rank`.
-  The paper writes U, V as full square matrices and M as out×in; thin ones and n×n are what the code has.
-  The released code puts W' in W's place and rebuilds it in every forward pass; we add U M Vᵀ to it. Its
-  gate is float32 whatever the model is; ours has the dtype of M, and counts with the parameters.
+  In the released code a `rank` below n drops the other directions from W' without a residual, and may fill them
+  with random ones. Here the rest of W is not changed; `profile: released` refuses a `rank`.
+  The paper has full square U, V and an out×in M; the code has thin U, V and an n×n M, as here.
+  The released code replaces W by W' and rebuilds it in every forward pass; here U M Vᵀ is added. Its gate is always
+  float32; ours has the dtype of M and counts as a parameter.
 
-Known     The released start is no small one: with M as above and the gate at one half, a weight moves by
-          several percent of its norm before the first step. Learning rates are 1e-2 to 8e-2, far above LoRA's.
+Known     The released start is not small: with M as above and the gate at one half, a weight changes by several percent
+          of its norm before the first step. Learning rates are 1e-2 to 8e-2, far above LoRA's.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ from torch import nn
 
 from variants.core import field_checks, layers, seeding
 from variants.core.adapters.singular_basis import InBasis, probe
-from variants.core.allocation.budget import share_out, spread_priced
+from variants.core.allocation.budget import apportion, spread_priced
 from variants.core.basis_variant import BasisVariant
 from variants.core.decompositions import Factors, Rule
 
@@ -62,7 +62,7 @@ PROFILES = ("paper", "released")
 
 
 class SparseCore(InBasis):
-    """C = M: `values` (k,) at `rows`, `columns` (k,), and the gate in front of it where there is one."""
+    """C = M: `values` (k,) at `rows`, `columns` (k,), multiplied by the gate if there is one."""
 
     rows: torch.Tensor
     columns: torch.Tensor
@@ -75,48 +75,49 @@ class SparseCore(InBasis):
         self.values = nn.Parameter(factors.U.new_zeros(index.shape[1]))
         self.gate = nn.Parameter(factors.U.new_zeros(1)) if gated else None
         self.diagonal = diagonal
-        places = index[0] * self.U.shape[1] + index[1]
-        taken, self._entry = (found.to(places.device) for found in torch.unique(places, return_inverse=True))
-        self._taken = taken.cpu().numpy()  # the entries of M, each once
-        self._pattern: int | None = None  # the rank that they allow
+        indices = index[0] * self.U.shape[1] + index[1]
+        distinct, inverse = torch.unique(indices, return_inverse=True)
+        self._entry = inverse.to(indices.device)  # of each value
+        self._indices = distinct.cpu().numpy()  # of the entries of M, each once
+        self._pattern_rank: int | None = None
 
     def core(self) -> torch.Tensor:
-        values = self._acting()
-        return values if self.diagonal else self._placed(values)
+        values = self._gated_values()
+        return values if self.diagonal else self._as_matrix(values)
 
-    def _acting(self) -> torch.Tensor:
-        """The entries (k,) as they act now, behind the gate."""
+    def _gated_values(self) -> torch.Tensor:
+        """Return the values (k,) multiplied by the gate."""
         return self.values if self.gate is None else self.values * torch.sigmoid(self.gate)
 
-    def _placed(self, values: torch.Tensor) -> torch.Tensor:
+    def _as_matrix(self, values: torch.Tensor) -> torch.Tensor:
         r = self.U.shape[1]
         return values.new_zeros(r, r).index_put((self.rows, self.columns), values, accumulate=True)
 
     def fingerprint(self) -> torch.Tensor:
-        places = self.rows * self.U.shape[1] + self.columns
-        pattern = (probe(len(places), places.device) * torch.cos(places.double() ** 2)).sum() / len(places) ** 0.5
+        indices = self.rows * self.U.shape[1] + self.columns
+        pattern = (probe(len(indices), indices.device) * torch.cos(indices.double() ** 2)).sum() / len(indices) ** 0.5
         return torch.cat([super().fingerprint(), pattern[None].cpu()])
 
     @torch.no_grad()
     def rank_source(self) -> torch.Tensor:
-        """The entries of M, each once: (n,)."""
-        values = self._acting()
-        return values if self.diagonal else values.new_zeros(len(self._taken)).index_add(0, self._entry, values)
+        """The distinct entries of M: (n,)."""
+        values = self._gated_values()
+        return values if self.diagonal else values.new_zeros(len(self._indices)).index_add(0, self._entry, values)
 
     def rank_from(self, source: np.ndarray) -> int:
-        """The rank that the zeros of M allow; that of its pattern before the first step, when all are zero."""
+        """The structural rank of M's non-zero entries; before the first step all are zero, and all count."""
         if self.diagonal:
             return super().rank_from(source)
-        acting = source != 0
-        if np.count_nonzero(acting) not in (0, len(acting)):
-            return self._structural(self._taken[acting])
-        if self._pattern is None:
-            self._pattern = self._structural(self._taken)
-        return self._pattern
+        nonzero = source != 0
+        if np.count_nonzero(nonzero) not in (0, len(nonzero)):
+            return self._structural_rank(self._indices[nonzero])
+        if self._pattern_rank is None:
+            self._pattern_rank = self._structural_rank(self._indices)
+        return self._pattern_rank
 
-    def _structural(self, places: np.ndarray) -> int:
+    def _structural_rank(self, indices: np.ndarray) -> int:
         r = self.U.shape[1]
-        return int(structural_rank(csr_matrix((np.ones(len(places)), (places // r, places % r)), shape=(r, r))))
+        return int(structural_rank(csr_matrix((np.ones(len(indices)), (indices // r, indices % r)), shape=(r, r))))
 
     def closed_form(self) -> int:
         return len(self.values) + (self.gate is not None)
@@ -126,13 +127,13 @@ class SparseCore(InBasis):
 class SVFT(BasisVariant):
     """SVFT with one of the paper's four patterns.
 
-    pattern: "plain", "banded", "random" or "top_k". off_diagonals: d; for random and top_k it says how
-        many entries there are, as many as banded would have.
-    profile: "paper" or "released", see the module's text.
-    rank: directions that M acts on: null for all, a number, a share of the energy, or "gavish_donoho".
-    decomposition: "svd", "randomized_svd", "als" or "nmf"; iterations: its own.
+    pattern: "plain", "banded", "random" or "top_k". off_diagonals: d; random and top_k have as many entries as
+        banded would have.
+    profile: "paper" or "released", see the module's docstring.
+    rank: directions of M: null for all, a number, a fraction of the energy, or "gavish_donoho".
+    decomposition: "svd", "randomized_svd", "als" or "nmf"; iterations: of the decomposition.
     seed: of the decomposition's draws and of the random pattern.
-    budget: decides the directions of plain, d of each layer of banded, the entries of random and top_k.
+    budget: trained parameters; it decides the directions (plain), each layer's d (banded) or entries (random, top_k).
     """
 
     name: str = "svft"
@@ -142,9 +143,9 @@ class SVFT(BasisVariant):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        field_checks.one_of(self, "pattern", PATTERNS)
-        field_checks.one_of(self, "profile", PROFILES)
-        field_checks.whole(self, "off_diagonals", at_least=0)
+        field_checks.check_one_of(self, "pattern", PATTERNS)
+        field_checks.check_one_of(self, "profile", PROFILES)
+        field_checks.check_int(self, "off_diagonals", at_least=0)
         if self.off_diagonals and self.pattern == "plain":
             raise ValueError(f"off_diagonals: {self.off_diagonals}, allowed with pattern=plain: 0; banded has more")
         if self.profile == "released":
@@ -157,9 +158,9 @@ class SVFT(BasisVariant):
             if self.budget is not None:
                 raise ValueError(f"budget: {self.budget} with profile: released, allowed: null; that code has none")
         if self.pattern != "plain":
-            field_checks.budget(self, "off_diagonals")
-        self._bands: dict[str, int] = {}  # d of the layers, by name
-        self._entries: dict[str, int] = {}  # entries of M, where a budget decides them
+            field_checks.check_budget(self, "off_diagonals")
+        self._bands: dict[str, int] = {}  # d by layer, if a budget decides it
+        self._entries: dict[str, int] = {}  # entries of M by layer, if a budget decides them
 
     @classmethod
     def test_params(cls) -> list[dict[str, Any]]:
@@ -180,9 +181,7 @@ class SVFT(BasisVariant):
     def check(self, model: nn.Module, head: Sequence[str] = ()) -> None:
         super().check(model, head)
         for layer in self.select(model, head).values():
-            form = layers.of(layer)
-            assert form is not None
-            out_features, in_features = form.matrix.shape
+            out_features, in_features = layers.size(layer)
             if self.pattern == "top_k" and self.profile == "paper" and out_features != in_features:
                 size = f"{out_features}×{in_features}"
                 raise ValueError(f"pattern: top_k for a layer of size {size}, allowed there: plain, banded, random")
@@ -196,7 +195,7 @@ class SVFT(BasisVariant):
             widest = {name: n - 1 for name, n in most.items()}
             self._bands = spread_priced(lambda name, d: entries(most[name], d), parameters, widest, least=0)
         else:
-            self._entries = share_out(most, parameters, {name: n * n for name, n in most.items()})
+            self._entries = apportion(most, parameters, {name: n * n for name, n in most.items()})
         return {}
 
     def build(self, name: str, layer: nn.Module) -> SparseCore:
@@ -208,7 +207,7 @@ class SVFT(BasisVariant):
         return adapter
 
     def _index(self, name: str, factors: Factors) -> torch.Tensor:
-        """Rows and columns (2, k) of the entries of M."""
+        """Return rows and columns (2, k) of the entries of M."""
         n, released = len(factors.s), self.profile == "released"
         d = self._bands.get(name, self.off_diagonals)
         k = self._entries[name] if self._entries else entries(n, d)
@@ -232,7 +231,7 @@ class SVFT(BasisVariant):
 
 
 def entries(n: int, off_diagonals: int) -> int:
-    """Entries of an n×n band: k = n(2d + 1) − d(d + 1)."""
+    """Return the number of entries of an n×n band: k = n(2d + 1) − d(d + 1)."""
     if off_diagonals >= n:
         raise ValueError(f"off_diagonals: {off_diagonals} for {n} directions, allowed: 0 … {n - 1}")
     return n * (2 * off_diagonals + 1) - off_diagonals * (off_diagonals + 1)

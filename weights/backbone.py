@@ -1,10 +1,8 @@
-"""A backbone's weights, and what low ranks make of them: the one place in `analysis` that needs torch.
+"""Decomposes the weights of a backbone before any run.
 
-Everything else here reads what runs have left behind. This looks at a model before the first run, and what it
-recommends must be what a run then does: so the decompositions, the rules for a rank and the meaning of a target's
-name are the methods' own (`variants.core`), and where a model of `conf/model` lies is what the trainer knows.
-They are imported within the functions that need them: no other verb waits for torch, and `figures` draws what
-comes out of here without it.
+A run must do what it recommends. So decompositions, rules for a rank and the meaning of targets are those of the
+methods (`variants.core`), and the trainer locates a model of `conf/model`. They are imported within the functions
+that need them, so that other verbs don't wait for torch and `figures` draws the results without it.
 """
 
 from __future__ import annotations
@@ -27,10 +25,10 @@ CONF = Path(__file__).parents[1] / "conf"
 
 @dataclass(frozen=True)
 class Layer:
-    """One weight, of the shape that it has in the file.
+    """One weight, with the shape in its file.
 
-    singular_values: all, falling. ranks: what each rule recommends, by its name (`90 % energy`, `Gavish-Donoho`).
-    errors: ‖W − W_r‖ / ‖W‖ by (method, r); no entry for an r that the weight has not got.
+    singular_values: all, descending. ranks: the recommendation of each rule (`90 % energy`, `Gavish-Donoho`).
+    errors: ‖W − W_r‖ / ‖W‖ by (method, r), without ranks r that are too large for the weight.
     """
 
     name: str
@@ -45,17 +43,17 @@ class Layer:
 
     @property
     def energy(self) -> np.ndarray:
-        """(r,): the share of ‖W‖² that the first i directions hold."""
+        """(r,): the fraction of ‖W‖² in the first i directions."""
         squares = self.singular_values**2
         return squares.cumsum() / squares.sum()
 
     def parameters(self, rank: int) -> int:
-        """Of two factors of that rank."""
+        """The number of parameters of two factors of that rank."""
         return rank * sum(self.shape)
 
 
 def locate(model: str, overrides: Sequence[str] = ()) -> Path:
-    """The folder of a model: `model` itself, or what the file conf/model/`model`.yaml leads to.
+    """The folder of a model: `model` itself, or that of conf/model/`model`.yaml.
 
     overrides: as on the command line of train.py (`model.id=…`). Raises `AnalysisError`.
     """
@@ -72,7 +70,7 @@ def locate(model: str, overrides: Sequence[str] = ()) -> Path:
 
     from trainer import config as run_config
     from trainer.data.sources import fetch_model
-    from trainer.errors import ConfigError
+    from trainer.errors import ConfigError, message
     from trainer.sweeps.plan import model_sources
 
     run_config.register()
@@ -83,7 +81,7 @@ def locate(model: str, overrides: Sequence[str] = ()) -> Path:
         run_config.validate(config)
         return fetch_model(model_sources(config), config.model.files)
     except (HydraException, ConfigError) as error:
-        raise AnalysisError(f"model: {' '.join(str(error).split())}") from None
+        raise AnalysisError(f"model: {message(error)}") from None
 
 
 def names(folder: Path, targets: Sequence[str] = (), exclude: Sequence[str] = ()) -> dict[str, Path]:
@@ -122,14 +120,14 @@ def names(folder: Path, targets: Sequence[str] = (), exclude: Sequence[str] = ()
     chosen -= meant("exclude", exclude)
     if not chosen:
         raise AnalysisError(f"model: {folder} has no matrix in a numbered block; name layers with --targets")
-    # The order in the file is the alphabet's, in which block 10 comes before block 2.
+    # The file is in alphabetical order, in which block 10 precedes block 2.
     return {name: every[name] for name in sorted(chosen, key=natural)}
 
 
 def analyse(
     layers: dict[str, Path], ranks: Sequence[int], shares: Sequence[float], methods: Sequence[str], seed: int
 ) -> Iterator[Layer]:
-    """Layer after layer; one weight is in memory at a time. Raises `AnalysisError`."""
+    """The layers one by one, with one weight in memory at a time. Raises `AnalysisError`."""
     from safetensors import safe_open
 
     for name, file in layers.items():
@@ -167,7 +165,7 @@ def _layer(
             if rank > len(s):
                 continue
             if method == "svd":
-                # The truncated SVD is the best of all (Eckart and Young 1936): what is left is what was cut off.
+                # The truncated SVD is optimal (Eckart and Young 1936); its error is the truncated part.
                 errors[method, rank] = float(np.sqrt((s[rank:] ** 2).sum() / (s**2).sum()))
             else:
                 errors[method, rank] = decompose(w, method, rank, seed=seed).relative_error

@@ -6,7 +6,7 @@ import argparse
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
-    """Adds the finished run that a verb is about."""
+    """Adds the argument for a finished run."""
     parser.add_argument("run", help="folder of a finished run: runs/<study>/<run_id>")
 
 
@@ -18,5 +18,5 @@ def rank(text: str) -> int:
 
 
 def ranks(text: str) -> list[int]:
-    """Ranks with commas between them: each once, in rising order."""
+    """Ranks separated by commas, without repetitions, rising."""
     return sorted({rank(part) for part in text.split(",")})

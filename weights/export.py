@@ -37,7 +37,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--output", type=Path, help="a folder that is not there yet (default: <run>/export/<to>)")
     parser.add_argument(
-        "--rank", type=rank, metavar="R", help="cut every layer's update to its best approximation of rank R"
+        "--rank", type=rank, metavar="R", help="truncate every layer's update to its best approximation of rank R"
     )
 
 
@@ -77,14 +77,14 @@ def _export(run: Finished, to: str, output: Path, cut: int | None) -> str:
     recorded = roundtrip.as_recorded(run, before)
     updates = {name: handover.products(adapter, [cut])[0] for name, adapter in adapters.items()}
     if cut is not None:
-        handover.put(run.model, adapters, updates)
+        handover.replace_adapters(run.model, adapters, updates)
     with _beside(output) as folder:
         write = {"peft": _write_peft, "merged": _write_merged}[to]
         loaded = write(run, folder)
         comparison = roundtrip.compare(before, roundtrip.outputs(run, loaded))
         exact = all(update.is_exact for update in updates.values())
         dtype = next(loaded.parameters()).dtype
-        # In half precision, and where the rank was cut, a difference is what was asked for: it is said, not judged.
+        # With half precision or a truncated rank, a difference is expected: it is reported and no error.
         if exact and dtype.itemsize >= 4 and not comparison.is_close(dtype):
             raise handover.CannotHandOver(
                 f"loaded again, the model's logits differ by up to {error(comparison.largest_difference)}"
@@ -98,6 +98,7 @@ def _write_peft(run: Finished, folder: Path) -> nn.Module:
     """Writes what PEFT loads; the model as PEFT loads it."""
     import peft
 
+    from trainer.errors import message
     from trainer.model.backbone import as_loaded
     from variants.core.handover import CannotHandOver, quiet_peft
 
@@ -117,7 +118,7 @@ def _write_peft(run: Finished, folder: Path) -> nn.Module:
         with quiet_peft():
             return peft.PeftModel.from_pretrained(fresh, folder).eval()
     except (ValueError, TypeError, KeyError, RuntimeError) as problem:
-        raise CannotHandOver(f"PEFT can't load what it wrote: {' '.join(str(problem).split())}") from problem
+        raise CannotHandOver(f"PEFT can't load what it wrote: {message(problem)}") from problem
 
 
 def _write_merged(run: Finished, folder: Path) -> nn.Module:
@@ -136,7 +137,7 @@ def _write_merged(run: Finished, folder: Path) -> nn.Module:
 
 @contextlib.contextmanager
 def _beside(output: Path) -> Iterator[Path]:
-    """A folder beside `output` that takes its place where nothing was raised, and is gone where something was."""
+    """A temporary folder that is renamed to `output`, or removed if an error is raised."""
     temporary = output.with_name(f".{output.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -150,8 +151,8 @@ def _beside(output: Path) -> Iterator[Path]:
 
 VERB = Verb(
     name="export",
-    summary="hand a run over: for PEFT, or as a plain transformers checkpoint",
-    description="Writes what a finished run trained, as others load it, and compares it with the run's model.",
+    summary="exports a run for PEFT, or as a transformers checkpoint",
+    description="Exports a finished run in a format that others load, and compares the loaded model with the run's.",
     example=(
         "python -m weights export runs/demo/0123456789ab --to peft\n"
         "python -m weights export runs/demo/0123456789ab --to peft --rank 4 --output my-adapter\n"

@@ -19,7 +19,7 @@ from weights.backbone import Layer
 
 @style.styled
 def draw_energy(grid: Layout, layers: Sequence[Layer], shares: Sequence[float], title: str) -> Figure:
-    """Panels: the share of ‖W‖² in the first i directions. Map: directions that hold the first of `shares`."""
+    """Panels: the fraction of ‖W‖² in the first i directions. Map: the directions for the first of `shares`."""
     figure, above, panels, below = by_module.build(grid, title, 1.5, shared=True)
     by_module.lines_by_block(above, panels, grid, {layer.name: layer.energy for layer in layers}, "i", "share of ‖W‖²")
     for number, axes in enumerate(panels):
@@ -34,7 +34,7 @@ def draw_energy(grid: Layout, layers: Sequence[Layer], shares: Sequence[float], 
 
 @style.styled
 def draw_ranks(grid: Layout, ranks: Mapping[str, Mapping[str, float]], title: str) -> Figure:
-    """A map for each rule: the rank that it recommends, by layer."""
+    """Draws a map for each rule: the rank that it recommends, by layer."""
     width, height = heat.size(grid)
     figure = Figure(figsize=(width, height * len(ranks)), layout="constrained")
     figure.suptitle(title, fontsize=9)
@@ -46,7 +46,7 @@ def draw_ranks(grid: Layout, ranks: Mapping[str, Mapping[str, float]], title: st
 
 @style.styled
 def draw_errors(grid: Layout, layers: Sequence[Layer], methods: Sequence[str], title: str) -> Figure:
-    """A panel for each kind of module: the relative error of each method over the rank, means over blocks."""
+    """Draws a panel for each kind of module: the relative error of each method over the rank, means over blocks."""
     count = min(by_module.MOST, len(grid.modules))
     columns = min(3, count)
     lines = math.ceil(count / columns)
@@ -58,7 +58,7 @@ def draw_errors(grid: Layout, layers: Sequence[Layer], methods: Sequence[str], t
         if number >= count:
             axes.set_visible(False)
             continue
-        here = [layer for layer in layers if grid.place[layer.name][0] == number]
+        here = [layer for layer in layers if grid.position[layer.name][0] == number]
         for place, method in enumerate(methods):
             ranks = sorted({rank for layer in here for name, rank in layer.errors if name == method})
             errors = [
@@ -66,7 +66,7 @@ def draw_errors(grid: Layout, layers: Sequence[Layer], methods: Sequence[str], t
                 for rank in ranks
             ]
             look = style.look(place)
-            # Methods that agree lie over each other: the first is drawn largest, all are hollow.
+            # Methods may overlap, so markers are hollow and the first is the largest.
             (line,) = axes.plot(
                 ranks,
                 errors,
@@ -87,7 +87,7 @@ def draw_errors(grid: Layout, layers: Sequence[Layer], methods: Sequence[str], t
 
 
 def pictures(model: str, layers: Sequence[Layer], shares: Sequence[float], methods: Sequence[str]) -> Iterator[Picture]:
-    """All figures of a backbone. shares: of the energy, for which ranks are recommended."""
+    """All figures of a backbone. shares: fractions of the energy for which ranks are recommended."""
     grid = layout(layer.name for layer in layers)
     relative = {layer.name: layer.singular_values / layer.singular_values[0] for layer in layers}
     effective = {layer.name: layer.effective_rank for layer in layers}

@@ -1,4 +1,4 @@
-"""GLUE's test sets, whose labels nobody has, and the files that its server takes: one .tsv a set, zipped together."""
+"""GLUE's test sets, which have no public labels, and the files for its server: one .tsv for each set."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from trainer.data.sources.checks import Examples
 
 
-# By test set as it lies in the Hub's layout: the file's name, and how many rows the server expects.
+# By test set, named as on the Hub: the name of its file, and the number of rows that the server expects.
 SETS = {
     "cola/test": ("CoLA.tsv", 1063),
     "sst2/test": ("SST-2.tsv", 1821),
@@ -24,7 +24,7 @@ SETS = {
     "wnli/test": ("WNLI.tsv", 146),
     "ax/test": ("AX.tsv", 1104),  # the diagnostic set, for a model that was trained on MNLI
 }
-NAMED = ("mnli", "qnli", "rte", "ax")  # whose files have the names of classes; all others have their numbers
+NAMED = ("mnli", "qnli", "rte", "ax")  # sets whose files have names of classes; others have their numbers
 LOWEST, HIGHEST = 0.0, 5.0  # of STS-B's scores
 
 

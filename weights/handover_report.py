@@ -1,4 +1,4 @@
-"""`handover.json`: what was handed over, and how exactly; and the same for a terminal."""
+"""`handover.json`: what was exported, and how exactly; and its text for a terminal."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def of(
 
 
 def text(run: Finished, output: Path, report: Mapping[str, Any]) -> str:
-    """What is to be said about an export to `output`."""
+    """The text about an export to `output`."""
     layers, check = report["layers"], report["check"]
     parts = [f"{run.title} → {output}"]
     if report["rank"] is not None:

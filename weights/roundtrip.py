@@ -48,7 +48,7 @@ def as_recorded(run: Finished, found: torch.Tensor) -> str:
     """
     from pyarrow import ArrowException, parquet
 
-    from trainer.errors import ConfigError
+    from trainer.errors import ConfigError, message
     from trainer.hashing import sha256
     from trainer.runs.run import PREDICTIONS
 
@@ -69,7 +69,7 @@ def as_recorded(run: Finished, found: torch.Tensor) -> str:
     except (OSError, ArrowException, KeyError, TypeError, ValueError) as error:
         if isinstance(error, ConfigError):
             raise
-        raise ConfigError(f"{path}: can't be read: {' '.join(str(error).split())}") from None
+        raise ConfigError(f"{path}: can't be read: {message(error)}") from None
     what = "likelihoods" if smooth else "logits"
     if recorded.shape != found.shape:
         raise ConfigError(f"{path}: outputs of shape {tuple(recorded.shape)}, the model's are {tuple(found.shape)}")

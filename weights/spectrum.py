@@ -1,4 +1,4 @@
-"""`python -m weights spectrum`: before training, what rank the weights of a backbone have.
+"""`python -m weights spectrum`: the ranks of a backbone's weights, before training.
 
 The one verb that needs torch: it decomposes weights, as the methods do (see backbone.py).
 """
@@ -15,8 +15,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from analysis.commands.command import Verb, emit
-from analysis.commands.figures import FORMATS, chosen, write
+from analysis.commands.command import Verb, chosen, emit, write
+from analysis.commands.figures import FORMATS
 from analysis.errors import AnalysisError
 from analysis.tables.formats.markdown import escape, table
 from analysis.text.formulas import inert
@@ -42,14 +42,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--energy", default="0.9,0.99", metavar="SHARE,…", help="shares of the energy; default: 0.9,0.99"
     )
     parser.add_argument("--methods", metavar="NAME,…", help=f"{', '.join(METHODS)}; default: all")
-    parser.add_argument("--seed", type=int, default=0, help="of the random starts of the decompositions")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random starts of the decompositions")
     parser.add_argument("--override", action="append", default=[], metavar="NAME=VALUE", help="model.id=…, for hub")
     parser.add_argument("--output", type=Path, metavar="DIR", help="folder for table, csv and figures; default: none")
     parser.add_argument("--format", default=",".join(FORMATS), metavar="FORMAT,…", help="png, svg; default: both")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Prints the table; with an output folder, writes table, csv and figures there. Raises `AnalysisError`."""
+    """Prints the table, and writes table, csv and figures to the output folder. Raises `AnalysisError`."""
     methods = chosen("--methods", options.methods, METHODS)
     formats = chosen("--format", options.format, FORMATS)
     ranks = _numbers("--ranks", options.ranks, int, lambda rank: rank >= 1, "whole numbers ≥ 1")
@@ -85,7 +85,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def render(layers: Sequence[Layer], ranks: Sequence[int], methods: Sequence[str]) -> str:
-    """A Markdown table with one row a layer and their mean, then what its columns are."""
+    """A Markdown table with one row for each layer and their mean, then the definitions of its columns."""
     rules = list(layers[0].ranks)
     pairs = [(method, rank) for rank in ranks for method in methods]
     head = ["layer", "size", "effective rank", *(f"rank: {rule}" for rule in rules)]
@@ -120,7 +120,7 @@ def render(layers: Sequence[Layer], ranks: Sequence[int], methods: Sequence[str]
 
 
 def as_csv(layers: Sequence[Layer], ranks: Sequence[int], methods: Sequence[str]) -> str:
-    """One row a layer, all digits."""
+    """The csv: one row for each layer, with all digits."""
     rules = list(layers[0].ranks)
     pairs = [(method, rank) for rank in ranks for method in methods]
     file = io.StringIO()
@@ -141,7 +141,7 @@ def as_csv(layers: Sequence[Layer], ranks: Sequence[int], methods: Sequence[str]
 
 
 def _column(rule: str) -> str:
-    """A rule's name as csv has it: energy_0.9, gavish_donoho."""
+    """The name of a rule in csv: energy_0.9, gavish_donoho."""
     share, energy, _ = rule.partition(" % energy")
     return f"energy_{float(share) / 100:g}" if energy else rule.lower().replace("-", "_")
 
@@ -151,23 +151,23 @@ def _list(text: str) -> list[str]:
 
 
 def _numbers(option: str, text: str, kind: type[T], good: Callable[[T], bool], allowed: str) -> list[T]:
-    """The numbers of a list; none twice."""
+    """The numbers of a list, without repetitions."""
     try:
-        found = [kind(part) for part in _list(text)]
+        numbers = [kind(part) for part in _list(text)]
     except ValueError:
-        found = []
-    if not found or not all(map(good, found)):
-        raise AnalysisError(f"{option}: {text!r}, allowed: {allowed}, with commas between")
-    return list(dict.fromkeys(found))
+        numbers = []
+    if not numbers or not all(map(good, numbers)):
+        raise AnalysisError(f"{option}: {text!r}, allowed: {allowed}, separated by commas")
+    return list(dict.fromkeys(numbers))
 
 
 VERB = Verb(
     name="spectrum",
     summary="ranks of a backbone's weights, before training",
     description=(
-        "A line for each weight matrix of a model: its effective rank, the ranks that rules recommend, and how\n"
-        "well truncated SVD, randomised SVD, alternating least squares and NMF approach it at given ranks.\n"
-        "With --output also spectrum.csv and figures."
+        "Prints a line for each weight matrix of a model: its effective rank, the ranks that rules recommend, and\n"
+        "the errors of truncated SVD, randomised SVD, alternating least squares and NMF at given ranks.\n"
+        "--output also writes spectrum.csv and figures."
     ),
     example=(
         "python -m weights spectrum minilm --output spectrum\n"

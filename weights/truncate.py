@@ -1,4 +1,4 @@
-"""The verb `truncate`: every layer's update cut to lower ranks after training, and what the metric says then."""
+"""The verb `truncate`: the metric after every layer's update is truncated to lower ranks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FILENAME = "truncation.json"
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add_run(parser)
-    parser.add_argument("--rank", type=ranks, required=True, metavar="R,…", help="ranks to cut to: 1,2,4,8")
+    parser.add_argument("--rank", type=ranks, required=True, metavar="R,…", help="ranks to truncate to: 1,2,4,8")
     parser.add_argument("--device", help="auto, cpu, cuda, cuda:N (default: the run's own)")
 
 
@@ -55,7 +55,7 @@ def truncation(run: Finished, cuts: list[int]) -> dict[str, Any]:
     steps = []
     for place, cut in enumerate(cuts, 1):
         now = {name: found[place] for name, found in updates.items()}
-        handover.put(run.model, adapters, now)
+        handover.replace_adapters(run.model, adapters, now)
         steps.append({"rank": cut, **_cut(now), **_metrics(run.evaluate())})
     return {
         "version": VERSION,
@@ -80,7 +80,7 @@ def _metrics(found: Evaluation) -> dict[str, Any]:
 def _cut(updates: Mapping[str, Update]) -> dict[str, Any]:
     """Ranks, parameters of the factors and errors of one state of all layers.
 
-    mean_relative_error: over the layers, zero updates left out. relative_error: of all layers as one matrix,
+    mean_relative_error: over the layers whose update is not zero. relative_error: of all layers as one matrix,
     which is the root of the mean of the squares, each weighted with its layer's energy ‖ΔW‖².
     """
     acting = [update for update in updates.values() if update.norm]
@@ -113,15 +113,17 @@ def _text(run: Finished, found: Mapping[str, Any]) -> str:
     ]
     now, then = found["trained"]["metrics"][name], run.record.metric.value
     if now != then:
-        parts.append(f"as trained, {name} is {now:.6f} here and was {then:.6f} in the run: another machine rounds")
+        parts.append(
+            f"as trained, {name} is {now:.6f} here and was {then:.6f} in the run; rounding differs between machines"
+        )
     return "\n\n".join(parts)
 
 
 VERB = Verb(
     name="truncate",
     summary="the metric against the rank that is kept after training",
-    description="Replaces every layer's update by its best approximation of each rank, evaluates it, and writes\n"
-    f"{FILENAME} into the run's folder; the run itself stays as it is.",
+    description="Replaces every layer's update by its best approximation of each rank, evaluates the model, and\n"
+    f"writes {FILENAME} into the run's folder. The run itself does not change.",
     example="python -m weights truncate runs/demo/0123456789ab --rank 1,2,4,8",
     add_arguments=_add_arguments,
     run=_run,

@@ -1,48 +1,60 @@
-"""The command line: finds the verb, shows errors in one line."""
+"""The command line of `python -m analysis`; `python -m weights` uses the same class."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from analysis.commands import collect, compare, dashboard, figures, readme, report, sync, table, verify
 from analysis.commands.command import Verb
 from analysis.errors import AnalysisError
 
+
+@dataclass(frozen=True)
+class CommandLine:
+    """The verbs of `python -m NAME`. errors: exceptions that are shown as one line."""
+
+    name: str
+    description: str
+    verbs: tuple[Verb, ...]
+    errors: tuple[type[Exception], ...] = (AnalysisError,)
+
+    def parser(self) -> argparse.ArgumentParser:
+        """The parser of all verbs; `--help` lists them."""
+        top = argparse.ArgumentParser(
+            prog=f"python -m {self.name}",
+            description=self.description,
+            epilog=f"python -m {self.name} <verb> --help shows the options of a verb and an example.",
+        )
+        verbs = top.add_subparsers(title="verbs", metavar="<verb>", dest="verb", required=True)
+        for verb in self.verbs:
+            sub = verbs.add_parser(
+                verb.name,
+                help=verb.summary,
+                description=verb.description,
+                epilog="example:\n" + "\n".join(f"  {line}" for line in verb.example.splitlines()),
+                formatter_class=argparse.RawDescriptionHelpFormatter,
+            )
+            verb.add_arguments(sub)
+            sub.set_defaults(call=verb.run)  # not `run`, which is an argument of some verbs
+        return top
+
+    def main(self, arguments: Sequence[str] | None = None) -> int:
+        """Runs one command and returns its exit code: 0, 1 if a check fails, 2 for an error."""
+        options = self.parser().parse_args(arguments)
+        try:
+            code: int = options.call(options)
+        except self.errors as error:
+            print(f"{self.name}: {error}", file=sys.stderr)
+            return 2
+        return code
+
+
 VERBS: tuple[Verb, ...] = (
     *(table.VERB, collect.VERB, compare.VERB, figures.VERB, report.VERB, verify.VERB),
     *(readme.VERB, dashboard.VERB, sync.VERB),
 )
-
-
-def parser() -> argparse.ArgumentParser:
-    """The parser of all verbs; `--help` lists them."""
-    top = argparse.ArgumentParser(
-        prog="python -m analysis",
-        description="Tables, comparisons, figures and reports from run folders.",
-        epilog="python -m analysis <verb> --help shows the options of a verb and an example.",
-    )
-    verbs = top.add_subparsers(title="verbs", metavar="<verb>", dest="verb", required=True)
-    for verb in VERBS:
-        sub = verbs.add_parser(
-            verb.name,
-            help=verb.summary,
-            description=verb.description,
-            epilog="example:\n" + "\n".join(f"  {line}" for line in verb.example.splitlines()),
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        verb.add_arguments(sub)
-        sub.set_defaults(run=verb.run)
-    return top
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; returns its exit code: 0, 1 for a check that fails, or 2 for what can't be done."""
-    options = parser().parse_args(arguments)
-    try:
-        code: int = options.run(options)
-    except AnalysisError as error:
-        print(f"analysis: {error}", file=sys.stderr)
-        return 2
-    return code
+_LINE = CommandLine("analysis", "Tables, comparisons, figures and reports from run folders.", VERBS)
+parser, main = _LINE.parser, _LINE.main

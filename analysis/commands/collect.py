@@ -1,7 +1,6 @@
-"""`python -m analysis collect`: run folders → one tidy frame, one row a run.
+"""`python -m analysis collect`: one tidy frame with one row for each run.
 
-The columns are the names of a record: first what the run is, then what came out of it, what it was
-made with, and its settings. `frame` gives the same to Python.
+The columns are the fields of a record: identity, results, provenance, settings. `frame` returns the same in Python.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING
 from analysis.commands.command import Verb, add_runs, emit_parts, read_runs
 from analysis.errors import AnalysisError
 from analysis.records.columns import Columns
-from analysis.records.runs import Found
+from analysis.records.runs import RunSet
 from analysis.tables import footnotes
 from analysis.tables.formats.markdown import one_line
 from trainer.record import STATUSES
@@ -27,46 +26,45 @@ FORMATS = ("csv", "parquet")
 
 
 def frame(roots: Iterable[Path | str]) -> pd.DataFrame:
-    """One row for each run below `roots`, done or failed; what was not measured is missing.
+    """One row for each run below `roots`, done or failed. Numbers that were not measured are missing.
 
-    `frame.attrs["problems"]` lists what was left out and what is mixed. Raises `AnalysisError`
-    where there is no run.
+    `frame.attrs["problems"]` lists what was skipped and what is mixed. Raises `AnalysisError` if there is no run.
     """
     runs = read_runs(roots)
-    found: pd.DataFrame = Columns(runs).table().to_pandas()
-    found.attrs["problems"] = _problems(runs)
-    return found
+    table: pd.DataFrame = Columns(runs).table().to_pandas()
+    table.attrs["problems"] = _problems(runs)
+    return table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `collect`."""
     add_runs(parser)
-    parser.add_argument("--format", choices=FORMATS, help="default: what the name of the output ends in, else csv")
+    parser.add_argument("--format", choices=FORMATS, help="default: the ending of the output's name, or else csv")
     parser.add_argument("--output", type=Path, metavar="FILE", help="default: standard output")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Writes the frame. Raises `AnalysisError` where there is no record to make it from."""
+    """Writes the frame. Raises `AnalysisError` if there is no record."""
     output: Path | None = arguments.output
     form = arguments.format or ("parquet" if output and output.suffix == ".parquet" else "csv")
     if form == "parquet" and output is None:
         raise AnalysisError("--format: 'parquet' needs --output")
-    found = read_runs(arguments.runs)
-    columns = Columns(found)
+    runs = read_runs(arguments.runs)
+    columns = Columns(runs)
     if output is not None and form == "parquet":
         columns.write_parquet(output)
     else:
         emit_parts(columns.csv(), output)
-    for problem in _problems(found):
+    for problem in _problems(runs):
         print(problem, file=sys.stderr)
     return 0
 
 
-def _problems(found: Found) -> list[str]:
-    """What is mixed among the rows, and what is not among them."""
-    provenance = found.provenance(*STATUSES)
+def _problems(runs: RunSet) -> list[str]:
+    """What is mixed among the rows, and what was skipped."""
+    provenance = runs.provenance(*STATUSES)
     code, wrong = provenance.code()
-    problems = [*([code] if wrong else []), *provenance.mixed(), *provenance.unequal(), *footnotes.left_out(found)]
+    problems = [*([code] if wrong else []), *provenance.mixed(), *provenance.unequal(), *footnotes.left_out(runs)]
     return [one_line(problem) for problem in problems]
 
 
@@ -74,10 +72,10 @@ VERB = Verb(
     name="collect",
     summary="one row for each run, as csv or parquet",
     description=(
-        "One row for each run, failed ones with their error, one column for each name of the record.\n"
-        "Rows are sorted by variant, model, task, settings and seed. In csv lists are JSON, true and false\n"
-        "are written so, and what was not measured is empty. Corrupt, foreign and duplicate folders are left\n"
-        "out and listed on standard error; so are mixed code, libraries, machines and protocols."
+        "One row for each run, one column for each field of the record; failed runs have their error.\n"
+        "Rows are sorted by variant, model, task, settings and seed. In csv, lists are JSON, booleans are\n"
+        "true and false, and missing numbers are empty. Folders that are corrupt, foreign or duplicate are\n"
+        "skipped and listed on standard error, as are mixed code, libraries, machines and protocols."
     ),
     example=(
         "python -m analysis collect runs/demo --output demo.csv\n"

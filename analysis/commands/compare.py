@@ -1,4 +1,4 @@
-"""`python -m analysis compare`: which of two rows is better, by how much, and whether the claim stands."""
+"""`python -m analysis compare`: which of two rows is better, by how much, and how certain that is."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="two rows of the table, by variant (lora) or label ('lora rank=4'), "
         "then run folders, or folders with run folders at any depth below",
     )
-    parser.add_argument("--all", metavar="BASELINE", help="every other row against this one; no A and B then")
+    parser.add_argument("--all", metavar="BASELINE", help="compare every other row with this one, instead of A with B")
     parser.add_argument(
         "--resamples",
         type=_resamples,
         default=_RESAMPLES,
         metavar="N",
-        help="of the bootstrap over test examples; default: %(default)s",
+        help="resamples of the bootstrap over test examples; default: %(default)s",
     )
     parser.add_argument("--figure", type=Path, metavar="FILE", help="critical-difference diagram, .png or .svg")
-    parser.add_argument("--format", choices=FORMATS, help="default: what the name of the output ends in, else md")
+    parser.add_argument("--format", choices=FORMATS, help="default: the ending of the output's name, or else md")
     parser.add_argument("--output", type=Path, metavar="FILE", help="default: standard output")
 
 
@@ -47,15 +47,15 @@ def _resamples(text: str) -> int:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Prints the comparison. Raises `AnalysisError` where a row can't be found, or a figure not be drawn."""
+    """Prints the comparison. Raises `AnalysisError` if a row is not found or a figure can't be drawn."""
     names, folders = ([], options.words) if options.all is not None else (options.words[:2], options.words[2:])
     if not folders:
         raise AnalysisError("compare: no run folders; expected: A B runs …, or --all BASELINE runs …")
-    found = read_runs(map(Path, folders))
-    all_rows = rows.build(found)
+    runs = read_runs(map(Path, folders))
+    all_rows = rows.build(runs)
     compared = sides.two(all_rows.rows, *names) if names else sides.against(all_rows.rows, options.all)
 
-    # What follows is about numbers, and brings scipy: not for a misspelt name, and not for --help.
+    # Imported here, because these import scipy, which a misspelt name and --help don't need.
     from analysis.comparison import figure, flags, outcome, overall, text, tidy, verdict
 
     ranks = overall.build(compared.rows, all_rows.tasks)
@@ -65,7 +65,7 @@ def run(options: argparse.Namespace) -> int:
             raise AnalysisError(f"--figure: {ranks.untested}")
     outcomes = outcome.compute(compared, all_rows.tasks, options.resamples)
     verdicts = [verdict.judge(one, outcomes.t_tests) for one in outcomes.done]
-    lines = flags.build(found, all_rows, compared, outcomes, options.resamples)
+    lines = flags.build(runs, all_rows, compared, outcomes, options.resamples)
     output: Path | None = options.output
     form = options.format or _ENDINGS.get(output.suffix if output else "", "md")
     if form == "md":
@@ -84,15 +84,15 @@ def run(options: argparse.Namespace) -> int:
 
 VERB = Verb(
     name="compare",
-    summary="whether one row is better than another, by how much",
+    summary="which of two rows is better, and by how much",
     description=(
         "Compares two rows of the table, or every row with a baseline, on every task that both have.\n"
         "Over seeds: paired by seed, paired-t interval, exact sign-flip test, effect size.\n"
         "Over test examples, from the saved predictions: paired bootstrap; for accuracy McNemar's test.\n"
         "Over tasks: average ranks, with 5 tasks and 3 rows Friedman's and Nemenyi's tests.\n"
-        "p values are corrected by Holm for all tests of their kind that the command makes. What weakens a\n"
-        "comparison (unpaired seeds, unequal budgets, other code or protocols) is listed below it\n"
-        "(csv: on standard error)."
+        "p values have Holm's correction for all tests of their kind in this command. What weakens a comparison\n"
+        "(unpaired seeds, unequal budgets, different code or protocols) is listed below it (csv: on standard\n"
+        "error)."
     ),
     example=(
         "python -m analysis compare lora head runs/demo\n"

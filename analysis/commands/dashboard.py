@@ -1,7 +1,7 @@
 """`python -m analysis dashboard`: a W&B workspace for the runs of a project, as code.
 
-The charts name what `tracker=wandb` logs; a test compares the two. See https://docs.wandb.ai for how a
-workspace is worked with once it is there. Written for wandb-workspaces 0.4.13.
+A test compares the names in the charts with those that `tracker=wandb` logs. https://docs.wandb.ai explains
+workspaces. Written for wandb-workspaces 0.4.13.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 from analysis.commands import wandb_account
 from analysis.commands.command import Verb, emit
 from analysis.errors import AnalysisError
+from trainer.errors import message
 
 if TYPE_CHECKING:
     import wandb_workspaces.workspaces as ws
 
 NAME = "Loratory"
 STEP = "step"
-PROJECT = "loratory"  # that of conf/tracker/wandb.yaml
+PROJECT = "loratory"  # the default of conf/tracker/wandb.yaml
 # In a run's config, which W&B calls variant.value.name.
 VARIANT, TASK = "variant.name", "task.name"
 SETTINGS = (TASK, "seed", "optim.lr", "variant.rank")  # as columns
@@ -30,7 +31,7 @@ SPLIT = ("memory/weights", "memory/gradients", "memory/optimizer", "memory/activ
 LOSS, PENALTY, EVAL_LOSS = "train/task_loss", "train/penalty", "eval/loss"
 RATE, NORM, SKIPPED = "lr", "grad_norm", "skipped"
 TOTAL_RANK, RANKS = "budget/total_rank", ("ranks/min", "ranks/mean", "ranks/max")
-SPARSITY = "sparsity"  # of methods that have one
+SPARSITY = "sparsity"  # of methods with sparse matrices
 RANK_MAP = "ranks/map"
 PARAMETERS = ("params/effective", "params/adapter_start", "params/adapter_end")
 SECONDS = "time/train"
@@ -42,9 +43,9 @@ def workspace(
 ) -> ws.Workspace:
     """The workspace of a project.
 
-    metrics: of the tasks (`accuracy`, `pearson`, …), each of which gets a learning curve. by: settings besides variant
-    and task in which runs of one group must not differ: every curve and bar is a mean over a group. study: of the runs
-    that are shown; None for all.
+    metrics: metrics of the tasks (`accuracy`, `pearson`, …), each of which gets a learning curve. by: settings by
+    which runs are grouped, besides variant and task; every curve and bar is a mean over a group. study: only its runs
+    are shown; None for all.
     """
     import wandb_workspaces.workspaces as ws
 
@@ -101,7 +102,7 @@ def _curves(metrics: tuple[str, ...]) -> list[Any]:
 def _memory() -> list[Any]:
     import wandb_workspaces.reports.v2 as wr
 
-    grouped: dict[str, Any] = {"groupby_aggfunc": "mean", "orientation": "h"}  # as the runs are
+    grouped: dict[str, Any] = {"groupby_aggfunc": "mean", "orientation": "h"}  # grouped as the runs
     return [
         wr.BarPlot(title=f"{name}, bytes, mean ± sd", metrics=[name], groupby_rangefunc="stddev", **grouped)
         for name in SPLIT
@@ -127,7 +128,7 @@ def _runs() -> list[Any]:
 
 
 def _by_group(title: str, name: str) -> Any:
-    """Curves over steps, one for each group of runs: the mean over them, and a band of one sd."""
+    """Curves over steps: for each group of runs the mean and a band of one sd."""
     import wandb_workspaces.reports.v2 as wr
 
     return wr.LinePlot(
@@ -142,18 +143,18 @@ def _by_group(title: str, name: str) -> Any:
 
 
 def as_json(made: ws.Workspace) -> str:
-    """The workspace as W&B stores it, after a way there and back through the library's own model.
+    """The workspace as W&B stores it, checked by a round trip through the library's own model.
 
-    Raises `AnalysisError` where it doesn't come back as it was.
+    Raises `AnalysisError` if the round trip changes it.
     """
     import wandb_workspaces.workspaces as ws
     from wandb_workspaces.workspaces.internal import View
 
-    there = _dumped(made)
-    back = ws.Workspace._from_model(View.model_validate_json(there))
-    if list(_keys(json.loads(there))) != list(_keys(json.loads(_dumped(back)))):
+    written = _dumped(made)
+    read = ws.Workspace._from_model(View.model_validate_json(written))
+    if list(_keys(json.loads(written))) != list(_keys(json.loads(_dumped(read)))):
         raise AnalysisError("dashboard: wandb-workspaces does not read this workspace as it was written")
-    return there
+    return written
 
 
 def _dumped(made: ws.Workspace) -> str:
@@ -162,7 +163,7 @@ def _dumped(made: ws.Workspace) -> str:
 
 
 def _keys(tree: Any) -> Iterator[Any]:
-    """All leaves but the ids, which are drawn anew each time."""
+    """All leaves without the ids, which are random."""
     if isinstance(tree, dict):
         for name, value in sorted(tree.items()):
             if not name.lower().endswith(("id", "_id", "ref")):
@@ -180,20 +181,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--project",
         default=os.environ.get("WANDB_PROJECT", PROJECT),
-        help="W&B project, as in tracker.project; default: WANDB_PROJECT, else loratory",
+        help="W&B project (tracker.project); default: WANDB_PROJECT, or else loratory",
     )
-    parser.add_argument("--entity", help="team or user; default: the key's own")
+    parser.add_argument("--entity", help="team or user; default: that of the key")
     parser.add_argument(
-        "--metrics", nargs="+", default=["accuracy"], metavar="NAME", help="of the tasks; default: accuracy"
+        "--metrics", nargs="+", default=["accuracy"], metavar="NAME", help="metrics of the tasks; default: accuracy"
     )
     parser.add_argument(
         "--by",
         nargs="+",
         default=[],
         metavar="SETTING",
-        help="in what else runs differ, variant.rank optim.lr: they are grouped by variant, task and these",
+        help="settings by which runs are grouped, besides variant and task, such as variant.rank optim.lr",
     )
-    parser.add_argument("--study", help="only the runs of this study; default: all of the project")
+    parser.add_argument("--study", help="show only this study; default: the whole project")
     parser.add_argument("--dry-run", action="store_true", help="print the workspace as JSON; needs no key")
 
 
@@ -202,8 +203,8 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         import wandb_workspaces.workspaces as ws  # noqa: F401
     except ModuleNotFoundError:
-        message = "'wandb-workspaces' is not installed: pip install 'loratory[workspaces]'"
-        raise AnalysisError(f"dashboard: {message}") from None
+        missing = "'wandb-workspaces' is not installed: pip install 'loratory[workspaces]'"
+        raise AnalysisError(f"dashboard: {missing}") from None
     chosen = tuple(arguments.metrics), tuple(arguments.by), arguments.study
     if arguments.dry_run:
         emit(as_json(workspace(arguments.project, arguments.entity or "entity", *chosen)) + "\n", None)
@@ -214,8 +215,8 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         entity = arguments.entity or str(wandb.Api().default_entity)
         saved = workspace(arguments.project, entity, *chosen).save()
-    except Exception as error:  # of requests, of GraphQL, of W&B: there is no common one
-        raise AnalysisError(f"dashboard: W&B did not take it: {' '.join(str(error).split())}") from None
+    except Exception as error:  # requests, GraphQL and W&B have no common base class
+        raise AnalysisError(f"dashboard: W&B refused it: {message(error)}") from None
     emit(saved.url + "\n", None)
     return 0
 
@@ -224,9 +225,9 @@ VERB = Verb(
     name="dashboard",
     summary="a W&B workspace that compares variants",
     description=(
-        "Builds a W&B workspace for runs that were logged with tracker=wandb: result against parameters, memory by\n"
-        "its parts, learning curves, ranks, a table of runs, in groups of one variant, task and --by. Prints its\n"
-        "address. With --dry-run nothing is sent: the workspace is checked and printed as JSON."
+        "Builds a W&B workspace for runs with tracker=wandb and prints its address. It shows results against\n"
+        "parameters, memory by its parts, learning curves, ranks and effective parameters, and a table of runs,\n"
+        "grouped by variant, task and --by. --dry-run sends nothing, but checks the workspace and prints its JSON."
     ),
     example=(
         "python -m analysis dashboard --dry-run\n"

@@ -1,4 +1,4 @@
-"""`python -m analysis figures`: every picture that the given runs allow, as PNG and SVG, and a list of captions."""
+"""`python -m analysis figures`: all pictures that the runs allow, as PNG and SVG, with captions."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from analysis.commands.command import Verb, add_runs, read_runs
+from analysis.commands.command import Verb, add_runs, chosen, read_runs, write
 from analysis.errors import AnalysisError
+from analysis.plots.catalogue import NAMES, pictures
 from analysis.records import runs
 from analysis.tables import footnotes
 from analysis.tables.formats.markdown import escape, one_line
@@ -18,37 +19,6 @@ if TYPE_CHECKING:
 
 FORMATS = ("png", "svg")
 CAPTIONS = "captions.md"
-# In the order in which they are drawn. Written out, so that `--help` does not load matplotlib.
-NAMES = (
-    *("metric-parameters", "metric-memory", "metric-time", "learning-curves", "rank-map", "rank-total"),
-    *("rank-over-time", "sparsity-pattern", "sparsity-overlap", "delta-spectrum", "metric-kept-rank", "memory"),
-    "subspace-similarity",
-)
-
-
-def kinds(only: Iterable[str] = NAMES) -> list[Kind]:
-    """The kinds of figures with these names."""
-    # Here, so that a table does not wait for matplotlib.
-    from analysis.plots import costs, curves, kept_rank, memory, rank_map, rank_time, sparsity, spectrum, subspaces
-
-    modules = (costs, curves, rank_map, rank_time, sparsity, spectrum, kept_rank, memory, subspaces)
-    return [kind for module in modules for kind in module.KINDS if kind.name in set(only)]
-
-
-def pictures(study: Study, only: Iterable[str] = NAMES) -> Iterator[tuple[Kind, Picture | LeftOut]]:
-    """All that can be drawn of a study, and what can't, kind by kind. No two pictures have one name."""
-    from dataclasses import replace
-
-    from analysis.plots.kind import Picture
-
-    taken: dict[str, int] = {}
-    for kind in kinds(only):
-        for item in kind.pictures(study):
-            if isinstance(item, Picture):
-                # File systems that don't tell A from a would lose one of two.
-                number = taken[item.name.casefold()] = taken.get(item.name.casefold(), 0) + 1
-                item = item if number == 1 else replace(item, name=f"{item.name}-{number}")
-            yield kind, item
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -66,17 +36,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Draws and writes. Raises `AnalysisError` where there is nothing to draw, or nowhere to write."""
+    """Draws and writes the figures. Raises `AnalysisError` if none can be drawn or a file can't be written."""
     only = chosen("--only", options.only, NAMES)
     formats = chosen("--format", options.format, FORMATS)
-    found = read_runs(options.runs)
-    if not found.done:
-        raise AnalysisError(f"no finished run to draw; {len(found.failed)} failed")
-    pair = None if options.pair is None else (_pick(options.pair[0], found), _pick(options.pair[1], found))
+    run_set = read_runs(options.runs)
+    if not run_set.done:
+        raise AnalysisError(f"no finished run to draw; {len(run_set.failed)} failed")
+    pair = None if options.pair is None else (_pick(options.pair[0], run_set), _pick(options.pair[1], run_set))
     from analysis.plots.kind import Picture, Study
     from analysis.plots.style import encode
 
-    study = Study(found, pair)
+    study = Study(run_set, pair)
     output: Path = options.output
     drawn: list[tuple[Kind, Picture]] = []
     left_out: list[tuple[Kind, LeftOut]] = []
@@ -99,7 +69,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _captions(study: Study, drawn: Iterable[tuple[Kind, Picture]], reasons: Iterable[str], formats: list[str]) -> str:
-    """What stands below each picture, what is missing, and what is to know about the runs."""
+    """The captions, the reasons for missing pictures, and the notes on the runs."""
     lines = ["# Figures", ""]
     for _, picture in drawn:
         files = ", ".join(f"[{form}]({picture.name}.{form})" for form in formats)
@@ -107,14 +77,14 @@ def _captions(study: Study, drawn: Iterable[tuple[Kind, Picture]], reasons: Iter
     reasons = list(reasons)
     if reasons:
         lines += ["## Not drawn", "", *(f"- {escape(reason)}" for reason in reasons), ""]
-    # The other notes explain a table's cells and columns.
-    notes = footnotes.build(study.found, study.rows, study.grid)
+    # The other notes explain a table.
+    notes = footnotes.build(study.runs, study.rows, study.grid)
     about = [note for note in notes if note.problem or note.text.startswith("Code: ")]
     return "\n".join([*lines, "## The runs", "", *(f"- {escape(note.text)}" for note in about), ""])
 
 
 def _reasons(left_out: Iterable[tuple[Kind, LeftOut]]) -> Iterator[str]:
-    """One line for each kind and reason, with all that it is the reason for."""
+    """One line for each kind and reason, with everything that was not drawn."""
     together: dict[tuple[str, str], list[str]] = {}
     for kind, item in left_out:
         together.setdefault((kind.name, item.reason), []).append(item.what)
@@ -122,20 +92,9 @@ def _reasons(left_out: Iterable[tuple[Kind, LeftOut]]) -> Iterator[str]:
         yield one_line(f"{name}, {'; '.join(what)}: {reason}")
 
 
-def chosen(option: str, text: str | None, allowed: tuple[str, ...]) -> list[str]:
-    """The names in a list with commas; all that are allowed for None. Raises `AnalysisError`."""
-    names = list(allowed) if text is None else [name.strip() for name in text.split(",") if name.strip()]
-    for name in names:
-        if name not in allowed:
-            raise AnalysisError(f"{option}: {name!r}, allowed: {', '.join(allowed)}")
-    if not names:
-        raise AnalysisError(f"{option}: {text!r}, allowed: one or more of {', '.join(allowed)}")
-    return list(dict.fromkeys(names))
-
-
-def _pick(text: str, found: runs.Found) -> runs.Run:
-    """The finished run that is meant by a folder or a run_id."""
-    for run in found.done:
+def _pick(text: str, run_set: runs.RunSet) -> runs.Run:
+    """The finished run with this run_id, or in this folder."""
+    for run in run_set.done:
         if run.record.run_id == text:
             return run
     read = runs.read([Path(text)])
@@ -144,21 +103,12 @@ def _pick(text: str, found: runs.Found) -> runs.Run:
     return read.done[0]
 
 
-def write(path: Path, content: bytes) -> None:
-    """Writes a file, and its folder where there is none. Raises `AnalysisError`."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-    except OSError as error:
-        raise AnalysisError(f"can't write {path}: {error.strerror or error}") from None
-
-
 VERB = Verb(
     name="figures",
     summary="pictures as PNG and SVG, with captions",
     description=(
-        "Every kind of figure that the runs allow, rows and tasks as in `table`. captions.md says what each\n"
-        "shows (its error bars, its number of seeds); what can't be drawn is listed with the reason.\n"
+        "Draws every kind of figure that the runs allow, with rows and tasks as in `table`. captions.md has the\n"
+        "captions (error bars, numbers of seeds) and lists what can't be drawn, with the reason.\n"
         "The same runs give the same bytes."
     ),
     example=(
@@ -168,5 +118,3 @@ VERB = Verb(
     add_arguments=add_arguments,
     run=run,
 )
-
-__all__ = ["NAMES", "VERB", "kinds", "pictures"]

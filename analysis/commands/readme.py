@@ -1,7 +1,6 @@
-"""`python -m analysis readme`: the tables of a text, made anew from committed records.
+"""`python -m analysis readme`: regenerates the tables of a text from committed records.
 
-A table stands between two lines, the first of which names a study in a folder of reference
-records and may have options of `table`:
+A table is between two lines. The first names a study in a folder of reference records, with options of `table`:
 
     <!-- table:families --group budget -->
     …
@@ -31,7 +30,7 @@ _END = "<!-- /table -->"
 
 @dataclass(frozen=True)
 class _Marked:
-    """A marked table: the lines from `first` up to `last`, markers left out."""
+    """A marked table: lines `first` to `last`, without the markers and without `last`."""
 
     study: str
     options: table.Options
@@ -40,16 +39,16 @@ class _Marked:
 
 
 def regenerated(text: str, where: str, reference: Path) -> tuple[str, int]:
-    """`text` with its tables made anew, and their number.
+    """`text` with regenerated tables, and their number.
 
-    where: what errors call the text. Raises `AnalysisError` for markers that don't fit together, for
-    a study without records, and for records that can't be used.
+    where: the name of the text in errors. Raises `AnalysisError` for unmatched markers, a study without records, and
+    records that can't be trusted.
     """
     lines = text.split("\n")
     made = [(each, _table(each, where, reference)) for each in _marked(lines, where)]
-    # From behind, since a table may get longer.
+    # Backwards, because a table may change its length.
     for each, table_text in reversed(made):
-        # Blank lines, so that Markdown sees a table and not a part of the comment.
+        # Without blank lines, Markdown reads the table as part of the comment.
         lines[each.first : each.last] = ["", *table_text.rstrip("\n").split("\n"), ""]
     return "\n".join(lines), len(made)
 
@@ -83,12 +82,12 @@ def _parsed(text: str, here: str) -> tuple[str, table.Options]:
         words = shlex.split(text)
     except ValueError as error:
         raise AnalysisError(f"{here}: {error}") from None
-    found = parser.parse_args(words)
-    return found.study, table.options_of(found)
+    options = parser.parse_args(words)
+    return options.study, table.options_of(options)
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose errors are ours: one line that says where."""
+    """A parser whose errors are `AnalysisError` and name the line."""
 
     def __init__(self, here: str) -> None:
         super().__init__(add_help=False, allow_abbrev=False)
@@ -103,27 +102,31 @@ def _table(marked: _Marked, where: str, reference: Path) -> str:
     studies = sorted(path.name for path in reference.iterdir() if path.is_dir()) if reference.is_dir() else []
     if marked.study not in studies:
         raise AnalysisError(
-            f"{here}: no study {marked.study!r} in {reference}, there is: {', '.join(studies) or 'none'}"
+            f"{here}: no study {marked.study!r} in {reference}, allowed: {', '.join(studies) or 'none'}"
         )
-    found = runs.read([reference / marked.study])
-    if found.untrusted or not found.done:
-        reason = "; ".join(found.untrusted) or "no done run"
+    read = runs.read([reference / marked.study])
+    if read.untrusted or not read.done:
+        reason = "; ".join(read.untrusted) or "no done run"
         raise AnalysisError(f"{here}: study {marked.study!r}: {reason}")
-    text, _ = table.render(found, "md", marked.options)
+    text, _ = table.render(read, "md", marked.options)
     return text
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `readme`."""
     parser.add_argument("file", type=Path, help="a text with marked tables")
-    parser.add_argument("--check", action="store_true", help="changes nothing; exit code 1 where a table differs")
+    parser.add_argument("--check", action="store_true", help="change nothing; exit code 1 if a table differs")
     parser.add_argument(
-        "--reference", type=Path, default=REFERENCE, metavar="FOLDER", help=f"the studies; default: {REFERENCE}"
+        "--reference",
+        type=Path,
+        default=REFERENCE,
+        metavar="FOLDER",
+        help=f"folder of the studies; default: {REFERENCE}",
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Writes or checks the tables. Raises `AnalysisError` as `regenerated` does."""
+    """Writes or checks the tables. Raises `AnalysisError`, see `regenerated`."""
     path: Path = arguments.file
     try:
         old = path.read_text(encoding="utf-8")
@@ -136,7 +139,7 @@ def run(arguments: argparse.Namespace) -> int:
             old.splitlines(keepends=True), new.splitlines(keepends=True), str(path), f"{path}, regenerated", n=1
         )
         emit("".join(difference), None)
-        emit(f"{path}: its tables are not those of {arguments.reference}; without --check they are made anew\n", None)
+        emit(f"{path}: its tables differ from {arguments.reference}; without --check they are regenerated\n", None)
         return 1
     if new != old:
         emit(new, path)
@@ -146,10 +149,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 VERB = Verb(
     name="readme",
-    summary="a text's tables, made anew from committed records",
+    summary="regenerates the tables of a text",
     description=(
-        "A table between <!-- table:STUDY --> and <!-- /table -->, each alone on its line, is made anew from\n"
-        "the records in runs/reference/STUDY. Options of table may stand behind the study's name."
+        "Regenerates every table between <!-- table:STUDY --> and <!-- /table -->, each alone on its line, from\n"
+        "the records in runs/reference/STUDY. Options of table may follow the study's name."
     ),
     example="python -m analysis readme README.md\npython -m analysis readme README.md --check",
     add_arguments=add_arguments,

@@ -1,4 +1,4 @@
-"""`python -m analysis report`: all that runs say in one HTML file that works without server and network."""
+"""`python -m analysis report`: tables, verdicts, pictures and runs in one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from analysis.commands import figures, table
-from analysis.commands.command import Verb, add_runs, emit, read_runs
-from analysis.records.runs import Found
+from analysis.commands import table
+from analysis.commands.command import Verb, add_runs, chosen, emit, read_runs
+from analysis.plots import catalogue
+from analysis.records.runs import RunSet
 from analysis.tables.formats.markdown import one_line
 from analysis.tables.rows import Rows
 from analysis.text.phrases import names, runs
@@ -31,21 +32,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--baseline",
         metavar="ROW",
         help="the row that all others are compared with, by variant or label; default: lora, "
-        "or the row that has the most seeds in common with others",
+        "or the row that shares the most seeds with others",
     )
     pictures = parser.add_mutually_exclusive_group()
     pictures.add_argument(
-        "--only", metavar="NAME,…", help=f"kinds of pictures: {', '.join(figures.NAMES)}; default: all"
+        "--only", metavar="NAME,…", help=f"kinds of pictures: {', '.join(catalogue.NAMES)}; default: all"
     )
-    pictures.add_argument("--no-pictures", action="store_true", help="a smaller file, sooner")
+    pictures.add_argument("--no-pictures", action="store_true", help="leave out pictures: faster, and a smaller file")
     table.add_options(parser)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Writes the page. Raises `AnalysisError` for runs, or a choice, that nothing can be made of."""
+    """Writes the page. Raises `AnalysisError` for unusable runs or options."""
     from analysis.report import page
 
-    only = figures.chosen("--only", options.only, figures.NAMES)
+    only = chosen("--only", options.only, catalogue.NAMES)
     content = build(read_runs(options.runs), options, [] if options.no_pictures else only)
     text = page.render(content)
     emit(text, options.output)
@@ -55,23 +56,23 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def build(found: Found, options: argparse.Namespace, only: Sequence[str]) -> Content:
-    """Everything that the page shows. only: kinds of pictures. Raises `AnalysisError`."""
+def build(run_set: RunSet, options: argparse.Namespace, only: Sequence[str]) -> Content:
+    """The content of the page. only: kinds of pictures. Raises `AnalysisError`."""
     from analysis.report import headline, journals, origin, page, records, tracker, verdicts
 
-    built = table.build(found, table.options_of(options))
+    built = table.build(run_set, table.options_of(options))
     all_rows, results = built.rows, built.grid
-    compared = verdicts.build(found, all_rows, options.baseline, pictures=bool(only))
-    lines = built.footnotes(found, underlined=True)
-    ordered = records.order(found, all_rows)
+    compared = verdicts.build(run_set, all_rows, options.baseline, pictures=bool(only))
+    lines = built.footnotes(run_set, underlined=True)
+    ordered = records.order(run_set, all_rows)
     return page.Content(
         title=options.title,
-        summary=_summary(found, all_rows),
+        summary=_summary(run_set, all_rows),
         headline=headline.build(results, built.sheet()),
-        notes=page.problems(lines, found.provenance().unequal()),
+        notes=page.problems(lines, run_set.provenance().unequal()),
         verdicts=compared,
-        kinds=_pictures(found, only) if found.done else [],
-        why_no_pictures="" if only and found.done else "No run is done." if only else "Left out: --no-pictures.",
+        kinds=_pictures(run_set, only) if run_set.done else [],
+        why_no_pictures="" if only and run_set.done else "No run is done." if only else "Left out: --no-pictures.",
         data={
             "runs": records.build(ordered, all_rows, results.fractions),
             "curves": journals.curves(ordered),
@@ -83,25 +84,25 @@ def build(found: Found, options: argparse.Namespace, only: Sequence[str]) -> Con
     )
 
 
-def _pictures(found: Found, only: Sequence[str]) -> list[Kind]:
+def _pictures(run_set: RunSet, only: Sequence[str]) -> list[Kind]:
     if not only:
         return []
-    # matplotlib comes with the first picture.
+    # Imported here, because they import matplotlib.
     from analysis.plots.kind import Study
     from analysis.report import images
 
-    return images.build(Study(found), only)
+    return images.build(Study(run_set), only)
 
 
-def _summary(found: Found, all_rows: Rows) -> str:
+def _summary(run_set: RunSet, all_rows: Rows) -> str:
     from analysis.report import origin
 
-    records = [run.record for run in (*found.done, *found.failed)]
+    records = [run.record for run in (*run_set.done, *run_set.failed)]
     seeds = sorted({record.seed for record in records})
-    failed = f", {len(found.failed)} failed" if found.failed else ""
+    failed = f", {len(run_set.failed)} failed" if run_set.failed else ""
     days = origin.period(records)
     parts = [
-        f"{runs(len(records))} ({len(found.done)} done{failed})",
+        f"{runs(len(records))} ({len(run_set.done)} done{failed})",
         f"{_counted({record.variant for record in records}, 'variant')}",
         f"{_counted({record.task for record in records}, 'task')}",
         f"{_counted({record.model for record in records}, 'model')}",
@@ -118,7 +119,7 @@ def _counted(values: Iterable[str], word: str) -> str:
 
 
 def _command(options: argparse.Namespace) -> list[str]:
-    """The arguments that make this page, wherever it is written: in one order, whatever the order of the folders."""
+    """The arguments that make this page, without the output; folders are sorted."""
     command = ["report", *sorted(set(map(str, options.runs)))]
     for name, default in (("title", TITLE), ("baseline", None), ("only", None), ("group", None)):
         value = getattr(options, name)
@@ -132,9 +133,9 @@ VERB = Verb(
     name="report",
     summary="one HTML file: table, verdicts, pictures and every run",
     description=(
-        "The table, to sort and filter; every row against a baseline; pictures; all runs, each with a page of\n"
-        "its config, its curves, the ranks of its layers and the command that repeats it. One file without\n"
-        "server and network, for a laptop or a phone. The same runs give the same bytes."
+        "The table, which can be sorted and filtered; every row against a baseline; pictures; and for each run\n"
+        "a page with its config, curves, ranks and the command that repeats it. The file needs no server and no\n"
+        "network and works on a phone. The same runs give the same bytes."
     ),
     example=(
         "python -m analysis report runs/demo\n"

@@ -1,7 +1,7 @@
 """`python -m analysis sync`: uploads runs to a dashboard after they have ended.
 
-Without `--to`, those that W&B has kept offline, with W&B's own `wandb beta sync`. With it, any: a run that no tracker
-watched gets there from its own files, as it would have while it went on.
+Without `--to`, it uploads runs that W&B has logged offline, with W&B's own `wandb beta sync`. With `--to`, it uploads
+any run that has ended from the run's own files; the dashboard shows the same as for a live run.
 """
 
 from __future__ import annotations
@@ -23,31 +23,31 @@ from analysis.records.discovery import Run
 if TYPE_CHECKING:
     from trainer.trackers.upload import Destination
 
-OFFLINE, ONLINE = "offline-run-", "run-"  # what the names of W&B's folders begin with
+OFFLINE, ONLINE = "offline-run-", "run-"  # prefixes of the names of W&B's folders
 TRACKERS = ("wandb", "trackio")
 PROJECT = "loratory"  # that of conf/tracker/wandb.yaml
 
 
-def found(roots: Iterable[Path], online: bool = False) -> list[Path]:
-    """W&B's folders of offline runs below `roots`, in the order in which they began.
+def offline_folders(roots: Iterable[Path], online: bool = False) -> list[Path]:
+    """W&B's folders of offline runs below `roots`, sorted by their start.
 
-    online: those of online runs, too, whose upload may have been cut off. Raises `AnalysisError` where a root
-    isn't there.
+    online: whether to add online runs, whose upload may have been interrupted. Raises `AnalysisError` if a root does
+    not exist.
     """
     starts = (OFFLINE, ONLINE) if online else (OFFLINE,)
     folders = set()
     for root in roots:
         if not root.is_dir():
             raise AnalysisError(f"{root}: no such folder")
-        for place, names, files in os.walk(root):
-            if Path(place).name.startswith(starts) and any(name.endswith(".wandb") for name in files):
-                folders.add(Path(place))
+        for folder, names, files in os.walk(root):
+            if Path(folder).name.startswith(starts) and any(name.endswith(".wandb") for name in files):
+                folders.add(Path(folder))
                 names.clear()
     return sorted(folders, key=lambda folder: (folder.name.partition("run-")[2], str(folder)))
 
 
 def command(folders: Iterable[Path], arguments: argparse.Namespace) -> list[str]:
-    """What is called to upload them."""
+    """The command that uploads `folders`."""
     options = [f"--{name}={getattr(arguments, name)}" for name in ("project", "entity") if getattr(arguments, name)]
     online = ["--no-skip-online"] if arguments.online else []
     dry = ["--dry-run"] if arguments.dry_run else ["--yes"]
@@ -63,8 +63,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="default: the one that each run was logged to; with --to wandb: WANDB_PROJECT, else loratory, "
         "with --to trackio: the run's study",
     )
-    parser.add_argument("--entity", help="W&B team or user; default: each run's, else the key's own")
-    parser.add_argument("--online", action="store_true", help="online W&B runs, too, whose upload was cut off")
+    parser.add_argument("--entity", help="W&B team or user; default: that of each run, or else of the key")
+    parser.add_argument(
+        "--online", action="store_true", help="also upload online W&B runs whose upload was interrupted"
+    )
     parser.add_argument("--dry-run", action="store_true", help="only list what would be uploaded; needs no key")
 
 
@@ -74,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
         return _to_tracker(arguments)
     if importlib.util.find_spec("wandb") is None:
         raise AnalysisError("sync: 'wandb' is not installed: pip install wandb")
-    folders = found(arguments.runs, arguments.online)
+    folders = offline_folders(arguments.runs, arguments.online)
     if not folders:
         raise AnalysisError("no offline W&B run in " + ", ".join(map(str, arguments.runs)))
     if not arguments.dry_run:
@@ -89,14 +91,14 @@ def _to_tracker(arguments: argparse.Namespace) -> int:
     for option in ("online", *(["entity"] if arguments.to == "trackio" else [])):
         if getattr(arguments, option):
             raise AnalysisError(f"--{option}: with --to {arguments.to}, allowed: without it")
-    found = read_runs(arguments.runs)
-    tracker_of = _tracker_of(arguments, found.runs)
+    run_set = read_runs(arguments.runs)
+    tracker_of = _tracker_of(arguments, run_set.runs)
     if arguments.to == "wandb" and not arguments.dry_run and os.environ.get("WANDB_MODE") != "offline":
         wandb_account.need()
-    for reason in found.untrusted:
+    for reason in run_set.untrusted:
         print(f"{reason}; not uploaded", file=sys.stderr)
-    failed = len(found.untrusted)
-    for run in sorted(found.runs, key=lambda run: (run.finished, run.path)):
+    failed = len(run_set.untrusted)
+    for run in sorted(run_set.runs, key=lambda run: (run.finished, run.path)):
         try:
             if not run.folder.joinpath("metrics.jsonl").exists():
                 raise CannotUpload("no metrics.jsonl")
@@ -139,7 +141,7 @@ def _tracker_of(arguments: argparse.Namespace, runs: list[Run]) -> Callable[[Run
 
 VERB = Verb(
     name="sync",
-    summary="uploads runs to W&B or trackio after they have ended",
+    summary="uploads runs to W&B or trackio afterwards",
     description=(
         "Without --to, uploads the runs that W&B has kept offline below the folders. What has been uploaded is left\n"
         "out the next time; the parts of a run that was interrupted become one.\n"

@@ -1,4 +1,4 @@
-"""`python -m analysis table`: variant × task, and what each variant costs."""
+"""`python -m analysis table`: variants × tasks, with costs."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _ENDINGS = {".csv": "csv", ".tex": "latex", ".html": "html"}
 
 @dataclass(frozen=True)
 class Options:
-    """What a table may be told besides its runs and its format."""
+    """The options of a table besides its runs and its format."""
 
     group: str | None = None  # "budget", or None for one group
-    memory: bool = False  # the parts of the memory as columns
+    memory: bool = False  # whether the parts of the memory get columns
     published: Sequence[str] = ()  # names of sets in published/
-    metric: str | None = None  # of the records; None for the tasks' own
-    columns: Sequence[str] | None = None  # behind the tasks, in their order; None for those of most tables
-    sort: str | None = None  # a task or one of the columns; None: by name
+    metric: str | None = None  # a metric of the records; None for each task's own
+    columns: Sequence[str] | None = None  # after the tasks, in order; None for the usual ones
+    sort: str | None = None  # a task or a column; None for the order of names
     caption: str | None = None  # of LaTeX
     label: str = "tab:results"
 
@@ -44,20 +44,26 @@ _COLUMNS = (sheets.AVERAGE, sheets.RANK, *(cost.name for cost in costs.COSTS))
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `table`."""
     add_runs(parser)
-    parser.add_argument("--format", choices=FORMATS, help="default: what the name of the output ends in, else md")
+    parser.add_argument("--format", choices=FORMATS, help="default: the ending of the output's name, or else md")
     parser.add_argument("--output", type=Path, metavar="FILE", help="default: standard output")
-    parser.add_argument("--caption", metavar="TEXT", help="of a LaTeX table; default: what is in it")
-    parser.add_argument("--label", default=PLAIN.label, metavar="NAME", help="of a LaTeX table; default: %(default)s")
+    parser.add_argument("--caption", metavar="TEXT", help="caption of a LaTeX table; default: its tasks")
+    parser.add_argument(
+        "--label", default=PLAIN.label, metavar="NAME", help="label of a LaTeX table; default: %(default)s"
+    )
     add_options(parser)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The arguments that say what is in the table."""
+    """The arguments for the content of the table."""
     parser.add_argument(
-        "--group", choices=["budget"], help="budget: rows of one variant.budget stand together and are compared"
+        "--group",
+        choices=["budget"],
+        help="budget: group the rows by variant.budget and compare them within each group",
     )
     parser.add_argument(
-        "--memory", action="store_true", help="also the parts of the memory: weights, gradients, optimizer, activations"
+        "--memory",
+        action="store_true",
+        help="also show the parts of the memory: weights, gradients, optimizer, activations",
     )
     parser.add_argument(
         "--published",
@@ -65,34 +71,36 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         choices=papers.names(),
         default=[],
         metavar="SET",
-        help=f"other people's numbers beside yours, may be repeated: {', '.join(papers.names())}",
+        help=f"also show numbers of a paper; may be repeated: {', '.join(papers.names())}",
     )
 
     parser.add_argument(
-        "--metric", metavar="NAME", help="another metric of the records than the tasks' own, for every task that has it"
+        "--metric",
+        metavar="NAME",
+        help="a metric of the records instead of each task's own, for every task that has it",
     )
     parser.add_argument(
         "--columns",
         type=_names,
         metavar="NAME,…",
-        help=f"what stands behind the tasks, in this order; 'none', or of: {', '.join(_COLUMNS)}",
+        help=f"the columns after the tasks, in this order; 'none', or of: {', '.join(_COLUMNS)}",
     )
     parser.add_argument(
-        "--sort", metavar="NAME", help="rows by a task or one of the columns, the best or the smallest first"
+        "--sort", metavar="NAME", help="sort rows by a task or a column, the best or the smallest first"
     )
 
 
 def _names(text: str) -> tuple[str, ...]:
     names = () if text == "none" else tuple(name.strip() for name in text.split(","))
-    for place, name in enumerate(names):
-        if name not in _COLUMNS or name in names[:place]:
+    for index, name in enumerate(names):
+        if name not in _COLUMNS or name in names[:index]:
             twice = " twice" if name in _COLUMNS else ""
             raise argparse.ArgumentTypeError(f"{name!r}{twice}, allowed: none, or of {', '.join(_COLUMNS)}")
     return names
 
 
 def options_of(arguments: argparse.Namespace) -> Options:
-    """What `add_options` read."""
+    """The options that `add_options` added."""
     return Options(
         arguments.group,
         arguments.memory,
@@ -104,7 +112,7 @@ def options_of(arguments: argparse.Namespace) -> Options:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Prints the table. Raises `AnalysisError` where there is no record to make it from."""
+    """Prints the table. Raises `AnalysisError` if there is no record."""
     output: Path | None = arguments.output
     form = arguments.format or _ENDINGS.get(output.suffix if output else "", "md")
     options = replace(options_of(arguments), caption=arguments.caption, label=arguments.label)
@@ -115,16 +123,16 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def render(found: runs.Found, form: str, options: Options = PLAIN) -> tuple[str, list[str]]:
-    """The table as text, and the problems that this format has no room for. Raises `AnalysisError`."""
+def render(run_set: runs.RunSet, form: str, options: Options = PLAIN) -> tuple[str, list[str]]:
+    """The table as text, and the problems if the format (csv) can't show them. Raises `AnalysisError`."""
     if options.memory and options.columns is not None:
-        raise AnalysisError("--memory: with --columns, which name all columns; allowed: one of the two")
+        raise AnalysisError("--memory: with --columns, which names all columns; allowed: one of the two")
     if form == "csv" and options.columns is not None:
         raise AnalysisError("--columns: csv has all of them; allowed: md, latex, html")
-    built = build(found, options, every_cost=form == "csv")
+    built = build(run_set, options, every_cost=form == "csv")
     table, averages, ranks, beside = built.grid, built.averages, built.ranks, built.published
     underlined = form in ("latex", "html")
-    lines = built.footnotes(found, underlined=underlined)
+    lines = built.footnotes(run_set, underlined=underlined)
     if form == "csv":
         return long_csv.render(table, averages, ranks, beside, by_group=options.sort is not None), [
             markdown.one_line(note.text) for note in lines if note.problem
@@ -138,7 +146,7 @@ def render(found: runs.Found, form: str, options: Options = PLAIN) -> tuple[str,
 
 @dataclass(frozen=True)
 class Built:
-    """A table before it has a format."""
+    """A table before it is formatted."""
 
     rows: rows.Rows
     grid: cells.Grid
@@ -151,10 +159,10 @@ class Built:
         """The table as entries."""
         return sheets.build(self.grid, self.averages, self.ranks, self.published, self.columns)
 
-    def footnotes(self, found: runs.Found, *, underlined: bool) -> list[footnotes.Note]:
-        """What stands below it; of average and rank only where they are columns."""
+    def footnotes(self, run_set: runs.RunSet, *, underlined: bool) -> list[footnotes.Note]:
+        """The lines below it; average and rank are explained if they are columns."""
         return footnotes.build(
-            found,
+            run_set,
             self.rows,
             self.grid,
             self.averages if self._has(sheets.AVERAGE) else None,
@@ -167,11 +175,11 @@ class Built:
         return self.columns is None or name in self.columns
 
 
-def build(found: runs.Found, options: Options, *, every_cost: bool = False) -> Built:
-    """The table that the options describe. Raises `AnalysisError` for a metric or a column that there isn't."""
+def build(run_set: runs.RunSet, options: Options, *, every_cost: bool = False) -> Built:
+    """The table with these options. Raises `AnalysisError` for an unknown metric or column."""
     if options.metric is not None:
-        found.report(options.metric)
-    all_rows = rows.build(found)
+        run_set.report(options.metric)
+    all_rows = rows.build(run_set)
     by_name = {cost.name: cost for cost in costs.COSTS}
     grid = cells.build(
         all_rows,
@@ -191,10 +199,10 @@ VERB = Verb(
     name="table",
     summary="variant × task with mean ± sd over seeds, and costs",
     description=(
-        "One row for each variant (several, labelled with what differs, where its runs differ in more\n"
-        "than their seed), one column for each task, then the average over tasks as GLUE forms it, the\n"
-        "average rank, parameters, memory and time. Rows are sorted by variant, model and settings, tasks\n"
-        "by name, numbers in names by size. The memory is one column; --memory adds its parts.\n"
+        "One row for each variant, or several with labels if its runs differ in more than their seed; one\n"
+        "column for each task, then the average over tasks as GLUE forms it, the average rank, parameters,\n"
+        "memory and time. Rows are sorted by variant, model and settings, and numbers in names by size.\n"
+        "The memory is one column; --memory adds its parts.\n"
         "Failed, corrupt and duplicate runs are listed below the table (csv: on standard error)."
     ),
     example=(

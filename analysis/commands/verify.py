@@ -1,4 +1,4 @@
-"""`python -m analysis verify`: whether records and what lies beside them are what the runs wrote."""
+"""`python -m analysis verify`: checks that records, adapters and predictions are as the runs wrote them."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from typing import TYPE_CHECKING
 from analysis.commands.command import Verb, add_runs, emit
 from analysis.errors import AnalysisError
 from analysis.records import discovery
-from analysis.records.discovery import Listed, Run
-from analysis.records.run_files import digest
+from analysis.records.discovery import Run, Skipped
 from analysis.tables.formats.markdown import one_line
 from analysis.text.phrases import names, runs
 from trainer import record as records
+from trainer.hashing import sha256
 from trainer.record import CorruptRecord, Record
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# By field of `files`, where the file lies in a run's folder. Predictions are hashed when they are read.
+# By field of `files`, the file in a run's folder. Predictions are hashed when they are read.
 _ADAPTER = {"weights": "adapter/state.safetensors", "outline": "adapter/state.json"}
 
 
 class Findings:
-    """What is wrong, one line each, and by reason the folders in which something could not be checked."""
+    """wrong: one line for each fault. unchecked: by reason, the folders in which something could not be checked."""
 
     def __init__(self) -> None:
         self.wrong: list[str] = []
@@ -34,7 +34,7 @@ class Findings:
         self.runs = 0
 
     def check(self, folder: str) -> None:
-        """Everything that can be checked of one run."""
+        """Checks everything of one run."""
         self.runs += 1
         try:
             record = records.read(folder)
@@ -52,7 +52,7 @@ class Findings:
             self.wrong += [f"{folder}: {reason}" for reason in (*self._adapter(run), *self._metrics(run))]
 
     def lines(self) -> Iterator[str]:
-        """All of it, then a sentence with the numbers."""
+        """All lines, then a sentence with the numbers."""
         yield from sorted(self.wrong)
         for reason, folders in sorted(self.unchecked.items()):
             which = "all runs" if len(folders) == self.runs > 1 else names(folders, most=3)
@@ -61,7 +61,7 @@ class Findings:
         yield f"{runs(self.runs)} checked, {what}."
 
     def _record(self, run: Run) -> Iterator[str]:
-        """Where a record contradicts itself. Its checksum, or what stands in for one, was checked when it was read."""
+        """Contradictions within a record. Its checksum was checked when it was read."""
         record, config = run.record, run.record.config
         if record.version == 1:
             self.unchecked["the record as a whole: version 1 has no checksum"].append(run.path)
@@ -70,7 +70,7 @@ class Findings:
         elif record.identity_hash() != record.run_id:
             yield f"run_id: {record.run_id!r}, its identity has {record.identity_hash()!r}"
         for name, value in record.identity.items() if record.version > 1 else ():
-            # A class has its kind there; the version is no setting.
+            # identity has a kind instead of a class, and its version is not a setting.
             if name != "identity_version" and not name.endswith("_target_") and config.get(name) != value:
                 yield f"identity.{name}: {value!r}, config.{name} is {config.get(name)!r}"
         own = {"seed": record.seed, "variant": record.variant, "task": record.task, "model": record.model}
@@ -91,7 +91,7 @@ class Findings:
                 self.unchecked[f"{place}: not there"].append(run.path)
             else:
                 try:
-                    if digest(path) != expected:
+                    if sha256(path) != expected:
                         yield f"{place}: not what the run wrote: its hash is not that of the record"
                 except OSError as error:
                     yield f"{place}: can't be read ({error.strerror or error})"
@@ -113,7 +113,7 @@ class Findings:
             yield from self._metric(run, rows, name, value)
 
     def _metric(self, run: Run, rows: pa.Table, name: str, recorded: float) -> Iterator[str]:
-        """name: as in the record, `f1`, or `validation_mismatched.f1` of a further split."""
+        """name: as in the record: `f1`, or `validation_mismatched.f1` of another split."""
         from analysis.comparison.predictions import NotUsable, differs, formulas, of_split
         from analysis.stats.metrics import KNOWN
 
@@ -136,35 +136,35 @@ class Findings:
 
 
 def _measured(record: Record) -> dict[str, float]:
-    """Every metric of a done run by its name in the record."""
-    found = {} if record.metric.value is None else {record.metric.name or "": record.metric.value}
-    return found | record.metrics
+    """The metrics of a done run, by name."""
+    own = {} if record.metric.value is None else {record.metric.name or "": record.metric.value}
+    return own | record.metrics
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Prints what is wrong; 1 if something is. Raises `AnalysisError` where there is no record."""
-    found, listed = Findings(), Listed()
-    for folder in discovery.folders(arguments.runs, listed):
-        found.check(folder)
-    found.wrong += [f"{reason}: can't be looked into" for reason in listed.untrusted]
-    for folder in listed.begun:
-        found.unchecked["not ended, or killed"].append(folder)
-    if not found.runs:
-        raise AnalysisError("no records: " + "; ".join(listed.empty))
-    for reason in listed.empty:
+    """Prints what is wrong and returns 1 if anything is. Raises `AnalysisError` if there is no record."""
+    findings, skipped = Findings(), Skipped()
+    for folder in discovery.folders(arguments.runs, skipped):
+        findings.check(folder)
+    findings.wrong += [f"{reason}: can't be looked into" for reason in skipped.untrusted]
+    for folder in skipped.begun:
+        findings.unchecked["not ended, or killed"].append(folder)
+    if not findings.runs:
+        raise AnalysisError("no records: " + "; ".join(skipped.empty))
+    for reason in skipped.empty:
         folder, _, why = reason.rpartition(": ")
-        found.unchecked[why].append(folder)
-    emit("".join(f"{one_line(line)}\n" for line in found.lines()), None)
-    return 1 if found.wrong else 0
+        findings.unchecked[why].append(folder)
+    emit("".join(f"{one_line(line)}\n" for line in findings.lines()), None)
+    return 1 if findings.wrong else 0
 
 
 VERB = Verb(
     name="verify",
-    summary="whether records are what their runs wrote",
+    summary="checks that records are as their runs wrote them",
     description=(
-        "Checks every record below the folders: its checksum, that its name is the hash of its settings, that what it\n"
-        "says twice is the same, its metrics against predictions.parquet, and the hashes of adapter and predictions.\n"
-        "One line for each thing that is wrong, then what could not be checked and why. Exits 1 if something is wrong."
+        "Checks every record below the folders: its checksum, its name (the hash of its settings), fields that must\n"
+        "agree, its metrics against predictions.parquet, and the hashes of adapter and predictions.\n"
+        "Prints one line for each fault, then what could not be checked and why. Exits 1 if there is a fault."
     ),
     example="python -m analysis verify runs/demo",
     add_arguments=add_runs,

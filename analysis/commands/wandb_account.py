@@ -1,4 +1,4 @@
-"""The user's W&B account: whether a key is configured. No key is ever printed or passed on."""
+"""Checks whether a W&B key is configured. The key is never printed or passed on."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ HOW = "set WANDB_API_KEY or run `wandb login`"
 
 
 def need() -> None:
-    """Raises `AnalysisError`, which says what to set, where W&B has no key."""
+    """Raises `AnalysisError` with a remedy if no key is configured."""
     import wandb
     from wandb.sdk.lib import wbauth
 

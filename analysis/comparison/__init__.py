@@ -1,13 +1,13 @@
-"""Rows of a table against each other: what the verb `compare` says.
+"""Compares rows of a table, for the verb `compare`.
 
-sides.py        names → rows, and which rows are compared with which
-pairs.py        two rows on one task → pairs of runs with one seed
-predictions.py  predictions.parquet of the two runs of a pair → the same examples, side by side
-outcome.py      pairs → numbers of analysis/stats
-verdict.py      numbers → better, equal, or the data don't say: the rule, and a sentence
-overall.py      all rows over tasks: ranks
+sides.py        finds rows by name and decides which are compared
+pairs.py        pairs the runs of two rows on one task by seed
+predictions.py  aligns the predictions.parquet of two runs by example
+outcome.py      computes the statistics of pairs, with analysis/stats
+verdict.py      decides: better, equal, or the data don't say; and writes the sentence
+overall.py      ranks all rows over tasks
 figure.py       the critical-difference diagram
-flags.py        what stands below: in what, besides the variant, the two sides differ
-words.py        p values and differences as they are printed
-text.py, tidy.py    a comparison as Markdown; as csv and json
+flags.py        writes the lines below: definitions, and everything that weakens the comparison
+words.py        formats p values and differences
+text.py, tidy.py    write a comparison as Markdown; as csv and json
 """

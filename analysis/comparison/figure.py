@@ -1,4 +1,4 @@
-"""The critical-difference diagram: rows at their average ranks, those that are not told apart joined.
+"""The critical-difference diagram: average ranks of rows; a bar joins rows that don't differ significantly.
 
 Demšar, "Statistical Comparisons of Classifiers over Multiple Data Sets", JMLR 2006, figure 1
 """
@@ -17,17 +17,17 @@ from analysis.stats import ALPHA
 from analysis.text.phrases import shortened
 
 FORMATS = ("png", "svg")
-_LONGEST = 50  # letters of a name: a longer one would leave no room for the axis
+_LONGEST = 50  # letters of a name; a longer one leaves no room for the axis
 
 
 def check(path: Path) -> None:
-    """Raises `AnalysisError` for a name that doesn't end in one of `FORMATS`."""
+    """Raises `AnalysisError` if the name does not end in one of `FORMATS`."""
     if path.suffix.lstrip(".").lower() not in FORMATS:
         raise AnalysisError(f"--figure: {str(path)!r}, allowed: a name that ends in .{' or .'.join(FORMATS)}")
 
 
 def draw(overall: Overall, path: Path) -> None:
-    """Writes the figure. Raises `AnalysisError` where the file can't be written."""
+    """Writes the figure. Raises `AnalysisError` if the file can't be written."""
     content = encode(overall, path.suffix.lstrip(".").lower())
     try:
         path.write_bytes(content)
@@ -41,9 +41,9 @@ def size(overall: Overall) -> tuple[float, float]:
 
 
 def encode(overall: Overall, form: str) -> bytes:
-    """The figure as a file of one of `FORMATS`; the same ranks give the same bytes.
+    """The bytes of the figure in one of `FORMATS`; they depend on the ranks only.
 
-    Needs tested ranks. Where Friedman's test doesn't reject, one bar joins all rows.
+    overall: with tests. If Friedman's test does not reject, one bar joins all rows.
     """
     import matplotlib as mpl
     from matplotlib.figure import Figure
@@ -52,11 +52,11 @@ def encode(overall: Overall, form: str) -> bytes:
 
     count = len(overall.rows)
     nemenyi = np.ones((count, count)) if overall.nemenyi is None else overall.nemenyi
-    # Text stays text in an SVG; without a salt its ids, and with a date its bytes, would change.
+    # The SVG keeps text as text. The salt makes its ids reproducible; a date would change its bytes.
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "loratory", "font.size": 9}):
         figure = Figure(figsize=size(overall), layout="constrained")
         axes = figure.add_subplot()
-        # Rows by number: sets of names would be drawn in an order that changes from run to run.
+        # Rows are numbers here, because the library draws sets of names in an order that varies.
         drawn = critical_difference_diagram(
             Series(overall.average),
             DataFrame(nemenyi),
@@ -75,7 +75,9 @@ def encode(overall: Overall, form: str) -> bytes:
             label.set_text(f"{name} ({overall.average[row]:.2f})")
         if overall.nemenyi is not None and overall.critical_difference is not None:
             _scale_bar(axes, min(overall.average), overall.critical_difference)
-        axes.set_xlabel(f"average rank over {len(overall.tasks)} tasks, 1 the best; a bar joins what is not told apart")
+        axes.set_xlabel(
+            f"average rank over {len(overall.tasks)} tasks, 1 is the best; a bar joins rows that do not differ"
+        )
         axes.xaxis.set_label_position("bottom")
         file = io.BytesIO()
         figure.savefig(file, format=form, dpi=200, metadata={"Date": None} if form == "svg" else None)
@@ -83,6 +85,6 @@ def encode(overall: Overall, form: str) -> bytes:
 
 
 def _scale_bar(axes: Any, start: float, length: float) -> None:
-    """How far apart two rows must be, above the axis and its numbers."""
+    """Draws the critical difference above the axis."""
     axes.plot([start, start + length], [1.6, 1.6], color="black", marker="|", linewidth=1)
     axes.text(start, 2, f"critical difference {length:.2f} (Nemenyi, {ALPHA})", va="bottom")

@@ -1,4 +1,4 @@
-"""What stands below a comparison: what its numbers are, and everything that weakens them."""
+"""Writes the lines below a comparison: definitions of its numbers, and everything that weakens it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from analysis.comparison.sides import Sides
 from analysis.comparison.verdict import scale_of
 from analysis.records import settings
 from analysis.records.provenance import Provenance
-from analysis.records.runs import Found
+from analysis.records.runs import RunSet
 from analysis.stats import ALPHA, seeds
 from analysis.tables import footnotes
 from analysis.tables.footnotes import Note
@@ -21,20 +21,20 @@ from analysis.text.numbers import human
 from analysis.text.sorting import natural
 from trainer.record import Record
 
-# Budgets that are further apart than this are not equal.
+# The largest relative difference between equal budgets.
 _BUDGET = 0.01
-_MOST_ROWS = 10  # that one line names
+_MOST_ROWS = 10  # in one line
 
 
-def build(found: Found, rows: Rows, sides: Sides, outcomes: Outcomes, resamples: int) -> list[Note]:
-    """All lines below a comparison, in their order."""
+def build(run_set: RunSet, rows: Rows, sides: Sides, outcomes: Outcomes, resamples: int) -> list[Note]:
+    """All lines below a comparison, in order."""
     runs = [run for outcome in outcomes.done for pair in outcome.paired.pairs for run in pair]
     provenance = Provenance.of(run.record for run in runs)
     explanations = [
         *_numbers(outcomes, resamples),
         *_floors(outcomes),
-        *footnotes.protocols((run.record.task, settings.observed(run.record)) for run in runs),
-        *footnotes.positives((run.record.task, settings.observed(run.record)) for run in runs),
+        *footnotes.protocols((run.record.task, settings.protocol_of(run.record)) for run in runs),
+        *footnotes.positives((run.record.task, settings.protocol_of(run.record)) for run in runs),
         *_settings(rows, sides),
     ]
     problems = [
@@ -46,17 +46,17 @@ def build(found: Found, rows: Rows, sides: Sides, outcomes: Outcomes, resamples:
         *(line for outcome in outcomes.refused for line in _refused(outcome)),
         *_without_examples(outcomes.done),
         *footnotes.failed(Rows(sides.rows, rows.tasks, {})),
-        *footnotes.left_out(found),
+        *footnotes.left_out(run_set),
     ]
     code = [footnotes.code(provenance, sides.rows)] if runs else []
     return [*map(Note, explanations), *code, *(Note(text, problem=True) for text in problems)]
 
 
 def _numbers(outcomes: Outcomes, resamples: int) -> Iterator[str]:
-    """What the numbers are."""
+    """Definitions of the numbers."""
     done = outcomes.done
     if not done:
-        yield "There is no pair of runs with one seed: nothing is compared."
+        yield "No two runs share a seed: nothing is compared."
         return
     scales = {scale.metric: scale.fraction for scale in map(scale_of, done)}
     points = [metric for metric, fraction in sorted(scales.items()) if fraction]
@@ -76,7 +76,7 @@ def _numbers(outcomes: Outcomes, resamples: int) -> Iterator[str]:
         )
     if any(outcome.smallest is not None for outcome in done):
         among = "" if outcomes.t_tests == 1 else f", as the first of {outcomes.t_tests} tests by Holm"
-        yield f"Shown from: the smallest mean difference that these seeds, at this sd, tell from 0{among}."
+        yield f"Shown from: the smallest mean difference that these seeds can distinguish from 0 at this sd{among}."
     if any(outcome.seeds.n == 1 for outcome in done):
         yield "With one paired seed nothing is known about the spread over seeds: no ±, no interval, no p over seeds."
     if any(outcome.seeds.n > 1 and outcome.seeds.p is None for outcome in done):
@@ -95,7 +95,7 @@ def _numbers(outcomes: Outcomes, resamples: int) -> Iterator[str]:
 
 
 def _floors(outcomes: Outcomes) -> Iterator[str]:
-    """What the sign-flip test can't say, by number of seeds."""
+    """The smallest p of the sign-flip test, for each number of seeds."""
     done = outcomes.done
     for n in sorted({outcome.seeds.n for outcome in done} - {1}):
         floor = seeds.flip_floor(n)
@@ -118,7 +118,7 @@ def _settings(rows: Rows, sides: Sides) -> Iterator[str]:
             yield f"Besides the variant and what the labels say, {a.label} and {b.label} differ in: {listed}."
 
 
-# In what the two runs of a pair should be alike.
+# Properties in which the two runs of a pair should agree.
 _ALIKE: dict[str, Callable[[Record], str | bool | None]] = {
     "model": lambda record: record.model,
     "protocol": lambda record: record.data.protocol,
@@ -129,7 +129,7 @@ _ALIKE: dict[str, Callable[[Record], str | bool | None]] = {
 
 
 def _unlike_sides(sides: Sides, done: Sequence[Outcome]) -> Iterator[str]:
-    """Pairs of runs that were not made alike."""
+    """Properties in which the runs of pairs differ."""
     for a, b in sides.pairs:
         pairs = [
             pair for outcome in done if outcome.paired.a is a and outcome.paired.b is b for pair in _records(outcome)
@@ -155,7 +155,7 @@ def _records(outcome: Outcome) -> Iterator[tuple[Record, Record]]:
 
 
 def _unequal_budgets(done: Sequence[Outcome]) -> Iterator[str]:
-    """Rows whose effective parameters are more than 1 % apart in some pair, those alike in one line."""
+    """Rows whose effective parameters differ by more than 1 % in some pair; tasks share a line."""
     tasks: dict[str, list[str]] = defaultdict(list)
     for outcome in done:
         counts = [(a.params.effective, b.params.effective) for a, b in _records(outcome)]
@@ -172,7 +172,7 @@ def _unequal_budgets(done: Sequence[Outcome]) -> Iterator[str]:
 
 
 def _unpaired(paired: Paired) -> Iterator[str]:
-    """Runs that are in the table and not in the comparison."""
+    """Runs of the table that are not compared."""
     alone = [
         f"{row.label} {_seeds(only)}" for row, only in ((paired.a, paired.only_a), (paired.b, paired.only_b)) if only
     ]
@@ -189,16 +189,16 @@ def _refused(paired: Paired) -> Iterator[str]:
 
 
 def _without_examples(done: Sequence[Outcome]) -> Iterator[str]:
-    """Why there is nothing over examples; rows of which the same is true in one line."""
+    """Reasons why examples are not compared; rows with the same reason share a line."""
     where: dict[Unusable, list[str]] = defaultdict(list)
     for outcome in done:
         for why, missing in outcome.examples.unusable.items():
-            place = f"{outcome.paired.task} {_seeds(missing)}"
-            if place not in where[why]:  # a baseline is in many pairs
-                where[why].append(place)
+            task = f"{outcome.paired.task} {_seeds(missing)}"
+            if task not in where[why]:  # a baseline is in many pairs
+                where[why].append(task)
     rows: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for why, places in where.items():
-        rows["; ".join(places), why.reason].append(" and ".join(why.rows))
+    for why, tasks_of in where.items():
+        rows["; ".join(tasks_of), why.reason].append(" and ".join(why.rows))
     for (tasks, reason), names in rows.items():
         yield f"Not compared over test examples, {words.listed(names, _MOST_ROWS)} on {tasks}: {reason}."
     for outcome in done:

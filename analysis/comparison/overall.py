@@ -1,4 +1,4 @@
-"""All rows of a comparison over all its tasks: average ranks, Friedman's and Nemenyi's tests."""
+"""Ranks the rows of a comparison over tasks: average ranks, Friedman's and Nemenyi's tests."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from analysis.tables.rows import Row
 
 @dataclass(frozen=True)
 class Overall:
-    """Ranks of rows by their mean over all their done seeds, on the tasks that all of them have."""
+    """Ranks of rows by their means over all done seeds, on the tasks that all rows have."""
 
     rows: list[Row]
     tasks: list[str]
-    left_out: list[str]  # tasks and rows that are not in the ranks, with the reason
-    average: list[float]  # by row, 1 the best; empty for fewer than two rows or two tasks
-    untested: str | None  # why there is no test
+    left_out: list[str]  # tasks and rows that are not ranked, with the reason
+    average: list[float]  # by row, 1 is the best; empty for fewer than two rows or tasks
+    untested: str | None  # the reason why nothing is tested
     friedman: Friedman | None
-    nemenyi: np.ndarray | None  # p of each two rows; None where Friedman's test doesn't reject
+    nemenyi: np.ndarray | None  # p of each two rows; None if Friedman's test does not reject
     critical_difference: float | None
 
 
 def build(rows: Sequence[Row], tasks: Sequence[str]) -> Overall:
-    """Ranks the rows. A row without any done run, and a task that a row lacks, are left out."""
+    """Ranks the rows. Rows without a done run, and tasks that some row lacks, are left out."""
     ranked = [row for row in rows if any(row.runs.values())]
     left_out = [f"{row.label} (no run is done)" for row in rows if row not in ranked]
     reasons = {task: _incomparable(ranked, task) for task in tasks if any(row.runs.get(task) for row in ranked)}
@@ -63,7 +63,7 @@ def _incomparable(rows: Sequence[Row], task: str) -> str | None:
     if without:
         return f"no done run of {listed(without)}"
     points = [row.points[task][0] for row in rows]
-    mixed = [settings.OBSERVED[n] for n in settings.COMPARABLE if len({point.value(n) for point in points}) > 1]
+    mixed = [settings.PROTOCOL[n] for n in settings.COMPARABLE if len({point.value(n) for point in points}) > 1]
     if mixed:
         return f"the rows differ in {listed(mixed)}"
     if points[0].value("metric.higher_is_better") is None:
@@ -72,8 +72,8 @@ def _incomparable(rows: Sequence[Row], task: str) -> str | None:
 
 
 def _goodness(row: Row, task: str) -> float:
-    """The mean over the row's seeds, turned so that higher is better."""
+    """The mean over the row's seeds, negated if lower is better."""
     metrics = [run.record.metric for run in row.runs[task]]
-    # As a table has it: exact, so that equal runs have equal means and share a rank.
+    # An exact mean, as in tables, so that equal runs share a rank.
     mean = float(statistics.mean(metric.value or 0.0 for metric in metrics))
     return mean if metrics[0].higher_is_better else -mean

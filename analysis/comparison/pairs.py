@@ -81,10 +81,10 @@ def pair(a: Row, b: Row, task: str) -> Paired | None:
 def _kinds(a: Run, b: Run) -> Iterator[str]:
     # Within a row the runs on a task are of one kind (analysis/rows.py): the first speaks for all.
     for name, left, right in zip(
-        settings.OBSERVED, settings.observed(a.record), settings.observed(b.record), strict=True
+        settings.PROTOCOL, settings.protocol_of(a.record), settings.protocol_of(b.record), strict=True
     ):
         if name in _SAME_KIND and left != right:
-            yield f"{settings.OBSERVED[name]} {settings.text(left)} and {settings.text(right)}"
+            yield f"{settings.PROTOCOL[name]} {settings.text(left)} and {settings.text(right)}"
 
 
 def _by_seed(runs: Iterable[Run]) -> dict[int, Run]:

@@ -108,12 +108,14 @@ def table(run: Run) -> pa.Table:
         if run.record.files.predictions not in (None, digest(path)):
             raise NotUsable(f"{path}: not what the run wrote: its hash is not that of the record")
         schema = parquet.read_schema(path)
-        wanted = [name for name in schema.names if name in (*_COLUMNS, *_BEFORE) or name.startswith(STATS)]
+        names = (*_COLUMNS, *(old for old, new in _BEFORE.items() if new not in schema.names))
+        wanted = [name for name in schema.names if name in names or name.startswith(STATS)]
         found = parquet.read_table(path, columns=wanted)
     except (OSError, ArrowException) as error:
         raise NotUsable(f"{path}: {str(error).splitlines()[0]}") from None
-    names = [_BEFORE.get(name, name) for name in found.column_names]
-    found = found.rename_columns(names).replace_schema_metadata(schema.metadata)
+    found = found.rename_columns([_BEFORE.get(name, name) for name in found.column_names]).replace_schema_metadata(
+        schema.metadata
+    )
     missing = [name for name in _COLUMNS if name not in found.column_names]
     if missing:
         raise NotUsable(f"{path}: no column {', '.join(missing)}")

@@ -1,4 +1,4 @@
-"""Names on the command line → rows, and which rows are compared."""
+"""Finds the rows that the command line names, and decides which are compared."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ _MOST_CANDIDATES = 30
 
 @dataclass(frozen=True)
 class Sides:
-    """The pairs of rows that one command compares: one family for Holm's correction."""
+    """The pairs of rows of one command, which are one family for Holm's correction."""
 
     pairs: tuple[tuple[Row, Row], ...]
-    baseline: Row | None  # the second of every pair, where every other row is compared with it
+    baseline: Row | None  # the second row of every pair; None for two named rows
 
     @property
     def rows(self) -> list[Row]:
-        """All rows that take part: A and B, or in the table's order."""
+        """All rows: A and B, or in the order of the table."""
         if self.baseline is None:
             return list(self.pairs[0])
         return sorted([self.baseline, *(a for a, _ in self.pairs)], key=Row.sort_key)
 
 
 def two(rows: Sequence[Row], a: str, b: str) -> Sides:
-    """Row A against row B. Raises `AnalysisError` for a name that is not one row, or the same row twice."""
+    """Row A against row B. Raises `AnalysisError` if a name does not match one row, or both match the same row."""
     first, second = find(rows, a), find(rows, b)
     if first is second:
         raise AnalysisError(f"compare: {a!r} and {b!r} are the same row: {first.label!r}")
@@ -36,7 +36,7 @@ def two(rows: Sequence[Row], a: str, b: str) -> Sides:
 
 
 def against(rows: Sequence[Row], baseline: str) -> Sides:
-    """Every other row against one. Raises `AnalysisError` for a name that is not one row, or the only row."""
+    """Every other row against one. Raises `AnalysisError` if the name does not match one row, or is the only row."""
     row = find(rows, baseline)
     pairs = tuple((other, row) for other in rows if other is not row)
     if not pairs:
@@ -45,9 +45,9 @@ def against(rows: Sequence[Row], baseline: str) -> Sides:
 
 
 def find(rows: Sequence[Row], name: str) -> Row:
-    """The row that `name` is: its label, its variant, or its variant and some of its settings.
+    """The row with this name: its label, its variant, or its variant and some of its settings.
 
-    A whole label wins; otherwise one row only may fit. Raises `AnalysisError` with the candidates.
+    A label has priority; otherwise exactly one row must match. Raises `AnalysisError` with the candidates.
     """
     exact = [row for row in rows if name in row.names]
     fitting = exact or [row for row in rows if _fits(row, name)]

@@ -1,4 +1,4 @@
-"""A comparison as Markdown: the verdicts, then the numbers that they are made from."""
+"""Writes a comparison as Markdown: the verdicts, then their numbers."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def render(
 
 
 def _tallies(sides: Sides, outcomes: Outcomes, verdicts: Sequence[Verdict]) -> Iterator[str]:
-    """How often each verdict was given, for pairs of rows with several tasks."""
+    """The number of tasks with each verdict, for pairs of rows with several tasks."""
     for a, b in sides.pairs:
         here = [v.word for o, v in zip(outcomes.done, verdicts, strict=True) if (o.paired.a, o.paired.b) == (a, b)]
         if len(here) > 1:
@@ -42,11 +42,11 @@ def _tallies(sides: Sides, outcomes: Outcomes, verdicts: Sequence[Verdict]) -> I
 
 
 def over_tasks(overall: Overall) -> list[str]:
-    """Average ranks and the tests of them, or why there are none."""
+    """The average ranks and their tests, or why there are none."""
     lines = []
-    order = sorted(range(len(overall.average)), key=lambda place: (overall.average[place], place))
+    order = sorted(range(len(overall.average)), key=lambda row: (overall.average[row], row))
     if order:
-        ranked = words.listed(f"{overall.rows[place].label} ({overall.average[place]:.2f})" for place in order)
+        ranked = words.listed(f"{overall.rows[row].label} ({overall.average[row]:.2f})" for row in order)
         tasks = f"{len(overall.tasks)} tasks ({words.listed(overall.tasks)})"
         lines.append(f"Average ranks over {tasks}, 1 the best: {ranked}.")
     if overall.left_out:
@@ -65,15 +65,15 @@ def _tests(overall: Overall, order: Sequence[int]) -> str:
         return "Friedman: all rows share one rank on every task."
     text = f"Friedman, corrected for ties: χ²({freedom}) = {friedman.chi2:.2f}, p {words.p_value(friedman.p)}: "
     if overall.nemenyi is None:
-        return f"{text}the ranks don't say that any rows differ, so Nemenyi's test is not made."
+        return f"{text}not enough to say that any rows differ, so Nemenyi's test is not used."
     apart = [
         f"{overall.rows[a].label} before {overall.rows[b].label} (p {words.p_value(float(overall.nemenyi[a, b]))})"
-        for place, a in enumerate(order)
-        for b in order[place + 1 :]
+        for position, a in enumerate(order)
+        for b in order[position + 1 :]
         if overall.nemenyi[a, b] < ALPHA
     ]
-    found = words.listed(apart) if apart else "no two rows are told apart"
-    return f"{text}some rows differ. Nemenyi, critical difference {overall.critical_difference:.2f}: {found}."
+    differing = words.listed(apart) if apart else "no two rows differ"
+    return f"{text}some rows differ. Nemenyi, critical difference {overall.critical_difference:.2f}: {differing}."
 
 
 def _over_seeds(sides: Sides, done: Sequence[Outcome]) -> list[str]:
@@ -102,7 +102,7 @@ def _over_seeds(sides: Sides, done: Sequence[Outcome]) -> list[str]:
 
 
 def _never(p: float | None) -> str:
-    """What stands in the place of a p that no data could have brought low enough."""
+    """The text in place of a p that could not have been small enough with any data."""
     return "" if p is None else f"can't be < {ALPHA}"
 
 

@@ -1,4 +1,4 @@
-"""A comparison as data: csv, one line for each level, and json, which has everything."""
+"""Writes a comparison as data: csv, one line for each level, and json, which has everything."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from analysis.text.formulas import inert
 
 @dataclass(frozen=True)
 class Line:
-    """What is known on one level. Metrics are as measured, never ×100; a difference is A − B."""
+    """The results on one level. Metrics are as measured, never ×100; a difference is A − B."""
 
     a: str
     b: str
@@ -27,7 +27,7 @@ class Line:
     metric: str | None
     higher_is_better: bool | None
     level: str  # seeds; examples (mean over the seeds); examples of one seed
-    seeds: str  # that the line is about, a space between
+    seeds: str  # of the line, separated by spaces
     n: int | None  # paired seeds, or examples
     mean_a: float | None = None
     mean_b: float | None = None
@@ -35,48 +35,48 @@ class Line:
     sd: float | None = None  # of the paired differences over seeds, ddof 1
     low: float | None = None  # of the 95 % interval: paired t over seeds, percentile bootstrap over examples
     high: float | None = None
-    test: str | None = None  # that p is of: paired t, McNemar
+    test: str | None = None  # of p: paired t, McNemar
     p: float | None = None
     p_holm: float | None = None
     p_flip: float | None = None
     p_flip_holm: float | None = None
     flip_floor: float | None = None
     g_z: float | None = None
-    smallest_shown: float | None = None  # difference that these seeds would have told from 0, at this sd and by Holm
-    a_alone: int | None = None  # examples that A alone gets right
+    smallest_shown: float | None = None  # the smallest significant difference at this sd, with Holm's correction
+    a_alone: int | None = None  # examples that only A predicts right
     b_alone: int | None = None
     verdict: str | None = None
 
 
 def lines(outcomes: Outcomes, verdicts: Sequence[Verdict]) -> Iterator[Line]:
-    """The comparison level by level."""
+    """The lines of all outcomes, level by level."""
     for outcome, verdict in zip(outcomes.done, verdicts, strict=True):
         yield _seeds(outcome, verdict)
         yield from _examples(outcome)
 
 
 def _seeds(outcome: Outcome, verdict: Verdict) -> Line:
-    found = outcome.seeds
+    over_seeds = outcome.seeds
     return Line(
-        *(*_names(outcome), "seeds", _joined(outcome.paired.seeds), found.n),
-        *(found.mean_a, found.mean_b, found.difference, found.sd, found.low, found.high),
-        test=None if found.p is None else "paired t",
-        p=found.p,
+        *(*_names(outcome), "seeds", _joined(outcome.paired.seeds), over_seeds.n),
+        *(over_seeds.mean_a, over_seeds.mean_b, over_seeds.difference, over_seeds.sd, over_seeds.low, over_seeds.high),
+        test=None if over_seeds.p is None else "paired t",
+        p=over_seeds.p,
         p_holm=outcome.t_holm,
-        p_flip=found.p_flip,
+        p_flip=over_seeds.p_flip,
         p_flip_holm=outcome.flip_holm,
-        flip_floor=found.flip_floor,
-        g_z=found.effect,
+        flip_floor=over_seeds.flip_floor,
+        g_z=over_seeds.effect,
         smallest_shown=outcome.smallest,
         verdict=verdict.word,
     )
 
 
 def _examples(outcome: Outcome) -> Iterator[Line]:
-    found, names = outcome.examples, _names(outcome)
-    if found.mean:
-        yield Line(*names, "examples", _joined(found.by_seed), found.n, **asdict(found.mean))
-    for seed, one in found.by_seed.items():
+    examples, names = outcome.examples, _names(outcome)
+    if examples.mean:
+        yield Line(*names, "examples", _joined(examples.by_seed), examples.n, **asdict(examples.mean))
+    for seed, one in examples.by_seed.items():
         line = Line(*names, "examples of one seed", str(seed), one.n, **asdict(one.interval))
         if one.mcnemar:
             line = replace(line, test="McNemar", p_holm=one.holm, **asdict(one.mcnemar))
@@ -93,7 +93,7 @@ def _joined(seeds: Iterable[int]) -> str:
 
 
 def render_csv(outcomes: Outcomes, verdicts: Sequence[Verdict]) -> str:
-    """The whole file, exact numbers."""
+    """The whole csv file, with all digits."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow([field.name for field in fields(Line)])

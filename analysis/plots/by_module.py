@@ -1,4 +1,4 @@
-"""A figure in two parts: a small panel for each kind of module, and below them a map of all layers."""
+"""A figure with a panel for each kind of module, and below them a map of all layers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from matplotlib.ticker import MaxNLocator
 from analysis.plots import heat, style
 from analysis.plots.layer_grid import Layout
 
-MOST = 12  # panels; a model with more kinds of modules shows the first ones
+MOST = 12  # panels; of more kinds of modules, the first ones are drawn
 
 
 def build(
@@ -41,8 +41,8 @@ def build(
 
 
 def parts(figure: Figure, rows: int, columns: int, **ratios: Any) -> list[SubFigure]:
-    """The figure cut into parts, from left to right and top to bottom."""
-    # What matplotlib returns for one part and for several are different types.
+    """The figure divided into parts, from left to right and top to bottom."""
+    # matplotlib returns different types for one part and for several.
     return list(np.asarray(figure.subfigures(rows, columns, **ratios)).ravel())
 
 
@@ -54,20 +54,20 @@ def add_map(
     title: str,
     limits: tuple[float, float] | None = None,
 ) -> None:
-    """The map of `values` by layer, in the lower part."""
+    """Draws the map of `values` by layer in the lower part."""
     heat.draw(part, part.add_subplot(), layout, values, text, title, limits)
 
 
 def lines_by_block(
     part: SubFigure, panels: Sequence[Axes], layout: Layout, curves: Mapping[str, np.ndarray], x: str, y: str
 ) -> None:
-    """In each panel a line for each block, dark for the first and light for the last; x counts from 1."""
+    """Draws in each panel a line for each block, from dark (first) to light (last); x starts at 1."""
     numbers = [block for block in layout.blocks if block is not None]
-    # The bright end of the map can't be seen on white.
+    # The bright end of the colour map is invisible on white.
     colours = LinearSegmentedColormap.from_list("blocks", colormaps[style.SEQUENTIAL](np.linspace(0, 0.88, 64)))
     norm = Normalize(min(numbers, default=0), max(max(numbers, default=1), min(numbers, default=0) + 1))
     for name, values in curves.items():
-        row, column = layout.place[name]
+        row, column = layout.position[name]
         if row < len(panels):
             block = layout.blocks[column]
             colour = colours(norm(block)) if block is not None else style.BLACK
@@ -77,7 +77,7 @@ def lines_by_block(
             )
     for number, axes in enumerate(panels):
         axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
-        if not any(grid_row == number and len(curves[name]) for name, (grid_row, _) in layout.place.items()):
+        if not any(grid_row == number and len(curves[name]) for name, (grid_row, _) in layout.position.items()):
             axes.text(0.5, 0.5, "zero", transform=axes.transAxes, ha="center", color="#666666")
     name_axes(panels, x, y)
     if len(numbers) > 1:
@@ -85,14 +85,14 @@ def lines_by_block(
 
 
 def name_axes(panels: Sequence[Axes], x: str, y: str) -> None:
-    """Names the x axes of the lowest panels and the y axes of those on the left."""
+    """Labels the x axes of the lowest panels and the y axes of the leftmost ones."""
     for axes in panels:
         place = axes.get_subplotspec()
         assert place is not None
-        # The last line may not be full: the panels above its gaps are the lowest of their columns.
+        # The last line may have gaps, above which a panel is the lowest of its column.
         if place.is_last_row() or len(panels) - 1 < panels.index(axes) + place.get_gridspec().ncols:
             axes.set_xlabel(x)
-            axes.tick_params(labelbottom=True)  # shared axes leave it to the last line alone
+            axes.tick_params(labelbottom=True)  # shared axes show them in the last line only
         if place.is_first_col():
             axes.set_ylabel(y)
 

@@ -1,4 +1,4 @@
-"""What a point of quality costs: the metric against parameters, memory and time, with the Pareto front."""
+"""The metric against parameters, memory and time, with the Pareto front."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from analysis.tables.costs import training_memory
 from analysis.text import numbers
 from trainer.record import Record
 
-_SIZE = 6.0  # of a mark, in points
-_MOST_NAMED = 10  # rows that have a look of their own; above that only those on the front have
+_SIZE = 6.0  # of a marker, in points
+_MOST_NAMED = 10  # rows with their own look; of more rows, only those on the front have one
 
 
 @dataclass(frozen=True)
 class Point:
-    """One row: means over its n runs, and their sd (ddof 1) where there are several."""
+    """One row: means over its n runs, and their sd (ddof 1) for several runs."""
 
     label: str
     look: style.Look
@@ -40,7 +40,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Axis:
-    """A cost. text: how its ticks read."""
+    """A cost. text: the format of its ticks."""
 
     name: str
     title: str
@@ -76,7 +76,7 @@ AXES = (
 
 @style.styled
 def draw(points: Sequence[Point], front: Sequence[int], higher_is_better: bool, x: str, y: str) -> Figure:
-    """Points with error bars, and the front as a staircase; filled marks are on it. front: indices of `points`."""
+    """Draws points with error bars, and the front as a staircase with filled markers. front: indices of `points`."""
     figure = Figure(figsize=(style.WIDTH, 4.2), layout="constrained")
     axes = figure.add_subplot()
     style.count_axis(axes, [point.cost for point in points])
@@ -111,7 +111,7 @@ def draw(points: Sequence[Point], front: Sequence[int], higher_is_better: bool, 
     labels = [points[k].label for k in named]
     left, right = axes.get_xlim()
     stairs = [(points[k].cost, points[k].value) for k in front]
-    # Right of the last point of the front nothing is better, whatever it costs.
+    # To the right of the last point of the front nothing is better.
     axes.plot(
         [*(cost for cost, _ in stairs), right],
         [*(value for _, value in stairs), stairs[-1][1]],
@@ -136,11 +136,11 @@ def draw(points: Sequence[Point], front: Sequence[int], higher_is_better: bool, 
 
 
 def _sizes(axes: Axes, points: Sequence[Point]) -> list[float]:
-    """Sizes of marks: what is drawn first is larger, where a later mark would cover it."""
-    # Where a mark is seen, an axis of powers of ten included.
-    places = axes.transScale.transform([(point.cost, point.value) for point in points])
-    near = np.maximum(np.ptp(places, axis=0), 1e-9) * (0.02, 0.03)
-    covers = [(np.abs(places[k + 1 :] - place) < near).all(axis=1).sum() for k, place in enumerate(places)]
+    """Sizes of markers: one that a later marker would cover is larger."""
+    # Positions on the screen, on a logarithmic axis too.
+    positions = axes.transScale.transform([(point.cost, point.value) for point in points])
+    near = np.maximum(np.ptp(positions, axis=0), 1e-9) * (0.02, 0.03)
+    covers = [(np.abs(positions[k + 1 :] - position) < near).all(axis=1).sum() for k, position in enumerate(positions)]
     return [_SIZE + 3.0 * min(int(count), 3) for count in covers]
 
 
@@ -182,7 +182,7 @@ def _point(group: Group, axis: Axis, scale: float) -> Point | LeftOut:
         group.label,
         group.look,
         statistics.fmean(known),
-        (statistics.stdev(known) or None) if len(known) > 1 else None,  # most costs do not depend on the seed
+        (statistics.stdev(known) or None) if len(known) > 1 else None,  # None if the cost does not depend on the seed
         scale * cell.mean,
         None if cell.sd is None else scale * cell.sd,
         cell.n,

@@ -16,35 +16,35 @@ from analysis.plots import style
 from analysis.plots.kind import Group, Kind, LeftOut, Picture, Study, file_name, pages, read, seeds
 from analysis.records import run_files
 
-MOST = 8  # rows in one picture: as many lines as an eye can follow
+MOST = 8  # rows in one picture; more lines are illegible
 _LOSS = "train/task_loss"
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Means of n runs at the places that all of them have, and their sd (ddof 1; zero for one run)."""
+    """Means of n runs at the positions on x that all of them have, and their sd (ddof 1; zero for one run)."""
 
     label: str
     look: style.Look
-    places: Sequence[int]
+    positions: Sequence[int]
     means: Sequence[float]
     sds: Sequence[float]
     n: int
 
 
 def average(group: Group, runs: Sequence[Mapping[int, float]]) -> Curve | None:
-    """The curve of runs, each a value by place; None where they have no place in common."""
-    places = sorted(set.intersection(*map(set, runs))) if runs else []
-    if not places:
+    """The curve of runs, each a value by position on x; None if they have no position in common."""
+    positions = sorted(set.intersection(*map(set, runs))) if runs else []
+    if not positions:
         return None
-    columns = [[run[place] for run in runs] for place in places]
+    columns = [[run[x] for run in runs] for x in positions]
     sds = [statistics.stdev(column) if len(column) > 1 else 0.0 for column in columns]
-    return Curve(group.label, group.look, places, [statistics.fmean(column) for column in columns], sds, len(runs))
+    return Curve(group.label, group.look, positions, [statistics.fmean(column) for column in columns], sds, len(runs))
 
 
 @style.styled
 def draw(panels: Sequence[tuple[str, Sequence[Curve]]], x: str = "optimizer step") -> Figure:
-    """One panel for each (name of the y axis, curves); a band of ± sd around curves of several runs."""
+    """Draws a panel for each (name of the y axis, curves), with a band of ± sd for several runs."""
     figure = Figure(figsize=(style.WIDTH, 3.2), layout="constrained")
     handles: dict[str, Line2D] = {}
     for axes, (name, curves) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
@@ -61,28 +61,28 @@ def draw(panels: Sequence[tuple[str, Sequence[Curve]]], x: str = "optimizer step
 def _line(axes: Axes, curve: Curve) -> Line2D:
     look = curve.look
     (line,) = axes.plot(
-        curve.places,
+        curve.positions,
         curve.means,
         linestyle=look.line,
         color=look.colour,
         marker=look.marker,
-        markevery=max(1, len(curve.places) // 8),
+        markevery=max(1, len(curve.positions) // 8),
         label="_curve",
     )
     if curve.n > 1:
         low = [mean - sd for mean, sd in zip(curve.means, curve.sds, strict=True)]
         high = [mean + sd for mean, sd in zip(curve.means, curve.sds, strict=True)]
-        axes.fill_between(curve.places, low, high, color=look.colour, alpha=0.12, linewidth=0, label="_band")
-        # Where several bands lie over each other, their edges say which is whose.
+        axes.fill_between(curve.positions, low, high, color=look.colour, alpha=0.12, linewidth=0, label="_band")
+        # Edges distinguish bands that overlap.
         for edge in (low, high):
-            axes.plot(curve.places, edge, linestyle=look.line, color=look.colour, linewidth=0.5, alpha=0.7)
+            axes.plot(curve.positions, edge, linestyle=look.line, color=look.colour, linewidth=0.5, alpha=0.7)
     return line
 
 
 def _pictures(study: Study) -> Iterator[Picture | LeftOut]:
     for column, groups in study.tasks():
         curves: dict[str, dict[str, Curve]] = {}  # by row, then by panel
-        short: dict[str, str] = {}  # rows whose runs are not of one length
+        short: dict[str, str] = {}  # rows whose runs differ in length
         drawn: list[Group] = []
         for group in groups:
             runs, left_out = read(group, lambda run: run_files.metrics(run.folder))
@@ -134,7 +134,7 @@ def _picture(
 
 
 def _values(lines: Iterable[run_files.Line], name: str, scale: float) -> dict[int, float]:
-    """What a run logged under `name`, by step."""
+    """The values that a run logged under `name`, by step."""
     return {line["step"]: scale * line[name] for line in lines if line.get(name) is not None}
 
 

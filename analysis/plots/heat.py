@@ -1,4 +1,4 @@
-"""A map of layers: modules from top to bottom, blocks from left to right, a number in each cell."""
+"""A map of layers: modules by rows, blocks by columns, a number in each cell."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from matplotlib.figure import Figure, SubFigure
 from analysis.plots import style
 from analysis.plots.layer_grid import Layout
 
-_MOST_NUMBERS = 32  # blocks; in narrower cells numbers can't be read
+_MOST_NUMBERS = 32  # blocks; in narrower cells numbers are illegible
 
 
 def size(layout: Layout, width: float = style.WIDTH) -> tuple[float, float]:
@@ -30,12 +30,12 @@ def draw(
     title: str,
     limits: tuple[float, float] | None = None,
 ) -> None:
-    """Draws `values` by layer. limits: of the colours; those of the values by default. Blank: no such layer."""
+    """Draws `values` by layer. limits: of the colours; None for those of the values. Cells without layer are blank."""
     table = np.full((len(layout.modules), len(layout.blocks)), np.nan)
     for name, value in values.items():
-        table[layout.place[name]] = value
+        table[layout.position[name]] = value
     low, high = limits or (float(np.nanmin(table)), float(np.nanmax(table)))
-    low = low if high > low else min(0.0, high)  # all one value
+    low = low if high > low else min(0.0, high)  # all values are equal
     norm = Normalize(low, high if high > low else low + 1)
     axes.grid(False)
     mesh = axes.pcolormesh(np.ma.masked_invalid(table), cmap=style.SEQUENTIAL, norm=norm, edgecolors="white", lw=0.5)
@@ -56,7 +56,7 @@ def draw(
 
 
 def number(axes: Axes, row: int, column: int, text: str, shade: float, points: float = 6.5) -> None:
-    """A number in a cell, in black or white by what it stands on. shade: 0 to 1, the place in the colour map."""
+    """Writes a number into a cell, in black or white for contrast. shade: 0 to 1, the position in the colour map."""
     light = np.dot(colormaps[style.SEQUENTIAL](shade)[:3], (0.299, 0.587, 0.114)) > 0.5
     colour = "black" if light else "white"
     axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=points, color=colour, label="_cell")

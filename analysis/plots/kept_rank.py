@@ -1,4 +1,4 @@
-"""The metric against the rank that a trained ΔW is cut down to, from `truncation.json`."""
+"""The metric against the rank to which a trained ΔW is truncated, from `truncation.json`."""
 
 from __future__ import annotations
 

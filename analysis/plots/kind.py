@@ -1,4 +1,4 @@
-"""What a kind of figure is: it looks at the runs and says what can be drawn of them, and what can't."""
+"""Defines a kind of figure: which pictures the runs allow, and why others are left out."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from analysis.plots import style
 from analysis.records.run_files import Unusable
-from analysis.records.runs import Found, Run
+from analysis.records.runs import Run, RunSet
 from analysis.tables import cells as grid
 from analysis.tables import rows
 from analysis.tables.cells import Cell, Column, Grid
@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Picture:
-    """One figure that can be drawn. name: of its files, without an ending. caption: what a reader must know."""
+    """One figure that can be drawn. name: of its files, without ending."""
 
     name: str
     caption: str
@@ -33,7 +33,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """Something that can't be drawn, and why."""
+    """Something that can't be drawn, and the reason."""
 
     what: str
     reason: str
@@ -63,12 +63,12 @@ class Group:
 
     @property
     def label(self) -> str:
-        """The row as figures show it."""
+        """The label of the row in figures."""
         return style.name(self.row.label)
 
     @property
     def task(self) -> str:
-        """The task as figures show it."""
+        """The name of the task in figures."""
         return style.name(self.column.task)
 
     @property
@@ -77,67 +77,67 @@ class Group:
         return f"{self.row.label} on {self.column.task}"
 
     def file(self, kind: str) -> str:
-        """The name of a picture of this group alone."""
+        """The name of a picture of this group only."""
         return file_name(kind, self.column.task, self.row.label)
 
 
 class Study:
-    """The runs that figures are made of, as rows of a table. pair: two runs to compare, or None."""
+    """The runs of the figures, as rows of a table. pair: two runs to compare, or None."""
 
-    def __init__(self, found: Found, pair: tuple[Run, Run] | None = None) -> None:
-        self.found = found
+    def __init__(self, runs: RunSet, pair: tuple[Run, Run] | None = None) -> None:
+        self.runs = runs
         self.pair = pair
 
     @cached_property
     def rows(self) -> Rows:
-        return rows.build(self.found)
+        return rows.build(self.runs)
 
     @cached_property
     def grid(self) -> Grid:
         return grid.build(self.rows)
 
     def tasks(self) -> Iterator[tuple[Column, list[Group]]]:
-        """Task by task, the rows that have done runs on it. A row looks the same on every task."""
-        for place, column in enumerate(self.grid.columns):
+        """For each task, the rows with done runs. A row has the same look on every task."""
+        for index, column in enumerate(self.grid.columns):
             here = [
-                Group(row, column, line[place], style.look(number))
+                Group(row, column, line[index], style.look(number))
                 for number, (row, line) in enumerate(zip(self.grid.rows, self.grid.cells, strict=True))
-                if line[place].n
+                if line[index].n
             ]
             if here:
                 yield column, here
 
     def axis(self, metric: str | None) -> tuple[str, float]:
-        """What an axis of this metric is called, and what values are multiplied by."""
+        """The name of an axis of this metric, and the factor for its values."""
         scaled = self.grid.fractions.get(metric or "", False)
         return (f"{metric} × 100", 100.0) if scaled else (metric or "metric", 1.0)
 
 
 def read(group: Group, reader: Callable[[Run], T]) -> tuple[list[tuple[Run, T]], list[LeftOut]]:
-    """What `reader` finds in the runs of a group, and which runs it can't be had of."""
-    found: list[tuple[Run, T]] = []
+    """The result of `reader` for each run of a group, and the runs for which it is unusable."""
+    results: list[tuple[Run, T]] = []
     reasons: list[tuple[Run, str]] = []
     for run in group.runs:
         try:
-            found.append((run, reader(run)))
+            results.append((run, reader(run)))
         except Unusable as error:
             reasons.append((run, str(error)))
-    if not found and len({reason for _, reason in reasons}) == 1:
+    if not results and len({reason for _, reason in reasons}) == 1:
         return [], [LeftOut(group.title, reasons[0][1])]
-    return found, [LeftOut(f"{group.title}, seed {run.record.seed}", reason) for run, reason in reasons]
+    return results, [LeftOut(f"{group.title}, seed {run.record.seed}", reason) for run, reason in reasons]
 
 
 def seeds(counts: Iterable[int], what: str = "mean ± sd over seeds") -> str:
-    """What a bar or a band is, with the number of runs: `mean ± sd over seeds, n = 3`."""
-    found = sorted(set(counts))
-    if found == [1]:
+    """The meaning of a bar or band, with the number of runs: `mean ± sd over seeds, n = 3`."""
+    numbers = sorted(set(counts))
+    if numbers == [1]:
         return "one seed each: no spread"
-    span = f"n = {found[0]}" if len(found) == 1 else f"n = {found[0]} to {found[-1]}"
-    return f"{what}, {span}" + ("; none where n = 1" if found[0] == 1 else "")
+    span = f"n = {numbers[0]}" if len(numbers) == 1 else f"n = {numbers[0]} to {numbers[-1]}"
+    return f"{what}, {span}" + ("; none where n = 1" if numbers[0] == 1 else "")
 
 
 def pages(groups: Sequence[Group], most: int) -> Iterator[tuple[str, Sequence[Group]]]:
-    """At most `most` rows a picture, with what its file's name ends in: nothing for a single one."""
+    """Pages of at most `most` rows, with the suffix of the file's name, which is empty for a single page."""
     if len(groups) <= most:
         yield from [("", groups)] if groups else []
         return
@@ -150,7 +150,7 @@ _LONGEST = 60
 
 
 def file_name(*parts: str) -> str:
-    """Parts joined by dots, each in letters that every file system takes; empty parts are left out."""
+    """Parts joined by dots, in characters that every file system allows; empty parts are omitted."""
     return ".".join(_safe(part) for part in parts if part)
 
 

@@ -1,4 +1,4 @@
-"""Dotted names of layers as a grid: blocks from left to right, modules from top to bottom.
+"""Arranges dotted names of layers in a grid: modules by rows, blocks by columns.
 
 bert.encoder.layer.3.attention.self.query    block 3    module query
 """
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Layout:
-    """Where each layer stands: `place[name]` is (row, column) among `modules` and `blocks`.
+    """The position of each layer: `position[name]` is (row, column) among `modules` and `blocks`.
 
     blocks: numbers in rising order; None, in front, for layers outside the numbered blocks.
     modules: names in the model's order, as short as they can be without being mixed up.
@@ -19,7 +19,7 @@ class Layout:
 
     blocks: tuple[int | None, ...]
     modules: tuple[str, ...]
-    place: dict[str, tuple[int, int]]
+    position: dict[str, tuple[int, int]]
 
     @property
     def block_labels(self) -> list[str]:
@@ -33,7 +33,7 @@ def layout(names: Iterable[str], among: Iterable[str] = ()) -> Layout:
     """
     names = list(names)
     parts = {name: _split(name) for name in [*names, *among]}
-    # Only where the blocks of one model lie in several lists (encoder, decoder) is the list worth a name.
+    # The list has a name only if a model has several lists of blocks (encoder, decoder).
     several = len({before for before, block, _ in parts.values() if block is not None}) > 1
     module = {
         name: ".".join(filter(None, [before if several or block is None else "", rest]))
@@ -41,22 +41,22 @@ def layout(names: Iterable[str], among: Iterable[str] = ()) -> Layout:
     }
     modules = list(dict.fromkeys(module[name] for name in names))
     blocks = sorted({parts[name][1] for name in names}, key=lambda block: -1 if block is None else block)
-    place = {name: (modules.index(module[name]), blocks.index(parts[name][1])) for name in names}
+    position = {name: (modules.index(module[name]), blocks.index(parts[name][1])) for name in names}
     everything = list(dict.fromkeys(module.values()))
-    return Layout(tuple(blocks), tuple(_shortest(name, everything) for name in modules), place)
+    return Layout(tuple(blocks), tuple(_shortest(name, everything) for name in modules), position)
 
 
 def _split(name: str) -> tuple[str, int | None, str]:
-    """What stands before the first number of a name, that number, and what stands behind it."""
+    """The parts of a name before its first number, the number, and after it."""
     parts = name.split(".")
-    for place, part in enumerate(parts):
+    for index, part in enumerate(parts):
         if part.isdecimal():
-            return ".".join(parts[:place]), int(part), ".".join(parts[place + 1 :])
+            return ".".join(parts[:index]), int(part), ".".join(parts[index + 1 :])
     return name, None, ""
 
 
 def _shortest(name: str, among: list[str]) -> str:
-    """The shortest end of `name`, cut at a dot, that is the end of no other of `among`."""
+    """The shortest dotted suffix of `name` that no other of `among` has."""
     parts = name.split(".")
     for start in range(len(parts) - 1, 0, -1):
         end = ".".join(parts[start:])

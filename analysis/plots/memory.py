@@ -1,4 +1,4 @@
-"""What training memory is made of, as stacked bars."""
+"""The parts of the training memory, as stacked bars."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ class Bar:
 
 @style.styled
 def draw(bars: Sequence[Bar], title: str) -> Figure:
-    """A bar for each row, its total at the end."""
+    """Draws a bar for each row, with its total at the end."""
     figure = Figure(figsize=(style.WIDTH, 1.1 + 0.24 * len(bars)), layout="constrained")
     axes = figure.add_subplot()
     axes.grid(visible=False, axis="y")
-    places = range(len(bars))
+    positions = range(len(bars))
     starts = [0.0] * len(bars)
     handles = []
     for number, colour in enumerate(_COLOURS):
         lengths = [bar.parts[number] / 2**20 for bar in bars]
         handles.append(
             axes.barh(
-                places,
+                positions,
                 lengths,
                 left=starts,
                 height=0.7,
@@ -50,9 +50,9 @@ def draw(bars: Sequence[Bar], title: str) -> Figure:
             )
         )
         starts = [start + length for start, length in zip(starts, lengths, strict=True)]
-    for place, total in zip(places, starts, strict=True):
-        axes.text(total, place, f" {numbers.human(total)}", va="center", fontsize=7, label="_total")
-    axes.set_yticks(list(places), [bar.label for bar in bars])
+    for position, total in zip(positions, starts, strict=True):
+        axes.text(total, position, f" {numbers.human(total)}", va="center", fontsize=7, label="_total")
+    axes.set_yticks(list(positions), [bar.label for bar in bars])
     axes.tick_params(axis="y", length=0)
     axes.invert_yaxis()
     axes.set_xlim(0, 1.08 * max(starts))

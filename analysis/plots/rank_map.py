@@ -25,7 +25,7 @@ def draw(grid: Layout, ranks: Mapping[str, float], title: str) -> Figure:
 
 
 def cell(value: float) -> str:
-    """A mean of ranks: whole where it is whole."""
+    """A mean of ranks, without decimals if it is whole."""
     return f"{value:.0f}" if value == round(value) else f"{value:.1f}"
 
 

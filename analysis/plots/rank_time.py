@@ -1,4 +1,4 @@
-"""How ranks move in training: their sum over steps for all rows, and layer by layer for each."""
+"""Ranks during training: their sum over steps for all rows, and layer by layer for each row."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from analysis.records.run_files import Ranks
 from analysis.records.runs import Run
 
 MOST = 8  # rows in one picture
-_FAR = 20  # times: sums of ranks further apart than this lie on one line
-_MOST_NAMES = 48  # layers whose names have room beside a map
+_FAR = 20  # ratio of sums of ranks above which the axis is logarithmic
+_MOST_NAMES = 48  # layers with names beside a map
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class History:
 
 @style.styled
 def draw_totals(histories: Sequence[History], y: str) -> Figure:
-    """The sum over layers, as steps; a band of ± sd around rows with several runs."""
+    """Draws the sum over layers as steps, with a band of ± sd for several runs."""
     figure = Figure(figsize=(style.WIDTH * 0.72, 3.2), layout="constrained")
     axes = figure.add_subplot()
     handles = []
@@ -71,7 +71,9 @@ def draw_totals(histories: Sequence[History], y: str) -> Figure:
     axes.set_ylabel(y)
     largest = [float(history.totals.max()) for history in histories]
     if max(largest) > _FAR * min(largest):
-        axes.set_yscale("symlog", linthresh=min(largest))  # straight up to the smallest, which would lie on the axis
+        axes.set_yscale(
+            "symlog", linthresh=min(largest)
+        )  # linear up to the smallest, which would be on the axis otherwise
     axes.set_ylim(0, 1.06 * max(largest))
     title = seeds((history.n for history in histories), "line and band: mean ± sd over seeds")
     style.legend(figure, handles, [history.label for history in histories], title)
@@ -80,7 +82,7 @@ def draw_totals(histories: Sequence[History], y: str) -> Figure:
 
 @style.styled
 def draw_layers(history: History, title: str) -> Figure:
-    """A map of layers over steps, dark to light by rank."""
+    """Draws a map of layers over steps, dark to light by rank."""
     count = len(history.layers)
     figure = Figure(figsize=(style.WIDTH, 1.0 + max(1.5, min(7.5, 0.145 * count))), layout="constrained")
     axes = figure.add_subplot()
@@ -99,7 +101,7 @@ def draw_layers(history: History, title: str) -> Figure:
 
 
 def _held(steps: np.ndarray, end: int) -> np.ndarray:
-    """`steps` and where the last of them ends, with some width for what changed at the very end."""
+    """`steps` and the end of the last one, with some width for changes in the last step."""
     return np.append(steps, max(end, steps[-1] + max(1, round(0.02 * end))))
 
 
@@ -108,7 +110,7 @@ def _repeated(totals: np.ndarray) -> np.ndarray:
 
 
 def _without_common_start(names: Sequence[str]) -> list[str]:
-    """Names without the parts, up to a dot, with which all of them start."""
+    """Names without their common dotted prefix."""
     parts = [name.split(".") for name in names]
     shared = 0
     while all(len(p) > shared + 1 and p[shared] == parts[0][shared] for p in parts) and len(names) > 1:
@@ -163,7 +165,7 @@ def _layers(study: Study) -> Iterator[Picture | LeftOut]:
 
 
 def _history(group: Group) -> tuple[History | None, list[LeftOut]]:
-    """The history of a group, where there is one, and the runs that are not in it."""
+    """The history of a group, None if there is none, and the runs that are not in it."""
     runs, left_out = read(group, _read)
     if not runs:
         return None, left_out
@@ -171,7 +173,7 @@ def _history(group: Group) -> tuple[History | None, list[LeftOut]]:
     if any(found[0].ranks.keys() != set(layers) for _, found in runs):
         return None, [*left_out, LeftOut(group.title, "its seeds adapted different layers")]
     steps = sorted({0, *(entry.step for _, found in runs for entry in found)})
-    # (runs, steps, layers): what held at each step.
+    # (runs, steps, layers): the ranks after each step.
     held = np.array([[list(map(_at(found, step).get, layers)) for step in steps] for _, found in runs], dtype=float)
     end = max(run.record.steps.done or found[-1].step for run, found in runs)
     means = held.mean(0).T
@@ -183,7 +185,7 @@ def _read(run: Run) -> list[Ranks]:
 
 
 def _at(found: Sequence[Ranks], step: int) -> dict[str, int]:
-    """The ranks that held after `step`."""
+    """The ranks after `step`."""
     place = bisect.bisect_right(found, step, key=lambda entry: entry.step)
     return found[max(0, place - 1)].ranks
 

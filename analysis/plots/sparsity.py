@@ -1,4 +1,4 @@
-"""Sparse updates: where their entries are, and how far two seeds choose the same ones."""
+"""Sparse updates: their patterns, and how much two seeds agree."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _BINS = 64  # cells of a panel along each side, at most
 
 @style.styled
 def draw_pattern(grid: Layout, patterns: Patterns, block: int, title: str) -> Figure:
-    """Panels: one matrix of each module, that of the `block`-th block. Map: shares of entries, all layers."""
+    """Panels: the matrix of each module in one block. Map: the density of all layers."""
     figure, above, panels, below = by_module.build(grid, title, 1.6)
     shown = _of_block(grid, patterns, block)
     densities = {number: shares(patterns[name]) for number, name in shown.items()}
@@ -51,7 +51,7 @@ def draw_pattern(grid: Layout, patterns: Patterns, block: int, title: str) -> Fi
 def draw_overlap(
     grid: Layout, by_layer: Mapping[str, float], matrix: np.ndarray, seeds: Sequence[int], title: str, chance: str
 ) -> Figure:
-    """Left: Jaccard index of every two seeds, all layers together. Right: by layer, mean over pairs of seeds."""
+    """Left: Jaccard index of every two seeds over all layers. Right: by layer, the mean over pairs of seeds."""
     height = max(heat.size(grid)[1], 2.3)
     figure = Figure(figsize=(style.WIDTH, height), layout="constrained")
     figure.suptitle(title, fontsize=9)
@@ -61,9 +61,9 @@ def draw_overlap(
     axes.pcolormesh(matrix, cmap=style.SEQUENTIAL, vmin=0, vmax=1, edgecolors="white", lw=0.5)
     axes.set_aspect("equal")
     axes.invert_yaxis()
-    places = np.arange(len(seeds)) + 0.5
-    axes.set_xticks(places, [str(seed) for seed in seeds])
-    axes.set_yticks(places, [str(seed) for seed in seeds])
+    ticks = np.arange(len(seeds)) + 0.5
+    axes.set_xticks(ticks, [str(seed) for seed in seeds])
+    axes.set_yticks(ticks, [str(seed) for seed in seeds])
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     axes.set_xlabel("seed")
@@ -78,16 +78,16 @@ def draw_overlap(
 
 
 def shares(pattern: Pattern, bins: int = _BINS) -> np.ndarray:
-    """The pattern seen from afar: of each cell of a grid of at most bins × bins, the share that has entries."""
+    """The pattern at low resolution: the density of each cell of a grid of at most bins × bins."""
     rows, columns = pattern.shape
     edges = [np.linspace(0, side, min(side, bins) + 1).round() for side in (rows, columns)]
-    counts, _, _ = np.histogram2d(pattern.places // columns, pattern.places % columns, bins=edges)
+    counts, _, _ = np.histogram2d(pattern.indices // columns, pattern.indices % columns, bins=edges)
     return counts / np.outer(np.diff(edges[0]), np.diff(edges[1]))
 
 
 def _of_block(grid: Layout, patterns: Patterns, block: int) -> dict[int, str]:
-    """The layers of one column of the grid, by row."""
-    return {grid.place[name][0]: name for name in patterns if grid.place[name][1] == block}
+    """The layers of one block, by module."""
+    return {grid.position[name][0]: name for name in patterns if grid.position[name][1] == block}
 
 
 def _patterns(study: Study) -> Iterator[Picture | LeftOut]:
@@ -100,11 +100,11 @@ def _patterns(study: Study) -> Iterator[Picture | LeftOut]:
             run, patterns = runs[0]
             grid = layout(patterns)
             block = len(grid.blocks) // 2
-            entries = sum(len(pattern.places) for pattern in patterns.values())
-            places = sum(pattern.size for pattern in patterns.values())
+            entries = sum(len(pattern.indices) for pattern in patterns.values())
+            size = sum(pattern.size for pattern in patterns.values())
             caption = (
-                f"Where the update of {group.title}, seed {run.record.seed}, has entries: {entries:,} of {places:,} "
-                f"({_percent(entries / places)}). Panels: the matrices of block {grid.block_labels[block]}, rows from "
+                f"Where the update of {group.title}, seed {run.record.seed}, has entries: {entries:,} of {size:,} "
+                f"({_percent(entries / size)}). Panels: the matrices of block {grid.block_labels[block]}, rows from "
                 f"top to bottom, in at most {_BINS}×{_BINS} cells; the darker, the larger the share of a cell's "
                 "entries. Map: the share of every layer."
             )
@@ -135,7 +135,7 @@ def _overlap(group: Group, runs: Sequence[tuple[Run, Patterns]]) -> Picture | Le
     chances: list[float] = []
     for name in first:
         of_name = [found[name] for _, found in runs]
-        by_layer[name] = float(np.mean([jaccard(of_name[i].places, of_name[j].places) for i, j in pairs]))
+        by_layer[name] = float(np.mean([jaccard(of_name[i].indices, of_name[j].indices) for i, j in pairs]))
     for i, j in pairs:
         one, two = _together(runs[i][1]), _together(runs[j][1])
         matrix[i, j] = matrix[j, i] = jaccard(one, two)
@@ -143,7 +143,7 @@ def _overlap(group: Group, runs: Sequence[tuple[Run, Patterns]]) -> Picture | Le
     values = [matrix[i, j] for i, j in pairs]
     chance = f"{np.mean(chances):.3f}"
     caption = (
-        f"Jaccard index |∩| / |∪| of the places in which two seeds of {group.title} have entries. Left: all layers "
+        f"Jaccard index |∩| / |∪| of the indices at which two seeds of {group.title} have entries. Left: all layers "
         f"together, for every two of {len(runs)} seeds (mean {np.mean(values):.3f}); patterns drawn independently "
         f"would have about {chance}. Right: by layer, mean over {len(pairs)} pairs of seeds."
     )
@@ -155,9 +155,9 @@ def _overlap(group: Group, runs: Sequence[tuple[Run, Patterns]]) -> Picture | Le
 
 
 def _together(patterns: Patterns) -> np.ndarray:
-    """The places of all layers as places in one long row."""
+    """The indices of all layers in the concatenation of their flattened matrices."""
     ends = itertools.accumulate(pattern.size for pattern in patterns.values())
-    return np.concatenate([p.places + end - p.size for p, end in zip(patterns.values(), ends, strict=True)])
+    return np.concatenate([p.indices + end - p.size for p, end in zip(patterns.values(), ends, strict=True)])
 
 
 def _read(run: Run) -> Patterns:

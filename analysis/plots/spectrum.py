@@ -1,4 +1,4 @@
-"""The singular values of ΔW, layer by layer, and how many directions they amount to."""
+"""The singular values of ΔW by layer, and their effective rank."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from analysis.records.adapter_file import Saved
 from analysis.records.runs import Run
 from analysis.stats.matrices import effective_rank
 
-_NOISE = 1e-6  # of the largest singular value: below it float32 factors say nothing
+_NOISE = 1e-6  # relative to the largest singular value; smaller ones are float32 noise
 
 
 @style.styled
@@ -29,7 +29,7 @@ def draw(
     by_module.lines_by_block(above, panels, grid, shown, "i", "σᵢ / σ₁")
     ranks: dict[int, list[float]] = defaultdict(list)
     for name, value in effective.items():
-        ranks[grid.place[name][0]].append(value)
+        ranks[grid.position[name][0]].append(value)
     for number, axes in enumerate(panels):
         axes.set_yscale("log")
         style.power_axis(axes)
@@ -49,7 +49,7 @@ def _pictures(study: Study) -> Iterator[Picture | LeftOut]:
 
 
 def spectra(run: Run) -> dict[str, np.ndarray]:
-    """Singular values of ΔW by layer, falling, each layer up to a factor of its own. Raises `Unusable`."""
+    """Singular values of ΔW by layer, descending, each layer up to a factor. Raises `Unusable`."""
     saved = Saved(run.folder, run.record.files)
     found = {name: saved.singular_values(name) for name in saved.layers}
     if not any(values.any() for values in found.values()):
@@ -84,7 +84,7 @@ def _relative(values: np.ndarray) -> np.ndarray:
 
 
 def _mean(runs: Sequence[np.ndarray]) -> np.ndarray:
-    """The mean over runs; a direction that a run has not got has a singular value of zero there."""
+    """The mean over runs; missing singular values count as zero."""
     longest = max(map(len, runs))
     return np.mean([np.pad(values, (0, longest - len(values))) for values in runs], axis=0)
 

@@ -1,4 +1,4 @@
-"""How every figure looks, and how it is written: one place.
+"""The style of all figures, and how they are written.
 
 Colours are those of Okabe and Ito 2008 ("Color Universal Design") without the yellow, which white paper
 swallows. No colour stands alone: rows of a table have a marker and a line style as well, bars a hatch, and
@@ -52,7 +52,7 @@ _STYLE: Any = {
     "axes.unicode_minus": True,
     "errorbar.capsize": 2,
     "figure.dpi": 100,
-    "font.family": ["DejaVu Sans"],  # comes with matplotlib: the same on every machine
+    "font.family": ["DejaVu Sans"],  # part of matplotlib, so the same on every machine
     "font.size": 8,
     "grid.color": "#dddddd",
     "grid.linewidth": 0.5,
@@ -64,8 +64,8 @@ _STYLE: Any = {
     "lines.markersize": 4.5,
     "savefig.dpi": 200,
     "svg.fonttype": "path",
-    "svg.hashsalt": "loratory",  # ids in an SVG are random without it
-    "text.parse_math": False,  # a name with two dollars in it is a name
+    "svg.hashsalt": "loratory",  # makes the ids in an SVG reproducible
+    "text.parse_math": False,  # names with dollars are not formulas
     "xtick.labelsize": 7,
     "ytick.labelsize": 7,
 }
@@ -76,7 +76,7 @@ R = TypeVar("R")
 
 @contextlib.contextmanager
 def applied() -> Iterator[None]:
-    """Within it matplotlib has this style and nothing of the user's own."""
+    """Applies this style to matplotlib, without the user's settings."""
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(_STYLE)
@@ -84,7 +84,7 @@ def applied() -> Iterator[None]:
 
 
 def styled(draw: Callable[P, R]) -> Callable[P, R]:
-    """Makes a function draw in this style."""
+    """Decorates a function so that it draws in this style."""
 
     @functools.wraps(draw)
     def drawn(*arguments: P.args, **keywords: P.kwargs) -> R:
@@ -95,9 +95,9 @@ def styled(draw: Callable[P, R]) -> Callable[P, R]:
 
 
 def encode(figure: Figure, form: str) -> bytes:
-    """The figure as a file of one of `FORMATS`; the same figure gives the same bytes."""
+    """The bytes of a figure in one of `FORMATS`; the same figure gives the same bytes."""
     file = io.BytesIO()
-    # Dates and versions would make every file a new one.
+    # Dates and versions would change the bytes.
     metadata = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}[form]
     with applied():
         figure.savefig(file, format=form, metadata=metadata)
@@ -106,7 +106,7 @@ def encode(figure: Figure, form: str) -> bytes:
 
 @dataclass(frozen=True)
 class Look:
-    """What tells one row from the others, in colour and without it."""
+    """The look of a row: colour, line and marker, so that it is distinct without colour too."""
 
     colour: str
     marker: str
@@ -114,15 +114,15 @@ class Look:
 
 
 def look(number: int) -> Look:
-    """The look of row `number`; the first 385 are all different."""
+    """The look of row `number`. The first 385 are distinct."""
     return Look(COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)], LINES[number % len(LINES)])
 
 
 def name(text: str, most: int = 44) -> str:
-    """A name as a figure shows it: one line, its end cut off where it is long, without missing glyphs."""
+    """A name for a figure: one line, truncated, without missing glyphs."""
     text = "".join(letter if _has_glyph(letter) else f"\\u{ord(letter):04x}" for letter in one_line(text))
     text = shortened(text, most)
-    # matplotlib keeps labels that start with an underscore out of legends.
+    # matplotlib omits labels that start with an underscore from legends.
     return f"\u200a{text}" if text.startswith("_") else text
 
 
@@ -136,14 +136,14 @@ def _has_glyph(letter: str) -> bool:
 
 
 def legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str], title: str) -> None:
-    """A legend below the axes, in as many columns as its longest label allows."""
+    """Draws a legend below the axes, in as many columns as the longest label allows."""
     longest = max(map(len, labels))
     columns = max(1, min(4, len(labels), int(118 / (longest + 8))))
     figure.legend(handles, labels, title=title, loc="outside lower center", ncols=columns)
 
 
 def count_axis(axes: Axes, values: Sequence[float]) -> None:
-    """An x axis of counts or sizes over several orders of magnitude: logarithmic, with room for zero."""
+    """Makes an x axis of counts or sizes logarithmic, with room for zero."""
     positive = [value for value in values if value > 0]
     if positive and max(positive) > 20 * min(positive):
         if len(positive) < len(values):
@@ -167,7 +167,7 @@ def digits(value: float) -> str:
 
 
 def number(value: float) -> str:
-    """Any other number on an axis: as short as it can be, with a real minus."""
+    """Any other number on an axis, as short as possible, with a minus sign."""
     return f"{value:.6g}".replace("-", "\u2212")
 
 
@@ -175,7 +175,7 @@ _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def power_axis(axes: Axes) -> None:
-    """A logarithmic y axis whose ticks read 10⁻², without mathtext."""
+    """Makes a y axis logarithmic, with ticks such as 10⁻², without mathtext."""
 
     def text(value: float, _: int) -> str:
         exponent = round(math.log10(value)) if value > 0 else 0
@@ -187,6 +187,6 @@ def power_axis(axes: Axes) -> None:
 
 
 def whole_ticks(axes: Axes) -> None:
-    """Ticks at whole numbers alone, on both axes."""
+    """Puts ticks at whole numbers only, on both axes."""
     axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))

@@ -1,4 +1,4 @@
-"""How far two runs learn the same directions: the Grassmann measure of the LoRA paper, layer by layer."""
+"""The similarity of two runs' subspaces by layer, with the Grassmann measure of the LoRA paper."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from analysis.records.adapter_file import Saved
 from analysis.records.runs import Run
 from analysis.stats.matrices import subspace_similarity
 
-_TOPS = (0.05, 0.1, 0.2, 0.5)  # ends of the colour scale
+_TOPS = (0.05, 0.1, 0.2, 0.5)  # upper ends of the colour scale
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two runs: φ (r, r') of every layer that both adapt and where both have directions."""
+    """Two runs: φ (r, r') of every layer in which both have directions."""
 
     phi: Mapping[str, np.ndarray]
-    chance: tuple[float, float]  # of the whole subspaces, if they were random: smallest and largest over layers
-    others: Sequence[str]  # layers that are in one of the runs alone, or have no direction in one
+    chance: tuple[float, float]  # of random subspaces: smallest and largest over layers
+    others: Sequence[str]  # layers without directions in one of the runs
 
     @property
     def chance_text(self) -> str:
@@ -34,12 +34,12 @@ class Pair:
 
 @style.styled
 def draw(grid: Layout, phi: Mapping[str, np.ndarray], title: str, chance: str) -> Figure:
-    """Panels: φ(i, j), means over the blocks that have so many directions. Map: φ(r, r') of the whole subspaces."""
+    """Panels: φ(i, j), means over blocks with so many directions. Map: φ(r, r') of the whole subspaces."""
     figure, above, panels, below = by_module.build(grid, title, 1.75)
     whole = {name: float(values[-1, -1]) for name, values in phi.items()}
-    means = [_mean([phi[name] for name in phi if grid.place[name][0] == number]) for number in range(len(panels))]
+    means = [_mean([phi[name] for name in phi if grid.position[name][0] == number]) for number in range(len(panels))]
     largest = max(*(float(mean.max()) for mean in means), *whole.values())
-    # Two seeds often have little in common, of which a scale up to 1 would show nothing.
+    # Two seeds often share little, which a scale up to 1 would hide.
     top = next((top for top in _TOPS if largest <= top), 1.0)
     for number, (axes, mean) in enumerate(zip(panels, means, strict=True)):
         rows, columns = mean.shape
@@ -57,7 +57,7 @@ def draw(grid: Layout, phi: Mapping[str, np.ndarray], title: str, chance: str) -
 
 
 def _mean(found: Sequence[np.ndarray]) -> np.ma.MaskedArray:
-    """The mean of matrices of several sizes, of each entry over those that have it."""
+    """The mean of matrices of different sizes: each entry over the matrices that have it."""
     rows, columns = (max(values.shape[side] for values in found) for side in (0, 1))
     together = np.ma.masked_all((len(found), rows, columns))
     for place, values in enumerate(found):
@@ -66,7 +66,7 @@ def _mean(found: Sequence[np.ndarray]) -> np.ma.MaskedArray:
 
 
 def compare(one: Run, two: Run) -> Pair:
-    """φ of two runs. Raises `Unusable` where they have no factors A on common layers."""
+    """φ of two runs. Raises `Unusable` if no layer has factors A in both."""
     first, second = _directions(one), _directions(two)
     common = [name for name in first if name in second and first[name].shape[1] == second[name].shape[1]]
     phi: dict[str, np.ndarray] = {}
@@ -84,7 +84,7 @@ def compare(one: Run, two: Run) -> Pair:
 
 
 def _directions(run: Run) -> dict[str, np.ndarray]:
-    """A of every layer, each row times its e where there is one, so that what counts more comes first."""
+    """A of every layer, with each row scaled by its e, so that important directions come first."""
     saved = Saved(run.folder, run.record.files)
     found: dict[str, np.ndarray] = {}
     for name in saved.layers:

@@ -1,4 +1,4 @@
-"""Runs as rows on columns that all of them share: csv, or Arrow's columns for parquet and pandas."""
+"""Runs as rows of one table: csv, or Arrow for parquet and pandas."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from analysis.errors import AnalysisError
 from analysis.records import settings
 from analysis.records.discovery import Run
 from analysis.records.grouping import Point
-from analysis.records.runs import Found, ordered
+from analysis.records.runs import RunSet, ordered
 from analysis.text.formulas import inert
 from analysis.text.sorting import natural
 from trainer.record import FIELDS, GROUPS, OPEN_GROUPS, Fields
@@ -22,7 +22,7 @@ from trainer.record import FIELDS, GROUPS, OPEN_GROUPS, Fields
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# Behind the plain fields; each of these is a group of names.
+# The groups of fields, in order, after the plain fields.
 _ORDER = (
     *("metric", "metrics", "method", "data", "steps", "params", "rank", "memory", "time", "files"),
     *("git", "code", "versions", "hardware", "config"),
@@ -31,22 +31,22 @@ _GROUPS = tuple(group for group in OPEN_GROUPS if group != "identity")  # which 
 
 
 class Columns:
-    """The rows of all runs: by variant, model, task, settings and seed."""
+    """The rows of all runs, sorted by variant, model, task, settings and seed."""
 
-    def __init__(self, found: Found) -> None:
-        self._runs = _sorted(found)
+    def __init__(self, run_set: RunSet) -> None:
+        self._runs = _sorted(run_set)
         self.kinds: dict[str, set[type]] = {}  # by column, the types of its values
         for row in self:
             for name, value in row.items():
                 self.kinds.setdefault(name, set()).add(type(value))
-        self.names = sorted(self.kinds, key=place)
+        self.names = sorted(self.kinds, key=sort_key)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for run in self._runs:
             yield run.record.fields(_GROUPS)
 
     def csv(self) -> Iterator[str]:
-        """Line by line; lists are JSON, what is absent is empty."""
+        """The csv line by line. Lists are JSON; missing values are empty."""
         lines: list[str] = []
         writer = csv.writer(_Into(lines), lineterminator="\n")
         writer.writerow(self.names)
@@ -57,7 +57,7 @@ class Columns:
         yield from lines
 
     def table(self) -> pa.Table:
-        """All rows in memory. Raises `AnalysisError` for a number that fits into no column."""
+        """All rows as an Arrow table. Raises `AnalysisError` for a number that is too large."""
         import pyarrow as pa
 
         columns: dict[str, list[Any]] = {name: [] for name in self.names}
@@ -68,7 +68,7 @@ class Columns:
         return pa.table(arrays)
 
     def write_parquet(self, output: Path) -> None:
-        """A parquet file; there is the whole file or none. Raises `AnalysisError` where it can't be written."""
+        """Writes a parquet file atomically. Raises `AnalysisError` if it can't be written."""
         import pyarrow.parquet as pq
 
         temporary = output.with_name(f".{output.name}.tmp")
@@ -81,9 +81,9 @@ class Columns:
             temporary.unlink(missing_ok=True)
 
 
-def _sorted(found: Found) -> list[Run]:
+def _sorted(run_set: RunSet) -> list[Run]:
     cells: dict[tuple[str, str, str], list[Point]] = {}
-    for point in found.points:
+    for point in run_set.points:
         cells.setdefault((point.variant, point.model, point.task), []).append(point)
     runs: list[Run] = []
     for name in sorted(cells, key=lambda cell: tuple(map(natural, cell))):
@@ -117,7 +117,7 @@ def _array(name: str, kinds: set[type], values: Sequence[Any]) -> pa.Array:
 
 
 def text(value: Any) -> Any:
-    """A value as csv has it: JSON for what is neither text nor a number; no text is a formula."""
+    """A value for csv: text is never a formula, and values that are neither text nor numbers are JSON."""
     if type(value) is str:
         return inert(value)
     return _json(value)
@@ -128,14 +128,14 @@ def _json(value: Any) -> Any:
 
 
 class _Into:
-    """A file whose every write is an entry of a list."""
+    """A file that appends every write to a list."""
 
     def __init__(self, lines: list[str]) -> None:
         self.write = lines.append
 
 
-def place(name: str) -> tuple[int, int, tuple[object, ...]]:
-    """Sorts the names of a flat row: plain fields first, then group by group, unknown ones last."""
+def sort_key(name: str) -> tuple[int, int, tuple[object, ...]]:
+    """Sort key of a field's name: plain fields first, then group by group, unknown ones last."""
     group, dot, rest = name.partition(".")
     if not dot:
         known = FIELDS[Fields]

@@ -1,4 +1,4 @@
-"""Run folders, and which of them count. Whatever can't be used is listed with its reason: nothing is lost silently."""
+"""Finds run folders and decides which of them count. What is skipped is kept with the reason."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trainer.record import Record
 
 
 class Run(NamedTuple):
-    """A record and the folder that it lies in, named as the user named it."""
+    """A record and its folder. path: relative or absolute, as the user wrote it."""
 
     path: str
     record: Record
@@ -33,17 +33,17 @@ class Run(NamedTuple):
 
 @dataclass(frozen=True)
 class Duplicate:
-    """One run_id in several folders: the one that is used, and those that are not."""
+    """One run_id in several folders: the folder that is used, and those that are skipped."""
 
     run_id: str
     used: Path
     left_out: tuple[Path, ...]
-    differs: bool  # the records are not the same
+    differs: bool  # whether the records differ
 
 
 @dataclass
-class Listed:
-    """What lies below some folders and is not used."""
+class Skipped:
+    """What was found below some folders and is not used."""
 
     duplicates: list[Duplicate] = field(default_factory=list)
     _untrusted: dict[Path, str] = field(default_factory=dict)
@@ -52,23 +52,23 @@ class Listed:
 
     @property
     def untrusted(self) -> list[str]:
-        """`path: reason` for every record that can't be trusted."""
+        """`path: reason` of every record that can't be trusted."""
         return sorted(self._untrusted.values())
 
     @property
     def begun(self) -> list[str]:
-        """Every folder of a run that has left no record yet."""
+        """Folders of runs without a record: they are running, or were killed."""
         return sorted(self._begun)
 
     @property
     def empty(self) -> list[str]:
-        """`path: reason` for every folder, as it was named, that holds no record at all."""
+        """`path: reason` of every folder that the user named and that holds no record."""
         return sorted(self._empty)
 
     def distrust(self, path: str, reason: str) -> None:
-        """A record, or a folder, that can't be trusted; one reached on two ways counts once."""
-        place = Path(path).resolve()
-        self._untrusted[place] = min(reason, self._untrusted.get(place, reason))
+        """Skips a record or folder that can't be trusted. The same folder via two paths counts once."""
+        folder = Path(path).resolve()
+        self._untrusted[folder] = min(reason, self._untrusted.get(folder, reason))
 
     def add_begun(self, folder: str) -> None:
         self._begun.add(folder)
@@ -77,24 +77,24 @@ class Listed:
         self._empty.add(reason)
 
 
-def folders(roots: Iterable[Path | str], listed: Listed) -> Iterator[str]:
-    """The folders below `roots` that hold a record; what can't be looked into goes to `listed`.
+def folders(roots: Iterable[Path | str], skipped: Skipped) -> Iterator[str]:
+    """The folders below `roots` that hold a record. Folders that can't be read are added to `skipped`.
 
-    One below several of them comes as often: `choose` sees that it is one.
+    A folder below several roots is yielded once for each; `choose` counts it once.
     """
     for root in dict.fromkeys(os.fspath(root) for root in roots):
         errors: list[OSError] = []
         nothing = True
-        for folder in records.find(root, unread=errors.append, begun=listed.add_begun):
+        for folder in records.find(root, unread=errors.append, begun=skipped.add_begun):
             nothing = False
             yield folder
         at_root = [error for error in errors if error.filename == root]
         for error in errors:
             if error not in at_root:
-                listed.distrust(error.filename, f"{error.filename}: {error.strerror}")
+                skipped.distrust(error.filename, f"{error.filename}: {error.strerror}")
         if nothing:
             why = _WHY.get(type(at_root[0]), at_root[0].strerror) if at_root else _NOTHING
-            listed.add_empty(f"{root}: {why}")
+            skipped.add_empty(f"{root}: {why}")
 
 
 _NOTHING = "no record in it"
@@ -102,13 +102,16 @@ _WHY: dict[type[OSError], str] = {FileNotFoundError: "no such folder", NotADirec
 
 
 def choose(same: Sequence[Run]) -> tuple[Run, list[Run]]:
-    """Of runs with one run_id the one to count, and the others: a done one, then the newest, then the first by path."""
+    """Of runs with the same run_id, the one that counts and the others.
+
+    Done runs come first, then the newest, then the first by path.
+    """
     if len(same) == 1:
         return same[0], []
-    # One folder reached on two ways is no duplicate.
-    places: dict[Path, Run] = {}
+    # The same folder via two paths is not a duplicate.
+    by_folder: dict[Path, Run] = {}
     for run in sorted(same, key=lambda run: run.path):
-        places.setdefault(Path(run.path).resolve(), run)
-    ranked = sorted(places.values(), key=lambda run: run.finished, reverse=True)
+        by_folder.setdefault(Path(run.path).resolve(), run)
+    ranked = sorted(by_folder.values(), key=lambda run: run.finished, reverse=True)
     used, *others = sorted(ranked, key=lambda run: not run.done)
     return used, sorted(others, key=lambda run: Path(run.path))

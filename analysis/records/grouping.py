@@ -1,4 +1,4 @@
-"""Runs → points: runs that differ in their seed alone, so that what is said of one holds for all."""
+"""Groups runs into points: the runs of a point differ only in their seed."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from trainer.record import Record
 
 @dataclass(slots=True)
 class Point:
-    """What such runs have in common, and the runs.
+    """Runs that differ only in their seed, and what they have in common.
 
-    identity: the settings that name them, without their seed; `config`: all of their settings, as the first run has
-    them. configured: False where a run failed before its config was known. typed: settings that were typed on the
-    command line of some run.
+    protocol: values of `settings.PROTOCOL`, in its order. identity: the settings that the run names hash, without the
+    seed. config: all settings, those of the first run. configured: False if a run failed before its config was known.
+    typed: settings that were overridden on the command line of some run.
     """
 
     variant: str
     model: str
     task: str
     status: str
-    observed: tuple[Any, ...]  # of settings.OBSERVED, in its order
+    protocol: tuple[Any, ...]
     identity: dict[str, Any]
     config: Mapping[str, Any]
     configured: bool
@@ -35,18 +35,18 @@ class Point:
     runs: list[Run] = field(default_factory=list)
 
     def value(self, name: str) -> Any:
-        """The value of a setting in a form that can be hashed; None where there is none."""
+        """The value of a setting, hashable; None if it is absent."""
         if name.startswith(settings.CONFIG):
             name = name.removeprefix(settings.CONFIG)
             return settings.hashable(self.config.get(name, self.identity.get(name)))
-        return self.observed[_OBSERVED[name]]
+        return self.protocol[_PROTOCOL[name]]
 
 
-_OBSERVED = {name: place for place, name in enumerate(settings.OBSERVED)}
+_PROTOCOL = {name: index for index, name in enumerate(settings.PROTOCOL)}
 
 
 class Settings(Mapping[str, Any]):
-    """The settings of a run in two parts: its seeds, and all others, one object for all runs that have the same."""
+    """The settings of a run. shared: all but the seeds, one object for all runs in which they are equal."""
 
     __slots__ = ("seeds", "shared")
 
@@ -63,7 +63,7 @@ class Settings(Mapping[str, Any]):
     def __len__(self) -> int:
         return len(self.shared) + len(self.seeds)
 
-    def items(self) -> Any:  # the view of every Mapping looks each name up
+    def items(self) -> Any:  # Mapping.items would look up each name
         return itertools.chain(self.shared.items(), self.seeds.items())
 
     def __repr__(self) -> str:
@@ -72,32 +72,35 @@ class Settings(Mapping[str, Any]):
 
 @functools.cache
 def is_seed(name: str) -> bool:
-    """Whether a setting's name is that of a seed: `seed`, `data.seed`, `data.split_seed`."""
+    """Whether a setting is a seed: `seed`, `data.seed`, `data.split_seed`."""
     return "seed" in name.rpartition(".")[2]
 
 
 def points(runs: Sequence[Run]) -> list[Point]:
-    """The points of some runs, whose config and identity are `Settings`, by their first run_id; in a point by seed."""
-    own = _own_seeds(run.record for run in runs)
-    found: dict[tuple[Any, ...], Point] = {}
-    texts: dict[int, str] = {}  # of settings, by the object that runs have in common
+    """The points of `runs`, sorted by their smallest run_id; the runs of a point are sorted by seed.
+
+    runs: their config and identity are `Settings`.
+    """
+    seed_names = _seed_names(run.record for run in runs)
+    points: dict[tuple[Any, ...], Point] = {}
+    texts: dict[int, str] = {}  # JSON of shared settings, by the id of the object
     for run in sorted(runs, key=lambda run: run.record.run_id):
         record = run.record
-        naming = _settings(record.identity or record.config)  # where a record doesn't say, all settings name the run
-        seeds = {name: value for name, value in naming.seeds.items() if name not in own.get(record.variant, ())}
+        naming = _settings(record.identity or record.config)  # records before version 2 hash all settings
+        seeds = {name: value for name, value in naming.seeds.items() if name not in seed_names.get(record.variant, ())}
         if id(naming.shared) not in texts:
             texts[id(naming.shared)] = json.dumps(naming.shared, sort_keys=True)
-        cell, observed = (record.variant, record.model, record.task, record.status), settings.observed(record)
-        key = (cell, observed, texts[id(naming.shared)], repr(sorted(seeds.items())) if seeds else "")
-        point = found.get(key)
+        cell, protocol = (record.variant, record.model, record.task, record.status), settings.protocol_of(record)
+        key = (cell, protocol, texts[id(naming.shared)], repr(sorted(seeds.items())) if seeds else "")
+        point = points.get(key)
         if point is None:
             identity = {**naming.shared, **seeds}
-            point = found[key] = Point(*cell, observed, identity, record.config, bool(record.config), frozenset())
+            point = points[key] = Point(*cell, protocol, identity, record.config, bool(record.config), frozenset())
         point.typed |= _typed(tuple(record.overrides))
         point.runs.append(run)
-    for point in found.values():
+    for point in points.values():
         point.runs.sort(key=by_seed)
-    return list(found.values())
+    return list(points.values())
 
 
 @functools.lru_cache(10_000)
@@ -105,22 +108,22 @@ def _typed(overrides: tuple[str, ...]) -> frozenset[str]:
     return frozenset(settings.CONFIG + override.partition("=")[0].lstrip("+") for override in overrides)
 
 
-def _settings(found: Mapping[str, Any]) -> Settings:
-    assert isinstance(found, Settings)
-    return found
+def _settings(settings: Mapping[str, Any]) -> Settings:
+    assert isinstance(settings, Settings)
+    return settings
 
 
 def by_seed(run: Run) -> tuple[int, str]:
-    """Sorts runs by seed, then run_id."""
+    """Sort key of a run: its seed, then its run_id."""
     return run.record.seed, run.record.run_id
 
 
-def _own_seeds(records: Iterable[Record]) -> dict[str, set[str]]:
-    """By variant, the settings that repeat the run's seed under another name (`config.data.seed: ${seed}`)."""
-    own: dict[str, set[str]] = {}
+def _seed_names(records: Iterable[Record]) -> dict[str, set[str]]:
+    """By variant, `seed` and the settings that always equal it (`config.data.seed: ${seed}`)."""
+    equal: dict[str, set[str]] = {}
     other: dict[str, set[str]] = {}
     for record in records:
         for name, value in _settings(record.config).seeds.items() if record.status != "pruned" else ():
             same = type(value) is int and value == record.seed
-            (own if same else other).setdefault(record.variant, set()).add(name)
-    return {variant: {"seed", *names - other.get(variant, set())} for variant, names in own.items()}
+            (equal if same else other).setdefault(record.variant, set()).add(name)
+    return {variant: {"seed", *names - other.get(variant, set())} for variant, names in equal.items()}

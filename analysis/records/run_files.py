@@ -1,23 +1,18 @@
-"""What lies in a run's folder besides the record and the adapter (`runs/README.md` has the formats)."""
+"""Reads the logs and truncation.json of a run's folder. The formats are in `runs/README.md`."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from trainer.hashing import sha256 as digest
+
 
 class Unusable(Exception):
-    """Something that a figure needs is not there or can't be trusted; one line that says what, without the run."""
-
-
-def digest(path: Path) -> str:
-    """The sha256 of a file, as a record has it. Raises `OSError`."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """A file that a figure needs is missing or can't be trusted. The message is one line without the run."""
 
 
 Line = dict[str, Any]
@@ -30,7 +25,7 @@ def metrics(folder: Path) -> list[Line]:
 
 @dataclass(frozen=True)
 class Ranks:
-    """Ranks from a step on, until the next of these."""
+    """The ranks of all layers from a step on."""
 
     step: int
     ranks: dict[str, int]  # by layer, in the model's order
@@ -41,22 +36,22 @@ def ranks(folder: Path) -> list[Ranks]:
     path = folder / "ranks.jsonl"
     if not path.exists():
         raise Unusable("no ranks.jsonl: the method has no ranks")
-    found: list[Ranks] = []
+    allocations: list[Ranks] = []
     for line in _journal(path):
         entry = line.get("ranks")
         if not isinstance(entry, dict) or not entry or not all(_whole(rank) for rank in entry.values()):
             raise Unusable(f"ranks.jsonl: the line of step {line['step']} has no ranks of layers")
-        found.append(Ranks(line["step"], entry))
-    if not found:
+        allocations.append(Ranks(line["step"], entry))
+    if not allocations:
         raise Unusable("ranks.jsonl: empty")
-    if len({frozenset(entry.ranks) for entry in found}) > 1:
+    if len({frozenset(entry.ranks) for entry in allocations}) > 1:
         raise Unusable("ranks.jsonl: its lines are about different layers")
-    return found
+    return allocations
 
 
 @dataclass(frozen=True)
 class Kept:
-    """A model whose ΔW was cut down to `rank` in every layer. rank: None for the model as it was trained."""
+    """A model whose ΔW was truncated to `rank` in every layer. rank: None for the model as trained."""
 
     rank: int | None
     metric: float
@@ -68,7 +63,7 @@ _TRUNCATION_VERSION = 1
 
 
 def truncation(folder: Path) -> tuple[Kept, list[Kept]]:
-    """What `truncation.json` holds: the model as trained, and cut down to ranks, rising. Raises `Unusable`."""
+    """The model as trained, and truncated to rising ranks, from `truncation.json`. Raises `Unusable`."""
     try:
         content = json.loads((folder / "truncation.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -76,17 +71,17 @@ def truncation(folder: Path) -> tuple[Kept, list[Kept]]:
     except (OSError, ValueError) as error:
         raise Unusable(f"truncation.json: can't be read ({_reason(error)})") from None
     if not isinstance(content, dict) or content.get("version") != _TRUNCATION_VERSION:
-        found = content.get("version") if isinstance(content, dict) else None
-        raise Unusable(f"truncation.json: version {found!r}, this is version {_TRUNCATION_VERSION}")
+        version = content.get("version") if isinstance(content, dict) else None
+        raise Unusable(f"truncation.json: version {version!r}, this is version {_TRUNCATION_VERSION}")
     metric, cuts = content.get("metric"), content.get("cut")
     if not isinstance(cuts, list) or not cuts:
         raise Unusable("truncation.json: cut: no evaluations at lower ranks")
     trained = _kept("trained", {"rank": None, **_object("trained", content.get("trained"))}, metric)
-    found = [_kept(f"cut[{number}]", _object(f"cut[{number}]", entry), metric) for number, entry in enumerate(cuts)]
-    for number, entry in enumerate(found):
-        if entry.rank is None or entry.rank in {other.rank for other in found[:number]}:
+    entries = [_kept(f"cut[{number}]", _object(f"cut[{number}]", entry), metric) for number, entry in enumerate(cuts)]
+    for number, entry in enumerate(entries):
+        if entry.rank is None or entry.rank in {other.rank for other in entries[:number]}:
             raise Unusable(f"truncation.json: cut[{number}].rank: {entry.rank!r} is not a new whole number")
-    return trained, sorted(found, key=lambda entry: entry.rank or 0)
+    return trained, sorted(entries, key=lambda entry: entry.rank or 0)
 
 
 def _object(what: str, entry: Any) -> Line:
@@ -96,7 +91,7 @@ def _object(what: str, entry: Any) -> Line:
 
 
 def _kept(what: str, entry: Line, metric: Any) -> Kept:
-    """One entry; fields that nothing here reads may be anything."""
+    """One entry. Fields that are not used here are not checked."""
     rank, values = entry.get("rank"), _object(f"{what}.metrics", entry.get("metrics"))
     value, error, parameters = values.get(metric), entry.get("relative_error"), entry.get("parameters")
     if rank is not None and not _whole(rank):
@@ -141,3 +136,6 @@ def _number(value: Any) -> TypeGuard[float]:
 
 def _reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error)
+
+
+__all__ = ["Kept", "Line", "Ranks", "Unusable", "digest", "metrics", "ranks", "truncation"]

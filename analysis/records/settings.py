@@ -1,8 +1,8 @@
-"""What tells runs of one variant apart, apart from their seed.
+"""Settings in which runs of one variant differ, besides the seed.
 
-A *setting* is a name of the flat record: an entry of `config.…`, or one of `OBSERVED`, what
-the run itself reported about its protocol. Two values are the same setting when they are
-equal as JSON, and a missing entry equals null (a record leaves nulls out).
+A *setting* is a field of the flat record: `config.…`, or one of `PROTOCOL`, which the run itself
+reports. Two values are equal if their JSON is, and a missing entry equals null (records leave
+nulls out).
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 CONFIG = "config."
 VARIANT = "config.variant."
 
-# How a table calls them. Means over runs that differ in one of these mean nothing; all
-# but the last must be the same for a whole column, or its numbers can't be compared.
-OBSERVED = {
+# By field, the name in tables. A mean over runs that differ in one of these is meaningless. All but the last
+# must be equal in a whole column for its numbers to be comparable.
+PROTOCOL = {
     "metric.name": "metric",
     "metric.checkpoint": "checkpoint",
     "metric.split": "split",
@@ -32,20 +32,20 @@ OBSERVED = {
     "metric.positive": "positive",
     "steps.total": "steps",
 }
-COMPARABLE = tuple(OBSERVED)[:-1]
+COMPARABLE = tuple(PROTOCOL)[:-1]
 
 _LONGEST = 40  # characters of a value in a label
 
 
 def hashable(value: Any) -> Any:
-    """A setting's value in a form that can be hashed."""
+    """The value of a setting, hashable: of a list or dict its JSON."""
     if isinstance(value, list | dict):
         return _Json(json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":")))
     return value
 
 
-def observed(record: Record) -> tuple[Any, ...]:
-    """The values of `OBSERVED`, in its order."""
+def protocol_of(record: Record) -> tuple[Any, ...]:
+    """The values of `PROTOCOL` in a record, in its order."""
     metric = record.metric
     return (
         *(metric.name, metric.checkpoint, metric.split, metric.higher_is_better),
@@ -54,11 +54,11 @@ def observed(record: Record) -> tuple[Any, ...]:
 
 
 class _Json(str):
-    """The JSON text of a list: printed without the quotes of a string."""
+    """The JSON of a list, which is printed without quotes."""
 
 
 def differing(points: Iterable[Point]) -> set[str]:
-    """The names of the `config.…` settings in which some points differ."""
+    """The `config.…` settings in which the points differ."""
     first, *others = [point.identity for point in points] or [{}]
     names = set(first).union(*others)
     value = first.get
@@ -66,11 +66,10 @@ def differing(points: Iterable[Point]) -> set[str]:
 
 
 def telling(cells: Iterable[Sequence[Point]], names: Collection[str], typed_names: Collection[str]) -> list[str]:
-    """The fewest of `names` that separate, within each cell, all that the whole of them separates.
+    """A small subset of `names` that distinguishes the points of each cell as well as all names do.
 
-    A sweep over the rank changes alpha too where alpha follows the rank: the row is called
-    after the rank. What was typed on a command line goes first, then the rank, then the
-    variant's other settings, then the alphabet.
+    If alpha follows the rank, a sweep over the rank changes both, and the rank is enough. The choice is greedy:
+    overridden settings first, then the rank, then the variant's other settings, then alphabetical order.
     """
     if len(names) < 2:
         return list(names)
@@ -96,18 +95,18 @@ def telling(cells: Iterable[Sequence[Point]], names: Collection[str], typed_name
 
 
 def label(name: str, setting: Any) -> str:
-    """`rank=4`, `optim.lr=0.001`; of a long value the start and a mark that tells it from others."""
+    """`rank=4`, `optim.lr=0.001`; a long value is truncated and gets a hash."""
     return f"{short(name)}={shortened(text(setting), _LONGEST)}"
 
 
 def short(name: str) -> str:
-    """A setting's name as a table has it: the variant's own settings without a prefix, but for a seed of its own."""
-    own = name.removeprefix(VARIANT)
-    return OBSERVED.get(name, name.removeprefix(CONFIG) if own == "seed" else own.removeprefix(CONFIG))
+    """The name of a setting in tables: those of the variant without a prefix, except a seed of its own."""
+    field = name.removeprefix(VARIANT)
+    return PROTOCOL.get(name, name.removeprefix(CONFIG) if field == "seed" else field.removeprefix(CONFIG))
 
 
 def text(setting: Any) -> str:
-    """A value as in YAML: a string that looks like something else keeps its quotes."""
+    """A value as in YAML: a string that could be read as another type keeps its quotes."""
     if setting is None:
         return "none"
     if isinstance(setting, bool):
@@ -130,7 +129,7 @@ def _looks_otherwise(text: str) -> bool:
 
 
 def sort_key(setting: Any) -> tuple[object, ...]:
-    """Orders values: none, then numbers by size, then text by `natural`."""
+    """Sort key of a value: none first, then numbers by size, then text by `natural`."""
     if setting is None:
         return (0,)
     if isinstance(setting, int | float):

@@ -1,4 +1,4 @@
-"""Pictures inside the page: as SVG, or as PNG where that is much smaller."""
+"""Pictures within the page, as SVG, or as PNG if that is much smaller."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from analysis.plots import catalogue
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from analysis.plots.kind import Study
 
-LARGE = 128 * 1024  # bytes of an SVG; above that a page has the PNG
+LARGE = 128 * 1024  # bytes of an SVG, above which PNG is considered
 MOST = 24  # pictures of one kind
 
 
@@ -21,13 +23,13 @@ class Image:
     name: str
     caption: str
     source: str  # a data: URL
-    width: int  # pixels of a screen, as it was drawn
+    width: int  # pixels on the screen
     height: int
 
 
 @dataclass(frozen=True)
 class Kind:
-    """The pictures of one kind, and one line for each reason why others are missing."""
+    """The pictures of one kind, and one line for each reason why others are left out."""
 
     name: str
     summary: str
@@ -37,12 +39,11 @@ class Kind:
 
 def build(study: Study, only: Iterable[str]) -> list[Kind]:
     """Draws all pictures of these kinds."""
-    from analysis.commands import figures
     from analysis.plots.kind import LeftOut
 
-    found: dict[str, tuple[str, list[Image], dict[str, list[str]]]] = {}
-    for kind, item in figures.pictures(study, only):
-        _, images, left_out = found.setdefault(kind.name, (kind.summary, [], {}))
+    by_kind: dict[str, tuple[str, list[Image], dict[str, list[str]]]] = {}
+    for kind, item in catalogue.pictures(study, only):
+        _, images, left_out = by_kind.setdefault(kind.name, (kind.summary, [], {}))
         if isinstance(item, LeftOut):
             left_out.setdefault(item.reason, []).append(item.what)
         elif len(images) == MOST:
@@ -52,7 +53,7 @@ def build(study: Study, only: Iterable[str]) -> list[Kind]:
             images.append(_image(item.name, item.caption, item.draw()))
     return [
         Kind(name, summary, tuple(images), tuple(f"{'; '.join(what)}: {reason}" for reason, what in left_out.items()))
-        for name, (summary, images, left_out) in found.items()
+        for name, (summary, images, left_out) in by_kind.items()
     ]
 
 
@@ -67,7 +68,7 @@ def _image(name: str, caption: str, figure: Figure) -> Image:
 
 
 def image(name: str, caption: str, content: bytes, form: str, inches: tuple[float, float]) -> Image:
-    """A picture from what would be its file. form: svg or png."""
+    """A picture from the bytes of its file. form: svg or png."""
     kind = {"svg": "svg+xml", "png": "png"}[form]
     source = f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
     return Image(name, caption, source, *(round(100 * length) for length in inches))

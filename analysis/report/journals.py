@@ -15,17 +15,17 @@ from analysis.records import run_files
 from analysis.records.run_files import Line, Unusable
 from analysis.records.runs import Run
 
-# Of all points in one file, and the fewest and the most of one curve.
+# Points of all curves together, and the least and the most of one curve.
 _POINTS, _FEWEST, _MOST = 1_000_000, 16, 200
-_CURVES = 8  # that a run has, about
+_CURVES = 8  # of a run, roughly
 
 _NOT_DRAWN = ("step", "epoch")
-# What a reader looks at first; then the others by name.
+# The first curves; the others follow by name.
 _FIRST = ("train/task_loss", "eval/loss", "lr", "budget/total_rank", "params/effective")
 
 
 class _Pool:
-    """Things that many runs have in common, each once."""
+    """Numbers values that many runs share, so that each is written once."""
 
     def __init__(self) -> None:
         self.entries: list[Any] = []
@@ -39,33 +39,33 @@ class _Pool:
 
 
 def curves(runs: Sequence[Run]) -> dict[str, Any]:
-    """For each run its curves, or why it has none.
+    """The curves of each run, or the reason why it has none.
 
     A curve is (name, number of its steps in `steps`, values, number of points that were logged).
     """
     steps = _Pool()
     most = min(_MOST, max(_FEWEST, _POINTS // (_CURVES * max(1, len(runs)))))
-    found: list[Any] = []
+    of_runs: list[Any] = []
     for run in runs:
         try:
             lines = run_files.metrics(run.folder)
         except Unusable as error:
-            found.append(str(error))
+            of_runs.append(str(error))
             continue
-        own = []
+        curves = []
         for name in _names(lines, run.record.metric.name):
             points = [(line["step"], line[name]) for line in lines if _number(line.get(name))]
             if points and not (name == "skipped" and not any(value for _, value in points)):
                 kept = thin(points, most)
-                places = tuple(step for step, _ in kept)
+                at = tuple(step for step, _ in kept)
                 values = [_short(value) for _, value in kept]
-                own.append([name, steps.number(places, places), values, len(points)])
-        found.append(own or "metrics.jsonl: no numbers")
-    return {"steps": steps.entries, "runs": found}
+                curves.append([name, steps.number(at, at), values, len(points)])
+        of_runs.append(curves or "metrics.jsonl: no numbers")
+    return {"steps": steps.entries, "runs": of_runs}
 
 
 def thin(points: Sequence[tuple[int, float]], most: int) -> list[tuple[int, float]]:
-    """At most `most` of the points: the ends, and of every stretch between them the lowest and the highest."""
+    """At most `most` of the points: the ends, and the lowest and highest of every section between them."""
     if len(points) <= most:
         return list(points)
     inner = range(1, len(points) - 1)
@@ -78,17 +78,17 @@ def thin(points: Sequence[tuple[int, float]], most: int) -> list[tuple[int, floa
 
 
 def ranks(runs: Sequence[Run]) -> dict[str, Any]:
-    """For each run its first and its last ranks by layer, and where each layer is on a map, or why not."""
+    """The first and last ranks of each run by layer, with each layer's position on a map; or why there are none."""
     layouts, reasons = _Pool(), _Pool()
-    found: list[Any] = []
+    of_runs: list[Any] = []
     for run in runs:
         try:
             entries = run_files.ranks(run.folder)
         except Unusable as error:
-            # A record that lies alone says itself whether the method has ranks.
+            # Without other files, the record says whether the method has ranks.
             missing = run.record.rank.start is not None and not (run.folder / "ranks.jsonl").exists()
             reason = "no ranks.jsonl" if missing else str(error)
-            found.append(reasons.number(reason, reason))
+            of_runs.append(reasons.number(reason, reason))
             continue
         first, last = entries[0], entries[-1]
         names = tuple(last.ranks)
@@ -99,11 +99,11 @@ def ranks(runs: Sequence[Run]) -> dict[str, Any]:
                 "layers": names,
                 "modules": made.modules,
                 "blocks": made.block_labels,
-                "place": [made.place[name] for name in names],
+                "place": [made.position[name] for name in names],
             }
         start = [first.ranks[name] for name in names]
-        found.append([number, first.step, start, last.step, list(last.ranks.values()), len(entries)])
-    return {"layouts": layouts.entries, "reasons": reasons.entries, "runs": found}
+        of_runs.append([number, first.step, start, last.step, list(last.ranks.values()), len(entries)])
+    return {"layouts": layouts.entries, "reasons": reasons.entries, "runs": of_runs}
 
 
 def _names(lines: Iterable[Line], metric: str | None) -> list[str]:
@@ -117,6 +117,6 @@ def _number(value: Any) -> bool:
 
 
 def _short(value: float) -> float:
-    """Five digits: more than a curve shows."""
+    """The value with five digits, which are enough for a curve."""
     short = float(f"{value:.5g}")
     return int(short) if short == int(short) and abs(short) < 1e15 else short

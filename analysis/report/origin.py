@@ -1,4 +1,4 @@
-"""What made the runs, and what makes the page once more."""
+"""The code, libraries and machines of the runs, and the command that makes the page again."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from analysis.text.phrases import runs as counted
 from analysis.text.sorting import natural
 from trainer.record import Record
 
-# That decide what is in the page.
+# The packages that affect the page.
 PACKAGES = ("loratory", "jinja2", "matplotlib", "numpy", "pandas", "pyarrow", "safetensors", "scipy", "scikit-posthocs")
 
 
 @dataclass(frozen=True)
 class Maker:
-    """The code that makes the page. commit: empty outside a checkout."""
+    """The command and the code that make the page. commit: empty outside of a checkout."""
 
     command: str
     commit: str
@@ -31,13 +31,13 @@ class Maker:
 
 
 def maker(arguments: Sequence[str]) -> Maker:
-    """The maker of a page for which these arguments stand behind `python -m analysis`."""
+    """The maker of a page. arguments: those of `python -m analysis`."""
     commit, dirty = _git()
     return Maker(f"python -m analysis {shlex.join(arguments)}", commit, dirty, tuple(_versions()))
 
 
 def made_with(records: Iterable[Record]) -> list[tuple[str, str]]:
-    """By name, what the runs were made with: code, libraries, machines; with numbers of runs where it is mixed."""
+    """Code, libraries and machines of the runs, by name; with numbers of runs if they differ."""
     values: dict[str, Counter[str]] = {}
     total = 0
     for record in records:
@@ -48,21 +48,21 @@ def made_with(records: Iterable[Record]) -> list[tuple[str, str]]:
                 shown = value if isinstance(value, str) else settings.text(value)
                 values.setdefault(f"{group}.{name}", Counter())[shown] += 1
 
-    def text(found: Counter[str]) -> str:
-        missing = total - sum(found.values())
-        parts = sorted(found.items(), key=lambda item: natural(item[0]))
+    def text(counts: Counter[str]) -> str:
+        missing = total - sum(counts.values())
+        parts = sorted(counts.items(), key=lambda item: natural(item[0]))
         if len(parts) == 1 and not missing:
             return parts[0][0]
         listed = [f"{value} ({counted(n)})" for value, n in parts]
         return ", ".join([*listed, *([f"not recorded ({counted(missing)})"] if missing else [])])
 
-    places = ["git", "versions", "hardware"]
-    order = sorted(values, key=lambda name: (places.index(name.partition(".")[0]), natural(name)))
+    groups_in_order = ["git", "versions", "hardware"]
+    order = sorted(values, key=lambda name: (groups_in_order.index(name.partition(".")[0]), natural(name)))
     return [(name, text(values[name])) for name in order]
 
 
 def period(records: Iterable[Record]) -> tuple[str, str] | None:
-    """The first and the last day of runs, as they recorded it."""
+    """The first and the last day of the runs."""
     days = [time[:10] for record in records for time in (record.started, record.finished) if time]
     return (min(days), max(days)) if days else None
 

@@ -1,4 +1,4 @@
-"""The page as text: one file that asks for nothing from elsewhere."""
+"""Writes the page: one self-contained file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SCRIPTS = ("data", "tables", "runs", "charts", "run", "routes")
 
 @dataclass(frozen=True)
 class Content:
-    """All that is on the page. why_no_pictures: empty where pictures were asked for."""
+    """The content of the page. why_no_pictures: empty if there are pictures."""
 
     title: str
     summary: str
@@ -31,13 +31,13 @@ class Content:
     verdicts: Verdicts
     kinds: Sequence[Kind]
     why_no_pictures: str
-    data: Mapping[str, Any]  # by name, what scripts read
+    data: Mapping[str, Any]  # for scripts, by name
     made_with: Sequence[tuple[str, str]]
     maker: Maker
 
 
 def render(content: Content) -> str:
-    """The page."""
+    """The page as HTML."""
     from markupsafe import Markup
 
     scripts = "\n".join(_part(f"{name}.js") for name in SCRIPTS)
@@ -54,12 +54,12 @@ def render(content: Content) -> str:
             script=Markup(scripts),
         )
     )
-    # Half of a surrogate pair is in no file of UTF-8.
+    # UTF-8 has no lone surrogates.
     return text.strip().encode("utf-8", "replace").decode("utf-8") + "\n"
 
 
 def embedded(entry: Any) -> str:
-    """JSON that may stand inside `<script>`: nothing in it ends the element, or starts a comment."""
+    """JSON that is safe within `<script>`: it can't end the element or start a comment."""
     text = json.dumps(entry, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
@@ -69,6 +69,6 @@ def _part(name: str) -> str:
 
 
 def problems(notes: Sequence[Note], unequal: Iterator[str]) -> list[Note]:
-    """The notes with protocols that are not equal behind the explanations."""
+    """The notes, with unequal protocols after the explanations."""
     explanations = [note for note in notes if not note.problem]
     return [*explanations, *(Note(text, problem=True) for text in unequal), *(note for note in notes if note.problem)]

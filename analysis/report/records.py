@@ -1,7 +1,7 @@
-"""All records, column by column: what the browser makes the table of all runs, and the page of each, from.
+"""Encodes all records by columns, for the browser's table of runs and the page of each run.
 
-Most columns have few different values: each is written once, and the runs have numbers of it. So ten thousand
-records take a few megabytes.
+Most columns have few distinct values, each of which is written once and referenced by number. So ten thousand records
+take a few megabytes.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from pathlib import Path
 from typing import Any
 
 from analysis.records import columns
-from analysis.records.runs import Found, Run
+from analysis.records.runs import Run, RunSet
 from analysis.report import repeat
 from analysis.tables.rows import Rows
 
-_EXACT = 2**53  # a browser has no larger whole numbers
+_EXACT = 2**53  # the largest whole number that JavaScript represents exactly
 
 
-def order(found: Found, rows: Rows) -> list[Run]:
-    """All runs, row by row of the table, then by task and seed."""
-    first = {run_id: places[0] for run_id, places in _places(rows).items()}
-    tasks = {task: place for place, task in enumerate(rows.tasks)}
-    everything = [*found.done, *found.failed]
+def order(runs: RunSet, rows: Rows) -> list[Run]:
+    """All runs, sorted by row of the table, task and seed."""
+    first = {run_id: indices[0] for run_id, indices in _rows_of(rows).items()}
+    tasks = {task: index for index, task in enumerate(rows.tasks)}
+    everything = [*runs.done, *runs.failed]
 
     def key(run: Run) -> tuple[int, int, int, str]:
         record = run.record
@@ -34,8 +34,8 @@ def order(found: Found, rows: Rows) -> list[Run]:
 
 
 def build(runs: Sequence[Run], rows: Rows, fractions: dict[str, bool]) -> dict[str, Any]:
-    """The runs in this order, for the browser. fractions: metrics that are printed ×100."""
-    places = _places(rows)
+    """The runs in this order, as JSON for the browser. fractions: by metric, whether it is printed ×100."""
+    rows_of = _rows_of(rows)
     values: dict[str, list[Any]] = {}
     for number, run in enumerate(runs):
         for name, value in run.record.row().items():
@@ -44,7 +44,7 @@ def build(runs: Sequence[Run], rows: Rows, fractions: dict[str, bool]) -> dict[s
             values[name][number] = value
     return {
         "count": len(runs),
-        "fields": {name: encode(values[name]) for name in sorted(values, key=columns.place)},
+        "fields": {name: encode(values[name]) for name in sorted(values, key=columns.sort_key)},
         "folder": [run.path for run in runs],
         "repeat": {
             number: texts
@@ -52,14 +52,14 @@ def build(runs: Sequence[Run], rows: Rows, fractions: dict[str, bool]) -> dict[s
             if (texts := repeat.overrides(run.record, Path(run.folder)))
         },
         "foreign": [number for number, run in enumerate(runs) if repeat.is_foreign(run.record)],
-        "row": encode([places[run.record.run_id] for run in runs]),
+        "row": encode([rows_of[run.record.run_id] for run in runs]),
         "rows": [row.label for row in rows.rows],
         "fractions": sorted(name for name, fraction in fractions.items() if fraction),
     }
 
 
 def encode(values: Sequence[Any]) -> dict[str, Any]:
-    """A column: `same` for one value in all places, `pool` and the numbers `at`, or `all` of them."""
+    """A column: `same` if all values are equal, or `pool` with indices `at`, or `all` values."""
     pool: dict[tuple[type, Any], int] = {}
     at = [pool.setdefault(_key(value), len(pool)) for value in values]
     different = dict.fromkeys(at)
@@ -67,19 +67,19 @@ def encode(values: Sequence[Any]) -> dict[str, Any]:
         return {"same": plain(values[0])}
     if 2 * len(different) > len(values):
         return {"all": [plain(value) for value in values]}
-    first = {number: place for place, number in reversed([*enumerate(at)])}
+    first = {number: index for index, number in reversed([*enumerate(at)])}
     return {"pool": [plain(values[first[number]]) for number in range(len(pool))], "at": at}
 
 
 def _key(value: Any) -> tuple[type, Any]:
-    """1, 1.0 and True are three values."""
+    """A key that distinguishes 1, 1.0 and True."""
     if isinstance(value, list | dict):
         return type(value), json.dumps(value, sort_keys=True)
     return type(value), value
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON that a browser reads without loss: text for numbers that it hasn't got."""
+    """A value as JSON that a browser reads without loss; numbers that JavaScript lacks are text."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if type(value) is int and abs(value) > _EXACT:
@@ -91,16 +91,16 @@ def plain(value: Any) -> Any:
     return value
 
 
-def _places(rows: Rows) -> dict[str, list[int]]:
-    """By run_id the rows that a run is in: a failed one may be in several."""
-    places: dict[str, list[int]] = {}
-    for place, row in enumerate(rows.rows):
+def _rows_of(rows: Rows) -> dict[str, list[int]]:
+    """The rows of each run, by run_id. A failed run may be in several rows."""
+    rows_of: dict[str, list[int]] = {}
+    for index, row in enumerate(rows.rows):
         for part in (row.runs, row.failed):
             for run_id in _ids(part.values()):
-                own = places.setdefault(run_id, [])
-                if place not in own:
-                    own.append(place)
-    return places
+                indices = rows_of.setdefault(run_id, [])
+                if index not in indices:
+                    indices.append(index)
+    return rows_of
 
 
 def _ids(parts: Iterable[Sequence[Run]]) -> Iterable[str]:

@@ -1,4 +1,4 @@
-"""The overrides that repeat a run, where those that were typed don't: for a method from outside the suite.
+"""The overrides that repeat a run of a method from outside of the suite, whose own overrides may not.
 
 Its file in conf/variant lies elsewhere or nowhere (`--config-dir`, `variant._target_=…`), so the method's settings are
 given one by one, in place of a file: `~variant ++variant._target_=package.Class ++variant.rank=4 …`. With them go the
@@ -19,13 +19,13 @@ import yaml
 from trainer.identity import canonical, flatten
 from trainer.record import CONFIG, Record
 
-SUITE = ("variants", "trainer")  # the packages that a commit gives
+SUITE = ("variants", "trainer")  # the packages of a commit
 FILES = Path(__file__).parents[2] / "conf" / "variant"
 _GROUPS = ("data.", "optim.", "train.")
 
 
 def overrides(record: Record, folder: Path | None = None) -> list[str] | None:
-    """All overrides of a run whose method is not to be had by those that were typed; None where these do.
+    """All overrides that repeat a run; None if those on its command line are enough.
 
     folder: of the run. Its config.yaml has the order in which a mapping was written, which a record has not.
     """
@@ -40,30 +40,30 @@ def overrides(record: Record, folder: Path | None = None) -> list[str] | None:
 
 
 def is_foreign(record: Record) -> bool:
-    """Whether the method's class lies outside the suite's own packages, so that no commit gives it."""
+    """Whether the method's class is outside of the suite's packages, so that no commit contains it."""
     target = record.config.get("variant._target_")
     return isinstance(target, str) and target.partition(".")[0] not in SUITE
 
 
 def _variant(config: Mapping[str, Any], folder: Path | None) -> dict[str, Any]:
-    """The method's settings by field, as config.yaml has them where it is that of the record.
+    """The method's settings by field, from config.yaml if it agrees with the record.
 
     From the record alone: what is below a field are the keys of one mapping, with dots in them or not.
     """
-    own = {name.removeprefix("variant."): value for name, value in config.items() if name.startswith("variant.")}
+    settings = {name.removeprefix("variant."): value for name, value in config.items() if name.startswith("variant.")}
     if folder is not None:
         with contextlib.suppress(OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
             saved: dict[str, Any] = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))["variant"]
-            if {name: canonical(value) for name, value in flatten(saved)} == own:
+            if {name: canonical(value) for name, value in flatten(saved)} == settings:
                 return saved
-    found: dict[str, Any] = {}
-    for name, value in own.items():
+    fields: dict[str, Any] = {}
+    for name, value in settings.items():
         field, _, key = name.partition(".")
         if key:
-            found.setdefault(field, {})[key] = value
+            fields.setdefault(field, {})[key] = value
         else:
-            found[field] = value
-    return found
+            fields[field] = value
+    return fields
 
 
 def _key(override: str) -> str:
@@ -75,7 +75,7 @@ def _is_variant(key: str) -> bool:
 
 
 def _has_file(override: str) -> bool:
-    """Whether a typed choice of a variant, if it is one, is of a file that there is."""
+    """Whether an override that chooses a variant names an existing file; true for other overrides."""
     key, _, name = override.partition("=")
     return key.lstrip("+") != "variant" or (FILES / f"{name}.yaml").is_file()
 
@@ -97,7 +97,7 @@ def _text(value: Any) -> str:
 
 
 def _means_something(word: str) -> bool:
-    """Whether Hydra reads a bare word as something else than a text."""
+    """Whether Hydra would parse a bare word as another type than text."""
     try:
         return word.lower() in ("null", "true", "false") or not math.isfinite(float(word))
     except ValueError:

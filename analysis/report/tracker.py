@@ -1,4 +1,4 @@
-"""`tracker.json`: where a run can be seen on a dashboard, if one watched it."""
+"""Reads `tracker.json`: where a dashboard shows the run."""
 
 from __future__ import annotations
 
@@ -7,34 +7,36 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from trainer.errors import message
+
 FILENAME = "tracker.json"
 _SCHEMES = ("http", "https")
 
 
 def read(folder: Path) -> dict[str, Any] | str | None:
-    """What the file says of the run, each value as text; why it can't be used; or None where there is none.
+    """The entries of the file as text; the reason if it can't be used; None if there is no file.
 
-    `url` is there only where it is one that a browser may follow: http or https, with a host.
+    `url` is among them only if it is a safe link: http or https, with a host.
     """
     try:
         content = json.loads((folder / FILENAME).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError) as error:
-        return f"{FILENAME}: can't be read ({' '.join(str(error).split())})"
+        return f"{FILENAME}: can't be read ({message(error)})"
     if not isinstance(content, dict) or not content:
         return f"{FILENAME}: not an object with entries"
-    # What is deeper is the tracker's own book-keeping.
+    # Nested entries are for the tracker only.
     shown = {name: value for name, value in content.items() if isinstance(value, str | int | float) and name != "url"}
-    found = {name: _text(value) for name, value in shown.items()}
+    entries = {name: _text(value) for name, value in shown.items()}
     url = content.get("url")
     if url is not None:
-        found["url" if is_link(url) else "address"] = _text(url)
-    return found
+        entries["url" if is_link(url) else "address"] = _text(url)
+    return entries
 
 
 def is_link(url: Any) -> bool:
-    """Whether a browser may follow it: `javascript:` and the like it may not."""
+    """Whether a browser may follow the link; `javascript:` and the like are refused."""
     if not isinstance(url, str) or not url.isprintable() or " " in url:
         return False
     try:

@@ -1,25 +1,25 @@
-"""Every row against a baseline, as `compare --all` does it."""
+"""Compares every row with a baseline, as `compare --all` does."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from analysis.comparison import sides
-from analysis.records.runs import Found
+from analysis.records.runs import RunSet
 from analysis.report.images import Image, image
 from analysis.tables.footnotes import Note
 from analysis.tables.rows import Row, Rows
 
-MOST_ROWS = 100  # that are compared unasked
+MOST_ROWS = 100  # rows that are compared without --baseline
 RESAMPLES = 2000
-# The method that the others are variants of: where a study has it, that is what a reader asks about.
+# The method of which the others are variants; the usual baseline.
 USUAL = "lora"
 _CAPTION = "Average ranks of all rows over the tasks that all of them have (Friedman's and Nemenyi's tests)."
 
 
 @dataclass(frozen=True)
 class Value:
-    """A number as it is read, and as it is sorted by."""
+    """A number: its text, and the value by which it is sorted."""
 
     text: str
     value: float | None = None
@@ -30,11 +30,11 @@ class Line:
     """One row on one task against the baseline."""
 
     row: str
-    number: int  # the row's place in the table
+    number: int  # index of the row in the table
     task: str
     metric: str
-    word: str  # what the row is: better, worse, …
-    cells: tuple[Value, ...]  # by `HEADS`
+    word: str  # the verdict on the row: better, worse, …
+    cells: tuple[Value, ...]  # in the order of `HEADS`
     sentence: str
 
 
@@ -43,20 +43,20 @@ HEADS = ("its mean", "baseline's", "difference", "sd", "n", "95 % interval", "p 
 
 @dataclass(frozen=True)
 class Verdicts:
-    """What was compared. why_none: why nothing was, and then all else is empty."""
+    """The verdicts. why_none: why nothing was compared; then all other fields are empty."""
 
     baseline: str = ""
-    why: str = ""  # this baseline
+    why: str = ""  # the reason for this baseline
     why_none: str = ""
     lines: tuple[Line, ...] = ()
-    tally: tuple[tuple[str, int], ...] = ()  # how often each word was said
+    tally: tuple[tuple[str, int], ...] = ()  # the number of lines with each word
     over_tasks: tuple[str, ...] = ()
-    picture: Image | None = None  # the critical-difference diagram, where ranks can be tested
+    picture: Image | None = None  # the critical-difference diagram, if ranks can be tested
     notes: tuple[Note, ...] = ()
 
 
-def build(found: Found, all_rows: Rows, baseline: str | None, pictures: bool) -> Verdicts:
-    """Compares all rows with `baseline`, or with a row that suits. Raises `AnalysisError` for a name that is no row."""
+def build(runs: RunSet, all_rows: Rows, baseline: str | None, pictures: bool) -> Verdicts:
+    """Compares all rows with `baseline`, or with `choose`. Raises `AnalysisError` if no row has that name."""
     if baseline is not None:
         chosen, why = sides.find(all_rows.rows, baseline), "as it was asked for"
         if len(all_rows.rows) < 2:
@@ -69,32 +69,31 @@ def build(found: Found, all_rows: Rows, baseline: str | None, pictures: bool) ->
             return Verdicts(why_none="no two rows have done runs on one task with one seed")
         chosen, why = picked
     compared = sides.Sides(tuple((row, chosen) for row in all_rows.rows if row is not chosen), chosen)
-    return _computed(found, all_rows, compared, why, pictures)
+    return _computed(runs, all_rows, compared, why, pictures)
 
 
 def choose(all_rows: Rows) -> tuple[Row, str] | None:
-    """The row to compare all others with and why it is, or None where no two rows have a task and a seed in common."""
-    seeds = [{(task, run.record.seed) for task, own in row.runs.items() for run in own} for row in all_rows.rows]
-    shared = [sum(len(own & other) for other in seeds if other is not own) for own in seeds]
-    usual = [place for place, row in enumerate(all_rows.rows) if row.variant == USUAL and shared[place]]
-    candidates = usual or [place for place, count in enumerate(shared) if count]
+    """The baseline and the reason for it; None if no two rows share a task and a seed."""
+    seeds = [{(task, run.record.seed) for task, runs in row.runs.items() for run in runs} for row in all_rows.rows]
+    shared = [sum(len(these & other) for other in seeds if other is not these) for these in seeds]
+    usual = [index for index, row in enumerate(all_rows.rows) if row.variant == USUAL and shared[index]]
+    candidates = usual or [index for index, count in enumerate(shared) if count]
     if not candidates:
         return None
-    place = max(candidates, key=lambda place: shared[place])  # the first of equals
-    row = all_rows.rows[place]
+    row = all_rows.rows[max(candidates, key=lambda index: shared[index])]  # the first of equals
     if usual:
         return row, "the method that the others are variants of; --baseline names another"
     return row, "of all rows it has the most seeds in common with others; --baseline names another"
 
 
-def _computed(found: Found, all_rows: Rows, compared: sides.Sides, why: str, pictures: bool) -> Verdicts:
-    # What follows is about numbers, and brings scipy.
+def _computed(runs: RunSet, all_rows: Rows, compared: sides.Sides, why: str, pictures: bool) -> Verdicts:
+    # Imported here, because these import scipy.
     from analysis.comparison import figure, flags, outcome, overall, text, verdict, words
 
     outcomes = outcome.compute(compared, all_rows.tasks, RESAMPLES)
     verdicts = [verdict.judge(one, outcomes.t_tests) for one in outcomes.done]
     assert compared.baseline is not None
-    places = {id(row): place for place, row in enumerate(all_rows.rows)}
+    numbers = {id(row): index for index, row in enumerate(all_rows.rows)}
     lines = []
     for one, judged in zip(outcomes.done, verdicts, strict=True):
         over, scale = one.seeds, verdict.scale_of(one)
@@ -105,7 +104,7 @@ def _computed(found: Found, all_rows: Rows, compared: sides.Sides, why: str, pic
         cells += [Value("" if over.effect is None else f"{over.effect:.2f}", over.effect)]
         a = one.paired.a
         lines.append(
-            Line(a.label, places[id(a)], one.paired.task, scale.metric, judged.word, tuple(cells), judged.text)
+            Line(a.label, numbers[id(a)], one.paired.task, scale.metric, judged.word, tuple(cells), judged.text)
         )
     ranks = overall.build(compared.rows, all_rows.tasks)
     picture = None
@@ -119,5 +118,5 @@ def _computed(found: Found, all_rows: Rows, compared: sides.Sides, why: str, pic
         tally=tuple((word, said.count(word)) for word in dict.fromkeys(sorted(said))),
         over_tasks=tuple(text.over_tasks(ranks)),
         picture=picture,
-        notes=tuple(flags.build(found, all_rows, compared, outcomes, RESAMPLES)),
+        notes=tuple(flags.build(runs, all_rows, compared, outcomes, RESAMPLES)),
     )

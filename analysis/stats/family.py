@@ -15,7 +15,7 @@ from collections.abc import Sequence
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm-adjusted p values, in the order given; none for none."""
     if len(p_values) < 2:
-        return list(p_values)  # one test is no family
+        return list(p_values)  # a single test needs no correction
     from statsmodels.stats.multitest import multipletests
 
     return [float(p) for p in multipletests(p_values, method="holm")[1]]

@@ -43,21 +43,21 @@ def _right_vectors(a: Array) -> Array:
 
 
 def jaccard(a: Array, b: Array) -> float:
-    """|a ∩ b| / |a ∪ b| of two sets of places without repetitions; 1 for two empty ones."""
+    """|a ∩ b| / |a ∪ b| of two sets of indices without repetitions; 1 for two empty sets."""
     common = len(np.intersect1d(a, b, assume_unique=True))
     union = len(a) + len(b) - common
     return common / union if union else 1.0
 
 
-def chance_jaccard(a: int, b: int, places: int) -> float:
-    """About the Jaccard index of two sets of `a` and `b` places drawn independently from `places`."""
-    common = a * b / places
+def chance_jaccard(a: int, b: int, size: int) -> float:
+    """The approximate Jaccard index of two sets of sizes `a` and `b` drawn independently from `size` indices."""
+    common = a * b / size
     union = a + b - common
     return common / union if union else 1.0
 
 
 def pareto_front(costs: Sequence[float], values: Sequence[float], higher_is_better: bool) -> list[int]:
-    """Indices of the points that no other beats: none is as cheap and better, or cheaper and as good.
+    """Indices of the Pareto-optimal points: no other is as cheap and better, or cheaper and as good.
 
     In rising order of cost. Equal points are on the front together.
     """

@@ -1,4 +1,4 @@
-"""Many methods over tasks: ranks, because points on different tasks are no common unit.
+"""Many methods over tasks: ranks, because values on different tasks have no common unit.
 
     Demšar, "Statistical Comparisons of Classifiers over Multiple Data Sets", JMLR 2006
     Friedman, "The Use of Ranks to Avoid the Assumption of Normality", JASA 1937
@@ -25,7 +25,7 @@ FEWEST_METHODS = 3
 
 @dataclass(frozen=True)
 class Friedman:
-    """Tests whether all methods rank alike over tasks. None twice where every task is one big tie."""
+    """Tests whether all methods rank alike over tasks. chi2 and p are None if all methods tie on every task."""
 
     chi2: float | None
     p: float | None
@@ -57,6 +57,6 @@ def nemenyi(values: np.ndarray) -> np.ndarray:
 
 
 def critical_difference(methods: int, tasks: int) -> float:
-    """Average ranks that are further apart than this differ by Nemenyi's test at level ALPHA."""
+    """The smallest difference of average ranks that Nemenyi's test rejects at level ALPHA."""
     quantile = stats.studentized_range.ppf(1 - ALPHA, methods, np.inf) / np.sqrt(2)
     return float(quantile * np.sqrt(methods * (methods + 1) / (6 * tasks)))

@@ -32,9 +32,9 @@ from scipy import special, stats
 
 from analysis.stats import ALPHA, LEVEL
 
-# With up to so many seeds all 2ⁿ flips are counted; with more, as many as these have are drawn.
+# Up to this number of seeds all 2ⁿ flips are enumerated; for more, 2 to this power are drawn.
 MOST_EXACT = 14
-# Differences that vary by less than this part of the values vary by rounding alone.
+# Differences whose relative variation is below this vary by rounding only.
 _ROUNDING = 1e-12
 
 
@@ -47,11 +47,11 @@ class OverSeeds:
     mean_b: float
     difference: float  # mean of the n differences
     sd: float | None  # of the n differences, ddof 1
-    low: float | None  # paired-t interval of level LEVEL; None where the sd is 0
+    low: float | None  # paired-t interval of level LEVEL; None if the sd is 0
     high: float | None
-    p: float | None  # paired t, two-sided; None where the sd is 0
+    p: float | None  # paired t, two-sided; None if the sd is 0
     p_flip: float | None  # sign-flip test, two-sided
-    flip_floor: float | None  # the smallest p_flip that n seeds can give
+    flip_floor: float | None  # the smallest p_flip with n seeds
     effect: float | None  # g_z: see `effect_size`
 
 
@@ -98,7 +98,7 @@ def paired_t(a: Any, b: Any) -> PairedT:
     constant = np.ptp(difference, axis=-1) <= rounding
     zero = np.abs(difference).max(axis=-1) <= rounding
     with warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore", RuntimeWarning)  # of the constant ones
+        warnings.simplefilter("ignore", RuntimeWarning)  # from constant differences
         test = stats.ttest_rel(a, b, axis=-1)
         interval = test.confidence_interval(LEVEL)
     return PairedT(
@@ -142,7 +142,7 @@ def flip_floor(n: int) -> float:
 
 
 def smallest_shown(sd: float, n: int, tests: int) -> float | None:
-    """The size from which on a mean difference with this sd over n pairs is told from 0, whatever the others are.
+    """The smallest mean difference that n pairs with this sd can distinguish from 0, whatever the other tests give.
 
     It is half the width of the paired t interval of level 1 − ALPHA / tests: of several tests, Holm's correction asks
     the first for as much and the others for less. None without a spread.

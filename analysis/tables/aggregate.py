@@ -1,4 +1,4 @@
-"""The runs of a row → what a table shows of them."""
+"""Aggregates the runs of a row over seeds."""
 
 from __future__ import annotations
 
@@ -13,29 +13,31 @@ from trainer.record import Record
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """Done runs of one row on one task, by seed."""
+    """Done runs of one row on one task, sorted by seed."""
 
     metric: str
     seeds: tuple[int, ...]
-    values: list[float]  # the metric's, as measured
-    scores: list[float]  # see glue.py; empty where a metric is missing
-    lacking: tuple[str, ...]  # the metrics that are
+    values: list[float]  # of the metric, as measured
+    scores: list[float]  # see glue.py; empty if a metric is missing
+    lacking: tuple[str, ...]  # the missing metrics
     means: Means
     percent: bool | None = None  # whether the metric is printed ×100; None where no record says so
 
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """The costs of a row over all its done runs."""
+    """The costs of a row, over all its done runs."""
 
     means: Means
-    started: tuple[int, int] | None  # the fewest and the most parameters at a run's start
-    resized: bool  # whether a run that reports its best checkpoint changed in size
+    started: tuple[int, int] | None  # the smallest and largest number of parameters at the start
+    resized: bool  # whether a run with a best checkpoint changed its size
 
 
 def tallied(row: Row, tasks: Iterable[str], every_cost: bool, as_glue: bool) -> tuple[list[Tally | None], Spent]:
-    """For each task its tally, None where no run is done; then that of all. every_cost: with the costs of each task;
-    as_glue: with scores as GLUE averages them, else those of the column."""
+    """The tally of each task, None if no run is done, and the costs over all tasks.
+
+    every_cost: whether each task has its costs. as_glue: whether scores are GLUE's, or else the column's metric.
+    """
     by_task = {task: [run.record for run in row.runs.get(task, ())] for task in tasks}
     tallies = [
         _task(task if as_glue else "", records, every_cost) if records else None for task, records in by_task.items()

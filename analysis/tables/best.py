@@ -1,4 +1,4 @@
-"""Which entries of a column are the best ones, and which the second best."""
+"""Finds the best and the second best entries of a column."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import NamedTuple
 
 
 class Marks(NamedTuple):
-    """Places of the best entries, and of the second best."""
+    """The rows of the best and of the second best entries."""
 
     best: frozenset[int] = frozenset()
     second: frozenset[int] = frozenset()
 
-    def of(self, place: int) -> str:
-        """`best`, `second`, or nothing."""
-        return "best" if place in self.best else "second" if place in self.second else ""
+    def of(self, row: int) -> str:
+        """`best`, `second` or an empty text."""
+        return "best" if row in self.best else "second" if row in self.second else ""
 
 
 NONE = Marks()
@@ -23,20 +23,20 @@ NONE = Marks()
 def mark(
     entries: Mapping[int, tuple[float, str]], groups: Iterable[Collection[int]], *, higher_is_better: bool
 ) -> Marks:
-    """The marks of entries, (value, value as printed) by place, within each group.
+    """The marks within each group of rows. entries: (value, value as printed) by row.
 
-    With the best go all that are printed with the same digits, since a reader can't tell them
-    apart; the second best are the best of the others and their like. One entry is no best.
+    Entries that print the same digits as the best are best too, because a reader can't distinguish them. The second
+    best are the best of the rest, with ties. A single entry is never marked.
     """
     best: set[int] = set()
     second: set[int] = set()
     for group in groups:
-        here = {place: entries[place] for place in group if place in entries}
+        here = {row: entries[row] for row in group if row in entries}
         if len(here) < 2:
             continue
         top = _top(here, higher_is_better)
         best |= top
-        second |= _top({place: entry for place, entry in here.items() if place not in top}, higher_is_better)
+        second |= _top({row: entry for row, entry in here.items() if row not in top}, higher_is_better)
     return Marks(frozenset(best), frozenset(second))
 
 
@@ -44,4 +44,4 @@ def _top(entries: Mapping[int, tuple[float, str]], higher_is_better: bool) -> se
     if not entries:
         return set()
     value, text = (max if higher_is_better else min)(entries.values(), key=lambda entry: entry[0])
-    return {place for place, entry in entries.items() if entry[0] == value or entry[1] == text}
+    return {row for row, entry in entries.items() if entry[0] == value or entry[1] == text}

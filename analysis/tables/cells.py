@@ -1,4 +1,4 @@
-"""Rows → a table's numbers: mean and sd over seeds, the best of each column, averages and costs."""
+"""Computes the numbers of a table from its rows: mean and sd over seeds, the best of each column, and costs."""
 
 from __future__ import annotations
 
@@ -20,38 +20,38 @@ from analysis.text import numbers
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """Mean and sd over n values, and how both are printed."""
+    """Mean and sd over n values, and their format."""
 
     n: int
     mean: float
-    sd: float | None  # ddof 1; None for fewer than two values
-    scale: int = 1  # 100 where the metric is a fraction
-    places: int = 0  # decimals
+    sd: float | None  # ddof 1; None for a single value
+    scale: int = 1  # 100 if the metric is a fraction
+    decimals: int = 0
 
     @property
     def mean_text(self) -> str:
-        return numbers.fixed(self.scale * self.mean, self.places)
+        return numbers.fixed(self.scale * self.mean, self.decimals)
 
     @property
     def sd_text(self) -> str:
-        return "" if self.sd is None else numbers.fixed(self.scale * self.sd, self.places)
+        return "" if self.sd is None else numbers.fixed(self.scale * self.sd, self.decimals)
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One row on one task. Without done runs, `mean` is None. Of each run it has its seed and its score, no more."""
+    """One row on one task. `mean` is None without done runs. Of each run only its seed and score are kept."""
 
     failed: int
     spread: Spread | None = None
-    seeds: tuple[int, ...] = ()  # rising, of the n runs
-    scores: Sequence[float] = ()  # see glue.py; empty where `lacking` says why
-    lacking: tuple[str, ...] = ()  # metrics that GLUE averages and some run has not
-    observed: tuple[Any, ...] = ()  # what all of its runs reported: settings.OBSERVED, in its order
-    costs: Means = NO_MEANS  # where `build` was told to keep them
+    seeds: tuple[int, ...] = ()  # of the n runs, sorted
+    scores: Sequence[float] = ()  # see glue.py; empty if a metric is in `lacking`
+    lacking: tuple[str, ...] = ()  # metrics that GLUE averages and some run lacks
+    protocol: tuple[Any, ...] = ()  # settings.PROTOCOL of all its runs, in its order
+    costs: Means = NO_MEANS  # only with `every_cost`
 
     @property
     def n(self) -> int:
-        """The number of runs that the mean is over."""
+        """The number of runs in the mean."""
         return len(self.seeds)
 
     @property
@@ -65,18 +65,18 @@ class Cell:
 
 @dataclass(frozen=True)
 class Column:
-    """One task. What its rows do not share is empty here and stands in the rows' labels."""
+    """One task. A field in which its rows differ is empty; the rows' labels show it."""
 
     task: str
     metric: str | None
-    reading: str  # which checkpoint: "best on validation", "last"
+    reading: str  # of which checkpoint: "best on validation", "last"
     higher_is_better: bool | None
     marks: Marks  # rows with the best mean of their group, and with the second best
-    mixed: tuple[str, ...]  # in what the rows differ that would have to be the same
+    mixed: tuple[str, ...]  # settings that differ and must not in a comparison
 
     @property
     def unmarked(self) -> str | None:
-        """Why its rows can't be compared, if they can't."""
+        """The reason why its rows can't be compared; None if they can."""
         if self.mixed:
             return f"the rows differ in {', '.join(self.mixed)}"
         return "no run says whether higher is better" if self.higher_is_better is None else None
@@ -84,10 +84,10 @@ class Column:
 
 @dataclass(frozen=True)
 class Group:
-    """Rows that are compared with each other. `title` is None where the table is one group."""
+    """Rows that are compared with each other. title: None if the table is one group. rows: their indices."""
 
     title: str | None
-    places: tuple[int, ...]
+    rows: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -99,17 +99,17 @@ class Grid:
     cells: list[list[Cell]]
     cost_columns: tuple[Cost, ...]
     spent: list[Spent]
-    fractions: dict[str, bool]  # metrics of the table → printed ×100?
+    fractions: dict[str, bool]  # by metric, whether it is printed ×100
     groups: list[Group]
-    glue: bool = True  # whether some tasks count in the average as GLUE has it
+    glue: bool = True  # whether the average uses GLUE's scores (glue.py)
 
     def column(self, column: Column) -> list[Cell]:
         """The cells of a column, by row."""
-        place = self.columns.index(column)
-        return [line[place] for line in self.cells]
+        index = self.columns.index(column)
+        return [line[index] for line in self.cells]
 
 
-# Decimals at most: of a metric ×100, and of one as it is.
+# The most decimals of a metric that is printed ×100, and of others.
 MOST = {True: 2, False: 4}
 
 
@@ -122,8 +122,11 @@ def build(
     every_cost: bool = False,
     glue: bool = True,
 ) -> Grid:
-    """Computes the whole table. memory: with the parts of the memory as columns of their own; chosen: the columns of
-    costs, None for those of most tables; every_cost: with the costs of each cell; glue: see `Grid`."""
+    """Computes the whole table.
+
+    memory: whether the parts of the memory get columns. chosen: the columns of costs; None for the usual ones.
+    every_cost: whether each cell has its costs. glue: see `Grid`.
+    """
     tallies = [tallied(row, rows.tasks, every_cost, glue) for row in rows.rows]
     values: dict[str, list[Sequence[float]]] = {}
     percent: dict[str, bool] = {}  # where a record says so
@@ -141,53 +144,53 @@ def build(
         [_cell(row, task, tally, fractions) for task, tally in zip(rows.tasks, line, strict=True)]
         for row, (line, _) in zip(rows.rows, tallies, strict=True)
     ]
-    columns = [_column(task, [line[place] for line in cells], groups) for place, task in enumerate(rows.tasks)]
+    columns = [_column(task, [line[index] for line in cells], groups) for index, task in enumerate(rows.tasks)]
     spent = [spent for _, spent in tallies]
     shown = costs.shown((each.means for each in spent), split=memory) if chosen is None else tuple(chosen)
     return Grid(rows.rows, columns, cells, shown, spent, fractions, groups, glue)
 
 
 def spread(values: Sequence[float], *, fraction: bool) -> Spread:
-    """Mean and sd of one or more values, and their texts to the digit that the sd allows."""
+    """Mean and sd of one or more values, with as many decimals as the sd justifies."""
     if min(values) == max(values):
         mean, sd = values[0], 0.0 if len(values) > 1 else None
     else:
-        mean = float(statistics.mean(values))  # exact: no order of the runs changes a digit
-        # As statistics.stdev, which computes with fractions and takes twenty times as long.
+        mean = float(statistics.mean(values))  # exact, so independent of the order of the runs
+        # statistics.stdev uses fractions and is twenty times slower.
         sd = math.dist(values, [mean] * len(values)) / math.sqrt(len(values) - 1)
     scale = 100 if fraction else 1
-    places = numbers.decimals(None if sd is None else scale * sd, MOST[fraction])
-    return Spread(len(values), float(mean), sd, scale, places)
+    decimals = numbers.decimals(None if sd is None else scale * sd, MOST[fraction])
+    return Spread(len(values), float(mean), sd, scale, decimals)
 
 
 def _cell(row: Row, task: str, tally: Tally | None, fractions: Mapping[str, bool]) -> Cell:
     failed = len(row.failed.get(task, ()))
     if tally is None:
         return Cell(failed)
-    # The runs of a cell have one metric and one protocol, or they would be several rows.
-    observed = row.points[task][0].observed
+    # The runs of a cell share metric and protocol; otherwise they would be several rows.
+    protocol = row.points[task][0].protocol
     measured = spread(tally.values, fraction=fractions[tally.metric])
-    return Cell(failed, measured, tally.seeds, tally.scores, tally.lacking, observed, tally.means)
+    return Cell(failed, measured, tally.seeds, tally.scores, tally.lacking, protocol, tally.means)
 
 
 def _column(task: str, cells: Sequence[Cell], groups: Sequence[Group]) -> Column:
-    observed = [cell.observed for cell in cells if cell.n]
-    shared = {name: {values[place] for values in observed} for place, name in enumerate(settings.COMPARABLE)}
-    one = {name: next(iter(found)) if len(found) == 1 else None for name, found in shared.items()}
+    protocols = [cell.protocol for cell in cells if cell.n]
+    values = {name: {each[index] for each in protocols} for index, name in enumerate(settings.COMPARABLE)}
+    one = {name: next(iter(own)) if len(own) == 1 else None for name, own in values.items()}
     column = Column(
         task,
         metric=one["metric.name"],
         reading=checkpoint_text(one["metric.checkpoint"], one["metric.split"], one["data.protocol"]),
         higher_is_better=one["metric.higher_is_better"],
         marks=NONE,
-        mixed=tuple(settings.OBSERVED[name] for name, found in shared.items() if len(found) > 1),
+        mixed=tuple(settings.PROTOCOL[name] for name, own in values.items() if len(own) > 1),
     )
     if column.unmarked:
         return column
     entries = {
-        place: (cell.spread.mean, cell.spread.mean_text) for place, cell in enumerate(cells) if cell.spread is not None
+        row: (cell.spread.mean, cell.spread.mean_text) for row, cell in enumerate(cells) if cell.spread is not None
     }
-    marks = mark(entries, [group.places for group in groups], higher_is_better=bool(column.higher_is_better))
+    marks = mark(entries, [group.rows for group in groups], higher_is_better=bool(column.higher_is_better))
     return Column(task, column.metric, column.reading, column.higher_is_better, marks, ())
 
 
@@ -195,33 +198,33 @@ BUDGET = "config.variant.budget"
 
 
 def budgets(row: Row) -> list[object]:
-    """The budgets that a row's runs were given, None for none."""
+    """The budgets of a row's runs; None for runs without one."""
     points = [point for part in (row.points, row.failed_points) for points in part.values() for point in points]
     return sorted({point.value(BUDGET) for point in points}, key=settings.sort_key)
 
 
 def _by_budget(rows: Sequence[Row]) -> list[Group]:
-    """Groups by budget, the smallest first, rows without one last."""
-    places: dict[tuple[object, ...], list[int]] = {}
-    for place, row in enumerate(rows):
-        places.setdefault(tuple(budgets(row)), []).append(place)
+    """Groups of rows by budget, the smallest first; rows without a budget come last."""
+    by_budget: dict[tuple[object, ...], list[int]] = {}
+    for index, row in enumerate(rows):
+        by_budget.setdefault(tuple(budgets(row)), []).append(index)
 
-    def order(found: tuple[object, ...]) -> tuple[object, ...]:
-        return (found == (None,), [settings.sort_key(value) for value in found])
+    def order(values: tuple[object, ...]) -> tuple[object, ...]:
+        return (values == (None,), [settings.sort_key(value) for value in values])
 
-    return [Group(_budget_text(found), tuple(places[found])) for found in sorted(places, key=order)]
+    return [Group(_budget_text(values), tuple(by_budget[values])) for values in sorted(by_budget, key=order)]
 
 
-def _budget_text(found: tuple[object, ...]) -> str:
-    texts = [f"{value:,}" if isinstance(value, int | float) else settings.text(value) for value in found]
-    return "no budget" if found == (None,) else f"budget {', '.join(texts)}"
+def _budget_text(values: tuple[object, ...]) -> str:
+    texts = [f"{value:,}" if isinstance(value, int | float) else settings.text(value) for value in values]
+    return "no budget" if values == (None,) else f"budget {', '.join(texts)}"
 
 
 def checkpoint_text(checkpoint: str | None, split: str | None, protocol: str | None) -> str:
-    """`best on validation`, `last`, …: which checkpoint a number is from, as a header says it."""
+    """The checkpoint of a column, for its header: `best on validation`, `last`, …"""
     if checkpoint != "best":
         return checkpoint or ""
     if protocol == "split":
         return "best on a part of train"
-    # Under "dev" the split that is reported is the one on which the checkpoint was chosen.
+    # Under the protocol "dev", the reported split also chose the checkpoint.
     return f"best on {split}" if protocol == "dev" and split else "best"

@@ -1,4 +1,4 @@
-"""What a variant costs: the columns on the right of a table."""
+"""The columns of costs: parameters, memory and time."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from trainer.record import Memory, Record
 
 @dataclass(frozen=True)
 class Cost:
-    """A column: the mean over runs of the sum of `names`; `text` for readers, `key` and all digits for csv."""
+    """A column: the mean over runs of the sum of the fields `names`. text: its format. key: its name in csv."""
 
     header: str
     key: str
-    names: tuple[str, ...]  # of a record's row
+    names: tuple[str, ...]  # fields of a record
     text: Callable[[float], str]
     higher_is_better: bool = False
 
     @property
     def name(self) -> str:
-        """As a command line has it: the header without its unit, `memory`, `peak-rss`, `tokens/s`."""
+        """The name on the command line, which is the header without its unit: `memory`, `peak-rss`, `tokens/s`."""
         return self.header.removesuffix(" MiB").removesuffix(" s").replace(" ", "-").lower()
 
     def of(self, record: Record) -> float | None:
-        """What one run took; None where a part is missing: the sum of the others would look like a small one."""
+        """The cost of one run; None if a part is missing, because the sum of the rest would look small."""
         return _sum([attrgetter(name)(record) for name in self.names])
 
 
 def _sum(parts: Sequence[float | None]) -> float | None:
-    """Their sum; None where one is missing."""
+    """The sum; None if a part is missing."""
     known = [part for part in parts if part is not None]
     return sum(known) if len(known) == len(parts) else None
 
@@ -43,7 +43,7 @@ _PARTS = ("memory.weights", "memory.gradients", "memory.optimizer", "memory.acti
 def training_memory(memory: Memory) -> int | None:
     """Bytes that training needs: weights, gradients, optimizer state, saved activations.
 
-    None where a part is missing: the sum of the others would look like a small one.
+    None if a part is missing, because the sum of the rest would look small.
     """
     weights, gradients = memory.weights, memory.gradients
     optimizer, activations = memory.optimizer, memory.activations
@@ -85,7 +85,7 @@ TIME = (
     ),
 )
 
-# All of them, as csv has them.
+# All columns, as csv has them.
 COSTS = (*PARAMETERS, MEMORY, *SPLIT, PEAK, CUDA, *CUDA_SPLIT, *TIME)
 
 
@@ -94,10 +94,10 @@ _ALL: Callable[[Record], tuple[float | None, ...]] = attrgetter(*_NAMES)
 
 
 class Means:
-    """The mean of each of `COSTS` over some runs."""
+    """The mean of each of `COSTS` over runs."""
 
     def __init__(self, records: Iterable[Record] = ()) -> None:
-        by_name = dict(zip(_NAMES, zip(*map(_ALL, records), strict=True), strict=False))  # column by column
+        by_name = dict(zip(_NAMES, zip(*map(_ALL, records), strict=True), strict=False))  # values by field
         self._means: dict[str, float] = {}
         for cost in COSTS:
             columns = [by_name.get(name, ()) for name in cost.names]
@@ -107,7 +107,7 @@ class Means:
                 self._means[cost.key] = math.fsum(known) / len(known)
 
     def of(self, cost: Cost) -> float | None:
-        """That of one cost; None where no run has it."""
+        """The mean of one cost; None if no run has it."""
         return self._means.get(cost.key)
 
 
@@ -115,7 +115,7 @@ NO_MEANS = Means()
 
 
 def shown(rows: Iterable[Means], split: bool) -> tuple[Cost, ...]:
-    """The columns of a table for people: of CUDA only where a run used it; `split`: memory in its parts."""
+    """The usual columns. CUDA's are shown if a run used it. split: whether the parts of the memory are shown."""
     cuda = any(means.of(CUDA) is not None for means in rows)
     parts = (*SPLIT, PEAK, *((CUDA, *CUDA_SPLIT) if cuda else ())) if split else (PEAK, *((CUDA,) if cuda else ()))
     return (*PARAMETERS, MEMORY, *parts, *TIME)

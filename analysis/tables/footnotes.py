@@ -1,4 +1,4 @@
-"""What stands below a table: what its numbers are, and everything that a reader must not miss."""
+"""Writes the lines below a table: definitions of its numbers, and problems with its runs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from analysis.records import settings
 from analysis.records.provenance import Provenance, counted
-from analysis.records.runs import Found, Listed
+from analysis.records.runs import RunSet, Skipped
 from analysis.tables import glue
 from analysis.tables.averages import Averages, Ranks
 from analysis.tables.cells import Grid
@@ -26,14 +26,14 @@ _MOST_ERROR = 300  # characters
 
 @dataclass(frozen=True)
 class Note:
-    """One line. A `problem` is something wrong with the runs, not an explanation of the table."""
+    """One line. problem: whether something is wrong with the runs; otherwise it explains the table."""
 
     text: str
     problem: bool = False
 
 
 def build(
-    found: Found,
+    run_set: RunSet,
     rows: Rows,
     grid: Grid,
     averages: Averages | None = None,
@@ -42,16 +42,16 @@ def build(
     *,
     underlined: bool = False,
 ) -> list[Note]:
-    """All lines below a table, in their order. underlined: whether the format marks the second best."""
-    provenance = found.provenance()
+    """All lines below a table, in order. underlined: whether the format marks the second best."""
+    provenance = run_set.provenance()
     explanations = [
         *_spread(grid),
         *_metrics(grid, underlined),
         *(_averages(grid, averages) if averages else ()),
         *(_ranks(grid, ranks) if ranks else ()),
-        *protocols((point.task, point.observed) for point in found.having("done")),
-        *_other_metric(found),
-        *positives((point.task, point.observed) for point in found.having("done")),
+        *protocols((point.task, point.protocol) for point in run_set.having("done")),
+        *_other_metric(run_set),
+        *positives((point.task, point.protocol) for point in run_set.having("done")),
         *_final_forms(grid),
         *_costs(grid),
         *_compared(rows, grid),
@@ -63,9 +63,9 @@ def build(
         *_twice(grid),
         *failed(rows),
         *_blank(grid),
-        *pruned(found),
-        *_lacking(found),
-        *left_out(found),
+        *pruned(run_set),
+        *_lacking(run_set),
+        *left_out(run_set),
     ]
     return [
         *(Note(text) for text in explanations),
@@ -75,55 +75,57 @@ def build(
 
 
 def code(provenance: Provenance, rows: Sequence[Row]) -> Note:
-    """The commits that runs were made with, and the cells of all but the commonest. More than one, or a dirty tree, is
-    a problem."""
+    """The commits of the runs, with the cells of all but the commonest.
+
+    Several commits, or a dirty tree, are a problem.
+    """
     cells = _cells(rows, lambda record: record.git.get("commit") or "")
-    text, wrong = provenance.code({value: [name for name, _ in own] for value, own in cells.items()})
+    text, wrong = provenance.code({value: [name for name, _ in counts] for value, counts in cells.items()})
     return Note(text, problem=wrong)
 
 
 def methods(rows: Sequence[Row]) -> Iterator[str]:
-    """Methods whose own code differs between the runs of a table: a mean over them is no mean of one method."""
+    """Variants whose own code differs between their runs, so that a mean over them mixes methods."""
     by_variant: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         by_variant[row.variant].append(row)
-    for variant, own in by_variant.items():
-        cells = _cells(own, lambda record: record.code.get("variant", ""))
+    for variant, variant_rows in by_variant.items():
+        cells = _cells(variant_rows, lambda record: record.code.get("variant", ""))
         if len(cells) > 1:
-            found = {value: sum(n for _, n in places) for value, places in cells.items()}
-            where = {value: [name for name, _ in places] for value, places in cells.items()}
-            listed = counted(found, where, lambda value: f"code {value[:10]}" if value else "code not recorded")
-            yield f"Mixed code of {variant} in one comparison: {listed}."
+            numbers = {value: sum(n for _, n in counts) for value, counts in cells.items()}
+            where = {value: [name for name, _ in counts] for value, counts in cells.items()}
+            skipped = counted(numbers, where, lambda value: f"code {value[:10]}" if value else "code not recorded")
+            yield f"Mixed code of {variant} in one comparison: {skipped}."
 
 
 def _cells(rows: Sequence[Row], of: Callable[[Record], str]) -> dict[str, list[tuple[str, int]]]:
-    """By value, the cells that have done runs of it (failed ones where none is done), and how many."""
+    """By value of `of`, the cells with such runs and their number: done runs, or failed ones if none is done."""
     done = any(row.runs for row in rows)
-    found: dict[str, list[tuple[str, int]]] = defaultdict(list)
+    cells: dict[str, list[tuple[str, int]]] = defaultdict(list)
     for row in rows:
         label = row.label
-        for task, own in (row.runs if done else row.failed).items():
-            for value, number in Counter(of(run.record) for run in own).items():
-                found[value].append((f"{label} on {task}", number))
-    return found
+        for task, task_runs in (row.runs if done else row.failed).items():
+            for value, number in Counter(of(run.record) for run in task_runs).items():
+                cells[value].append((f"{label} on {task}", number))
+    return cells
 
 
-def pruned(found: Found) -> Iterator[str]:
-    """How many runs a search stopped: what is left of it in a table is a choice of its better runs."""
-    if count := found.count("pruned"):
+def pruned(run_set: RunSet) -> Iterator[str]:
+    """The number of pruned runs; the remaining runs of their search are a biased, better subset."""
+    if count := run_set.count("pruned"):
         several = count != 1
         yield (
             f"{count} run{'s' * several} {'were' if several else 'was'} stopped by a search and "
-            f"{'are' if several else 'is'} in no cell; the others of it were chosen by what they score."
+            f"{'are' if several else 'is'} in no cell; the search chose the remaining runs by their scores."
         )
 
 
-def left_out(listed: Listed) -> Iterator[str]:
-    """Everything in the folders that no number is from, failed runs apart."""
-    yield from (f"Not used, can't be trusted: {reason}" for reason in listed.untrusted)
-    yield from (f"Not ended, or killed: {folder}: no {FILENAME}" for folder in listed.begun)
-    yield from _duplicates(listed)
-    yield from (f"Nothing found: {reason}" for reason in listed.empty)
+def left_out(skipped: Skipped) -> Iterator[str]:
+    """Everything in the folders that was skipped, without failed runs."""
+    yield from (f"Not used, can't be trusted: {reason}" for reason in skipped.untrusted)
+    yield from (f"Not ended, or killed: {folder}: no {FILENAME}" for folder in skipped.begun)
+    yield from _duplicates(skipped)
+    yield from (f"Nothing found: {reason}" for reason in skipped.empty)
 
 
 def _spread(grid: Grid) -> Iterator[str]:
@@ -147,7 +149,7 @@ def _metrics(grid: Grid, underlined: bool) -> Iterator[str]:
         parts.append(f"bold: the best mean {where} and its ties")
     if underlined and any(column.marks.second for column in grid.columns):
         parts.append("underlined: the second best and its ties")
-    # The sentence starts with what is there; a metric without a name is in none of the lists.
+    # Each part may be missing. A metric without a name is in neither list.
     sentence = "; ".join(parts)
     if sentence:
         yield sentence[0].upper() + sentence[1:] + "."
@@ -171,7 +173,7 @@ def _averages(grid: Grid, averages: Averages) -> Iterator[str]:
     elif averages.why_none:
         yield f"No average over tasks: {averages.why_none}."
     for label, task, metric in averages.lacking:
-        yield f"No average for {label}: GLUE averages {metric} in, and a run on {task} has none."
+        yield f"No average for {label}: GLUE averages {metric}, which a run on {task} lacks."
 
 
 def _ranks(grid: Grid, ranks: Ranks) -> Iterator[str]:
@@ -180,7 +182,7 @@ def _ranks(grid: Grid, ranks: Ranks) -> Iterator[str]:
         merged = [column.task for column in grid.columns if grid.glue and column.task in glue.AVERAGED]
         shown = f"; on {names(merged)} by the metric that its column shows" if merged else ""
         yield (
-            f"Rank: the mean over tasks of the rank of a row's mean{within}, 1 for the best, ties share theirs"
+            f"Rank: the mean over tasks of the row's rank{within} by its mean; 1 is the best, ties share theirs"
             f"{shown}{_only_complete(grid)}."
         )
     elif ranks.why_none:
@@ -196,8 +198,10 @@ _CHOSEN = {"dev": "chosen and ", "split": "chosen on a part of train, "}
 
 
 def protocols(done: Iterable[tuple[str, Sequence[Any]]]) -> Iterator[str]:
-    """Which split the numbers are from, and on which the checkpoint was chosen. done: tasks of runs, and what they
-    reported, as `settings.observed` has it."""
+    """One sentence for each protocol: the reported split, and the split that chose the checkpoint.
+
+    done: task and protocol (`settings.protocol_of`) of the runs.
+    """
     tasks: dict[tuple[str, str, str], set[str]] = defaultdict(set)
     for task, (_, checkpoint, split, _, protocol, _, _) in done:
         tasks[checkpoint or "", split or "", protocol or ""].add(task)
@@ -211,25 +215,25 @@ def protocols(done: Iterable[tuple[str, Sequence[Any]]]) -> Iterator[str]:
         yield f"{', '.join(parts)}{which}."
 
 
-def _other_metric(found: Found) -> Iterator[str]:
-    if found.metric is not None:
+def _other_metric(run_set: RunSet) -> Iterator[str]:
+    if run_set.metric is not None:
         yield (
-            f"Shown is {found.metric}, asked for in the place of the tasks' own metric: best checkpoints were chosen "
-            "by that one, and the average counts every task with what its column shows."
+            f"Metric: {run_set.metric}, as asked for, instead of each task's own. Best checkpoints were chosen by the "
+            "task's own metric; the average uses the metric shown on every task."
         )
 
 
-def _lacking(found: Found) -> Iterator[str]:
-    """Done runs that don't have the metric that was asked for."""
+def _lacking(run_set: RunSet) -> Iterator[str]:
+    """Done runs without the metric that was asked for."""
     by_task: dict[str, list[str]] = defaultdict(list)
-    for run in found.lacking:
+    for run in run_set.lacking:
         by_task[run.record.task].append(run.record.variant)
     for task, variants in sorted(by_task.items(), key=lambda item: natural(item[0])):
-        yield f"Left out, no {found.metric} in the record: {runs(len(variants))} on {task} ({names(set(variants))})"
+        yield f"Left out, no {run_set.metric} in the record: {runs(len(variants))} on {task} ({names(set(variants))})"
 
 
 def _final_forms(grid: Grid) -> Iterator[str]:
-    """Methods that change their size: not every evaluation of theirs may compete for the best checkpoint."""
+    """Rows whose runs changed in size, so that not every evaluation was a candidate for the best checkpoint."""
     changing = [row.label for row, spent in zip(grid.rows, grid.spent, strict=True) if spent.resized]
     if changing:
         yield (
@@ -239,7 +243,7 @@ def _final_forms(grid: Grid) -> Iterator[str]:
 
 
 def positives(done: Iterable[tuple[str, Sequence[Any]]]) -> Iterator[str]:
-    """Of which class an F1 is. done: as `protocols` has it."""
+    """The class of a binary F1. done: as in `protocols`."""
     tasks: dict[str, set[str]] = defaultdict(set)
     for task, (*_, positive, _) in done:
         if positive is not None:
@@ -272,32 +276,32 @@ def _costs(grid: Grid) -> Iterator[str]:
         if low < high:
             unequal.append(f"{row.label} ({human(low)} to {human(high)})")
     if unequal:
-        yield f"Trainable is not one number within {', '.join(unequal)}."
+        yield f"Trainable differs between the runs of {', '.join(unequal)}."
 
 
 def _published(grid: Grid, papers: Sequence[Paper]) -> Iterator[str]:
     for paper in papers:
         remarks = "".join(f"; {remark}" for remark in paper.remarks(grid.columns))
         yield (
-            f"{paper.name}: numbers of other people under another protocol, in per cent as printed, never marked and "
-            f"in no average of ours. {paper.source}. {paper.protocol}{remarks}."
+            f"{paper.name}: published by others under another protocol, in per cent as printed; never marked, and in "
+            f"no average or rank. {paper.source}. {paper.protocol}{remarks}."
         )
 
 
 def _compared(rows: Rows, grid: Grid) -> Iterator[str]:
-    """Settings in which the numbers of a line, or of a column, differ besides what labels say."""
+    """Settings that differ within a row or a column and are not in the labels."""
     along: dict[str, list[str]] = defaultdict(list)
     for variant, others in rows.along.items():
         along[names(map(settings.short, others))].append(variant)
     for variant, values in sorted(rows.commonest.items(), key=lambda item: natural(item[0])):
-        listed = names(settings.label(name, value) for name, value in values.items())
-        yield f"Where a label of {variant} does not say otherwise: {listed}."
-    for listed, variants in sorted(along.items()):
-        yield f"Along with what their labels say, the rows of {names(variants)} differ in: {listed}."
+        skipped = names(settings.label(name, value) for name, value in values.items())
+        yield f"Unless a label of {variant} says otherwise: {skipped}."
+    for skipped, variants in sorted(along.items()):
+        yield f"Besides the settings in their labels, the rows of {names(variants)} differ in: {skipped}."
     within: dict[str, set[str]] = defaultdict(set)
     for row in grid.rows:
-        # What belongs to a task is its own affair.
-        for name in settings.differing(own[0] for own in row.points.values()):
+        # The settings of a task differ between tasks by definition.
+        for name in settings.differing(points[0] for points in row.points.values()):
             if not name.startswith("config.task.") and name != "config.task":
                 within[settings.short(name)].add(row.label)
     if within:
@@ -305,17 +309,17 @@ def _compared(rows: Rows, grid: Grid) -> Iterator[str]:
             name if len(labels) == len(grid.rows) else f"{name} ({names(labels)})"
             for name, labels in sorted(within.items(), key=lambda item: natural(item[0]))
         ]
-        yield f"Within a row, from task to task, differ: {', '.join(parts)}."
+        yield f"Settings that differ between the tasks of a row: {', '.join(parts)}."
     differ = {name for column in grid.columns for name in between(column.task, grid.rows)}
     if differ:
-        yield f"Within a column, from row to row, differ besides the variant: {names(differ, most=30)}."
+        yield f"Settings that differ between the rows of a column, besides the variant: {names(differ, most=30)}."
 
 
 def between(task: str, rows: Sequence[Row]) -> Iterator[str]:
-    """Settings in which the rows differ on a task, besides the variant, the model and what labels say."""
+    """Settings in which rows differ on a task, without those of the variant, of the model and in the labels."""
     here = [row for row in rows if row.points.get(task)]
     some = [row.points[task][0] for row in here]
-    labelled = {name for row in here for name, _ in row.told_apart}
+    labelled = {name for row in here for name, _ in row.distinguishing}
     several_models = len({point.model for point in some}) > 1
     differ = settings.differing(some)
     if len({point.value("steps.total") for point in some}) > 1:
@@ -328,23 +332,23 @@ def between(task: str, rows: Sequence[Row]) -> Iterator[str]:
 
 
 def _twice(grid: Grid) -> Iterator[str]:
-    """A seed that is in a cell more than once makes n larger than it is."""
+    """Seeds that a cell has more than once, so that n overstates the number of seeds."""
     for row, line in zip(grid.rows, grid.cells, strict=True):
         for column, cell in zip(grid.columns, line, strict=True):
-            # They are in their order.
+            # The seeds are sorted.
             again = sorted({seed for seed, after in itertools.pairwise(cell.seeds) if seed == after})
             if again:
                 yield f"Seed {names(map(str, again))} more than once in {row.label} on {column.task}."
 
 
 def failed(rows: Rows) -> Iterator[str]:
-    """Every failed run, those with one error in one line."""
+    """Every failed run; runs with the same error share a line."""
     seeds: dict[tuple[str, str, str], set[int]] = defaultdict(set)
     seen: set[str] = set()
     for row in rows.rows:
         for task in rows.tasks:
             for run in sorted(row.failed.get(task, ()), key=lambda run: run.record.run_id):
-                if run.record.run_id not in seen:  # it may belong to several rows
+                if run.record.run_id not in seen:  # a failed run may belong to several rows
                     seen.add(run.record.run_id)
                     seeds[row.label, task, _one_line(run.record.error)].add(run.record.seed)
     for (label, task, error), numbers in seeds.items():
@@ -356,30 +360,30 @@ def _one_line(error: str | None) -> str:
     lines = [line.strip() for line in (error or "").splitlines() if line.strip()]
     if not lines:
         return "no error recorded"
-    # The last line of a traceback says what happened.
+    # The last line of a traceback is the error.
     text = lines[-1] if lines[0].startswith("Traceback") else " ".join(lines)
     return text if len(text) <= _MOST_ERROR else text[: _MOST_ERROR - 1] + "…"
 
 
 def _blank(grid: Grid) -> Iterator[str]:
-    """Why cells are blank: one line for each task and reason."""
-    for place, column in enumerate(grid.columns):
+    """One line for each task and reason why cells are blank."""
+    for index, column in enumerate(grid.columns):
         reasons: dict[str, list[str]] = defaultdict(list)
         for row, line in zip(grid.rows, grid.cells, strict=True):
-            cell = line[place]
+            cell = line[index]
             if not cell.n:
                 reasons[f"{runs(cell.failed)} failed" if cell.failed else "no run"].append(row.label)
         for reason, labels in sorted(reasons.items()):
             yield f"Blank on {column.task}, {reason}: {', '.join(labels)}"
 
 
-def _duplicates(found: Listed) -> Iterator[str]:
-    same = [duplicate for duplicate in found.duplicates if not duplicate.differs]
+def _duplicates(skipped: Skipped) -> Iterator[str]:
+    same = [duplicate for duplicate in skipped.duplicates if not duplicate.differs]
     if same:
         word = "was" if len(same) == 1 else "were"
         ids = names([duplicate.run_id for duplicate in same])
         yield f"Counted once: {runs(len(same))} that {word} found in more than one place: {ids}."
-    for duplicate in found.duplicates:
+    for duplicate in skipped.duplicates:
         if duplicate.differs:
             others = ", ".join(map(str, duplicate.left_out))
             yield (

@@ -1,4 +1,4 @@
-"""A task's score as GLUE averages it.
+"""The score of a task in GLUE's average.
 
 Source: A. Wang et al., "GLUE: A Multi-Task Benchmark and Analysis Platform for Natural Language
 Understanding", ICLR 2019: tasks with two metrics, and MNLI with its two validation sets, count
@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 
 from trainer.record import Record
 
-# Names in a record's `metrics`: the second split's have its name in front.
+# Names in a record's `metrics`; those of the second split start with its name.
 AVERAGED = {
     "mnli": ("accuracy", "validation_mismatched.accuracy"),
     "mrpc": ("accuracy", "f1"),
@@ -22,7 +22,7 @@ AVERAGED = {
 
 
 def scores(task: str, records: Iterable[Record]) -> list[float]:
-    """The score of each of some done runs of a task, none `lacking` a metric that GLUE averages."""
+    """The score of each run. records: done runs of a task, none of which is `lacking` a metric."""
     names = AVERAGED.get(task)
     if names is None:
         return [record.metric.value for record in records if record.metric.value is not None]
@@ -30,5 +30,5 @@ def scores(task: str, records: Iterable[Record]) -> list[float]:
 
 
 def lacking(task: str, records: Sequence[Record]) -> list[str]:
-    """The metrics that `scores` misses in some of the runs."""
+    """The metrics that `scores` needs and some run lacks."""
     return [name for name in AVERAGED.get(task, ()) if any(name not in record.metrics for record in records)]

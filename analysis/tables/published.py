@@ -1,7 +1,7 @@
-"""Numbers that papers report, to stand beside ours: read from papers/*.yaml.
+"""Numbers published in papers, read from papers/*.yaml, for comparison.
 
-They were measured by other people under another protocol. They are never marked as best, never
-averaged or ranked with ours, and every set says where it was read.
+They were measured by others under another protocol. So they are never marked, averaged or ranked, and every set names
+its source.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from analysis.tables.cells import Column, Grid
 
 FOLDER = Path(__file__).parent / "papers"
 
-# How a paper may call a metric without saying which one it is.
+# Names in papers that don't determine the metric.
 _UNCLEAR = {"correlation": ("pearson", "spearman")}
 
 
 @dataclass(frozen=True)
 class PaperRow:
-    """One row: numbers as printed, by task in the order of the paper's metrics."""
+    """One row. values: by task, as printed, in the order of the paper's metrics."""
 
     label: str
-    quoted: bool  # the paper itself has it from another one
+    quoted: bool  # the paper quotes it from another paper
     parameters: str  # as printed
     values: dict[str, tuple[str, ...]]
 
@@ -40,43 +40,43 @@ class Paper:
     rows: tuple[PaperRow, ...]
 
     def value(self, row: PaperRow, column: Column) -> str:
-        """The number for a column of ours, as printed; nothing where there is none on its metric."""
-        place = self.place(column)
+        """The number for a column, as printed; empty if the paper has none on the column's metric."""
+        index = self.index(column)
         values = row.values.get(column.task, ())
-        return values[place] if place is not None and place < len(values) else ""
+        return values[index] if index is not None and index < len(values) else ""
 
-    def place(self, column: Column) -> int | None:
-        """Which of the paper's numbers for a task is on the metric of a column."""
-        for place, name in enumerate(self.metrics.get(column.task, ())):
+    def index(self, column: Column) -> int | None:
+        """The index of the column's metric among the paper's metrics of the task; None if it is not there."""
+        for index, name in enumerate(self.metrics.get(column.task, ())):
             if name == column.metric or column.metric in _UNCLEAR.get(name, ()):
-                return place
+                return index
         return None
 
     def remarks(self, columns: Sequence[Column]) -> Iterator[str]:
-        """What a reader of these columns must know."""
+        """Remarks on columns whose metric the paper lacks or does not name."""
         for column in columns:
             names = self.metrics.get(column.task, ())
-            place = self.place(column)
-            if names and place is None:
+            index = self.index(column)
+            if names and index is None:
                 yield f"{column.task} is left out, the paper has {' and '.join(names)}"
-            elif place is not None and names[place] != column.metric:
-                yield f"{column.task} is “{names[place]}”, not said which"
+            elif index is not None and names[index] != column.metric:
+                yield f"{column.task} is “{names[index]}”, the paper does not say which"
 
 
 def names() -> list[str]:
-    """The sets that there are."""
+    """The names of all sets."""
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
 def load(name: str) -> Paper:
-    """The set of this name. Raises `AnalysisError` for an unknown one."""
+    """The set with this name. Raises `AnalysisError` if there is none."""
     import yaml
 
     if name not in names():
         raise AnalysisError(f"--published: {name!r}, allowed: {', '.join(names())}")
-    # Without types: a number stays as it is printed, 90.70 and not 90.7.
+    # BaseLoader keeps numbers as they are printed: 90.70, not 90.7.
     raw = yaml.load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
-    metrics = {task: tuple(own) for task, own in raw["metrics"].items()}
+    metrics = {task: tuple(names) for task, names in raw["metrics"].items()}
     rows = tuple(
         PaperRow(
             label=row["name"],
@@ -90,12 +90,12 @@ def load(name: str) -> Paper:
 
 
 def beside(grid: Grid, wanted: Sequence[str]) -> list[Paper]:
-    """The sets of these names. Raises `AnalysisError` for one that has no number for this table."""
-    found = [load(name) for name in dict.fromkeys(wanted)]
-    for paper in found:
-        if all(paper.place(column) is None for column in grid.columns):
+    """The sets with these names. Raises `AnalysisError` if one has no number for this table."""
+    papers = [load(name) for name in dict.fromkeys(wanted)]
+    for paper in papers:
+        if all(paper.index(column) is None for column in grid.columns):
             raise AnalysisError(
                 f"--published: {paper.name} has no number for {', '.join(column.task for column in grid.columns)}; "
-                f"it has {', '.join(f'{task} ({own[0]})' for task, own in paper.metrics.items())}"
+                f"it has {', '.join(f'{task} ({names[0]})' for task, names in paper.metrics.items())}"
             )
-    return found
+    return papers

@@ -1,12 +1,11 @@
-"""Records → the rows of a table.
+"""Makes the rows of a table from points.
 
-A row is one variant on one model under one setting; a cell is a row on one task and holds
-runs that differ in their seed alone. Where the runs of a cell differ in more, the variant
-gets several rows, each labelled with what tells it apart (`lora rank=4`, `lora rank=8`):
-never a mean over different things.
+A row is one variant on one model with one setting; a cell is a row on one task, and its runs differ only in their
+seed. If the runs of a cell would differ in more, the variant gets several rows, each labelled with the distinguishing
+settings (`lora rank=4`, `lora rank=8`), because a mean over different settings is meaningless.
 
-A setting that is the same within every cell, but not from task to task, does not split a
-row: settings tuned per task are common, and notes.py names them.
+A setting that differs only between tasks does not split a row, since many people tune settings per task.
+footnotes.py names these settings.
 """
 
 from __future__ import annotations
@@ -18,65 +17,65 @@ from typing import Any
 
 from analysis.records import settings
 from analysis.records.grouping import Point
-from analysis.records.runs import Found, Run, ordered
+from analysis.records.runs import Run, RunSet, ordered
 from analysis.text.sorting import natural
 
 
 @dataclass
 class Row:
-    """One row: by task its done runs and its failed ones, by seed, and the points that they are."""
+    """One row. By task: its points, and their runs sorted by seed; done and failed ones apart."""
 
     variant: str
     model: str
-    model_shown: bool  # False where the whole table has one model
-    told_apart: tuple[tuple[str, Any], ...]  # setting, value
+    model_shown: bool  # False if the whole table has one model
+    distinguishing: tuple[tuple[str, Any], ...]  # setting, value
     points: dict[str, list[Point]] = field(default_factory=dict)
     failed_points: dict[str, list[Point]] = field(default_factory=dict)
     runs: dict[str, list[Run]] = field(default_factory=dict)
     failed: dict[str, list[Run]] = field(default_factory=dict)
-    unsaid: frozenset[str] = frozenset()  # settings that the label leaves out: they have the commonest value
+    unsaid: frozenset[str] = frozenset()  # settings with the commonest value, which the label omits
 
     @property
     def settings(self) -> str:
-        """All that tells the row from others of its variant: `rank=4 optim.lr=0.001`."""
+        """The settings that distinguish the row from others of its variant: `rank=4 optim.lr=0.001`."""
         return self._text(frozenset())
 
     @property
     def label(self) -> str:
-        """The row's name in a table: the variant, then its settings, but for those with the commonest value."""
+        """The row's name in a table: the variant, then its settings without those that have the commonest value."""
         return f"{self.variant} {self._text(self.unsaid)}".rstrip()
 
     @property
     def names(self) -> set[str]:
-        """What the row may be called: its label, or the variant and all of its settings."""
+        """Names that a user may write for the row: its label, or the variant and all of its settings."""
         return {self.label, f"{self.variant} {self.settings}".rstrip()}
 
     def _text(self, unsaid: frozenset[str]) -> str:
         model = [f"model={settings.text(self.model)}"] if self.model_shown else []
-        told = (settings.label(name, value) for name, value in self.told_apart if name not in unsaid)
-        return " ".join([*model, *told])
+        labels = (settings.label(name, value) for name, value in self.distinguishing if name not in unsaid)
+        return " ".join([*model, *labels])
 
     def sort_key(self) -> tuple[object, ...]:
-        """By variant, then model, then value by value; names and numbers as a person sorts them."""
-        values = tuple(settings.sort_key(value) for _, value in self.told_apart)
+        """Sort key: variant, then model, then the values one by one, in natural order."""
+        values = tuple(settings.sort_key(value) for _, value in self.distinguishing)
         return (natural(self.variant), natural(self.model), len(values), values)
 
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows in their order, and what a reader must know about how they were made."""
+    """The rows in order, and what their labels don't say."""
 
     rows: list[Row]
     tasks: list[str]
-    # For each variant with several rows: settings that go along with those in its labels.
+    # By variant with several rows: settings that differ between them and are not in their labels.
     along: dict[str, list[str]]
-    # For each variant, the settings that its labels leave out where they have this, the commonest value.
+    # By variant: the settings that labels omit if they have this value, the commonest one.
     commonest: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
-def build(found: Found) -> Rows:
-    """The rows of all runs, done and failed, sorted as `Row.sort_key` says."""
-    done, failed = found.having("done"), found.having("failed")
+def build(runs: RunSet) -> Rows:
+    """The rows of all runs, done and failed, sorted by `Row.sort_key`."""
+    done, failed = runs.having("done"), runs.having("failed")
     several_models = len({point.model for point in (*done, *failed)}) > 1
     rows: list[Row] = []
     along: dict[str, list[str]] = {}
@@ -86,15 +85,15 @@ def build(found: Found) -> Rows:
         for point in points:
             by_variant[point.variant][number].append(point)
     commonest: dict[str, dict[str, Any]] = {}
-    for variant, (own, own_failed) in by_variant.items():
-        configured, hidden = _configured(own, own_failed)
-        observed = _observed(own, configured, mixed)
-        new = list(_variant_rows(own, own_failed, configured, observed, several_models))
+    for variant, (variant_done, variant_failed) in by_variant.items():
+        configured, hidden = _configured(variant_done, variant_failed)
+        protocol = _varied_protocol(variant_done, configured, mixed)
+        new = list(_variant_rows(variant_done, variant_failed, configured, protocol, several_models))
         rows.extend(new)
         if common := _commonest(new, configured):
             commonest[variant] = common
             for row in new:
-                row.unsaid = frozenset(n for n, value in row.told_apart if n in common and common[n] == value)
+                row.unsaid = frozenset(n for n, value in row.distinguishing if n in common and common[n] == value)
         if hidden:
             along[variant] = hidden
     for row in rows:
@@ -106,16 +105,18 @@ def build(found: Found) -> Rows:
 
 
 def _commonest(rows: Sequence[Row], configured: Sequence[str]) -> dict[str, Any]:
-    """Of several settings of a variant's rows, those of which one value is commoner than any other, with that value.
+    """By setting its commonest value among a variant's rows, if one value is commoner than all others.
 
-    Of a single setting every row says what it has.
+    It is empty for a single setting, which every label shows.
     """
-    found: dict[str, Any] = {}
+    commonest: dict[str, Any] = {}
     for name in configured if len(configured) > 1 else ():
-        counts = Counter(value for row in rows for own, value in row.told_apart if own == name).most_common(2)
+        counts = Counter(value for row in rows for setting, value in row.distinguishing if setting == name).most_common(
+            2
+        )
         if len(counts) > 1 and counts[0][1] > counts[1][1]:
-            found[name] = counts[0][0]
-    return found
+            commonest[name] = counts[0][0]
+    return commonest
 
 
 def _cells(points: Iterable[Point]) -> list[list[Point]]:
@@ -126,62 +127,61 @@ def _cells(points: Iterable[Point]) -> list[list[Point]]:
 
 
 def _mixed_columns(done: Iterable[Point]) -> set[str]:
-    """What the runs of one task must have in common to be compared, and have not.
+    """The settings of `settings.COMPARABLE` in which runs of one task differ, so that they can't be compared.
 
-    Of two that differ together (another metric, another direction) the first is enough.
+    Of settings that differ together (the metric and its direction) the first is enough.
     """
     columns: dict[str, set[tuple[Any, ...]]] = defaultdict(set)
     for point in done:
-        columns[point.task].add(point.observed)
+        columns[point.task].add(point.protocol)
     mixed: set[str] = set()
     for values in columns.values():
-        places: list[int] = []
-        for place, name in enumerate(settings.COMPARABLE):
-            if _groups(values, [*places, place]) > _groups(values, places):
-                places.append(place)
+        indices: list[int] = []
+        for index, name in enumerate(settings.COMPARABLE):
+            if _groups(values, [*indices, index]) > _groups(values, indices):
+                indices.append(index)
                 mixed.add(name)
     return mixed
 
 
-def _groups(points: Iterable[tuple[Any, ...]], places: Sequence[int]) -> int:
-    """How many different points there are when only these places are looked at."""
-    return len({tuple(point[place] for place in places) for point in points})
+def _groups(points: Iterable[tuple[Any, ...]], indices: Sequence[int]) -> int:
+    """The number of distinct points, compared at these indices only."""
+    return len({tuple(point[index] for index in indices) for point in points})
 
 
 def _configured(done: Sequence[Point], failed: Sequence[Point]) -> tuple[list[str], list[str]]:
-    """The config settings that make a variant's labels, and the others that differ with them."""
-    # A run that failed before its config was known says nothing about settings.
-    told = [*done, *(point for point in failed if point.configured)]
-    cells = _cells(told)
+    """The config settings in a variant's labels, and the others that differ."""
+    # A run that failed before its config was known has no settings.
+    known = [*done, *(point for point in failed if point.configured)]
+    cells = _cells(known)
     differ: set[str] = set().union(*(settings.differing(cell) for cell in cells))
-    typed = set().union(*(point.typed for point in told))
+    typed = set().union(*(point.typed for point in known))
     chosen = settings.telling(cells, differ, typed)
     return chosen, sorted(differ.difference(chosen), key=natural)
 
 
-def _observed(done: Sequence[Point], configured: Sequence[str], mixed: set[str]) -> list[str]:
-    """What runs reported, where the config does not explain how they differ."""
-    cells = [[point.observed for point in cell] for cell in _cells(done)]
+def _varied_protocol(done: Sequence[Point], configured: Sequence[str], mixed: set[str]) -> list[str]:
+    """The settings of `settings.PROTOCOL` in which runs differ and the config does not explain it."""
+    cells = [[point.protocol for point in cell] for cell in _cells(done)]
     within = {
-        name for place, name in enumerate(settings.OBSERVED) if any(len({o[place] for o in c}) > 1 for c in cells)
+        name for index, name in enumerate(settings.PROTOCOL) if any(len({p[index] for p in c}) > 1 for c in cells)
     }
     if not within and not mixed:
         return []
     points = {
-        (number, _values(point, configured), *point.observed)
+        (number, _values(point, configured), *point.protocol)
         for number, cell in enumerate(_cells(done))
         for point in cell
     }
     names: list[str] = []
     known = [1]
-    for place, name in enumerate(settings.OBSERVED, start=2):
-        splits_cells = name in within and _groups(points, [0, *known, place]) > _groups(points, [0, *known])
-        # Other rows of the column differ in it: the label says which this one is, unless it
-        # has a setting in it that says so.
-        unexplained = _groups(points, [place]) == 1 or (_groups(points, [*known, place]) > _groups(points, known))
+    for index, name in enumerate(settings.PROTOCOL, start=2):
+        splits_cells = name in within and _groups(points, [0, *known, index]) > _groups(points, [0, *known])
+        # If rows of a column differ in it, the label shows it, unless a setting in the label implies it.
+        unexplained = _groups(points, [index]) == 1 or (_groups(points, [*known, index]) > _groups(points, known))
         if splits_cells or (name in mixed and unexplained):
             names.append(name)
-            known.append(place)
+            known.append(index)
     return names
 
 
@@ -193,7 +193,7 @@ def _variant_rows(
     done: Sequence[Point],
     failed: Sequence[Point],
     configured: Sequence[str],
-    observed: Sequence[str],
+    protocol: Sequence[str],
     model_shown: bool,
 ) -> Iterator[Row]:
     rows: dict[tuple[Any, ...], Row] = {}
@@ -201,22 +201,20 @@ def _variant_rows(
     def row(point: Point, names: Sequence[str], values: tuple[Any, ...]) -> Row:
         key = (point.model, *values)
         if key not in rows:
-            told_apart = tuple(zip(names, values, strict=True))
-            rows[key] = Row(point.variant, point.model, model_shown, told_apart)
+            distinguishing = tuple(zip(names, values, strict=True))
+            rows[key] = Row(point.variant, point.model, model_shown, distinguishing)
         return rows[key]
 
-    names = [*configured, *observed]
+    names = [*configured, *protocol]
     for point in done:
         row(point, names, _values(point, names)).points.setdefault(point.task, []).append(point)
     with_runs = list(rows.values())
     for point in failed:
-        # A failed run has no protocol to report: it belongs to every row that it may have joined.
+        # A failed run reports no protocol and belongs to every row that agrees with its config.
         names = list(configured) if point.configured else []
         values = _values(point, names)
         known = dict(zip(names, values, strict=True))
-        homes = [
-            home for home in with_runs if home.model == point.model and known.items() <= dict(home.told_apart).items()
-        ]
-        for home in homes or [row(point, names, values)]:
-            home.failed_points.setdefault(point.task, []).append(point)
+        possible = [r for r in with_runs if r.model == point.model and known.items() <= dict(r.distinguishing).items()]
+        for each in possible or [row(point, names, values)]:
+            each.failed_points.setdefault(point.task, []).append(point)
     yield from rows.values()

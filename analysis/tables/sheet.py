@@ -1,4 +1,4 @@
-"""A table as lines of entries, before it becomes Markdown, LaTeX or HTML."""
+"""A table as lines of entries, before it is formatted as Markdown, LaTeX or HTML."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ class Head:
 
     name: str
     metric: str = ""
-    reading: str = ""  # which checkpoint
-    cost: bool = False  # of what a row took, not of what came out
+    reading: str = ""  # of which checkpoint
+    cost: bool = False  # whether it is a column of costs
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One entry; all empty for a blank."""
+    """One entry. All fields of a blank one are empty."""
 
     text: str = ""
     sd: str = ""
-    n: int = 0  # 0: not shown
-    mark: str = ""  # "best", "second" or nothing
-    value: float | None = None  # the number that the text is of; None too for other people's
+    n: int = 0  # 0 is not shown
+    mark: str = ""  # "best", "second" or empty
+    value: float | None = None  # the number; None for published ones
 
 
 @dataclass(frozen=True)
@@ -40,16 +40,16 @@ class Line:
 
 @dataclass(frozen=True)
 class Section:
-    """Lines below a title. `foreign`: other people's numbers under another protocol."""
+    """Lines below a title. published: whether they are numbers of a paper, under another protocol."""
 
     title: str | None
     lines: tuple[Line, ...]
-    foreign: bool = False
+    published: bool = False
 
 
 @dataclass(frozen=True)
 class Sheet:
-    """The whole table: `heads` are those of the entries, the labels' is `variant`."""
+    """The whole table. heads: of the entries; the head of the labels is `variant`."""
 
     heads: tuple[Head, ...]
     sections: tuple[Section, ...]
@@ -61,9 +61,9 @@ AVERAGE, RANK = "average", "rank"  # the columns over tasks
 def build(
     grid: Grid, averages: Averages, ranks: Ranks, papers: Sequence[Paper] = (), columns: Sequence[str] | None = None
 ) -> Sheet:
-    """The sheet of a grid; average and rank are left out where no row has one.
+    """The sheet of a grid. Average and rank are omitted if no row has them.
 
-    columns: the names of those behind the tasks, in their order; None for average, rank and all costs of the grid.
+    columns: names of the columns after the tasks, in order; None for average, rank and all costs of the grid.
     """
     costs = {cost.name: cost for cost in grid.cost_columns}
     if columns is None:
@@ -72,23 +72,23 @@ def build(
     heads = [Head(column.task, column.metric or "", column.reading) for column in grid.columns]
     heads += [Head(costs[name].header, cost=True) if name in costs else Head(name) for name in shown]
 
-    def line(place: int) -> Line:
+    def line(row: int) -> Line:
         entries = [
-            _entry(cell.spread, column.marks.of(place))
-            for column, cell in zip(grid.columns, grid.cells[place], strict=True)
+            _entry(cell.spread, column.marks.of(row))
+            for column, cell in zip(grid.columns, grid.cells[row], strict=True)
         ]
         for name in shown:
             if name == AVERAGE:
-                entries.append(_entry(averages.spreads[place], averages.marks.of(place)))
+                entries.append(_entry(averages.spreads[row], averages.marks.of(row)))
             elif name == RANK:
-                rank, mark = ranks.means[place], ranks.marks.of(place)
+                rank, mark = ranks.means[row], ranks.marks.of(row)
                 entries.append(Entry() if rank is None else Entry(numbers.fixed(rank, 2), mark=mark, value=rank))
             else:
-                value = grid.spent[place].means.of(costs[name])
+                value = grid.spent[row].means.of(costs[name])
                 entries.append(Entry() if value is None else Entry(costs[name].text(value), value=value))
-        return Line(grid.rows[place].label, tuple(entries))
+        return Line(grid.rows[row].label, tuple(entries))
 
-    sections = [Section(group.title, tuple(map(line, group.places))) for group in grid.groups]
+    sections = [Section(group.title, tuple(map(line, group.rows))) for group in grid.groups]
     sections += [_published(grid, paper, heads) for paper in papers]
     return Sheet(tuple(heads), tuple(sections))
 
@@ -101,9 +101,9 @@ def _published(grid: Grid, paper: Paper, heads: Sequence[Head]) -> Section:
     lines = []
     for row in paper.rows:
         shown = [Entry(paper.value(row, column)) for column in grid.columns]
-        # Average and rank are ours alone.
+        # Papers have neither average nor rank here.
         others = [Entry(row.parameters if head.name == "trainable" else "") for head in heads[len(shown) :]]
         if any(entry.text for entry in shown):
             label = f"{row.label} (quoted there)" if row.quoted else row.label
             lines.append(Line(label, (*shown, *others)))
-    return Section(f"published by others, another protocol: {paper.name}", tuple(lines), foreign=True)
+    return Section(f"published by others, another protocol: {paper.name}", tuple(lines), published=True)

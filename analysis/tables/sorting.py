@@ -1,4 +1,4 @@
-"""The rows of a table by one of its columns."""
+"""Sorts the rows of a table by one of its columns."""
 
 from __future__ import annotations
 
@@ -13,26 +13,28 @@ from analysis.tables.sheet import AVERAGE, RANK
 
 
 def by(grid: Grid, averages: Averages, ranks: Ranks, name: str) -> Grid:
-    """The grid with the rows of each group by a task or another column: the best, or the smallest, first; blank ones
-    last. Raises `AnalysisError` for a column that there isn't."""
+    """The grid with the rows of each group sorted by a task or another column: best or smallest first, blank last.
+
+    Raises `AnalysisError` for an unknown column.
+    """
     values = _values(grid, averages, ranks, name)
     if not any(value is not None for value in values):
         raise AnalysisError(f"--sort: {name!r}: no row has it")
 
-    def key(place: int) -> tuple[bool, float]:
-        value = values[place]
+    def key(row: int) -> tuple[bool, float]:
+        value = values[row]
         return (value is None, value or 0.0)
 
-    return replace(grid, groups=[replace(group, places=tuple(sorted(group.places, key=key))) for group in grid.groups])
+    return replace(grid, groups=[replace(group, rows=tuple(sorted(group.rows, key=key))) for group in grid.groups])
 
 
 def _values(grid: Grid, averages: Averages, ranks: Ranks, name: str) -> Sequence[float | None]:
-    """By row, numbers of which the smallest comes first."""
-    for place, column in enumerate(grid.columns):
+    """By row, a number; rows are sorted by rising numbers."""
+    for index, column in enumerate(grid.columns):
         if column.task == name:
             if column.unmarked:
                 raise AnalysisError(f"--sort: {name!r}: {column.unmarked}")
-            return _signed([line[place].mean for line in grid.cells], bool(column.higher_is_better))
+            return _signed([line[index].mean for line in grid.cells], bool(column.higher_is_better))
     if name == AVERAGE:
         return _signed([None if spread is None else spread.mean for spread in averages.spreads], True)
     if name == RANK:

@@ -1,4 +1,4 @@
-"""Text that a spreadsheet leaves alone: a cell of csv that begins like a formula would be carried out."""
+"""Keeps spreadsheets from running text as a formula."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 
 def inert(value: Any) -> Any:
-    """The value of a cell: a text that begins like a formula has an apostrophe in front, all else is as it is."""
+    """A value for a csv cell: text that starts like a formula gets a leading apostrophe."""
     if type(value) is str and value.startswith(_BEGIN) and not _NUMBER.fullmatch(value):
         return f"'{value}"
     return value

@@ -1,4 +1,4 @@
-"""Phrases that notes share."""
+"""Phrases for notes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from analysis.text.sorting import natural
 
-MOST_NAMES = 10  # of a list that is a detail; failures and untrusted records are never cut
+MOST_NAMES = 10  # of a long list; failures and untrusted records are never truncated
 
 
 def runs(count: int) -> str:
@@ -16,16 +16,16 @@ def runs(count: int) -> str:
 
 
 def names(everything: Iterable[Any], most: int = MOST_NAMES) -> str:
-    """`a, b, c and 4 more`, as a person sorts them."""
+    """`a, b, c and 4 more`, in natural order."""
     ordered = sorted(everything, key=lambda name: natural(str(name)))
     more = len(ordered) - most
     return ", ".join(map(str, ordered[:most])) + (f" and {more} more" if more > 0 else "")
 
 
 def shortened(text: str, most: int) -> str:
-    """A text of at most so many characters: of a longer one the start, and a mark that tells it from others."""
+    """`text` in at most `most` characters; a longer one is truncated and gets a hash."""
     if len(text) <= most:
         return text
-    import hashlib  # few tables need it
+    import hashlib  # imported here, because few tables need it
 
     return f"{text[: most - 7]}…{hashlib.sha256(text.encode()).hexdigest()[:6]}"

@@ -56,6 +56,7 @@ def train(outside, *arguments: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_the_command_of_a_method_from_outside_makes_the_same_run(outside, tiny_overrides, tmp_path):
     own = [text for text in tiny_overrides if not text.startswith("optim.lr")]
     train(outside, "--config-dir", str(outside / "conf"), "variant=mine", "train.max_steps=3", "seed=2", *own)

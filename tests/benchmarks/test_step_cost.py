@@ -206,7 +206,7 @@ def test_every_method_takes_a_step_on_a_toy(tiny_model, name):
         (["lorra"], "step_cost: error: unrecognized arguments: lorra"),
         (["--rounds", "3"], "step_cost: error: unrecognized arguments: --rounds 3"),
         (["--device", "gpu"], "step_cost: error: argument --device: gpu, allowed: cpu, cuda, cuda:1"),
-        (["--device", "cuda:0"], "step_cost: error: argument --device: cuda:0, allowed: one of the 0 that torch sees"),
+        (["--device", "cuda:0"], "step_cost: error: argument --device: cuda:0, allowed: one of torch's 0 CUDA devices"),
         (["--json"], "step_cost: error: argument --json: expected one argument"),
     ],
 )

@@ -43,7 +43,7 @@ def test_seconds_between_and_before_the_runs_are_what_their_own_times_leave(tmp_
 def test_a_failed_run_is_named_and_no_number_made_of_it(tmp_path):
     add(tmp_path, "a", 18.0, Time(train=9.0, eval=1.0))
     add(tmp_path, "b", 20.0, Time(), error="out of luck")
-    with pytest.raises(ValueError, match=r"overhead/b: out of luck, allowed: a run that ended well"):
+    with pytest.raises(ValueError, match=r"overhead/b: out of luck, allowed: a finished run"):
         sweep_overhead.shares(str(tmp_path), BEGUN, 44.0)
 
 

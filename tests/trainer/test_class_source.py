@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import importlib
 import subprocess
@@ -114,6 +115,12 @@ def test_the_hash_follows_the_code_of_the_class_and_of_the_modules_of_its_own(pa
     assert hashed(package, "method.py", method.replace("2 *", "3 *")) != before
     (package / "unrelated.py").write_text("x = 1\n")
     assert hashed(package, "method.py", method) == before
+
+
+def test_a_sweep_normalises_the_code_of_a_method_once_for_all_its_runs(package, monkeypatch):
+    first = class_source.code_hash("lab_methods.method.Mine")
+    monkeypatch.setattr(ast, "unparse", lambda node: pytest.fail("normalised again"))
+    assert class_source.code_hash("lab_methods.method.Mine") == first
 
 
 def test_comments_docstrings_and_layout_are_no_code(package):

@@ -11,6 +11,7 @@ from trainer.instantiate import make
 GOOD = {
     "variant": "variants.lora.LoRA",
     "task.source": "trainer.data.sources.files.Files",
+    "task.kind": "trainer.objectives.causal_lm.CausalLM",
     "model.sources": "trainer.data.sources.folder.FolderModel",
     "optim.optimizer": "torch.optim.SGD",
     "machine.judge": "trainer.sweeps.search.TrialPruner",
@@ -41,7 +42,9 @@ def test_each_place_takes_the_classes_of_its_kind():
 @pytest.mark.parametrize("field", KINDS)
 def test_no_place_takes_a_function_or_the_class_of_another(field):
     for target in FUNCTIONS:
-        assert refusal(field, {"_target_": target}).startswith(f"{field}._target_: {target!r} is no class, allowed: ")
+        assert refusal(field, {"_target_": target}).startswith(
+            f"{field}._target_: {target!r} is not a class, allowed: "
+        )
     for other in {*GOOD, field} - {field}:
         assert refusal(field, {"_target_": GOOD[other]}).startswith(f"{field}._target_: ")
     assert refusal(field, {"_target_": "subprocess.Popen"}).startswith(f"{field}._target_: ")
@@ -68,7 +71,7 @@ def test_a_place_without_a_class_is_refused(node):
 
 def test_what_is_refused_is_not_called(tmp_path):
     path = tmp_path / "made"
-    with pytest.raises(ConfigError, match=r"task\.source\._target_: 'pathlib\.Path\.touch' is no class"):
+    with pytest.raises(ConfigError, match=r"task\.source\._target_: 'pathlib\.Path\.touch' is not a class"):
         make("task.source", {"_target_": "pathlib.Path.touch", "self": str(path)})
     assert not path.exists()
 

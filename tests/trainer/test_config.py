@@ -103,7 +103,7 @@ def test_the_debug_experiment_is_one_run_of_ten_steps(configured, tiny_overrides
     ("override", "message"),
     [
         ("variant=lorra", "variant: 'lorra', allowed: adalora, bitfit, dora, dylora, "),
-        ("task=movies", "task: 'movies', allowed: boolq, cola, file, "),
+        ("task=movies", "task: 'movies', allowed: alpaca, arithmetic, "),
         ("variant=families/dora", "variant: 'families/dora', allowed: adalora, bitfit, dora, "),
         ("variant.rnak=3", "variant.rnak: no such field of the variant lora, allowed: name, rank, alpha, "),
         ("optim.lrr=3", "optim.lrr: no such field, allowed: lr, head_lr, "),

@@ -48,7 +48,7 @@ def test_no_setting_is_a_number_that_is_none(configured):
         ("+variant.rank_pattern={query:nan}", "variant.rank_pattern.query: nan, allowed: a finite number"),
         ("optim.optimizer.betas=[nan,0.9]", "optim.optimizer.betas: nan, allowed: a finite number"),
         ("variant.seed=99999999999999999999", "variant.seed: 99999999999999999999, allowed: a whole number of 64 bits"),
-        ("+variant.rank_pattern={1:4}", "variant.rank_pattern: 1, allowed: text as names in it"),
+        ("+variant.rank_pattern={1:4}", "variant.rank_pattern: 1, allowed: text as its names"),
     ],
 )
 def test_what_a_record_could_not_hold_is_refused(configured, override, message):

@@ -56,7 +56,7 @@ def test_texts_of_letters_that_the_grammar_lacks():
 
 @pytest.mark.parametrize("value", ["a (b)", "[a,b", "é,(b", "it's"])
 def test_what_may_mean_several_things_is_refused_and_the_line_says_how_to_quote(value):
-    with pytest.raises(ConfigError, match=r"^task.source.text: .* can't be read; allowed: a text in quotes") as error:
+    with pytest.raises(ConfigError, match=r"^task.source.text: .* can't be parsed; allowed: text in quotes") as error:
         readable([f"task.source.text={value}"])
     (told,) = [word for word in shlex.split(str(error.value).split("the shell's, ")[1]) if word.startswith("task.")]
     assert read(told.rstrip(",")) == value

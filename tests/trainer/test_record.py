@@ -204,7 +204,7 @@ GOOD = json.dumps(done().row())
         (b"\xff\xfe{}", "invalid start byte"),
         (b"[]", "not an object"),
         (b"null", "not an object"),
-        (GOOD.replace('"lora"', '"lo\\ud800ra"').encode(), "'\\ud800' in a text is half a character"),
+        (GOOD.replace('"lora"', '"lo\\ud800ra"').encode(), "'\\ud800' in a text is a lone surrogate"),
     ],
     ids=["empty", "half", "zeros", "encoding", "list", "null", "surrogate"],
 )

@@ -391,5 +391,5 @@ class CanNotLookUp(Unlike):
     def build(self, name, layer):
         adapter = super().build(name, layer)
         if isinstance(layer, nn.Embedding):
-            adapter.form.project = lambda x, a: nn.functional.embedding(x, a.T) * 2
+            adapter.layer_kind.project = lambda x, a: nn.functional.embedding(x, a.T) * 2
         return adapter

@@ -103,7 +103,7 @@ def test_a_method_trains_alike_either_way(cls, params, monkeypatch):
 @pytest.mark.parametrize("context", ["autocast", "bfloat16"])
 def test_where_it_would_round_the_update_away_it_is_not_formed(context, monkeypatch):
     monkeypatch.setattr("variants.core.adapters.singular_basis.pays", lambda *_: True)
-    monkeypatch.setattr(low_rank, "joined_weight", None)  # what forms it
+    monkeypatch.setattr(low_rank, "merged_weight", None)  # what forms it
     variant, model = SVFT(), Toy(torch.bfloat16 if context == "bfloat16" else torch.float32)
     variant.attach(model, HEAD)
     x = torch.randn(4, 8)

@@ -10,7 +10,7 @@ import torch
 
 from tests.variants.found import all_variants
 from variants.adalora import AdaLoRA
-from variants.core.allocation.budget import masks, share_out, spread, spread_priced, within
+from variants.core.allocation.budget import apportion, masks, spread, spread_priced, within
 from variants.core.variant import AdapterVariant, field_names
 from variants.dora import DoRA
 from variants.dylora import DyLoRA
@@ -82,7 +82,7 @@ def test_within_breaks_ties_by_the_order_of_the_layers() -> None:
 
 @pytest.mark.parametrize("budget", [1, 7, 99, 100])
 def test_share_out_is_exact(budget: int) -> None:
-    counts = share_out({"a": 3, "b": 1, "c": 1}, budget, {"a": 10, "b": 80, "c": 10})
+    counts = apportion({"a": 3, "b": 1, "c": 1}, budget, {"a": 10, "b": 80, "c": 10})
     assert sum(counts.values()) == budget
     assert counts["a"] <= 10 and counts["c"] <= 10
 

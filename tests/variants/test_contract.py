@@ -44,7 +44,7 @@ def test_transformers_own_conv1d_is_one(case: Case, monkeypatch: pytest.MonkeyPa
 def test_the_toys_conv1d_is_to_a_method_what_transformers_own_is() -> None:
     own, toys = Conv1D(6, 4), KINDS["Conv1D"]()[0].__class__(6, 4)
     toys.load_state_dict(own.state_dict())
-    assert type(layers.of(toys)) is type(layers.of(own)) and layers.size(toys) == layers.size(own)
+    assert type(layers.kind_of(toys)) is type(layers.kind_of(own)) and layers.size(toys) == layers.size(own)
     x = torch.randn(2, 3, 4)
     assert torch.equal(toys(x), own(x)) and torch.equal(layers.matrix(toys), layers.matrix(own))
 

@@ -152,7 +152,7 @@ def test_rank_by_gavish_and_donoho_finds_what_was_planted(shape):
     ("settings", "message"),
     [
         ({"method": "qr"}, "decomposition: 'qr', allowed: svd, randomized_svd, als, nmf"),
-        ({"rank": 0}, "rank: 0, allowed: a whole number ≥ 1, a share of the energy"),
+        ({"rank": 0}, "rank: 0, allowed: a whole number ≥ 1, a fraction of the energy"),
         ({"rank": True}, "rank: True, allowed: a whole number ≥ 1"),
         ({"rank": 1.0}, "rank: 1.0, allowed: a whole number ≥ 1"),
         ({"rank": math.nan}, "rank: nan, allowed"),

@@ -173,7 +173,7 @@ def test_gradients_are_those_of_the_matrix_with_a_constant_norm(layer, x):
     base = copy.deepcopy(adapter.base)
     if isinstance(base, nn.Embedding):
         base.padding_idx = None  # the adapter is trained in the padding row too
-    torch.func.functional_call(base, {"weight": adapter.form.as_weight(matrix)}, (x,)).square().sum().backward()
+    torch.func.functional_call(base, {"weight": adapter.layer_kind.as_weight(matrix)}, (x,)).square().sum().backward()
     for found, expected in zip((adapter.A, adapter.B, adapter.magnitude), leaves, strict=True):
         torch.testing.assert_close(found.grad, expected.grad, rtol=1e-10, atol=1e-11)
     assert adapter.weight.grad is None

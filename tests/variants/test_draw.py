@@ -32,7 +32,7 @@ def test_no_two_of_many_layers_draw_the_same(seed: int):
     [
         (SHiRA, {"rank": 2}, lambda adapter: adapter.indices),
         (SVFT, {"pattern": "random", "off_diagonals": 1}, lambda adapter: torch.stack([adapter.rows, adapter.columns])),
-        (SparseLoRA, {"rank": 4, "schedule": "rigl"}, lambda adapter: adapter.places["A"]),
+        (SparseLoRA, {"rank": 4, "schedule": "rigl"}, lambda adapter: adapter.indices["A"]),
         (SpIEL, {"density": 0.2}, lambda adapter: adapter.indices),
     ],
     ids=["shira", "svft", "sparse", "spiel"],

@@ -163,13 +163,13 @@ class Whole(Adapter):
 
     def __init__(self, base: nn.Module) -> None:
         super().__init__(base)
-        self.change = nn.Parameter(torch.zeros_like(self.form.matrix))
+        self.change = nn.Parameter(torch.zeros_like(self.layer_kind.matrix))
 
     def delta(self) -> torch.Tensor:
         return self.change
 
     def update(self, x: torch.Tensor) -> torch.Tensor:
-        return self.form.project(x, self.change)
+        return self.layer_kind.project(x, self.change)
 
 
 class Lying(LowRank):
@@ -358,9 +358,10 @@ def test_plain_adapters_take_the_place_of_the_methods_own():
     run = train(attach(SoRA, {"rank": 4, "threshold": 0.03}, torch.float64))
     wanted = run.output()
     adapters = run.variant.adapters
-    handover.put(run.model, adapters, {name: products(adapter)[0] for name, adapter in adapters.items()})
+    handover.replace_adapters(run.model, adapters, {name: products(adapter)[0] for name, adapter in adapters.items()})
     torch.testing.assert_close(run.output(), wanted, **TIGHT)
-    handover.put(run.model, adapters, {name: products(adapter, [1])[0] for name, adapter in adapters.items()})
+    truncated = {name: products(adapter, [1])[0] for name, adapter in adapters.items()}
+    handover.replace_adapters(run.model, adapters, truncated)
     assert max(run.variant.ranks().values()) == 1 and not torch.allclose(run.output(), wanted)
     for name, adapter in adapters.items():
         assert run.model.get_submodule(name) is adapter and type(adapter) is LowRank

@@ -21,7 +21,7 @@ def seeded() -> None:
 def join(monkeypatch: pytest.MonkeyPatch, *summed: int) -> None:
     """Has the kernel make W′ wherever a product sums up so many features."""
     joins = lambda tokens, weight: weight.dtype.itemsize >= 4 and weight.shape[1] in summed  # noqa: E731
-    monkeypatch.setattr(low_rank, "_joins", joins)
+    monkeypatch.setattr(low_rank, "_merging_pays", joins)
 
 
 JOINED = {"in both passes": (8, 6), "in the forward pass": (8,), "in the backward pass": (6,)}  # features summed up
@@ -121,11 +121,12 @@ def test_an_update_of_zero_leaves_the_layers_output_bit_for_bit(transposed: bool
 
 
 def test_how_it_computes_depends_on_the_number_of_tokens_and_on_the_pass() -> None:
-    joins = lambda *size: [low_rank._joins(tokens, torch.empty(size)) for tokens in (512, 1024, 2048, 4096)]  # noqa: E731
+    joins = lambda *size: [low_rank._merging_pays(tokens, torch.empty(size)) for tokens in (512, 1024, 2048, 4096)]  # noqa: E731
     assert joins(384, 384) == [False, False, True, True]
     assert joins(1536, 384) == [False, True, True, True]
     assert joins(384, 1536) == [False, False, False, True]
-    assert not low_rank._joins(4096, torch.empty(384, 384).bfloat16()), "a sum in bfloat16 would round the update away"
+    lower = torch.empty(384, 384).bfloat16()
+    assert not low_rank._merging_pays(4096, lower), "a sum in bfloat16 would round the update away"
 
 
 def test_a_layer_used_twice_sums_its_gradients() -> None:

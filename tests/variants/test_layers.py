@@ -33,7 +33,7 @@ def test_the_update_is_that_of_the_dense_matrix(layer, x):
     torch.testing.assert_close(adapter(x), dense(x), rtol=1e-12, atol=1e-12)
     assert adapter.delta_weight().shape == layer.weight.shape
     assert adapter.delta().shape == (adapter.out_features, adapter.in_features)
-    assert torch.equal(adapter.form.as_matrix(adapter.delta_weight()), adapter.delta())
+    assert torch.equal(adapter.layer_kind.as_matrix(adapter.delta_weight()), adapter.delta())
     assert adapter.closed_form() == sum(p.numel() for p in adapter.parameters() if p.requires_grad)
 
 
@@ -70,7 +70,7 @@ def test_gradients_reach_every_factor(layer, x):
     ids=lambda layer: type(layer).__name__,
 )
 def test_other_layers_are_refused_by_name(layer):
-    assert layers.of(layer) is None
+    assert layers.kind_of(layer) is None
     with pytest.raises(ValueError, match=f"targets: {type(layer).__name__} can't be adapted, allowed: Linear, Conv1D"):
         LowRank(layer, rank=1, scale=1.0)
 
@@ -93,6 +93,6 @@ def test_dropout_on_row_numbers_is_refused():
 def test_a_variant_refuses_it_before_the_weights_are_there(cls):
     with torch.device("meta"):
         model = nn.ModuleDict({"rows": nn.Embedding(64, 64), "fc": nn.Linear(64, 64), "out": nn.Linear(64, 64)})
-    with pytest.raises(ValueError, match=r"dropout: 0.1 on the Embedding rows, allowed: 0; its input is a row number"):
+    with pytest.raises(ValueError, match=r"dropout: 0.1 on the Embedding rows, allowed: 0; its input is an index"):
         cls(targets=["rows", "fc"], dropout=0.1).check(model)
     cls(targets=["fc", "out"], dropout=0.1).check(model)

@@ -130,7 +130,7 @@ def test_a_start_that_pefts_adalora_does_not_have_is_refused():
         ),
         (
             {"options": {"layers_to_transform": [0]}},
-            r"options.layers_to_transform: \[0\], allowed with targets: null alone",
+            r"options.layers_to_transform: \[0\], allowed only with targets: null",
         ),
     ],
 )
@@ -193,10 +193,10 @@ def test_what_a_few_layers_would_meet_and_many_miss_is_refused_as_soon_as_the_la
     ("options", "line"),
     [
         ({"total_step": 30}, r"options.total_step: 30, allowed: 12, the run's own, or none"),
-        ({"deltaT": 0}, r"options.deltaT: 0, allowed: whole numbers from 1 on"),
+        ({"deltaT": 0}, r"options.deltaT: 0, allowed: a whole number ≥ 1"),
         ({"deltaT": 1.5}, r"options.deltaT: 1.5, allowed: a whole number"),
-        ({"tfinal": -3}, r"options.tfinal: -3, allowed: whole numbers from 0 on"),
-        ({"target_r": 0}, r"options.target_r: 0, allowed: whole numbers from 1 on"),
+        ({"tfinal": -3}, r"options.tfinal: -3, allowed: a whole number ≥ 0"),
+        ({"target_r": 0}, r"options.target_r: 0, allowed: a whole number ≥ 1"),
         ({"deltaT": 50}, r"options.deltaT: 50, allowed: one with a multiple above tinit, 2, and below 8, where"),
     ],
 )
@@ -295,9 +295,9 @@ def test_every_other_start_is_another_start(start):
 @pytest.mark.parametrize(
     ("params", "line"),
     [
-        ({"options": {"inference_mode": True}}, r"options.inference_mode: True, allowed: none; the bridge decides it"),
+        ({"options": {"inference_mode": True}}, r"options.inference_mode: True, allowed: none; the bridge sets it"),
         ({"options": {"modules_to_save": ["head"]}}, r"options.modules_to_save: \['head'\], allowed: none; the bridge"),
-        ({"options": {"task_type": "CAUSAL_LM"}}, r"options.task_type: 'CAUSAL_LM', allowed: none; the bridge decides"),
+        ({"options": {"task_type": "CAUSAL_LM"}}, r"options.task_type: 'CAUSAL_LM', allowed: none; the bridge sets"),
         (
             {"options": {"rank_pattern": {"cf1": 4}}},
             r"options: PEFT's lora says: The following rank_pattern keys did not",
@@ -310,7 +310,7 @@ def test_every_other_start_is_another_start(start):
             {"options": {"exclude_modules": ["cf1"]}},
             r"options: PEFT's lora says: You have passed exclude_modules=.*'cf1'",
         ),
-        ({"options": {"fan_in_fan_out": True}}, r"options.fan_in_fan_out: True, allowed: none; PEFT makes it False by"),
+        ({"options": {"fan_in_fan_out": True}}, r"options.fan_in_fan_out: True, allowed: none; PEFT sets it to False"),
         ({"options": {"use_rslora": "yes", "r": 0}}, r"options.use_rslora: 'yes', allowed: true, false"),
         (
             {"options": {"runtime_config": {"a": 1}}},
@@ -324,15 +324,15 @@ def test_every_other_start_is_another_start(start):
         ({"method": "ln_tuning", "targets": ["morn"]}, r"targets: no module ends in 'morn'"),
         (
             {"targets": None, "options": {"target_modules": "all-linear"}},
-            r"targets: PEFT would adapt head, which belongs to the head, allowed: names of others",
+            r"targets: PEFT would adapt head, which belongs to the head, allowed: other names",
         ),
         (
             {"method": "pvera", "options": {"r": 2, "generator_seed": 3}},
-            r"options.generator_seed: 3, allowed: none; what it draws from is in no checkpoint",
+            r"options.generator_seed: 3, allowed: none; checkpoints do not include its generator",
         ),
         (
             {"method": "oft", "options": {"eps": 0.1}},
-            r"options.eps: 0.1, allowed with options.coft: true alone; else nothing reads it",
+            r"options.eps: 0.1, allowed only with options.coft: true; else PEFT ignores it",
         ),
     ],
     ids=str,

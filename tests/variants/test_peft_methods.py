@@ -358,5 +358,5 @@ def test_a_model_that_can_have_no_prompt_is_refused_in_a_line(method):
 
 @pytest.mark.parametrize("count", [None, 0, -1, 2.5, True])
 def test_a_prompt_has_a_length(count):
-    with pytest.raises(ValueError, match=rf"^options.num_virtual_tokens: {count}, allowed: whole numbers from 1 on$"):
+    with pytest.raises(ValueError, match=rf"^options.num_virtual_tokens: {count}, allowed: a whole number ≥ 1$"):
         Peft(method="prompt_tuning", targets=None, options={} if count is None else {"num_virtual_tokens": count})

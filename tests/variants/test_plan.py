@@ -75,7 +75,7 @@ def test_spiel_says_where_its_entries_move_but_once(caplog: pytest.LogCaptureFix
     with caplog.at_level(logging.WARNING):
         SpIEL(reselection_steps=96).plan(100)
     assert [record.message for record in caplog.records] == [
-        "spiel: reselection_steps: 96 leaves one selection in 100 steps, that after step 5: entries move but once"
+        "spiel: reselection_steps: 96 leaves one selection in 100 steps, after step 5: entries move only once"
     ]
 
 
@@ -93,5 +93,5 @@ def test_a_run_without_any_update_ends_well_or_in_one_line(cls: type[Variant], p
 def test_scores_that_were_never_taken_are_told_when_a_mask_needs_them() -> None:
     run = attach(AdaLoRA, {"rank": 4, "target_rank": 2, "initial_steps": 2, "final_steps": 4, "interval": 2})
     run.steps_done = STEPS - 4  # all before the final phase were left out, as with gradients that are not finite
-    with pytest.raises(RuntimeError, match="importance: no step was scored, for none before the final phase had"):
+    with pytest.raises(RuntimeError, match="importance: no step was scored; none before the final phase had"):
         train(run)

@@ -178,7 +178,7 @@ def test_a_skipped_step_leaves_nothing_in_the_statistic_and_the_next_one_takes_i
 
 def test_a_run_of_skipped_steps_ends_with_an_error():
     loop = looped(total=20, skipped=range(5, 21)).until(20)
-    with pytest.raises(RuntimeError, match="mask: none was chosen, for too few steps had gradients"):
+    with pytest.raises(RuntimeError, match="mask: none was chosen, because too few steps had finite gradients"):
         loop.variant.on_train_end(loop.step(20))
 
 
@@ -354,5 +354,5 @@ def test_a_collection_that_does_not_end_before_the_run_does_is_refused():
 def test_a_layer_that_takes_no_part_is_named():
     loop = looped(warmup_steps=0)
     loop.variant.on_step_begin(loop.step(1))
-    with pytest.raises(ValueError, match=r"mask: fc1 took no part in the loss; exclude it"):
+    with pytest.raises(ValueError, match=r"mask: fc1 is not part of the loss; exclude it"):
         loop.variant.on_gradients(loop.step(1))

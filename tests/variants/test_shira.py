@@ -36,7 +36,7 @@ def test_on_every_kind_of_layer_output_and_gradients_are_those_of_the_dense_matr
     torch.testing.assert_close(adapter(x), dense(x), rtol=1e-12, atol=1e-12)
     adapter(x).square().sum().backward()
     dense(x).square().sum().backward()
-    whole = adapter.form.__class__(dense)  # the dense layer's gradient in the layout of the matrix
+    whole = adapter.layer_kind.__class__(dense)  # the dense layer's gradient in the layout of the matrix
     expected = copy.deepcopy(dense)
     expected.weight.data = dense.weight.grad
     matrix = type(whole)(expected).matrix

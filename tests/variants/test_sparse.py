@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from variants.core import training_state as state
 from variants.core.adapters.masked_factors import MaskedFactors
-from variants.core.allocation.budget import share_out
+from variants.core.allocation.budget import apportion
 from variants.lora import LoRA
 from variants.sparse import SparseLoRA
 from variants.testing import contract
@@ -77,7 +77,7 @@ def test_values_and_moments_have_as_many_entries_as_the_mask_at_every_step():
             for part in ("A", "B"):
                 value = adapter.get_parameter(part)
                 shapes = {tuple(t.shape) for t in run.optimizer.state[value].values() if t.ndim}
-                assert shapes == {(len(adapter.places[part]),)} == {tuple(value.shape)}
+                assert shapes == {(len(adapter.indices[part]),)} == {tuple(value.shape)}
 
 
 def test_magnitude_keeps_the_largest_of_each_factor():
@@ -91,7 +91,7 @@ def test_magnitude_keeps_the_largest_of_each_factor():
         for part in ("A", "B"):
             score = dense.get_parameter(part).detach().abs()
             expected = score.argsort(descending=True, stable=True)[: len(score) // 4].sort().values
-            assert torch.equal(adapter.places[part], expected)
+            assert torch.equal(adapter.indices[part], expected)
             assert torch.equal(adapter.get_parameter(part), dense.get_parameter(part)[expected])
 
 
@@ -115,7 +115,7 @@ def test_sensitivity_smooths_weight_times_gradient():
 def test_rigl_grows_where_the_gradient_is_largest_and_starts_there_at_zero():
     run = attached(schedule="rigl", density=0.5, initial_steps=2, interval=9, regrow=0.5)
     contract.train(run, 1)
-    before = {name: adapter.places["A"].clone() for name, adapter in run.variant.adapters.items()}
+    before = {name: adapter.indices["A"].clone() for name, adapter in run.variant.adapters.items()}
     gradients: dict[str, torch.Tensor] = {}
     on_update = run.variant.on_update
 
@@ -128,12 +128,12 @@ def test_rigl_grows_where_the_gradient_is_largest_and_starts_there_at_zero():
     for name, adapter in run.variant.adapters.items():
         gone = torch.ones(len(gradients[name]), dtype=torch.bool)
         gone[before[name]] = False
-        new = [i for i, place in enumerate(adapter.places["A"].tolist()) if gone[place]]
+        new = [i for i, place in enumerate(adapter.indices["A"].tolist()) if gone[place]]
         assert new and not adapter.A[new].any()
         moments = run.optimizer.state[adapter.A]["exp_avg"]
         assert not moments[new].any() and moments.any()
         outside = gradients[name].abs() * gone
-        taken = adapter.places["A"][new]
+        taken = adapter.indices["A"][new]
         assert outside[taken].min() >= outside.index_fill(0, taken, 0.0).max()
 
 
@@ -174,7 +174,7 @@ def test_two_accumulated_batches_make_the_masks_of_one():
         runs.append(run.variant)
     for name, adapter in runs[0].adapters.items():
         other = runs[1].adapters[name]
-        assert all(torch.equal(adapter.places[part], other.places[part]) for part in ("A", "B"))
+        assert all(torch.equal(adapter.indices[part], other.indices[part]) for part in ("A", "B"))
         torch.testing.assert_close(adapter.delta(), other.delta(), rtol=1e-9, atol=1e-12)
 
 
@@ -219,9 +219,9 @@ def test_only_the_final_number_of_entries_may_be_handed_over():
 def test_the_rank_is_that_of_disjoint_ways_and_not_the_smaller_of_the_factors():
     adapter = MaskedFactors(torch.nn.Linear(4, 4), 2, 1.0, 0.0)
     # Both components read the same column, so that BA has rank 1 though B has rank 2.
-    adapter.take_places({"A": torch.tensor([0, 4]), "B": torch.arange(8)})
+    adapter.load_indices({"A": torch.tensor([0, 4]), "B": torch.arange(8)})
     assert adapter.rank == 1
-    adapter.take_places({"A": torch.tensor([0, 5]), "B": torch.arange(8)})
+    adapter.load_indices({"A": torch.tensor([0, 5]), "B": torch.arange(8)})
     assert adapter.rank == 2
 
 
@@ -231,7 +231,7 @@ def test_the_rank_is_the_largest_number_of_disjoint_ways_from_a_column_through_a
     for _ in range(20):
         adapter = MaskedFactors(torch.nn.Linear(7, 6), 4, 1.0, 0.0)
         a, b = (torch.nonzero(torch.rand(n, generator=generator) < density).flatten() for n in (4 * 7, 6 * 4))
-        adapter.take_places({"A": a, "B": b})
+        adapter.load_indices({"A": a, "B": b})
         assert adapter.rank == linked_components(a, b, columns=7, components=4)
 
 
@@ -255,7 +255,7 @@ def has_matching(neighbours: dict[int, set[int]]) -> bool:
 
 
 def test_share_out_gives_parts_their_share():
-    assert share_out({"A": 32, "B": 48}, 40, {"A": 32, "B": 48}) == {"A": 16, "B": 24}
+    assert apportion({"A": 32, "B": 48}, 40, {"A": 32, "B": 48}) == {"A": 16, "B": 24}
 
 
 @pytest.mark.parametrize(
@@ -306,7 +306,7 @@ def test_entries_that_change_places_leave_the_parameter_and_its_optimizer_as_rem
         state = optimizer.state[adapter.A]
         assert optimizer.param_groups[0]["params"][0] is adapter.A and adapter.rank == 3
         moments = [state[name] for name in ("exp_avg", "exp_avg_sq")]
-        ends.append([adapter.A.detach(), adapter.A.grad, adapter.places["A"], *moments])
+        ends.append([adapter.A.detach(), adapter.A.grad, adapter.indices["A"], *moments])
     assert all(torch.equal(mine, theirs) for mine, theirs in zip(*ends, strict=True))
 
 
@@ -314,7 +314,7 @@ def test_saved_places_are_taken_up_with_the_rank_that_they_allow():
     adapter = MaskedFactors(torch.nn.Linear(6, 5), 3, 1.0, 0.0)
     b = torch.arange(15)
     adapter.move("A", torch.arange(3), torch.arange(0), None)
-    adapter.take_places({"A": torch.tensor([0, 1, 2]), "B": b})
+    adapter.load_indices({"A": torch.tensor([0, 1, 2]), "B": b})
     assert adapter.rank == 1
-    adapter.take_places({"A": torch.tensor([0, 7, 14]), "B": b})
+    adapter.load_indices({"A": torch.tensor([0, 7, 14]), "B": b})
     assert adapter.rank == 3

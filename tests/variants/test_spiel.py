@@ -15,8 +15,9 @@ from tests.variants.kinds import OF_EVERY_KIND
 from tests.variants.oracles import LAYERS, Toy
 from tests.variants.plain import SHAPES, ElementAdam, Loop, batch, close, dense_gradients, toy
 from variants.core import training_state
+from variants.core.adapters.moving_delta import MovingDelta
 from variants.core.layers import matrix
-from variants.spiel import Moving, SpIEL, _adam_step
+from variants.spiel import SpIEL, _adam_step
 from variants.testing import contract
 from variants.testing.contract import HEAD, STEPS
 
@@ -186,7 +187,7 @@ def test_a_new_value_starts_at_zero_with_moments_that_are_unbiased_and_an_age_of
     for name, adapter in loop.variant.adapters.items():
         known = {
             place: (float(estimates[name].total[i] + gradients[name][i]), float(estimates[name].squares[i]))
-            for i, place in enumerate(estimates[name].places.tolist())
+            for i, place in enumerate(estimates[name].indices.tolist())
         }
         moments = loop.optimizer.state[adapter.values]
         for slot, place in enumerate(adapter.indices.tolist()):
@@ -289,13 +290,13 @@ def test_a_collection_that_came_to_no_selection_is_no_part_of_the_next():
 def test_a_run_whose_steps_are_all_skipped_ends_with_an_error():
     loop = looped(total=8, skipped=range(1, 9)).until(8)
     assert not loop.variant.is_final_form(loop.step(8))
-    with pytest.raises(RuntimeError, match="selection: none was made, for too few steps had gradients"):
+    with pytest.raises(RuntimeError, match="selection: none was made, because too few steps had finite gradients"):
         loop.variant.on_train_end(loop.step(8))
 
 
 def test_a_share_that_never_reaches_one_entry_is_an_error_at_the_end():
     loop = looped(profile="released", rate_schedule="cosine", reselection_rate=0.01).until(TOTAL)
-    with pytest.raises(RuntimeError, match="selection: no entry has ever moved; a larger reselection_rate or density"):
+    with pytest.raises(RuntimeError, match="selection: no entry has ever moved; increase reselection_rate or density"):
         loop.variant.on_train_end(loop.step(TOTAL))
 
 
@@ -329,7 +330,7 @@ def test_what_is_saved_in_the_middle_of_a_collection_goes_on_to_the_same_places(
 def test_on_every_kind_of_layer_candidates_are_the_largest_of_the_dense_gradient(layer: nn.Module, x: torch.Tensor):
     base = copy.deepcopy(layer).double()
     x = x.double() if x.is_floating_point() else x
-    adapter = Moving(copy.deepcopy(base), torch.arange(0, 40, 2))
+    adapter = MovingDelta(copy.deepcopy(base), torch.arange(0, 40, 2))
     nn.init.normal_(adapter.values)
     dense = copy.deepcopy(base)
     dense.weight.data += adapter.delta_weight()
@@ -339,9 +340,9 @@ def test_on_every_kind_of_layer_candidates_are_the_largest_of_the_dense_gradient
     adapter.begin_step(watched=True)
     adapter(x).square().sum().backward()
     estimate = adapter.fresh
-    assert len(set(estimate.places.tolist())) == 20 and estimate.samples == 1
-    assert gradient.abs()[estimate.places].min() >= gradient.abs().sort().values[-20] * (1 - 1e-9)
-    torch.testing.assert_close(estimate.total, gradient[estimate.places], rtol=1e-9, atol=1e-11)
+    assert len(set(estimate.indices.tolist())) == 20 and estimate.samples == 1
+    assert gradient.abs()[estimate.indices].min() >= gradient.abs().sort().values[-20] * (1 - 1e-9)
+    torch.testing.assert_close(estimate.total, gradient[estimate.indices], rtol=1e-9, atol=1e-11)
     torch.testing.assert_close(adapter.present, adapter.values.grad)
     assert adapter.gradient is None, "nothing dense is kept"
 
@@ -451,7 +452,7 @@ def test_adam_takes_its_place_as_well_as_adamw():
 def test_a_layer_that_takes_no_part_and_a_gradient_that_is_not_finite_are_named():
     loop = looped()
     loop.variant.on_step_begin(loop.step(1))
-    with pytest.raises(ValueError, match=r"selection: fc1 took no part in the loss; exclude it"):
+    with pytest.raises(ValueError, match=r"selection: fc1 is not part of the loss; exclude it"):
         loop.variant.on_gradients(loop.step(1))
     (loop.model(batch(1)[0]).sum() * math.inf).backward()
     loop.variant.on_gradients(loop.step(1))

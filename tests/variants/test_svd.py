@@ -341,9 +341,8 @@ def test_the_basis_is_in_no_state_and_reported(cls):
 def test_the_report_weighs_the_energy_of_the_layers():
     run = attach(SVDiff, {"rank": 3})
     adapters = run.variant.adapters.values()
-    weights, deltas = (
-        [m.detach() for m in part] for part in zip(*((a.form.matrix, a.U * a.s @ a.Vh) for a in adapters), strict=True)
-    )
+    pairs = [(adapter.layer_kind.matrix, adapter.U * adapter.s @ adapter.Vh) for adapter in adapters]
+    weights, deltas = ([matrix.detach() for matrix in part] for part in zip(*pairs, strict=True))
     missed = sum((w - d).square().sum() for w, d in zip(weights, deltas, strict=True))
     found = run.variant.report()
     assert found["decomposition.explained"] == pytest.approx(1 - float(missed / sum(w.square().sum() for w in weights)))
@@ -385,7 +384,7 @@ def test_training_leaves_the_basis_alone():
 @pytest.mark.parametrize(
     ("cls", "settings", "message"),
     [
-        (SVDiff, {"rank": 0}, "rank: 0, allowed: a whole number ≥ 1, a share"),
+        (SVDiff, {"rank": 0}, "rank: 0, allowed: a whole number ≥ 1, a fraction"),
         (SVDiff, {"scale": 0}, "scale: 0, allowed: a number > 0"),
         (SVDiff, {"decomposition": "nmf"}, "rank: null, allowed with decomposition=nmf: a whole number"),
         (SVFT, {"pattern": "diagonal"}, "pattern: 'diagonal', allowed: plain, banded, random, top_k"),
@@ -432,5 +431,5 @@ def test_dropout_on_row_numbers_is_refused():
     variant = LoRAXS(rank=2, dropout=0.1, targets=["0"])
     with torch.device("meta"):
         model = nn.Sequential(nn.Embedding(10, 6))
-    with pytest.raises(ValueError, match=r"dropout: 0.1 on the Embedding 0, allowed: 0; its input is a row number"):
+    with pytest.raises(ValueError, match=r"dropout: 0.1 on the Embedding 0, allowed: 0; its input is an index"):
         variant.check(model)

@@ -219,7 +219,7 @@ def test_a_schedule_longer_than_the_run_is_refused_before_a_weight_is_there(
 def test_dropout_is_refused_where_training_starts_from_the_weight(init: str) -> None:
     with pytest.raises(ValueError) as caught:
         LoRA(init=init, dropout=0.1)
-    assert str(caught.value) == f"dropout: 0.1 with init: {init}, allowed: 0; W would lose what is dropped"
+    assert str(caught.value) == f"dropout: 0.1 with init: {init}, allowed: 0; dropout would act on B A but not on B₀ A₀"
 
 
 # -- targets on a tied or shared weight ---------------------------------------------------------
@@ -229,7 +229,7 @@ GPT = GPT2Config(vocab_size=20, n_embd=8, n_layer=1, n_head=1, n_positions=8)
 T5 = T5Config(vocab_size=20, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=1)
 TIED = [
     (BertForMaskedLM, BERT, ["word_embeddings"], "bert.embeddings.word_embeddings", "cls.predictions.decoder"),
-    (GPT2LMHeadModel, GPT, "all-linear", "lm_head", "transformer.wte"),
+    (GPT2LMHeadModel, GPT, ["lm_head"], "lm_head", "transformer.wte"),
     (T5ForSequenceClassification, T5, ["shared"], "transformer.shared", "transformer.encoder.embed_tokens"),
 ]
 WITH_TARGETS = [cls for cls in all_variants() if issubclass(cls, AdapterVariant) or cls is Peft]
@@ -250,8 +250,8 @@ def test_a_tied_weight_of_a_real_model_is_refused(
             assert str(caught.value) == f"targets: {name} shares its weight with {other}; exclude it"
 
 
-def test_with_the_tied_weight_excluded_the_rest_is_adapted() -> None:
-    variant = LoRA(rank=1, exclude=["lm_head"])
+def test_all_linear_layers_are_those_of_the_backbone_and_not_the_tied_output_layer() -> None:
+    variant = LoRA(rank=1)
     variant.attach(GPT2LMHeadModel(GPT))
     names = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
     assert list(variant.ranks()) == [f"transformer.h.0.{name}" for name in names]

@@ -112,7 +112,7 @@ def test_a_copy_is_whole_and_apart(case):
     adapter.eval()
     other = copy.deepcopy(adapter)
     assert type(other) is type(adapter) and torch.equal(other(x), adapter(x))
-    assert other.base is not adapter.base and other.form.layer is other.base
+    assert other.base is not adapter.base and other.layer_kind.layer is other.base
     state = {name: tensor.clone() for name, tensor in adapter.state_dict().items()}
     with torch.no_grad():
         for parameter in other.parameters():

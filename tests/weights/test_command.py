@@ -147,7 +147,7 @@ def test_a_layer_pruned_to_rank_0_is_trained_saved_loaded_merged_and_exported(tr
 def test_where_every_layer_has_rank_0_merged_is_left(trained, tiny_model, capsys):
     folder = trained("variant=sora", "variant.threshold=10", "train.max_steps=2")
     assert main(["export", str(folder), "--to", "peft"]) == 2
-    message = "weights: --to peft: all 12 layers have rank 0, and PEFT needs one that has more; allowed: merged\n"
+    message = "weights: --to peft: all 12 layers have rank 0, PEFT needs one with more; allowed: merged\n"
     assert capsys.readouterr().err == message
     assert main(["export", str(folder), "--to", "merged"]) == 0
     assert sorted(path.name for path in (folder / "export").iterdir()) == ["merged"]
@@ -338,7 +338,7 @@ def test_what_can_not_be_done_is_one_line_and_exit_code_2(trained, tmp_path, cap
     nowhere = tmp_path / "nowhere"
     for arguments in (["export", str(nowhere), "--to", "merged"], ["truncate", str(nowhere), "--rank", "1"]):
         assert main(arguments) == 2
-        assert capsys.readouterr().err == f"weights: {nowhere}: no finished run, which has a record.json\n"
+        assert capsys.readouterr().err == f"weights: {nowhere}: not a finished run; record.json is missing\n"
     folder = trained("train.max_steps=2")
     assert main(["export", str(folder), "--to", "merged", "--output", str(tmp_path)]) == 2
     message = f"weights: --output: {tmp_path} is there already; name another folder, or remove it\n"

@@ -127,7 +127,7 @@ def test_a_model_of_conf_is_fetched_as_a_run_fetches_it(tiny_model, call):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["nowhere"], "model: 'nowhere', allowed: a folder, folder, hub, minilm"),
+        (["nowhere"], "model: 'nowhere', allowed: a folder, efficientnet_lite0, folder, hub, minilm"),
         (["folder"], "model: model.path: not given"),
         (["folder", "--override", "model.path=nowhere"], "model: model.path: 'nowhere' is not a folder"),
         (["{model}", "--override", "model.path=x"], "--override: 'model.path=x' with a folder, allowed: none"),

@@ -104,7 +104,7 @@ class Loop:
         if self.cfg.train.gradient_checkpointing:
             model: Any = self.model
             model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
-        processes.part_ways(self.cfg.seed)
+        processes.seed_apart(self.cfg.seed)
         self.resume()
         if self.done == 0:
             self.rank_log.write(0, self.variant.ranks())
@@ -152,7 +152,7 @@ class Loop:
         self.done = index
         self.step_log.add(taken)
         units = torch.stack([self.objective.units(batch) for batch in batches]).sum()
-        counters.add_later(tokens=collectives.total(units))
+        counters.add_later(tokens=collectives.all_reduce_sum(units))
         if not taken.moved and counters.skipped > self.cfg.train.max_skipped:
             raise RunFailed(
                 f"train.max_skipped: step {index} is the {_nth(counters.skipped)} "

@@ -11,7 +11,7 @@ import torch
 from omegaconf import DictConfig
 from torch import nn
 
-from trainer.errors import ConfigError
+from trainer.errors import ConfigError, message
 from trainer.instantiate import make
 from trainer.loop import schedules
 from variants.core.target_modules import inside
@@ -77,7 +77,7 @@ def _refusal(cls: type[torch.optim.Optimizer], optim: DictConfig, settings: Mapp
     try:
         cls([group], **settings).step()
     except Exception as error:  # whatever a class of the user's may raise
-        return " ".join(str(error).split()) or type(error).__name__
+        return message(error) or type(error).__name__
     return None
 
 

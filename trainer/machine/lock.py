@@ -8,9 +8,9 @@ Each run has two files, because no single kind of lock works on both a laptop an
                       time, and a thread of the owner renews it every `LEASE` / 4 seconds.
 
 If the owner of a lease is a dead process of this host, the lease is taken over at once. A lease of another host is
-taken over after `LEASE` seconds without renewal, measured by the waiting process's clock, so that clocks need not agree.
-Only a lease that looks expired, or is dated in the future, is waited for: a live lease adds no delay. An owner that has
-lost its lease (the machine slept, the file system hung) stops after the current step and saves nothing.
+taken over after `LEASE` seconds without renewal, measured by the waiting process's clock, so that clocks need not
+agree. Only a lease that looks expired, or is dated in the future, is waited for: a live lease adds no delay. An owner
+that has lost its lease (the machine slept, the file system hung) stops after the current step and saves nothing.
 """
 
 from __future__ import annotations

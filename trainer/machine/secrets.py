@@ -1,7 +1,7 @@
-"""No key, token or password of the user's may reach a run's folder or a terminal.
+"""Keeps keys, tokens and passwords out of run folders and off the terminal.
 
-A key belongs in the environment or in the file where `wandb login` puts it; a config is copied into every
-run's folder. What looks like a secret is known by the name of its environment variable, as in WANDB_API_KEY.
+A config is copied into every run's folder, so a key belongs in the environment or in the file of `wandb login`.
+The value of an environment variable is a secret if its name says so, as in WANDB_API_KEY.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from trainer.identity import flatten
 from trainer.plain import mapping
 
 _NAMES = re.compile(r"(.*_)?(key|token|secret|password|credentials)", re.IGNORECASE)
-_SHORTEST = 8  # characters; a shorter value may be any word
+_SHORTEST = 8  # characters; a shorter value could be an ordinary word
 
 
 def refuse(config: DictConfig) -> None:
-    """Raises `ConfigError`, without the value, for a field that is meant for a secret or that holds one."""
+    """Raises `ConfigError`, without the value, for a field that is named like a secret or contains one."""
     tracker = config.get("tracker")
     for name, _ in flatten(mapping(tracker, resolve=False) if isinstance(tracker, DictConfig) else {}):
         if _NAMES.fullmatch(name.rpartition(".")[2]):
             raise ConfigError(
-                f"tracker.{name}: no setting for it, a config is copied into every run's folder; "
-                "a key goes into the environment (WANDB_API_KEY) or to `wandb login`"
+                f"tracker.{name}: no such setting, because a config is copied into every run's folder; "
+                "put a key into the environment (WANDB_API_KEY) or use `wandb login`"
             )
     secrets = list(_secrets())
     if not secrets:
@@ -39,7 +39,7 @@ def refuse(config: DictConfig) -> None:
 
 
 def scrubbed(text: str) -> str:
-    """The text with every secret of the environment blotted out."""
+    """The text with every secret of the environment replaced by ***."""
     for _, secret in _secrets():
         text = text.replace(secret, "***")
     return text
@@ -47,6 +47,6 @@ def scrubbed(text: str) -> str:
 
 def _secrets() -> Iterator[tuple[str, str]]:
     for variable, value in os.environ.items():
-        is_place = value.startswith(("/", "~", "."))  # of a file with a key, as in SSH_KEY
-        if _NAMES.fullmatch(variable) and len(value) >= _SHORTEST and not is_place:
+        is_path = value.startswith(("/", "~", "."))  # of a file with a key, as in SSH_KEY
+        if _NAMES.fullmatch(variable) and len(value) >= _SHORTEST and not is_path:
             yield variable, value

@@ -1,10 +1,10 @@
-"""The frozen backbone divided among the processes of a run (FSDP); what is trained stays whole on each of them.
+"""Shards the frozen backbone over the processes of a run (FSDP); trainable parameters are replicated.
 
-Each process keeps 1/n of every frozen weight. `torch.distributed.fsdp.fully_shard` puts a block's weights together
-before its forward and its backward pass and lets go of them after it, so that the numbers, to the bit, are those of
-a backbone that is whole. Adapters, head and everything else that a variant has made are ordinary tensors on every
-process: they are resized, saved and loaded as ever, and a checkpoint knows nothing of this. Memory is saved from the
-first step on; before it every process has loaded the whole model.
+Each process keeps 1/n of every frozen weight. `torch.distributed.fsdp.fully_shard` gathers a block's weights before its
+forward and its backward pass and frees them afterwards, so that results are bit-identical to an unsharded backbone.
+Adapters, head and everything else that a variant creates are ordinary tensors on every process. They are resized,
+saved and loaded as usual, and checkpoints do not depend on sharding. It saves memory from the first step on; before
+that every process has loaded the whole model.
 """
 
 from __future__ import annotations
@@ -22,32 +22,32 @@ from variants.core.variant import Variant
 
 
 def refuse_readers(variant: Variant) -> None:
-    """Raises `ConfigError` for a variant that needs the frozen weights whole."""
+    """Raises `ConfigError` for a variant that reads frozen weights outside a forward or backward pass."""
     if (field := variant.needs_whole_weights()) is not None:
         raise ConfigError(f"machine.fsdp: true with variant.{field}, allowed: false; it reads weights between passes")
 
 
 def shard(model: nn.Module, backbone: Iterable[nn.Parameter], variant: Variant, device: torch.device) -> None:
-    """Divides the frozen ones among `backbone`, the parameters that `model` had before `variant` was attached.
+    """Shards the frozen parameters of `backbone`: those that `model` had before `variant` was attached.
 
-    Raises `ConfigError` for a variant that needs them whole, or leaves none frozen.
+    Raises `ConfigError` for a variant that reads them between passes or leaves none frozen.
     """
     refuse_readers(variant)
     frozen = {id(parameter) for parameter in backbone if not parameter.requires_grad}
-    whole = {parameter for parameter in model.parameters() if id(parameter) not in frozen}
-    if len(whole) == len(list(model.parameters())):
+    replicated = {parameter for parameter in model.parameters() if id(parameter) not in frozen}
+    if len(replicated) == len(list(model.parameters())):
         raise ConfigError(f"machine.fsdp: true with {variant.name}, allowed: false; it leaves no weight frozen")
     mesh = init_device_mesh(device.type, (count(),))
     for module in [*_blocks(model), model]:
-        fully_shard(module, mesh=mesh, ignored_params=whole, reshard_after_forward=True)
+        fully_shard(module, mesh=mesh, ignored_params=replicated, reshard_after_forward=True)
 
 
 def _blocks(module: nn.Module) -> list[nn.Module]:
-    """The outermost modules that stand in a list and are called as one: the layers of a transformer."""
-    found = []
+    """The outermost modules in a `ModuleList`: the layers of a transformer."""
+    blocks = []
     for child in module.children():
         if isinstance(child, nn.ModuleList):
-            found += [entry for entry in child if not isinstance(entry, nn.ModuleList | nn.ModuleDict)]
+            blocks += [entry for entry in child if not isinstance(entry, nn.ModuleList | nn.ModuleDict)]
         else:
-            found += _blocks(child)
-    return found
+            blocks += _blocks(child)
+    return blocks

@@ -6,7 +6,7 @@ import contextlib
 import pickle
 from collections.abc import Iterator
 
-from trainer.errors import ConfigError
+from trainer.errors import ConfigError, message
 from variants.core.out_of_memory import is_out_of_memory
 
 # Given to every `from_pretrained` and `from_config`: else transformers asks on the terminal, and waits for an answer.
@@ -25,7 +25,7 @@ def reading(what: str) -> Iterator[None]:
 
 
 def _explained(error: Exception) -> str:
-    text = " ".join(str(error).split())
+    text = message(error)
     # What these advise, to switch a protection off, is not what the suite does.
     if "trust_remote_code" in text:
         return "asks for code that comes with it (auto_map), which is never run; allowed: what transformers has itself"

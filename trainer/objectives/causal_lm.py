@@ -1,12 +1,14 @@
 """Language models that predict each token from those before it, in three forms told by the columns of a task's rows.
 
 - `text`: all tokens are learned, in blocks of `data.max_length` tokens that texts fill one behind the other. A text
-  begins with the tokenizer's token for it, from which its first token is predicted. Evaluated is each text by itself,
+  begins with the tokenizer's token for it, from which its first token is predicted; it does not see those before it,
+  where the model can keep them apart (see `language_models.say_of_blocks`). Evaluated is each text by itself,
   in windows whose first token is predicted from the last one before: loss, perplexity, bits per byte.
 - `prompt` and `response`, or `messages` (through the tokenizer's chat template; the last one is the response): learned
   is the response alone, or with loss_on=all the prompt, too. What the model writes behind a prompt is scored.
 - `prompt`, `choices` and `label`: learned is the right answer. Chosen is the answer with the highest log-likelihood
-  (accuracy), or with the highest one over its length in bytes (accuracy_norm).
+  (accuracy), or with the highest one over its number of letters
+  (accuracy_norm), as acc and acc_norm of lm-evaluation-harness are.
 
 The first token of a row is never counted, nor is padding. A prompt that is too long is cut from its left, an answer
 never.
@@ -116,6 +118,8 @@ class CausalLM(Objective):
 
     def check_loaded(self, model: Any, tokenizer: Any, rows: Rows) -> None:
         language_models.refuse_not_causal(model, rows[0]["input_ids"])
+        if self.form == "text":
+            language_models.say_of_blocks(model, [rows[place]["input_ids"] for place in (0, len(rows) - 1)])
         if self.generates:
             language_models.refuse_padding(model, tokenizer, [rows[place]["prompt"] for place in (0, len(rows) - 1)])
 
@@ -155,16 +159,21 @@ class CausalLM(Objective):
             return Rows({"input_ids": ids}, labels, rows.indices)
         assert isinstance(ids, Ragged)
         tokens, counted, owner = [], [], []
+        positions: list[int] = []
         for row in rows.indices.tolist():
             own = ids[row]
             tokens += own
             counted += labels[row]
             owner += [row] * len(own)
+            begun = len(positions)  # of the text; in a later block its positions are counted from that block's start
+            positions += [min(place, (begun + place) % max_length) for place in range(len(own))]
         starts = [place for place in range(0, len(tokens), max_length) if len(tokens) - place > 1]
         blocks = [tokens[place : place + max_length] for place in starts]
         targets = [counted[place : place + max_length] for place in starts]
         of = np.array([owner[place] for place in starts])
-        return Rows({"input_ids": _ragged(blocks)}, _ragged(targets), np.arange(len(blocks)), of)
+        places = [positions[place : place + max_length] for place in starts]
+        columns = {"input_ids": _ragged(blocks), "position_ids": _ragged(places)}
+        return Rows(columns, _ragged(targets), np.arange(len(blocks)), of)
 
     def for_evaluation(self, rows: Rows, folder: Path, max_length: int) -> Rows:
         """Of texts their windows, of choices a row for each; else the rows as they are."""
@@ -186,6 +195,8 @@ class CausalLM(Objective):
             if "prompt" in rows[0] and self.generates:
                 before = language_models.padded([row["prompt"] for row in rows], filling, left=True)
                 found |= {f"prompt_{name}": tensor for name, tensor in before.items()}
+            if "position_ids" in rows[0]:
+                found["position_ids"] = language_models.padded([row["position_ids"] for row in rows], 0)["input_ids"]
             if "extra" in rows[0]:
                 found["extra"] = torch.tensor([row["extra"] for row in rows])
             return found
@@ -308,7 +319,7 @@ class CausalLM(Objective):
         scores = np.empty(len(row["choices"]))
         for nll, _, choice, _ in found:
             scores[choice] = -nll
-        sizes = np.array([len(choice.encode()) for choice in row["choices"]])
+        sizes = np.array([len(choice) for choice in row["choices"]])
         right, guess = int(row["label"]), int(scores.argmax())
         ((nll, tokens, *_),) = [one for one in found if one[2] == right]
         stats = {"correct": float(guess == right), "correct_norm": float(int((scores / sizes).argmax()) == right)}
@@ -322,7 +333,11 @@ class CausalLM(Objective):
 
     def _nll(self, model: Network, inputs: Mapping[str, torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
         """Of each place the negative log-likelihood of the next token (rows, length), 0 where that does not count."""
-        logits = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits
+        # Positions that begin anew keep the texts of a block apart, where no mask is given.
+        ids, positions = inputs["input_ids"], inputs.get("position_ids")
+        apart = {"position_ids": positions, "use_cache": False}
+        how = apart if positions is not None else {"attention_mask": inputs["attention_mask"]}
+        logits = model(input_ids=ids, **how).logits
         logits = logits[:, -labels.shape[1] :]  # a method may have put words of its own in front
         logits = logits if logits.dtype.itemsize >= 4 else logits.float()
         # The labels are moved, not the logits: a part of these would be a copy.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,8 @@ from trainer.objectives import generated
 if TYPE_CHECKING:
     from trainer.data.sources import TaskData
     from trainer.loop.network import Network
+
+log = logging.getLogger(__name__)
 
 TOLERANCE = 1e-4  # change of logits, of the largest, that is rounding; beyond it something else was read
 
@@ -124,6 +127,19 @@ def refuse_not_causal(model: Any, row: Sequence[int]) -> None:
 
 
 @torch.no_grad()
+def say_of_blocks(model: Any, texts: Sequence[Sequence[int]]) -> None:
+    """Warns where a text in a block sees the texts before it: where positions that begin anew don't keep them apart, as
+    they do in transformers' own attention masks."""
+    first, second = (list(text[:16]) for text in texts)
+    block = torch.tensor([[*first, *second]])
+    positions = torch.tensor([[*range(len(first)), *range(len(second))]])
+    together = _in_eval(model, input_ids=block, position_ids=positions, use_cache=False)[:, len(first) :]
+    alone = _in_eval(model, input_ids=block[:, len(first) :], position_ids=positions[:, len(first) :])
+    if _change(alone, together) > TOLERANCE:
+        log.warning("task: %s can't keep apart the texts of a block: each sees those before it", type(model).__name__)
+
+
+@torch.no_grad()
 def refuse_padding(model: Any, tokenizer: Any, pair: Sequence[Sequence[int]]) -> None:
     """Raises `ConfigError` where padding on a prompt's left changes what follows: it would depend on other prompts."""
     if len(pair[0]) == len(pair[1]):
@@ -148,7 +164,7 @@ def _next(model: Any, tokenizer: Any, batch: Mapping[str, torch.Tensor]) -> torc
     return found
 
 
-def _in_eval(model: Any, **inputs: torch.Tensor) -> torch.Tensor:
+def _in_eval(model: Any, **inputs: Any) -> torch.Tensor:
     training = model.training
     found: torch.Tensor = model.eval()(**inputs).logits
     model.train(training)

@@ -55,7 +55,8 @@ class SequenceClassification(Objective):
         there = self.content.splits["train"].column_names
         if not {"text", "label"} <= set(there):
             columns = ", ".join(name for name in there if name != "id")
-            raise ConfigError(f"task: columns {columns} for a {self.title}; allowed: text, label; or another task.kind")
+            allowed = "allowed for a class or a number of each text: text, label; or another task.kind"
+            raise ConfigError(f"task: columns {columns}, {allowed}")
         metrics.check(self.asked, OF_NUMBERS if self.labels is None else OF_CLASSES, self.title)
         metrics.classes(self.labels, self.positive, self.asked)
 

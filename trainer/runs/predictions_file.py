@@ -2,7 +2,8 @@
 
 Columns: `split`, `id` of the example, `unit` (what an example is), `reference`, `prediction`, and `stats.*`: numbers
 whose sums over examples give the metrics. The formulas that do so are in the file's metadata, by the metric's name.
-A kind that keeps the model's raw outputs has them in `outputs`.
+A kind that keeps the model's raw outputs has them in `outputs`, and its `reference` in `label`, too: the name by which
+users' scripts have always read a class or a number.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ def write(
         columns |= {"reference": one.reference, "prediction": one.prediction}
         columns |= {f"stats.{name}": np.asarray(values, np.float64) for name, values in one.stats.items()}
         if one.outputs is not None:
+            columns["label"] = one.reference
             columns["outputs"] = list(one.outputs.reshape(len(one), -1).astype(np.float32))
         frames.append(pd.DataFrame(columns))
     table = pa.Table.from_pandas(pd.concat(frames), preserve_index=False)

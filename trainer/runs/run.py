@@ -21,7 +21,7 @@ from omegaconf import OmegaConf
 
 from trainer import record
 from trainer.data import rows as data
-from trainer.errors import ConfigError, Pruned, RunFailed
+from trainer.errors import ConfigError, Pruned, RunFailed, message
 from trainer.hashing import sha256
 from trainer.loop import cost, unfinished
 from trainer.loop.loop import Loop
@@ -130,14 +130,8 @@ def record_death(planned: Planned, overrides: list[str], line: str) -> None:
 
 def _blank(planned: Planned, overrides: list[str], started: str) -> record.Record:
     """The record of a run that starts."""
-    config = planned.config
     return record.Record(
-        run_id=planned.run_id,
-        study=config.study,
-        variant=config.variant.name,
-        task=config.task.name,
-        model=config.model.name,
-        seed=config.seed,
+        **planned.names,
         started=started,
         overrides=overrides,
         config=planned.identity.settings,
@@ -145,7 +139,7 @@ def _blank(planned: Planned, overrides: list[str], started: str) -> record.Recor
         git=_git(),
         code={} if planned.code is None else {"variant": planned.code},
         versions=versions(),
-        hardware=_hardware(config.machine.threads),
+        hardware=_hardware(planned.config.machine.threads),
     )
 
 
@@ -299,7 +293,7 @@ class _Clock:
 
 def _line(error: Exception) -> str:
     """An error as one line; a name in front where the message alone would not say what happened."""
-    text = " ".join(str(error).split())
+    text = message(error)
     text = text if isinstance(error, _KNOWN) else f"{type(error).__name__}: {text}"
     return f"out of memory: {text}" if is_out_of_memory(error) else text
 

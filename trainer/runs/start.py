@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from trainer import origin
-from trainer.errors import ConfigError
+from trainer.errors import ConfigError, message
 from trainer.record import ADAPTER, Record
 from variants.core import state_files, training_state
 
@@ -30,7 +30,7 @@ def take_up(parts: Parts, model: nn.Module) -> None:
         state = state_files.load(found.folder / ADAPTER)
         training_state.start_from(model, parts.variant, state, () if takes_head else parts.head)
     except (state_files.CorruptState, ValueError, KeyError) as error:
-        text = " ".join(str(error).split())
+        text = message(error)
         raise ConfigError(f"init_from: {found.folder}: {parts.variant.name} can't start from it: {text}") from None
     row = found.record
     head = "its head" if takes_head else "a new head"

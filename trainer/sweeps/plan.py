@@ -67,6 +67,12 @@ class Planned:
     def failed(self) -> bool:
         return self.record is not None and self.record.status == "failed"
 
+    @property
+    def names(self) -> dict[str, Any]:
+        """What a record and a dashboard call the run."""
+        names = {part: self.config[part].name for part in ("variant", "task", "model")}
+        return {"run_id": self.run_id, "study": self.config.study, **names, "seed": self.config.seed}
+
     def locked(self) -> AbstractContextManager[None]:
         """Locks the run. Raises `Locked` if another process is carrying it out; see `trainer.machine.lock`.
 

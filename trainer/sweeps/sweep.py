@@ -86,7 +86,7 @@ def refuse_ignored(hydra: DictConfig, multirun: bool) -> None:
 
 def _refuse_folder(name: str, value: Any) -> NoReturn:
     raise ConfigError(
-        f"{name}: {value!r}, allowed: none; a run's folder is <runs_dir>/<study>/<name of the run>, set runs_dir or study"
+        f"{name}: {value!r}, allowed: none; a run's folder is <runs_dir>/<study>/<name of the run>: set runs_dir, study"
     )
 
 

@@ -33,7 +33,9 @@ class Titles:
             return " ".join(f"{key}={fields[key]}" for key in varying or fields)
         names = {"variant": config.variant.get("name"), "task": config.task.get("name")}
         shown = [key for key in self._varying if key in fields and self._is_shown(key, fields, names)]
-        return " ".join([f"{names['variant']}", *(self._field(key, fields[key]) for key in shown), f"on {names['task']}"])
+        return " ".join(
+            [f"{names['variant']}", *(self._field(key, fields[key]) for key in shown), f"on {names['task']}"]
+        )
 
     def label(self, number: int, config: DictConfig) -> str:
         """The title of a run on a terminal, with its number in the sweep and its seed."""

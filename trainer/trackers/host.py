@@ -1,13 +1,12 @@
 """The tracker's process: `python -m trainer.trackers.host`, started by guard.py.
 
-On standard input comes one line, a JSON object with the tracker's config and the run, and later the word
-`finish`; its end without that word means that the run's process is gone. On standard output go JSON objects,
-one a line:
+Standard input has one line, a JSON object with the tracker's config and the run, and later the word `finish`. If it
+ends without that word, the run's process has died. Standard output has JSON objects, one per line:
 
-    {"busy": "start"}, {"busy": null}    a call of the tracker begins, is over
+    {"busy": "start"}, {"busy": null}    a call of the tracker begins, has ended
     {"note": …}, {"warning": …}          for the terminal
-    {"failed": …}                        the tracker has raised; the last word
-    {"done": true}                       the tracker has been closed; the last word
+    {"failed": …}                        the tracker has raised; the last message
+    {"done": true}                       the tracker has been closed; the last message
 """
 
 from __future__ import annotations
@@ -26,6 +25,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from trainer import record
+from trainer.errors import message
 from trainer.instantiate import make
 from trainer.machine.secrets import scrubbed
 from trainer.record_text import write_json
@@ -33,13 +33,13 @@ from trainer.trackers import rows
 from trainer.trackers.tail import Tail, count
 from trainer.trackers.tracker import RunInfo, Started, Tracker
 
-FILENAME = "tracker.json"  # in a run's folder: where the run is shown, and how many lines have been sent
+FILENAME = "tracker.json"  # in a run's folder: address of the run, and number of lines sent
 METRICS, RANKS = "metrics.jsonl", "ranks.jsonl"
-EVERY = 0.5  # seconds between two looks at the files
+EVERY = 0.5  # seconds between two reads of the files
 
 
 class Host:
-    """One tracker and the run that it shows."""
+    """One tracker and its run."""
 
     def __init__(
         self, tracker: Tracker, run: RunInfo, name: str, seen: dict[str, list[str]], keeps: bool = True
@@ -49,20 +49,20 @@ class Host:
         self.tails = [Tail(run.folder / file, seen.get(file, ())) for file in (RANKS, METRICS)]
 
     def serve(self, say: Callable[..., None], wait: Callable[[float], bool | None]) -> None:
-        """Follows the files until the run ends. wait: see `_command`."""
+        """Gives new lines of the files to the tracker until the run ends. say: a message. wait: see `_command`."""
         say(busy="start")
         self.started = self.tracker.start(self.run)
         say(busy=None, **{"warning" if self.started.warning else "note": self.started.warning or self.started.note})
         self._keep(self.started)
         ended = None
         while ended is None:
-            ended = wait(EVERY)  # first this, then the files: what was written before the end is read after it
-            found = sorted(self._fresh(), key=lambda row: row["step"])
-            for row in found:
+            ended = wait(EVERY)  # before the files are read, so that all lines written before the end are included
+            fresh = sorted(self._fresh(), key=lambda row: row["step"])
+            for row in fresh:
                 say(busy="log")
                 self.tracker.log(row)
             say(busy=None)
-            if found:
+            if fresh:
                 self._keep(self.started)
         say(busy="finish")
         content = record.read(self.run.folder) if ended else None
@@ -85,7 +85,7 @@ def _lines(path: Path) -> list[dict[str, Any]]:
 
 
 def _command(seconds: float) -> bool | None:
-    """Waits for the run's process: True when the run has ended, False when its process is gone, else None."""
+    """Waits for the run's process: True if the run has ended, False if its process has died, else None."""
     if not select.select([0], [], [], seconds)[0]:
         return None
     return os.read(0, 1 << 10) != b""
@@ -94,8 +94,8 @@ def _command(seconds: float) -> bool | None:
 def main() -> None:
     """Serves one run."""
     for name in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(name, signal.SIG_IGN)  # meant for the run; when that ends, so does this
-    # What libraries print is chatter; it must not get between the lines, nor a key of theirs into a log.
+        signal.signal(name, signal.SIG_IGN)  # meant for the run, with which this process ends
+    # Output of libraries must not mix with the messages, and a key that they print must not reach a log.
     channel, errors = (os.fdopen(os.dup(number), "w", encoding="utf-8") for number in (1, 2))
     for number in (1, 2):
         os.dup2(os.open(os.devnull, os.O_WRONLY), number)
@@ -105,7 +105,7 @@ def main() -> None:
             channel.write(json.dumps({name: _clean(value) for name, value in message.items()}) + "\n")
             channel.flush()
         except BrokenPipeError:
-            pass  # nobody is left to listen; what was logged is still brought to its end
+            pass  # the run's process has died; the tracker still finishes
 
     order = json.loads(_first_line())
     try:
@@ -121,25 +121,25 @@ def main() -> None:
         Host(tracker, run, order["name"], order["seen"]).serve(say, wait)
     except Exception as error:
         print(scrubbed(traceback.format_exc()), file=errors, flush=True)
-        text = " ".join(str(error).split())
+        text = message(error)
         say(failed=f"{type(error).__name__}: {text}" if text else type(error).__name__)
-        os._exit(1)  # a library that is in trouble may hang in its exit handlers
+        os._exit(1)  # the exit handlers of a failed library may hang
     say(done=True)
 
 
 def _first_line() -> bytes:
-    """Read byte by byte: a buffered reader would swallow the word that may follow."""
+    """Reads byte by byte, because a buffered reader would consume what follows."""
     line = b""
     while not line.endswith(b"\n"):
         part = os.read(0, 1)
         if not part:
-            sys.exit("the run's process was gone at once")
+            sys.exit("the run's process died at once")
         line += part
     return line
 
 
 def _leave_after(seconds: float) -> None:
-    """Ends this process whatever it is doing then: nobody else would, once the run's is gone."""
+    """Ends this process after a delay, because after the death of the run's process nobody else would."""
     timer = threading.Timer(seconds, os._exit, (1,))
     timer.daemon = True
     timer.start()

@@ -1,4 +1,4 @@
-"""The ranks of all layers over the steps, as one picture."""
+"""An image of the ranks of all layers over the steps."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def rank_map(lines: Sequence[Mapping[str, Any]]) -> np.ndarray:
     axes = figure.add_subplot()
     image = axes.imshow(ranks, aspect="auto", interpolation="nearest", cmap="viridis", vmin=0)
     shown = np.unique(np.linspace(0, len(steps) - 1, min(len(steps), 12)).astype(int))
-    axes.set_xticks(shown, [str(steps[place]) for place in shown])
+    axes.set_xticks(shown, [str(steps[index]) for index in shown])
     axes.set_yticks(range(len(layers)), layers, fontsize=6)
     axes.set_xlabel("step of the allocation")
     figure.colorbar(image, label="rank")

@@ -1,16 +1,16 @@
-"""What is made of a run's files for a dashboard, beside the lines of metrics.jsonl themselves."""
+"""Rows for a dashboard, computed from a run's record and ranks.jsonl."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-# Groups of the record whose numbers stand on a dashboard as `group/name`.
+# Groups of the record whose numbers appear on a dashboard as `group/name`.
 FINAL = ("metric", "metrics", "method", "params", "rank", "memory", "steps", "time")
 
 
 def of_ranks(line: Mapping[str, Any]) -> dict[str, Any]:
-    """A line of ranks.jsonl as a row: how the ranks are spread over the layers."""
+    """Minimum, mean and maximum over the layers of a line of ranks.jsonl, as a row."""
     ranks = list(line["ranks"].values())
     return {
         "step": line["step"],
@@ -22,26 +22,26 @@ def of_ranks(line: Mapping[str, Any]) -> dict[str, Any]:
 
 def final(record: Mapping[str, Any]) -> dict[str, Any]:
     """The numbers of a record as a row: `params/effective`, `memory/optimizer`, `metric/value`, …"""
-    found = {}
+    numbers = {}
     for name, value in record.items():
         group, _, rest = name.partition(".")
         if rest and group in FINAL and isinstance(value, int | float) and not isinstance(value, bool):
-            found[f"{group}/{rest}"] = value
-    return found
+            numbers[f"{group}/{rest}"] = value
+    return numbers
 
 
 def nested(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The tree that a flat row's dotted names stand for."""
+    """A flat row with dotted names as nested dicts."""
     tree: dict[str, Any] = {}
     for name, value in record.items():
         *path, last = name.split(".")
-        place = tree
+        node = tree
         for part in path:
-            place = place.setdefault(part, {})
-        place[last] = value
+            node = node.setdefault(part, {})
+        node[last] = value
     return tree
 
 
 def by_layer(lines: Iterable[Mapping[str, Any]]) -> list[list[Any]]:
-    """[step, layer, rank] for every layer at every allocation."""
+    """[step, layer, rank] for every layer and allocation."""
     return [[line["step"], layer, rank] for line in lines for layer, rank in line["ranks"].items()]

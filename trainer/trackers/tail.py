@@ -1,4 +1,4 @@
-"""A file of lines, read while another process appends to it, and where it is replaced, read anew."""
+"""Reads a file of lines while another process appends to it or replaces it."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 
 
 def digest(line: bytes) -> str:
-    """Stands for a line that was read."""
+    """A hash that identifies a line."""
     return hashlib.blake2b(line, digest_size=8).hexdigest()
 
 
 def digests(path: Path, count: int) -> list[str]:
-    """Of the first `count` whole lines of a file; of none where it isn't there."""
+    """Hashes of the first `count` complete lines of a file; none if it does not exist."""
     try:
         return [digest(line) for line in _whole(path.read_bytes())[:count]]
     except FileNotFoundError:
@@ -21,10 +21,10 @@ def digests(path: Path, count: int) -> list[str]:
 
 
 class Tail:
-    """`path`, of which the lines with the digests `seen` have been read before.
+    """A growing file. seen: digests of the lines that were read before.
 
-    A run that goes on from a checkpoint replaces its files by shorter ones and makes the rest again. Lines that
-    come out as they were are not given out twice; from the first that differs on, all are.
+    A run that resumes from a checkpoint replaces its files by shorter ones and appends the rest again. Lines that are
+    the same as before are not returned again; from the first line that differs, all are.
     """
 
     def __init__(self, path: Path, seen: Sequence[str] = ()) -> None:
@@ -34,7 +34,7 @@ class Tail:
         self._offset = self._lines = 0
 
     def fresh(self) -> list[bytes]:
-        """The whole lines that have come since."""
+        """The complete lines that are new since the last call."""
         try:
             file = self.path.open("rb")
         except FileNotFoundError:
@@ -49,13 +49,13 @@ class Tail:
         return [line for line in lines if self._is_new(line)]
 
     def _is_new(self, line: bytes) -> bool:
-        mark, place = digest(line), self._lines
+        hashed, number = digest(line), self._lines
         self._lines += 1
-        if place < len(self.seen):
-            if self.seen[place] == mark:
+        if number < len(self.seen):
+            if self.seen[number] == hashed:
                 return False
-            del self.seen[place:]
-        self.seen.append(mark)
+            del self.seen[number:]
+        self.seen.append(hashed)
         return True
 
 
@@ -70,5 +70,5 @@ def _inode(handle: int) -> int:
 
 
 def count(tails: Iterable[Tail]) -> dict[str, int]:
-    """Lines that have been read of each file, by its name."""
+    """Number of lines read of each file, by its name."""
     return {tail.path.name: len(tail.seen) for tail in tails}

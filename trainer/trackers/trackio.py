@@ -16,14 +16,14 @@ from trainer.trackers import rows
 from trainer.trackers.picture import rank_map
 from trainer.trackers.tracker import RunInfo, Started, shortened
 
-# Any of these would send the run somewhere else.
+# Any of these would send the run to another place.
 ELSEWHERE = ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL", "TRACKIO_BUCKET_ID", "TRACKIO_DATASET_ID", "TRACKIO_WEBHOOK_URL")
 
-LONGEST = 128  # characters of a run's name, and bytes of a project's, of which trackio makes names of files
+LONGEST = 128  # characters of a run's name and bytes of a project's, which trackio uses as file names
 
 
 def accepted(project: str) -> str:
-    """The name of a project as trackio takes it; some that it would refuse are reserved for its own files."""
+    """A name that trackio accepts for a project; it reserves some for its own files."""
     from trackio.sqlite_storage import SQLiteStorage
 
     if len(project.encode()) > LONGEST:

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import yaml
 
 from trainer import record as records
+from trainer.errors import message
 from trainer.machine.secrets import scrubbed
 from trainer.record import Record
 from trainer.trackers.host import FILENAME, METRICS, RANKS, Host
@@ -43,7 +44,7 @@ def info(folder: Path, record: Record) -> RunInfo:
     except FileNotFoundError:
         raise CannotUpload(f"no {records.CONFIG}") from None
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise CannotUpload(f"{records.CONFIG}: can't be read ({' '.join(str(error).split())})") from None
+        raise CannotUpload(f"{records.CONFIG}: can't be read ({message(error)})") from None
     if not isinstance(config, dict):
         raise CannotUpload(f"{records.CONFIG}: no settings in it")
     named = (record.study, record.variant, record.task, record.model, record.seed)
@@ -67,7 +68,7 @@ def upload(run: RunInfo, tracker: Destination, name: str) -> Started | str:
             host = Host(tracker, run, name, {}, keeps=before.get("name") in (None, name))
             host.serve(_ignore, lambda _: True)
     except Exception as error:  # of W&B, of trackio, of the network: there is no common one
-        raise CannotUpload(scrubbed(f"{type(error).__name__}: {' '.join(str(error).split())}")) from None
+        raise CannotUpload(scrubbed(f"{type(error).__name__}: {message(error)}")) from None
     return host.started
 
 

@@ -1,8 +1,7 @@
 """Weights & Biases, https://docs.wandb.ai. Written for wandb 0.31.
 
-One W&B run for each run, whatever process and session it is carried out in: the id is made from the run's own,
-so that an interrupted run goes on with its curve. Every chart's axis is `step`, the optimizer step, and not
-W&B's own count of calls, which an interruption would shift.
+Each run has one W&B run: its id follows from the run's own, so that a resumed run continues its curve. The axis of
+every chart is `step`, the optimizer step, because an interruption would shift W&B's own count of calls.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from trainer.errors import ConfigError
+from trainer.errors import ConfigError, message
 from trainer.trackers import rows
 from trainer.trackers.picture import rank_map
 from trainer.trackers.tracker import RunInfo, Started, shortened
@@ -82,9 +81,9 @@ class Wandb:
         folder = Path(self.dir) if self.dir else run.folder
         logs = folder / "wandb"
         logs.mkdir(parents=True, exist_ok=True)
-        if not os.access(logs, os.W_OK | os.X_OK):  # W&B would go to a temporary folder
+        if not os.access(logs, os.W_OK | os.X_OK):  # W&B would use a temporary folder
             raise PermissionError(f"{logs} can't be written to")
-        os.environ.setdefault("WANDB_DATA_DIR", str(logs))  # tables wait there to be uploaded; W&B's place is the home
+        os.environ.setdefault("WANDB_DATA_DIR", str(logs))  # of tables before upload; W&B's default: home
         mode, why = self._mode()
         warning, before = None, set(logs.iterdir())
         try:
@@ -96,7 +95,7 @@ class Wandb:
             for empty in set(logs.iterdir()) - before:  # nothing was logged yet
                 shutil.rmtree(empty) if empty.is_dir() and not empty.is_symlink() else empty.unlink()
             mode, self._run = "offline", self._init(run, folder, "offline")
-            warning = f"logs offline to {logs}, because W&B could not be reached: {' '.join(str(error).split())}"
+            warning = f"logs offline to {logs}, because W&B could not be reached: {message(error)}"
         if lost := [
             n for n, v in run.config.items() if isinstance(v, dict) and v and not hasattr(self._run.config[n], "keys")
         ]:
@@ -112,7 +111,7 @@ class Wandb:
         return Started(self.project, shortened(run.study, LONGEST), self._run.name, note, url, warning)
 
     def _mode(self) -> tuple[Mode, str]:
-        """W&B's mode, and why it isn't online."""
+        """W&B's mode, and the reason if it is not online."""
         import wandb
         from wandb.sdk.lib import wbauth
 
@@ -121,13 +120,13 @@ class Wandb:
         settings = wandb.setup().settings
         if settings.mode in ("offline", "dryrun", "disabled"):
             mode: Mode = "disabled" if settings.mode == "disabled" else "offline"
-            return mode, " as W&B's own settings or WANDB_MODE say"
+            return mode, " as set by W&B's own settings or WANDB_MODE"
         host = settings.base_url
         try:
-            found = wbauth.authenticate_session(host=host, source="loratory", prompt=False, update_session=False)
+            session = wbauth.authenticate_session(host=host, source="loratory", prompt=False, update_session=False)
         except wandb.errors.Error:
-            return "offline", ", the key that is configured is none that W&B could have given"
-        return ("online", "") if found else ("offline", ", no key is configured (WANDB_API_KEY or `wandb login`)")
+            return "offline", ", the configured key is not a valid W&B key"
+        return ("online", "") if session else ("offline", ", no key is configured (WANDB_API_KEY or `wandb login`)")
 
     def _init(self, run: RunInfo, folder: Path, mode: Mode) -> Any:
         import wandb
@@ -160,7 +159,7 @@ class Wandb:
         )
 
     def _tags(self, run: RunInfo) -> list[str]:
-        """The names of variant, task and model, which its config has in full, and the user's own, as W&B takes them."""
+        """Names of variant, task and model and the user's tags, within W&B's limit; the config has the full names."""
         names = [name.strip() for name in (run.variant, run.task, run.model, *self.tags)]
         return list(dict.fromkeys(shortened(name, LONGEST_TAG) for name in names if name))
 

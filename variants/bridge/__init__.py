@@ -1,7 +1,7 @@
-"""What the bridge to PEFT (`variants.peft`) knows of PEFT's methods, and what it refuses.
+"""PEFT's methods as the bridge (`variants.peft`) supports them, and what it refuses.
 
-methods.py   every method: what it is made for, what can't be had, which options nothing reads
-options.py   what is wrong with a method's options and targets, before a model is there
-wrapped.py   what is wrong with what PEFT made of a model, before a step is made
-budget.py    the schedules and budgets of PEFT's two allocators
+methods.py   every method: which modules it is for, which options are refused or ignored
+options.py   checks of a method's options and targets, before a model is loaded
+wrapped.py   checks of the model that PEFT has wrapped, before the first step
+budget.py    schedules and budgets of PEFT's two allocators
 """

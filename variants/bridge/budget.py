@@ -1,9 +1,9 @@
-"""The budgets of PEFT's two allocators: which schedules end a run at what they promise, and what is in use.
+"""The budgets of PEFT's two allocators: which schedules meet them at the end of a run.
 
-AdaLoRA prunes to `target_r` ranks per layer on average for good at step T − tfinal, counted from 0 as the bridge counts
-for it; with tfinal 0, its default, that step never comes, and what is in use at the end is what the last multiple of
-deltaT left, and since then regrown. AdaMSS (with `use_asa`) freezes subspaces at multiples of `mask_interval`, and
-is at `asa_target_subspaces` at step `final_warmup` alone.
+AdaLoRA prunes finally to an average of `target_r` ranks per layer at step T − tfinal, counted from 0 as in the bridge.
+With tfinal 0, its default, that step never comes, and the run ends with the ranks that the last multiple of deltaT
+left, plus those regrown since. AdaMSS (with `use_asa`) freezes subspaces at multiples of `mask_interval`, and meets
+`asa_target_subspaces` only at step `final_warmup`.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from variants.core import field_checks
 
 
 def refuse_schedule(config: Any, steps: int, layers: int = 1) -> None:
-    """Raises `ValueError` where a run of `steps` steps would not end at the budget.
+    """Raise `ValueError` if a run of `steps` steps would not end at the budget.
 
-    layers: how many are adapted. What fails with one fails with any number.
+    layers: number of adapted layers. A schedule that fails with one layer fails with any number.
     """
     if hasattr(config, "target_r"):
         _refuse_adalora(config, steps, layers)
@@ -25,7 +25,7 @@ def refuse_schedule(config: Any, steps: int, layers: int = 1) -> None:
 
 
 def promised(tuner: Any) -> int | None:
-    """Ranks (AdaLoRA) or trained subspaces (AdaMSS) at the end over all layers; None for other methods."""
+    """Return the final number of ranks (AdaLoRA) or trained subspaces (AdaMSS); None for other methods."""
     if hasattr(tuner, "rankallocator"):
         return int(tuner.rankallocator.target_bgt)
     config = tuner.peft_config["default"]
@@ -33,7 +33,7 @@ def promised(tuner: Any) -> int | None:
 
 
 def trained_subspaces(tuner: Any) -> int:
-    """AdaMSS's subspaces that are not frozen."""
+    """Return the number of AdaMSS's subspaces that are not frozen."""
     layers = [module for module in tuner.modules() if hasattr(module, "adamss_A")]
     return sum(part.requires_grad for layer in layers for part in layer.adamss_A["default"])
 
@@ -81,4 +81,4 @@ def _refuse_other_length(total: int, steps: int) -> None:
 def _refuse_small(config: Any, **least: int) -> None:
     for name, smallest in least.items():
         value = getattr(config, name)
-        field_checks.check(f"options.{name}", value, value >= smallest, f"whole numbers from {smallest} on")
+        field_checks.check(f"options.{name}", value, value >= smallest, f"a whole number ≥ {smallest}")

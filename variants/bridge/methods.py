@@ -1,7 +1,7 @@
-"""PEFT's methods, as far as the bridge has to know them: what each is made for, and which options nothing reads.
+"""PEFT's methods: which modules each is for, and which of its options are refused or ignored.
 
-Read in the code of PEFT 0.21.2. The tests go through every method of the PEFT that is installed, and every option of
-each; a method that is not here is refused.
+From the code of PEFT 0.21.2. The tests cover every method of the installed PEFT and every option of each; a method that
+is not listed here is refused.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from typing import Any, Literal
 class Method:
     """A method of PEFT's.
 
-    refused: why it can't run here; empty where it can.
-    layers: what it is made for. "linear": the weights of any linear layers. "own": other modules (norms, biases,
-        embeddings) or few of the linear ones, so that "all-linear" would make another method of it.
-        "none": no layer; tokens or keys and values are put in front of a text.
-    has_rank: whether `r` is the rank of ΔW, at most; elsewhere it counts blocks, entries or reflections.
-    needs_cache: whether what it trains is handed over as cached keys and values.
-    starts: what `init_lora_weights` may be besides true and false; None for a method without that option.
-    unread: options that can't be had here, and why; "" for those that nothing reads.
-    needs: options that do nothing unless another one has a value (None: any).
+    refused: why it can't run here; empty if it can.
+    layers: the modules that it is for. "linear": any linear layers. "own": other modules (norms, biases, embeddings) or
+        few linear layers, so that "all-linear" would turn it into another method. "none": no layers; it puts tokens or
+        keys and values before a text.
+    has_rank: whether `r` is the rank of ΔW, at most; otherwise it counts blocks, entries or reflections.
+    needs_cache: whether trained parameters are passed to the model as cached keys and values.
+    starts: allowed values of `init_lora_weights` besides true and false; None for a method without that option.
+    unread: options that are refused, with the reason; "" for those that PEFT never reads.
+    needs: options that have no effect unless another option has a value (None: any).
     """
 
     refused: str = ""
@@ -35,17 +35,17 @@ class Method:
     needs: Mapping[str, tuple[str, Any]] = field(default_factory=dict)
 
 
-# Fields of every config that say what a config is for, or that the bridge decides.
+# Fields of every config that describe the config, or that the bridge sets.
 OWN_FIELDS = (
     *("task_type", "peft_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision"),
     *("inference_mode", "modules_to_save"),
 )
-_TASK_IDS = "it asks for the task of every row, which no batch says"
+_TASK_IDS = "it needs the task of every row, which batches do not have"
 _NEVER = ""
 _DATA = "it needs a pass over the data before the run"
-_LOSS = "it adds to a loss only where the loop asks for its term"
+_LOSS = "it adds to the loss only if the loop asks for its term"
 
-# Options that AdaLoRA's config takes over from LoRA's.
+# Options that AdaLoRA's config inherits from LoRA's.
 _ADALORA_UNREAD = (
     *("r", "use_rslora", "rank_pattern", "alpha_pattern", "lora_bias", "loftq_config", "eva_config", "corda_config"),
     *("lora_ga_config", "velora_config", "alora_invocation_tokens", "use_qalora", "qalora_group_size", "use_bdlora"),
@@ -61,14 +61,14 @@ _LORA_UNREAD = {
     "qalora_group_size": "it is for a backbone that is quantized",
     "kasa_config": _LOSS,
     "monteclora_config": _LOSS,
-    "velora_config": "its projections are in no checkpoint",
-    "arrow_config": "it chooses among adapters that are trained already",
+    "velora_config": "checkpoints do not include its projections",
+    "arrow_config": "it chooses among trained adapters",
     "alora_invocation_tokens": "it is for models that generate",
     "megatron_config": "it is for layers of Megatron",
     "megatron_core": "it is for layers of Megatron",
     "runtime_config": "it moves weights between devices",
-    "layer_replication": "it makes another model, with layers that share weights",
-    "ensure_weight_tying": "no layer of a classifier is tied to one that is adapted",
+    "layer_replication": "it changes the model to one whose layers share weights",
+    "ensure_weight_tying": "a classifier has no layer that is tied to an adapted one",
 }
 
 METHODS: Mapping[str, Method] = {
@@ -85,7 +85,7 @@ METHODS: Mapping[str, Method] = {
             ),
         }
     ),
-    "adaption_prompt": Method(refused="it has no way to save a head"),
+    "adaption_prompt": Method(refused="it can't save a head"),
     "beft": Method(layers="own"),
     "boft": Method(unread={"boft_n_butterfly_factor": "without a CUDA extension of its own PEFT sets it to 1"}),
     "c3a": Method(),
@@ -100,9 +100,7 @@ METHODS: Mapping[str, Method] = {
     "hira": Method(unread={"rank_pattern": "PEFT reads it and trains the same ranks"}),
     "hra": Method(),
     "ia3": Method(layers="own"),
-    "lily": Method(
-        refused="it averages over a batch and its padding, so that a row's output depends on the rows beside it"
-    ),
+    "lily": Method(refused="it averages over a batch and its padding, so that a row's output depends on other rows"),
     "ln_tuning": Method(layers="own"),
     "loha": Method(),
     "lokr": Method(needs={"rank_dropout_scale": ("rank_dropout", None)}),
@@ -138,10 +136,10 @@ METHODS: Mapping[str, Method] = {
             "cayley_neumann_eps": ("use_cayley_neumann", True),
         }
     ),
-    "pvera": Method(has_rank=True, unread={"generator_seed": "what it draws from is in no checkpoint"}),
+    "pvera": Method(has_rank=True, unread={"generator_seed": "checkpoints do not include its generator"}),
     "randlora": Method(),
     "road": Method(),
-    "shadow": Method(refused="it adds to a loss only where the model is given the labels"),
+    "shadow": Method(refused="it adds to the loss only if the model gets the labels"),
     "shira": Method(),
     "supertuning": Method(needs={"lora_alpha": ("r", None), "lora_dropout": ("r", None)}),
     "tinylora": Method(has_rank=True, needs={"init_v_bound": ("init_weights", "uniform")}),
@@ -150,14 +148,14 @@ METHODS: Mapping[str, Method] = {
     "vblora": Method(has_rank=True),
     "vera": Method(has_rank=True),
     "waveft": Method(),
-    "xlora": Method(refused="it mixes adapters that are trained already"),
+    "xlora": Method(refused="it mixes trained adapters"),
 }
 
 
 def known(method: str) -> Method:
-    """What is known of `method`. Raises `ValueError` where it can't run here."""
-    found = METHODS.get(method)
-    if found is None or found.refused:
+    """Return the entry of `method`. Raises `ValueError` if it can't run here."""
+    entry = METHODS.get(method)
+    if entry is None or entry.refused:
         allowed = ", ".join(name for name, other in METHODS.items() if not other.refused)
-        raise ValueError(f"method: {method!r}, allowed: {allowed}{f'; {found.refused}' if found else ''}")
-    return found
+        raise ValueError(f"method: {method!r}, allowed: {allowed}{f'; {entry.refused}' if entry else ''}")
+    return entry

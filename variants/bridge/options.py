@@ -1,7 +1,7 @@
-"""What is wrong with the options and targets of a PEFT method, found before a model is there.
+"""Checks of the options and targets of a PEFT method, before a model is loaded.
 
-PEFT takes a good many options that it then never looks at, and takes others for granted that a loop would have to
-do: a run would be named by them and be the same run as without. Each is a `ValueError` in one line.
+PEFT accepts many options that it ignores, and others that need support by the loop: a run would be named after them and
+be the same as without. Each raises a `ValueError` in one line.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from torch import nn
 from variants.bridge.methods import OWN_FIELDS, Method
 from variants.core import target_modules as layers
 
-# How PEFT says that it takes an option and does nothing with it.
+# Matches PEFT's warnings that it ignores an option.
 _IGNORED = re.compile(r"\bignored?\b|but no modules were excluded")
 
 
 def config_class(method: str) -> Any:
-    """PEFT's config class of a method. Raises `ValueError` where the installed PEFT has none."""
+    """Return PEFT's config class of a method. Raises `ValueError` if the installed PEFT has none."""
     import peft
 
     classes = {kind.value.lower(): cls for kind, cls in peft.PEFT_TYPE_TO_CONFIG_MAPPING.items()}
@@ -33,7 +33,7 @@ def config_class(method: str) -> Any:
 
 
 def defaults(cls: Any) -> dict[str, Any]:
-    """The fields of a config class, with their defaults."""
+    """Return the fields of a config class with their defaults."""
     return {
         f.name: f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
         for f in dataclasses.fields(cls)
@@ -44,44 +44,45 @@ def defaults(cls: Any) -> dict[str, Any]:
 def refuse_targets(
     method: str, kind: Method, targets: Sequence[str] | str | None, options: Mapping[str, Any], has_layers: bool
 ) -> None:
-    """Refuses targets that PEFT would never look at, or that would make another method of it."""
-    chosen, own = targets not in (layers.ALL_LINEAR, None), options.get("target_modules")
+    """Refuse targets that PEFT would ignore, or that would turn the method into another one."""
+    chosen, target_modules = targets not in (layers.ALL_LINEAR, None), options.get("target_modules")
     if chosen and not has_layers:
         raise ValueError(f"targets: {targets!r}, allowed with method: {method}, which has none: null")
-    if chosen and own is not None:
-        raise ValueError(f"targets: {targets!r} with options.target_modules: {own!r}, allowed: one of the two")
-    if kind.layers == "own" and targets == layers.ALL_LINEAR and own is None:
+    if chosen and target_modules is not None:
+        both = f"targets: {targets!r} with options.target_modules: {target_modules!r}"
+        raise ValueError(f"{both}, allowed: one of the two")
+    if kind.layers == "own" and targets == layers.ALL_LINEAR and target_modules is None:
         raise ValueError(
             f"targets: {targets!r}, allowed with method: {method}, which is not made for all linear layers: names of "
             "modules, or null for PEFT's own choice"
         )
     for option in ("layers_to_transform", "layers_pattern"):
         value = options.get(option)
-        # Where every layer is named in full, PEFT looks no further.
-        if value is not None and targets is not None and own is None:
-            raise ValueError(f"options.{option}: {value!r}, allowed with targets: null alone; targets name layers")
+        # PEFT ignores them if every layer is named in full.
+        if value is not None and targets is not None and target_modules is None:
+            raise ValueError(f"options.{option}: {value!r}, allowed only with targets: null; targets name layers")
 
 
 def refuse_options(method: str, kind: Method, options: Mapping[str, Any], usual: Mapping[str, Any]) -> None:
-    """Refuses options that PEFT does not have, that would do nothing, or that can't be had. usual: their defaults."""
+    """Refuse options that PEFT does not have, that have no effect, or that can't work here. usual: their defaults."""
     for option in options:
         if option not in usual:
             raise ValueError(f"options: {method} has no {option!r}, allowed: {', '.join(sorted(usual))}")
     given = {option: value for option, value in options.items() if value != usual[option]}
     for option, value in given.items():
         if option in OWN_FIELDS:
-            raise ValueError(f"options.{option}: {value!r}, allowed: none; the bridge decides it")
+            raise ValueError(f"options.{option}: {value!r}, allowed: none; the bridge sets it")
         if option in kind.unread:
             why = kind.unread[option] or f"{method} ignores it"
             raise ValueError(f"options.{option}: {value!r}, allowed: none; {why}")
         if option in kind.needs and not _is_met(*kind.needs[option], given):
             other, needed = kind.needs[option]
-            what = other if needed is None else f"{other}: {_plain(needed)}"
-            raise ValueError(f"options.{option}: {value!r}, allowed with options.{what} alone; else nothing reads it")
+            setting = other if needed is None else f"{other}: {_plain(needed)}"
+            raise ValueError(f"options.{option}: {value!r}, allowed only with options.{setting}; else PEFT ignores it")
     _refuse_start(method, kind, options.get("init_lora_weights", True))
     if kind.layers == "none" and not _is_whole(options.get("num_virtual_tokens"), 1):
         count = options.get("num_virtual_tokens")
-        raise ValueError(f"options.num_virtual_tokens: {count!r}, allowed: whole numbers from 1 on")
+        raise ValueError(f"options.num_virtual_tokens: {count!r}, allowed: a whole number ≥ 1")
     if "token_indices" in usual and not options.get("token_indices"):
         raise ValueError(
             f"options.token_indices: {options.get('token_indices')}, allowed: numbers of one or more tokens"
@@ -89,7 +90,7 @@ def refuse_options(method: str, kind: Method, options: Mapping[str, Any], usual:
 
 
 def refuse_tokens(options: Mapping[str, Any], model: nn.Module) -> None:
-    """Refuses rows of the embedding that it does not have, or that would be trained twice."""
+    """Refuse token numbers that the embedding does not have, and repeated ones."""
     embeddings: Any = getattr(model, "get_input_embeddings", lambda: None)
     rows = getattr(embeddings(), "num_embeddings", None)
     for option in ("token_indices", "trainable_token_indices"):
@@ -102,7 +103,7 @@ def refuse_tokens(options: Mapping[str, Any], model: nn.Module) -> None:
 
 
 def feedforward(endings: Sequence[str], names: Sequence[str]) -> list[str]:
-    """Those of `names` that IA3 takes for feed-forward layers. Refuses an ending that none has."""
+    """Return those of `names` that IA3 treats as feed-forward layers; refuse an ending without a match."""
     for ending in endings:
         if not any(name.endswith(ending) for name in names):
             raise ValueError(f"options.feedforward_modules: no target ends in {ending!r}")
@@ -111,11 +112,11 @@ def feedforward(endings: Sequence[str], names: Sequence[str]) -> list[str]:
 
 @contextlib.contextmanager
 def refuse_ignored(method: str) -> Iterator[None]:
-    """Refuses what PEFT only warns of within it: that it will ignore an option."""
-    with warnings.catch_warnings(record=True) as said:
+    """Context that turns PEFT's warnings of an ignored option into errors."""
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         yield
-    for warning in said:
+    for warning in caught:
         text = " ".join(str(warning.message).split())
         if _IGNORED.search(text):
             raise ValueError(f"options: PEFT's {method} says: {text}")
@@ -123,7 +124,7 @@ def refuse_ignored(method: str) -> Iterator[None]:
 
 
 def line(error: Exception) -> str:
-    """An error of PEFT's in one line; with its kind where that is not the one for bad values."""
+    """Return an error of PEFT's in one line, with its class unless that is `ValueError` or `TypeError`."""
     text = " ".join(str(error).split())
     return text if isinstance(error, ValueError | TypeError) else f"{type(error).__name__}: {text}"
 
@@ -132,7 +133,7 @@ def _refuse_start(method: str, kind: Method, start: Any) -> None:
     if kind.starts is None or isinstance(start, bool) or re.sub(r"\d+$", "<n>", str(start)) in kind.starts:
         return
     allowed = ", ".join(("true", "false", *kind.starts))
-    why = "others need the data or a quantized backbone" if kind.starts else f"{method} has one start"
+    why = "others need the data or a quantized backbone" if kind.starts else f"{method} has one initialisation"
     raise ValueError(f"options.init_lora_weights: {start!r}, allowed: {allowed}; {why}")
 
 
@@ -145,5 +146,5 @@ def _is_whole(value: Any, least: int) -> bool:
 
 
 def _plain(value: Any) -> str:
-    """As YAML has it."""
+    """Return the value as YAML writes it."""
     return str(value).lower() if isinstance(value, bool) else str(value)

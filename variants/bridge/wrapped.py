@@ -1,4 +1,4 @@
-"""What is wrong with what PEFT made of a model, found before a step is made. Each is a `ValueError` in one line."""
+"""Checks of the model that PEFT has wrapped, before the first step. Each raises a `ValueError` in one line."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from variants.core.target_modules import inside
 
 
 def refuse_changed(options: Mapping[str, Any], config: Any) -> None:
-    """Refuses options in whose place PEFT has put a value of its own."""
+    """Refuse options whose values PEFT has replaced."""
     for option, value in options.items():
-        found = getattr(config, option)
-        if isinstance(value, bool | int | float) and found != value:
-            raise ValueError(f"options.{option}: {value!r}, allowed: none; PEFT makes it {found!r} by itself")
+        actual = getattr(config, option)
+        if isinstance(value, bool | int | float) and actual != value:
+            raise ValueError(f"options.{option}: {value!r}, allowed: none; PEFT sets it to {actual!r}")
 
 
 def refuse_layers(tuner: Any, names: Sequence[str], options: Mapping[str, Any], head: Sequence[str]) -> None:
-    """Refuses layers of the head, other layers than `names`, and patterns that mean no layer.
+    """Refuse adapted layers of the head, other layers than `names`, and patterns without a match.
 
-    names: what was to be adapted; empty where PEFT was to choose.
+    names: the layers that should be adapted; empty if PEFT chooses.
     """
     adapted = [name for name, module in tuner.model.named_modules() if isinstance(module, tuner.tuner_layer_cls)]
     for name in adapted:
         if inside(name, head):
-            raise ValueError(f"targets: PEFT would adapt {name}, which belongs to the head, allowed: names of others")
+            raise ValueError(f"targets: PEFT would adapt {name}, which belongs to the head, allowed: other names")
     if names and not options.get("target_parameters") and (other := set(names) ^ set(adapted)):
         raise ValueError(f"targets: PEFT can't tell {min(other)} from others by its name, allowed: other names")
     for option, value in options.items():
@@ -43,10 +43,9 @@ def refuse_layers(tuner: Any, names: Sequence[str], options: Mapping[str, Any], 
 
 @torch.no_grad()
 def refuse_model(method: str, model: Any, disabled: AbstractContextManager[None]) -> None:
-    """Refuses models that can't have a prompt: those that fail, and those that do not see it.
+    """Refuse models that can't use a prompt: those that fail, and those that ignore it.
 
-    Whether a row comes out the same alone and padded is asked of every model, on the rows of its run
-    (`trainer.model.padding`).
+    Whether padding changes a row's output is checked for every model on the rows of its run (`trainer.model.padding`).
     """
     base = model.get_base_model()
     what = f"method: {method}, which {type(base).__name__} can't have"

@@ -1,1 +1,1 @@
-"""What the methods share: the hooks, the adapter, the targets, the state on disk, the contract."""
+"""What methods share: hooks, adapters, kernels, targets, allocation, state on disk."""

@@ -1,4 +1,4 @@
-"""What methods share that train in a basis of each weight's own directions: SVDiff, SVFT, LoRA-XS."""
+"""The base class of methods that train in a basis of each weight's own directions."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from variants.core.variant import AdapterVariant
 class BasisVariant(AdapterVariant):
     """A method that decomposes each target's weight, freezes the factors and trains in their basis.
 
-    rank: directions of each layer, a rule (see the module's text). decomposition: the method.
-    iterations: of the decomposition; null for its own number. seed: of all random draws that the basis needs.
-    budget: replaces `rank` where the method says how many parameters a number of directions has.
+    rank: rule for the number of directions of each layer (see `variants.core.decompositions`).
+    decomposition: its algorithm. iterations: of the decomposition; null for the algorithm's default.
+    seed: of all random draws for the basis. budget: trained parameters, in place of rank.
     """
 
     rank: Rule = None
@@ -36,35 +36,36 @@ class BasisVariant(AdapterVariant):
     adapters: dict[str, InBasis] = field(init=False, repr=False, compare=False, default_factory=dict)  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
-        field_checks.budget(self, "rank")
-        # A budget decides on numbers of directions, which every decomposition takes.
+        field_checks.check_budget(self, "rank")
+        # A budget results in numbers of directions, which every decomposition accepts.
         check_rule(self.decomposition, self.rank if self.budget is None else 1, self.iterations, self.seed)
         if not self.draws:
-            field_checks.without_effect(self, "seed", f"decomposition: {self.decomposition}")
+            field_checks.check_without_effect(self, "seed", f"decomposition: {self.decomposition}")
         self._fingerprints: dict[str, torch.Tensor] = {}
-        self._rules: dict[str, Rule] = {}  # of the layers, by name
+        self._rules: dict[str, Rule] = {}  # by layer
 
     @property
     def draws(self) -> bool:
-        """Whether anything is drawn with `seed`."""
+        """Whether `seed` is used."""
         return self.decomposition != "svd"
 
     def parameters(self, directions: int) -> int:
-        """Trained parameters of a layer with that many directions."""
+        """Return the number of trained parameters of a layer with `directions` directions."""
         return directions
 
     def check(self, model: nn.Module, head: Sequence[str] = ()) -> None:
-        found = self.select(model, head)
-        self._rules = dict.fromkeys(found, self.rank)
+        selected = self.select(model, head)
+        self._rules = dict.fromkeys(selected, self.rank)
         if self.budget is not None:
-            self._rules |= self.choose({name: min(layers.size(layer)) for name, layer in found.items()}, self.budget)
-        for name, layer in found.items():
+            most = {name: min(layers.size(layer)) for name, layer in selected.items()}
+            self._rules |= self.choose(most, self.budget)
+        for name, layer in selected.items():
             rule = self._rules[name]
             if isinstance(rule, int):
                 check_rank(rule, layer)
 
     def choose(self, most: Mapping[str, int], parameters: int) -> Mapping[str, Rule]:
-        """Directions by layer for a budget of `parameters`. most: the directions that a layer has."""
+        """Return the number of directions by layer for a budget of `parameters`. most: all directions, by layer."""
         return spread_priced(lambda name, directions: self.parameters(directions), parameters, most)
 
     def attach(self, model: nn.Module, head: Sequence[str] = ()) -> nn.Module:
@@ -73,12 +74,12 @@ class BasisVariant(AdapterVariant):
         return super().attach(model, head)
 
     def factors(self, name: str, layer: nn.Module) -> Factors:
-        """The basis of the layer `name`."""
+        """Return the basis of the layer `name`."""
         rule = self._rules[name]
         return decompose(layers.matrix(layer), self.decomposition, rule, iterations=self.iterations, seed=self.seed)
 
     def decompositions(self) -> dict[str, dict[str, float]]:
-        """Of every layer: directions, relative error and explained energy of its decomposition."""
+        """Return, for every layer, directions, relative error and explained energy of its decomposition."""
         return {
             name: {
                 "directions": adapter.U.shape[1],
@@ -89,31 +90,31 @@ class BasisVariant(AdapterVariant):
         }
 
     def report(self) -> dict[str, float]:
-        """How well the bases carry the weights: mean directions, energy, mean and largest relative error."""
-        found = self.decompositions().values()
-        errors = [layer["relative_error"] for layer in found]
-        energy = sum(float(adapter.form.matrix.square().sum()) for adapter in self.adapters.values())
-        kept = sum(a.explained * float(a.form.matrix.square().sum()) for a in self.adapters.values())
+        """Return how well the bases approximate the weights: directions, energy, mean and largest relative error."""
+        of_layers = self.decompositions().values()
+        errors = [layer["relative_error"] for layer in of_layers]
+        energy = sum(float(adapter.layer_kind.matrix.square().sum()) for adapter in self.adapters.values())
+        kept = sum(a.explained * float(a.layer_kind.matrix.square().sum()) for a in self.adapters.values())
         return {
-            "decomposition.directions": sum(layer["directions"] for layer in found) / len(errors),
+            "decomposition.directions": sum(layer["directions"] for layer in of_layers) / len(errors),
             "decomposition.explained": kept / energy,
             "decomposition.relative_error": sum(errors) / len(errors),
             "decomposition.largest_error": max(errors),
         }
 
     def state_dict(self) -> dict[str, Any]:
-        if not self._fingerprints:  # found once: the basis never changes, and states are saved often
+        if not self._fingerprints:  # computed once: the basis never changes, and states are saved often
             self._fingerprints = {name: adapter.fingerprint() for name, adapter in self.adapters.items()}
         return {"basis": self._fingerprints}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        # What was trained means nothing in another basis, and nothing else would tell.
-        for name, found in self.state_dict()["basis"].items():
+        # Trained values mean nothing in another basis, and nothing else would detect that.
+        for name, fingerprint in self.state_dict()["basis"].items():
             saved = state["basis"].get(name)
             if saved is None:
                 raise CorruptState(f"{name}: the state was trained without this layer")
-            if not torch.allclose(saved, found, rtol=0, atol=1e-3):
+            if not torch.allclose(saved, fingerprint, rtol=0, atol=1e-3):
                 raise CorruptState(
-                    f"{name}: its basis is not the one trained in (fingerprint {found.tolist()}, saved "
+                    f"{name}: its basis is not the one trained in (fingerprint {fingerprint.tolist()}, saved "
                     f"{saved.tolist()}); the base weight, `rank`, `decomposition` or `seed` differ"
                 )

@@ -1,9 +1,9 @@
-"""Sums and draws over the processes of a run; in one process, or without a process group, nothing happens.
+"""Sums and random draws over the processes of a run; without a process group they do nothing.
 
-Every process sees a part of each batch and weighs its loss with that part's share, so that what belongs to the
-whole batch is the sum over the processes. A step (`variants.core.step`) sums what is in `.grad`. A method that takes a
-gradient elsewhere, with a hook of autograd, has one process's part of it and asks for the whole with `total`, at a
-place that all processes pass in the same order.
+Every process has a part of each batch and weights its loss by the part's fraction of the batch, so a gradient of the
+whole batch is the sum over processes. A step (`variants.core.step`) sums the `.grad` of parameters. A method that takes
+a gradient elsewhere, with an autograd hook, has one process's part and must call `all_reduce_sum` itself, in the same
+order on all processes.
 """
 
 from __future__ import annotations
@@ -18,34 +18,34 @@ from torch import nn
 
 
 class Diverged(RuntimeError):
-    """The processes don't hold the same parameters; one line that names the first that differs."""
+    """The processes have different parameters; one line that names the first difference."""
 
 
 def count() -> int:
-    """Processes of this run."""
+    """Return the number of processes of this run."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """The number of this process, from 0."""
+    """Return the number of this process, from 0."""
     return dist.get_rank() if count() > 1 else 0
 
 
-def total(part: torch.Tensor) -> torch.Tensor:
-    """The sum over the processes of `part`, which has one shape on all of them and is left as it is."""
+def all_reduce_sum(part: torch.Tensor) -> torch.Tensor:
+    """Return the sum of `part` over the processes; it has the same shape on all of them and is not changed."""
     if count() == 1:
         return part
-    found = part.detach().clone(memory_format=torch.contiguous_format)
-    dist.all_reduce(found)
-    return found
+    whole = part.detach().clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(whole)
+    return whole
 
 
 @torch.no_grad()
 def sum_gradients(model: nn.Module) -> None:
-    """Puts the sum over the processes into every gradient: one all-reduce for each dtype.
+    """Replace every gradient by its sum over the processes, with one all-reduce for each dtype.
 
-    A parameter without a gradient on some processes counts as zero there; one without a gradient on all of them
-    stays without. Raises `Diverged` where the trained parameters are not of the same shapes.
+    A missing gradient counts as zero, unless it is missing on all processes: then it stays None. Raises `Diverged` if
+    the trained parameters have different shapes.
     """
     if count() == 1:
         return
@@ -53,15 +53,15 @@ def sum_gradients(model: nn.Module) -> None:
     _refuse_other_shapes(parameters)
     for dtype in dict.fromkeys(p.dtype for p in parameters):
         some = [p for p in parameters if p.dtype == dtype]
-        there = torch.tensor([p.grad is not None for p in some], dtype=dtype, device=some[0].device)
-        flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in some] + [there])
+        exists = torch.tensor([p.grad is not None for p in some], dtype=dtype, device=some[0].device)
+        flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in some] + [exists])
         dist.all_reduce(flat)
         parts = flat[: -len(some)].split([p.numel() for p in some])
-        for parameter, part, found in zip(some, parts, flat[-len(some) :].tolist(), strict=True):
-            # Not a view of the whole: a part that is resized must not keep the rest.
+        for parameter, part, processes in zip(some, parts, flat[-len(some) :].tolist(), strict=True):
+            # Not a view of `flat`: a gradient that is kept must not keep all others in memory.
             if parameter.grad is not None:
                 parameter.grad.copy_(part.view_as(parameter))
-            elif found:
+            elif processes:
                 parameter.grad = part.view_as(parameter).clone()
 
 
@@ -71,12 +71,12 @@ def _refuse_other_shapes(parameters: list[nn.Parameter]) -> None:
     ends = torch.tensor([mine, -mine], device=parameters[0].device)
     dist.all_reduce(ends, dist.ReduceOp.MAX)
     if ends.tolist() != [mine, -mine]:
-        raise Diverged("the trained parameters have not the same shapes on all processes")
+        raise Diverged("the trained parameters have different shapes on different processes")
 
 
 @contextlib.contextmanager
 def same_draws() -> Iterator[None]:
-    """Within it torch's generators give every process what they give the first, which draws as if it were alone."""
+    """Context in which torch's generators give every process the numbers of the first one."""
     if count() == 1:
         yield
         return

@@ -8,17 +8,17 @@
 | `nmf` | columns of U and rows of Vh each of one sign, s ≥ 0; not orthogonal | a number | start only |
 
 `nmf`: W has both signs and no non-negative factorisation. Its parts W⁺ = max(W, 0) and W⁻ = max(−W, 0)
-are factorised apart, with shares of r that follow their energies, and W ≈ W⁺ − W⁻ is put together again:
-U and s are non-negative, a row of Vh that came from W⁻ is negative.
+are factorised separately, with parts of r in proportion to their energies, and combined to W ≈ W⁺ − W⁻:
+U and s are non-negative, rows of Vh that come from W⁻ are negative.
 
-A rule for r is a whole number; a share of the energy ‖W‖² as a fraction below 1 (the smallest r that
-reaches it); "gavish_donoho"; or null for all, which only `svd` can afford. The rules other than a number
-look at all singular values and choose at least one.
+A rule for r is an integer; a fraction below 1 of the energy ‖W‖² (the smallest r that reaches it);
+"gavish_donoho"; or null for all directions, for `svd` only. Rules other than an integer use all singular values
+and choose at least one.
 
-Columns of U have length 1 in every method, and rows of Vh. Signs are free in an SVD; here the largest
-entry of each column of U is positive, so that a basis found again is the same basis.
+Columns of U and rows of Vh have length 1 in every method. The signs of an SVD are arbitrary; here the largest
+entry of each column of U is positive, so that decomposing again gives the same basis.
 
-scipy and scikit-learn are imported by the rules and methods that need them: they take two seconds.
+scipy and scikit-learn are imported only by the rules and methods that need them, because that takes two seconds.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ import numpy as np
 import torch
 
 GAVISH_DONOHO = "gavish_donoho"
-ITERATIONS = {"svd": None, "randomized_svd": 10, "als": 50, "nmf": 200}  # None: there is nothing to iterate
+ITERATIONS = {"svd": None, "randomized_svd": 10, "als": 50, "nmf": 200}  # None: not iterative
 Rule = int | float | str | None
 
 
 @dataclass(frozen=True)
 class Factors:
-    """W ≈ U diag(s) Vh. U: (out, r). s: (r,), falling. Vh: (r, in).
+    """W ≈ U diag(s) Vh. U: (out, r). s: (r,), descending. Vh: (r, in).
 
-    relative_error: ‖W − U diag(s) Vh‖ / ‖W‖, Frobenius. explained: share of ‖W‖², 1 − relative_error².
+    relative_error: ‖W − U diag(s) Vh‖ / ‖W‖, Frobenius. explained: fraction of ‖W‖², 1 − relative_error².
     """
 
     U: torch.Tensor
@@ -54,10 +54,10 @@ class Factors:
 def decompose(
     weight: torch.Tensor, method: str = "svd", rank: Rule = None, *, iterations: int | None = None, seed: int = 0
 ) -> Factors:
-    """Decomposes `weight` (out, in), in float32 or in its own precision where that is higher.
+    """Decompose `weight` (out, in), in float32 or in its own precision if that is higher.
 
-    iterations: power iterations, sweeps or updates; None for the method's own number in `ITERATIONS`.
-    seed: of the method's own random draws; torch's generator is not touched.
+    iterations: power iterations, sweeps or updates; None for the method's default in `ITERATIONS`.
+    seed: of the method's random draws, which do not use torch's global generator.
     """
     check_rule(method, rank, iterations, seed)
     if isinstance(rank, int) and rank > min(weight.shape):
@@ -85,13 +85,13 @@ def decompose(
 
 
 def check_rule(method: str, rank: Rule, iterations: int | None = None, seed: int = 0) -> None:
-    """Raises `ValueError` naming what `decompose` would refuse whatever the weight."""
+    """Raise `ValueError` for arguments that `decompose` would refuse for every weight."""
     if method not in ITERATIONS:
         raise ValueError(f"decomposition: {method!r}, allowed: {', '.join(ITERATIONS)}")
     number = isinstance(rank, int) and not isinstance(rank, bool) and rank >= 1
-    share = isinstance(rank, float) and 0 < rank < 1
-    if not (number or share or rank is None or rank == GAVISH_DONOHO):
-        allowed = f"a whole number ≥ 1, a share of the energy between 0 and 1, {GAVISH_DONOHO}, null"
+    fraction = isinstance(rank, float) and 0 < rank < 1
+    if not (number or fraction or rank is None or rank == GAVISH_DONOHO):
+        allowed = f"a whole number ≥ 1, a fraction of the energy between 0 and 1, {GAVISH_DONOHO}, null"
         raise ValueError(f"rank: {rank!r}, allowed: {allowed}")
     if method == "nmf" and not number:
         shown = "null" if rank is None else rank
@@ -100,7 +100,7 @@ def check_rule(method: str, rank: Rule, iterations: int | None = None, seed: int
         raise ValueError(f"rank: null, allowed with decomposition={method}: a number or a rule; null is for svd")
     if iterations is not None:
         if method == "svd":
-            raise ValueError(f"iterations: {iterations!r}, allowed with decomposition=svd: null; it has none")
+            raise ValueError(f"iterations: {iterations!r}, allowed with decomposition=svd: null; it is not iterative")
         if isinstance(iterations, bool) or not isinstance(iterations, int) or iterations < 1:
             raise ValueError(f"iterations: {iterations!r}, allowed: a whole number ≥ 1, null")
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
@@ -108,7 +108,7 @@ def check_rule(method: str, rank: Rule, iterations: int | None = None, seed: int
 
 
 def choose_rank(singular_values: torch.Tensor, shape: Sequence[int], rule: Rule) -> int:
-    """The rank by a rule (see the module's text). singular_values: all of them, falling."""
+    """Return the rank by a rule (see the module's docstring). singular_values: all of them, descending."""
     s = singular_values.double()
     if rule is None:
         return len(s)
@@ -122,11 +122,11 @@ def choose_rank(singular_values: torch.Tensor, shape: Sequence[int], rule: Rule)
 
 
 def gavish_donoho(beta: float) -> float:
-    """ω(β): singular values above ω(β) times their median are kept; beta is the matrix's short side over its long.
+    """Return ω(β): singular values above ω(β) times their median are kept. beta: short side over long side.
 
     Gavish and Donoho 2014, "The Optimal Hard Threshold for Singular Values is 4/√3", arXiv 1305.5870:
     optimal for a low-rank matrix in white noise of unknown level. ω(β) = λ*(β) / √μ(β), where μ is the
-    median of the Marchenko-Pastur law, found here by integration and not by their cubic fit.
+    median of the Marchenko-Pastur law, computed here by integration instead of their cubic fit.
     """
     from scipy.integrate import quad
     from scipy.optimize import brentq
@@ -135,7 +135,7 @@ def gavish_donoho(beta: float) -> float:
     low, high = (1 - math.sqrt(beta)) ** 2, (1 + math.sqrt(beta)) ** 2
 
     def below(angle: float) -> float:
-        # t = low + (high − low) sin²(angle) takes the roots, and the pole at β = 1, out of the density.
+        # Substituting t = low + (high − low) sin²(angle) removes the roots, and the pole at β = 1, from the density.
         def density(a: float) -> float:
             sin, cos = math.sin(a), math.cos(a)
             return (high - low) ** 2 * sin**2 * cos**2 / (math.pi * beta * (low + (high - low) * sin**2))
@@ -152,8 +152,8 @@ Triplets = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 def _randomized(w: torch.Tensor, r: int, iterations: int, seed: int) -> Triplets:
     from sklearn.utils.extmath import randomized_svd
 
-    found = randomized_svd(w.cpu().numpy(), r, n_iter=iterations, random_state=seed)
-    u, s, vh = (torch.from_numpy(np.ascontiguousarray(part)).to(w) for part in found)
+    parts = randomized_svd(w.cpu().numpy(), r, n_iter=iterations, random_state=seed)
+    u, s, vh = (torch.from_numpy(np.ascontiguousarray(part)).to(w) for part in parts)
     return u, s, vh
 
 
@@ -161,7 +161,7 @@ def _als(w: torch.Tensor, r: int, sweeps: int, seed: int) -> Triplets:
     generator = torch.Generator().manual_seed(seed)
     y = torch.linalg.qr(torch.randn(w.shape[1], r, generator=generator, dtype=w.dtype).to(w.device)).Q
     for _ in range(sweeps):
-        # With orthonormal columns in the factor that is held, W times it is the least-squares solution.
+        # The fixed factor has orthonormal columns, so W times it is the least-squares solution.
         x = torch.linalg.qr(w @ y).Q
         y = torch.linalg.qr(w.T @ x).Q
     left, s, right = torch.linalg.svd(w @ y, full_matrices=False)
@@ -178,18 +178,18 @@ def _nmf(w: torch.Tensor, r: int, iterations: int, seed: int) -> Triplets:
     if r > 1 and all(energies):
         positive = min(max(positive, 1), r - 1)
     columns, rows = [], []
-    for (sign, part), share in zip(parts, (positive, r - positive), strict=True):
-        if not share:
+    for (sign, part), count in zip(parts, (positive, r - positive), strict=True):
+        if not count:
             continue
-        model = NMF(share, init="nndsvda", max_iter=iterations, random_state=seed)
+        model = NMF(count, init="nndsvda", max_iter=iterations, random_state=seed)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # the error is reported with the factors
+            warnings.simplefilter("ignore", ConvergenceWarning)  # the error is part of the result
             left = model.fit_transform(part.cpu().numpy())
         columns.append(torch.from_numpy(left).to(w))
         rows.append(torch.from_numpy(model.components_).to(w) * sign)
     u, vh = torch.cat(columns, 1), torch.cat(rows, 0)
     lengths = (torch.linalg.vector_norm(u, dim=0), torch.linalg.vector_norm(vh, dim=1))
     s = lengths[0] * lengths[1]
-    # A component that came out empty is no direction; the rank is then lower than asked for.
+    # Empty components are dropped, so the rank may be lower than asked for.
     order = torch.argsort(s, descending=True, stable=True)[: int(torch.count_nonzero(s))]
     return (u / lengths[0])[:, order], s[order], (vh / lengths[1][:, None])[order]

@@ -1,6 +1,6 @@
-"""Checks of hyperparameters, with one wording: the field, the value, what is allowed.
+"""Checks of hyperparameters. Every error has one wording: the field, the value, what is allowed.
 
-Types are checked for every class by what its annotations say; what a method checks beside is how large a value is.
+Types of all fields are checked against the class's annotations; methods check the ranges of values.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ _WORDS: dict[Any, str] = {
 
 
 def check_types(cls: type, settings: Mapping[str, Any], prefix: str = "") -> None:
-    """Each of `settings` is what the annotation of `cls` says; one without an annotation may be anything.
+    """Check that each of `settings` has the type of its annotation in `cls`; without an annotation any type is allowed.
 
-    prefix: stands before a setting's name in the error. Raises `ValueError`.
+    prefix: is put before a setting's name in the error. Raises `ValueError`.
     """
     hints = hints_of(cls)
     for name, value in settings.items():
@@ -37,7 +37,7 @@ def check_types(cls: type, settings: Mapping[str, Any], prefix: str = "") -> Non
 
 @functools.cache
 def hints_of(cls: type) -> Mapping[str, Any]:
-    """What a class says of its arguments' types, by name; nothing where that can't be resolved."""
+    """Return the type annotations of a class's arguments, by name; empty if they can't be resolved."""
     try:
         return typing.get_type_hints(cls if dataclasses.is_dataclass(cls) else cls.__init__)  # type: ignore[misc]
     except (NameError, TypeError, AttributeError):
@@ -45,7 +45,7 @@ def hints_of(cls: type) -> Mapping[str, Any]:
 
 
 def arguments(cls: type) -> dict[str, inspect.Parameter]:
-    """What a class is made of, by name."""
+    """Return the parameters of a class's constructor, by name."""
     return dict(inspect.signature(cls).parameters)
 
 
@@ -68,7 +68,7 @@ def _fits(kind: Any, value: Any) -> bool:
         return _is_list(value) and len(value) == len(parts) and all(map(_fits, parts, value))
     if issubclass(kind, Mapping):
         return isinstance(value, Mapping) and (not parts or all(_fits(parts[1], part) for part in value.values()))
-    if issubclass(kind, Collection) and kind is not str:  # YAML has but one kind of list
+    if issubclass(kind, Collection) and kind is not str:  # YAML has one kind of list
         return _is_list(value) and (not parts or all(_fits(parts[0], part) for part in value))
     return isinstance(value, kind)
 
@@ -78,7 +78,7 @@ def _is_list(value: Any) -> bool:
 
 
 def _words(kind: Any) -> str:
-    """What an annotation allows, in words."""
+    """Return in words what an annotation allows."""
     origin, parts = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
         return ", ".join(dict.fromkeys(_words(part) for part in parts))
@@ -96,48 +96,48 @@ def _words(kind: Any) -> str:
     return str(getattr(kind, "__name__", kind))
 
 
-def whole(variant: Any, *names: str, at_least: int = 1) -> None:
-    """The fields `names` are ≥ `at_least`, and not null. Raises `ValueError`."""
+def check_int(variant: Any, *names: str, at_least: int = 1) -> None:
+    """Check that the fields `names` are ≥ `at_least` and not null. Raises `ValueError`."""
     for name in names:
         value = getattr(variant, name)
         check(name, value, value is not None and value >= at_least, f"a whole number ≥ {at_least}")
 
 
-def positive(variant: Any, *names: str) -> None:
-    """The fields `names` are > 0. Raises `ValueError`."""
+def check_positive(variant: Any, *names: str) -> None:
+    """Check that the fields `names` are > 0. Raises `ValueError`."""
     for name in names:
         value = getattr(variant, name)
         check(name, value, value > 0, "a number > 0")
 
 
-def not_negative(variant: Any, *names: str) -> None:
-    """The fields `names` are ≥ 0. Raises `ValueError`."""
+def check_not_negative(variant: Any, *names: str) -> None:
+    """Check that the fields `names` are ≥ 0. Raises `ValueError`."""
     for name in names:
         value = getattr(variant, name)
         check(name, value, value >= 0, "a number ≥ 0")
 
 
-def share(variant: Any, *names: str) -> None:
-    """The fields `names` are shares: 0 ≤ value < 1. Raises `ValueError`."""
+def check_fraction(variant: Any, *names: str) -> None:
+    """Check that the fields `names` are fractions, 0 ≤ value < 1. Raises `ValueError`."""
     for name in names:
         value = getattr(variant, name)
         check(name, value, 0 <= value < 1, f"0 ≤ {name} < 1")
 
 
-def one_of(variant: Any, name: str, allowed: Sequence[str]) -> None:
-    """The field `name` is one of `allowed`. Raises `ValueError`."""
+def check_one_of(variant: Any, name: str, allowed: Sequence[str]) -> None:
+    """Check that the field `name` is one of `allowed`. Raises `ValueError`."""
     value = getattr(variant, name)
     check(name, value, value in allowed, ", ".join(allowed))
 
 
-def budget(variant: Any, *replaced: str) -> None:
-    """`budget` is null or a whole number ≥ 1, and with it the fields `replaced` keep their defaults.
+def check_budget(variant: Any, *replaced: str) -> None:
+    """Check that `budget` is null or an integer ≥ 1, and that with a budget the fields `replaced` have their defaults.
 
-    Raises `ValueError`: what the budget decides can't be set as well.
+    Raises `ValueError`, because fields that the budget decides can't be set as well.
     """
     if variant.budget is None:
         return
-    whole(variant, "budget")
+    check_int(variant, "budget")
     defaults = {f.name: f.default for f in dataclasses.fields(variant) if f.default is not dataclasses.MISSING}
     for name in replaced:
         value = getattr(variant, name)
@@ -145,10 +145,10 @@ def budget(variant: Any, *replaced: str) -> None:
             raise ValueError(f"{name}: {value!r} with budget: {variant.budget}; the budget decides it, leave it out")
 
 
-def without_effect(variant: Any, name: str, where: str) -> None:
-    """The field `name` keeps its default, for `where`, in words, it does nothing. Raises `ValueError`.
+def check_without_effect(variant: Any, name: str, where: str) -> None:
+    """Check that the field `name` has its default, because it has no effect there. Raises `ValueError`.
 
-    An option that is silently ignored is worse than one that does not exist.
+    where: the setting under which it has no effect, in words. A silently ignored option is worse than a missing one.
     """
     value, default = getattr(variant, name), type(variant).__dataclass_fields__[name].default
     if value != default:
@@ -156,6 +156,6 @@ def without_effect(variant: Any, name: str, where: str) -> None:
 
 
 def check(name: str, value: Any, good: bool, allowed: str) -> None:
-    """Raises `ValueError` unless `good`."""
+    """Raise `ValueError` unless `good`."""
     if not good:
         raise ValueError(f"{name}: {value!r}, allowed: {allowed}")

@@ -1,4 +1,4 @@
-"""The kinds of layer that can be adapted, seen as one thing: a matrix (out, in) applied to something.
+"""The kinds of layer that can be adapted, with one interface: a matrix (out, in) applied to an input.
 
 | layer | weight | in | out | A x | B h |
 |---|---|---|---|---|---|
@@ -7,7 +7,7 @@
 | `nn.Conv2d` | (out, channels, kh, kw) | channels · kh · kw | channels | convolution | 1×1 convolution |
 | `nn.Embedding` | (in, out) | rows | features | lookup | linear |
 
-A low-rank update never forms the matrix: `project` applies A (r, in), `expand` applies B (out, r).
+A low-rank update does not form the matrix: `project` applies A (r, in), `expand` applies B (out, r).
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from torch import nn
 from torch.nn.grad import conv2d_weight
 
 
-class Form:
-    """How a layer applies its matrix. `of(layer)` finds the right one."""
+class LayerKind:
+    """How a layer applies its matrix. `kind_of(layer)` returns the right subclass."""
 
     takes_dropout = True
     is_product = True  # whether the layer is x Wᵀ + b for rows x, and nothing else
@@ -31,35 +31,35 @@ class Form:
 
     @property
     def matrix(self) -> torch.Tensor:
-        """The layer's weight as (out, in), a view where the layout allows one."""
+        """The layer's weight as (out, in), a view if the layout allows it."""
         return self.as_matrix(self.layer.weight)
 
     def as_matrix(self, weight: torch.Tensor) -> torch.Tensor:
-        """A tensor in the layout of the layer's weight as (out, in)."""
+        """Return a tensor in the layout of the layer's weight as (out, in)."""
         return weight
 
     def as_weight(self, matrix: torch.Tensor) -> torch.Tensor:
-        """A matrix (out, in) in the layout of the layer's weight."""
+        """Return a matrix (out, in) in the layout of the layer's weight."""
         return matrix
 
     def project(self, x: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
-        """A (r, in) applied to the layer's input: r features where the layer has `out`."""
+        """Apply A (r, in) to the layer's input: r features instead of `out`."""
         return F.linear(x, a)
 
     def expand(self, h: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-        """B (out, r) applied to what `project` gave: what the layer's output is added to."""
+        """Apply B (out, r) to the result of `project`: the shape of the layer's output."""
         return F.linear(h, b)
 
     def over_output(self, values: torch.Tensor) -> torch.Tensor:
-        """One number for each feature of the output, or of what `project` gives, shaped to be broadcast over it."""
+        """Shape one value per feature so that it broadcasts over the output, or over the result of `project`."""
         return values
 
     def gradient(self, x: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
-        """∂L/∂W as (out, in), from the layer's input and the gradient of its output."""
+        """Return ∂L/∂W as (out, in), from the layer's input and the gradient of its output."""
         return output.flatten(0, -2).T @ x.flatten(0, -2)
 
 
-class _Conv1D(Form):
+class _Conv1D(LayerKind):
     def as_matrix(self, weight: torch.Tensor) -> torch.Tensor:
         return weight.T
 
@@ -67,8 +67,8 @@ class _Conv1D(Form):
         return matrix.T
 
 
-class _Embedding(Form):
-    takes_dropout = False  # its input is a row number
+class _Embedding(LayerKind):
+    takes_dropout = False  # its input is an index
     is_product = False
 
     def as_matrix(self, weight: torch.Tensor) -> torch.Tensor:
@@ -85,7 +85,7 @@ class _Embedding(Form):
         return rows.index_add_(0, x.flatten(), output.flatten(0, -2)).T
 
 
-class _Conv2d(Form):
+class _Conv2d(LayerKind):
     is_product = False
 
     def as_matrix(self, weight: torch.Tensor) -> torch.Tensor:
@@ -118,43 +118,43 @@ class _Conv2d(Form):
 
 
 def matrix(layer: nn.Module) -> torch.Tensor:
-    """The weight (out, in) of a layer that can be adapted."""
-    form = of(layer)
-    assert form is not None, f"{type(layer).__name__} is no layer that targets.select gives"
-    return form.matrix
+    """Return the weight (out, in) of a layer that can be adapted."""
+    kind = kind_of(layer)
+    assert kind is not None, f"{type(layer).__name__} is not a layer that target_modules.select returns"
+    return kind.matrix
 
 
 def size(layer: nn.Module) -> tuple[int, int]:
-    """(out, in) of a layer that can be adapted."""
+    """Return (out, in) of a layer that can be adapted."""
     out_features, in_features = matrix(layer).shape
     return out_features, in_features
 
 
 def takes_dropout(layer: nn.Module) -> bool:
-    """Whether the input of a layer that can be adapted is made of numbers that can be dropped."""
-    form = of(layer)
-    return form is not None and form.takes_dropout
+    """Whether dropout can act on the layer's input."""
+    kind = kind_of(layer)
+    return kind is not None and kind.takes_dropout
 
 
 def is_linear(layer: nn.Module) -> bool:
-    """Whether "all-linear" means it: features in, features out."""
-    form = of(layer)
-    return type(form) in (Form, _Conv1D)
+    """Whether "all-linear" includes the layer: features in, features out."""
+    kind = kind_of(layer)
+    return type(kind) in (LayerKind, _Conv1D)
 
 
 ALLOWED = "Linear, Conv1D, Conv2d, Embedding"
 
 
-def of(layer: nn.Module) -> Form | None:
-    """The form of a layer, or None for a kind that can't be adapted."""
+def kind_of(layer: nn.Module) -> LayerKind | None:
+    """Return the kind of a layer, or None if it can't be adapted."""
     if isinstance(layer, nn.Linear):
-        return Form(layer)
+        return LayerKind(layer)
     if isinstance(layer, nn.Embedding):
-        # With a norm bound the lookup rewrites its own weight; a frozen matrix is what we need.
+        # With max_norm the lookup rewrites its own weight, which must stay frozen.
         return _Embedding(layer) if layer.max_norm is None else None
     if isinstance(layer, nn.Conv2d):
         return _Conv2d(layer) if layer.groups == 1 else None
-    # transformers' own class, known by its name and shape so that transformers is not imported.
+    # transformers' class, recognised by its name and shape so that transformers need not be imported.
     if type(layer).__name__ == "Conv1D" and hasattr(layer, "nf") and layer.weight.ndim == 2:
         return _Conv1D(layer)
     return None

@@ -1,4 +1,4 @@
-"""Whether an error is memory that ran out: no fault of a setting, and never reported as one."""
+"""Recognises out-of-memory errors, which must not be reported as faults of a setting."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ import torch
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Of this process or of the device; torch has no error of its own for the first."""
+    """Whether this process or the device ran out of memory; torch has no error class for the former."""
     kind = isinstance(error, MemoryError | torch.OutOfMemoryError)
     return kind or "DefaultCPUAllocator" in str(error) or "out of memory" in str(error)

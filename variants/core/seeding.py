@@ -1,4 +1,4 @@
-"""Random draws that depend on a seed and a layer's name, and on nothing that was drawn before."""
+"""Random number generators that depend on a seed and a layer's name only."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 
 def generator(seed: int, name: str) -> torch.Generator:
-    """A generator on the CPU for the layer `name`: every layer draws its own numbers, whatever the order of layers."""
-    # torch's generator on the CPU looks at 32 bits of a seed alone: what stands above them changes nothing.
+    """Return a CPU generator for the layer `name`; its numbers do not depend on the order of layers."""
+    # torch's CPU generator uses the low 32 bits of a seed only.
     digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:4], "big"))

@@ -1,8 +1,7 @@
 """State on disk: nested dicts and lists of tensors and plain values, without pickle.
 
-A tree is written as two files: `NAME.safetensors` holds the tensors, `NAME.json` the shape of
-the tree with a reference where a tensor stood. Both are complete when the JSON is there: it is
-written last, to a temporary name, and renamed.
+A tree is written as two files: `NAME.safetensors` has the tensors, `NAME.json` the structure of the tree with
+references to them. If the JSON file exists, both are complete: it is written last, under a temporary name, and renamed.
 """
 
 from __future__ import annotations
@@ -23,13 +22,13 @@ _TUPLE = "__tuple__"
 
 
 class CorruptState(ValueError):
-    """Files of a state that don't make a whole tree."""
+    """The files of a state are incomplete or do not fit the model."""
 
 
 def save(tree: Any, path: Path) -> None:
-    """Writes `tree` to `path`.safetensors and `path`.json.
+    """Write `tree` to `path`.safetensors and `path`.json.
 
-    Leaves are tensors, strings, numbers, booleans and None; dict keys strings or whole numbers.
+    Leaves are tensors, strings, numbers, booleans and None; dict keys are strings or integers.
     """
     tensors: dict[str, torch.Tensor] = {}
     skeleton = _strip(tree, "", tensors)
@@ -47,7 +46,7 @@ def save(tree: Any, path: Path) -> None:
 
 
 def load(path: Path) -> Any:
-    """The tree that `save` wrote. Raises `CorruptState` naming the file."""
+    """Return the tree that `save` wrote. Raises `CorruptState` naming the file."""
     outline, weights = path.with_name(path.name + ".json"), path.with_name(path.name + ".safetensors")
     try:
         return _fill(json.loads(outline.read_text(encoding="utf-8")), load_file(weights))
@@ -55,20 +54,20 @@ def load(path: Path) -> Any:
         raise CorruptState(f"{path}: {type(error).__name__}: {error}") from None
 
 
-def _strip(tree: Any, place: str, tensors: dict[str, torch.Tensor]) -> Any:
+def _strip(tree: Any, key_path: str, tensors: dict[str, torch.Tensor]) -> Any:
     if isinstance(tree, torch.Tensor):
-        tensors[place] = tree.detach().to("cpu").contiguous().clone()
-        return {_TENSOR: place}
+        tensors[key_path] = tree.detach().to("cpu").contiguous().clone()
+        return {_TENSOR: key_path}
     if isinstance(tree, Mapping):
         if all(isinstance(key, str) for key in tree) and not {_TENSOR, _PAIRS, _TUPLE} & tree.keys():
-            return {key: _strip(value, f"{place}/{key}", tensors) for key, value in tree.items()}
-        return {_PAIRS: [[key, _strip(value, f"{place}/{key}", tensors)] for key, value in tree.items()]}
+            return {key: _strip(value, f"{key_path}/{key}", tensors) for key, value in tree.items()}
+        return {_PAIRS: [[key, _strip(value, f"{key_path}/{key}", tensors)] for key, value in tree.items()]}
     if isinstance(tree, list | tuple):
-        items = [_strip(value, f"{place}/{i}", tensors) for i, value in enumerate(tree)]
+        items = [_strip(value, f"{key_path}/{i}", tensors) for i, value in enumerate(tree)]
         return {_TUPLE: items} if isinstance(tree, tuple) else items
     if tree is None or isinstance(tree, bool | int | float | str):
         return tree
-    raise TypeError(f"{place or 'state'}: {type(tree).__name__} can't be saved without pickle")
+    raise TypeError(f"{key_path or 'state'}: {type(tree).__name__} can't be saved without pickle")
 
 
 def _fill(skeleton: Any, tensors: Mapping[str, torch.Tensor]) -> Any:

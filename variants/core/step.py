@@ -1,4 +1,4 @@
-"""One optimizer step, as `variants.core.variant` documents it: of the trainer, the contract and the benchmarks."""
+"""One optimizer step, as documented in `variants.core.variant`; used by trainer, contract and benchmarks."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ Batch = TypeVar("Batch")
 
 @dataclass(frozen=True)
 class Loss:
-    """The task loss of one batch, without the penalty.
+    """The task loss of one batch, without the method's penalty.
 
-    sum: over the rows of the batch, or whatever the task's loss is a mean of. weight: how many these are; 0 for a
-    batch that must not count.
+    sum: over the rows of the batch, or over the units that the task's loss averages. weight: number of these units; 0
+    for a batch that must not count.
     """
 
     sum: torch.Tensor
@@ -34,11 +34,11 @@ class Loss:
 
 @dataclass(frozen=True)
 class Taken:
-    """What a step computed.
+    """The results of a step.
 
-    task_loss: mean over all that the step's batches weigh, of all processes. penalty: mean over this process's
-    batches, None for a method without one. norm: of all gradients, before they were clipped. moved: whether it was
-    finite; if not, no parameter has moved and the hooks after the backward passes were not called.
+    task_loss: mean over all units of the step's batches, of all processes. penalty: mean over this process's batches,
+    None for a method without one. norm: norm of all gradients before clipping. moved: whether the norm was finite; if
+    not, no parameter has moved and the hooks after the backward passes were not called.
     """
 
     task_loss: torch.Tensor
@@ -57,14 +57,14 @@ def take(
     max_norm: float = 0.0,
     watch: Callable[[str], None] = lambda event: None,
 ) -> Taken:
-    """Takes `step` on `batches`, whose gradients are accumulated.
+    """Take `step` on `batches`, whose gradients are accumulated.
 
-    The step minimises Σ sum / `weight` + penalty: what counts once in a batch counts once in the step, however the
-    rows are divided among batches and processes, and the penalty counts once. It is computed for each batch, for a
-    method may draw anew for each, and weighed as the batch is.
+    The step minimises Σ sum / `weight` + penalty, so every unit counts once, however the rows are divided among batches
+    and processes, and the penalty counts once. It is computed for each batch, because a method may draw new random
+    numbers for each, and weighted like the batch.
 
-    loss: runs the forward pass. weight: of all batches of the step, on all processes. max_norm: to which gradients are
-    clipped, 0 to leave them. watch: is told "begun", "gradients" (summed and clipped), "scored" (after
+    loss: runs the forward pass. weight: of all batches of the step, on all processes. max_norm: norm to which gradients
+    are clipped, 0 for no clipping. watch: is called with "begun", "gradients" (summed and clipped), "scored" (after
     `on_gradients`), "moved" (after the optimizer) and "updated"; a step that is not finite ends at "gradients".
     """
     model.train()
@@ -74,15 +74,15 @@ def take(
     losses, penalties = [], []
     for batch in batches:
         penalty = variant.penalty()
-        found = loss(batch)
-        # To the mean weight of the step's batches: 1, and nothing is rounded, if all weigh the same.
-        share = found.weight * len(batches) / weight
-        mean = found.mean
-        losses.append(mean.detach() * share)
+        task_loss = loss(batch)
+        # Relative to the mean weight of the step's batches: exactly 1, without rounding, if all weights are equal.
+        relative = task_loss.weight * len(batches) / weight
+        mean = task_loss.mean
+        losses.append(mean.detach() * relative)
         if penalty is not None:
             penalties.append(penalty.detach())
             mean = mean + penalty
-        (mean * share / len(batches)).backward()
+        (mean * relative / len(batches)).backward()
     collectives.sum_gradients(model)
     norm = _clip(model, max_norm)
     moved = math.isfinite(norm)
@@ -97,13 +97,13 @@ def take(
             variant.on_update(step)
         watch("updated")
     else:
-        # Without gradients the optimizer moves nothing: no parameter, no moment, no decay. The schedule wants the call.
+        # Without gradients the optimizer changes neither parameters nor moments. The schedule expects the call.
         model.zero_grad()
         step.optimizer.step()
     step.scheduler.step()
     model.zero_grad()
     return Taken(
-        task_loss=collectives.total(torch.stack(losses).mean()),
+        task_loss=collectives.all_reduce_sum(torch.stack(losses).mean()),
         penalty=torch.stack(penalties).mean() if penalties else None,
         norm=norm,
         moved=moved,
@@ -111,9 +111,9 @@ def take(
 
 
 def _clip(model: nn.Module, max_norm: float) -> float:
-    """The norm of all gradients of `model`, which are scaled down to `max_norm` if that is not 0.
+    """Return the norm of all gradients of `model`, and clip them to `max_norm` unless that is 0.
 
-    Reading it synchronises with the device, the only time in a step.
+    Reading it is the step's only synchronisation with the device.
     """
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
     norm = nn.utils.get_total_norm(gradients)

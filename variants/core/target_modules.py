@@ -1,8 +1,8 @@
-"""Which layers of a model are adapted, and how one layer takes another's place.
+"""Selecting the layers of a model to adapt, and replacing a layer.
 
-Names are the dotted names of `named_modules()`. A pattern means a module when the module's
-name ends in it, at a dot: `query`, `attention.output.dense`, `layer.0.*`. `*` stands for
-anything, dots included. A pattern that means nothing is an error, never a no-op.
+Names are the dotted names of `named_modules()`. A pattern matches a module if the module's name ends in it, at a dot:
+`query`, `attention.output.dense`, `layer.0.*`. `*` matches anything, dots included. A pattern without a match is an
+error.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ ALL_LINEAR = "all-linear"
 
 
 def matches(name: str, pattern: str) -> bool:
-    """Whether `pattern` means the module (or parameter) `name`."""
+    """Whether `pattern` matches the module (or parameter) `name`."""
     return fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(name, f"*.{pattern}")
 
 
 def inside(name: str, modules: Iterable[str]) -> bool:
-    """Whether `name` is one of `modules` or lies in one, wherever a wrapper has put them."""
+    """Whether `name` is one of `modules` or inside one, also if a wrapper has prefixed their names."""
     return any(f".{module}." in f".{name}." for module in modules)
 
 
 def block_number(name: str) -> int | None:
-    """The first number in a dotted name: `encoder.layer.3.output.dense` lies in block 3."""
+    """Return the first number in a dotted name: `encoder.layer.3.output.dense` is in block 3."""
     return next((int(part) for part in name.split(".") if part.isdigit()), None)
 
 
@@ -41,10 +41,10 @@ def select(
     layers: Sequence[int] | None = None,
     head: Sequence[str] = (),
 ) -> dict[str, nn.Module]:
-    """The layers to adapt, by name and in the model's order; the head is never among them.
+    """Return the layers to adapt, by name and in the model's order, always without the head.
 
-    Raises `ValueError` where a pattern means no layer, a layer is of a kind that can't be
-    adapted, its weight is shared with another module, or nothing is left.
+    Raises `ValueError` if a pattern has no match, a layer can't be adapted or shares its weight with another module,
+    or no layer is left.
     """
     modules = {name: module for name, module in model.named_modules() if name and not inside(name, head)}
     linear = [name for name, module in modules.items() if kinds.is_linear(module)]
@@ -53,22 +53,22 @@ def select(
         chosen = [name for name in linear if modules[name] is not words]
     else:
         patterns = [targets] if isinstance(targets, str) else list(targets)
-        chosen = _meant("targets", patterns, modules, linear)
-    dropped = set(_meant("exclude", list(exclude), modules, linear)) if exclude else set()
+        chosen = _matched("targets", patterns, modules, linear)
+    dropped = set(_matched("exclude", list(exclude), modules, linear)) if exclude else set()
     chosen = [name for name in chosen if name not in dropped]
     if layers is not None:
         chosen = _within(chosen, layers)
     if not chosen:
         raise ValueError(f"targets: {targets!r} leaves no layer to adapt; linear layers: {_kinds(linear)}")
-    found = {}
+    selected = {}
     for name in chosen:
         module = modules[name]
-        if kinds.of(module) is None:
+        if kinds.kind_of(module) is None:
             kind = type(module).__name__
             raise ValueError(f"targets: {name} is a {kind}, allowed: {kinds.ALLOWED}; linear: {_kinds(linear)}")
-        found[name] = module
+        selected[name] = module
     _refuse_shared(model, chosen)
-    return found
+    return selected
 
 
 def _output_layer(model: nn.Module) -> nn.Module | None:
@@ -80,45 +80,45 @@ def _output_layer(model: nn.Module) -> nn.Module | None:
 
 
 def not_linear(model: nn.Module, head: Sequence[str] = ()) -> dict[str, int]:
-    """Numbers in the weights that "all-linear" doesn't reach, by the parameter's name.
+    """Return the sizes of the weights that "all-linear" does not include, by parameter name.
 
-    These are the matrices outside the head that lie in no linear layer and no embedding: experts that a model keeps in
-    one tensor, convolutions, a router or an attention of a class of its own.
+    These are the matrices outside the head that are in neither linear layers nor embeddings: experts stored in one
+    tensor, convolutions, routers or attention with classes of their own.
     """
-    found = {}
+    sizes = {}
     for name, module in model.named_modules():
         if not inside(name, head) and not kinds.is_linear(module) and not isinstance(module, nn.Embedding):
-            for own, parameter in module.named_parameters(recurse=False):
-                if parameter.ndim >= 2 and not inside(own, () if name else head):
-                    found[f"{name}.{own}" if name else own] = parameter.numel()
-    return found
+            for parameter_name, parameter in module.named_parameters(recurse=False):
+                if parameter.ndim >= 2 and not inside(parameter_name, () if name else head):
+                    sizes[f"{name}.{parameter_name}" if name else parameter_name] = parameter.numel()
+    return sizes
 
 
 def by_block(names: Iterable[str]) -> str:
-    """Names for a line of text: those that differ in their numbers alone stand there once, with * for the numbers."""
-    alike: dict[str, list[str]] = {}
+    """Join names for a line of text; those that differ only in numbers appear once, with * for the numbers."""
+    by_pattern: dict[str, list[str]] = {}
     for name in names:
-        alike.setdefault(re.sub(r"(?<=\.)\d+(?=\.)", "*", name), []).append(name)
-    return ", ".join(some[0] if len(some) == 1 else pattern for pattern, some in alike.items())
+        by_pattern.setdefault(re.sub(r"(?<=\.)\d+(?=\.)", "*", name), []).append(name)
+    return ", ".join(some[0] if len(some) == 1 else pattern for pattern, some in by_pattern.items())
 
 
 def replace(model: nn.Module, name: str, module: nn.Module) -> None:
-    """Puts `module` where the submodule `name` was."""
+    """Replace the submodule `name` by `module`."""
     parent, _, child = name.rpartition(".")
     setattr(model.get_submodule(parent), child, module)
 
 
-def _meant(field: str, patterns: list[str], modules: dict[str, nn.Module], linear: list[str]) -> list[str]:
-    meant: set[str] = set()
+def _matched(field: str, patterns: list[str], modules: dict[str, nn.Module], linear: list[str]) -> list[str]:
+    matched: set[str] = set()
     for pattern in patterns:
         names = {name for name in modules if matches(name, pattern)}
-        # With a wildcard the containers between the layers match too; only a plain name can mean one.
+        # A wildcard also matches containers of layers; only a plain name can select one.
         if "*" in pattern:
-            names = {name for name in names if kinds.of(modules[name]) is not None}
+            names = {name for name in names if kinds.kind_of(modules[name]) is not None}
         if not names:
             raise ValueError(f"{field}: no layer ends in {pattern!r}; linear layers: {_kinds(linear)}")
-        meant |= names
-    return [name for name in modules if name in meant]
+        matched |= names
+    return [name for name in modules if name in matched]
 
 
 def _within(chosen: list[str], layers: Sequence[int]) -> list[str]:
@@ -143,5 +143,5 @@ def _refuse_shared(model: nn.Module, chosen: list[str]) -> None:
 
 
 def _kinds(names: list[str]) -> str:
-    """The last names of layers, each once: short enough for an error."""
+    """Return the last parts of layers' names, each once: short enough for an error."""
     return ", ".join(dict.fromkeys(name.rpartition(".")[2] for name in names)) or "none"

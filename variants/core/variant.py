@@ -13,16 +13,22 @@
         schedule, zero_grad
     variant.on_train_end(step)               # the final budget holds, or it raises
 
-Several processes may share a run, each with a part of every batch. `.grad` is summed over them before `clip`, so that
-hooks see and do the same on all; what hooks draw with torch is the same, too. A method that takes gradients elsewhere
-asks `variants.core.collectives.total` for the whole; `penalty` draws nothing.
+Several processes may share a run; each has a part of every batch. `.grad` is summed over them before `clip`, so hooks
+see the same gradients on all processes. What hooks draw with torch is the same, too. A method that takes gradients
+elsewhere sums them with `variants.core.collectives.all_reduce_sum`. `penalty` must draw nothing.
 
-A step whose gradients are not finite is left out: neither `on_gradients` nor `on_update`
-is called for it, so no importance average ever sees such a number.
+A step whose gradients are not finite is skipped: neither `on_gradients` nor `on_update` is called, so importance
+averages stay finite.
 
-To write a method, derive from `AdapterVariant` and define `build`; everything else has a
-default that does nothing. Methods that wrap no layer derive from `Variant` and define
-`attach`.
+A method that wraps layers derives from `AdapterVariant`; one that wraps none derives from `Variant`.
+
+| | AdapterVariant | Variant |
+|---|---|---|
+| must be defined | `build` | `attach` |
+| with hyperparameters | `test_params`, `__post_init__` for their checks | the same |
+| with a schedule or sizes to check | `plan`, `check` | the same |
+| if it changes during training | `on_*` hooks, `state_dict`, `load_state_dict`, `is_final_form` | the same |
+| rarely | the others | `ranks`, `effective_parameters`, `disabled`, `merged`, `to_peft` |
 """
 
 from __future__ import annotations
@@ -51,8 +57,8 @@ T = TypeVar("T")
 class Step:
     """One optimizer step, as the hooks see it.
 
-    index: 1 for the first step of the run. total: steps that the run will take.
-    optimizer, scheduler: live objects; a parameter that grows is entered in both.
+    index: 1 for the first step of the run. total: number of steps of the run.
+    optimizer, scheduler: the run's own objects; a method that adds parameters adds them to both.
     """
 
     index: int
@@ -63,117 +69,117 @@ class Step:
 
 @dataclass(kw_only=True)
 class Variant:
-    """The hooks, each with a default that does nothing; `attach` alone must be written.
+    """Base class with hooks that do nothing; a subclass must define `attach`.
 
-    name: what tables call the method. adapters: of the wrapped layers, by name; a method may wrap none.
+    name: the method's name in tables. adapters: the adapters of the wrapped layers, by layer name; may be empty.
     """
 
     exact_at_start: ClassVar[bool] = True  # the attached model's first output equals the base model's
-    same_in_batches: ClassVar[bool] = True  # a step is the same into however many batches its rows are split
+    same_in_batches: ClassVar[bool] = True  # splitting a step's rows into more batches does not change the step
 
     name: str = ""
 
     adapters: dict[str, Adapter] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __new__(cls, *_: Any, **settings: Any) -> Self:
-        field_checks.check_types(cls, settings)  # before `__post_init__`, which compares them
+        field_checks.check_types(cls, settings)  # before `__post_init__`, which compares values
         return super().__new__(cls)
 
     @classmethod
     def test_params(cls) -> list[dict[str, Any]]:
-        """Settings that the contract is checked with; small enough for layers of width 8."""
+        """Return the settings that the contract is checked with; they must fit layers of width 8."""
         return [{}]
 
     def plan(self, total_steps: int) -> None:
-        """Called before any model is loaded. Raises `ValueError` where the schedule doesn't fit."""
+        """Check the schedule before any model is loaded. Raises `ValueError` if it does not fit `total_steps`."""
 
     def check(self, model: nn.Module, head: Sequence[str] = ()) -> None:
-        """Called with the model's modules on the meta device, before any weight is loaded.
+        """Check the model's modules, which are on the meta device, before any weight is loaded.
 
         Raises `ValueError` for targets or sizes that `attach` would refuse.
         """
 
     def leaves_out(self, model: nn.Module, head: Sequence[str] = ()) -> dict[str, int]:
-        """Numbers in parameters, by name, that the method's word for what it trains promises and doesn't reach.
+        """Return the sizes of the parameters, by name, that `targets` seems to include and the method does not reach.
 
         model: as for `check`. Empty for most methods and models.
         """
         return {}
 
     def attach(self, model: nn.Module, head: Sequence[str] = ()) -> nn.Module:
-        """Prepares `model` in place: trainable is what the method trains, and the head.
+        """Prepare `model` in place: afterwards only the method's parameters and the head require gradients.
 
-        head: dotted names of the modules that belong to the task, which stay as they are and
-        are trained. Returns the model to call, which only a bridge to another library changes.
+        head: dotted names of the task's modules, which are trained but not adapted.
+        Returns the model to call: `model` itself, unless a bridge to another library wraps it.
         """
         raise NotImplementedError(f"{type(self).__name__}.attach")
 
     def on_step_begin(self, step: Step) -> None:
-        """Before the forward pass of a step (once per step, however many batches it accumulates)."""
+        """Runs before the forward passes of a step: once per step, however many batches it accumulates."""
 
     def penalty(self) -> torch.Tensor | None:
-        """A scalar added to the task loss in training, logged apart; None for no penalty.
+        """Return the method's regularizer, a scalar that is added to the training loss and logged separately; or None.
 
-        Asked for each batch of a step, and weighed as the batch is, so that one step adds it once.
+        It is computed for each batch of a step and weighted like the batch, so a step adds it once.
         """
         return None
 
     def on_gradients(self, step: Step) -> None:
-        """The gradients are final (summed, clipped) and no parameter has moved."""
+        """Runs when the gradients are final (summed and clipped), before the optimizer moves any parameter."""
 
     def on_update(self, step: Step) -> None:
-        """The optimizer has moved the parameters; the gradients that moved them are still there."""
+        """Runs after the optimizer has moved the parameters, while their gradients are still available."""
 
     def is_final_form(self, step: Step) -> bool:
-        """Whether the model after this step is one that the method may hand over.
+        """Whether the model after this step meets the method's budget.
 
-        False while ranks are still above or below their budget: such a model is evaluated, but it
-        is no candidate for the best checkpoint and does not count for early stopping.
+        While this is False (ranks are still above or below their budget) the model is evaluated, but it is not a
+        candidate for the best checkpoint and does not count for early stopping.
         """
         return True
 
     def on_train_end(self, step: Step) -> None:
-        """After the last step, on the model that is handed over (the best checkpoint, or the last).
+        """Runs after the last step, on the model that is reported (the best checkpoint, or the last).
 
-        Raises `RuntimeError` where the promised budget was not met.
+        Raises `RuntimeError` if the promised budget was not met.
         """
 
     def optimizer_options(self, name: str) -> Mapping[str, Any]:
-        """Optimizer options in which the parameter `name` departs from the run's.
+        """Return the optimizer options of the parameter `name` that differ from the run's.
 
-        `lr_scale` multiplies the run's learning rate; any other name (`weight_decay`, `eps`)
-        replaces the optimizer's own.
+        `lr_scale` multiplies the run's learning rate; any other key (`weight_decay`, `eps`) replaces the optimizer's
+        value.
         """
         return {}
 
     def decays(self, name: str) -> bool | None:
-        """Whether the run's weight decay acts on the trained parameter `name`, which is none of the head's.
+        """Whether the run's weight decay acts on the trained parameter `name`, which lies outside the head.
 
-        The name decides and not the shape, for a matrix may be kept as a flat vector of its entries. None is for a
-        weight of the model's own: the usual rule decides, by which matrices decay, biases and other vectors do not.
+        The name decides, not the shape, because a matrix may be stored as a flat vector of its entries. None is for
+        weights of the base model: there the usual rule holds (matrices decay; biases and other vectors do not).
         """
         return None
 
     def needs_whole_weights(self) -> str | None:
-        """The field by whose value a hook reads the base weights in training; None where forward passes alone do.
+        """Return the field whose value makes a hook read base weights during training; None if only forward passes do.
 
-        Between forward and backward passes a process of several may hold but a part of each base weight.
+        With sharded weights a process holds only a part of each base weight between forward and backward passes.
         """
         return None
 
     def virtual_tokens(self) -> int:
-        """Tokens that the method puts in front of every text; each takes one of the model's positions."""
+        """Return how many tokens the method puts before every text; each takes one of the model's positions."""
         return 0
 
     def needs_cache(self) -> str | None:
-        """The field by whose value the model gets what is trained as cached keys and values; None where it doesn't.
+        """Return the field whose value makes the model receive trained keys and values as a cache; None if it does not.
 
-        A model that computes its activations again in the backward pass drops them.
+        Gradient checkpointing drops such a cache.
         """
         return None
 
     def ranks(self) -> dict[str, int]:
-        """Rank in use of every adapted layer; empty for a method without ranks."""
+        """Return the rank in use of every adapted layer, by name; empty for a method without ranks."""
         return {}
 
     @property
@@ -186,73 +192,72 @@ class Variant:
         return False
 
     def closed_form(self) -> int | None:
-        """Trainable parameters at the start by the method's formula; None where there is none."""
+        """Return the number of trainable parameters at the start by the method's formula; None if it has none."""
         return None
 
     def grows_by(self) -> int:
-        """Parameters that the method will train at its largest beyond those at the start; 0 where it never grows.
+        """Return how many parameters the method adds during training, at its largest; 0 if it never grows.
 
-        Where it depends on the run which layers grow, this is for layers of the mean size.
+        If the run decides which layers grow, layers of the mean size are assumed.
         """
         return 0
 
     def effective_parameters(self) -> int | None:
-        """Parameters that still act, counted by real shapes; None: all that are trainable do."""
+        """Return how many trained parameters affect the output, counted by real shapes; None if all of them do."""
         return None
 
     def sparsity(self) -> float | None:
-        """Share of the entries of its sparse matrices that are zero by their place; None for a method without them."""
+        """Return the fraction of its sparse matrices' entries that the mask leaves out; None without such matrices."""
         return None
 
     def report(self) -> dict[str, float]:
-        """Numbers that the method has to say about itself once it is trained; they stand in the record."""
+        """Return further numbers about the trained method, by name, for the run's record."""
         return {}
 
     def state_dict(self) -> dict[str, Any]:
-        """What the method needs to go on besides its parameters: nested dicts of tensors and scalars."""
+        """Return what the method needs to resume besides its parameters: nested dicts of tensors and scalars."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Takes up `state`, before the parameters are loaded: here grown or pruned ones are reshaped."""
+        """Load `state`. Runs before parameters are loaded, so it must reshape those that have grown or were pruned."""
         if state:
             raise ValueError(f"{self.name or type(self).__name__}: has no state, found {sorted(state)}")
 
     def start_from(self, state: Mapping[str, Any]) -> None:
-        """Takes up the state of a finished run of the same settings, from whose adapter a new run starts.
+        """Load the state of a finished run with the same settings, as the start of a new run.
 
-        As `load_state_dict`, which it is by default; but the optimizer, the steps and the task are new. So what was
-        decided stays (ranks, masks), and what was measured in between (averages, ages) begins anew. Raises `ValueError`
-        where the method can't go on from what it left.
+        By default the same as `load_state_dict`. But optimizer, steps and task are new: a method keeps its decisions
+        (ranks, masks) and resets its measurements (averages, ages). Raises `ValueError` if it can't start from there.
         """
         self.load_state_dict(state)
 
     def disabled(self) -> contextlib.AbstractContextManager[None]:
-        """Within it the model computes what the base model does (the head stays as trained)."""
+        """Context in which the model computes what the base model does; the trained head stays."""
         raise ValueError(f"{self.name or type(self).__name__}: trains the model's own weights; nothing to disable")
 
     def merged(self, model: nn.Module) -> nn.Module:
-        """The plain model, with what was trained in its own weights (rounded to their dtype).
+        """Return the plain model with the update added to its weights (rounded to their dtype).
 
-        `model`, and with it the variant, is used up. Raises `CannotHandOver`.
+        `model` and the variant can't be used afterwards. Raises `CannotHandOver`.
         """
         return model
 
     def to_peft(self, model: nn.Module, head: Sequence[str] = ()) -> Any:
-        """A `peft.PeftModel` that computes what `model` does; its `save_pretrained` writes head and adapters.
+        """Return a `peft.PeftModel` that computes what `model` does; its `save_pretrained` writes head and adapters.
 
-        `model`, and with it the variant, is used up. Raises `CannotHandOver`.
+        `model` and the variant can't be used afterwards. Raises `CannotHandOver`.
         """
         raise CannotHandOver(f"{self.name or type(self).__name__} wraps no layer; allowed: merged")
 
 
 @dataclass(kw_only=True)
 class AdapterVariant(Variant):
-    """A method that wraps target layers in adapters: `build` makes the adapter of one layer.
+    """A method that wraps target layers in adapters; `build` makes the adapter of one layer.
 
-    targets: "all-linear", or names: a module is meant when its dotted name ends in one of them
-        (`query`, `attention.output.dense`); `*` stands for anything.
-    exclude: names, read in the same way, that are left out.
-    layers: [first, last] block numbers, both included, counted from 0; null for all.
+    targets: "all-linear", or names: every module whose dotted name ends in one of them is a target
+        (`query`, `attention.output.dense`); `*` matches anything.
+    exclude: names, matched in the same way, of modules that are not adapted.
+    layers: [first, last] block numbers, both included, counted from 0; null for all blocks.
     """
 
     targets: Sequence[str] | str = "all-linear"
@@ -260,21 +265,21 @@ class AdapterVariant(Variant):
     layers: Sequence[int] | None = None
 
     def build(self, name: str, layer: nn.Module) -> Adapter:
-        """The adapter for the layer `name`; ΔW is zero where the method starts from the base model."""
+        """Return the adapter of the layer `name`; its ΔW must be zero if the method is `exact_at_start`."""
         raise NotImplementedError(f"{type(self).__name__}.build")
 
     def select(self, model: nn.Module, head: Sequence[str] = ()) -> dict[str, nn.Module]:
-        """The layers that `attach` will wrap, by name.
+        """Return the layers that `attach` will wrap, by name.
 
-        Raises `ValueError` as `targets.select` does, and for a `dropout` on layers that can't have one.
+        Raises `ValueError` as `target_modules.select` does, and for `dropout` on layers whose input can't be dropped.
         """
-        found = targets.select(model, self.targets, exclude=self.exclude, layers=self.layers, head=head)
+        selected = targets.select(model, self.targets, exclude=self.exclude, layers=self.layers, head=head)
         if dropout := getattr(self, "dropout", 0.0):
-            for name, layer in found.items():
+            for name, layer in selected.items():
                 if not kinds.takes_dropout(layer):
                     kind = type(layer).__name__
-                    raise ValueError(f"dropout: {dropout} on the {kind} {name}, allowed: 0; its input is a row number")
-        return found
+                    raise ValueError(f"dropout: {dropout} on the {kind} {name}, allowed: 0; its input is an index")
+        return selected
 
     def check(self, model: nn.Module, head: Sequence[str] = ()) -> None:
         self.select(model, head)
@@ -284,17 +289,17 @@ class AdapterVariant(Variant):
 
     def attach(self, model: nn.Module, head: Sequence[str] = ()) -> nn.Module:
         self.check(model, head)
-        found = self.select(model, head)
+        selected = self.select(model, head)
         freeze(model, head)
-        self.adapters = {name: self.build(name, layer) for name, layer in found.items()}
+        self.adapters = {name: self.build(name, layer) for name, layer in selected.items()}
         for name, adapter in self.adapters.items():
             targets.replace(model, name, adapter)
         return model
 
     def decays(self, name: str) -> bool | None:
-        """All of an adapter decays, vectors too: so do the released codes, whose trainers spare biases and norms alone.
+        """All adapter parameters decay, vectors too, as in released codes, whose trainers exempt only biases and norms.
 
-        A method that does otherwise has a `weight_decay` in its `optimizer_options`, or says it here.
+        A method that differs returns a `weight_decay` from `optimizer_options`, or overrides this.
         """
         return True
 
@@ -324,8 +329,8 @@ class AdapterVariant(Variant):
         )
 
     def sparsity(self) -> float | None:
-        found = [counts for adapter in self.adapters.values() if (counts := adapter.places_taken()) is not None]
-        return 1 - sum(taken for taken, _ in found) / sum(places for _, places in found) if found else None
+        counts = [pair for adapter in self.adapters.values() if (pair := adapter.entry_counts()) is not None]
+        return 1 - sum(inside for inside, _ in counts) / sum(size for _, size in counts) if counts else None
 
     @contextlib.contextmanager
     def disabled(self) -> Iterator[None]:
@@ -345,7 +350,7 @@ class AdapterVariant(Variant):
 
 
 def to_host(vectors: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
-    """Copies of `vectors`, each (n,), in host memory: one transfer for all of them."""
+    """Copy `vectors`, each (n,), to host memory in one transfer."""
     if not vectors:
         return {}
     together = torch.cat([vector.detach() for vector in vectors.values()]).cpu().numpy()
@@ -354,13 +359,13 @@ def to_host(vectors: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
 
 
 def freeze(model: nn.Module, head: Sequence[str] = ()) -> None:
-    """Makes the modules named in `head` trainable and every other parameter not."""
+    """Make the parameters of the modules in `head` trainable and freeze all others."""
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(targets.inside(name, head))
 
 
 def pattern_value(patterns: Mapping[str, T], name: str, default: T) -> T:
-    """The value of the first pattern that `name` ends in, else `default`.
+    """Return the value of the first pattern that matches the end of `name`, else `default`.
 
     patterns: as in `AdapterVariant.targets`, e.g. {"query": 16, "layer.0.*": 4}.
     """
@@ -371,7 +376,7 @@ def pattern_value(patterns: Mapping[str, T], name: str, default: T) -> T:
 
 
 def field_names(cls: type[Variant]) -> list[str]:
-    """The hyperparameters of a variant: what its YAML may set."""
+    """Return the names of a variant's hyperparameters, which its YAML may set."""
     return [f.name for f in dataclasses.fields(cls) if f.init]
 
 

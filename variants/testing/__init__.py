@@ -1,7 +1,7 @@
-"""What every variant promises, and the check of it: `check_variant(MyVariant)`.
+"""The contract of variants and its check: `check_variant(MyVariant)`.
 
-`contract.py` lists the promises, `check.py` asks for them and reports, `case.py` is one setting on one kind of layer,
-`toys.py` has the models that it trains.
+`contract.py` lists the promises, `*_promises.py` define them, `check.py` runs and reports them, `case.py` is one
+setting on one kind of layer, `toys.py` has the models that are trained.
 """
 
 from variants.testing.check import check_case, check_variant

@@ -1,4 +1,4 @@
-"""Promises about what a method says of itself: its card, its fields, its hooks, the layers that it refuses."""
+"""Promises about a method's description: its card, its fields, its hooks, the layers that it refuses."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ HOOKS = ("on_step_begin", "penalty", "on_gradients", "on_update", "on_train_end"
 
 @promise
 def says_what_it_is(case: Case) -> None:
-    """The file has a method card with cost and source, the class a docstring and test_params of its own."""
+    """The file has a method card with cost and source; the class has its own docstring and test_params."""
     card, cls = _card(case.cls), case.cls
     assert len(card.splitlines()) >= 4, "the module's docstring is no method card"
     assert re.search(r"^(Cost|Library)\b", card, re.MULTILINE), "the card names no cost"
     source = re.search(r"arXiv:? ?\d{4}\.\d{4,5}|\bdoi\b|^Library\b|\breference\b", card, re.MULTILINE)
     assert source, "the card names no source: an arXiv number, a doi, a Library, or that it is a reference"
-    # What @dataclass writes where there is none begins like a call.
+    # Without a docstring, @dataclass writes one that looks like a call.
     assert cls.__doc__ and not cls.__doc__.startswith(f"{cls.__name__}("), "the class has no docstring"
     own = sorted(set(inspect.get_annotations(cls)) & set(field_names(cls)) - {"name"})
     assert not own or "test_params" in vars(cls), f"test_params() is not its own, and says nothing of {', '.join(own)}"
@@ -30,7 +30,7 @@ def says_what_it_is(case: Case) -> None:
 
 @promise
 def is_set_by_its_fields(case: Case) -> None:
-    """Its settings are dataclass fields that keep what they are given; a misspelt one is a TypeError."""
+    """Settings are dataclass fields that keep their values; a misspelt field is a TypeError."""
     cls, variant = case.cls, case.cls(**case.params)
     own = [name for name, kind in inspect.get_annotations(cls).items() if "ClassVar" not in str(kind)]
     decorated = "__dataclass_params__" in vars(cls)
@@ -47,7 +47,7 @@ def is_set_by_its_fields(case: Case) -> None:
 
 @promise
 def acts_in_its_hooks_alone(case: Case) -> None:
-    """The card lists under Hooks what is overridden and nothing else; forward and backward passes change nothing."""
+    """The card lists exactly the overridden hooks; forward and backward passes change no parameter."""
     listed = re.search(r"^Hooks\b.*(?:\n[ \t]+\S.*)*", _card(case.cls), re.MULTILINE)
     assert listed, "the card has no Hooks"
     named = {hook for hook in HOOKS if re.search(rf"\b{hook}\b", listed[0])}
@@ -63,9 +63,9 @@ def acts_in_its_hooks_alone(case: Case) -> None:
 
 @promise
 def refuses_in_one_line(case: Case) -> None:
-    """A kind that a method does not take is refused before weights are there, in one line that names it.
+    """A kind of layer that a method does not support is refused before weights are loaded, in one line that names it.
 
-    The card names it too, unless it is the dropout that is refused, or a library that decides.
+    The card names it, too, unless only dropout is refused or a library decides.
     """
     text, card = case.refusal, _card(case.cls)
     assert text is not None, f"{case.kind} is not refused"

@@ -1,4 +1,4 @@
-"""A variant with one of its settings on one kind of layer: its trainings, each made once, and what happened in them."""
+"""A variant with one of its settings on one kind of layer: its training runs, each made once, and their history."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from variants.testing.toys import Trained, attach, train
 
 @dataclass(frozen=True)
 class Moment:
-    """A variant as it was after a step.
+    """The state of a variant after a step.
 
-    trainable: parameters outside the head. changed: a parameter that forward or backward pass changed.
-    loose: what did not fit between model and optimizer. decay: what did not fit the variant's word on weight decay.
-    ranks: of `ranks()`, by layer. ranks_of_adapters: of each adapter's `rank`.
+    trainable: parameters outside the head. effective, final: results of the hooks of these names.
+    changed: name of a parameter that the forward or backward pass changed. loose: mismatch between model and optimizer,
+    in words. decay: mismatch with `decays()`, in words. ranks: of `ranks()`. ranks_of_adapters: `rank` of the adapters.
     """
 
     trainable: int
@@ -35,9 +35,9 @@ class Moment:
 
 @dataclass(frozen=True)
 class Start:
-    """What was there before the first step.
+    """The state before the first step.
 
-    frozen: values of what is not to train. formula: `closed_form`. trainable: as in `Moment`.
+    frozen: values of frozen parameters. formula: `closed_form`. trainable: as in `Moment`.
     """
 
     frozen: dict[str, torch.Tensor]
@@ -47,7 +47,7 @@ class Start:
 
 @dataclass
 class Case:
-    """What the checks of the contract are given. A check that changes one of these runs puts it back."""
+    """The input of the contract's checks. A check that changes one of the runs must restore it."""
 
     cls: type[Variant]
     params: Mapping[str, Any]
@@ -58,16 +58,16 @@ class Case:
 
     @property
     def dtype(self) -> torch.dtype:
-        # The other kinds differ from Linear in layout alone: there one run in float64 serves every check.
+        # The other kinds differ from Linear only in layout, so one run in float64 is enough for all checks.
         return torch.float32 if self.kind == "Linear" else torch.float64
 
     def attached(self, dtype: torch.dtype | None = None, seed: int = 0) -> Trained:
-        """A fresh run, before any step. seed: of what attaching draws."""
+        """Return a new run, before any step. seed: for random numbers that `attach` draws."""
         return attach(self.cls, self.params, dtype or self.dtype, seed, self.kind)
 
     @cached_property
     def refusal(self) -> str | None:
-        """Why the method takes no layers of this kind with these settings; None where it does, as with Linear."""
+        """Why the method refuses layers of this kind with these settings; None if it does not."""
         if self.kind == "Linear":
             return None
         try:
@@ -78,17 +78,17 @@ class Case:
 
     @property
     def straight(self) -> Trained:
-        """A run that nothing disturbs."""
+        """An undisturbed run."""
         return self._watched[0]
 
     @property
     def start(self) -> Start:
-        """Of `straight`."""
+        """The state of `straight` before its first step."""
         return self._watched[1]
 
     @property
     def moments(self) -> list[Moment]:
-        """One for each step of `straight`."""
+        """The state after each step of `straight`."""
         return self._watched[2]
 
     @cached_property
@@ -98,11 +98,11 @@ class Case:
 
     @cached_property
     def output(self) -> torch.Tensor:
-        """Of `straight` at its end."""
+        """The output of `straight` at its end."""
         return self.straight.output()
 
     def ends_as(self, other: Trained) -> bool:
-        """Whether the undisturbed run ended with the bits of `other`."""
+        """Whether the undisturbed run ended with the same bits as `other`."""
         return torch.equal(other.output(), self.output) and other.variant.ranks() == self.straight.variant.ranks()
 
     @cached_property
@@ -116,7 +116,7 @@ class Case:
 
 
 class _Watch:
-    """Writes down what happens in a run."""
+    """Records the history of a run."""
 
     def __init__(self) -> None:
         self.moments: list[Moment] = []
@@ -145,17 +145,17 @@ class _Watch:
 
 
 def adapters(run: Trained) -> Iterator[tuple[str, Adapter]]:
-    """The adapters in a model, by name; none for a method that wraps no layer."""
+    """Return the adapters in a model, by name."""
     return ((name, module) for name, module in run.model.named_modules() if isinstance(module, Adapter))
 
 
 def trainable(run: Trained) -> int:
-    """Trainable parameters outside the head."""
+    """Return the number of trainable parameters outside the head."""
     return sum(parameter.numel() for parameter in run.trainable().values())
 
 
 def loose_ends(run: Trained) -> str | None:
-    """What does not fit between the model and its optimizer, in words."""
+    """Return a mismatch between the model and its optimizer in words, or None."""
     names = {id(parameter): name for name, parameter in run.model.named_parameters()}
     held = {id(parameter) for group in run.optimizer.param_groups for parameter in group["params"]}
     for name, parameter in run.trainable().items():
@@ -174,7 +174,7 @@ def loose_ends(run: Trained) -> str | None:
 
 
 def decay_astray(run: Trained) -> str | None:
-    """What does not fit between what the variant says of weight decay and the optimizer's groups, in words."""
+    """Return a mismatch between `decays()` and the optimizer's groups in words, or None."""
     groups = {id(parameter): group for group in run.optimizer.param_groups for parameter in group["params"]}
     adapted = {f"{name}." for name, _ in adapters(run)}
     for name, parameter in run.trainable().items():
@@ -190,7 +190,7 @@ def decay_astray(run: Trained) -> str | None:
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether two nests of tensors and plain values are equal, bit for bit."""
+    """Whether two nested structures of tensors and plain values are equal bit for bit."""
     if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
         return one.dtype == other.dtype and torch.equal(one, other)
     if isinstance(one, Mapping) and isinstance(other, Mapping):
@@ -201,7 +201,7 @@ def same(one: Any, other: Any) -> bool:
 
 
 def finite(tree: Any) -> bool:
-    """Whether every tensor in a nest is finite."""
+    """Whether all tensors in a nested structure are finite."""
     if isinstance(tree, torch.Tensor):
         return bool(torch.isfinite(tree).all())
     if isinstance(tree, Mapping):

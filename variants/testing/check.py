@@ -1,12 +1,12 @@
-"""Asks a variant for every promise of `variants.testing.contract`, and says of each how it stands.
+"""Checks the promises of `variants.testing.contract` for a variant and reports the result of each.
 
     from variants.testing import check_variant
-    check_variant(MyVariant)                            # raises BrokenPromises, which names all that are broken
+    check_variant(MyVariant)                            # raises BrokenPromises, which lists all broken promises
     check_variant(MyVariant, raise_exceptions=False)    # {"merges": "passed", "accumulates": "skipped: …", …}
     check_variant(MyVariant, ["merges", "saves_and_loads"])
 
-The settings are those in `MyVariant.test_params()`, each on layers of every kind. Where a method refuses a kind, in one
-line and before any weight is loaded, nothing more is asked of it there.
+Every setting of `MyVariant.test_params()` is checked on every kind of layer. If a method refuses a kind, in one line
+and before any weight is loaded, the other promises are skipped there.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from variants.testing.toys import KINDS
 
 PROMISES: dict[str, Callable[..., str | None]] = {check.__name__: check for check in (*CHECKS, refuses_in_one_line)}
 PASSED = "passed"
-TAKES_UP = ("saves_and_loads", "resumes_bit_for_bit")  # the promises that go by what is saved
+TAKES_UP = ("saves_and_loads", "resumes_bit_for_bit")  # the promises about saved state
 
 
 class BrokenPromise(AssertionError):
-    """A promise is broken. case: the first that breaks it. how: in words, and where that can be told what mends it.
+    """A broken promise. case: the first one that breaks it. how: the failure in words, with a hint if there is one.
 
-    `__cause__` is the error itself.
+    `__cause__` is the original error.
     """
 
     def __init__(self, case: Case, promise: str, how: str) -> None:
@@ -42,7 +42,7 @@ class BrokenPromise(AssertionError):
 
 
 class BrokenPromises(AssertionError):
-    """Several are, each named; those that one fault breaks share a line. broken: them by name."""
+    """Several broken promises; those with the same failure share a line. broken: by name."""
 
     def __init__(self, broken: Mapping[str, BrokenPromise]) -> None:
         self.broken = dict(broken)
@@ -59,17 +59,17 @@ Result = str | BrokenPromise
 def check_variant(
     cls: type[Variant], promises: Sequence[str] | None = None, *, raise_exceptions: bool = True
 ) -> dict[str, Result]:
-    """How each promise stands over all settings and kinds: "passed", "skipped: why", or a `BrokenPromise`.
+    """Return the result of each promise over all settings and kinds: "passed", "skipped: why", or a `BrokenPromise`.
 
-    promises: names from `PROMISES`; all of them by default. Raises `BrokenPromise`, or `BrokenPromises` where there are
-    several, once all were asked for; with raise_exceptions=False it only returns them. Raises `ValueError` for a name
-    that is none.
+    promises: names from `PROMISES`; all of them by default. After all checks it raises `BrokenPromise`, or
+    `BrokenPromises` for several; with raise_exceptions=False it only returns them. Raises `ValueError` for an unknown
+    name.
     """
     asked = _names(promises)
-    # Without any setting one is made up, so that it can be said that there is none.
+    # If there is no setting, an empty one is used, so that a promise can report that.
     cases = [Case(cls, params, kind) for params in cls.test_params() or [{}] for kind in KINDS]
-    found = [check_case(case, asked, raise_exceptions=False) for case in cases]
-    results = {name: _together([results[name] for results in found]) for name in asked}
+    of_cases = [check_case(case, asked, raise_exceptions=False) for case in cases]
+    results = {name: _combined([results[name] for results in of_cases]) for name in asked}
     return _raised(results) if raise_exceptions else results
 
 
@@ -81,7 +81,7 @@ def check_case(
     for name in _names(promises):
         results[name] = _result(case, name)
         if isinstance(results[name], BrokenPromise):
-            case = dataclasses.replace(case)  # fresh trainings: a check that did not end may have left them changed
+            case = dataclasses.replace(case)  # with new runs, because a failed check may have left them changed
     return _raised(results) if raise_exceptions else results
 
 
@@ -93,7 +93,7 @@ def _names(promises: Sequence[str] | None) -> list[str]:
 
 
 def _result(case: Case, name: str) -> Result:
-    """How a promise stands in one case."""
+    """Return the result of a promise in one case."""
     check = PROMISES[name]
     if case.kind != "Linear" and check not in (*ON_EVERY_KIND, refuses_in_one_line):
         return "skipped: it is asked for on Linear alone"
@@ -112,8 +112,8 @@ def _result(case: Case, name: str) -> Result:
     return PASSED if skipped is None else f"skipped: {skipped}"
 
 
-def _together(results: Sequence[Result]) -> Result:
-    """How a promise stands in all cases: broken by one it is broken, and kept in one it is kept."""
+def _combined(results: Sequence[Result]) -> Result:
+    """Combine the results of all cases: broken if one is broken, else passed if one has passed."""
     broken = [result for result in results if isinstance(result, BrokenPromise)]
     if not broken:
         return PASSED if PASSED in results else results[0]
@@ -126,7 +126,7 @@ def _together(results: Sequence[Result]) -> Result:
 
 
 def _raised(results: dict[str, Result]) -> dict[str, Result]:
-    """The results. Raises what is broken among them."""
+    """Return the results, or raise the broken promises among them."""
     broken = {name: result for name, result in results.items() if isinstance(result, BrokenPromise)}
     if len(broken) == 1:
         raise next(iter(broken.values()))
@@ -135,11 +135,11 @@ def _raised(results: dict[str, Result]) -> dict[str, Result]:
     return results
 
 
-# -- what mends it ---------------------------------------------------------------------------
+# -- hints ----------------------------------------------------------------------------------
 
 
 def _hint(case: Case, name: str, error: Exception) -> str | None:
-    """What mends it, where the cause can be told."""
+    """Return a hint how to mend the error, if its cause is known."""
     frames = traceback.extract_tb(error.__traceback__)
     if isinstance(error, CorruptState):
         return "parameters are loaded after load_state_dict(), which gives them the saved shapes: adapter.reshape()"
@@ -157,7 +157,7 @@ def _hint(case: Case, name: str, error: Exception) -> str | None:
 
 
 def _lost(case: Case) -> list[str]:
-    """What a trained variant and its adapters hold and one that took up its state does not, by name."""
+    """Return the names of values that a trained variant and its adapters have and a restored one has not."""
     run, again = case.straight, case.attached(seed=1)
     training_state.restore_weights(
         again.model, again.variant, training_state.weights(run.model, run.variant, run.optimizer)
@@ -174,7 +174,7 @@ def _lost(case: Case) -> list[str]:
 
 
 def _values(owner: Any) -> dict[str, Any]:
-    """Tensors and plain values that a variant or a module holds, by name."""
+    """Return the tensors and plain values of a variant or a module, by name."""
     held = {name: v for name, v in vars(owner).items() if isinstance(v, torch.Tensor | bool | int | float | str)}
     if isinstance(owner, torch.nn.Module):
         del held["training"]

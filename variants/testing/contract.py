@@ -1,8 +1,8 @@
-"""What every variant promises, one check a promise; `variants.testing.check` asks for all of them.
+"""The contract: what every variant promises, with one check per promise; `variants.testing.check` runs them.
 
-`CHECKS` lists the promises: each is a function of a `Case`, or of a class, its settings and a kind of layer. It raises
-`AssertionError` where the promise is broken, and returns in words why it does not apply, or None where it is kept.
-They train on the toys of `variants.testing.toys`; what can't depend on the kind of layer is checked on Linear alone.
+`CHECKS` lists the promises. Each is a function of a `Case`, or of a class, its settings and a kind of layer. It raises
+`AssertionError` if the promise is broken, and returns None if it is kept, or in words why it does not apply. The checks
+train on the toys of `variants.testing.toys`; promises that can't depend on the kind of layer are checked on Linear.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ CHECKS: tuple[Callable[..., str | None], ...] = (
     trains_above_bfloat16,
     lowers_the_loss,
 )
-# What the layout of a weight, or how a kind applies its matrix, can break.
+# The promises that may depend on a weight's layout, or on how a kind applies its matrix.
 ON_EVERY_KIND = (
     starts_at_the_base_model,
     leaves_the_base_weights,

@@ -1,4 +1,4 @@
-"""Promises about the model that a method makes: where it starts, what is counted, what goes out of it."""
+"""Promises about the adapted model: its start, its counts, merging and export."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from variants.testing.toys import HEAD, Toy, Trained, base_output, data
 
 @promise
 def starts_at_the_base_model(case: Case) -> str | None:
-    """Attached and not yet trained, the model computes what the base model computes."""
+    """After `attach` and before training, the model computes what the base model computes."""
     if not case.cls.exact_at_start:
         return "exact_at_start is False"
     equal = torch.equal(case.attached().output(), base_output(case.kind, case.dtype))
@@ -22,7 +22,7 @@ def starts_at_the_base_model(case: Case) -> str | None:
 
 @promise
 def leaves_the_base_weights(case: Case) -> None:
-    """What is not trained keeps every bit."""
+    """Frozen parameters keep every bit."""
     after = dict(case.straight.model.named_parameters())
     frozen = case.start.frozen
     moved = [name for name, tensor in frozen.items() if name in after and not torch.equal(tensor, after[name])]
@@ -31,14 +31,14 @@ def leaves_the_base_weights(case: Case) -> None:
 
 @promise
 def trains_the_head(case: Case) -> None:
-    """The head is trainable and moves."""
+    """The head is trained."""
     weight = _head(case.straight)["weight"]
     assert not torch.equal(Toy(case.dtype, case.kind).head.weight, weight), "the head does not move"
 
 
 @promise
 def counts_by_formula(case: Case) -> None:
-    """At the start and at the end the trainable parameters outside the head are as many as the formula says."""
+    """At the start and at the end the formula gives the number of trainable parameters outside the head."""
     start = case.start
     matches = start.formula is None or start.formula == start.trainable
     assert matches, f"closed_form() says {start.formula}, trainable are {start.trainable}"
@@ -50,9 +50,9 @@ def counts_by_formula(case: Case) -> None:
 
 @promise
 def holds_its_budget(case: Case) -> None:
-    """Parameters in use never exceed the trainable ones, what start and end have by formula, or a budget.
+    """Parameters in use never exceed the trainable ones, the formula at start and end, or a budget.
 
-    With `budget` they come to within one rank of it, and the last step's model may be handed over.
+    With `budget` they end less than one rank below it, and the last step's model is final.
     """
     variant, moments = case.straight.variant, case.moments
     budget = getattr(variant, "budget", None)
@@ -75,7 +75,7 @@ def holds_its_budget(case: Case) -> None:
 
 @promise
 def keeps_the_optimizer_in_step(case: Case) -> None:
-    """After every step the optimizer has what trains, nothing that has gone, and moments of the right shapes."""
+    """After every step the optimizer has exactly the trainable parameters, with moments of the right shapes."""
     for number, moment in enumerate(case.moments, 1):
         assert moment.loose is None, f"after step {number} {moment.loose}"
     loose = loose_ends(case.straight)
@@ -84,7 +84,7 @@ def keeps_the_optimizer_in_step(case: Case) -> None:
 
 @promise
 def says_what_decays(case: Case) -> None:
-    """It says of an adapter's every parameter whether weight decay acts on it; what is resized or joins keeps to it."""
+    """`decays()` decides for every adapter parameter; resized and added ones are in groups accordingly."""
     for number, moment in enumerate(case.moments, 1):
         assert moment.decay is None, f"after step {number} {moment.decay}"
     astray = decay_astray(case.straight)
@@ -95,7 +95,7 @@ def says_what_decays(case: Case) -> None:
 def reports_the_rank_of_the_update(case: Case) -> None:
     """After training the reported rank of every layer is the numerical rank of its ΔW.
 
-    After every step `ranks()` gives each adapter's `rank`.
+    After every step `ranks()` equals the adapters' `rank`.
     """
     for number, moment in enumerate(case.moments, 1):
         for name, rank in moment.ranks_of_adapters.items():
@@ -110,7 +110,7 @@ def reports_the_rank_of_the_update(case: Case) -> None:
 
 @promise
 def can_be_disabled(case: Case) -> str | None:
-    """Within `disabled()` the backbone computes what the base model computes; after it, what it did."""
+    """Within `disabled()` the model computes what the base model computes; afterwards, what it did before."""
     run = case.straight
     trained = run.output()
     try:
@@ -130,18 +130,18 @@ def can_be_disabled(case: Case) -> str | None:
 
 @promise
 def merges(case: Case) -> str | None:
-    """Merged and unmerged models agree to rounding; unmerging gives every bit back."""
+    """Merged and unmerged models agree up to rounding; unmerging restores every bit."""
     run = case.exact
-    found = [adapter for _, adapter in adapters(run)]
-    if not found:
+    wrapped = [adapter for _, adapter in adapters(run)]
+    if not wrapped:
         return "it has no adapters"
-    unmerged, weights = run.output(), [adapter.weight.detach().clone() for adapter in found]
-    for adapter in found:
+    unmerged, weights = run.output(), [adapter.weight.detach().clone() for adapter in wrapped]
+    for adapter in wrapped:
         adapter.merge()
     torch.testing.assert_close(run.output(), unmerged, rtol=1e-10, atol=1e-12, msg="merged output differs")
-    for adapter in found:
+    for adapter in wrapped:
         adapter.unmerge()
-    back = all(torch.equal(a.weight, weight) for a, weight in zip(found, weights, strict=True))
+    back = all(torch.equal(a.weight, weight) for a, weight in zip(wrapped, weights, strict=True))
     assert back, "unmerge() does not restore the weight"
     assert torch.equal(run.output(), unmerged), "the output after unmerge() is not what it was before"
     return None
@@ -149,7 +149,7 @@ def merges(case: Case) -> str | None:
 
 @promise
 def goes_out_as_factors(case: Case) -> str | None:
-    """After training the factors that a hand-over writes are ΔW, with as many components as its rank or more."""
+    """After training the exported factors give ΔW and have at least as many components as its rank."""
     run = case.exact
     run.model.eval()
     if not list(adapters(run)):
@@ -163,6 +163,6 @@ def goes_out_as_factors(case: Case) -> str | None:
 
 
 def _head(run: Trained) -> dict[str, torch.Tensor]:
-    """The trained head's parameters by their last names."""
-    found = {name: p for name, p in run.model.named_parameters() if inside(name, HEAD) and p.requires_grad}
-    return {name.rpartition(".")[2]: p.detach() for name, p in found.items()}
+    """Return the trained head's parameters by the last parts of their names."""
+    parameters = {name: p for name, p in run.model.named_parameters() if inside(name, HEAD) and p.requires_grad}
+    return {name.rpartition(".")[2]: p.detach() for name, p in parameters.items()}

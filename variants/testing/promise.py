@@ -1,4 +1,4 @@
-"""What makes a function a promise of the contract."""
+"""The decorator of the contract's promises."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from variants.testing.case import Case
 
 
 def promise(check: Callable[[Case], str | None]) -> Callable[..., str | None]:
-    """Makes a check of a `Case` one that takes a class, its settings and a kind of layer as well."""
+    """Let a check of a `Case` also accept a class, its settings and a kind of layer."""
 
     @functools.wraps(check)
     def of(case: Case | type[Variant], params: Mapping[str, Any] | None = None, kind: str = "Linear") -> str | None:

@@ -1,7 +1,7 @@
-"""Toy models and a toy task: what the contract trains variants on, one model for each kind of layer.
+"""The toy models and the toy task on which the contract trains variants, one model for each kind of layer.
 
-Every toy has two blocks with the adapted layers `fc1` (a matrix 12×8) and `fc2` (8×12) and a norm, then a
-head with 3 outputs. A training run is `STEPS` steps on 64 examples and takes milliseconds.
+Every toy has two blocks with the adapted layers `fc1` (12×8) and `fc2` (8×12) and a norm, then a head with 3 outputs.
+A training run has `STEPS` steps on 64 examples and takes milliseconds.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ TARGETS = ("fc1", "fc2")
 
 
 class Conv1D(nn.Module):
-    """As transformers' class of this name: y = x W + b with W (in, out), known by its name and shape."""
+    """Like transformers' class of this name: y = x W + b with W (in, out)."""
 
     def __init__(self, nf: int, nx: int) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class Conv1D(nn.Module):
         return torch.addmm(self.bias, x.flatten(0, -2), self.weight).view(*x.shape[:-1], self.nf)
 
 
-# What makes fc1 and fc2 of a kind.
+# Functions that create fc1 and fc2 of each kind.
 KINDS: dict[str, Callable[[], tuple[nn.Module, nn.Module]]] = {
     "Linear": lambda: (nn.Linear(8, 12), nn.Linear(12, 8)),
     "Conv1D": lambda: (Conv1D(12, 8), Conv1D(8, 12)),
@@ -53,9 +53,9 @@ KINDS: dict[str, Callable[[], tuple[nn.Module, nn.Module]]] = {
 
 
 class Toy(nn.Module):
-    """Two blocks of two layers of a kind and a norm, then a head: 8 inputs (4 row numbers), 3 outputs.
+    """Two blocks of two layers of a kind and a norm, then a head: 8 inputs (4 indices for embeddings), 3 outputs.
 
-    checkpointing: whether blocks are computed again in the backward pass instead of kept.
+    checkpointing: whether blocks are recomputed in the backward pass.
     """
 
     def __init__(self, dtype: torch.dtype = torch.float32, kind: str = "Linear") -> None:
@@ -99,14 +99,14 @@ class Toy(nn.Module):
 
 
 def data(dtype: torch.dtype = torch.float32, kind: str = "Linear") -> tuple[torch.Tensor, torch.Tensor]:
-    """64 inputs and targets (64, 3) that a small change of the model can fit.
+    """Return 64 inputs and targets (64, 3) that a small change of the model can fit.
 
-    Inputs are (64, 8) in `dtype`, or row numbers (64, 4) for embeddings, of 8 and 12 rows in turn.
+    Inputs are (64, 8) in `dtype`, or for embeddings indices (64, 4), alternately of 8 and 12 rows.
     """
     generator = torch.Generator().manual_seed(3)
     x = torch.randn(64, 8, generator=generator)
     if kind == "Embedding":
-        # By their order, so that every row occurs as often as every other.
+        # From their order, so that all rows occur equally often.
         rows = (x[:, :4].argsort(0).argsort(0) % torch.tensor([8, 12, 8, 12])).long()
         parts = torch.cos(rows[:, :, None] * torch.tensor([1.0, 2.0, 3.0]))
         return rows, torch.tanh(parts[:, 0] + parts[:, 1] - parts[:, 2] * parts[:, 3])
@@ -115,7 +115,7 @@ def data(dtype: torch.dtype = torch.float32, kind: str = "Linear") -> tuple[torc
 
 @dataclass
 class Trained:
-    """A variant on a toy, and its training so far."""
+    """A variant on a toy and the state of its training."""
 
     variant: Variant
     model: nn.Module
@@ -128,24 +128,24 @@ class Trained:
 
     @property
     def toy(self) -> Toy:
-        """The toy, whatever was put around it."""
+        """The toy inside any wrapper."""
         return next(module for module in self.model.modules() if isinstance(module, Toy))
 
     def output(self) -> torch.Tensor:
-        """The toy's outputs (64, 3), in evaluation mode."""
+        """Return the toy's outputs (64, 3) in evaluation mode."""
         self.model.eval()
         with torch.no_grad():
             return self.model(data(self.dtype, self.kind)[0])
 
     def trainable(self) -> dict[str, nn.Parameter]:
-        """What is trained outside the head, by name."""
+        """Return the trained parameters outside the head, by name."""
         return {n: p for n, p in self.model.named_parameters() if p.requires_grad and not inside(n, HEAD)}
 
     def step(self, index: int) -> Step:
         return Step(index, STEPS, self.optimizer, self.scheduler)
 
     def snapshot(self) -> dict[str, Any]:
-        """A copy of all that training has changed, as the trainer saves it."""
+        """Return a copy of the state of training, as the trainer saves it."""
         return copy.deepcopy(
             {
                 "weights": training_state.weights(self.model, self.variant, self.optimizer),
@@ -157,7 +157,7 @@ class Trained:
         )
 
     def restore(self, snapshot: Mapping[str, Any]) -> Trained:
-        """Takes up what `snapshot` of another run of the same settings gave."""
+        """Restore the `snapshot` of another run with the same settings."""
         training_state.restore_weights(self.model, self.variant, snapshot["weights"])
         training_state.restore_optimizer(self.model, self.optimizer, snapshot["optimizer"])
         training_state.restore_schedule(self.scheduler, snapshot["scheduler"])
@@ -173,7 +173,7 @@ def attach(
     seed: int = 0,
     kind: str = "Linear",
 ) -> Trained:
-    """A fresh variant on a fresh toy, before any step. Nothing decays; groups hold what `decays` has said of them."""
+    """Return a new variant on a new toy, before any step. Weight decay is 0; groups record what `decays` returns."""
     variant = prepared(cls, params, kind)
     model: nn.Module = Toy(dtype, kind)
     torch.manual_seed(seed)
@@ -191,9 +191,9 @@ def attach(
 
 
 def prepared(cls: type[Variant], params: Mapping[str, Any], kind: str = "Linear") -> Variant:
-    """A variant that has seen how long the run is and how large the layers are, and no weight yet."""
+    """Return a variant after `plan` and `check`, before any weight is loaded."""
     if kind not in ("Linear", "Conv1D") and "targets" in field_names(cls):
-        params = {"targets": list(TARGETS), **params}  # "all-linear" would mean no layer
+        params = {"targets": list(TARGETS), **params}  # "all-linear" has no layer here
     variant = cls(**params)
     variant.plan(STEPS)
     with torch.device("meta"):
@@ -204,10 +204,10 @@ def prepared(cls: type[Variant], params: Mapping[str, Any], kind: str = "Linear"
 def train(
     run: Trained, until: int = STEPS, *, parts: int = 1, watch: Callable[[str, Trained], None] | None = None
 ) -> Trained:
-    """Makes the steps up to `until`, without anything around them.
+    """Take the steps up to `until`.
 
-    parts: batches that a step accumulates. watch: is told "begun" before the forward passes, "gradients" after the
-    backward passes, "updated" at the end of a step.
+    parts: number of batches that a step accumulates. watch: is called with "begun" before the forward passes,
+    "gradients" after the backward passes, "updated" at the end of a step.
     """
     variant, model = run.variant, run.model
     x, y = data(run.dtype, run.kind)
@@ -234,19 +234,19 @@ def train(
 
 @functools.cache
 def _skeleton(kind: str, layers: Any) -> Toy:
-    """The toy on the meta device. layers: what makes its layers, so that another maker gives another toy."""
+    """Return the toy on the meta device. layers: function that creates its layers; part of the cache's key."""
     with torch.device("meta"):
         return Toy(kind=kind)
 
 
 def base_output(kind: str = "Linear", dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """What a toy computes that nothing was attached to."""
+    """Return the output of a toy without a variant."""
     with torch.no_grad():
         return Toy(dtype, kind).eval()(data(dtype, kind)[0])
 
 
 def through_disk(tree: Any) -> Any:
-    """`tree` written and read again."""
+    """Return `tree` after writing and reading it."""
     with tempfile.TemporaryDirectory() as folder:
         state_files.save(tree, Path(folder) / "state")
         return state_files.load(Path(folder) / "state")

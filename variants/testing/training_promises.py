@@ -1,4 +1,4 @@
-"""Promises about training: what is saved is taken up again, bit for bit, and the loss falls."""
+"""Promises about training: saving, resuming and repeating bit for bit, and a decreasing loss."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from variants.testing.case import Case, adapters, finite, same
 from variants.testing.promise import promise
 from variants.testing.toys import STEPS, Trained, data, through_disk, train
 
-SKIPPED = 5  # the step that is left out in `forgets_a_step_that_is_left_out`
+SKIPPED = 5  # the step that `forgets_a_step_that_is_left_out` skips
 
 
 @promise
 def saves_and_loads(case: Case) -> None:
-    """A fresh model that takes up the saved state gives the same output, bit for bit, and has the same state.
+    """A new model with the restored state gives the same output bit for bit, and has the same state.
 
-    The fresh one was drawn with another seed: what is drawn and not trained must be saved as well.
+    The new model has another seed, so random values that are not trained must be saved as well.
     """
     run, again = case.straight, case.attached(seed=1)
     saved = through_disk(training_state.weights(run.model, run.variant, run.optimizer))
@@ -29,7 +29,7 @@ def saves_and_loads(case: Case) -> None:
 
 @promise
 def resumes_bit_for_bit(case: Case) -> None:
-    """Stopped after any step and taken up again, training ends with the same bits."""
+    """Stopped after any step and resumed, training ends with the same bits."""
     run, losses = case.attached(), list[float]()
     for stop in range(1, STEPS):
         left = train(run, stop).snapshot()
@@ -67,9 +67,9 @@ def repeats_with_a_seed(case: Case) -> None:
 
 @promise
 def accumulates(case: Case) -> str | None:
-    """Two half batches make the step of the whole batch, in float64 to 1e-9, with the same ranks.
+    """Two half batches make the same step as the whole batch, in float64 up to 1e-9, with the same ranks.
 
-    Left out where a forward pass draws random numbers, as with dropout: halves draw others.
+    Skipped if the forward pass draws random numbers, as with dropout, because half batches draw others.
     """
     if not case.cls.same_in_batches:
         return "same_in_batches is False"
@@ -89,7 +89,7 @@ def accumulates(case: Case) -> str | None:
 
 @promise
 def forgets_a_step_that_is_left_out(case: Case) -> None:
-    """A step whose gradients are not finite is left out as the trainer does it, and leaves no trace."""
+    """A skipped step, whose gradients are not finite, has no effect."""
     run = train(case.attached(), SKIPPED - 1)
     x, y = data(run.dtype, case.kind)
     run.model.train()
@@ -110,7 +110,7 @@ def forgets_a_step_that_is_left_out(case: Case) -> None:
 
 @promise
 def trains_above_bfloat16(case: Case) -> str | None:
-    """Above a bfloat16 backbone every adapter's parameter is float32, and training lowers the loss."""
+    """Above a bfloat16 backbone all adapter parameters are float32, and training lowers the loss."""
     run = case.attached(torch.bfloat16)
     if not list(adapters(run)):
         return "it has no adapters"

@@ -1,4 +1,4 @@
-"""A table as HTML: one page without scripts that needs nothing from elsewhere."""
+"""Formats a table as HTML: one self-contained page without scripts."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def render(sheet: Sheet, notes: Sequence[Note], title: str = "Results") -> str:
 
 
 def table(sheet: Sheet) -> str:
-    """The `<table>` alone, for a page that brings `style`."""
+    """The `<table>` alone, for a page that includes `style`."""
     return str(_module().table(sheet))
 
 
 def style() -> str:
-    """CSS of `table`."""
+    """The CSS of `table`."""
     return str(_module().style())
 
 
@@ -39,8 +39,8 @@ def _module() -> Any:
 
 @functools.cache
 def environment(folder: Path) -> Environment:
-    """The templates of a folder. Whatever a template shows is escaped, and on one line."""
-    # Only pages need the library; other formats come up without it.
+    """The templates of a folder. Everything that they show is escaped and on one line."""
+    # Imported here, because other formats don't need it.
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     return Environment(
@@ -49,5 +49,5 @@ def environment(folder: Path) -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        finalize=lambda value: one_line(value) if type(value) is str else value,  # what is marked up stays
+        finalize=lambda value: one_line(value) if type(value) is str else value,  # Markup keeps its line breaks
     )

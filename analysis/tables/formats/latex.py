@@ -1,4 +1,4 @@
-"""A table as LaTeX, with booktabs' rules."""
+"""Formats a table as LaTeX with the rules of booktabs."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from analysis.tables.footnotes import Note
 from analysis.tables.formats.markdown import one_line
 from analysis.tables.sheet import Entry, Head, Section, Sheet
 
-# As wide as it is, or as the page where it is wider.
+# The natural width, but at most the width of the page.
 _FIT = "\\resizebox{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}{!}{%"
 
 
 def render(sheet: Sheet, notes: Sequence[Note], caption: str, label: str) -> str:
-    """A `table` environment no wider than the page: caption, tabular, then the notes in small print."""
+    """A `table` environment that fits the page: caption, tabular, then the notes in small print."""
     head = ["variant", *map(_head, sheet.heads)]
     lines = [
         "% needs \\usepackage{booktabs,graphicx}",
@@ -36,7 +36,7 @@ def render(sheet: Sheet, notes: Sequence[Note], caption: str, label: str) -> str
 
 
 def _head(head: Head) -> str:
-    """Task, metric and checkpoint one below the other: they are longer than the numbers."""
+    """Task, metric and checkpoint in three lines, because they are longer than the numbers."""
     parts = [escape(part) for part in (head.name, head.metric, head.reading) if part]
     if len(parts) == 1:
         return parts[0]
@@ -47,9 +47,9 @@ def _section(section: Section, width: int) -> Iterator[str]:
     if section.title is not None:
         yield f"\\multicolumn{{{width}}}{{l}}{{\\emph{{{escape(section.title)}}}}} \\\\"
     for line in section.lines:
-        # Behind the \\\\ of the line before, a bracket or a star would belong to it.
+        # After \\\\ of the line before, a bracket or a star would be its argument.
         label = ("{}" if line.label.startswith(("[", "*")) else "") + escape(line.label)
-        if section.foreign:
+        if section.published:
             entries = [f"\\textit{{{_number(entry.text)}}}" if entry.text else "" for entry in line.entries]
             label = f"\\textit{{{label}}}"
         else:
@@ -67,7 +67,7 @@ def _entry(entry: Entry) -> str:
 
 
 def _number(text: str) -> str:
-    """A minus in text is a hyphen."""
+    """A number with a minus sign; in text, - is a hyphen."""
     return f"$-${text[1:]}" if text.startswith("-") else text
 
 
@@ -96,6 +96,6 @@ _SPECIAL = str.maketrans(
 
 
 def escape(text: str) -> str:
-    """`text` as LaTeX prints it letter by letter, on one line."""
-    # Two hyphens are two hyphens, not a dash.
+    """`text` escaped for LaTeX, on one line."""
+    # {} between two hyphens prevents a dash.
     return one_line(text).translate(_SPECIAL).replace("--", "-{}-").replace("--", "-{}-")

@@ -1,4 +1,4 @@
-"""A table as csv: one row for each row and task, exact numbers, no prose."""
+"""Formats a table as csv in long form: one line for each row and task, with all digits."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from analysis.text.numbers import exact, magnitude
 
 HEADER = (
     "variant",
-    "settings",  # what tells the row apart from others of its variant
+    "settings",  # distinguish the row from others of its variant
     "budget",  # config.variant.budget
-    "published",  # the set, where the row is other people's; blank for ours
+    "published",  # the set of a published row; blank for runs
     "model",
     "task",
     "metric",
@@ -30,10 +30,10 @@ HEADER = (
     "higher_is_better",
     "n",
     "failed",
-    "mean",  # as measured: never ×100
+    "mean",  # as measured, never ×100
     "sd",  # ddof 1
-    "seeds",  # of the n runs, a space between
-    "average",  # over the tasks, the same in every line of a row; then its sd and n over seeds
+    "seeds",  # of the n runs, separated by spaces
+    "average",  # over tasks, the same in every line of a row; its sd and n are over seeds
     "average_sd",
     "average_n",
     "average_rank",
@@ -44,13 +44,13 @@ HEADER = (
 def render(
     grid: Grid, averages: Averages, ranks: Ranks, papers: Sequence[Paper] = (), *, by_group: bool = False
 ) -> str:
-    """The whole file; a task without done runs has n = 0 and blanks. by_group: in the order of the groups."""
+    """The whole file. A task without done runs has n = 0 and blanks. by_group: whether lines are sorted by groups."""
     text = io.StringIO()
     writer = csv.DictWriter(text, HEADER, restval="", extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     by_name = range(len(grid.rows))
-    for place in itertools.chain(*(group.places for group in grid.groups)) if by_group else by_name:
-        writer.writerows(map(_inert, _lines(grid, averages, ranks, place)))
+    for row in itertools.chain(*(group.rows for group in grid.groups)) if by_group else by_name:
+        writer.writerows(map(_inert, _lines(grid, averages, ranks, row)))
     for paper in papers:
         writer.writerows(map(_inert, _published(grid, paper)))
     return text.getvalue()
@@ -60,8 +60,8 @@ def _inert(line: dict[str, Any]) -> dict[str, Any]:
     return {name: inert(value) for name, value in line.items()}
 
 
-def _lines(grid: Grid, averages: Averages, ranks: Ranks, place: int) -> Iterator[dict[str, Any]]:
-    row, average, rank = grid.rows[place], averages.spreads[place], ranks.means[place]
+def _lines(grid: Grid, averages: Averages, ranks: Ranks, index: int) -> Iterator[dict[str, Any]]:
+    row, average, rank = grid.rows[index], averages.spreads[index], ranks.means[index]
     shared: dict[str, Any] = {
         "variant": row.variant,
         "settings": row.settings,
@@ -71,10 +71,10 @@ def _lines(grid: Grid, averages: Averages, ranks: Ranks, place: int) -> Iterator
     }
     if average is not None:
         shared |= {"average": exact(average.mean), "average_sd": exact(average.sd), "average_n": average.n or ""}
-    for column, cell in zip(grid.columns, grid.cells[place], strict=True):
+    for column, cell in zip(grid.columns, grid.cells[index], strict=True):
         line = shared | {"task": column.task, "n": cell.n, "failed": cell.failed}
         if cell.spread is not None:
-            metric, checkpoint, split, higher, protocol, *_ = cell.observed
+            metric, checkpoint, split, higher, protocol, *_ = cell.protocol
             line |= {
                 "metric": metric,
                 "checkpoint": checkpoint,
@@ -92,13 +92,13 @@ def _lines(grid: Grid, averages: Averages, ranks: Ranks, place: int) -> Iterator
 def _published(grid: Grid, paper: Paper) -> Iterator[dict[str, Any]]:
     for row in paper.rows:
         for column in grid.columns:
-            value, place = paper.value(row, column), paper.place(column)
-            if value and place is not None:
+            value, index = paper.value(row, column), paper.index(column)
+            if value and index is not None:
                 yield {
                     "variant": row.label,
                     "published": paper.name,
                     "task": column.task,
-                    "metric": paper.metrics[column.task][place],
+                    "metric": paper.metrics[column.task][index],
                     "mean": exact(round(float(value) / 100, 6)),
                     "trainable_start": exact(magnitude(row.parameters)) if row.parameters else "",
                 }

@@ -1,4 +1,4 @@
-"""A table as Markdown, padded so that it reads well in a terminal too."""
+"""Formats a table as Markdown, padded so that it is readable in a terminal too."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from analysis.tables.footnotes import Note
 from analysis.tables.sheet import Entry, Head, Section, Sheet
 
-_WIDEST = 44  # a longer name sticks out of its column instead of widening every line
+_WIDEST = 44  # a longer name overflows its column instead of widening every line
 
 
 def render(sheet: Sheet, notes: Sequence[Note]) -> str:
@@ -21,7 +21,7 @@ def render(sheet: Sheet, notes: Sequence[Note]) -> str:
 
 
 def table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
-    """The lines of a table of escaped cells: the first column to the left, the others to the right."""
+    """The lines of a table. Cells are escaped; the first column is left-aligned, the others right-aligned."""
     widths = [max(3, *(min(_WIDEST, _width(line[column])) for line in [head, *body])) for column in range(len(head))]
     rule = [":" + "-" * (widths[0] - 1), *("-" * (width - 1) + ":" for width in widths[1:])]
     return [_line(line, widths) for line in (head, rule, *body)]
@@ -37,7 +37,7 @@ def _section(section: Section, width: int) -> Iterator[list[str]]:
         yield [f"**{escape(section.title)}**", *[""] * (width - 1)]
     for line in section.lines:
         label = escape(line.label)
-        if section.foreign:
+        if section.published:
             yield [f"*{label}*", *(f"*{entry.text}*" if entry.text else "" for entry in line.entries)]
         else:
             yield [label, *map(_entry, line.entries)]
@@ -56,24 +56,24 @@ def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
 
 
 def _width(text: str) -> int:
-    """Places that a terminal gives to a text: two for wide letters, none for combining marks."""
+    """The width of a text in a terminal: two columns for wide letters, none for combining marks."""
     if text.isascii():
         return len(text)
     wide = sum(unicodedata.east_asian_width(letter) in "WF" for letter in text)
     return len(text) + wide - sum(unicodedata.combining(letter) > 0 for letter in text)
 
 
-# An underscore inside a word is no mark-up; everything else here can be.
+# An underscore within a word is not markup; all others may be.
 _MARKUP = re.compile(r"[\\`*|<>\[\]~&$]|(?<![^\W_])_|_(?![^\W_])")
 
 
 def escape(text: str) -> str:
-    """`text` as Markdown shows it letter by letter, on one line."""
+    """`text` escaped for Markdown, on one line."""
     return _MARKUP.sub(r"\\\g<0>", one_line(text))
 
 
 def one_line(text: str) -> str:
-    """Line breaks and other control characters as spaces."""
+    """`text` with line breaks and other control characters replaced by spaces."""
     if text.isprintable():
         return text
     return "".join(" " if unicodedata.category(c) in ("Cc", "Zl", "Zp") else c for c in text)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from analysis.commands import cli, figures
+from analysis.commands import cli
+from analysis.plots import catalogue
 from tests.analysis.interpreter import python
 from tests.analysis.plots.conftest import LAYERS, allocate, log, save_entries, save_factors
 from tests.conftest import folder_of
@@ -40,12 +41,13 @@ def call(*arguments: str) -> int:
 def test_every_kind_that_the_runs_allow_is_drawn_in_both_formats(runs, capsys):
     assert call() == 0
     names = {name.rpartition(".")[0] for name in files()} - {"captions"}
-    assert {name.partition(".")[0] for name in names} == set(figures.NAMES) - {"metric-kept-rank"}
+    assert {name.partition(".")[0] for name in names} == set(catalogue.NAMES) - {"metric-kept-rank"}
     assert set(files()) == {f"{name}.{form}" for name in names for form in ("png", "svg")} | {"captions.md"}
     assert Path("out/rank-map.movie.adalora.png").read_bytes().startswith(b"\x89PNG")
     assert b"<svg" in Path("out/rank-map.movie.adalora.svg").read_bytes()
 
 
+@pytest.mark.slow
 def test_the_same_runs_give_the_same_bytes_in_every_process(runs):
     kinds = "metric-time,learning-curves,rank-map,rank-over-time,sparsity-overlap,delta-spectrum,memory"
     found = []
@@ -173,4 +175,4 @@ def test_what_a_real_run_leaves_behind_is_drawn(carry_out, tmp_path):
 
 
 def test_help_lists_kinds_that_exist(capsys):
-    assert [kind.name for kind in figures.kinds()] == list(figures.NAMES)
+    assert [kind.name for kind in catalogue.kinds()] == list(catalogue.NAMES)

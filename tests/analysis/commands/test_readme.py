@@ -66,7 +66,7 @@ def test_check_fails_where_a_table_differs_and_shows_how(study, capsys):
     assert code == 1
     assert any(line.startswith("-| sora") and "90.00" in line for line in out.splitlines())
     assert any(line.startswith("+| sora") and "70.00" in line for line in out.splitlines())
-    assert out.endswith("README.md: its tables are not those of runs/reference; without --check they are made anew\n")
+    assert out.endswith("README.md: its tables differ from runs/reference; without --check they are regenerated\n")
 
 
 def test_check_fails_where_a_record_changes(study, store, capsys):
@@ -90,7 +90,7 @@ def test_a_text_without_tables_says_so(store, capsys):
     [
         (
             "\n<!-- table:famlies -->\n<!-- /table -->",
-            "line 2: no study 'famlies' in runs/reference, there is: families",
+            "line 2: no study 'famlies' in runs/reference, allowed: families",
         ),
         ("<!-- table:families -->\n", "line 1: no <!-- /table --> for this table"),
         ("a\n<!-- /table -->", "line 2: <!-- /table --> without a table before it"),
@@ -136,7 +136,7 @@ def test_a_study_with_a_corrupt_record_is_an_error(study, capsys):
 
 def test_no_reference_records_at_all(store, capsys):
     Path("README.md").write_text("<!-- table:families -->\n<!-- /table -->\n")
-    assert call(capsys)[2] == ("analysis: README.md, line 1: no study 'families' in runs/reference, there is: none\n")
+    assert call(capsys)[2] == ("analysis: README.md, line 1: no study 'families' in runs/reference, allowed: none\n")
 
 
 def test_records_may_lie_elsewhere(store, capsys):

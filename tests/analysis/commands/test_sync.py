@@ -35,7 +35,7 @@ def study(tmp_path) -> Path:
 
 
 def test_offline_runs_are_found_in_the_order_in_which_they_began(study):
-    assert [path.name for path in sync.found([study, study / "aaa"])] == [
+    assert [path.name for path in sync.offline_folders([study, study / "aaa"])] == [
         "offline-run-20260102_000000-bbb",
         "offline-run-20260103_000000-aaa",
         "offline-run-20260104_000000-bbb",
@@ -43,8 +43,8 @@ def test_offline_runs_are_found_in_the_order_in_which_they_began(study):
 
 
 def test_online_runs_are_found_where_asked_for(study):
-    first, *rest = sync.found([study], online=True)
-    assert first.name == "run-20260101_000000-ccc" and rest == sync.found([study])
+    first, *rest = sync.offline_folders([study], online=True)
+    assert first.name == "run-20260101_000000-ccc" and rest == sync.offline_folders([study])
 
 
 def test_dry_run_lists_them_without_a_key(study, capfd):

@@ -19,10 +19,10 @@ MARKDOWN = """\
 - Cells: mean ± sd (n): sd is the standard deviation over seeds (ddof 1), n the number of runs; a cell with one run has no ±.
 - ×100: accuracy, pearson; bold: the best mean of its column and its ties.
 - Average: the mean over the 2 tasks; without (n) where the tasks of a row have different seeds; rows without runs on every task have none.
-- Rank: the mean over tasks of the rank of a row's mean, 1 for the best, ties share theirs; rows without runs on every task have none.
+- Rank: the mean over tasks of the row's rank by its mean; 1 is the best, ties share theirs; rows without runs on every task have none.
 - Best checkpoint, chosen and reported on validation, protocol dev.
 - Costs: means over the runs and tasks of a row. Trainable: parameters of the adapter at the start; effective: what is not switched off at the end; the head is in neither; file: adapter and head on disk; memory: weights, gradients, optimizer state and saved activations; peak RSS: the whole process.
-- Within a column, from row to row, differ besides the variant: optim.lr.
+- Settings that differ between the rows of a column, besides the variant: optim.lr.
 - Code: commit 0123456789.
 - Failed: full on opinion, seed 0: out_of_memory \\| 3 GiB
 - Blank on opinion, 1 run failed: full
@@ -60,10 +60,10 @@ lora rank=8 & \textbf{82.50} (1) & \textbf{64.00} (1) & \textbf{73.25} (1) & \te
 Cells: mean $\pm$ sd (n): sd is the standard deviation over seeds (ddof 1), n the number of runs; a cell with one run has no $\pm$.\par
 $\times$100: accuracy, pearson; bold: the best mean of its column and its ties; underlined: the second best and its ties.\par
 Average: the mean over the 2 tasks; without (n) where the tasks of a row have different seeds; rows without runs on every task have none.\par
-Rank: the mean over tasks of the rank of a row's mean, 1 for the best, ties share theirs; rows without runs on every task have none.\par
+Rank: the mean over tasks of the row's rank by its mean; 1 is the best, ties share theirs; rows without runs on every task have none.\par
 Best checkpoint, chosen and reported on validation, protocol dev.\par
 Costs: means over the runs and tasks of a row. Trainable: parameters of the adapter at the start; effective: what is not switched off at the end; the head is in neither; file: adapter and head on disk; memory: weights, gradients, optimizer state and saved activations; peak RSS: the whole process.\par
-Within a column, from row to row, differ besides the variant: optim.lr.\par
+Settings that differ between the rows of a column, besides the variant: optim.lr.\par
 Code: commit 0123456789.\par
 Failed: full on opinion, seed 0: out\_of\_memory \textbar{} 3 GiB\par
 Blank on opinion, 1 run failed: full\par
@@ -91,10 +91,10 @@ HTML = """\
 <li>Cells: mean ± sd (n): sd is the standard deviation over seeds (ddof 1), n the number of runs; a cell with one run has no ±.</li>
 <li>×100: accuracy, pearson; bold: the best mean of its column and its ties; underlined: the second best and its ties.</li>
 <li>Average: the mean over the 2 tasks; without (n) where the tasks of a row have different seeds; rows without runs on every task have none.</li>
-<li>Rank: the mean over tasks of the rank of a row&#39;s mean, 1 for the best, ties share theirs; rows without runs on every task have none.</li>
+<li>Rank: the mean over tasks of the row&#39;s rank by its mean; 1 is the best, ties share theirs; rows without runs on every task have none.</li>
 <li>Best checkpoint, chosen and reported on validation, protocol dev.</li>
 <li>Costs: means over the runs and tasks of a row. Trainable: parameters of the adapter at the start; effective: what is not switched off at the end; the head is in neither; file: adapter and head on disk; memory: weights, gradients, optimizer state and saved activations; peak RSS: the whole process.</li>
-<li>Within a column, from row to row, differ besides the variant: optim.lr.</li>
+<li>Settings that differ between the rows of a column, besides the variant: optim.lr.</li>
 <li>Code: commit 0123456789.</li>
 <li class="problem">Failed: full on opinion, seed 0: out_of_memory | 3 GiB</li>
 <li class="problem">Blank on opinion, 1 run failed: full</li>
@@ -194,7 +194,7 @@ def test_rows_are_sorted_with_the_best_first_and_blanks_last(sizes, table, name,
         (["--sort", "mnli"], "--sort: 'mnli', allowed: movie, opinion, average, rank, trainable, effective, "),
         (["--sort", "average"], "--sort: 'average': no row has it"),
         (["--columns", "rank", "--format", "csv"], "--columns: csv has all of them; allowed: md, latex, html"),
-        (["--columns", "rank", "--memory"], "--memory: with --columns, which name all columns"),
+        (["--columns", "rank", "--memory"], "--memory: with --columns, which names all columns"),
         (["--metric", "mae"], "--metric: 'mae', the records have: accuracy, rmse"),
     ],
 )
@@ -219,7 +219,7 @@ def test_another_metric_of_the_records(store, table):
     assert out.cells[0][:2] == ["variant", "movie f1, best on validation"]
     assert out.column("movie") == ["**30.00** (1)", "20.00 (1)"]
     assert out.note("Left out, no f1 in the record: ") == "2 runs on opinion (a, b)"
-    assert out.note("Shown is f1, ").startswith("asked for in the place of the tasks' own metric")
+    assert out.note("Metric: f1, ").startswith("as asked for, instead of each task's own")
     worse = table("runs", "--metric", "extra.rmse")
     assert worse.cells[0][1] == "movie extra.rmse, best on extra"
     assert worse.column("movie") == ["**0.7000** (1)", "0.8000 (1)"], "lower is better"
@@ -245,7 +245,7 @@ def test_labels_leave_out_the_commonest_value_and_are_never_alike(store, table):
         store.add("lora", 0, config=plain | change)
     out = table("runs")
     assert sorted(out.labels) == ["lora", "lora alpha=8", "lora dropout=0.1", "lora rank=4"]
-    assert out.note("Where a label of lora does not say otherwise: ") == "alpha=16, dropout=0, rank=8."
+    assert out.note("Unless a label of lora says otherwise: ") == "alpha=16, dropout=0, rank=8."
     settings = {line["settings"] for line in csv.DictReader(table("runs", "--format", "csv").splitlines())}
     assert "rank=4 alpha=16 dropout=0" in settings, "csv has all of them"
 

@@ -23,7 +23,7 @@ def test_without_a_common_seed_nothing_is_compared(store, compare, data):
     assert out.bullet("Not compared") == (
         "Not compared, lora and head on movie: no seed is on both sides exactly once."
     )
-    assert out.has("There is no pair of runs with one seed: nothing is compared.")
+    assert out.has("No two runs share a seed: nothing is compared.")
     assert out.has("Unpaired, not used, lora and head on movie: lora seed 0; head seed 1.")
     found = data("lora", "head")
     assert found["verdicts"] == found["tests"] == []

@@ -112,8 +112,8 @@ def test_without_a_difference_in_ranks_nemenyis_test_is_not_made(store, data, co
         for turn, variant in enumerate("abc"):
             store.add(variant, 0, 0.5 + (place + turn) % 3 / 10, task)
     assert compare("--all", "a").bullet("Friedman") == (
-        "Friedman, corrected for ties: χ²(2) = 0.00, p 1.0000: the ranks don't say that any rows differ, so "
-        "Nemenyi's test is not made."
+        "Friedman, corrected for ties: χ²(2) = 0.00, p 1.0000: not enough to say that any rows differ, so "
+        "Nemenyi's test is not used."
     )
     assert data("--all", "a")["ranks"]["nemenyi_p"] is None
 
@@ -138,7 +138,7 @@ def test_the_diagram_has_a_mark_and_a_name_for_each_row(families, compare):
     compare("--all", "b", figure="cd.svg")
     shown = texts(Path("cd.svg"))
     assert {"a (1.00)", "b (2.50)", "c (2.50)", "d (4.00)"} <= set(shown)
-    assert "average rank over 6 tasks, 1 the best; a bar joins what is not told apart" in shown
+    assert "average rank over 6 tasks, 1 is the best; a bar joins rows that do not differ" in shown
     assert "critical difference 1.91 (Nemenyi, 0.05)" in shown
     svg = Path("cd.svg").read_text(encoding="utf-8")
     assert len(re.findall('id="PathCollection_', svg)) == 4

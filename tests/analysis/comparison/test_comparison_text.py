@@ -41,7 +41,7 @@ Over test examples:
 - ×100, differences in points: accuracy, pearson.
 - ±, sd: standard deviation of the paired differences over seeds (ddof 1); n: paired seeds; p in brackets: by Holm for the family, 1 test of its kind.
 - Verdict: better, where Holm's p of the paired t test is below 0.05; equal, where every paired seed has the same value; else the data don't say. g_z: mean over sd of the differences, Hedges-corrected.
-- Shown from: the smallest mean difference that these seeds, at this sd, tell from 0.
+- Shown from: the smallest mean difference that these seeds can distinguish from 0 at this sd.
 - With one paired seed nothing is known about the spread over seeds: no ±, no interval, no p over seeds.
 - Over test examples: 95 % percentile bootstrap, 1,000 resamples, of the mean difference over the seeds at hand, the trained models as they are. McNemar by seed: examples that the first alone : the second alone gets right, exact p, in brackets by Holm for 3 tests; it is about two trained models.
 - n=3: the sign-flip p can't be below 2/2^3 = 0.2500, so no permutation test over these seeds can reach 0.05.

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from analysis.commands import figures
+from analysis.plots import catalogue
 from analysis.plots.kind import LeftOut, Picture, Study
 from analysis.records import runs
 
@@ -79,7 +79,7 @@ def draw(store) -> Callable[..., Drawn]:
 
     def drawn(*kinds: str, pair: tuple[Path, Path] | None = None) -> Drawn:
         two = None if pair is None else tuple(runs.read([folder]).done[0] for folder in pair)
-        items = [item for _, item in figures.pictures(Study(runs.read([Path("runs")]), two), kinds)]
+        items = [item for _, item in catalogue.pictures(Study(runs.read([Path("runs")]), two), kinds)]
         return [i for i in items if isinstance(i, Picture)], [i for i in items if isinstance(i, LeftOut)]
 
     return drawn

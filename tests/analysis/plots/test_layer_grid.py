@@ -15,7 +15,7 @@ def test_blocks_are_columns_and_modules_are_rows():
     grid = layout(BERT)
     assert grid.blocks == (0, 1, 10)
     assert grid.modules == ("query", "attention.output.dense", "output.dense")
-    assert grid.place["bert.encoder.layer.10.output.dense"] == (2, 2)
+    assert grid.position["bert.encoder.layer.10.output.dense"] == (2, 2)
 
 
 def test_a_name_is_cut_to_what_tells_it_from_the_others():
@@ -31,13 +31,13 @@ def test_layers_outside_the_blocks_come_first():
     grid = layout(["h.0.q", "embeddings", "head.dense"])
     assert grid.blocks == (None, 0)
     assert grid.block_labels == ["–", "0"]
-    assert grid.place["embeddings"] == (1, 0)
+    assert grid.position["embeddings"] == (1, 0)
 
 
 def test_two_lists_of_blocks_are_told_apart():
     grid = layout(["encoder.block.0.q", "decoder.block.0.q"])
     assert grid.modules == ("encoder.block.q", "decoder.block.q")
-    assert len(set(grid.place.values())) == 2
+    assert len(set(grid.position.values())) == 2
 
 
 def test_of_several_numbers_the_first_is_the_block():
@@ -48,4 +48,4 @@ def test_of_several_numbers_the_first_is_the_block():
 
 def test_every_layer_has_a_place_of_its_own():
     names = [*BERT, "bert.pooler.dense", "classifier"]
-    assert len(set(layout(names).place.values())) == len(names)
+    assert len(set(layout(names).position.values())) == len(names)

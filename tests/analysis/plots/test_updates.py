@@ -55,7 +55,7 @@ def test_an_update_that_can_not_be_told_is_left_out_with_the_reason(store, draw)
     pictures, (left_out,) = draw("delta-spectrum")
     assert not pictures
     assert left_out.what == "lora_xs on movie"
-    assert left_out.reason == "saved of a layer is R: its ΔW can't be told without the base model"
+    assert left_out.reason == "saved of a layer is R: its ΔW can't be computed without the base model"
 
 
 def test_an_update_of_zero_is_left_out(store, draw):

@@ -59,7 +59,7 @@ def test_a_saved_spectrum_is_that_of_the_update_or_is_refused(case, tmp_path):
     variant = saved_by(case, tmp_path)
     saved = Saved(tmp_path)
     if not isinstance(variant, AdapterVariant):
-        with pytest.raises(Unusable, match="names no adapted layers: ΔW can't be told without the base model"):
+        with pytest.raises(Unusable, match="names no adapted layers: ΔW can't be computed without the base model"):
             saved.layers  # noqa: B018
         return
     assert saved.layers == list(variant.adapters)
@@ -80,12 +80,12 @@ def test_a_saved_pattern_is_where_the_update_has_entries(case, tmp_path):
     for name, adapter in variant.adapters.items():
         if isinstance(adapter, SparseDelta):
             assert patterns[name].shape == (adapter.out_features, adapter.in_features)
-            assert patterns[name].places.tolist() == adapter.indices.tolist()
+            assert patterns[name].indices.tolist() == adapter.indices.tolist()
             continue
         for part, shape in adapter.shapes.items():
             pattern = patterns[f"{name}.{part}"]
             assert pattern.shape == shape
-            assert pattern.density == len(adapter.places[part]) / (shape[0] * shape[1])
+            assert pattern.density == len(adapter.indices[part]) / (shape[0] * shape[1])
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_an_update_in_the_basis_of_the_weight_needs_the_model(tmp_path):
     trained(LoRAXS, LoRAXS.test_params()[0], tmp_path)
     with pytest.raises(Unusable) as error:
         Saved(tmp_path).singular_values("layer.0.fc1")
-    assert str(error.value) == "saved of a layer is R: its ΔW can't be told without the base model"
+    assert str(error.value) == "saved of a layer is R: its ΔW can't be computed without the base model"
 
 
 def test_factors_are_those_that_were_trained(tmp_path):
@@ -138,22 +138,22 @@ def test_low_rank_and_sparse_parts_together_are_refused(tmp_path):
     }
     state_files.save(tree, tmp_path / "adapter" / "state")
     saved = Saved(tmp_path)
-    with pytest.raises(Unusable, match="saved of a sparse layer is A, B, values: parts added up by scales"):
+    with pytest.raises(Unusable, match="saved of a sparse layer is A, B, values: its parts are added with scales"):
         saved.singular_values("fc")
-    assert saved.patterns()["fc"].places.tolist() == [0, 4]
+    assert saved.patterns()["fc"].indices.tolist() == [0, 4]
 
 
 @pytest.mark.parametrize(
     "parameters, variant, reason",
     [
         ({"fc.A": torch.ones(2, 3), "fc.B": torch.ones(2, 1)}, {}, r"A \(2, 3\) and B \(2, 1\): no factors of its ΔW"),
-        ({"fc.values": torch.ones(1)}, {"indices": {"fc": torch.tensor([6])}}, "not places of a matrix 2×3"),
-        ({"fc.values": torch.ones(2)}, {"indices": {"fc": torch.tensor([1, 1])}}, "not places of a matrix 2×3"),
+        ({"fc.values": torch.ones(1)}, {"indices": {"fc": torch.tensor([6])}}, "not indices of a matrix 2×3"),
+        ({"fc.values": torch.ones(2)}, {"indices": {"fc": torch.tensor([1, 1])}}, "not indices of a matrix 2×3"),
         ({"fc.values": torch.ones(3)}, {"indices": {"fc": torch.tensor([1])}}, "1 indices/fc for 3 values"),
         (
             {"fc.A": torch.ones(1), "fc.B": torch.ones(1)},
             {"places": {"fc": {"A": torch.tensor([0]), "B": torch.tensor([0])}}},
-            "places of fc.A without a shape",
+            "the indices of fc.A have no shape",
         ),
     ],
 )

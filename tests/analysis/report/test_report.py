@@ -41,6 +41,7 @@ def test_the_file_asks_for_nothing_from_elsewhere(store, report):
     assert not re.search(r"@import|url\(|fetch\(|XMLHttpRequest|innerHTML|eval\(", page)
 
 
+@pytest.mark.slow
 def test_the_same_runs_give_the_same_bytes_wherever_and_in_whatever_order_of_folders(store):
     two_rows(store)
     for seed in range(2):

@@ -83,7 +83,7 @@ def test_a_metric_that_is_no_share_is_not_averaged_but_ranked(store, table):
         store.add(variant, 0, 0.8, "movie")
         store.add(variant, 0, error, "ratings", metric__name="rmse", metric__higher_is_better=False)
     out = table()
-    assert out.note("No average over tasks: ") == "rmse of ratings is not one that is printed ×100."
+    assert out.note("No average over tasks: ") == "rmse of ratings is not printed ×100."
     assert out.column("rank") == ["1.75", "**1.25**"], "1.5 each on movie, and the lower error is the better one"
 
 
@@ -122,7 +122,7 @@ def test_a_metric_that_glue_needs_and_a_run_has_not_leaves_the_average_out(store
         store.add(variant, 0, 0.75, "sst2")
     out = table()
     assert out.column("average") == ["", "80.00 (1)"]
-    assert out.note("No average for a: ") == "GLUE averages f1 in, and a run on mrpc has none."
+    assert out.note("No average for a: ") == "GLUE averages f1, which a run on mrpc lacks."
 
 
 def test_the_scores_of_runs():

@@ -109,7 +109,9 @@ def test_mixed_libraries_and_machines_are_flagged(store, table):
 def test_settings_that_differ_between_rows_are_named(store, table):
     store.add("full", 0, config={"optim.lr": 2e-5, "data.limit": 1000})
     store.add("lora", 0, config={"variant.alpha": 3})
-    assert table().note("Within a column, from row to row, differ besides the variant: ") == ("data.limit, optim.lr.")
+    assert table().note("Settings that differ between the rows of a column, besides the variant: ") == (
+        "data.limit, optim.lr."
+    )
 
 
 def test_failed_runs_with_one_error_share_a_line(store, table):

@@ -48,10 +48,10 @@ def test_a_number_that_beats_ours_is_not_marked(store, table):
 
 def test_the_note_says_whose_numbers_they_are_and_how_they_were_measured(ours, table):
     assert table("runs", "--published", "adalora2023").note("adalora2023: ") == (
-        "numbers of other people under another protocol, in per cent as printed, never marked and in no average of "
-        'ours. Zhang et al., "AdaLoRA: Adaptive Budget Allocation for Parameter-Efficient Fine-Tuning", ICLR 2023, '
+        "published by others under another protocol, in per cent as printed; never marked, and in no average or "
+        'rank. Zhang et al., "AdaLoRA: Adaptive Budget Allocation for Parameter-Efficient Fine-Tuning", ICLR 2023, '
         "arXiv 2303.10512, table 1. DeBERTaV3-base, validation split of GLUE, mean of 5 runs, parameters without the "
-        "head; stsb is “correlation”, not said which."
+        "head; stsb is “correlation”, the paper does not say which."
     )
 
 

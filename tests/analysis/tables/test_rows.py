@@ -76,7 +76,7 @@ def test_what_follows_the_rank_is_named_below(store, table):
         store.add("lora", 0, config={"variant.rank": rank, "variant.alpha": 2 * rank})
     out = table()
     assert out.labels == ["lora rank=4", "lora rank=8"]
-    assert out.note("Along with what their labels say") == ", the rows of lora differ in: alpha."
+    assert out.note("Besides the settings in their labels") == ", the rows of lora differ in: alpha."
 
 
 def test_what_was_typed_gives_the_name(store, table):
@@ -111,7 +111,7 @@ def test_a_setting_tuned_per_task_makes_no_rows_but_is_named(store, table):
     store.add("full", 0, task="movie")
     out = table()
     assert out.labels == ["full", "lora"]
-    assert out.note("Within a row, from task to task, differ: ") == "optim.lr (lora)."
+    assert out.note("Settings that differ between the tasks of a row: ") == "optim.lr (lora)."
 
 
 def test_a_rank_without_runs_on_a_task_leaves_a_blank(store, table):
@@ -206,7 +206,7 @@ def test_steps_may_differ_between_variants_but_are_named(store, table):
     store.add("lora", 0)
     out = table()
     assert out.labels == ["full", "lora"]
-    assert out.note("Within a column, from row to row, differ besides the variant: ") == "steps."
+    assert out.note("Settings that differ between the rows of a column, besides the variant: ") == "steps."
 
 
 def test_a_failed_run_joins_the_row_that_it_would_have_had(store, table):

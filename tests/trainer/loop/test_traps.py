@@ -283,7 +283,10 @@ def test_what_grows_when_the_schedule_is_half_done_learns_at_the_rate_that_is_do
 @pytest.mark.parametrize(
     ("settings", "line"),
     [
-        (["lora", "variant.init=pissa", "variant.dropout=0.1"], "variant.dropout: 0.1 with init: pissa, allowed: 0; W"),
+        (
+            ["lora", "variant.init=pissa", "variant.dropout=0.1"],
+            "variant.dropout: 0.1 with init: pissa, allowed: 0; dropout would",
+        ),
         (["adalora", "+variant.scaling=rslora"], "variant.scaling: 'rslora', AdaLoRA has no such field, allowed: name"),
         (["sora", "+variant.scaling=rslora"], "variant.scaling: 'rslora', SoRA has no such field, allowed: name"),
         (["adalora", "+variant.init=pissa"], "variant.init: 'pissa', AdaLoRA has no such field, allowed: name, "),
@@ -305,7 +308,7 @@ def test_what_grows_when_the_schedule_is_half_done_learns_at_the_rate_that_is_do
         (["lora", "variant.targets=[qeury]"], "variant.targets: no layer ends in 'qeury'; linear layers: query, key, "),
         (
             ["lora", "variant.targets=[word_embeddings]", "variant.dropout=0.1"],
-            "variant.dropout: 0.1 on the Embedding bert.embeddings.word_embeddings, allowed: 0; its input is a row",
+            "variant.dropout: 0.1 on the Embedding bert.embeddings.word_embeddings, allowed: 0; its input is an index",
         ),
         (["lora", "variant.rank=4", "variant.budget=3000"], "variant.rank: 4 with budget: 3000; the budget decides it"),
         (["sparse", "variant.seed=3"], "variant.seed: 3 with score: magnitude, allowed: 0; it has no effect there"),

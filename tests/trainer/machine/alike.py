@@ -36,7 +36,7 @@ def train(run: Trained, parts: int) -> Trained:
     variant, model = run.variant, run.model
     x, y = data(run.dtype, run.kind)
     y = y.to(run.dtype)
-    processes.part_ways(0)
+    processes.seed_apart(0)
     batches = []
     for part_x, part_y in zip(x.chunk(parts), y.chunk(parts), strict=True):
         cut = int(len(part_x) * FIRST)

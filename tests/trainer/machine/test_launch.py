@@ -113,7 +113,10 @@ def test_one_process_is_the_same_run_whether_it_is_said_or_not(configured, tiny_
 @pytest.mark.parametrize(
     ("override", "line"),
     [
-        ("train.processes=2", "train.processes: 2, allowed: 1 (the number started) or null; torchrun --nproc-per-node 2"),
+        (
+            "train.processes=2",
+            "train.processes: 2, allowed: 1 (the number started) or null; torchrun --nproc-per-node 2",
+        ),
         ("train.processes=0", "train.processes: 0, allowed: 1 (the number started) or null"),
         ("machine.fsdp=true", "machine.fsdp: true with one process, allowed: false; sharding needs several"),
     ],

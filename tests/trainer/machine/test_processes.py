@@ -223,7 +223,7 @@ def test_a_gradient_that_is_not_finite_in_one_process_is_skipped_by_all(steady, 
     [
         ("error", "process 1: RuntimeError: out of luck"),
         ("drift", "after step 4, parameters.bert.encoder.layer.0.attention.self.query.A is not the same on"),
-        ("death", "another process of this run has ended without a word"),
+        ("death", "another process of this run has died without a message"),
     ],
 )
 def test_trouble_in_one_process_ends_the_run_and_the_first_process_says_why(steady, trouble, told, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -75,7 +76,28 @@ def test_texts_fill_blocks_and_no_text_is_begun_by_the_one_before(checked):
     found = pieces(parts, parts.rows.train)
     assert "".join(whole for whole, _ in found) == "<s>a film</s><s>dull plot</s><s>a</s>"
     assert "".join(counted for _, counted in found) == "a film</s>dull plot</s>a</s>"
+    positions = [parts.rows.train[place]["position_ids"] for place in range(len(parts.rows.train))]
+    assert [row.index(0) for row in positions] == [0] * len(positions)  # each block begins anew
     assert parts.rows.counts == {"train": 3, "select": 3, "validation": 3}
+
+
+@pytest.mark.parametrize("family", ["Llama", "GPT2", "GPTNeoX", "Qwen2", "Mistral"])
+def test_texts_of_a_block_do_not_see_each_other(family, checked, tmp_path, caplog):
+    texts = ["a film", "dull plot", "a warm cast"]
+    model = language.make(tmp_path / "model", family)
+    parts = checked([{"text": text} for text in texts], *TEXT, "data.max_length=32", model=model)
+    network = Network(assemble.load(parts).eval(), parts.source, torch.device("cpu"), False)
+    (block,) = parts.rows.train
+    begun = [place for place, position in enumerate(block["position_ids"]) if position == 0]
+    assert len(begun) == 3
+    found = parts.objective.loss(network, batch_of(parts, parts.rows.train, [0]))
+    alone = 0.0
+    for start, end in itertools.pairwise([*begun, len(block["input_ids"])]):
+        ids = torch.tensor([block["input_ids"][start:end]])
+        logits = network.model(input_ids=ids).logits[0, :-1]
+        alone += float(F.cross_entropy(logits, ids[0, 1:], reduction="sum"))
+    assert found.weight == len(block["input_ids"]) - 3
+    assert float(found.sum) == pytest.approx(alone, rel=1e-5) and "can't keep apart" not in caplog.text
 
 
 def test_a_text_is_evaluated_in_windows_that_count_each_token_once(checked):
@@ -140,7 +162,7 @@ def log_likelihood(parts, model, prompt: str, answer: str) -> float:
     return float(sum(scores[place - 1, ids[place]] for place in range(len(before), len(ids))))
 
 
-def test_a_choice_is_that_with_the_highest_likelihood_or_with_the_highest_by_byte(trained, llama, tables, tmp_path):
+def test_a_choice_is_that_with_the_highest_likelihood_or_with_the_highest_by_letter(trained, llama, tables, tmp_path):
     from trainer.runs.finished import opened
 
     record = trained("choices")
@@ -149,10 +171,10 @@ def test_a_choice_is_that_with_the_highest_likelihood_or_with_the_highest_by_byt
         table = run.objective.content.splits["validation"]
         for row in table:
             scores = [log_likelihood(run.parts, run.model, row["prompt"], f" {choice}") for choice in row["choices"]]
-            by_byte = [score / len(choice) for score, choice in zip(scores, row["choices"], strict=True)]
+            by_letter = [score / len(choice) for score, choice in zip(scores, row["choices"], strict=True)]
             one = kept[kept.id == row["id"]].iloc[0]
             assert one.reference == row["label"] and one.prediction == int(np.argmax(scores))
-            assert one["stats.correct_norm"] == (int(np.argmax(by_byte)) == row["label"])
+            assert one["stats.correct_norm"] == (int(np.argmax(by_letter)) == row["label"])
             assert one["stats.nll"] == pytest.approx(-scores[row["label"]], rel=1e-5)
     assert record.metrics["accuracy"] == (kept.prediction == kept.reference).mean()
 
@@ -204,11 +226,12 @@ def test_two_runs_are_compared_over_their_texts(trained, tmp_path, monkeypatch, 
 # -- all that a run is ----------------------------------------------------------------------------
 
 
-def test_a_dry_run_says_what_the_run_needs(llama, tables, tmp_path, trained):
+@pytest.mark.parametrize("form", ["response", "text"])
+def test_a_dry_run_says_what_the_run_needs(form, llama, tables, tmp_path, trained):
     from trainer.runs import dry_run
 
-    record = trained("response")
-    found = dry_run.predict(plan(composed([*overrides(llama, tmp_path), *tables["response"]])))
+    record = trained(form)
+    found = dry_run.predict(plan(composed([*overrides(llama, tmp_path), *tables[form]])))
     assert found.head == 0 and found.batch.unit == "token" and found.adapter == record.params.adapter_start
     assert found.activations == record.memory.activations and found.optimizer == record.memory.optimizer
 

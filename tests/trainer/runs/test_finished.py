@@ -102,7 +102,7 @@ def refusal(folder: Path) -> str:
 
 
 def test_a_folder_without_a_finished_run_is_refused(finished, tmp_path):
-    assert refusal(tmp_path / "nothing") == f"{tmp_path / 'nothing'}: no finished run, which has a record.json"
+    assert refusal(tmp_path / "nothing") == f"{tmp_path / 'nothing'}: not a finished run; record.json is missing"
     path = finished / "record.json"
     row = json.loads(path.read_text())
     path.write_text("{")

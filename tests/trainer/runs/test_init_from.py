@@ -73,6 +73,7 @@ METHODS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS, ids=" ".join)
 def test_it_starts_with_what_the_other_ended_with(source, carry_out, configured, tiny_overrides, other_task, method):
     folder = source(*method)
@@ -210,7 +211,7 @@ def test_another_method_setting_or_backbone_is_refused_before_anything(
 
 
 def test_what_is_no_finished_run_is_refused(source, configured, tiny_overrides, tmp_path):
-    with pytest.raises(ConfigError, match=r"init_from: .*nowhere: no finished run, which has a record\.json"):
+    with pytest.raises(ConfigError, match=r"init_from: .*nowhere: not a finished run; record\.json is missing"):
         plan(configured([*tiny_overrides, f"init_from={tmp_path / 'nowhere'}"]))
     folder = source()
     path = folder / "adapter" / "state.safetensors"
@@ -224,8 +225,8 @@ def test_what_is_no_finished_run_is_refused(source, configured, tiny_overrides, 
 @pytest.mark.parametrize(
     ("method", "message"),
     [
-        (["variant=dylora", "variant.eval_rank=2"], "dylora can't start from it: eval_rank: 2 has cut "),
-        (PEFT_ADALORA, "peft-adalora can't start from it: method: adalora allocates as it trains"),
+        (["variant=dylora", "variant.eval_rank=2"], "dylora can't start from it: eval_rank: 2 has truncated "),
+        (PEFT_ADALORA, "peft-adalora can't start from it: method: adalora would allocate again"),
     ],
     ids=["dylora", "peft_adalora"],
 )

@@ -47,7 +47,17 @@ def test_the_record_of_a_run_is_complete_and_exact(carry_out, tmp_path):
 def test_the_predictions_are_those_that_the_metric_is_of(carry_out, tmp_path):
     record = carry_out()
     found = pd.read_parquet(folder_of(record, tmp_path) / "predictions.parquet")
-    assert list(found.columns) == ["split", "id", "unit", "reference", "prediction", "stats.correct", "outputs"]
+    assert list(found.columns) == [
+        "split",
+        "id",
+        "unit",
+        "reference",
+        "prediction",
+        "stats.correct",
+        "label",
+        "outputs",
+    ]
+    assert (found["label"] == found["reference"]).all()
     assert len(found) == 24 and found.id.is_unique
     assert (found.reference == found.prediction).mean() == record.metric.value
     assert (found.outputs.map(lambda outputs: outputs.argmax()) == found.prediction).all()

@@ -8,13 +8,12 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import ROOT
-from tests.trainer.sweeping import rows
+from tests.trainer.sweeping import ended, rows, started, wait_for
 from tests.trainer.sweeps import fake_slurm
 from tests.trainer.sweeps.process import start
 from trainer import record as records
@@ -25,10 +24,13 @@ pytestmark = pytest.mark.slow
 LONG = ["train.epochs=25", "train.eval_every=50", "machine.save_every=40", "machine.threads=1"]  # 150 steps
 
 
-def finish(process: subprocess.Popen) -> str:
-    output, _ = process.communicate(timeout=240)
-    assert process.returncode == 0, output
-    return output
+def preempted(overrides: list[str], study: Path, log: Path) -> str:
+    """The output of a sweep of which the first run that trains is preempted."""
+    with started(overrides, log) as sweep:
+        preempt(sweep, study)
+        code = ended(sweep)
+    assert code == 0, log.read_text()
+    return log.read_text()
 
 
 def straight(carry_out, *overrides: str) -> None:
@@ -37,16 +39,18 @@ def straight(carry_out, *overrides: str) -> None:
         carry_out(*LONG, f"seed={seed}", "study=straight", *overrides)
 
 
-def preempt(sweep: subprocess.Popen, study: Path) -> None:
+def preempt(sweep: int, study: Path) -> None:
     """Sends SIGUSR2, as submitit asks Slurm to, to the process of the first run that trains."""
-    while sweep.poll() is None:
-        time.sleep(0.01)
+
+    def sent() -> bool:
         for lines in study.glob("*/metrics.jsonl"):
             owner = lock.owner(lines.parent)  # the lock says which process it is
             if owner is not None:
                 os.kill(owner.pid, signal.SIGUSR2)
-                return
-    raise AssertionError(sweep.communicate()[0])
+                return True
+        return False
+
+    wait_for(sweep, sent)
 
 
 def test_submitit_on_one_machine_queues_a_preempted_run_again_which_ends_as_if_undisturbed(
@@ -54,9 +58,9 @@ def test_submitit_on_one_machine_queues_a_preempted_run_again_which_ends_as_if_u
 ):
     carry_out(*LONG, "study=straight")
     study = tmp_path / "runs" / "cut"
-    process = start([*tiny_overrides, *LONG, "study=cut", "hydra/launcher=subprocesses"])
-    preempt(process, study)
-    assert "1 runs: 1 ran, 0 done already, 0 failed, 0 locked elsewhere" in finish(process)
+    overrides = [*tiny_overrides, *LONG, "study=cut", "hydra/launcher=subprocesses"]
+    output = preempted(overrides, study, tmp_path / "log")
+    assert "1 runs: 1 ran, 0 done already, 0 failed, 0 locked elsewhere" in output
     log = "".join(path.read_text() for path in study.glob(".submitit/*/*_log.*"))
     assert "SIGUSR2: the run stops after this step, with a checkpoint" in log and "Requeued job" in log
     assert log.count("running: ") == 2 and log.count("done: ") == 1
@@ -93,9 +97,8 @@ def test_slurm_gets_an_array_of_what_is_missing_and_preempted_runs_go_on(tiny_ov
         "array_parallelism=1",
     ]
     options = [f"hydra.launcher.{option}" for option in [*options, "cpus_per_task=1", 'setup=["export MARK=1"]']]
-    process = start([*tiny_overrides, *LONG, "seed=0,1,2", "study=cut", "hydra/launcher=slurm", *options])
-    preempt(process, study)
-    output = finish(process)
+    overrides = [*tiny_overrides, *LONG, "seed=0,1,2", "study=cut", "hydra/launcher=slurm", *options]
+    output = preempted(overrides, study, tmp_path / "log")
     assert "3 runs: 1 done, 0 failed, 2 to do" in output
     assert "3 runs: 2 ran, 1 done already, 0 failed, 0 locked elsewhere" in output
     script = (slurm / "script.sh").read_text()

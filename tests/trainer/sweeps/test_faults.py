@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import functools
 import os
 import random
 import signal
@@ -24,8 +25,8 @@ from hydra.core.plugins import Plugins
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 from safetensors import SafetensorError
 
-from tests.trainer.sweeping import ended, forked, rows, sweep, wait_for
-from tests.trainer.sweeps.process import sweep as command
+from tests.conftest import tiny_run
+from tests.trainer.sweeping import ended, finished, forked, rows, sweep, wait_for
 from trainer import record as records
 from trainer.errors import ConfigError
 from trainer.loop.checkpoints import Checkpoints
@@ -44,13 +45,15 @@ def moments() -> random.Random:
     return random.Random(0)
 
 
-@pytest.fixture
-def undisturbed(tiny_overrides, tmp_path):
-    """The rows of `SWEEP` with further overrides, when nothing happens."""
+@pytest.fixture(scope="module")
+def undisturbed(tiny_model, tiny_task, tmp_path_factory):
+    """The rows of `SWEEP` with further overrides when nothing happens; made once for all tests."""
 
+    @functools.cache
     def carried_out(*overrides: str) -> dict[str, dict]:
-        sweep([*tiny_overrides, *SWEEP, *overrides, "study=undisturbed"])
-        return rows(tmp_path / "runs" / "undisturbed")
+        folder = tmp_path_factory.mktemp("undisturbed")
+        sweep([*tiny_run(tiny_model, tiny_task, folder), *SWEEP, *overrides, "study=undisturbed"])
+        return rows(folder / "runs" / "undisturbed")
 
     return carried_out
 
@@ -168,7 +171,7 @@ def test_a_worker_that_dies_takes_no_run_with_it(tiny_overrides, tmp_path, undis
     expected = undisturbed(*deadly)
     mark.write_text(str(os.getpid()))  # the first worker that comes to step 3 dies
     parallel = ["hydra/launcher=cores", "hydra.launcher.n_jobs=2", "study=died"]
-    code, output = command([*tiny_overrides, *SWEEP, *deadly, *parallel])
+    code, output = finished([*tiny_overrides, *SWEEP, *deadly, *parallel], tmp_path / "log")
     assert code == 0 and "a worker died (TerminatedWorkerError); its runs resume from their checkpoints" in output, (
         output
     )

@@ -81,7 +81,10 @@ def test_submitit_on_one_machine_starts_as_many_runs_as_have_cores(monkeypatch):
 def test_a_run_that_is_carried_out_is_held(tmp_path):
     with lock.locked(tmp_path / "study" / "run"):
         begin = time.monotonic()
-        with pytest.raises(Locked, match="another process is carrying out this run"), lock.locked(tmp_path / "study/run"):
+        with (
+            pytest.raises(Locked, match="another process is carrying out this run"),
+            lock.locked(tmp_path / "study/run"),
+        ):
             pass
         assert time.monotonic() - begin < lock.LEASE / 2, "a lease is waited for"
     with lock.locked(tmp_path / "study" / "run"):
@@ -181,4 +184,6 @@ def test_the_configs_of_a_sweep_are_those_that_hydra_composes(tiny_overrides):
 def test_a_launcher_that_is_not_installed_is_named_with_its_extra(name):
     extra = name.partition("_")[0]
     error = MissingConfigException("a long text", missing_cfg_file=f"hydra/launcher/{name}")
-    assert one_line(error) == (f"hydra/launcher/{name}: not installed; install it with: pip install 'loratory[{extra}]'")
+    assert one_line(error) == (
+        f"hydra/launcher/{name}: not installed; install it with: pip install 'loratory[{extra}]'"
+    )

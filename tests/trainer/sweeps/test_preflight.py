@@ -121,16 +121,25 @@ def test_no_weight_is_loaded(configured, tiny_overrides, monkeypatch):
         Checks().check(configured([*tiny_overrides, f"variant={variant}", "train.max_steps=200"]))
 
 
-@pytest.mark.parametrize(
-    "override", ["variant.rank=0", "variant.rank=99", "task.source.label=no", "machine.device=cuda:99"]
-)
+@pytest.mark.parametrize("override", ["variant.rank=99", "task.source.label=no", "machine.device=cuda:99"])
 def test_a_single_run_that_cant_be_leaves_nothing_behind(tiny_overrides, tmp_path, override):
-    done = subprocess.run(
-        [sys.executable, "train.py", *tiny_overrides, override], cwd=ROOT, capture_output=True, text=True, timeout=300
-    )
+    code, output = finished([*tiny_overrides, override], tmp_path / "log", flags=())
     field = override.partition("=")[0].replace("label", "train_path")
+    assert code == 1 and "running: " not in output
+    assert output.splitlines()[-1].startswith(f"error: {field}: ")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_its_error_is_one_line_on_standard_error(tiny_overrides, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "train.py", *tiny_overrides, "variant.rank=0"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode == 1 and done.stdout == ""
-    assert done.stderr.splitlines()[-1].startswith(f"error: {field}: ") and "running: " not in done.stderr
+    assert done.stderr.splitlines() == ["error: variant.rank: 0, allowed: a whole number ≥ 1"]
     assert not (tmp_path / "runs").exists()
 
 

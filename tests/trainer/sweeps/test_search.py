@@ -64,7 +64,7 @@ def test_trials_are_ordinary_runs_and_a_search_goes_on_with_more(tiny_overrides,
     sweep([*tiny_overrides, *SEARCH, "hydra.sweeper.trials=2"])
     assert "2 runs: 2 ran, 0 done already, 0 failed" in caplog.text
     sweep([*tiny_overrides, *SEARCH, "hydra.sweeper.trials=3"])
-    assert "search search: 3 trials, 2 of them there already" in caplog.text
+    assert "search search: 3 trials, 2 of them exist already" in caplog.text
     assert "1 runs: 1 ran, 0 done already, 0 failed" in caplog.text
     found = {record.run_id: record for record in map(records.read, records.find(study))}
     trials = study_of(study).trials

@@ -31,7 +31,7 @@ def test_a_sweep_runs_what_is_missing_and_goes_on_after_a_failure(tiny_overrides
     assert output.count("done already: ") == 2 and output.count("running: ") == 1
 
     code, output = finished([*base, *DIVERGING, "variant=lora", "optim.lr=1e30,1e-2"], log)
-    assert "2 runs: 1 done, 1 failed, 0 to do (failed runs are tried again)" in output
+    assert "2 runs: 1 done, 1 failed, 0 to do (failed runs are repeated)" in output
     assert output.count("running: ") == 1
 
 

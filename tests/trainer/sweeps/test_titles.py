@@ -77,7 +77,7 @@ def test_a_sweep_counts_its_runs_and_says_what_is_left(tiny_overrides, tmp_path)
     assert code == 0, output
     said = re.findall(r"^running: (.*) \(\w{12}\)$", output, re.MULTILINE)
     assert said == [f"[{number}/3] lora rank={rank} on tiny, seed 0" for number, rank in ((1, 2), (2, 4), (3, 8))]
-    assert re.search(r"^1 of 3 runs are left, about \d+ s$", output, re.MULTILINE)
+    assert re.search(r"^1 of 3 runs remain, about \d+ s$", output, re.MULTILINE)
     code, output = finished([*tiny_overrides, *FAST, "variant=lora", "variant.rank=2,4,8,16"], tmp_path / "log")
     assert re.search(r"^4 runs: 3 done, 0 failed, 1 to do, about \d+ s$", output, re.MULTILINE), output
     assert "done already: [1/4] lora rank=2 on tiny, seed 0" in output

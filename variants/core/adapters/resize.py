@@ -1,9 +1,9 @@
-"""A parameter changes its size, and everything that hangs on it changes with it.
+"""Resizing a parameter together with its gradient and its optimizer state.
 
-A new `Parameter` takes the place of the old one: in its module, in its optimizer group (whose
-learning rate it goes on following), in the optimizer's state. Its gradient and its moments are cut
-or padded in the same way; a moment is known by having the parameter's shape. It is a new object
-because autograd remembers the shape of the old one for as long as anybody holds an old loss.
+A new `Parameter` replaces the old one in its module, in its optimizer group (whose learning rate it keeps) and in the
+optimizer's state. Its gradient and its moments are sliced or padded in the same way; an entry of the state counts as a
+moment if it has the parameter's shape. It must be a new object, because autograd keeps the old shape as long as an old
+loss exists.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from torch import nn
 
 @torch.no_grad()
 def keep(module: nn.Module, name: str, index: torch.Tensor, dim: int, optimizer: torch.optim.Optimizer | None) -> None:
-    """Keeps the slices `index` (n,) of the parameter `module.name` along `dim`; the others are freed.
+    """Keep the slices `index` (n,) of the parameter `module.name` along `dim` and free the others.
 
-    optimizer: None where there is none yet, as when a saved state is loaded.
+    optimizer: None if there is none yet, as when a saved state is loaded.
     """
     _replace(module, name, lambda tensor: tensor.index_select(dim, index.to(tensor.device)), optimizer)
 
 
 @torch.no_grad()
 def append(module: nn.Module, name: str, new: torch.Tensor, dim: int, optimizer: torch.optim.Optimizer | None) -> None:
-    """Appends `new` to the parameter `module.name`; the gradient and the moments of what is new are zero."""
+    """Append `new` to the parameter `module.name`; gradient and moments of the new entries are zero."""
     size = new.shape[dim]
 
     def pad(tensor: torch.Tensor) -> torch.Tensor:
@@ -38,10 +38,10 @@ def append(module: nn.Module, name: str, new: torch.Tensor, dim: int, optimizer:
 
 @torch.no_grad()
 def renew(module: nn.Module, name: str, index: torch.Tensor, optimizer: torch.optim.Optimizer | None) -> None:
-    """Keeps the entries `index` (n,) of the vector `module.name`, in front, and makes as many zeros as had to go.
+    """Move the entries `index` (n,) of the vector `module.name` to its front and set all others to zero.
 
-    What `keep` and `append` of as many zeros do, but the parameter stays the object that it is, with its gradient and
-    moments: no size changes.
+    The values are those after `keep` and an `append` of zeros to the old size, but the parameter, its gradient and its
+    moments stay the same objects.
     """
     parameter = module.get_parameter(name)
     state = {} if optimizer is None else optimizer.state.get(parameter, {})
@@ -58,7 +58,7 @@ def _replace(
     change: Callable[[torch.Tensor], torch.Tensor],
     optimizer: torch.optim.Optimizer | None,
 ) -> None:
-    """Puts `change(parameter)` in the place of the parameter, with its gradient and moments changed alike."""
+    """Replace the parameter by `change(parameter)`, and its gradient and moments accordingly."""
     old = module.get_parameter(name)
     new = nn.Parameter(change(old.detach()), requires_grad=old.requires_grad)
     if old.grad is not None:

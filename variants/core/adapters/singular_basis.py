@@ -20,9 +20,9 @@ class InBasis(Factored):
     x ──┬── W (frozen) ──────── y
         └── Vh ── C ── U ───────┘
 
-    The basis is no part of a checkpoint: it is up to twice as large as W and comes out of W again, with the
-    same bits on the same machine. On another one it may be off by rounding; `BasisVariant` checks that it is
-    not off by more.
+    Checkpoints do not contain the basis: it is up to twice as large as W and is computed from W again, with the same
+    bits on the same machine. On another machine it may differ by rounding; `BasisVariant` checks that it does not
+    differ by more.
     """
 
     U: torch.Tensor
@@ -37,26 +37,26 @@ class InBasis(Factored):
         self.relative_error, self.explained = factors.relative_error, factors.explained
 
     def core(self) -> torch.Tensor:
-        """C as it acts now: (r, r), or (r,) for a diagonal one."""
+        """Return C as it acts now: (r, r), or (r,) for a diagonal one."""
         raise NotImplementedError(f"{type(self).__name__}.core")
 
     def factors(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         return self.Vh, self.U, self.core()
 
     def product(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        one = x.dtype == weight.dtype == self.U.dtype and not torch.is_autocast_enabled(x.device.type)
+        one_dtype = x.dtype == weight.dtype == self.U.dtype and not torch.is_autocast_enabled(x.device.type)
         tokens = x.numel() // self.in_features
         core = self.core()
-        if self.dropout or not one or not pays(tokens, self.out_features, self.in_features, core):
+        if self.dropout or not one_dtype or not pays(tokens, self.out_features, self.in_features, core):
             return super().product(x, weight)
-        return basis_linear(x, weight, self.form.layer.bias, self.U, self.Vh, core, self.scale, self.kernel)
+        return basis_linear(x, weight, self.layer_kind.layer.bias, self.U, self.Vh, core, self.scale, self.kernel)
 
     @torch.no_grad()
     def rank_source(self) -> torch.Tensor | None:
         return self.core()
 
     def rank_from(self, source: np.ndarray) -> int:
-        """For a diagonal C: the directions that it moves; before the first step it moves none, and all count."""
+        """Count the non-zero entries of a diagonal C; before the first step all are zero, and all count."""
         return int(np.count_nonzero(source)) or len(source)
 
     def closed_form(self) -> int:
@@ -64,10 +64,10 @@ class InBasis(Factored):
 
     @torch.no_grad()
     def fingerprint(self) -> torch.Tensor:
-        """Two numbers (2,) in float64 that follow every direction of the basis, signs included."""
+        """Return two numbers (2,) in float64 that depend on every direction of the basis, signs included."""
         u, vh = self.U.double(), self.Vh.double()
         left, right = probe(len(u), u.device) @ u, vh @ probe(vh.shape[1], u.device)
-        # Weighted, so that directions that changed places are seen too; by their size, not to depend on it.
+        # Weighted, so that swapped directions change them too; divided by the norm, so that scale does not.
         weights = probe(len(left), u.device)
         return torch.stack([(weights * h).sum() / torch.linalg.vector_norm(h) for h in (left, right)]).cpu()
 
@@ -76,5 +76,5 @@ class InBasis(Factored):
 
 
 def probe(n: int, device: torch.device) -> torch.Tensor:
-    """n fixed numbers between −1 and 1 without a pattern that a weight could share."""
+    """Return n fixed numbers between −1 and 1 without a pattern that a weight could share."""
     return torch.cos(torch.arange(1, n + 1, dtype=torch.float64, device=device) ** 2)

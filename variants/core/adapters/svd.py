@@ -1,9 +1,9 @@
-"""A matrix ΔW (out, in) as a product B A, A (r, in) and B (out, r): exactly, or as near as a rank allows.
+"""A matrix ΔW (out, in) as a product B A, A (r, in) and B (out, r): exact, or the best approximation of a rank.
 
-By Eckart and Young (1936) the r leading singular triplets give the product of rank r that is nearest to ΔW in
-the Frobenius norm; what they leave out is the root of the sum of the squares of the other singular values.
+By Eckart and Young (1936) the r leading singular triplets give the product of rank r that is closest to ΔW in the
+Frobenius norm; its error is the root of the sum of squares of the other singular values.
 
-All of it is computed in float64, whatever ΔW was trained in: what goes out is rounded once.
+Everything is computed in float64, whatever ΔW was trained in, so the result is rounded once.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ Product = tuple[torch.Tensor, torch.Tensor]  # A (r, in), B (out, r)
 
 @dataclass(frozen=True)
 class Spectrum:
-    """ΔW = U diag(s) Vh. U: (out, n). s: (n,), falling. Vh: (n, in). All in float64.
+    """ΔW = U diag(s) Vh. U: (out, n). s: (n,), descending. Vh: (n, in). All in float64.
 
-    dtype: what ΔW was trained in, and goes out in. size: of what ΔW was computed from, ‖B‖ ‖A‖ or ‖ΔW‖.
+    dtype: dtype in which ΔW was trained, and of exported factors. size: ‖B‖ ‖A‖ or ‖ΔW‖, from which ΔW was computed.
     """
 
     U: torch.Tensor
@@ -30,7 +30,7 @@ class Spectrum:
 
     @property
     def rank(self) -> int:
-        """The numerical rank: the smallest r at which what is left out is nothing but rounding."""
+        """The numerical rank: the smallest r whose error is only rounding."""
         trained = 8 * torch.finfo(self.dtype).eps * self.norm
         decomposed = max(len(self.U), self.Vh.shape[1]) * torch.finfo(torch.float64).eps * self.size
         return int((self._tails() > max(trained, decomposed)).sum())
@@ -41,32 +41,32 @@ class Spectrum:
         return size(self.s)
 
     def left_out(self, rank: int) -> float:
-        """‖ΔW − B A‖ / ‖ΔW‖ at `rank`; 0 where ΔW is zero."""
+        """Return ‖ΔW − B A‖ / ‖ΔW‖ at `rank`; 0 if ΔW is zero."""
         if rank >= len(self.s) or not self.norm:
             return 0.0
         return float(self._tails()[rank]) / self.norm
 
     def product(self, rank: int | None = None) -> Product:
-        """The nearest product of `rank`, None for the numerical one; each factor has the roots of the values."""
+        """Return the best A and B of `rank` (None: the numerical rank); each has the roots of the singular values."""
         r = self.rank if rank is None else min(rank, self.rank)
         root = self.s[:r].sqrt()
         return (root[:, None] * self.Vh[:r]).to(self.dtype), (self.U[:, :r] * root).to(self.dtype)
 
     def _tails(self) -> torch.Tensor:
-        """(n,): the norm of the singular values from each one on."""
+        """Return (n,): the norm of each singular value and all after it."""
         return self.s.square().flip(0).cumsum(0).flip(0).sqrt()
 
 
 @torch.no_grad()
 def of_matrix(delta: torch.Tensor) -> Spectrum:
-    """The spectrum of a dense ΔW (out, in)."""
+    """Return the spectrum of a dense ΔW (out, in)."""
     u, s, vh = torch.linalg.svd(delta.double(), full_matrices=False)
     return Spectrum(u, s, vh, delta.dtype, size(delta))
 
 
 @torch.no_grad()
 def of_product(a: torch.Tensor, b: torch.Tensor) -> Spectrum:
-    """The spectrum of B A, without ever forming it: A = (Q_a R_a)ᵀ and B = Q_b R_b, then R_b R_aᵀ is small."""
+    """Return the spectrum of B A without forming it: with A = (Q_a R_a)ᵀ and B = Q_b R_b, R_b R_aᵀ is small."""
     q_a, r_a = torch.linalg.qr(a.double().T)
     q_b, r_b = torch.linalg.qr(b.double())
     u, s, vh = torch.linalg.svd(r_b @ r_a.T, full_matrices=False)
@@ -75,11 +75,11 @@ def of_product(a: torch.Tensor, b: torch.Tensor) -> Spectrum:
 
 @torch.no_grad()
 def without_zeros(a: torch.Tensor, b: torch.Tensor) -> Product:
-    """B A without the components of which one factor is zero."""
+    """Return A and B without the components of which one factor is zero."""
     acts = a.any(1) & b.any(0)
     return a[acts], b[:, acts]
 
 
 def size(matrix: torch.Tensor) -> float:
-    """The Frobenius norm, in float64."""
+    """Return the Frobenius norm, in float64."""
     return float(torch.linalg.vector_norm(matrix.detach().double()))

@@ -1,11 +1,11 @@
-"""Equal budgets: ranks, or entries, chosen so that what a method ends with is a given number of parameters.
+"""Budgets: ranks or entries chosen so that a method ends with a given number of parameters.
 
-A budget counts the adapter's trainable parameters at the end of training by real shapes. Ranks and
-entries are whole, so it is met as nearly as they allow and never exceeded: then two methods at one
-budget differ by less than one rank of one layer.
+A budget counts the adapters' trainable parameters at the end of training, by real shapes. It is met as closely as
+integer ranks and entries allow, and never exceeded, so two methods with one budget differ by less than one rank of one
+layer.
 
-`spread` is for methods that fix every layer's rank, `within` for those that rank components by a
-score, `share_out` for those that count single entries.
+`spread` is for methods with fixed ranks, `within` for those that score components, `apportion` for those that count
+single entries.
 """
 
 from __future__ import annotations
@@ -17,12 +17,11 @@ import torch
 
 
 def spread(costs: Mapping[str, int], budget: int, most: Mapping[str, int], *, least: int = 1) -> dict[str, int]:
-    """Ranks by layer, as even as they can be, whose parameters come nearest to `budget` from below.
+    """Return ranks by layer, as even as possible, whose parameters are closest to `budget` from below.
 
-    costs: parameters of one rank in each layer. most, least: bounds of a layer's rank. All layers get
-    the largest rank that they can all afford (up to their bound); a further one goes to those layers
-    that together fill the rest best, spread over the model's depth.
-    Raises `ValueError` for a budget that the bounds don't reach.
+    costs: parameters of one rank, by layer. most, least: bounds of a layer's rank. All layers get the largest rank that
+    fits for all of them (up to their bound). The layers that together fill the rest best, spread over the model's
+    depth, get one more. Raises `ValueError` for a budget outside the bounds.
     """
     return spread_priced(lambda name, rank: costs[name] * rank, budget, most, least=least)
 
@@ -30,7 +29,7 @@ def spread(costs: Mapping[str, int], budget: int, most: Mapping[str, int], *, le
 def spread_priced(
     price: Callable[[str, int], int], budget: int, most: Mapping[str, int], *, least: int = 1
 ) -> dict[str, int]:
-    """`spread` where parameters are not in proportion to the rank: price(name, rank) says how many there are."""
+    """`spread` if parameters are not proportional to the rank: price(name, rank) returns their number."""
 
     def even(rank: int) -> dict[str, int]:
         return {name: max(least, min(rank, limit)) for name, limit in most.items()}
@@ -50,11 +49,11 @@ def spread_priced(
 
 
 def within(scores: Sequence[torch.Tensor], costs: Sequence[int], budget: int) -> list[list[int]]:
-    """Which components to keep: the highest scores first, each that still fits into `budget`.
+    """Choose the components to keep: by descending score, each that still fits into `budget`.
 
     scores: (r_i,) of each layer's components, read in one transfer. costs: parameters of one component of each layer.
-    Returns the numbers of the components of each layer, rising. Of equal scores the first in the order of the layers
-    goes first. Raises `ValueError` where a score is not finite.
+    Returns the indices of the kept components of each layer, ascending. Of equal scores the first in the order of the
+    layers comes first. Raises `ValueError` if a score is not finite.
     """
     together = torch.cat([score.detach().flatten() for score in scores]).tolist() if scores else []
     if not all(map(math.isfinite, together)):
@@ -62,10 +61,10 @@ def within(scores: Sequence[torch.Tensor], costs: Sequence[int], budget: int) ->
     owners = [(i, j) for i, score in enumerate(scores) for j in range(score.numel())]
     kept: list[list[int]] = [[] for _ in scores]
     left, cheapest = budget, min(costs, default=0)
-    for place in sorted(range(len(together)), key=lambda place: -together[place]):
+    for index in sorted(range(len(together)), key=lambda index: -together[index]):
         if left < cheapest:
             break
-        layer, component = owners[place]
+        layer, component = owners[index]
         if costs[layer] <= left:
             kept[layer].append(component)
             left -= costs[layer]
@@ -73,7 +72,7 @@ def within(scores: Sequence[torch.Tensor], costs: Sequence[int], budget: int) ->
 
 
 def masks(kept: Sequence[Sequence[int]], sizes: Sequence[int], device: torch.device) -> list[torch.Tensor]:
-    """What `within` returns as bool masks (r_i,), parts of one tensor. sizes: r_i."""
+    """Return the result of `within` as bool masks (r_i,), which are parts of one tensor. sizes: r_i."""
     flat, start = [False] * sum(sizes), 0
     for components, size in zip(kept, sizes, strict=True):
         for component in components:
@@ -82,11 +81,11 @@ def masks(kept: Sequence[Sequence[int]], sizes: Sequence[int], device: torch.dev
     return list(torch.tensor(flat, dtype=torch.bool, device=device).split(list(sizes)))
 
 
-def share_out(sizes: Mapping[str, int], budget: int, most: Mapping[str, int]) -> dict[str, int]:
-    """Entries by layer, in proportion to `sizes`, whose sum is exactly `budget`.
+def apportion(sizes: Mapping[str, int], budget: int, most: Mapping[str, int]) -> dict[str, int]:
+    """Return entries by layer, in proportion to `sizes`, whose sum is exactly `budget`.
 
-    most: the entries that a layer has; what a full layer can't take goes to the others.
-    Raises `ValueError` for a budget below 1 or above all entries.
+    most: upper bounds by layer; what exceeds a bound goes to the other layers.
+    Raises `ValueError` for a budget below 1 or above the sum of bounds.
     """
     check_range(budget, 1, sum(most.values()))
     counts = dict.fromkeys(sizes, 0)
@@ -95,9 +94,9 @@ def share_out(sizes: Mapping[str, int], budget: int, most: Mapping[str, int]) ->
         open_layers = {name: size for name, size in sizes.items() if counts[name] < most[name]}
         total = sum(open_layers.values())
         exact = {name: left * size / total for name, size in open_layers.items()}
-        given = {name: min(int(share), most[name] - counts[name]) for name, share in exact.items()}
+        given = {name: min(int(entries), most[name] - counts[name]) for name, entries in exact.items()}
         if not any(given.values()):
-            # Less than one each is left: the largest remainders, in the order of the layers.
+            # Less than one entry for each layer is left: the largest remainders get one, in the order of the layers.
             for name in sorted(open_layers, key=lambda n: -exact[n])[:left]:
                 given[name] = 1
         for name, number in given.items():
@@ -107,17 +106,17 @@ def share_out(sizes: Mapping[str, int], budget: int, most: Mapping[str, int]) ->
 
 
 def check_range(budget: int, low: int, high: int) -> None:
-    """Raises `ValueError` for a budget that no choice of ranks or entries comes near to."""
+    """Raise `ValueError` for a budget outside what ranks or entries can make up."""
     if not low <= budget <= high:
         raise ValueError(f"budget: {budget} parameters, allowed for these targets: {low} … {high}")
 
 
 def _fill(costs: Mapping[str, int], room: int) -> list[str]:
-    """The layers whose costs add up to as much of `room` as can be, each at most once."""
+    """Return the layers, each at most once, whose costs fill `room` best."""
     by_cost: dict[int, list[str]] = {}
     for name, cost in costs.items():
         by_cost.setdefault(cost, []).append(name)
-    # Sums that can be reached, each with how many layers of each cost make it: few costs, so few sums.
+    # Reachable sums with the number of layers of each cost; there are few different costs, so few sums.
     reached: dict[int, tuple[int, ...]] = {0: ()}
     for cost, names in by_cost.items():
         reached = {

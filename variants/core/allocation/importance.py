@@ -1,12 +1,12 @@
-"""Importance of parameters: smoothed sensitivity, its uncertainty, and the scores made of them.
+"""Importance of parameters: smoothed sensitivity, its uncertainty, and their product as score.
 
     I     = |p · ∂L/∂p|                                 sensitivity
     Ī_t   = β₁ Ī_{t−1} + (1 − β₁) I_t                   smoothed
     Ū_t   = β₂ Ū_{t−1} + (1 − β₂) |I_t − Ī_t|           uncertainty
     s     = Ī · Ū                                       score
 
-Source: Zhang et al. 2023 (AdaLoRA), equations 8 to 11, after Zhang et al. 2022 (PLATON). As in the
-released code both averages start at zero and are not corrected for it, and Ū uses the new Ī.
+Source: Zhang et al. 2023 (AdaLoRA), equations 8 to 11, after Zhang et al. 2022 (PLATON). As in the released code both
+averages start at zero without bias correction, and Ū uses the new Ī.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ NOT_FINITE = "importance: a gradient was not finite"
 
 
 class Importance:
-    """The two averages of named parameters. beta1, beta2: shares of the past, 0 ≤ β < 1.
+    """The two averages of named parameters. beta1, beta2: smoothing factors, 0 ≤ β < 1.
 
-    mean, uncertainty: Ī and Ū by name. Between two changes of size they are parts of two long vectors, so that an
-    update is a few operations over all parameters together: one by one they cost more to start than to compute.
+    mean, uncertainty: Ī and Ū by name. While no size changes they are parts of two long vectors, so that an update is
+    a few operations over all parameters; one operation per parameter would cost more to launch than to compute.
     """
 
     def __init__(self, beta1: float, beta2: float) -> None:
         self.beta1, self.beta2 = beta1, beta2
         self.mean: dict[str, torch.Tensor] = {}
         self.uncertainty: dict[str, torch.Tensor] = {}
-        self._joined: tuple[list[str], torch.Tensor, torch.Tensor] | None = None  # names, and the two vectors
+        self._flat: tuple[list[str], torch.Tensor, torch.Tensor] | None = None  # names, and the two vectors
 
     @torch.no_grad()
     def update(self, parameters: Mapping[str, nn.Parameter]) -> None:
-        """Takes in the sensitivity of `parameters`, whose gradients must be there.
+        """Update the averages with the sensitivity of `parameters`, which must have gradients.
 
-        A number that is not finite stays in the averages for good. To look for one is to wait for the device, so
-        that is left to those who read scores (`variants.core.allocation.budget.within`) and to `state_dict`.
+        Numbers that are not finite stay in the averages. Checking synchronises with the device, so only `state_dict`
+        and readers of scores do it (`variants.core.allocation.budget.within`).
         """
         if not parameters:
             return
@@ -54,33 +54,33 @@ class Importance:
         uncertainty.mul_(self.beta2).add_(sensitivity.sub_(mean).abs_(), alpha=1 - self.beta2)
 
     def _vectors(self, parameters: Mapping[str, nn.Parameter]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Ī and Ū of `parameters`, one after the other; zeros for those that are new."""
+        """Return Ī and Ū of `parameters`, concatenated; zeros for new ones."""
         names = list(parameters)
-        if self._joined is None or self._joined[0] != names:
+        if self._flat is None or self._flat[0] != names:
             vectors = []
             for average in (self.mean, self.uncertainty):
                 parts = {n: average[n] if n in average else torch.zeros_like(p) for n, p in parameters.items()}
                 vectors.append(_flatten_dense_tensors(list(parts.values())))
                 average.update(_parts(vectors[-1], parts))
-            self._joined = names, vectors[0], vectors[1]
-        return self._joined[1], self._joined[2]
+            self._flat = names, vectors[0], vectors[1]
+        return self._flat[1], self._flat[2]
 
     def scores(self) -> dict[str, torch.Tensor]:
-        """s = Ī · Ū by name, each of its parameter's shape."""
-        if self._joined is not None and self._joined[0] == list(self.mean):
-            return _parts(self._joined[1] * self._joined[2], self.mean)
+        """Return s = Ī · Ū by name, each in its parameter's shape."""
+        if self._flat is not None and self._flat[0] == list(self.mean):
+            return _parts(self._flat[1] * self._flat[2], self.mean)
         return {name: mean * self.uncertainty[name] for name, mean in self.mean.items()}
 
     def keep(self, name: str, index: torch.Tensor, dim: int) -> None:
-        """Keeps the slices `index` of a parameter that was resized."""
-        self._joined = None
+        """Keep the slices `index` of a parameter that was resized."""
+        self._flat = None
         for average in (self.mean, self.uncertainty):
             if name in average:
                 average[name] = average[name].index_select(dim, index)
 
     def append(self, name: str, count: int, dim: int) -> None:
-        """Adds `count` slices along `dim` to a parameter that has grown; their averages start at zero."""
-        self._joined = None
+        """Append `count` slices along `dim` for a parameter that has grown; their averages start at zero."""
+        self._flat = None
         for average in (self.mean, self.uncertainty):
             if name in average:
                 shape = list(average[name].shape)
@@ -88,18 +88,18 @@ class Importance:
                 average[name] = torch.cat([average[name], average[name].new_zeros(shape)], dim)
 
     def state_dict(self) -> dict[str, Any]:
-        """Raises `ValueError` where an average is not finite: no such state is saved."""
+        """Return the averages. Raises `ValueError` if one is not finite, so that no such state is saved."""
         averages = [average for average in (*self.mean.values(), *self.uncertainty.values()) if average.numel()]
-        # The largest of what is ≥ 0, or NaN where there is one.
+        # Averages are ≥ 0, so the maximum shows infinities, and it propagates NaN.
         if averages and not torch.stack([average.max() for average in averages]).isfinite().all():
             raise ValueError(NOT_FINITE)
         return {"mean": dict(self.mean), "uncertainty": dict(self.uncertainty)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.mean, self.uncertainty = dict(state["mean"]), dict(state["uncertainty"])
-        self._joined = None
+        self._flat = None
 
 
 def _parts(vector: torch.Tensor, like: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """`vector` cut into tensors of the shapes of `like`, by name."""
+    """Split `vector` into tensors of the shapes of `like`, by name."""
     return dict(zip(like, _unflatten_dense_tensors(vector, list(like.values())), strict=True))

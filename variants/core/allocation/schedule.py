@@ -1,4 +1,4 @@
-"""How a budget moves over the steps of a run."""
+"""The schedule of a budget over the steps of a run."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from dataclasses import dataclass
 class Cubic:
     """From `start` to `target` along a cubic curve, between a warm-up and a final phase.
 
-        t ≤ tᵢ                 start, nothing is masked
-        tᵢ < t ≤ T − t_f       ⌊target + (start − target)(1 − (t − tᵢ)/(T − t_f − tᵢ))³⌋, masked where ΔT divides t
-        t > T − t_f            target, masked at every step
+        t ≤ tᵢ                 start, no allocation
+        tᵢ < t ≤ T − t_f       ⌊target + (start − target)(1 − (t − tᵢ)/(T − t_f − tᵢ))³⌋, allocated if ΔT divides t
+        t > T − t_f            target, allocated at every step
 
-    t counts from 0, as the released code of AdaLoRA does; the formula printed in that paper's
-    appendix has t − tᵢ − t_f in the numerator, which does not end at the target.
+    t counts from 0, as in the released code of AdaLoRA. The formula in the paper's appendix has t − tᵢ − t_f in the
+    numerator, which does not end at the target.
 
     total: T. initial: tᵢ. final: t_f. interval: ΔT. All in optimizer steps.
     """
@@ -28,13 +28,13 @@ class Cubic:
 
     def __post_init__(self) -> None:
         if self.target > self.start:
-            raise ValueError(f"target: {self.target} in all, allowed: at most the {self.start} that there are")
+            raise ValueError(f"target: {self.target} in total, allowed: at most {self.start}, the number at the start")
         check_fits(self.initial, self.final, self.total)
         if self.interval < 1:
             raise ValueError(f"interval: {self.interval}, allowed: a whole number ≥ 1")
 
     def at(self, t: int) -> tuple[int, bool]:
-        """(budget, whether it is allocated) at step t, counted from 0."""
+        """Return the budget at step t, counted from 0, and whether it is allocated in that step."""
         if t <= self.initial:
             return self.start, False
         if t > self.total - self.final:
@@ -44,7 +44,7 @@ class Cubic:
 
 
 def check_fits(initial: int, final: int, total: int) -> None:
-    """Raises `ValueError` where the phases before and after the allocations leave no step between them."""
+    """Raise `ValueError` if the phases before and after the allocations leave no step between them."""
     if initial < 0 or final < 0 or initial + final >= total:
         raise ValueError(
             f"schedule: {initial} initial and {final} final steps do not fit into {total}; "
@@ -53,9 +53,9 @@ def check_fits(initial: int, final: int, total: int) -> None:
 
 
 def check_acts(initial: int, final: int, interval: int, total: int) -> None:
-    """Raises `ValueError` where no multiple of `interval` lies between the phases, so that it decides nothing.
+    """Raise `ValueError` if no multiple of `interval` lies between the phases, so that no allocation would happen.
 
-    Steps are counted from 0, as in `Cubic`. With an interval of 1 the final phase alone may act, if there is one.
+    Steps are counted from 0, as in `Cubic`. With an interval of 1 it is sufficient if the final phase allocates.
     """
     first = (initial // interval + 1) * interval
     if first < total - final or (interval == 1 and final):

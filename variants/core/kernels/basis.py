@@ -5,12 +5,12 @@
     forward   y = W' x + b
     backward  ∂x = ∂y W'      ∂C = Uᵀ (∂yᵀ x) Vhᵀ, of a diagonal C its diagonal alone
 
-The kernel `low_rank` sends every token through Vh, C and U, which is the cheaper way while r is small or tokens are
-few. Where the basis is all of W's, r = min(in, out), that costs two to three times what W itself does; W' costs as
-much as r tokens, whatever the number of tokens is. `pays` says which is the cheaper one.
+The kernel `low_rank` multiplies every token with Vh, C and U, which is cheaper for small r or few tokens. With the full
+basis, r = min(in, out), that costs two to three times as much as W itself, while forming W' costs as much as r tokens,
+independently of the number of tokens. `pays` says which way is cheaper.
 
-W' is made anew in either pass, and what is saved is x. Above a base in lower precision W' would round the update
-away, so there, and under autocast, it is not formed.
+W' is formed in each pass, and only x is saved. Above a base in lower precision and under autocast W' would lose the
+update to rounding and is not formed.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def pays(tokens: int, out_features: int, in_features: int, core: torch.Tensor) -
     r = len(core)
     between = 0 if core.ndim == 1 else r * r
     through = tokens * (2 * r * (out_features + in_features) + 3 * between)
-    # W' in both passes, ∂yᵀ x, and ∂C out of it.
+    # W' in both passes, ∂yᵀ x, and ∂C from it.
     form = r * out_features * in_features + between * min(out_features, in_features)
     formed = 3 * form + tokens * out_features * in_features
     return formed < through
@@ -48,11 +48,11 @@ def basis_linear(
 ) -> torch.Tensor:
     """(W + scale · U C Vh) x + bias, for x (…, in) → (…, out).
 
-    weight: (out, in), u: (out, r), vh: (r, in) and bias: (out,) take no gradient. core: C, (r, r) or (r,). All have one
-    dtype.
+    weight: (out, in), u: (out, r), vh: (r, in) and bias: (out,), all without gradient. core: C, (r, r) or (r,). All
+    have the same dtype.
     """
     if kernel.name == "plain":
-        return F.linear(x, low_rank.joined_weight(weight, vh, u, core, scale), bias)
+        return F.linear(x, low_rank.merged_weight(weight, vh, u, core, scale), bias)
     return _BasisLinear.apply(x, weight, bias, u, vh, core, scale)
 
 
@@ -70,7 +70,7 @@ class _BasisLinear(torch.autograd.Function):
     ) -> torch.Tensor:
         ctx.scale = scale
         ctx.save_for_backward(x if ctx.needs_input_grad[5] else None, weight, u, vh, core)
-        y = F.linear(x, low_rank.joined_weight(weight, vh, u, core, scale), bias)
+        y = F.linear(x, low_rank.merged_weight(weight, vh, u, core, scale), bias)
         return low_rank.as_output(y, y.shape)
 
     @staticmethod
@@ -87,5 +87,5 @@ class _BasisLinear(torch.autograd.Function):
             else:
                 grad_core = (u.t() @ whole).mul_(vh).sum(1).mul_(ctx.scale)
         if ctx.needs_input_grad[0]:
-            grad_x = grad @ low_rank.joined_weight(weight, vh, u, core, ctx.scale)
+            grad_x = grad @ low_rank.merged_weight(weight, vh, u, core, ctx.scale)
         return grad_x, None, None, None, None, grad_core, None

@@ -1,9 +1,9 @@
-"""Dropout's random bits: sixteen for every entry, and cheap on a CPU.
+"""Dropout with sixteen random bits for every entry, which are cheap to draw on a CPU.
 
-Entries are kept independently with probability 1 − p, p being what was asked for, rounded to 2⁻¹⁶. Sixteen bits decide
-an entry: a quarter of the draws that a float for each would take. Torch's own generator on a CPU takes about as long
-for them as a thin product does; there it seeds a faster one (SFC64, as NumPy has it), once for every call, so that
-`torch.manual_seed` decides all. Their seed is also all that is needed to draw the same bits again.
+Entries are kept independently with probability 1 − p, where p is rounded to 2⁻¹⁶. Sixteen bits per entry are a quarter
+of the random numbers that a float per entry would take. On a CPU torch's generator takes about as long for them as a
+low-rank product; there it only seeds a faster generator (NumPy's SFC64), once for every call, so `torch.manual_seed`
+determines all draws. The seed is also sufficient to draw the same bits again.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _SEED_WORDS = 2  # of 64 bits each
 
 
 class Drawn(NamedTuple):
-    """Dropout keeps the entries of x where `bits(source, x.shape)` is ≥ least, scaled by up.
+    """A draw for x: dropout keeps the entries where `bits(source, x.shape)` ≥ least, and multiplies them by up.
 
     up is 1/(1 − p) of the rounded p, so that the mean is exact.
     """
@@ -31,10 +31,10 @@ class Drawn(NamedTuple):
 
 
 def draw(x: torch.Tensor, p: float, *, seed_alone: bool = False) -> Drawn:
-    """What decides which entries of x are kept.
+    """Draw which entries of x are kept, each with probability 1 − p.
 
-    seed_alone: the source is a seed of two numbers instead of the bits themselves; only on a CPU, elsewhere it would
-    have to be read off the device.
+    seed_alone: the source is a seed of two numbers instead of the bits; on a CPU only, because elsewhere the seed would
+    have to be read from the device.
     """
     dropped = round(p * _LEVELS)
     if _by_numpy(x):
@@ -46,7 +46,7 @@ def draw(x: torch.Tensor, p: float, *, seed_alone: bool = False) -> Drawn:
 
 
 def bits(source: torch.Tensor, shape: torch.Size) -> torch.Tensor:
-    """The bits, int16 of `shape`, of what `draw` gave."""
+    """Return the bits of a draw's source, int16 of `shape`."""
     if source.dtype == torch.int16:
         return source
     if isinstance(source, FakeTensor):
@@ -58,16 +58,16 @@ def bits(source: torch.Tensor, shape: torch.Size) -> torch.Tensor:
 
 
 def mask(source: torch.Tensor, least: int, shape: torch.Size, dtype: torch.dtype) -> torch.Tensor:
-    """1 where an entry is kept, else 0, in a new tensor.
+    """Return a new tensor with 1 for kept entries and 0 for dropped ones.
 
-    Compared straight into that dtype and multiplied with: a quarter of what a bool mask and `torch.where` take
-    on a CPU, where neither runs through vector instructions.
+    Comparing directly into `dtype` and multiplying takes a quarter of the time of a bool mask and `torch.where` on a
+    CPU, where these are not vectorised.
     """
     return torch.ge(bits(source, shape), least, out=torch.empty(shape, dtype=dtype, device=source.device))
 
 
 def drop(x: torch.Tensor, drawn: Drawn) -> torch.Tensor:
-    """x̃, with what has been drawn for x. The backward pass needs nothing but the source."""
+    """Return x̃ for a draw for x. The backward pass needs only the source."""
     dropped: torch.Tensor = _Drop.apply(x, *drawn)
     return dropped
 
@@ -87,9 +87,9 @@ class _Drop(torch.autograd.Function):
 
 
 def _by_numpy(x: torch.Tensor) -> bool:
-    return x.device.type == "cpu" and not torch.compiler.is_compiling()  # it can't be compiled
+    return x.device.type == "cpu" and not torch.compiler.is_compiling()  # NumPy calls can't be compiled
 
 
 def _words(count: int, device: torch.device) -> torch.Tensor:
-    # All but the last of 2⁶⁴ values; `random_` would give that one too, but can't be compiled.
+    # All of the 2⁶⁴ values but the last; `random_` would include it, but can't be compiled.
     return torch.randint(-(2**63), 2**63 - 1, (count,), device=device)

@@ -1,31 +1,30 @@
-"""The product that every method with factors computes: y = W x + b + s · B C A x̃, x̃ = x or x under dropout.
+"""The product of a layer with a low-rank update: y = W x + b + s · B C A x̃, where x̃ is x, or x after dropout.
 
     n tokens, W: out×in and b     A: r×in     B: out×r     C: none, diagonal (r,) or (r, r)     s: a number
 
-              h = A x̃ᵀ,  c = C h,  u = s Bᵀ ∂yᵀ,  t = Cᵀ u      lie as r rows: the long side n runs through one row
+              h = A x̃ᵀ,  c = C h,  u = s Bᵀ ∂yᵀ,  t = Cᵀ u      stored as r rows of length n
 
-    forward   y = x Wᵀ + b,   y += s cᵀ Bᵀ                     into the base's own product
+    forward   y = x Wᵀ + b,   y += s cᵀ Bᵀ                     added in place to the base's product
     backward  ∂x = ∂y W,      ∂x += (tᵀ A) ∘ mask
-              ∂A = t x̃    ∂B = s (c ∂y)ᵀ    ∂C = u hᵀ (or its diagonal)    ∂W = ∂yᵀ x where W is trained too
+              ∂A = t x̃    ∂B = s (c ∂y)ᵀ    ∂C = u hᵀ (or its diagonal)    ∂W = ∂yᵀ x if W is trained too
 
-    of many tokens, without dropout, W′ = W + s B C A is written in a pass and thrown away:
+    For many tokens, without dropout, each pass forms W′ = W + s B C A and does not save it:
     forward   y = x W′ᵀ + b       then ∂B and ∂C above with h from x
     backward  ∂x = ∂y W′
 
-A thin product costs not its arithmetic but the way through a tensor of n rows, and to add to y or ∂x is to read and
-write one that no cache holds once there are several times as many tokens as its product sums up features: each pass
-chooses for itself. No copy of W is kept.
-Above a base in lower precision W′ would round the update away, and under dropout the base sees another input than
-the update.
+Low-rank products are memory-bound: accumulating into y or ∂x reads and writes a tensor of n rows, which no cache holds
+if n is several times the number of features that the product sums over. Each pass chooses the cheaper way. No copy of
+W is saved. W′ is not formed above a base in lower precision, where it would lose the update to rounding, nor with
+dropout, where base and update have different inputs.
 
-Beyond what the frozen layer needs, nothing of full size is kept but x (which the layer before keeps anyway) and
-dropout's random bits, two bytes an entry. With `recompute` these are drawn again, and h is computed again from x.
+Beyond what the frozen layer saves, the only tensors of full size that are saved are x (which the previous layer saves
+anyway) and dropout's random bits, two bytes an entry. With `recompute` the bits are drawn and h is computed again.
 
-`plain` is the same in ordinary operations: the reference. `low_rank_linear` computes with it if its `Kernel` says so.
-A sparse update has no factors: its product is in `variants.core.kernels.sparse`.
+`plain` is the reference, in ordinary operations; a `Kernel` selects it. Sparse updates have no factors: see
+`variants.core.kernels.sparse`.
 
-Parameters above a base in lower precision (float32 above bfloat16, or under autocast) enter the products in the
-base's precision, as autocast has them; their gradients come back in their own.
+Parameters in higher precision than the base (float32 above bfloat16, or under autocast) are cast to the base's
+precision for the products, as autocast does; their gradients have the parameters' precision.
 """
 
 from __future__ import annotations
@@ -41,10 +40,10 @@ from variants.core.kernels import dropout as dropouts
 from variants.core.kernels.dropout import Drawn
 
 KERNELS = ("fused", "plain")
-# What a CPU's library, made for large results, makes of a product with r rows depends on its form (measured at r from 4
-# to 16, x as in a step: partly in a cache). Of _MANY tokens and more, x Aᵀ takes half as long as A xᵀ if x is narrow;
-# else a batch of products, each of A with a block of tokens, takes four fifths, and half where there are thousands. To
-# sum over tokens takes two thirds in two halves, for results are divided among threads, not what is summed up.
+# On a CPU the time of a product with r rows depends on its layout (measured at r from 4 to 16 on two cores, with x
+# partly in a cache as in a step). From _MANY tokens on, x Aᵀ takes half as long as A xᵀ if x is narrow. For wide x a
+# batch of products of A with blocks of tokens takes four fifths, with thousands of tokens half. A sum over tokens takes
+# two thirds if it is split in two, because threads divide the results and not the sum.
 _MANY, _NARROW, _BLOCK = 256, 512, 64
 
 
@@ -80,9 +79,9 @@ def low_rank_linear(
 ) -> torch.Tensor:
     """W x + bias + scale · B C A x̃, for x (…, in) → (…, out).
 
-    weight: (out, in). bias: (out,), which takes no gradient, or None. a: (r, in). b: (out, r). core: C, (r,) for a
-    diagonal, (r, r), or None for the identity. dropout: probability with which an entry of x is left out of x̃, the
-    others being scaled up (see `dropout.py`), or what was drawn for x already. The result has the precision of the base
+    weight: (out, in). bias: (out,), without gradient, or None. a: (r, in). b: (out, r). core: C, (r,) if diagonal,
+    (r, r), or None for the identity. dropout: probability with which an entry of x is dropped from x̃ while the others
+    are scaled up (see `dropout.py`), or a draw for x that was made already. The result has the precision of the base
     layer's output.
     """
     kind = x.device.type
@@ -114,7 +113,7 @@ def plain(
     scale: float = 1.0,
     keep: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """The reference: the same in ordinary operations. keep: bool mask (…, in) of x̃, or None."""
+    """The reference: the same product in ordinary operations. keep: bool mask (…, in) of x̃, or None."""
     h = F.linear(x if keep is None else torch.where(keep, x, 0.0), a)
     if core is not None:
         h = h * core if core.ndim == 1 else F.linear(h, core)
@@ -139,18 +138,18 @@ class _LowRankLinear(torch.autograd.Function):
         _, need_weight, _, need_a, need_b, need_core, *_ = ctx.needs_input_grad
         shape = x.shape
         rows = x.reshape(-1, shape[-1])
-        joined = source is None and _joins(len(rows), weight)
-        keep_x = need_weight or need_a  # with A frozen the input need not be kept, but h
-        keep_h = (need_b or need_core) and not (keep_x and (joined or recompute))
+        merged = source is None and _merging_pays(len(rows), weight)
+        keep_x = need_weight or need_a  # if A is frozen, h is saved and x is not
+        keep_h = (need_b or need_core) and not (keep_x and (merged or recompute))
         h: Any = None
-        if keep_h or not joined:
-            seen = rows  # x̃
+        if keep_h or not merged:
+            dropped = rows  # x̃
             if source is not None:
-                seen = dropouts.mask(source, least, shape, x.dtype).view_as(rows).mul_(rows)
-            h = _project(a, seen)
-        if joined:
-            weight_now = joined_weight(weight, a, b, core, scale)
-            y = rows @ weight_now.t() if bias is None else torch.addmm(bias, rows, weight_now.t())
+                dropped = dropouts.mask(source, least, shape, x.dtype).view_as(rows).mul_(rows)
+            h = _project(a, dropped)
+        if merged:
+            weight_merged = merged_weight(weight, a, b, core, scale)
+            y = rows @ weight_merged.t() if bias is None else torch.addmm(bias, rows, weight_merged.t())
         else:
             y = rows @ weight.t() if bias is None else torch.addmm(bias, rows, weight.t())
             y.addmm_(_times(core, h).t(), b.t(), alpha=scale)
@@ -172,20 +171,20 @@ class _LowRankLinear(torch.autograd.Function):
             u = _project(b.t(), g).mul_(ctx.scale)
             t = u if core is None else _times(core.t(), u)
         if need_x:
-            if source is None and _joins(len(g), weight.t()):
-                grad_x = g @ joined_weight(weight, a, b, core, ctx.scale)
+            if source is None and _merging_pays(len(g), weight.t()):
+                grad_x = g @ merged_weight(weight, a, b, core, ctx.scale)
             elif mask is None:
                 grad_x = (g @ weight).addmm_(t.t(), a)
             else:
                 grad_x = (g @ weight).addcmul_(t.t() @ a, mask)
             grad_x = grad_x.view(ctx.shape)
-        seen = rows if mask is None or rows is None else mask.mul_(rows)  # x̃
+        dropped = rows if mask is None or rows is None else mask.mul_(rows)  # x̃
         if h is None and (need_b or need_core):
-            h = _project(a, seen)
+            h = _project(a, dropped)
         if need_a:
-            grad_a = _over_rows(t, seen)
+            grad_a = _sum_over_tokens(t, dropped)
         if need_b:
-            grad_b = _over_rows(_times(core, h), g).mul_(ctx.scale).t()
+            grad_b = _sum_over_tokens(_times(core, h), g).mul_(ctx.scale).t()
         if need_core:
             grad_core = (u * h).sum(1) if core.ndim == 1 else u @ h.t()
         if need_weight:
@@ -194,29 +193,29 @@ class _LowRankLinear(torch.autograd.Function):
 
 
 def as_output(y: torch.Tensor, shape: torch.Size) -> torch.Tensor:
-    """y in `shape`, to be returned by a custom function: no copy, and yet no view to autograd.
+    """Return y in `shape`, without a copy and not as a view to autograd.
 
-    What such a function returns can be changed in place, as models do with a layer's output, only if it is no view.
+    Models may change a layer's output in place, which autograd forbids for a view that a custom function returns.
     """
-    found: torch.Tensor = torch.ops.aten._unsafe_view(y, list(shape))
-    return found
+    reshaped: torch.Tensor = torch.ops.aten._unsafe_view(y, list(shape))
+    return reshaped
 
 
-def _joins(tokens: int, weight: torch.Tensor) -> bool:
-    """Whether a product of so many tokens with W, here (to, summed), takes less with W′ than if the update is added.
+def _merging_pays(tokens: int, weight: torch.Tensor) -> bool:
+    """Whether a product of `tokens` rows with W (results, summed) is faster with W′ than with the update added to it.
 
-    W′ is written and read, partly by another thread: counted as twice its numbers. Of what is added to, a MiB is at
-    hand in caches. Measured at widths 384 to 3072; between two cores that lie far apart W′ costs up to four times that.
+    W′ is written once and read once: twice its size. 2¹⁸ numbers (1 MiB) of the result stay in caches. Measured at
+    widths 384 to 3072 on two cores; between cores without a shared cache W′ costs up to four times as much.
     """
-    to, summed = weight.shape
-    return weight.dtype.itemsize >= 4 and tokens * to > 2 * to * summed + 2**18
+    results, summed = weight.shape
+    return weight.dtype.itemsize >= 4 and tokens * results > 2 * results * summed + 2**18
 
 
-def joined_weight(
+def merged_weight(
     weight: torch.Tensor, a: torch.Tensor, b: torch.Tensor, core: torch.Tensor | None, scale: float
 ) -> torch.Tensor:
-    """W + scale · B C A (out, in), laid out as W is: where B C is zero, products are the layer's to the bit."""
-    if core is not None and len(b) <= a.shape[1]:  # into the factor that makes the smaller product
+    """Return W + scale · B C A (out, in) in W's memory layout, so that products are the layer's bits if B C is zero."""
+    if core is not None and len(b) <= a.shape[1]:  # multiply C into the smaller factor
         b = b * core if core.ndim == 1 else b @ core
     elif core is not None:
         a = _times(core, a)
@@ -226,14 +225,14 @@ def joined_weight(
 
 
 def _times(core: torch.Tensor | None, h: torch.Tensor) -> torch.Tensor:
-    """C h, for h (r, n)."""
+    """Return C h, for h (r, n)."""
     if core is None:
         return h
     return core[:, None] * h if core.ndim == 1 else core @ h
 
 
 def _project(a: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """A xᵀ (r, n), for A (r, f) and x (n, f)."""
+    """Return A xᵀ (r, n), for A (r, f) and x (n, f)."""
     tokens, width = x.shape
     if x.device.type == "cpu" and width <= _NARROW and tokens >= _MANY:
         return (x @ a.contiguous().t()).t()
@@ -244,8 +243,8 @@ def _project(a: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     return a @ x.t()
 
 
-def _over_rows(h: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """h x (r, f), for h (r, n) and x (n, f)."""
+def _sum_over_tokens(h: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """Return h x (r, f), for h (r, n) and x (n, f)."""
     half, odd = divmod(len(x), 2)
     if odd or len(x) < _MANY or x.device.type != "cpu":
         return h @ x

@@ -186,5 +186,5 @@ def test_what_has_no_end_is_no_file_of_data(tmp_path, kind):
         os.mkfifo(path)
     else:
         path.symlink_to("/dev/zero")
-    with pytest.raises(ConfigError, match=r"task\.source\.train_path: .* can't be read: it is no regular file"):
+    with pytest.raises(ConfigError, match=r"task\.source\.train_path: .* can't be read: it is not a regular file"):
         Files(str(path)).identity()

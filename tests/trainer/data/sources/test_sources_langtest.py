@@ -23,7 +23,7 @@ from trainer.data.sources.spans import DisflQA, NarrativeQA, span
 from trainer.data.sources.split import held_out, normalised
 from trainer.errors import ConfigError
 
-CONF = Path(__file__).parents[3] / "conf" / "task"
+CONF = Path(__file__).parents[4] / "conf" / "task"
 SIDES = {
     held: next(word for word in map(str, range(1000)) if held_out(f"Ann has {word} pears.", 0.2) == held)
     for held in (True, False)
@@ -66,7 +66,7 @@ def test_problems_of_arithmetic_have_one_number_as_their_answer(wheel):
     rows = [{"passage": p, "question": a, "answer": a} for a in answers for p in (TRAIN, VALIDATION)]
     data = Arithmetic(*wheel(arithmetic=[*rows, {**rows[0], "answer": "9 pears"}])).load()
     for split, text in (("train", TRAIN), ("validation", VALIDATION)):
-        assert data.splits[split]["response"][:] == [" 9 apples", " 0.5 dollars", " -3", " 5 yo-yos"]
+        assert data.splits[split]["response"][:] == ["9 apples", "0.5 dollars", "-3", "5 yo-yos"]
         assert data.splits[split]["prompt"][0] == f"Question: {text} 9 apples\nAnswer:"
     assert data.labels is None and len(set(columns(data, "id"))) == 8
 
@@ -159,7 +159,7 @@ def test_news_as_text_and_as_article_and_summary(wheel):
     pin = wheel(news=rows)
     assert columns(News(*pin).load(), "text") == [TRAIN, VALIDATION]
     train = News(*pin, "response").load().splits["train"]
-    assert train[0] == {"id": "xsum-1", "prompt": f"{TRAIN}\n\nSummary:", "response": " Pears."}
+    assert train[0] == {"id": "xsum-1", "prompt": f"{TRAIN}\n\nSummary:", "response": "Pears."}
     assert News(*pin, "target").load().splits["train"][0] == {"id": "xsum-1", "source": TRAIN, "target": "Pears."}
     with pytest.raises(ConfigError, match=r"task.source.form: 'messages'; allowed: text, response, target"):
         News(*pin, "messages")

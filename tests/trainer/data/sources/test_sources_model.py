@@ -125,6 +125,13 @@ def test_the_identity_of_a_folder_is_its_content_and_never_its_place(tmp_path, h
     assert model_identity([FolderModel(str(one))], hashes(files)) == {}
 
 
+def test_two_packages_are_two_models_where_no_file_is_pinned():
+    one, other = (ModelPackage("a==1", digit * 64, "folder") for digit in "01")
+    assert model_identity([one], {}) != model_identity([other], {})
+    assert model_identity([one], {}) != model_identity([ModelPackage("a==1", "0" * 64, "other")], {})
+    assert model_identity([one], {"config.json": "0" * 64}) == {}, "the content decides, wherever it comes from"
+
+
 def test_what_is_wrong_with_a_folder_is_said(tmp_path, helpers):
     files = helpers.model_files()
     folder = save(tmp_path / "model", files)
@@ -172,8 +179,8 @@ def test_of_several_copies_of_the_weights_one_is_needed():
 def test_importing_sources_and_metrics_is_cheap():
     code = (
         "import sys, trainer.objectives.metrics\n"
-        "from trainer.data.sources import arithmetic, boolq, commonsense, digits, entities, files, gguf, glue, hub\n"
-        "from trainer.data.sources import news, package, spans, vader\n"
+        "from trainer.data.sources import arithmetic, boolq, commonsense, digits, efficientnet, entities, files, gguf\n"
+        "from trainer.data.sources import glue, hub, hub_rows, news, package, spans, vader\n"
         "print([name for name in ('torch', 'transformers', 'datasets', 'huggingface_hub', 'sklearn', 'scipy',"
         " 'pandas', 'pyarrow', 'numpy') if name in sys.modules])"
     )

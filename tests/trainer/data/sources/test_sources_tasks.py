@@ -18,7 +18,9 @@ from trainer.data.sources.hub_rows import HubRows
 from trainer.data.sources.split import digest, held_out, normalised
 from trainer.data.sources.vader import MoviePair, Snippet, merged, pairs, parse
 from trainer.errors import ConfigError
+from trainer.objectives import kinds
 from trainer.objectives.metrics import check
+from trainer.objectives.sequence_classification import OF_CLASSES, OF_NUMBERS
 
 CONF = Path(__file__).parents[4] / "conf" / "task"
 REVISION = "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c"
@@ -41,8 +43,12 @@ def test_every_task_file_is_whole(path):
         config.task.source.train_path = "train.csv"
     source = instantiate(config.task.source)
     regression = path.stem in ("stsb", "opinion")
-    if "kind" not in config.task:
-        check(list(config.task.metrics), regression=regression)
+    kind = config.task.get("kind")
+    if kind is None:
+        check(list(config.task.metrics), OF_NUMBERS if regression else OF_CLASSES, path.stem)
+    elif kind in kinds.KINDS:
+        assert kinds.metric(config.task) is not None
+        assert {*config.task.metrics} <= {*kinds._class(kind).metrics}
     if path.stem in TASKS:
         assert (TASKS[path.stem].labels is None) == regression
         assert (source.repo, source.revision, source.path) == ("nyu-mll/glue", REVISION, None)
