@@ -64,6 +64,10 @@ class ExtractiveQA(Objective):
 
     # -- before a run ---------------------------------------------------------------------------
 
+    @property
+    def title(self) -> str:
+        return "task of questions"
+
     @functools.cached_property
     def unanswerable(self) -> bool:
         """Whether there are questions without an answer."""
@@ -73,7 +77,7 @@ class ExtractiveQA(Objective):
         there = self.content.splits["train"].column_names
         if not set(COLUMNS) <= set(there):
             columns = ", ".join(name for name in there if name != "id")
-            raise ConfigError(f"task: columns {columns} for {self.title}; allowed: {', '.join(COLUMNS)}")
+            raise ConfigError(f"task: columns {columns} for a {self.title}; allowed: {', '.join(COLUMNS)}")
         for name, least in (("stride", 0), ("max_answer_tokens", 1)):
             if getattr(self, name) < least:
                 raise ConfigError(f"task.{name}: {getattr(self, name)}, allowed: a whole number ≥ {least}")
@@ -89,6 +93,10 @@ class ExtractiveQA(Objective):
     @property
     def outputs(self) -> int:
         return 2
+
+    def peft_task_of(self, inputs: Sequence[str]) -> str | None:
+        """PEFT's own class for questions passes no types of tokens on: with it, a model would give other answers."""
+        return None if "token_type_ids" in inputs else self.peft_task
 
     @staticmethod
     def head(model: Any) -> tuple[str, ...]:
@@ -232,6 +240,9 @@ def _windows(task: ExtractiveQA, split: str, folder: Path, max_length: int) -> t
     labels, examples, contexts, nulls, cut, letters = [], [], [], [], [], []
     for example, (own, marked) in enumerate(_encoded(task, split, tokenizer, max_length)):
         answers = table[example]["answers"]
+        if not all((window.parts == 1).any() for window in own):
+            name = agreement.row_name(task.content, split, example)
+            raise ConfigError(f"task: the context of {name} has no token for the model's tokenizer; allowed: a text")
         spans = [_span(own, place, answers) for place in range(len(own))]
         cut.append(bool(answers["text"]) and all(span is None for span in spans))
         letters.append(marked)
@@ -241,7 +252,7 @@ def _windows(task: ExtractiveQA, split: str, folder: Path, max_length: int) -> t
             rows.append(window)
             labels.append((null, null) if span is None else span)
             examples.append(example)
-            contexts.append((there[0], there[-1] + 1) if len(there) else (0, 0))
+            contexts.append((there[0], there[-1] + 1))
             nulls.append(null)
     # Of tokens of the text alone, which stand together.
     texts = [window.places[first:last] for window, (first, last) in zip(rows, contexts, strict=True)]
@@ -285,8 +296,6 @@ def _span(windows: Sequence[placed.Window], place: int, answers: Mapping[str, An
     window, begin = windows[place], answers["start"][0]
     end = begin + len(answers["text"][0])
     there = np.flatnonzero(window.parts == 1)
-    if not len(there):
-        return None
     begins, ends = window.places[there].T
     # What the tokenizer drops at an end of the text is in the window that reaches there.
     if (place > 0 and begin < begins[0]) or (place < len(windows) - 1 and end > ends[-1]):

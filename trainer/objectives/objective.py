@@ -100,6 +100,10 @@ class Objective:
         """What a checkpoint is loaded as."""
         return Architecture(self.auto_class, self.outputs)
 
+    def peft_task_of(self, inputs: Sequence[str]) -> str | None:
+        """`peft_task` for a model that takes `inputs`; None where PEFT's class for the task leaves one of them out."""
+        return self.peft_task
+
     @staticmethod
     def head(model: Any) -> tuple[str, ...]:
         """Names of the modules of `model` that belong to the task and are trained with every method.

@@ -122,7 +122,9 @@ def test_exported_it_is_the_same_model(kind, to, trained, tmp_path, capsys):
     assert "as in predictions.parquet" in capsys.readouterr().out
     made, objective = folder / "export" / to, kinds._class(kind)
     if to == "peft":
-        assert json.loads((made / "adapter_config.json").read_text())["task_type"] == objective.peft_task
+        # PEFT's class for questions would not pass on the types of tokens that BERT takes.
+        expected = {"extractive_qa": None}.get(kind, objective.peft_task)
+        assert json.loads((made / "adapter_config.json").read_text())["task_type"] == expected
     else:
         assert getattr(transformers, objective.auto_class).from_pretrained(made)
 
@@ -155,7 +157,8 @@ def test_two_processes_average_as_one_does(kind, told, trained, tmp_path):
     from tests.trainer.machine import pair
     from trainer import record as records
 
-    settings = ["variant.dropout=0", "optim.lr=1e-3", "model.dropout=0"]
+    # A bias that no loss depends on, as that of start and end, moves by rounding alone, which a small eps scales up.
+    settings = ["variant.dropout=0", "optim.lr=1e-3", "model.dropout=0", "optim.optimizer.eps=1e-4"]
     one = trained(kind, *settings, "train.batch_size=8", "study=one")
     with pair.started(pair.run, told(kind, *settings, "study=two"), tmp_path) as both:
         assert both.ends() == [0, 0], [path.read_text() for path in tmp_path.glob("error-*")]
