@@ -335,9 +335,7 @@ def test_a_context_that_the_tokenizer_drops_is_one_line(checked, monkeypatch):
         return windows(tokenizer, questions, [text.replace("Oslo", "") for text in contexts], **options)
 
     monkeypatch.setattr(placed, "windows", without)
-    with pytest.raises(
-        ConfigError, match=r"task: the context of row 2 of train \('Oslo'\) has no token for"
-    ):
+    with pytest.raises(ConfigError, match=r"task: the context of row 2 of train \('Oslo'\) has no token for"):
         checked([GOOD, question("Oslo")])
 
 
@@ -345,7 +343,5 @@ def test_rows_of_another_kind_are_one_line(models, tmp_path):
     path = language.write(tmp_path / "rows.jsonl", [{"tokens": ["a"], "tags": ["O"]}] * 4)
     told = [*other_kinds.overrides("token_classification", models["Bert"], tmp_path), f"task.kind={KIND}"]
     files = [f"task.source.{name}_path={path}" for name in ("train", "validation")]
-    with pytest.raises(
-        ConfigError, match="task: columns tokens, tags for a task of questions; allowed: context"
-    ):
+    with pytest.raises(ConfigError, match="task: columns tokens, tags for a task of questions; allowed: context"):
         assemble.check(composed([*told, "task.metrics=[f1]", *files]))
