@@ -104,9 +104,10 @@ def _write_peft(run: Finished, folder: Path) -> nn.Module:
 
     wrapped = run.variant.to_peft(run.model, run.context.head)
     base, revision = run.context.reference()
+    task = run.objective.peft_task_of(run.context.tokenizer.model_input_names)
     wrapped.get_base_model().config._name_or_path = base  # what PEFT's model card says
     for config in wrapped.peft_config.values():
-        config.task_type = peft.TaskType[run.objective.peft_task]
+        config.task_type = None if task is None else peft.TaskType[task]
         config.base_model_name_or_path, config.revision = base, revision
         config.modules_to_save = list(run.context.head) or None
     wrapped.save_pretrained(folder, save_embedding_layers=False)

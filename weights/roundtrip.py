@@ -36,7 +36,7 @@ class Comparison:
 @torch.no_grad()
 def outputs(run: Finished, model: nn.Module) -> torch.Tensor:
     """Logits (rows, labels) in float64 of the first rows of the reported split, the longest ones."""
-    found = [run.objective.row_outputs(model(**batch).logits, batch).double() for batch in _batches(run)]
+    found = [run.objective.outputs_of(model, batch).double() for batch in _batches(run)]
     return torch.cat(found)
 
 
@@ -95,8 +95,9 @@ def _numbers(run: Finished) -> torch.Tensor:
 
 
 def compare(before: torch.Tensor, after: torch.Tensor) -> Comparison:
-    """before, after: logits (rows, labels)."""
-    changed = 0 if before.shape[1] == 1 else int((before.argmax(1) != after.argmax(1)).sum())
+    """before, after: logits (rows, …, labels)."""
+    other = (before.argmax(-1) != after.argmax(-1)).reshape(len(before), -1).any(1)
+    changed = 0 if before.shape[-1] == 1 else int(other.sum())
     difference, largest = (float(x.abs().max()) for x in (before - after, before))
     return Comparison(len(before), difference, largest, changed)
 

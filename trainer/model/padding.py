@@ -31,7 +31,7 @@ TOLERANCE = 1e-4
 TOLERANCE_WRAPPED = 1e-5
 _OTHER = {"left": "right", "right": "left"}
 
-RowOutputs = Callable[[torch.Tensor, Mapping[str, torch.Tensor]], torch.Tensor]
+RowOutputs = Callable[[Callable[..., Any], Mapping[str, torch.Tensor]], torch.Tensor]
 
 
 def settle(
@@ -39,7 +39,7 @@ def settle(
 ) -> float:
     """Sets the tokenizer's padding side to one that changes no output of `model`: its default side, or else the other.
 
-    outputs: see `Objective.row_outputs`. field: of the config, for errors. Returns the remaining change, see
+    outputs: see `Objective.outputs_of`. field: of the config, for errors. Returns the remaining change, see
     `TOLERANCE`. Raises `ConfigError` if both sides change outputs, and if the model can't take two rows at once. The
     model and all random generators are left unchanged.
     """
@@ -119,7 +119,7 @@ def _outputs(model: nn.Module, outputs: RowOutputs, batch: dict[str, Any]) -> to
     model.eval()
     try:
         with torch.random.fork_rng(devices=[]):
-            return outputs(torch.func.functional_call(model, exact, kwargs=dict(batch)).logits, batch)
+            return outputs(lambda **inputs: torch.func.functional_call(model, exact, kwargs=inputs), batch)
     finally:
         for module in training:
             module.training = True

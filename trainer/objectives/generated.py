@@ -31,7 +31,7 @@ def statistics(names: Sequence[str], reference: str, prediction: str) -> dict[st
         right = last_number(reference)
         found["numeric_match"] = float(right is not None and right == last_number(prediction))
     if "token_f1" in names:
-        found["token_f1"] = _token_f1(reference, prediction)
+        found["token_f1"] = token_f1(reference, prediction)
     if rouge := [name for name in _ROUGE if name in names]:
         scores = _rouge().score(reference, prediction)
         found |= {name: float(scores[_ROUGE[name]].fmeasure) for name in rouge}
@@ -48,15 +48,17 @@ def last_number(text: str) -> Fraction | None:
     return Fraction(found[-1].replace(",", "")) if found else None
 
 
-def _token_f1(reference: str, prediction: str) -> float:
-    words, guessed = _words(reference), _words(prediction)
-    if not words or not guessed:
-        return float(words == guessed)
-    common = sum((Counter(words) & Counter(guessed)).values())
-    return 2 * common / (len(words) + len(guessed))
+def token_f1(reference: str, prediction: str) -> float:
+    """F1 of the words of two texts, 0 to 1; of two without words 1."""
+    right, guessed = words(reference), words(prediction)
+    if not right or not guessed:
+        return float(right == guessed)
+    common = sum((Counter(right) & Counter(guessed)).values())
+    return 2 * common / (len(right) + len(guessed))
 
 
-def _words(text: str) -> list[str]:
+def words(text: str) -> list[str]:
+    """Those that SQuAD's script compares: case, punctuation and articles apart."""
     text = "".join(letter for letter in text.lower() if letter not in string.punctuation)
     return re.sub(r"\b(a|an|the)\b", " ", text).split()
 

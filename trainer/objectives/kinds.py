@@ -22,6 +22,8 @@ DEFAULT = "sequence_classification"  # of a task that names no kind
 KINDS = {
     "sequence_classification": "trainer.objectives.sequence_classification.SequenceClassification",
     "causal_lm": "trainer.objectives.causal_lm.CausalLM",
+    "token_classification": "trainer.objectives.token_classification.TokenClassification",
+    "extractive_qa": "trainer.objectives.extractive_qa.ExtractiveQA",
 }
 OF_EVERY_TASK = ("name", "metrics", "kind", "source")
 

@@ -25,7 +25,8 @@ Of numbers:
 - rmse: better when lower
 
 Of tokens' negative log-likelihoods (nats): loss, perplexity, bits_per_byte, all better when lower; of answers to choose
-from, accuracy and accuracy_norm; of texts that were generated, those of `generated`.
+from, accuracy and accuracy_norm; of entities that were found (tp), made up (fp) and missed (fn), precision and recall;
+of texts that were generated, those of `generated`.
 
 Nothing here is ever nan: predictions that aren't finite are an error. This module imports no torch.
 """
@@ -264,6 +265,8 @@ METRICS = {
     "pearson": Metric(paired=_pearson),
     "spearman": Metric(paired=_spearman),
     "rmse": Metric("sqrt(squared_error / examples)", higher_is_better=False, percent=False),
+    "precision": Metric("tp / (tp + fp)"),
+    "recall": Metric("tp / (tp + fn)"),
     "loss": Metric("nll / tokens", higher_is_better=False, percent=False),
     "perplexity": Metric("exp(nll / tokens)", higher_is_better=False, percent=False),
     "bits_per_byte": Metric("nll / (bytes * log(2))", higher_is_better=False, percent=False),

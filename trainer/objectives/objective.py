@@ -100,6 +100,10 @@ class Objective:
         """The architecture that loads a checkpoint."""
         return Architecture(self.auto_class, self.outputs)
 
+    def peft_task_of(self, inputs: Sequence[str]) -> str | None:
+        """`peft_task` for a model that takes `inputs`; None where PEFT's class for the task leaves one of them out."""
+        return self.peft_task
+
     @staticmethod
     def head(model: Any) -> tuple[str, ...]:
         """Returns the names of the task's modules in `model`, which every method trains.
@@ -194,8 +198,15 @@ class Objective:
             name: metrics.of_statistics(self.metrics[name], predictions.stats, len(predictions)) for name in self.asked
         }
 
+    def outputs_of(self, model: Callable[..., Any], inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """What a model makes of padded rows, as far as it must not depend on padding: (rows, …) in one shape.
+
+        inputs: what the tokenizer makes of the rows.
+        """
+        return self.row_outputs(model(**inputs).logits, inputs)
+
     def row_outputs(self, logits: torch.Tensor, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Selects from a model's logits for padded rows those that must not depend on padding, shape (rows, …)."""
+        """`outputs_of`, from a model's logits, for a kind whose models return them for the tokenizer's inputs alone."""
         return logits
 
     # -- reports --------------------------------------------------------------------------------

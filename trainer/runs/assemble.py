@@ -178,7 +178,7 @@ def load(context: RunContext) -> nn.Module:
             "variant: %s doesn't adapt everything: %s parameters are outside linear layers or have other names: %s",
             *(context.variant.name, f"{sum(left.values()):,}", by_block(left)),
         )
-    base, outputs = context.base(), context.objective.row_outputs
+    base, outputs = context.base(), context.objective.outputs_of
     rounding = padding.settle(base, context.tokenizer, context.rows, outputs, "model")
     context.objective.check_loaded(
         context.loaded_backbone().model, context.tokenizer, context.rows.report[next(iter(context.rows.report))]

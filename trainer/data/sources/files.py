@@ -25,9 +25,9 @@ class Files:
     train_path, validation_path: the files. Without a validation file, a hash of `text` holds out the fraction `holdout`
     of the training texts, so that a text with several rows, such as a premise with several hypotheses, is on one side.
     text, text_pair, label: the columns; text_pair is null if there is one text. kind: regression, or classification,
-    whose classes are the labels that occur in train. Language models have other columns: prompt and response; prompt,
-    choices (a list of texts) and label (the index of the right one); messages (a list of role and content); or text
-    alone, with label null. pandas names columns without a name 0, 1, …, and Hydra reads such a name as a number.
+    whose classes are the labels that occur in train. Other kinds of task have other columns, see
+    `language_files.FORMS`; or text alone, with label null. pandas names columns without a name 0, 1, …, and Hydra reads
+    such a name as a number.
     """
 
     train_path: str
@@ -41,6 +41,13 @@ class Files:
     response: str | None = None
     choices: str | None = None
     messages: str | None = None
+    source: str | None = None
+    target: str | None = None
+    tokens: str | None = None
+    tags: str | None = None
+    context: str | None = None
+    question: str | None = None
+    answers: str | None = None
 
     def __post_init__(self) -> None:
         if self.train_path == "???":
@@ -53,7 +60,7 @@ class Files:
             raise ConfigError(f"task.source.kind: {self.kind!r}; allowed: {', '.join(KINDS)}")
         if not 0 < self.holdout < 1:
             raise ConfigError(f"task.source.holdout: {self.holdout}; allowed: above 0 and below 1")
-        if self._of_language:
+        if self._of_other_kind:
             language_files.form(self._named)
             return
         columns = self._columns()
@@ -66,7 +73,7 @@ class Files:
     def load(self) -> TaskData:
         """Returns the splits "train" and "validation". Raises `ConfigError`."""
         where = "task.source"
-        if self._of_language:
+        if self._of_other_kind:
             paths = {name: expanded(path) for name, path in self._paths().items()}
             return language_files.load(paths, self._named, self.holdout)
         tables = {name: self._read(f"{where}.{name}_path", path) for name, path in self._paths().items()}
@@ -99,13 +106,12 @@ class Files:
     @property
     def _named(self) -> dict[str, str]:
         """The column names that are given, by field."""
-        names = ("text", "label", "prompt", "response", "choices", "messages")
-        return {name: str(column) for name in names if (column := getattr(self, name)) is not None}
+        return {name: str(column) for name in language_files.NAMES if (column := getattr(self, name)) is not None}
 
     @property
-    def _of_language(self) -> bool:
-        """Whether the rows are for a language model."""
-        return self.label is None or not {"prompt", "response", "choices", "messages"}.isdisjoint(self._named)
+    def _of_other_kind(self) -> bool:
+        """Whether the rows are for another kind of task than a class or a number for each text."""
+        return self.label is None or not {*self._named} <= {"text", "label"}
 
     def _columns(self) -> list[str]:
         """Returns the names of the columns of the text, of the second text if there is one, and of the label."""

@@ -1,0 +1,100 @@
+"""Runs of the kinds of task that have tables of their own columns: tiny models with random weights, and such rows."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from tests.trainer.model.model_zoo import FAMILIES, _tokenizer
+from tests.trainer.objectives import language
+
+WORDS = ["a", "warm", "film", "with", "bright", "cast", "dull", "plot", "slow", "hollow", "ending", "pale", "hero"]
+NAMES = {"Ann": "PER", "Bob": "PER", "Rome": "LOC", "Oslo": "LOC"}
+
+# By kind: transformers' class, the family of the tiny model, and what a run is told of its rows.
+KINDS: dict[str, tuple[str, str, list[str]]] = {
+    "token_classification": (
+        "AutoModelForTokenClassification",
+        "Bert",
+        ["task.source.tokens=tokens", "task.source.tags=tags", "task.metrics=[f1,precision,recall,accuracy]"],
+    ),
+    "extractive_qa": (
+        "AutoModelForQuestionAnswering",
+        "Bert",
+        [f"task.source.{name}={name}" for name in ("context", "question", "answers")]
+        + ["task.metrics=[f1,exact_match]", "task.stride=8"],
+    ),
+}
+
+
+def rows(kind: str) -> list[dict[str, Any]]:
+    """Rows that a tiny model can learn something from."""
+    draw = random.Random(0)
+    return [_ROWS[kind](draw) for _ in range(24)]
+
+
+def _sentence(draw: random.Random) -> dict[str, Any]:
+    words, tags = [], []
+    for _ in range(draw.randint(2, 6)):
+        if draw.random() < 0.5:
+            words.append(draw.choice(WORDS))
+            tags.append("O")
+            continue
+        name = draw.choice(list(NAMES))
+        length = draw.randint(1, 2)
+        words += [name] * length
+        tags += [f"{'B' if place == 0 else 'I'}-{NAMES[name]}" for place in range(length)]
+    return {"tokens": words, "tags": tags}
+
+
+def _question(draw: random.Random) -> dict[str, Any]:
+    """Where is somebody? A name in the context, which a third of the contexts lack; some take more than one window."""
+    words = draw.choices(WORDS, k=draw.randint(2, 16))
+    name, place = draw.choice(list(NAMES)), draw.randint(0, len(words))
+    if draw.random() < 0.33:
+        return {"context": " ".join(words), "question": "who", "answers": {"text": [], "start": []}}
+    context = " ".join([*words[:place], name, *words[place:]])
+    return {"context": context, "question": "who", "answers": {"text": [name], "start": [context.index(name)]}}
+
+
+_ROWS = {"token_classification": _sentence, "extractive_qa": _question}
+
+
+def model(kind: str, folder: Path, family: str | None = None, **settings: Any) -> Path:
+    """A tiny model for a kind, with weights that tell tokens apart."""
+    auto, usual, _ = KINDS[kind]
+    family = family or usual
+    roles, own, _ = FAMILIES[family]
+    words = _tokenizer(id(roles), tuple(roles.items()))
+    torch.manual_seed(0)
+    # The head has no dropout of its own, which model.dropout leaves and two processes draw differently.
+    wide = {"vocab_size": len(words), "classifier_dropout": 0.0} | (
+        {"initializer_range": 0.2} if "initializer_range" in _fields(family) else {}
+    )
+    config = getattr(transformers, f"{family}Config")(**(own | wide | settings))
+    getattr(transformers, auto).from_config(config).save_pretrained(folder)
+    words.save_pretrained(folder)
+    return folder
+
+
+def _fields(family: str) -> dict[str, Any]:
+    found: dict[str, Any] = getattr(transformers, f"{family}Config")().to_dict()
+    return found
+
+
+def overrides(kind: str, model: Path, folder: Path) -> list[str]:
+    """Of a run of eight steps with the model, without its rows."""
+    return [
+        *("model=folder", f"model.path={model}", "model.name=tiny", "task=file", f"task.kind={kind}", *KINDS[kind][2]),
+        *("task.source.holdout=0.3", "train.batch_size=4", "train.max_steps=8", "optim.lr=1e-2", "data.max_length=32"),
+        *(f"runs_dir={folder / 'runs'}", "study=test", "machine.progress=false", "machine.device=cpu"),
+    ]
+
+
+def table(kind: str, folder: Path) -> str:
+    """The override that names a table of the kind's rows, which is written into `folder`."""
+    return f"task.source.train_path={language.write(folder / f'{kind}.jsonl', rows(kind))}"

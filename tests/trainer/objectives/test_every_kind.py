@@ -1,0 +1,196 @@
+"""All that a run is, for every kind of task that has tables of its own columns."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file
+
+from tests.composing import composed
+from tests.conftest import folder_of
+from tests.trainer.objectives import other_kinds
+from trainer.objectives import kinds
+from trainer.sweeps.plan import plan
+
+KINDS = list(other_kinds.KINDS)
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return {kind: other_kinds.model(kind, tmp_path_factory.mktemp(kind)) for kind in KINDS}
+
+
+@pytest.fixture
+def told(models, tmp_path) -> Callable[..., list[str]]:
+    """The overrides of a run of a kind."""
+
+    def overrides(kind: str, *more: str) -> list[str]:
+        return [
+            *other_kinds.overrides(kind, models[kind], tmp_path),
+            other_kinds.table(kind, tmp_path),
+            *more,
+        ]
+
+    return overrides
+
+
+@pytest.fixture
+def trained(told) -> Callable[..., Any]:
+    """Carries out a run of a kind; its record."""
+
+    def carried_out(kind: str, *more: str):
+        from trainer.runs.run import run
+
+        everything = told(kind, *more)
+        return run(plan(composed(everything)), everything)
+
+    return carried_out
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_learns_and_analysis_computes_its_metrics_again(kind, trained, tmp_path):
+    from analysis.comparison import predictions
+    from analysis.records.runs import Run
+
+    record = trained(kind, "train.max_steps=24", "machine.log_every=6")
+    lines = [json.loads(line) for line in (folder_of(record, tmp_path) / "metrics.jsonl").read_text().splitlines()]
+    losses = [line["train/task_loss"] for line in lines if "train/task_loss" in line]
+    assert losses[-1] < losses[0] and record.time.tokens_per_second > 0
+    run = Run(str(folder_of(record, tmp_path)), record)
+    found = predictions.of_split(predictions.table(run), run, "validation", record.metric.name)
+    assert {name: found.score(name) for name in record.metrics} == pytest.approx(record.metrics)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_dry_run_says_what_the_run_needs(kind, told, trained):
+    from trainer.runs import dry_run
+
+    record, found = (
+        trained(kind, "train.group_by_length=false"),
+        dry_run.predict(plan(composed(told(kind, "train.group_by_length=false")))),
+    )
+    assert (found.head, found.adapter) == (record.params.head, record.params.adapter_start)
+    assert found.activations == record.memory.activations and found.optimizer == record.memory.optimizer
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ["model.dtype=bfloat16"],
+        ["train.autocast=true"],
+        ["train.gradient_checkpointing=true"],
+        ["train.accumulate=2"],
+        ["data.protocol=split", "data.select_share=0.3"],
+        ["variant=full"],
+        ["variant=peft_lora"],
+        ["variant=sora"],
+    ],
+)
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_trains_in_every_way(kind, more, trained):
+    assert trained(kind, *more).status == "done"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_predicted_does_not_depend_on_the_batch(kind, trained, tmp_path):
+    from trainer.runs.finished import opened
+
+    folder = folder_of(trained(kind), tmp_path)
+    with opened(folder) as run:
+        rows, loop = run.context.rows.report["validation"], run._loop
+        together = run.predictions(rows)
+        loop.evaluator._size = 1
+        alone = run.predictions(rows)
+    assert list(together.prediction) == list(alone.prediction)
+    for name in together.stats:
+        assert together.stats[name] == pytest.approx(alone.stats[name], rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize("to", ["peft", "merged"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_exported_it_is_the_same_model(kind, to, trained, tmp_path, capsys):
+    from weights import cli
+
+    folder = folder_of(trained(kind), tmp_path)
+    assert cli.main(["export", str(folder), "--to", to]) == 0, capsys.readouterr()
+    assert "as in predictions.parquet" in capsys.readouterr().out
+    made, objective = folder / "export" / to, kinds._class(kind)
+    if to == "peft":
+        # PEFT's class for questions would not pass on the types of tokens that BERT takes.
+        expected = {"extractive_qa": None}.get(kind, objective.peft_task)
+        assert json.loads((made / "adapter_config.json").read_text())["task_type"] == expected
+    else:
+        assert getattr(transformers, objective.auto_class).from_pretrained(made)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_interrupted_it_ends_with_the_same_bits(kind, trained, monkeypatch, tmp_path):
+    from trainer.loop.loop import Loop
+
+    settings = ["variant.dropout=0.2", "machine.save_every=2"]
+    straight = trained(kind, *settings, "study=straight")
+    step = Loop.make_step
+
+    def dies(self, index, batches):
+        if index == 6:
+            raise KeyboardInterrupt
+        step(self, index, batches)
+
+    monkeypatch.setattr(Loop, "make_step", dies)
+    with pytest.raises(KeyboardInterrupt):
+        trained(kind, *settings, "study=cut")
+    monkeypatch.undo()
+    resumed = trained(kind, *settings, "study=cut")
+    one, two = (load_file(folder_of(record, tmp_path) / "adapter/state.safetensors") for record in (straight, resumed))
+    assert all(torch.equal(one[name], two[name]) for name in one) and resumed.metrics == straight.metrics
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_processes_average_as_one_does(kind, told, trained, tmp_path):
+    from tests.trainer.machine import pair
+    from trainer import record as records
+
+    # A bias that no loss depends on, as that of start and end, moves by rounding alone, which a small eps scales up.
+    settings = ["variant.dropout=0", "optim.lr=1e-3", "model.dropout=0", "optim.optimizer.eps=1e-4"]
+    one = trained(kind, *settings, "train.batch_size=8", "study=one")
+    with pair.started(pair.run, told(kind, *settings, "study=two"), tmp_path) as both:
+        assert both.ends() == [0, 0], [path.read_text() for path in tmp_path.glob("error-*")]
+    (folder,) = (Path(place) for place in records.find(tmp_path / "runs" / "two"))
+    two = records.read(folder)
+    weights = [load_file(path / "adapter/state.safetensors") for path in (folder_of(one, tmp_path), folder)]
+    for name in weights[0]:
+        torch.testing.assert_close(weights[1][name], weights[0][name], rtol=1e-4, atol=1e-5)
+    assert two.metrics == pytest.approx(one.metrics, rel=1e-4)
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_own_tables_of_every_format_give_the_same_rows(kind, ending, tmp_path):
+    import pandas as pd
+
+    from trainer.data.sources.files import Files
+
+    rows, path = other_kinds.rows(kind), tmp_path / f"rows.{ending}"
+    if ending == "csv":
+        rows = [{k: v if isinstance(v, str) else json.dumps(v) for k, v in row.items()} for row in rows]
+        pd.DataFrame(rows).to_csv(path, index=False)
+    elif ending == "parquet":
+        pd.DataFrame(rows).to_parquet(path)
+    else:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    expected = other_kinds.rows(kind)
+    found = Files(train_path=str(path), validation_path=str(path), **{name: name for name in rows[0]}).load()
+    for name in rows[0]:
+        column = found.splits["train"][name]
+        if name == "tags":
+            column = [[found.labels[tag] for tag in row] for row in column]
+        assert column == [row[name] for row in expected]
+    held_out = Files(train_path=str(path), holdout=0.3, **{name: name for name in rows[0]}).load()
+    assert sum(map(len, held_out.splits.values())) == len(rows)
