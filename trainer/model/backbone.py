@@ -190,9 +190,12 @@ def _sized_by_labels(folder: Path, architecture: Architecture, head: Sequence[st
     """The head's parameters whose shape follows from the number of outputs: what makes logits."""
     if architecture.outputs is None:
         return set()
-    larger = replace(architecture, outputs=architecture.outputs + 1)
-    few, more = (dict(skeleton(folder, one).named_parameters()) for one in (architecture, larger))
-    return {name for name, tensor in few.items() if _inside(name, head) and tensor.shape != more[name].shape}
+    few = {name: p for name, p in skeleton(folder, architecture).named_parameters() if _inside(name, head)}
+    try:
+        larger = skeleton(folder, replace(architecture, outputs=architecture.outputs + 1))
+    except ConfigError:  # a class of models that can have no other number, as DistilBERT's for questions
+        return {name for name, tensor in few.items() if tensor.shape[0] == architecture.outputs}
+    return {name for name, tensor in few.items() if tensor.shape != larger.get_parameter(name).shape}
 
 
 def set_dropout(config: Any, dropout: float) -> None:

@@ -11,19 +11,37 @@ import torch
 import transformers
 from tokenizers import decoders
 
-from tests.trainer.model.model_zoo import BART_SIZE, FAMILIES, POSITIONS, ROBERTA, _tokenizer
+from tests.trainer.model.model_zoo import (
+    BART_SIZE,
+    BERT,
+    DECODER,
+    ENCODER,
+    FAMILIES,
+    GPT2,
+    LLAMA,
+    POSITIONS,
+    ROBERTA,
+    _tokenizer,
+)
 from tests.trainer.objectives import language
 
 WORDS = ["a", "warm", "film", "with", "bright", "cast", "dull", "plot", "slow", "hollow", "ending", "pale", "hero"]
 NAMES = {"Ann": "PER", "Bob": "PER", "Rome": "LOC", "Oslo": "LOC"}
 
-# As in `FAMILIES`, of models that have no class for sequences.
-ONLY_HERE: dict[str, tuple[dict[str, str], dict[str, Any], int | None]] = {
+# As `FAMILIES`.
+MORE: dict[str, tuple[dict[str, str], dict[str, Any], int | None]] = {
     "Marian": (
         ROBERTA,
         BART_SIZE | {"pad_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1, "forced_eos_token_id": None},
         POSITIONS,
     ),
+    "ModernBert": (
+        BERT,
+        ENCODER | {"pad_token_id": 0, "cls_token_id": 2, "sep_token_id": 3, "global_attn_every_n_layers": 2},
+        POSITIONS,
+    ),
+    "Qwen3": (GPT2, DECODER | {"bos_token_id": 0, "eos_token_id": 0, "head_dim": 8}, POSITIONS),
+    "Gemma": (LLAMA, DECODER | {"head_dim": 8}, POSITIONS),
 }
 
 # By kind: transformers' class, the family of the tiny model, and what a run is told of its rows.
@@ -94,7 +112,7 @@ def model(kind: str, folder: Path, family: str | None = None, **settings: Any) -
     """A tiny model for a kind, with weights that tell tokens apart."""
     auto, usual, _ = KINDS[kind]
     family = family or usual
-    roles, own, _ = (FAMILIES | ONLY_HERE)[family]
+    roles, own, _ = (FAMILIES | MORE)[family]
     words = copy.deepcopy(_tokenizer(id(roles), tuple(roles.items())))
     words.backend_tokenizer.decoder = decoders.ByteLevel()
     torch.manual_seed(0)
