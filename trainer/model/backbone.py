@@ -190,9 +190,12 @@ def _sized_by_labels(folder: Path, architecture: Architecture, head: Sequence[st
     """Returns the head's parameters whose shape depends on the number of outputs: those that compute logits."""
     if architecture.outputs is None:
         return set()
-    larger = replace(architecture, outputs=architecture.outputs + 1)
-    few, more = (dict(skeleton(folder, variety).named_parameters()) for variety in (architecture, larger))
-    return {name for name, tensor in few.items() if _inside(name, head) and tensor.shape != more[name].shape}
+    few = {name: p for name, p in skeleton(folder, architecture).named_parameters() if _inside(name, head)}
+    try:
+        larger = skeleton(folder, replace(architecture, outputs=architecture.outputs + 1))
+    except ConfigError:  # the class takes no other number, such as DistilBERT's for questions
+        return {name for name, tensor in few.items() if tensor.shape[0] == architecture.outputs}
+    return {name for name, tensor in few.items() if tensor.shape != larger.get_parameter(name).shape}
 
 
 def set_dropout(config: Any, dropout: float) -> None:

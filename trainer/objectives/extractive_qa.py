@@ -281,9 +281,8 @@ def _encoded(
             )
         by_stride[min(task.stride, room // 2)].append(row)
     found: dict[int, tuple[list[placed.Window], int]] = {}
-    padding = {} if "attention_mask" in tokenizer.model_input_names else {"padding": "max_length"}
     for stride, rows in by_stride.items():
-        options = {"truncation": "only_second", "max_length": max_length, "stride": stride, **padding}
+        options = {"truncation": "only_second", "max_length": max_length, "stride": stride}
         texts = ([questions[row] for row in rows], [contexts[row] for row in rows])
         found |= dict(zip(rows, placed.windows(tokenizer, *texts, **options), strict=True))
     return (found.pop(row) for row in range(len(sizes)))

@@ -22,6 +22,7 @@ DEFAULT = "sequence_classification"  # of a task that names no kind
 KINDS = {
     "sequence_classification": "trainer.objectives.sequence_classification.SequenceClassification",
     "causal_lm": "trainer.objectives.causal_lm.CausalLM",
+    "seq2seq": "trainer.objectives.seq2seq.Seq2Seq",
     "token_classification": "trainer.objectives.token_classification.TokenClassification",
     "extractive_qa": "trainer.objectives.extractive_qa.ExtractiveQA",
 }

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from trainer.errors import ConfigError
 from trainer.model import agreement
@@ -35,17 +37,20 @@ def check_rows(content: TaskData, form: str, numbers: bool) -> None:
 
 
 def answer(row: Mapping[str, Any]) -> str:
-    """What a model should write in a row of prompt and response, or of messages."""
-    found: str = row["messages"][-1]["content"] if "messages" in row else row["response"]
-    return found
+    """What a model should write in a row of prompt and response, of messages, or of source and target."""
+    if "messages" in row:
+        found: str = row["messages"][-1]["content"]
+        return found
+    return str(row["response"] if "response" in row else row["target"])
 
 
 def _wrong(row: Mapping[str, Any], form: str) -> str | None:
     """What is wrong with a row, and what is allowed; None if nothing is."""
     if "messages" in row and form == "response":
         return _wrong_messages(row["messages"])
-    for column in {"text": ("text",), "response": ("prompt", "response"), "choices": ("prompt",)}[form]:
-        if row[column] is None or (column in ("text", "response") and not row[column].strip()):
+    filled = {"text": ("text",), "response": ("response",), "choices": (), "target": ("source", "target")}[form]
+    for column in ("prompt", *filled) if form in ("response", "choices") else filled:
+        if row[column] is None or (column in filled and not row[column].strip()):
             return f"its {column} is empty; allowed: a text"
     if form != "choices":
         return None
@@ -89,13 +94,29 @@ def padded(rows: Sequence[Sequence[int]], filling: int, left: bool = False) -> d
 def written(network: Network, inputs: Mapping[str, torch.Tensor], tokenizer: Any, most: int) -> list[str]:
     """What a model writes behind each prompt of a batch, at most so many tokens, always the likeliest one."""
     ids, mask = inputs["prompt_input_ids"], inputs["prompt_attention_mask"]
-    found = network.generate(input_ids=ids, attention_mask=mask, generation_config=_greedy(tokenizer, most))
+    with without_defaults(network.model):
+        found = network.generate(input_ids=ids, attention_mask=mask, generation_config=greedy(tokenizer, most))
     texts: list[str] = tokenizer.batch_decode(found[:, ids.shape[1] :], skip_special_tokens=True)
     return [text.strip() for text in texts]
 
 
-def _greedy(tokenizer: Any, most: int) -> Any:
-    """All that decides what is written, so that no checkpoint's generation_config.json has a say."""
+@contextlib.contextmanager
+def without_defaults(model: nn.Module) -> Iterator[None]:
+    """Within it no checkpoint's generation_config.json has a say: `generate` would take from it what nobody sets."""
+    from transformers import GenerationConfig
+
+    own = [(module, module.generation_config) for module in model.modules() if "generation_config" in vars(module)]
+    for module, _ in own:
+        module.generation_config = GenerationConfig()  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        for module, config in own:
+            module.generation_config = config
+
+
+def greedy(tokenizer: Any, most: int) -> Any:
+    """How texts are written: always the likeliest token, at most so many."""
     from transformers import GenerationConfig
 
     return GenerationConfig(
@@ -156,10 +177,11 @@ def refuse_padding(model: Any, tokenizer: Any, pair: Sequence[Sequence[int]]) ->
 
 def _next(model: Any, tokenizer: Any, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """The logits behind each prompt (rows, vocabulary)."""
-    config = _greedy(tokenizer, 1)
+    config = greedy(tokenizer, 1)
     config.output_logits = config.return_dict_in_generate = True
     training = model.training
-    found: torch.Tensor = model.eval().generate(**batch, generation_config=config).logits[0]
+    with without_defaults(model):
+        found: torch.Tensor = model.eval().generate(**batch, generation_config=config).logits[0]
     model.train(training)
     return found
 

@@ -44,8 +44,10 @@ def refuse_without_places(tokenizer: Any) -> None:
 def windows(tokenizer: Any, *texts: Sequence[str], **options: Any) -> Iterator[tuple[list[Window], int]]:
     """Of each text, or pair of texts, its windows, and what `trainer.data.tokens.Tokens` calls letters.
 
-    options: of the tokenizer, what it does with texts that are too long.
+    options: of the tokenizer, what it does with texts that are too long. The windows of a model that takes no mask,
+    which sees its padding, are all of one length.
     """
+    masked = "attention_mask" in tokenizer.model_input_names
     usual = special_tokens(tokenizer, tokenizer(*[[""] for _ in texts])["input_ids"])[0]
 
     def unusual(one: Sequence[Window]) -> bool:
@@ -55,12 +57,21 @@ def windows(tokenizer: Any, *texts: Sequence[str], **options: Any) -> Iterator[t
         some = [list(column[first : first + AT_ONCE]) for column in texts]
         for place, found in enumerate(_encode(tokenizer, some, options)):
             if not unusual(found):
-                yield found, 0
+                yield found if masked else [_filled(tokenizer, one, options["max_length"]) for one in found], 0
                 continue
             (again,) = _encode(
                 tokenizer, [[column[place]] for column in some], options | {"split_special_tokens": True}
             )
-            yield again, 2 if unusual(again) else 1
+            letters = 2 if unusual(again) else 1
+            yield again if masked else [_filled(tokenizer, one, options["max_length"]) for one in again], letters
+
+
+def _filled(tokenizer: Any, window: Window, length: int) -> Window:
+    """A window with padding up to `length` tokens, on the tokenizer's side."""
+    more = (0, length - len(window.parts)) if tokenizer.padding_side == "right" else (length - len(window.parts), 0)
+    filling = {"input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id}
+    inputs = {name: np.pad(row, more, constant_values=filling.get(name, 0)) for name, row in window.inputs.items()}
+    return Window(inputs, np.pad(window.parts, more, constant_values=-1), np.pad(window.places, (more, (0, 0))))
 
 
 def _encode(tokenizer: Any, texts: Sequence[list[str]], options: Mapping[str, Any]) -> list[list[Window]]:

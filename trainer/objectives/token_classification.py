@@ -122,7 +122,7 @@ class TokenClassification(Objective):
         """Sentences as words with a space between, from which the tokenizer makes what it makes of any text."""
         tokenizer, table = models.tokenizer(folder, self.architecture), self.content.splits[split]
         rows, labels, words, cut, letters = [], [], [], [], []
-        found = placed.windows(tokenizer, self.texts(split)[0], **self._length(tokenizer, max_length))
+        found = placed.windows(tokenizer, self.texts(split)[0], truncation=True, max_length=max_length)
         for (window, *rest), marked, row in self._with_rows(found, table):
             own, numbers = _labelled(window, row["tokens"], row["tags"])
             rows.append(window)
@@ -140,12 +140,6 @@ class TokenClassification(Objective):
     @staticmethod
     def _with_rows(found: Iterator[tuple[list[placed.Window], int]], table: Any) -> Iterator[tuple[Any, int, Any]]:
         return ((windows, marked, row) for (windows, marked), row in zip(found, table, strict=True))
-
-    @staticmethod
-    def _length(tokenizer: Any, max_length: int) -> dict[str, Any]:
-        """One that takes no mask sees its padding: all its rows are of one length."""
-        padding = {} if "attention_mask" in tokenizer.model_input_names else {"padding": "max_length"}
-        return {"truncation": True, "max_length": max_length, **padding}
 
     def check_training(self, rows: Rows, limit: int | None) -> None:
         table = self.content.splits[rows.split]["tags"]

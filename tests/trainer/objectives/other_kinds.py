@@ -2,18 +2,47 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from tokenizers import decoders
 
-from tests.trainer.model.model_zoo import FAMILIES, _tokenizer
+from tests.trainer.model.model_zoo import (
+    BART_SIZE,
+    BERT,
+    DECODER,
+    ENCODER,
+    FAMILIES,
+    GPT2,
+    LLAMA,
+    POSITIONS,
+    ROBERTA,
+    _tokenizer,
+)
 from tests.trainer.objectives import language
 
 WORDS = ["a", "warm", "film", "with", "bright", "cast", "dull", "plot", "slow", "hollow", "ending", "pale", "hero"]
 NAMES = {"Ann": "PER", "Bob": "PER", "Rome": "LOC", "Oslo": "LOC"}
+
+# As `FAMILIES`.
+MORE: dict[str, tuple[dict[str, str], dict[str, Any], int | None]] = {
+    "Marian": (
+        ROBERTA,
+        BART_SIZE | {"pad_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1, "forced_eos_token_id": None},
+        POSITIONS,
+    ),
+    "ModernBert": (
+        BERT,
+        ENCODER | {"pad_token_id": 0, "cls_token_id": 2, "sep_token_id": 3, "global_attn_every_n_layers": 2},
+        POSITIONS,
+    ),
+    "Qwen3": (GPT2, DECODER | {"bos_token_id": 0, "eos_token_id": 0, "head_dim": 8}, POSITIONS),
+    "Gemma": (LLAMA, DECODER | {"head_dim": 8}, POSITIONS),
+}
 
 # By kind: transformers' class, the family of the tiny model, and what a run is told of its rows.
 KINDS: dict[str, tuple[str, str, list[str]]] = {
@@ -27,6 +56,14 @@ KINDS: dict[str, tuple[str, str, list[str]]] = {
         "Bert",
         [f"task.source.{name}={name}" for name in ("context", "question", "answers")]
         + ["task.metrics=[f1,exact_match]", "task.stride=8"],
+    ),
+    "seq2seq": (
+        "AutoModelForSeq2SeqLM",
+        "Bart",
+        [
+            *("task.source.source=source", "task.source.target=target"),
+            *("task.metrics=[token_f1,rouge_l,chrf,loss]", "task.max_new_tokens=8"),
+        ],
     ),
 }
 
@@ -61,20 +98,27 @@ def _question(draw: random.Random) -> dict[str, Any]:
     return {"context": context, "question": "who", "answers": {"text": [name], "start": [context.index(name)]}}
 
 
-_ROWS = {"token_classification": _sentence, "extractive_qa": _question}
+def _translation(draw: random.Random) -> dict[str, Any]:
+    """The names of a sentence."""
+    words = draw.choices([*WORDS, *NAMES], k=draw.randint(2, 8))
+    names = [word for word in words if word in NAMES]
+    return {"source": " ".join(words), "target": " ".join(names) or "nobody"}
+
+
+_ROWS = {"token_classification": _sentence, "extractive_qa": _question, "seq2seq": _translation}
 
 
 def model(kind: str, folder: Path, family: str | None = None, **settings: Any) -> Path:
     """A tiny model for a kind, with weights that tell tokens apart."""
     auto, usual, _ = KINDS[kind]
     family = family or usual
-    roles, own, _ = FAMILIES[family]
-    words = _tokenizer(id(roles), tuple(roles.items()))
+    roles, own, _ = (FAMILIES | MORE)[family]
+    words = copy.deepcopy(_tokenizer(id(roles), tuple(roles.items())))
+    words.backend_tokenizer.decoder = decoders.ByteLevel()
     torch.manual_seed(0)
     # The head has no dropout of its own, which model.dropout leaves and two processes draw differently.
-    wide = {"vocab_size": len(words), "classifier_dropout": 0.0} | (
-        {"initializer_range": 0.2} if "initializer_range" in _fields(family) else {}
-    )
+    wide = {"vocab_size": len(words), "classifier_dropout": 0.0}
+    wide |= {name: 0.2 for name in ("initializer_range", "init_std") if name in _fields(family)}
     config = getattr(transformers, f"{family}Config")(**(own | wide | settings))
     getattr(transformers, auto).from_config(config).save_pretrained(folder)
     words.save_pretrained(folder)

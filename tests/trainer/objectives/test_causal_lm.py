@@ -179,6 +179,21 @@ def test_a_choice_is_that_with_the_highest_likelihood_or_with_the_highest_by_let
     assert record.metrics["accuracy"] == (kept.prediction == kept.reference).mean()
 
 
+def test_a_checkpoints_settings_of_generation_have_no_say(checked):
+    """One that forbids a token twice, and asks for so many, as some chat models' files do."""
+    from transformers import GenerationConfig
+
+    rows = [{"prompt": "a warm film is", "response": "1"}, {"prompt": "a plot", "response": "2"}]
+    parts = checked(rows, *FORMS["response"], "task.max_new_tokens=8")
+    network = Network(assemble.load(parts).eval(), parts.source, torch.device("cpu"), False)
+    batch = batch_of(parts, parts.rows.report["validation"], [0, 1])
+    found = []
+    for own in ({}, {"no_repeat_ngram_size": 1, "min_length": 30, "suppress_tokens": list(range(5, 300))}):
+        network.model.generation_config = GenerationConfig(**own)
+        found.append([one[-1] for one in parts.objective.predict(network, batch)])
+    assert found[0] == found[1] and network.model.generation_config.no_repeat_ngram_size == 1
+
+
 def test_what_is_written_does_not_depend_on_the_prompts_beside_it(checked):
     rows = [{"prompt": "a " * n + "film is", "response": str(n)} for n in (1, 3, 9)]
     parts = checked(rows, *FORMS["response"])

@@ -76,7 +76,10 @@ def test_a_dry_run_says_what_the_run_needs(kind, told, trained):
         dry_run.predict(plan(composed(told(kind, "train.group_by_length=false")))),
     )
     assert (found.head, found.adapter) == (record.params.head, record.params.adapter_start)
-    assert found.activations == record.memory.activations and found.optimizer == record.memory.optimizer
+    # A causal mask that is alone is there without numbers only, in place of which torch has a faster way.
+    more = 0.03 if kind == "seq2seq" else 0.0
+    assert 1 <= found.activations / record.memory.activations <= 1 + more
+    assert found.optimizer == record.memory.optimizer
 
 
 @pytest.mark.parametrize(

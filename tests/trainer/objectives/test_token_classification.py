@@ -177,28 +177,3 @@ def test_a_model_of_another_kind_is_one_line(checked, tmp_path):
 
     with pytest.raises(ConfigError, match="bart, for which transformers has no AutoModelForTokenCl"):
         checked([GOOD], model=model_zoo.make(tmp_path / "model", "Bart"))
-
-
-@pytest.mark.parametrize(
-    "family",
-    [
-        "Albert",
-        "DebertaV2",
-        "DistilBert",
-        "Electra",
-        "GPT2",
-        "GPTNeoX",
-        "Llama",
-        "Mistral",
-        "Qwen2",
-        "Roberta",
-        "XLNet",
-    ],
-)
-def test_every_family_trains(family, tmp_path):
-    from trainer.runs.run import run
-    from trainer.sweeps.plan import plan
-
-    model = other_kinds.model(KIND, tmp_path / "model", family)
-    everything = [*other_kinds.overrides(KIND, model, tmp_path), other_kinds.table(KIND, tmp_path), "train.max_steps=2"]
-    assert run(plan(composed(everything)), everything).status == "done"
