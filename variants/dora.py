@@ -105,7 +105,7 @@ class Decomposed(Adapter):
             x = x.to(self.A.dtype)
             if self.dropout and self.training:
                 x = dropouts.drop(x, self.draw(x, self.dropout))
-        return self._update_given(x, self.layer_kind.project(x, self.frozen()))
+        return self._update_given(x, self.layer_kind.apply(x, self.frozen()))
 
     def _update_given(self, x: torch.Tensor, plain: torch.Tensor) -> torch.Tensor:
         """Return ΔW x, given `plain` = W x."""

@@ -98,6 +98,10 @@ class Peft(Variant):
 
     def check(self, model: nn.Module, head: Sequence[str] = ()) -> None:
         names = self._target_modules(model, head)
+        for name in names:
+            if (groups := getattr(layer := model.get_submodule(name), "groups", 1)) != 1:
+                what = f"{name} is a {type(layer).__name__} in groups ({groups})"
+                raise ValueError(f"targets: {what}, which PEFT can't merge; allowed: one group")
         options.refuse_tokens(self.options, model)
         if names and self._total_steps is not None:
             budget.refuse_schedule(self._config(names), self._total_steps, len(names))

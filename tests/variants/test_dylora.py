@@ -148,7 +148,7 @@ def test_on_every_kind_of_layer_the_first_components_act_and_the_last_of_them_is
         adapter.drawn = drawn
         matrix = 6.0 / drawn * b[:, :drawn] @ a[:drawn]
         y = adapter(x)
-        expected = adapter.base(x) + adapter.layer_kind.project(x, matrix)
+        expected = adapter.base(x) + adapter.layer_kind.apply(x, matrix)
         torch.testing.assert_close(y, expected, rtol=1e-11, atol=1e-12)
         adapter.zero_grad()
         y.square().sum().backward()
@@ -159,7 +159,7 @@ def test_on_every_kind_of_layer_the_first_components_act_and_the_last_of_them_is
         matrix = 6.0 / 2 * b[:, :2] @ a[:2]
         torch.testing.assert_close(adapter.delta(), matrix, rtol=1e-12, atol=0)
         torch.testing.assert_close(
-            adapter(x), adapter.base(x) + adapter.layer_kind.project(x, matrix), rtol=1e-11, atol=1e-12
+            adapter(x), adapter.base(x) + adapter.layer_kind.apply(x, matrix), rtol=1e-11, atol=1e-12
         )
 
 

@@ -121,6 +121,10 @@ def test_a_variant_goes_out_to_peft_and_as_a_plain_model_with_equal_outputs(case
         with pytest.raises(CannotHandOver, match=r"(wraps no layer|all 4 layers have rank 0, .*); allowed: merged"):
             run.variant.to_peft(run.model, HEAD)
         return
+    if case.kind == "Conv2d in groups":
+        with pytest.raises(CannotHandOver, match=r"groups=4, PEFT supports zeros, 1 and 1; allowed: merged"):
+            run.variant.to_peft(run.model, HEAD)
+        return
     loaded = through_peft(run.variant.to_peft(run.model, HEAD), Toy(torch.float64, case.kind), tmp_path)
     torch.testing.assert_close(loaded(x), wanted, **TIGHT)
 
@@ -296,8 +300,18 @@ def test_ranks_that_differ_stand_in_the_patterns(tmp_path):
     assert config["target_modules"] == ["block.fc", "fc", "mix"] and config["modules_to_save"] == ["head"]
 
 
+def test_a_convolution_over_one_axis_is_pefts_own():
+    torch.manual_seed(0)
+    layer, wave = nn.Conv1d(3, 6, 4, stride=2, padding=1).double(), torch.randn(2, 3, 20).double()
+    model = nn.ModuleDict({"conv": layer, "head": nn.Linear(2, 2)})
+    adapter = filled(LowRank(layer, 2, 0.5))
+    expected = adapter(wave)
+    wrapped = handover.to_peft(model, {"conv": adapter}, HEAD)
+    torch.testing.assert_close(wrapped.base_model.model["conv"](wave), expected, rtol=1e-12, atol=1e-12)
+
+
 def test_a_convolution_that_peft_would_make_otherwise_is_refused():
-    for options in ({"dilation": 2}, {"padding": 1, "padding_mode": "reflect"}):
+    for options in ({"dilation": 2}, {"padding": 1, "padding_mode": "reflect"}, {"groups": 3}):
         layer = nn.Conv2d(3, 6, 3, **options)
         model = nn.ModuleDict({"conv": layer, "head": nn.Linear(2, 2)})
         adapter = filled(LowRank(layer, 2, 1.0))

@@ -10,8 +10,8 @@ from torch import nn
 
 from tests.variants.found import all_variants
 from tests.variants.kinds import OF_EVERY_KIND
-from variants.core import layers
-from variants.core.adapters.adapter import LowRank
+from variants.core import layers, target_modules
+from variants.core.adapters.adapter import LowRank, check_rank
 from variants.core.variant import field_names
 
 
@@ -62,10 +62,11 @@ def test_gradients_reach_every_factor(layer, x):
     "layer",
     [
         nn.LayerNorm(8),
-        nn.Conv2d(4, 4, 3, groups=2),
         nn.Embedding(4, 4, max_norm=1.0),
-        nn.Conv1d(2, 2, 2),
+        nn.ConvTranspose2d(4, 4, 3),
         nn.Bilinear(2, 2, 2),
+        nn.MultiheadAttention(4, 2).out_proj,
+        nn.utils.parametrizations.weight_norm(nn.Conv1d(2, 2, 2)),
     ],
     ids=lambda layer: type(layer).__name__,
 )
@@ -87,6 +88,39 @@ def test_a_layer_that_lost_all_its_ranks_is_the_base_layer(layer, x):
 def test_dropout_on_row_numbers_is_refused():
     with pytest.raises(ValueError, match=r"dropout: 0.1 on a Embedding, allowed: 0"):
         LowRank(nn.Embedding(10, 6), rank=2, scale=1.0, dropout=0.1)
+
+
+def test_an_attention_that_calls_none_of_its_layers_is_left_out_loudly():
+    model = nn.ModuleDict({"attention": nn.MultiheadAttention(8, 2), "fc": nn.Linear(8, 8)})
+    assert list(target_modules.select(model, "all-linear")) == ["fc"]
+    assert set(target_modules.not_linear(model)) == {"attention.in_proj_weight", "attention.out_proj.weight"}
+    with pytest.raises(ValueError, match="targets: attention.out_proj is a NonDyn.*, allowed: Linear, Conv1D, Conv1d"):
+        target_modules.select(model, ["out_proj"])
+
+
+def test_torchs_own_encoder_layer_calls_its_layers_in_evaluation():
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()
+    adapter = filled(layer.linear1)
+    x = torch.randn(2, 3, 8).double()
+    layer.double().linear1 = adapter
+    with torch.no_grad():
+        found = layer(x)
+        with adapter.disabled():
+            assert not torch.allclose(found, layer(x))
+        adapter.merge()
+        torch.testing.assert_close(layer(x), found)
+
+
+def test_features_of_a_group_reach_the_filters_of_no_other():
+    adapter, x = filled(nn.Conv2d(6, 6, 3, groups=6)), torch.zeros(1, 6, 5, 5).double()
+    x[:, 2] = 1.0
+    reached = adapter.update(x).flatten(2).any(2)[0]
+    assert reached.tolist() == [False, False, True, False, False, False]
+
+
+def test_the_rank_of_a_depthwise_convolution_is_its_kernels_size_at_most():
+    with pytest.raises(ValueError, match="rank: 10 for a layer of size 32×9, allowed: 1 … 9"):
+        check_rank(10, nn.Conv2d(32, 32, 3, groups=32))
 
 
 @pytest.mark.parametrize("cls", [cls for cls in all_variants() if "dropout" in field_names(cls)])

@@ -163,10 +163,17 @@ def _fill(layer: Any, update: Update) -> None:
 
 
 def _refuse_kind(name: str, layer: Any) -> None:
-    """Refuse convolutions that PEFT's LoRA layer would compute without two of the layer's settings."""
-    if isinstance(layer, nn.Conv2d) and (layer.padding_mode != "zeros" or set(layer.dilation) != {1}):
-        setting = f"padding_mode={layer.padding_mode}, dilation={layer.dilation}"
-        raise CannotHandOver(f"{name} is a Conv2d with {setting}, PEFT supports zeros and 1; allowed: merged")
+    """Refuse convolutions that PEFT's LoRA layer would compute without two of the layer's settings.
+
+    PEFT's A reads the channels of all groups at once, so that an update of grouped filters is none of PEFT's.
+    """
+    if not isinstance(layer, nn.Conv1d | nn.Conv2d):
+        return
+    if layer.padding_mode != "zeros" or set(layer.dilation) != {1} or layer.groups != 1:
+        setting = f"padding_mode={layer.padding_mode}, dilation={layer.dilation}, groups={layer.groups}"
+        raise CannotHandOver(
+            f"{name} is a {type(layer).__name__} with {setting}, PEFT supports zeros, 1 and 1; allowed: merged"
+        )
 
 
 def order_sets(config: Any) -> None:

@@ -4,10 +4,17 @@
 |---|---|---|---|---|---|
 | `nn.Linear` | (out, in) | features | features | linear | linear |
 | transformers' `Conv1D` | (in, out) | features | features | linear | linear |
-| `nn.Conv2d` | (out, channels, kh, kw) | channels · kh · kw | channels | convolution | 1×1 convolution |
+| `nn.Conv1d`, `nn.Conv2d` | (out, channels, …) | channels · kernel | channels | convolution | convolution of size 1 |
 | `nn.Embedding` | (in, out) | rows | features | lookup | linear |
 
 A low-rank update does not form the matrix: `project` applies A (r, in), `expand` applies B (out, r).
+
+In a convolution with g groups `channels` are those of one group. Its matrix has a row for each filter, whatever its
+group, and A x is made in every group of its own channels: r · g features, of which a filter uses the r of its group.
+So the update of a depthwise convolution with k × k kernels has rank k² at most.
+
+A layer whose module is never called can't be adapted: `nn.MultiheadAttention` reads the weight of its `out_proj`. Nor
+can one whose weight is computed from others (`torch.nn.utils.parametrize`), in which a merged update would be lost.
 """
 
 from __future__ import annotations
@@ -17,7 +24,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.nn.grad import conv2d_weight
+from torch.nn.grad import conv1d_weight, conv2d_weight
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
+from torch.nn.utils import parametrize
 
 
 class LayerKind:
@@ -50,8 +59,12 @@ class LayerKind:
         """Apply B (out, r) to the result of `project`: the shape of the layer's output."""
         return F.linear(h, b)
 
+    def apply(self, x: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
+        """Apply a matrix (out, in) as the layer applies its own, without a bias."""
+        return self.project(x, matrix)
+
     def over_output(self, values: torch.Tensor) -> torch.Tensor:
-        """Shape one value per feature so that it broadcasts over the output, or over the result of `project`."""
+        """Shape one value per feature so that it broadcasts over the output."""
         return values
 
     def gradient(self, x: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
@@ -85,8 +98,15 @@ class _Embedding(LayerKind):
         return rows.index_add_(0, x.flatten(), output.flatten(0, -2)).T
 
 
-class _Conv2d(LayerKind):
+class _Convolution(LayerKind):
     is_product = False
+
+    def __init__(self, layer: nn.Conv1d | nn.Conv2d) -> None:
+        super().__init__(layer)
+        one = isinstance(layer, nn.Conv1d)
+        self._convolve: Any = F.conv1d if one else F.conv2d
+        self._of_weight: Any = conv1d_weight if one else conv2d_weight
+        self._places = (None,) * (layer.weight.ndim - 2)  # of a kernel
 
     def as_matrix(self, weight: torch.Tensor) -> torch.Tensor:
         return weight.flatten(1)
@@ -94,27 +114,35 @@ class _Conv2d(LayerKind):
     def as_weight(self, matrix: torch.Tensor) -> torch.Tensor:
         return matrix.reshape(self.layer.weight.shape)
 
-    def project(self, x: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
+    def apply(self, x: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
         layer = self.layer
-        kernels = a.reshape(-1, *layer.weight.shape[1:])
-        if layer.padding_mode != "zeros":
-            x = F.pad(x, layer._reversed_padding_repeated_twice, mode=layer.padding_mode)
-            return F.conv2d(x, kernels, None, layer.stride, 0, layer.dilation)
-        return F.conv2d(x, kernels, None, layer.stride, layer.padding, layer.dilation)
+        x, padding = self._padded(x) if layer.padding_mode != "zeros" else (x, layer.padding)
+        kernels = matrix.reshape(-1, *layer.weight.shape[1:])
+        found: torch.Tensor = self._convolve(x, kernels, None, layer.stride, padding, layer.dilation, layer.groups)
+        return found
+
+    def project(self, x: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
+        return self.apply(x, a.repeat(self.layer.groups, 1) if self.layer.groups > 1 else a)
 
     def expand(self, h: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-        return F.conv2d(h, b[:, :, None, None])
+        found: torch.Tensor = self._convolve(h, b[(..., *self._places)], groups=self.layer.groups)
+        return found
 
     def over_output(self, values: torch.Tensor) -> torch.Tensor:
-        return values[:, None, None]
+        return values[(..., *self._places)]
 
     def gradient(self, x: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
         layer, padding = self.layer, self.layer.padding
         if layer.padding_mode != "zeros" or isinstance(padding, str):
-            mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-            x, padding = F.pad(x, layer._reversed_padding_repeated_twice, mode=mode), 0
-        shape = layer.weight.shape
-        return conv2d_weight(x, shape, output, layer.stride, padding, layer.dilation).flatten(1)
+            x, padding = self._padded(x)
+        shape, how = layer.weight.shape, (layer.stride, padding, layer.dilation, layer.groups)
+        found: torch.Tensor = self._of_weight(x, shape, output, *how)
+        return found.flatten(1)
+
+    def _padded(self, x: torch.Tensor) -> tuple[torch.Tensor, int]:
+        """The input with what the layer puts around it, and the padding that is left to do: none."""
+        mode = "constant" if self.layer.padding_mode == "zeros" else self.layer.padding_mode
+        return F.pad(x, self.layer._reversed_padding_repeated_twice, mode=mode), 0
 
 
 def matrix(layer: nn.Module) -> torch.Tensor:
@@ -142,18 +170,20 @@ def is_linear(layer: nn.Module) -> bool:
     return type(kind) in (LayerKind, _Conv1D)
 
 
-ALLOWED = "Linear, Conv1D, Conv2d, Embedding"
+ALLOWED = "Linear, Conv1D, Conv1d, Conv2d, Embedding"
 
 
 def kind_of(layer: nn.Module) -> LayerKind | None:
     """Return the kind of a layer, or None if it can't be adapted."""
+    if isinstance(layer, NonDynamicallyQuantizableLinear) or parametrize.is_parametrized(layer):
+        return None
     if isinstance(layer, nn.Linear):
         return LayerKind(layer)
     if isinstance(layer, nn.Embedding):
         # With max_norm the lookup rewrites its own weight, which must stay frozen.
         return _Embedding(layer) if layer.max_norm is None else None
-    if isinstance(layer, nn.Conv2d):
-        return _Conv2d(layer) if layer.groups == 1 else None
+    if isinstance(layer, nn.Conv1d | nn.Conv2d):
+        return _Convolution(layer)
     # transformers' class, recognised by its name and shape so that transformers need not be imported.
     if type(layer).__name__ == "Conv1D" and hasattr(layer, "nf") and layer.weight.ndim == 2:
         return _Conv1D(layer)

@@ -48,8 +48,16 @@ KINDS: dict[str, Callable[[], tuple[nn.Module, nn.Module]]] = {
     "Linear": lambda: (nn.Linear(8, 12), nn.Linear(12, 8)),
     "Conv1D": lambda: (Conv1D(12, 8), Conv1D(8, 12)),
     "Conv2d": lambda: (nn.Conv2d(2, 12, 2, padding=1), nn.Conv2d(12, 8, 1, stride=2)),
+    "Conv1d": lambda: (nn.Conv1d(4, 12, 2, padding=1), nn.Conv1d(12, 8, 1, stride=2)),
+    # The first one is depthwise: each filter reads one channel.
+    "Conv2d in groups": lambda: (
+        nn.Conv2d(4, 12, (2, 4), padding=(1, 2), groups=4),
+        nn.Conv2d(12, 8, (2, 2), padding=1, stride=2, groups=4),
+    ),
     "Embedding": lambda: (nn.Embedding(8, 12), nn.Embedding(12, 8)),
 }
+
+IMAGES = {"Conv2d": (2, 2, 2), "Conv1d": (4, 2), "Conv2d in groups": (4, 1, 2)}  # what convolutions take 8 inputs for
 
 
 class Toy(nn.Module):
@@ -88,8 +96,8 @@ class Toy(nn.Module):
 
     def _block(self, block: nn.ModuleDict, h: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         fc1, fc2 = block["fc1"], block["fc2"]
-        if self.kind == "Conv2d":
-            update = fc2(torch.tanh(fc1(h.view(-1, 2, 2, 2)))).mean((-2, -1))
+        if isinstance(shape := IMAGES.get(self.kind), tuple):
+            update = fc2(torch.tanh(fc1(h.view(-1, *shape)))).flatten(2).mean(-1)
         elif self.kind == "Embedding":
             first = torch.tanh(fc1(rows[:, 0]))
             update = first[:, :8] + first[:, 8:].repeat(1, 2) + fc2(rows[:, 1])

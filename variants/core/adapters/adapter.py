@@ -41,6 +41,10 @@ _HOOKS = (
 )
 
 
+# In evaluation torch's `nn.TransformerEncoderLayer` would read the weights of its layers and call none of them.
+torch.backends.mha.set_fastpath_enabled(False)
+
+
 class Adapter(nn.Module):
     """Wraps `base`, a frozen layer of a kind that `variants.core.layers` supports, and replaces it in the model.
 
@@ -246,11 +250,8 @@ class Factored(Adapter):
 
     def apply_factors(self, x: torch.Tensor) -> torch.Tensor:
         """Return ΔW x, without dropout."""
-        a, b, core = self.factors()
-        h = self.layer_kind.project(x, a)
-        if core is not None:
-            h = h * self.layer_kind.over_output(core) if core.ndim == 1 else self.layer_kind.expand(h, core)
-        return self.layer_kind.expand(h, b * self.scale)
+        a, b = self._scaled_factors()
+        return self.layer_kind.expand(self.layer_kind.project(x, a), b)
 
     def _scaled_factors(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return A (r, in) and scale · B C (out, r)."""

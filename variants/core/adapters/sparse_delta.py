@@ -109,7 +109,7 @@ class SparseDelta(Adapter):
     def update(self, x: torch.Tensor) -> torch.Tensor:
         matrix = self.dense()
         self._watch(matrix, self.collect)
-        return self.layer_kind.project(x.to(matrix.dtype) if x.is_floating_point() else x, matrix)
+        return self.layer_kind.apply(x.to(matrix.dtype) if x.is_floating_point() else x, matrix)
 
     def _watch(self, tensor: torch.Tensor, collect: Callable[[torch.Tensor], None]) -> None:
         if self.watched and torch.is_grad_enabled():
