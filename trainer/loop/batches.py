@@ -82,6 +82,7 @@ class Batches:
         self.steps_per_epoch = steps_per_epoch(len(rows), train)
         self._batch_size, self._accumulate = train.batch_size, train.accumulate
         self._rows: torch.utils.data.Dataset = rows
+        self._alone = rows
         self._sampler: Sampler = self.order
         if processes.count() > 1:
             self._rows = batch_shards.SharedRows(rows)
@@ -99,6 +100,14 @@ class Batches:
                 batches = iter(self.loaded(self._rows, self._batch_size, places))
             while found := list(itertools.islice(batches, self._accumulate)):
                 yield found
+
+    def single(self, count: int) -> Iterator[Batch]:
+        """This process's share of the first `count` rows of training, one a batch. Raises `ValueError` for too many."""
+        if count > len(self._alone):
+            raise ValueError(f"samples: {count}, allowed: at most the {len(self._alone)} training rows")
+        self.order.epoch = 0
+        mine = list(self.order)[:count][processes.rank() :: processes.count()]
+        return iter(self.loaded(self._alone, 1, mine))
 
     def loaded(self, rows: torch.utils.data.Dataset, size: int, places: Any = None) -> DataLoader:
         """`rows` in batches of `size`: those at `places` in that order, or all."""

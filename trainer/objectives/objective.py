@@ -175,6 +175,10 @@ class Objective:
         """The task loss of a batch, summed over what its mean is of."""
         raise NotImplementedError
 
+    def class_logits(self, model: Network, batch: Batch) -> torch.Tensor | None:
+        """The outputs (rows, classes) of a batch; None for a kind without classes."""
+        return None
+
     # -- evaluation -----------------------------------------------------------------------------
 
     def predict(self, model: Network, batch: Batch) -> list[Any]:

@@ -172,6 +172,7 @@ def _carry_out(planned: Planned, parts: Parts, row: record.Record, clock: _Clock
     row.rank.start = _total(parts.variant.ranks())
     loop = assemble.loop(parts, model, folder, device)
     loop.fit()
+    _start_after(loop, row)
     row.memory.cuda_train_allocated, row.memory.cuda_train_reserved = cost.cuda_peaks(device)
     row.metric.checkpoint, row.metric.step = config.train.checkpoint, (step := loop.hand_over())
     row.memory.gradients_end = cost.trainable_bytes(model)
@@ -193,6 +194,15 @@ def _carry_out(planned: Planned, parts: Parts, row: record.Record, clock: _Clock
         row.files = record.Files(**{field: sha256(folder / name) for field, name in names.items()})
         record.write(row, folder)
         unfinished.remove(folder)
+
+
+def _start_after(loop: Loop, row: record.Record) -> None:
+    """The method as it starts and the cost of what decided it, where passes before the first step did."""
+    if (prepared := loop.counters.prepared) is None:
+        return
+    row.params.adapter_start, row.params.closed_form = prepared["adapter"], prepared["formula"]
+    row.rank.start = prepared["rank"]
+    row.memory.before_rss, row.memory.before_cuda_allocated = prepared["rss"], prepared["cuda"]
 
 
 def _say_of_rows(parts: Parts) -> None:
@@ -259,12 +269,16 @@ def _count(loop: Loop, parts: Parts, model: torch.nn.Module, row: record.Record,
     )
     done, epochs = loop.done, loop.step_log.epoch(loop.done)
     row.steps = record.Steps(total=loop.steps, done=done, epochs=epochs, skipped=counters.skipped)
+    if counters.prepared is not None:
+        row.steps.before = counters.prepared["passes"]
     row.time = record.Time(
         train=counters.train_seconds,
         eval=counters.eval_seconds,
         tokens_per_second=counters.tokens / counters.train_seconds,
         steps_per_second=done / counters.train_seconds,
     )
+    if counters.prepared is not None:
+        row.time.before = counters.prepared["seconds"]
 
 
 def _largest(memory: record.Memory) -> record.Memory:
