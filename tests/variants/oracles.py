@@ -82,10 +82,16 @@ def load(name: str) -> Oracle:
 
 
 def optimizer(
-    model: nn.Module, variant: Variant, lr: float, weight_decay: float = 0.0, head: tuple[str, ...] = (), **options: Any
+    model: nn.Module,
+    variant: Variant,
+    lr: float,
+    weight_decay: float = 0.0,
+    head: tuple[str, ...] = (),
+    kind: str = "torch.optim.AdamW",
+    **options: Any,
 ) -> torch.optim.Optimizer:
-    """The optimizer that a run would train `model` with. options: of AdamW."""
-    own = {"_target_": "torch.optim.AdamW", **options}
+    """The optimizer that a run would train `model` with. kind: its class. options: of that class."""
+    own = {"_target_": kind, **options}
     optim = OmegaConf.create({"lr": lr, "head_lr": None, "weight_decay": weight_decay, "optimizer": own})
     return build_optimizer(model, head, variant, optim, fused=True)
 

@@ -15,6 +15,7 @@ from trainer.instantiate import named
 from trainer.loop import cost
 from trainer.loop.batches import Batch, Batches
 from trainer.machine import processes
+from trainer.objectives.causal_lm import IGNORED
 from trainer.objectives.objective import Objective
 from variants.core import collectives
 from variants.core.passes import Passes
@@ -62,8 +63,11 @@ def prepare(
     def real(batch: Batch) -> torch.Tensor | None:
         mask = batch.inputs.get("attention_mask")
         if mask is None or mask.ndim != 2:
-            mask = torch.ones(len(batch.labels), 1) if batch.weight == 0 else None
-        return None if mask is None else (mask.bool() & (batch.weight > 0)).to(device)
+            return None if batch.weight else torch.zeros(len(batch.labels), 1, dtype=torch.bool, device=device)
+        real = mask.bool() & (batch.weight > 0)
+        if batch.labels.shape == mask.shape:  # of a language model: places whose token is not learned have none
+            real &= batch.labels != IGNORED
+        return real.to(device)
 
     passes = Passes(
         model,
