@@ -9,7 +9,7 @@
 Paper     Paischer et al. 2025, "Parameter Efficient Fine-tuning via Explained Variance Adaptation", NeurIPS,
           arXiv 2410.07170.
 Code      PEFT 0.21.2, tuners/lora/eva.py, with its IncrementalPCA (randomised, seed 42).
-Budget    `budget` replaces rank: the components with the largest ratios whose parameters fit, exact to less than a rank.
+Budget    `budget` replaces rank: the components with the largest ratios that fit, exact to less than a rank.
           `rank` counts ranks, as in the paper: `rank` times the number of layers.
 Hooks     before_training  the passes; sets ranks and A
 Cost      forward passes before training until the components have converged, at most `passes`, and a decomposition of
