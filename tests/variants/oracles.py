@@ -172,7 +172,7 @@ def follow(
         taken = take(step, variant, model, batches, loss, weight, max_norm or 0.0)
         losses.append(float(taken.task_loss))
         norms.append(taken.norm)
-        penalties.append(0.0 if taken.penalty is None else float(taken.penalty) * len(batches))
+        penalties.append(0.0 if taken.penalty is None else float(taken.penalty))
         watch(t + 1, step)
         check(t + 1)
     for found, name in ((losses, "loss_task"), (norms, "grad_norm"), (penalties, "loss_reg")):
