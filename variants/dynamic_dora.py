@@ -146,16 +146,16 @@ class DynamicDoRA(AdapterVariant):
     @torch.no_grad()
     def on_update(self, step: Step) -> None:
         s, last = self.place(step.index, step.total), self.last(step.total)
-        if s > last:
+        if self._kept:
             self._enforce()
             return
         for name, adapter in self.adapters.items():
             self._scores[name] = self.beta * self._scores[name] + (1 - self.beta) * shares(adapter)
-        if s >= 0 and (s % self.interval == 0 or s == last):
-            kept = self.kept(s / last)
+        if s >= last or (s >= 0 and s % self.interval == 0):
+            kept = self.kept(min(s / last, 1.0))  # the last pruning comes later if its step was left out
             for name, adapter in self.adapters.items():
                 adapter.switch_off(kept[name])
-            if s == last:
+            if s >= last:
                 self._kept = kept
                 if self.profile == "paper":
                     self._remove(step.optimizer)
@@ -194,7 +194,7 @@ class DynamicDoRA(AdapterVariant):
 
     def on_train_end(self, step: Step) -> None:
         if not self._kept:
-            raise RuntimeError("target_rank: pruning did not reach its end")
+            self._kept = self.kept(1.0)
         self._remove(step.optimizer)
         used = sum(a.A.shape[0] * (1 if self.budget is None else a.cost) for a in self.adapters.values())
         if used > self.target:

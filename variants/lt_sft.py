@@ -119,11 +119,10 @@ class LTSFT(AdapterVariant):
 
     @torch.no_grad()
     def on_update(self, step: Step) -> None:
-        length = step.total // self.iterations
-        iteration, t = divmod(step.index, length)  # t: steps of this iteration so far
-        if iteration < self.iterations and t == self.full_steps:
+        begun = self._masks * (step.total // self.iterations)  # where the iteration of the next mask begins
+        if self._full and step.index >= begun + self.full_steps:  # later if that step was left out
             self._choose(step.optimizer)
-        elif iteration and not t and iteration < self.iterations:
+        elif not self._full and self._masks < self.iterations and step.index >= begun:
             self._open(step.optimizer)
 
     def _remember(self) -> None:

@@ -114,6 +114,7 @@ class ReLoRA(AdapterVariant):
             )
         field_checks.check_budget(self, "rank")
         self._ranks: dict[str, int] = {}
+        self._merges = 0
 
     @classmethod
     def test_params(cls) -> list[dict[str, Any]]:
@@ -158,8 +159,9 @@ class ReLoRA(AdapterVariant):
 
     @torch.no_grad()
     def on_update(self, step: Step) -> None:
-        if step.index < self.interval or step.index % self.interval != 1:
+        if (step.index - 1) // self.interval <= self._merges:  # a merge whose step was left out comes in the next
             return
+        self._merges += 1
         for name, adapter in self.adapters.items():
             adapter.restart(self.drawn(name, adapter))
             for part in ("A", "B"):
@@ -184,8 +186,13 @@ class ReLoRA(AdapterVariant):
     def state_dict(self) -> dict[str, Any]:
         rounds = {name: adapter.rounds for name, adapter in self.adapters.items()}
         past = {name: adapter.past for name, adapter in self.adapters.items() if adapter.past is not None}
-        return {"rounds": rounds, "past": past}
+        return {"rounds": rounds, "past": past, "merges": self._merges}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._merges = state["merges"]
         for name, adapter in self.adapters.items():
             adapter.set_past(state["past"].get(name), state["rounds"][name])
+
+    def start_from(self, state: Mapping[str, Any]) -> None:
+        self.load_state_dict(state)
+        self._merges = 0
