@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from variants.core.adapters import resize
 from variants.core.adapters.sparse_delta import SparseDelta
 from variants.core.kernels.sparse import sparse_linear
 
@@ -12,7 +13,7 @@ from variants.core.kernels.sparse import sparse_linear
 class DriftingDelta(SparseDelta):
     """ΔW = past + scatter(`values`): `values` at `indices` are trained now, `past` (out, in) was earlier.
 
-    The change of an entry is in exactly one of the two. `past` is None until entries have moved.
+    The change of an entry is in exactly one of the two. `past` is None until entries have moved. The scale is 1.
     """
 
     past: torch.Tensor | None
@@ -43,6 +44,18 @@ class DriftingDelta(SparseDelta):
         self.set_past(flat.view_as(past))
         self.set_indices(indices)
 
+    @torch.no_grad()
+    def shrink(self, indices: torch.Tensor, optimizer: torch.optim.Optimizer | None) -> None:
+        """Train only `indices` (n,), ascending, from now on, of those that are trained; the others stay as they are."""
+        kept = torch.searchsorted(self.indices, indices)
+        past = self.drift()
+        flat = past.flatten()
+        flat[self.indices] = self.values.detach()
+        flat[indices] = 0.0
+        resize.keep(self, "values", kept, 0, optimizer)
+        self.set_past(flat.view_as(past))
+        self.set_indices(indices)
+
     def drift(self) -> torch.Tensor:
         """Return a copy of `past`, (out, in)."""
         if self.past is not None:
@@ -53,6 +66,10 @@ class DriftingDelta(SparseDelta):
         """Set `past` (out, in); None for zeros."""
         self.past = None if past is None else past.to(self.values.device, self.values.dtype)
         self._rank = None
+
+    @property
+    def _acts(self) -> bool:
+        return self.past is not None or super()._acts
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         kind = self.layer_kind
@@ -91,7 +108,9 @@ class DriftingDelta(SparseDelta):
         return {"indices": self.indices, **past}
 
     def take_up(self, saved: dict[str, torch.Tensor]) -> None:
-        """Take up the result of `saved`."""
+        """Take up the result of `saved`; values of another number are created anew, and loaded afterwards."""
+        if len(saved["indices"]) != len(self.values):
+            self.hold(saved["indices"])
         self.set_past(saved.get("past"))
         self.set_indices(saved["indices"])
 
