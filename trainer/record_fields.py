@@ -87,8 +87,8 @@ class Memory:
     gradients_end: int | None = None
     optimizer_end: int | None = None
     adapter_file: int | None = None  # adapter and head on disk
-    before_rss: int | None = None  # of the process at the end of the passes before the first step
-    before_cuda_allocated: int | None = None  # at the peak of these passes
+    peak_rss_before: int | None = None  # peak_rss at the end of the passes before the first step
+    cuda_before_allocated: int | None = None  # at the peak of these passes
     peak_rss: int | None = None  # of the process, reset when the run starts
     cuda_train_allocated: int | None = None
     cuda_train_reserved: int | None = None

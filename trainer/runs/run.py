@@ -202,7 +202,7 @@ def _start_after(loop: Loop, row: record.Record) -> None:
         return
     row.params.adapter_start, row.params.closed_form = prepared["adapter"], prepared["formula"]
     row.rank.start = prepared["rank"]
-    row.memory.before_rss, row.memory.before_cuda_allocated = prepared["rss"], prepared["cuda"]
+    row.memory.peak_rss_before, row.memory.cuda_before_allocated = prepared["rss"], prepared["cuda"]
 
 
 def _say_of_rows(parts: Parts) -> None:

@@ -22,7 +22,7 @@ def state(record, tmp_path):
 def test_the_record_has_the_cost_and_the_parameters_after_the_passes(carry_out, tmp_path) -> None:
     record = carry_out(*RUN)
     assert record.steps.before == 3
-    assert record.time.before > 0 and record.memory.before_rss > 0
+    assert record.time.before > 0 and record.memory.peak_rss_before > 0
     ranks = state(record, tmp_path)["variant"]["ranks"]
     assert len(set(ranks.values())) > 1
     assert record.rank.start == record.rank.end == sum(ranks.values())
@@ -31,7 +31,7 @@ def test_the_record_has_the_cost_and_the_parameters_after_the_passes(carry_out, 
 
 def test_a_method_without_passes_has_no_such_numbers(carry_out) -> None:
     record = carry_out("train.max_steps=1")
-    assert record.steps.before is record.time.before is record.memory.before_rss is None
+    assert record.steps.before is record.time.before is record.memory.peak_rss_before is None
 
 
 def test_a_resumed_run_makes_no_pass_and_ends_with_the_same_bits(carry_out, tmp_path, monkeypatch) -> None:
