@@ -45,7 +45,7 @@ from variants.core import field_checks, layers
 from variants.core.adapters.adapter import LowRank
 from variants.core.allocation.budget import proportional, spread
 from variants.core.allocation.scores import BY_GRADIENT, reads_weights
-from variants.core.passes import Passes
+from variants.core.passes import Passes, all_reached
 from variants.core.variant import AdapterVariant
 
 SIZES: dict[str, Callable[[int], float]] = {"identity": float, "sqrt": math.sqrt, "log1p": math.log1p}
@@ -58,12 +58,15 @@ class Paper:
 
     sign = -1.0
 
-    def mean(self, gradients: list[dict[str, torch.Tensor]]) -> tuple[dict[str, torch.Tensor], dict[str, int]]:
-        """Return the mean gradients by layer, and how many gradients each is the mean of."""
-        total = dict(gradients[0])
-        for batch in gradients[1:]:
-            total = {name: total[name] + batch[name] for name in total}
-        return {name: g / len(gradients) for name, g in total.items()}, dict.fromkeys(total, len(gradients))
+    def mean(
+        self, total: dict[str, torch.Tensor], last: tuple[str, torch.Tensor | None], count: int
+    ) -> tuple[dict[str, torch.Tensor], dict[str, int]]:
+        """Return the mean gradients by layer, and how many gradients each is the mean of.
+
+        total: sums over `count` batches. last: the layer that the backward pass reaches last, and its sum without the
+        last batch.
+        """
+        return {name: g / count for name, g in total.items()}, dict.fromkeys(total, count)
 
     def scored(self, importance: torch.Tensor, count: int) -> torch.Tensor:
         return importance
@@ -78,13 +81,14 @@ class Released(Paper):
 
     sign = 1.0
 
-    def mean(self, gradients: list[dict[str, torch.Tensor]]) -> tuple[dict[str, torch.Tensor], dict[str, int]]:
-        means, counts = super().mean(gradients)
-        last = list(gradients[0])[-1]  # gradients are in the order in which the backward pass computes them
-        if len(gradients) == 1:
+    def mean(
+        self, total: dict[str, torch.Tensor], last: tuple[str, torch.Tensor | None], count: int
+    ) -> tuple[dict[str, torch.Tensor], dict[str, int]]:
+        means, counts = super().mean(total, last, count)
+        name, earlier = last
+        if earlier is None:
             raise ValueError("batches: 1 with profile: released leaves its last layer without a gradient, allowed: ≥ 2")
-        earlier, _ = super().mean([{last: batch[last]} for batch in gradients[:-1]])
-        return means | earlier, counts | {last: len(gradients) - 1}
+        return means | {name: earlier / (count - 1)}, counts | {name: count - 1}
 
     def rank(self, wanted: float, size: float, rounding: Callable[[float], int]) -> int:
         return int(rounding(wanted) // size)
@@ -192,10 +196,16 @@ class GoRA(AdapterVariant):
 
     @torch.no_grad()
     def before_training(self, passes: Passes[Any]) -> None:
-        with torch.enable_grad():
-            gradients = [passes.gradients(self.adapters, batch) for batch in passes.batches(self.batches)]
+        total: dict[str, torch.Tensor] = {}
+        last: tuple[str, torch.Tensor | None] = ("", None)
+        for batch in passes.batches(self.batches):
+            with torch.enable_grad():
+                gradients = passes.gradients(self.adapters, batch)
+            last = (name := list(gradients)[-1]), total.get(name)
+            total |= {name: total[name] + g if name in total else g for name, g in gradients.items()}
+        all_reached(total, self.adapters)
         profile = PROFILES[self.profile]
-        means, counts = profile.mean(gradients)
+        means, counts = profile.mean(total, last, self.batches)
         importance = {name: profile.scored(self.scored(name, means[name]), counts[name]) for name in self.adapters}
         for name, rank in self.ranks_for({name: float(score) for name, score in importance.items()}).items():
             adapter = self.adapters[name]

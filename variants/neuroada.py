@@ -29,7 +29,7 @@ from torch import nn
 from variants.core import field_checks, layers
 from variants.core.adapters.sparse_delta import SparseDelta, check_finite, largest_in_rows
 from variants.core.allocation.budget import spread
-from variants.core.passes import Passes
+from variants.core.passes import Passes, all_reached
 from variants.core.variant import AdapterVariant
 
 SCORES = ("magnitude", "gradient")
@@ -94,6 +94,7 @@ class NeuroAda(AdapterVariant):
             for batch in passes.batches(self.batches):
                 for name, gradient in passes.gradients(self.adapters, batch).items():
                     sums[name] = sums[name] + gradient if name in sums else gradient
+        all_reached(sums, self.adapters)
         check_finite(sums, "score: the gradient of {} is not finite")
         for name, adapter in self.adapters.items():
             adapter.set_indices(self.chosen(name, sums[name]))

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from variants.core import layers
+from variants.core.passes import all_reached
 from variants.lora import LoRA
 from variants.testing.toys import HEAD, KINDS, TARGETS, Toy, passes
 
@@ -87,7 +88,7 @@ def test_a_layer_that_is_not_part_of_the_loss_is_named() -> None:
     taken = passes(toy, torch.float64)
     (batch,) = taken.batches(1)
     with pytest.raises(ValueError, match=r"targets: layer.1.fc1 is not part of the loss; exclude it"):
-        taken.gradients(variant.adapters, batch)
+        all_reached(taken.gradients(variant.adapters, batch), variant.adapters)
 
 
 def test_probabilities_of_a_task_without_classes_are_refused() -> None:

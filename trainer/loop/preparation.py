@@ -27,7 +27,7 @@ from variants.core.variant import Variant
 class Prepared:
     """What the passes cost, and the method as it starts after them; part of every checkpoint.
 
-    seconds, passes: time, and forward passes of a process. rss, cuda: bytes at the peak, None where not measured.
+    seconds, passes: time and forward passes. rss, cuda: bytes at the peak, None where not measured.
     adapter: trainable parameters outside the head. formula: `closed_form`. rank: the sum of ranks.
     """
 
@@ -89,4 +89,5 @@ def prepare(
     cuda, _ = cost.cuda_peaks(device)
     cost.reset_cuda_peaks(device)
     rank = sum(ranks.values()) if ranks else None
-    return asdict(Prepared(seconds, passes.count, cost.peak_rss(), cuda, adapter, variant.closed_form(), rank))
+    count = passes.count + processes.sum_of(passes.single)
+    return asdict(Prepared(seconds, count, cost.peak_rss(), cuda, adapter, variant.closed_form(), rank))

@@ -31,7 +31,7 @@ class Passes(Generic[Batch]):
     raises `ValueError` if there are fewer. loss: the task loss of a batch. weight: of a batch, over all processes.
     real: (rows, places), which places of a batch hold something of a row that counts; None for all.
     logits: (rows, classes) of a batch; None for a task without classes.
-    count: forward passes so far, in this process.
+    count: forward passes so far over batches of all processes. single: over rows of this process alone.
     """
 
     def __init__(
@@ -46,27 +46,38 @@ class Passes(Generic[Batch]):
     ) -> None:
         self.model, self.batches, self.rows = model, batches, rows
         self._loss, self._weight, self._real, self._logits = loss, weight, real, logits
-        self.count = 0
+        self.count, self.single = 0, 0
 
     def gradients(self, adapters: Mapping[str, Adapter], batch: Batch) -> dict[str, torch.Tensor]:
-        """Return ∂L/∂W (out, in) of every layer, by name, of the mean loss of a batch, summed over the processes.
+        """Return ∂L/∂W (out, in) of the mean loss of a batch, by layer, summed over the processes.
 
-        Above a half-precision base they are float32. Raises `ValueError` for a layer that the loss does not reach.
+        In the order in which the backward pass reaches the layers; those that it doesn't reach are left out, which no
+        batch may do (`all_reached`). Above a half-precision base they are float32.
         """
         found = self._backward(adapters, lambda: self._loss(batch).sum / self._weight(batch), biases=False)
-        for name, adapter in adapters.items():
-            reached = collectives.all_reduce_sum(torch.tensor(float(name in found), device=adapter.weight.device))
-            if not reached.item():
-                raise ValueError(f"targets: {name} is not part of the loss; exclude it")
-            mine = found.get(name)
-            if mine is None:  # no row of this process reaches it
-                size, dtype = (adapter.out_features, adapter.in_features), _precision(adapter.weight)
-                mine = torch.zeros(size, dtype=dtype, device=adapter.weight.device)
-            found[name] = collectives.all_reduce_sum(mine)
-        return found
+        self.count += 1
+        if collectives.count() == 1:
+            return found
+        order = [name for name in found if name in adapters] + [name for name in adapters if name not in found]
+        reached = torch.tensor([float(name in found) for name in adapters], device=next(iter(found.values())).device)
+        somewhere = dict(zip(adapters, collectives.all_reduce_sum(reached).tolist(), strict=True))
+        # In one order on all processes, whichever layers their rows reach.
+        summed = {
+            n: collectives.all_reduce_sum(self._zero(a, found.get(n))) for n, a in adapters.items() if somewhere[n]
+        }
+        return {name: summed[name] for name in order if name in summed}
+
+    @staticmethod
+    def _zero(adapter: Adapter, gradient: torch.Tensor | None) -> torch.Tensor:
+        """Return `gradient`, or zeros (out, in) for a layer that no row of this process reaches."""
+        if gradient is not None:
+            return gradient
+        size, weight = (adapter.out_features, adapter.in_features), adapter.weight
+        return torch.zeros(size, dtype=_precision(weight), device=weight.device)
 
     def of_row(self, adapters: Mapping[str, Adapter], row: Batch) -> dict[str, torch.Tensor]:
         """Return ∂L/∂W (out, in) by layer, and ∂L/∂bias (out,) by "layer.bias", of one row of this process."""
+        self.single += 1
         return self._backward(adapters, lambda: self._loss(row).mean, biases=True)
 
     def of_classes(
@@ -78,7 +89,7 @@ class Passes(Generic[Batch]):
         """
         with torch.no_grad(), self._switched_off(adapters):
             logits = self._logits(row)
-        self.count += 1
+        self.single += 1
         if logits is None or logits.shape[-1] < 2:
             raise ValueError("fisher: true on a task without classes, allowed: empirical")
         probabilities = logits.float() if logits.dtype.itemsize < 4 else logits
@@ -89,6 +100,7 @@ class Passes(Generic[Batch]):
                 assert again is not None
                 return -again.log_softmax(-1)[0, number]
 
+            self.single += 1
             yield p, self._backward(adapters, surprise, biases=True)
 
     @torch.no_grad()
@@ -142,7 +154,6 @@ class Passes(Generic[Batch]):
                 stack.callback(adapter.register_forward_hook(hook).remove)
             stack.enter_context(self._switched_off(adapters))
             loss = compute()
-        self.count += 1
         loss.backward()
         self.model.zero_grad()
         return found
@@ -160,6 +171,13 @@ class Passes(Generic[Batch]):
             self.model.train(training)
 
 
+def all_reached(gradients: Mapping[str, torch.Tensor], adapters: Mapping[str, Adapter]) -> None:
+    """Raise `ValueError` for a layer without a gradient in any batch."""
+    for name in adapters:
+        if name not in gradients:
+            raise ValueError(f"targets: {name} is not part of the loss; exclude it")
+
+
 def _tokens(x: torch.Tensor, real: torch.Tensor | None) -> torch.Tensor:
     """Return the inputs (tokens, in) that are `real` (rows, places) of x (…, in), in single precision or more."""
     x = x.detach().to(_precision(x))
@@ -174,4 +192,4 @@ def _precision(tensor: torch.Tensor) -> torch.dtype:
     return torch.promote_types(tensor.dtype, torch.float32)
 
 
-__all__ = ["Passes"]
+__all__ = ["Passes", "all_reached"]

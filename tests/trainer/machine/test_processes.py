@@ -116,6 +116,9 @@ METHODS = [
     ["variant=adalora", "variant.rank=4", "variant.target_rank=2", "variant.initial_steps=1", "variant.final_steps=2"],
     ["variant=elalora", "variant.rank=4", "variant.interval=3", "variant.dropout=0"],
     ["variant=rosa", "variant.warmup_steps=2", "variant.collect_steps=3", "variant.dropout=0", "train.accumulate=2"],
+    ["variant=gora", "variant.min_rank=1", "variant.max_rank=6", "variant.batches=3"],
+    ["variant=eva", "variant.rank=2", "variant.batches=3", "variant.passes=7"],
+    ["variant=fish", "variant.samples=11"],
 ]
 
 
