@@ -1,8 +1,8 @@
 """Passes over training rows before the first step: forward and backward, with nothing moved.
 
 A method that decides by them (ranks, a mask, a start) overrides `Variant.before_training` and is given `Passes`. Its
-adapters are switched off in every pass, so that the numbers are those of the base model. The model is in evaluation
-mode, so that no pass draws a random number.
+adapters are switched off in every pass but `mean_loss`, so that the numbers are those of the base model. The model is
+in evaluation mode, so that no pass draws a random number.
 """
 
 from __future__ import annotations
@@ -47,6 +47,14 @@ class Passes(Generic[Batch]):
         self.model, self.batches, self.rows = model, batches, rows
         self._loss, self._weight, self._real, self._logits = loss, weight, real, logits
         self.count, self.single = 0, 0
+
+    def mean_loss(self, batch: Batch) -> torch.Tensor:
+        """Return this process's part of the mean loss of a batch, of the model as it is, adapters and mode included.
+
+        For methods that train before training; gradients are summed with `collectives.sum_gradients`.
+        """
+        self.count += 1
+        return self._loss(batch).sum / self._weight(batch)
 
     def gradients(self, adapters: Mapping[str, Adapter], batch: Batch) -> dict[str, torch.Tensor]:
         """Return ∂L/∂W (out, in) of the mean loss of a batch, by layer, summed over the processes.
