@@ -48,6 +48,7 @@ class Steps:
     done: int | None = None  # fewer than total after early stopping
     epochs: float | None = None
     skipped: int | None = None  # steps skipped because a gradient was not finite
+    before: int | None = None  # forward passes before the first step, of a method that decides by them
 
 
 @dataclass(slots=True)
@@ -86,6 +87,8 @@ class Memory:
     gradients_end: int | None = None
     optimizer_end: int | None = None
     adapter_file: int | None = None  # adapter and head on disk
+    peak_rss_before: int | None = None  # peak_rss at the end of the passes before the first step
+    cuda_before_allocated: int | None = None  # at the peak of these passes
     peak_rss: int | None = None  # of the process, reset when the run starts
     cuda_train_allocated: int | None = None
     cuda_train_reserved: int | None = None
@@ -99,6 +102,7 @@ class Time:
 
     train: float | None = None
     eval: float | None = None
+    before: float | None = None  # of the passes before the first step
     tokens_per_second: float | None = None  # in training, without padding; of `data.unit` where it is another
     steps_per_second: float | None = None
 

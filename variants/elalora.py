@@ -65,6 +65,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from variants.core import field_checks, layers
 from variants.core.adapters import svd_triplets
 from variants.core.adapters.adapter import check_rank
+from variants.core.adapters.grow import hold_rate
 from variants.core.adapters.svd_triplets import PARTS, Triplets
 from variants.core.allocation.budget import spread
 from variants.core.allocation.importance import NOT_FINITE, Importance
@@ -186,7 +187,7 @@ class ElaLoRA(AdapterVariant):
                 kind = type(step.scheduler).__name__
                 raise ValueError(f"optim.schedule: {kind} with profile: released can't be stopped, allowed: linear")
             if self._rounds:
-                _hold(step.optimizer, step.scheduler)  # again, because a resumed run has a new schedule
+                hold_rate(step.optimizer, step.scheduler)  # again, because a resumed run has a new schedule
 
     def on_update(self, step: Step) -> None:
         t = step.index - 1  # the method counts from 0
@@ -198,7 +199,7 @@ class ElaLoRA(AdapterVariant):
             if self.profile == "released":
                 step.optimizer.state.clear()
                 assert isinstance(step.scheduler, LambdaLR)
-                _hold(step.optimizer, step.scheduler)
+                hold_rate(step.optimizer, step.scheduler)
 
     def is_final_form(self, step: Step) -> bool:
         return step.index - 1 >= step.total - self.final_steps
@@ -318,14 +319,3 @@ def directions(rows: torch.Tensor, count: int, exact: bool) -> torch.Tensor:
         v = v - basis.T @ (basis @ v)
         basis = torch.cat([basis, v[None] / v.norm()])
     return basis[len(rows) :]
-
-
-def _hold(optimizer: torch.optim.Optimizer, scheduler: LambdaLR) -> None:
-    """Set the learning rate of every group to its base value for the rest of the run."""
-    scheduler.lr_lambdas = [_one] * len(scheduler.lr_lambdas)
-    for group, base in zip(optimizer.param_groups, scheduler.base_lrs, strict=True):
-        group["lr"] = base
-
-
-def _one(step: int) -> float:
-    return 1.0

@@ -82,6 +82,7 @@ class Batches:
         self.steps_per_epoch = steps_per_epoch(len(rows), train)
         self._batch_size, self._accumulate = train.batch_size, train.accumulate
         self._rows: torch.utils.data.Dataset = rows
+        self._undivided = rows
         self._own_sampler: Sampler = self.sampler  # of this process
         if processes.count() > 1:
             self._rows = batch_shards.SharedRows(rows)
@@ -105,6 +106,17 @@ class Batches:
                 batches = iter(self.loaded(self._rows, self._batch_size, indices))
             while step_batches := list(itertools.islice(batches, self._accumulate)):
                 yield step_batches
+
+    def single(self, count: int) -> Iterator[Batch]:
+        """Yields this process's share of the first `count` training rows, one a batch.
+
+        Raises `ValueError` for more rows than there are.
+        """
+        if count > len(self._undivided):
+            raise ValueError(f"samples: {count}, allowed: at most the {len(self._undivided)} training rows")
+        self.sampler.epoch = 0
+        indices = list(self.sampler)[:count][processes.rank() :: processes.count()]
+        return iter(self.loaded(self._undivided, 1, indices))
 
     def loaded(self, rows: torch.utils.data.Dataset, size: int, indices: Any = None) -> DataLoader:
         """Loads `rows` in batches of `size`: those at `indices` in this order, or all."""

@@ -31,6 +31,7 @@ class Counters:
     logged_steps: int = 0  # steps in the two sums below
     task_loss: float = 0.0
     penalty: float = 0.0
+    prepared: dict[str, Any] | None = None  # of `preparation.Prepared`, for a method with passes before training
     silent: list[str] | None = (
         None  # parameters trained from the start that had no gradient yet, see `observe_gradients`
     )

@@ -20,7 +20,7 @@ from torch import nn
 from trainer.data.rows import Rows, TaskSplits
 from trainer.errors import Pruned, RunFailed
 from trainer.instantiate import make
-from trainer.loop import checkpoints, cost, progress
+from trainer.loop import checkpoints, cost, preparation, progress
 from trainer.loop.batches import Batch, Batches, Collator, total_steps
 from trainer.loop.counters import Counters
 from trainer.loop.evaluation import Evaluation, Evaluator
@@ -107,10 +107,17 @@ class Loop:
         processes.seed_apart(self.cfg.seed)
         self.resume()
         if self.done == 0:
+            self.prepare()
             self.rank_log.write(0, self.variant.ranks())
         shown = self.cfg.machine.progress and processes.is_first()
         with progress.shown(shown, self.done, self.steps, self.step_log.shown) as advance:
             self._train(advance)
+
+    def prepare(self) -> None:
+        """Makes the passes before the first step; not for a run that starts from another, whose decisions it keeps."""
+        if self.cfg.init_from is None:
+            parts = self.batches, self.objective, self.network, self.forward
+            self.counters.prepared = preparation.prepare(self.variant, self.model, self.head, *parts)
 
     def _train(self, advance: Callable[[], None]) -> None:
         counters, train, machine = self.counters, self.cfg.train, self.cfg.machine

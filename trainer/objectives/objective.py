@@ -179,6 +179,10 @@ class Objective:
         """Computes the task loss of a batch as a sum; its divisor is the batch's weight."""
         raise NotImplementedError
 
+    def class_logits(self, model: Network, batch: Batch) -> torch.Tensor | None:
+        """The outputs (rows, classes) of a batch; None for a kind without classes."""
+        return None
+
     # -- evaluation -----------------------------------------------------------------------------
 
     def predict(self, model: Network, batch: Batch) -> list[Any]:

@@ -115,6 +115,9 @@ class SequenceClassification(Objective):
         """Computes the cross-entropy, or the squared error of a regression, summed over the rows."""
         return self._loss(self._logits(model, batch), batch)
 
+    def class_logits(self, model: Network, batch: Batch) -> torch.Tensor:
+        return self._logits(model, batch)
+
     def predict(self, model: Network, batch: Batch) -> list[Any]:
         """Returns for each row its outputs and the mean loss of its batch."""
         logits = self._logits(model, batch)

@@ -170,6 +170,7 @@ def _carry_out(planned: Planned, context: RunContext, row: record.Record, clock:
     row.rank.start = _total(context.variant.ranks())
     loop = assemble.loop(context, model, folder, device)
     loop.fit()
+    _start_after(loop, row)
     row.memory.cuda_train_allocated, row.memory.cuda_train_reserved = cost.cuda_peaks(device)
     row.metric.checkpoint, row.metric.step = config.train.checkpoint, (step := loop.finish())
     row.memory.gradients_end = cost.trainable_bytes(model)
@@ -191,6 +192,15 @@ def _carry_out(planned: Planned, context: RunContext, row: record.Record, clock:
         row.files = record.Files(**{field: sha256(folder / name) for field, name in names.items()})
         record.write(row, folder)
         unfinished.remove(folder)
+
+
+def _start_after(loop: Loop, row: record.Record) -> None:
+    """Writes to `row` the method as it starts and the cost of passes before the first step, if there were any."""
+    if (prepared := loop.counters.prepared) is None:
+        return
+    row.params.adapter_start, row.params.closed_form = prepared["adapter"], prepared["formula"]
+    row.rank.start = prepared["rank"]
+    row.memory.peak_rss_before, row.memory.cuda_before_allocated = prepared["rss"], prepared["cuda"]
 
 
 def _log_notes(context: RunContext) -> None:
@@ -262,12 +272,16 @@ def _record_costs(loop: Loop, context: RunContext, model: torch.nn.Module, row: 
     )
     done, epochs = loop.done, loop.step_log.epoch(loop.done)
     row.steps = record.Steps(total=loop.steps, done=done, epochs=epochs, skipped=counters.skipped)
+    if counters.prepared is not None:
+        row.steps.before = counters.prepared["passes"]
     row.time = record.Time(
         train=counters.train_seconds,
         eval=counters.eval_seconds,
         tokens_per_second=counters.tokens / counters.train_seconds,
         steps_per_second=done / counters.train_seconds,
     )
+    if counters.prepared is not None:
+        row.time.before = counters.prepared["seconds"]
 
 
 def _largest(memory: record.Memory) -> record.Memory:

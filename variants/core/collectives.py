@@ -40,6 +40,20 @@ def all_reduce_sum(part: torch.Tensor) -> torch.Tensor:
     return whole
 
 
+def gather_rows(part: torch.Tensor) -> torch.Tensor:
+    """Return the rows `part` (n, …) of all processes one after the other; n may differ between them."""
+    if count() == 1:
+        return part
+    sizes = [torch.zeros(1, dtype=torch.int64, device=part.device) for _ in range(count())]
+    dist.all_gather(sizes, torch.tensor([len(part)], device=part.device))
+    lengths = [int(size) for size in sizes]
+    padded = part.new_zeros((max(lengths), *part.shape[1:]))
+    padded[: len(part)] = part
+    parts = [torch.empty_like(padded) for _ in lengths]
+    dist.all_gather(parts, padded)
+    return torch.cat([rows[:length] for rows, length in zip(parts, lengths, strict=True)])
+
+
 @torch.no_grad()
 def sum_gradients(model: nn.Module) -> None:
     """Replace every gradient by its sum over the processes, with one all-reduce for each dtype.

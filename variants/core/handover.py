@@ -63,7 +63,12 @@ class Update:
 
 @torch.no_grad()
 def products(adapter: Adapter, ranks: Sequence[int | None] = (None,)) -> list[Update]:
-    """Return ΔW of `adapter` in evaluation mode at each of `ranks`, at most its full rank; None means the full rank."""
+    """Return ΔW of `adapter` in evaluation mode at each of `ranks`, at most its full rank; None means the full rank.
+
+    Raises `CannotHandOver` for an adapter that trains more than ΔW.
+    """
+    if (beside := adapter.beside_delta()) is not None:
+        raise CannotHandOver(f"{beside} is part of no low-rank product; allowed: merged")
     training = adapter.training
     adapter.eval()
     try:

@@ -71,6 +71,10 @@ class LayerKind:
         """Return ∂L/∂W as (out, in), from the layer's input and the gradient of its output."""
         return output.flatten(0, -2).T @ x.flatten(0, -2)
 
+    def over_places(self, output: torch.Tensor) -> torch.Tensor:
+        """Return the sums (out,) of the output's gradient over rows and places: the gradient of a bias."""
+        return output.flatten(0, -2).sum(0)
+
 
 class _Conv1D(LayerKind):
     def as_matrix(self, weight: torch.Tensor) -> torch.Tensor:
@@ -143,6 +147,9 @@ class _Convolution(LayerKind):
         """The input with what the layer puts around it, and the padding that is left to do: none."""
         mode = "constant" if self.layer.padding_mode == "zeros" else self.layer.padding_mode
         return F.pad(x, self.layer._reversed_padding_repeated_twice, mode=mode), 0
+
+    def over_places(self, output: torch.Tensor) -> torch.Tensor:
+        return output.sum((-2, -1)) if output.ndim == 3 else output.sum((0, 2, 3))
 
 
 def matrix(layer: nn.Module) -> torch.Tensor:

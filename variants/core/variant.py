@@ -1,6 +1,8 @@
 """A variant: its hyperparameters are its fields, and it acts through a few named hooks.
 
     model = variant.attach(model, head)      # wrap target layers, freeze the rest
+    variant.before_training(passes)          # passes over training rows; not for a run that is resumed or taken up
+    optimizer = …                            # over the parameters that are trained now
     for step in 1 … total:                   # `variants.core.step.take`
         variant.on_step_begin(step)          # before the forward
         for batch in batches of the step:    # every row of a step weighs the same
@@ -17,6 +19,9 @@ Several processes may share a run; each has a part of every batch. `.grad` is su
 see the same gradients on all processes. What hooks draw with torch is the same, too. A method that takes gradients
 elsewhere sums them with `variants.core.collectives.all_reduce_sum`. `penalty` must draw nothing.
 
+`before_training` sees the base model's gradients and inputs for the first training rows (`variants.core.passes`) and
+may resize parameters. What it decides is part of `state_dict`, so that a resumed run makes no pass.
+
 A step whose gradients are not finite is skipped: neither `on_gradients` nor `on_update` is called, so importance
 averages stay finite.
 
@@ -27,6 +32,7 @@ A method that wraps layers derives from `AdapterVariant`; one that wraps none de
 | must be defined | `build` | `attach` |
 | with hyperparameters | `test_params`, `__post_init__` for their checks | the same |
 | with a schedule or sizes to check | `plan`, `check` | the same |
+| if it decides by passes before training | `before_training`, `state_dict`, `load_state_dict` | the same |
 | if it changes during training | `on_*` hooks, `state_dict`, `load_state_dict`, `is_final_form` | the same |
 | rarely | the others | `ranks`, `effective_parameters`, `disabled`, `merged`, `to_peft` |
 """
@@ -49,6 +55,7 @@ from variants.core import layers as kinds
 from variants.core import target_modules as targets
 from variants.core.adapters.adapter import Adapter
 from variants.core.handover import CannotHandOver
+from variants.core.passes import Passes
 
 T = TypeVar("T")
 
@@ -113,6 +120,12 @@ class Variant:
         Returns the model to call: `model` itself, unless a bridge to another library wraps it.
         """
         raise NotImplementedError(f"{type(self).__name__}.attach")
+
+    def before_training(self, passes: Passes[Any]) -> None:
+        """Runs before the first step of a new run, before the optimizer is made: passes over the first training rows.
+
+        Raises `ValueError` for rows or gradients that it can't decide by.
+        """
 
     def on_step_begin(self, step: Step) -> None:
         """Runs before the forward passes of a step: once per step, however many batches it accumulates."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import functools
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint as checkpointed
 
-from variants.core import state_files, training_state
+from variants.core import collectives, state_files, training_state
+from variants.core.passes import Passes
 from variants.core.step import Loss, take
 from variants.core.target_modules import inside
 from variants.core.variant import Step, Variant, field_names
@@ -181,11 +182,16 @@ def attach(
     seed: int = 0,
     kind: str = "Linear",
 ) -> Trained:
-    """Return a new variant on a new toy, before any step. Weight decay is 0; groups record what `decays` returns."""
+    """Return a new variant on a new toy, after its passes and before any step.
+
+    Weight decay is 0; groups record what `decays` returns.
+    """
     variant = prepared(cls, params, kind)
     model: nn.Module = Toy(dtype, kind)
     torch.manual_seed(seed)
     model = variant.attach(model, HEAD)
+    with torch.random.fork_rng():
+        variant.before_training(passes(model, dtype, kind))
     groups: dict[str, dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -196,6 +202,29 @@ def attach(
     optimizer = torch.optim.AdamW(list(groups.values()), weight_decay=0.0)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - 0.5 * step / STEPS)
     return Trained(variant, model, optimizer, scheduler, dtype, kind)
+
+
+def passes(model: nn.Module, dtype: torch.dtype = torch.float32, kind: str = "Linear") -> Passes[Any]:
+    """Return the passes over the toy's rows: 16 rows a batch, of which each process has its part."""
+    x, y = data(dtype, kind)
+    head = next(module for module in model.modules() if isinstance(module, Toy)).head
+    y = y.to(head.weight.dtype)
+
+    def batches(count: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        for number in range(count):
+            rows = torch.arange(16)[collectives.rank() :: collectives.count()] + 16 * (number % 4)
+            yield x[rows], y[rows]
+
+    def rows(count: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        if count > len(x):
+            raise ValueError(f"samples: {count}, allowed: at most the {len(x)} training rows")
+        return ((x[i, None], y[i, None]) for i in range(collectives.rank(), count, collectives.count()))
+
+    def loss(batch: tuple[torch.Tensor, torch.Tensor]) -> Loss:
+        return Loss(F.mse_loss(model(batch[0]), batch[1], reduction="sum"), batch[1].numel())
+
+    weight = 16 * y.shape[1]
+    return Passes(model, batches, rows, loss, lambda batch: weight, logits=lambda batch: model(batch[0]))
 
 
 def prepared(cls: type[Variant], params: Mapping[str, Any], kind: str = "Linear") -> Variant:

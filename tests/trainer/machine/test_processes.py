@@ -70,6 +70,9 @@ def test_a_divided_backbone_changes_no_bit_of_any_variant_or_is_refused(in_two):
     assert set(found) == {case.cls.__name__ for case, _ in alike.named().values()}
     assert {name: line for name, line in found.items() if line != "equal"} == {
         "SHiRA": "machine.fsdp: true with variant.mask: snip, allowed: false; it reads weights between passes",
+        "GoRA": "machine.fsdp: true with variant.importance: product_mean, allowed: false; "
+        "it reads weights between passes",
+        "LIFT": "machine.fsdp: true with variant.filter_rank: 1, allowed: false; it reads weights between passes",
         "Full": "machine.fsdp: true with full, allowed: false; it leaves no weight frozen",
     }
 
@@ -113,6 +116,9 @@ METHODS = [
     ["variant=adalora", "variant.rank=4", "variant.target_rank=2", "variant.initial_steps=1", "variant.final_steps=2"],
     ["variant=elalora", "variant.rank=4", "variant.interval=3", "variant.dropout=0"],
     ["variant=rosa", "variant.warmup_steps=2", "variant.collect_steps=3", "variant.dropout=0", "train.accumulate=2"],
+    ["variant=gora", "variant.min_rank=1", "variant.max_rank=6", "variant.batches=3"],
+    ["variant=eva", "variant.rank=2", "variant.batches=3", "variant.passes=7"],
+    ["variant=fish", "variant.samples=11"],
 ]
 
 

@@ -126,6 +126,10 @@ class Adapter(nn.Module):
         """
         return svd.of_matrix(self.delta()).product()
 
+    def beside_delta(self) -> str | None:
+        """Return what the adapter trains in the layer beside ΔW, in words; None for nothing. No factors have it."""
+        return None
+
     @property
     def rank(self) -> int:
         """The rank of ΔW in use: what its shape and its zeros allow."""

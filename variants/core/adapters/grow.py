@@ -63,3 +63,14 @@ def remove_params(optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Para
             if id(parameter) in removed:
                 optimizer.state.pop(parameter, None)
         group["params"] = [parameter for parameter in group["params"] if id(parameter) not in removed]
+
+
+def hold_rate(optimizer: torch.optim.Optimizer, scheduler: torch.optim.lr_scheduler.LambdaLR) -> None:
+    """Set the learning rate of every group to its base value for the rest of the run."""
+    scheduler.lr_lambdas = [_one] * len(scheduler.lr_lambdas)
+    for group, base in zip(optimizer.param_groups, scheduler.base_lrs, strict=True):
+        group["lr"] = base
+
+
+def _one(step: int) -> float:
+    return 1.0

@@ -155,6 +155,9 @@ class SparseDelta(Adapter):
             return 0
         if self._rank is None:
             indices = self.indices.cpu().numpy() if indices is None else indices
+            if len(indices) == self.out_features * self.in_features:
+                self._rank = min(self.out_features, self.in_features)
+                return self._rank
             at = indices // self.in_features, indices % self.in_features
             pattern = coo_matrix((np.ones(len(indices)), at), shape=(self.out_features, self.in_features))
             self._rank = int(structural_rank(pattern.tocsr()))

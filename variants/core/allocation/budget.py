@@ -4,8 +4,8 @@ A budget counts the adapters' trainable parameters at the end of training, by re
 integer ranks and entries allow, and never exceeded, so two methods with one budget differ by less than one rank of one
 layer.
 
-`spread` is for methods with fixed ranks, `within` for those that score components, `apportion` for those that count
-single entries.
+`spread` is for methods with fixed ranks, `proportional` for those that score layers, `within` for those that score
+components, `apportion` for those that count single entries.
 """
 
 from __future__ import annotations
@@ -45,6 +45,45 @@ def spread_priced(
     further = {name: price(name, r + 1) - price(name, r) for name, r in ranks.items() if r == rank < most[name]}
     for name in _fill(further, budget - total(ranks)):
         ranks[name] += 1
+    return ranks
+
+
+def proportional(
+    shares: Mapping[str, float],
+    costs: Mapping[str, int],
+    budget: int,
+    least: Mapping[str, int],
+    most: Mapping[str, int],
+) -> dict[str, int]:
+    """Return ranks by layer in proportion to `shares`, whose parameters are closest to `budget` from below.
+
+    costs: parameters of one rank. least, most: bounds of a layer's rank. Ranks are λ · share within their bounds, with
+    one λ for all, rounded down; the layers that lost most by rounding get one more, while it fits.
+    Raises `ValueError` for a budget outside the bounds, or for shares that are not positive numbers.
+    """
+    if not all(math.isfinite(share) and share >= 0 for share in shares.values()) or not any(shares.values()):
+        raise ValueError("scores: one is not finite, or all are zero")
+    check_range(budget, sum(c * least[n] for n, c in costs.items()), sum(c * most[n] for n, c in costs.items()))
+
+    def exact(factor: float) -> dict[str, float]:
+        return {name: min(max(factor * share, least[name]), most[name]) for name, share in shares.items()}
+
+    def total(ranks: Mapping[str, float]) -> float:
+        return sum(costs[name] * rank for name, rank in ranks.items())
+
+    low, high = 0.0, max(most.values()) / min(share for share in shares.values() if share)
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (middle, high) if total(exact(middle)) <= budget else (low, middle)
+    wanted = exact(low)
+    ranks = {name: math.floor(rank + 1e-9) for name, rank in wanted.items()}
+    left = budget - sum(costs[name] * rank for name, rank in ranks.items())
+    order = sorted(ranks, key=lambda name: ranks[name] - wanted[name])
+    while fitting := [name for name in order if costs[name] <= left and ranks[name] < most[name]]:
+        for name in fitting:
+            if costs[name] <= left:
+                ranks[name] += 1
+                left -= costs[name]
     return ranks
 
 

@@ -71,6 +71,10 @@ class Importance:
             return _parts(self._flat[1] * self._flat[2], self.mean)
         return {name: mean * self.uncertainty[name] for name, mean in self.mean.items()}
 
+    def ratios(self, floor: float = 1e-6) -> dict[str, torch.Tensor]:
+        """Return (Ī + floor) / (Ū + floor) by name, the score of IGU-LoRA (arXiv 2603.13792)."""
+        return {name: (mean + floor) / (self.uncertainty[name] + floor) for name, mean in self.mean.items()}
+
     def keep(self, name: str, index: torch.Tensor, dim: int) -> None:
         """Keep the slices `index` of a parameter that was resized."""
         self._flat = None

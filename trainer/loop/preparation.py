@@ -1,0 +1,93 @@
+"""The passes before the first step that a variant asks for: made once, of a new run, and what they cost."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from trainer.instantiate import named
+from trainer.loop import cost
+from trainer.loop.batches import Batch, Batches
+from trainer.machine import processes
+from trainer.objectives.causal_lm import IGNORED
+from trainer.objectives.objective import Objective
+from variants.core import collectives
+from variants.core.passes import Passes
+from variants.core.step import Loss
+from variants.core.variant import Variant
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What the passes cost, and the method as it starts after them; part of every checkpoint.
+
+    seconds, passes: time and forward passes. rss, cuda: bytes at the peak, None where not measured.
+    adapter: trainable parameters outside the head. formula: `closed_form`. rank: the sum of ranks.
+    """
+
+    seconds: float
+    passes: int
+    rss: int | None
+    cuda: int | None
+    adapter: int
+    formula: int | None
+    rank: int | None
+
+
+def prepare(
+    variant: Variant,
+    model: nn.Module,
+    head: Sequence[str],
+    batches: Batches,
+    objective: Objective,
+    network: Any,
+    loss: Callable[[Batch], Loss],
+) -> dict[str, Any] | None:
+    """Calls `before_training` of a variant that has it; the fields of `Prepared`, None where there is no such hook.
+
+    loss: runs the forward pass of a batch. Raises `ConfigError`.
+    """
+    if type(variant).before_training is Variant.before_training:
+        return None
+    device = batches.device
+
+    def first(count: int) -> Iterator[Batch]:
+        return itertools.islice(itertools.chain.from_iterable(batches.steps(0)), count)
+
+    def real(batch: Batch) -> torch.Tensor | None:
+        mask = batch.inputs.get("attention_mask")
+        if mask is None or mask.ndim != 2:
+            return None if batch.weight else torch.zeros(len(batch.labels), 1, dtype=torch.bool, device=device)
+        real = mask.bool() & (batch.weight > 0)
+        if batch.labels.shape == mask.shape:  # of a language model: places whose token is not learned have none
+            real &= batch.labels != IGNORED
+        return real.to(device)
+
+    passes = Passes(
+        model,
+        first,
+        batches.single,
+        loss,
+        weight=lambda batch: processes.sum_of(batch.weight),
+        real=real,
+        logits=lambda batch: objective.class_logits(network, batch.to(device)),
+    )
+    cost.reset_cuda_peaks(device)
+    begun = time.perf_counter()
+    # What follows draws what it draws for a method without passes, however many there were.
+    with torch.random.fork_rng(), collectives.same_draws():
+        named("variant", variant.before_training, passes)
+    seconds = time.perf_counter() - begun
+    adapter, _ = cost.trainable_parameters(model, head)
+    ranks = variant.ranks()
+    cuda, _ = cost.cuda_peaks(device)
+    cost.reset_cuda_peaks(device)
+    rank = sum(ranks.values()) if ranks else None
+    count = passes.count + processes.sum_of(passes.single)
+    return asdict(Prepared(seconds, count, cost.peak_rss(), cuda, adapter, variant.closed_form(), rank))

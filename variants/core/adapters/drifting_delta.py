@@ -1,0 +1,118 @@
+"""A sparse update whose entries move on and leave behind what they have changed."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from variants.core.adapters import resize
+from variants.core.adapters.sparse_delta import SparseDelta
+from variants.core.kernels.sparse import sparse_linear
+
+
+class DriftingDelta(SparseDelta):
+    """ΔW = past + scatter(`values`): `values` at `indices` are trained now, `past` (out, in) was earlier.
+
+    The change of an entry is in exactly one of the two. `past` is None until entries have moved. The scale is 1.
+    """
+
+    past: torch.Tensor | None
+
+    def hold(self, indices: torch.Tensor) -> None:
+        super().hold(indices)
+        if "past" not in self._buffers:
+            self.register_buffer("past", None, persistent=False)
+
+    @torch.no_grad()
+    def move(self, indices: torch.Tensor, optimizer: torch.optim.Optimizer | None, keep_moments: bool = True) -> None:
+        """Train the entries `indices` (nnz,), ascending, from now on; those that stay keep values and gradients.
+
+        keep_moments: whether they keep their moments, too; those of new entries start at zero.
+        """
+        old, past = self.indices, self.drift()
+        flat = past.flatten()
+        flat[old] = self.values.detach()
+        found = torch.searchsorted(old, indices).clamp(max=len(old) - 1)
+        stays = old[found] == indices
+        state = {} if optimizer is None else optimizer.state.get(self.values, {})
+        moments = [e for e in state.values() if isinstance(e, torch.Tensor) and e.ndim and e.shape == self.values.shape]
+        for tensor in [*moments, *([] if self.values.grad is None else [self.values.grad])]:
+            keeps = keep_moments or tensor is self.values.grad
+            tensor.copy_(torch.where(stays, tensor[found], 0.0) if keeps else torch.zeros_like(tensor))
+        self.values.copy_(flat[indices])
+        flat[indices] = 0.0
+        self.set_past(flat.view_as(past))
+        self.set_indices(indices)
+
+    @torch.no_grad()
+    def shrink(self, indices: torch.Tensor, optimizer: torch.optim.Optimizer | None) -> None:
+        """Train only `indices` (n,), ascending, from now on, of those that are trained; the others stay as they are."""
+        kept = torch.searchsorted(self.indices, indices)
+        past = self.drift()
+        flat = past.flatten()
+        flat[self.indices] = self.values.detach()
+        flat[indices] = 0.0
+        resize.keep(self, "values", kept, 0, optimizer)
+        self.set_past(flat.view_as(past))
+        self.set_indices(indices)
+
+    def drift(self) -> torch.Tensor:
+        """Return a copy of `past`, (out, in)."""
+        if self.past is not None:
+            return self.past.clone()
+        return self.values.new_zeros(self.out_features, self.in_features)
+
+    def set_past(self, past: torch.Tensor | None) -> None:
+        """Set `past` (out, in); None for zeros."""
+        self.past = None if past is None else past.to(self.values.device, self.values.dtype)
+        self._rank = None
+
+    @property
+    def _acts(self) -> bool:
+        return self.past is not None or super()._acts
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        kind = self.layer_kind
+        if self.past is None or not kind.is_product or not self._uses_merged_weight or self.watched:
+            return super().forward(x)
+        matrix = kind.matrix + self.past
+        return sparse_linear(x, matrix, kind.layer.bias, self.values, self.entries, self.scale, self.kernel)
+
+    def merged_weight(self) -> torch.Tensor:
+        weight = super().merged_weight()
+        return weight if self.past is None else weight + self.layer_kind.as_weight(self.past)
+
+    def dense(self) -> torch.Tensor:
+        return super().dense() if self.past is None else super().dense() + self.past
+
+    def changed(self) -> torch.Tensor:
+        """Return the indices (n,) of all entries that are trained or were, ascending."""
+        if self.past is None:
+            return self.indices
+        return torch.cat([self.indices, self.past.flatten().nonzero().flatten()]).unique()
+
+    def rank_source(self) -> torch.Tensor | None:
+        return self.changed() if self.settled and self._rank is None else None
+
+    def structural_rank(self, indices: np.ndarray | None = None) -> int:
+        if self._rank is None and indices is None:
+            indices = self.changed().cpu().numpy()
+        return super().structural_rank(indices)
+
+    def entry_counts(self) -> tuple[int, int]:
+        return len(self.changed()) if self.settled else 0, self.out_features * self.in_features
+
+    def saved(self) -> dict[str, torch.Tensor]:
+        """Return what places the entries: their indices, and the changes that earlier ones left behind."""
+        past = {} if self.past is None else {"past": self.past}
+        return {"indices": self.indices, **past}
+
+    def take_up(self, saved: dict[str, torch.Tensor]) -> None:
+        """Take up the result of `saved`; values of another number are created anew, and loaded afterwards."""
+        if len(saved["indices"]) != len(self.values):
+            self.hold(saved["indices"])
+        self.set_past(saved.get("past"))
+        self.set_indices(saved["indices"])
+
+
+__all__ = ["DriftingDelta"]

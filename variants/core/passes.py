@@ -1,0 +1,203 @@
+"""Passes over training rows before the first step: forward and backward, with nothing moved.
+
+A method that decides by them (ranks, a mask, a start) overrides `Variant.before_training` and is given `Passes`. Its
+adapters are switched off in every pass but `mean_loss`, so that the numbers are those of the base model. The model is
+in evaluation mode, so that no pass draws a random number.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import torch
+from torch import nn
+
+from variants.core import collectives
+from variants.core.adapters.adapter import Adapter
+
+if TYPE_CHECKING:
+    from variants.core.step import Loss
+
+Batch = TypeVar("Batch")
+
+
+class Passes(Generic[Batch]):
+    """The training rows in the order of the run's first steps, and the model's gradients and inputs for them.
+
+    model: with the method attached. batches: batches(count) yields the first `count` batches of training, of which each
+    process has its part. rows: rows(count) yields this process's share of the first `count` rows, one a batch; it
+    raises `ValueError` if there are fewer. loss: the task loss of a batch. weight: of a batch, over all processes.
+    real: (rows, places), which places of a batch hold something of a row that counts; None for all.
+    logits: (rows, classes) of a batch; None for a task without classes.
+    count: forward passes so far over batches of all processes. single: over rows of this process alone.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        batches: Callable[[int], Iterator[Batch]],
+        rows: Callable[[int], Iterator[Batch]],
+        loss: Callable[[Batch], Loss],
+        weight: Callable[[Batch], float],
+        real: Callable[[Batch], torch.Tensor | None] = lambda batch: None,
+        logits: Callable[[Batch], torch.Tensor | None] = lambda batch: None,
+    ) -> None:
+        self.model, self.batches, self.rows = model, batches, rows
+        self._loss, self._weight, self._real, self._logits = loss, weight, real, logits
+        self.count, self.single = 0, 0
+
+    def mean_loss(self, batch: Batch) -> torch.Tensor:
+        """Return this process's part of the mean loss of a batch, of the model as it is, adapters and mode included.
+
+        For methods that train before training; gradients are summed with `collectives.sum_gradients`.
+        """
+        self.count += 1
+        return self._loss(batch).sum / self._weight(batch)
+
+    def gradients(self, adapters: Mapping[str, Adapter], batch: Batch) -> dict[str, torch.Tensor]:
+        """Return ∂L/∂W (out, in) of the mean loss of a batch, by layer, summed over the processes.
+
+        In the order in which the backward pass reaches the layers; those that it doesn't reach are left out, which no
+        batch may do (`all_reached`). Above a half-precision base they are float32.
+        """
+        found = self._backward(adapters, lambda: self._loss(batch).sum / self._weight(batch), biases=False)
+        self.count += 1
+        if collectives.count() == 1:
+            return found
+        order = [name for name in found if name in adapters] + [name for name in adapters if name not in found]
+        reached = torch.tensor([float(name in found) for name in adapters], device=next(iter(found.values())).device)
+        somewhere = dict(zip(adapters, collectives.all_reduce_sum(reached).tolist(), strict=True))
+        # In one order on all processes, whichever layers their rows reach.
+        summed = {
+            n: collectives.all_reduce_sum(self._zero(a, found.get(n))) for n, a in adapters.items() if somewhere[n]
+        }
+        return {name: summed[name] for name in order if name in summed}
+
+    @staticmethod
+    def _zero(adapter: Adapter, gradient: torch.Tensor | None) -> torch.Tensor:
+        """Return `gradient`, or zeros (out, in) for a layer that no row of this process reaches."""
+        if gradient is not None:
+            return gradient
+        size, weight = (adapter.out_features, adapter.in_features), adapter.weight
+        return torch.zeros(size, dtype=_precision(weight), device=weight.device)
+
+    def of_row(self, adapters: Mapping[str, Adapter], row: Batch) -> dict[str, torch.Tensor]:
+        """Return ∂L/∂W (out, in) by layer, and ∂L/∂bias (out,) by "layer.bias", of one row of this process."""
+        self.single += 1
+        return self._backward(adapters, lambda: self._loss(row).mean, biases=True)
+
+    def of_classes(
+        self, adapters: Mapping[str, Adapter], row: Batch
+    ) -> Iterator[tuple[torch.Tensor, dict[str, torch.Tensor]]]:
+        """Yield, for each class, its probability p (a scalar) and `of_row` of −log p in place of the task's loss.
+
+        Raises `ValueError` for a task without classes.
+        """
+        with torch.no_grad(), self._switched_off(adapters):
+            logits = self._logits(row)
+        self.single += 1
+        if logits is None or logits.shape[-1] < 2:
+            raise ValueError("fisher: true on a task without classes, allowed: empirical")
+        probabilities = logits.float() if logits.dtype.itemsize < 4 else logits
+        for number, p in enumerate(probabilities.softmax(-1)[0]):
+
+            def surprise(number: int = number) -> torch.Tensor:
+                again = self._logits(row)
+                assert again is not None
+                return -again.log_softmax(-1)[0, number]
+
+            self.single += 1
+            yield p, self._backward(adapters, surprise, biases=True)
+
+    @torch.no_grad()
+    def inputs(self, adapters: Mapping[str, Adapter], batch: Batch) -> dict[str, torch.Tensor]:
+        """Return the inputs (tokens, in) of layers in a batch, by name: those of all processes, without padding."""
+        seen: dict[str, list[torch.Tensor]] = {name: [] for name in adapters}
+        real = self._real(batch)
+        with contextlib.ExitStack() as stack:
+            for name, adapter in adapters.items():
+
+                def keep(module: nn.Module, arguments: tuple[Any, ...], name: str = name) -> None:
+                    seen[name].append(_tokens(arguments[0], real))
+
+                stack.callback(adapter.register_forward_pre_hook(keep).remove)
+            stack.enter_context(self._switched_off(adapters))
+            self._loss(batch)
+        self.count += 1
+        for name, parts in seen.items():
+            if not parts:
+                raise ValueError(f"targets: {name} is not part of the loss; exclude it")
+        return {name: collectives.gather_rows(torch.cat(parts)) for name, parts in seen.items()}
+
+    def _backward(
+        self, adapters: Mapping[str, Adapter], compute: Callable[[], torch.Tensor], biases: bool
+    ) -> dict[str, torch.Tensor]:
+        """Return the gradients of what `compute` returns; those of all uses of a layer are summed."""
+        found: dict[str, torch.Tensor] = {}
+
+        def add(name: str, part: torch.Tensor) -> None:
+            found[name] = found[name] + part if name in found else part
+
+        def watch(name: str, adapter: Adapter, arguments: tuple[Any, ...], y: torch.Tensor) -> None:
+            x, dtype, kind = arguments[0].detach(), _precision(y), adapter.layer_kind
+            has_bias = biases and getattr(kind.layer, "bias", None) is not None
+
+            def collect(gradient: torch.Tensor) -> None:
+                of_output = gradient.to(dtype)
+                add(name, kind.gradient(x.to(dtype) if x.is_floating_point() else x, of_output))
+                if has_bias:
+                    add(f"{name}.bias", kind.over_places(of_output))
+
+            y.requires_grad_()  # before the first adapted layer nothing does
+            y.register_hook(collect)
+
+        with contextlib.ExitStack() as stack:
+            for name, adapter in adapters.items():
+
+                def hook(module: nn.Module, arguments: Any, y: torch.Tensor, name: str = name) -> None:
+                    watch(name, adapters[name], arguments, y)
+
+                stack.callback(adapter.register_forward_hook(hook).remove)
+            stack.enter_context(self._switched_off(adapters))
+            loss = compute()
+        loss.backward()
+        self.model.zero_grad()
+        return found
+
+    @contextlib.contextmanager
+    def _switched_off(self, adapters: Mapping[str, Adapter]) -> Iterator[None]:
+        training = self.model.training
+        self.model.eval()
+        try:
+            with contextlib.ExitStack() as stack:
+                for adapter in adapters.values():
+                    stack.enter_context(adapter.disabled())
+                yield
+        finally:
+            self.model.train(training)
+
+
+def all_reached(gradients: Mapping[str, torch.Tensor], adapters: Mapping[str, Adapter]) -> None:
+    """Raise `ValueError` for a layer without a gradient in any batch."""
+    for name in adapters:
+        if name not in gradients:
+            raise ValueError(f"targets: {name} is not part of the loss; exclude it")
+
+
+def _tokens(x: torch.Tensor, real: torch.Tensor | None) -> torch.Tensor:
+    """Return the inputs (tokens, in) that are `real` (rows, places) of x (…, in), in single precision or more."""
+    x = x.detach().to(_precision(x))
+    if real is None:
+        return x.flatten(0, -2)
+    if x.shape[: real.ndim] == real.shape:
+        return x[real]
+    return x.flatten(0, -2) if bool(real.any()) else x.flatten(0, -2)[:0]  # none of a row that does not count
+
+
+def _precision(tensor: torch.Tensor) -> torch.dtype:
+    return torch.promote_types(tensor.dtype, torch.float32)
+
+
+__all__ = ["Passes", "all_reached"]
