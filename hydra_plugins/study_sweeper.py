@@ -27,7 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 from trainer.errors import ConfigError, Locked, Pruned, one_line
 from trainer.machine import garbage, launch, signals
 from trainer.overrides import quoted
-from trainer.sweeps import estimate, sweep, titles
+from trainer.sweeps import estimate, found_ranks, sweep, titles
 from trainer.sweeps.estimate import Durations
 from trainer.sweeps.plan import Planned
 from trainer.sweeps.titles import Fault, Titles
@@ -68,10 +68,22 @@ class StudySweeper(Sweeper):
             return
         left = self._without_faults(left)
         size = self.batch or batch_size(self.master.hydra.launcher)
-        for start in range(0, len(left), size):
-            self._carry_out(left[start : start + size])
-            self._log_remaining(left[start + size :])
+        waves = self._waves(left)
+        batches = [wave[start : start + size] for wave in waves for start in range(0, len(wave), size)]
+        for place, batch in enumerate(batches, 1):
+            self._carry_out(batch)
+            self._log_remaining([number for later in batches[place:] for number in later])
         self._conclude()
+
+    def _waves(self, left: Sequence[int]) -> list[list[int]]:
+        """The runs in an order in which they can be carried out: those that wait for a run come after it."""
+        waves, waiting = [], list(left)
+        while waiting:
+            ids = {self.names[number] for number in waiting if number in self.names}
+            ready = [number for number in waiting if self.waits.get(number) not in ids]
+            waves.append(ready or waiting)
+            waiting = [number for number in waiting if number not in waves[-1]]
+        return waves
 
     def _begin(self, jobs: list[list[str]]) -> None:
         self.runs = sweep.Runs(self.loader, self.master, jobs)
@@ -79,6 +91,8 @@ class StudySweeper(Sweeper):
         self.durations = Durations()
         self.faults: dict[int, Fault] = {}
         self.kinds: dict[int, tuple[str, str]] = {}  # variant and task of unfinished runs, to estimate durations
+        self.names: dict[int, str] = {}  # identities of unfinished runs
+        self.waits: dict[int, str] = {}  # identity of the unfinished run whose ranks a run is given
         self.tally: Counter[str] = Counter()
         self.first_error = ""
         self.dry_run = self.skip_invalid = False
@@ -99,6 +113,7 @@ class StudySweeper(Sweeper):
             if not run.done:
                 left.append(number)
                 self.kinds[number] = estimate.kind(run.config)
+                self._note_order(number, run)
                 continue
             if run.record is not None:
                 self.durations.take(run.record)
@@ -112,6 +127,21 @@ class StudySweeper(Sweeper):
         for line in shown if done <= SHOWN else ():
             log.info("done already: %s", line)
         return left
+
+    def _note_order(self, number: int, run: Planned) -> None:
+        self.names[number] = run.identity.run_id
+        if (origin := self.runs.origin(number)) is not None and origin.record is None and origin.ranks is None:
+            self.waits[number] = origin.run_id
+
+    def _config_to_check(self, number: int, run: Planned) -> DictConfig:
+        """The run's config; without the ranks that it waits for. Raises `ConfigError` if no run will find them."""
+        if number not in self.waits:
+            return run.config
+        if self.waits[number] not in self.names.values():
+            origin = self.runs.origin(number)
+            assert origin is not None
+            origin.by_layer()  # raises, because it is not done
+        return found_ranks.without(run.config)
 
     def _planned(self, number: int) -> Planned | None:
         """The run of this number. If its config is refused: None, with the reason in `faults`."""
@@ -143,7 +173,7 @@ class StudySweeper(Sweeper):
             for number in left:
                 if number not in self.faults and (run := self._planned(number)) is not None:
                     try:
-                        checks.check(run.config)
+                        checks.check(self._config_to_check(number, run))
                     except ConfigError as error:
                         self._fault(number, run.config, error)
             processes.agree("runs with faults", sorted(self.faults))
@@ -176,6 +206,11 @@ class StudySweeper(Sweeper):
         rows = []
         for setting, numbers in by_setting.items():
             run = self.runs.plan(numbers[0])
+            if numbers[0] in self.waits:
+                log.info(
+                    "%s: not predicted, its ranks are not known before the run %s", setting, self.waits[numbers[0]]
+                )
+                continue
             try:
                 prediction = dry_run.predict(run)
             except ConfigError as error:

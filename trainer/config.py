@@ -220,6 +220,8 @@ def deciding(config: DictConfig) -> dict[str, Any]:
     """The parts of a config that affect the result, as plain values."""
     parts = mapping(config)
     del parts["model"]["sources"]  # the mirror that the files came from does not matter
+    if parts["variant"].get("ranks_from") is not None:
+        del parts["variant"]["ranks_from"]  # the name of that run is in its place, see trainer.sweeps.found_ranks
     return {name: parts[name] for name in PARTS}
 
 

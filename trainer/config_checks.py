@@ -30,7 +30,8 @@ def check(config: DictConfig) -> None:
         ensure(group, config[group], isinstance(config[group], DictConfig), f"a file in conf/{group}")
         _name(f"{group}.name", config[group].get("name"))
     variant, task, model = config.variant, config.task, config.model
-    _node("variant", variant)
+    # The settings of another run are checked when that run is planned (`trainer.sweeps.found_ranks`).
+    _node("variant", OmegaConf.create({n: v for n, v in _plain(variant).items() if n != "ranks_from"}))
     _node("task.source", task.get("source"))
     kinds.target(task.get("kind"))
     metrics = _plain(task.get("metrics"))

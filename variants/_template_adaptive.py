@@ -4,6 +4,7 @@
     S_i ← β S_i + (1 − β) |Σ_j A_ij ∂L/∂A_ij|               estimated change of the loss without component i
     b(t): number of parameters, decreasing linearly from the initial to the final one
 
+# todo: if only the score is new, write a class for `variants.core.allocation.scores` instead (variants/README.md)
 # todo: the method's equations, in the symbols of its paper, and where each symbol is in the code
 Paper     # todo: of the method. Here the score of Molchanov et al. 2017, "Pruning Convolutional Neural Networks for
           Resource Efficient Inference", arXiv 1611.06440, on the components of LoRA.

@@ -45,92 +45,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from variants.core import field_checks, layers
 from variants.core.adapters import svd_triplets
 from variants.core.adapters.adapter import check_rank
-from variants.core.adapters.svd_triplets import PARTS, Triplets
-from variants.core.allocation.budget import masks, spread, within
-from variants.core.allocation.importance import NOT_FINITE, Importance
+from variants.core.adapters.masked_triplets import MaskedTriplets
+from variants.core.allocation.budget import Budget, masks, spread, within
+from variants.core.allocation.importance import NOT_FINITE
 from variants.core.allocation.schedule import Cubic, check_acts
+from variants.core.allocation.scores import Magnitude, Score, Sensitivity, SensitivityUncertainty
 from variants.core.variant import AdapterVariant, Step
 
-PROFILES = ("paper", "released")
 SCORES = ("sensitivity_uncertainty", "sensitivity", "magnitude")
-
-
-class MaskedTriplets(Triplets):
-    """Triplets that can be masked: `kept` (r,) are those inside the mask.
-
-    masks_evaluation: whether evaluation ignores masked components although their e is not zero.
-    """
-
-    kept: torch.Tensor
-
-    def __init__(self, base: nn.Module, rank: int, scale: float, dropout: float, masks_evaluation: bool) -> None:
-        super().__init__(base, rank, scale, dropout)
-        self.masks_evaluation = masks_evaluation
-        self.register_buffer("kept", torch.ones(rank, dtype=torch.bool, device=self.e.device), persistent=False)
-        self._kept_indices: list[int] | None = list(range(rank))
-
-    @property
-    def counts_rank_on_device(self) -> bool:  # type: ignore[override]
-        # If evaluation ignores the mask, masked e that the optimizer moves act again.
-        return not self.masks_evaluation
-
-    def diagonal(self) -> torch.Tensor | None:
-        return self.e if self.training or not self.masks_evaluation else self.e * self.kept
-
-    @property
-    def kept_indices(self) -> list[int]:
-        """The indices of the components in `kept`."""
-        if self._kept_indices is None:
-            self._kept_indices = self.kept.nonzero().flatten().tolist()
-        return self._kept_indices
-
-    def mask(self, kept: torch.Tensor, kept_indices: list[int] | None) -> None:
-        """Keep the components `kept` (r,) and set the other e to zero. kept_indices: the same, if the host has them."""
-        self.kept.copy_(kept)
-        self._kept_indices = kept_indices
-        self.e.masked_fill_(~kept, 0.0)
-
-    def set_kept(self, kept: torch.Tensor) -> None:
-        """Resize to the saved mask `kept` (r,); the values of the components are loaded afterwards."""
-        self.reshape(len(kept))
-        self.kept, self._kept_indices = kept.to(self.e.device), None
-
-    @property
-    def rank(self) -> int:
-        return len(self.kept_indices) if self.masks_evaluation else self.rank_from(self.e.detach().cpu().numpy())
-
-    def rank_source(self) -> torch.Tensor | None:
-        return None if self.masks_evaluation else self.e
-
-    def rank_from(self, source: np.ndarray) -> int:
-        return int(np.count_nonzero(source)) or len(source)  # all are zero at the start
-
-    def closed_form(self) -> int:
-        return self.A.shape[0] * self.cost
-
-    def effective_parameters(self) -> int:
-        return self.rank * self.cost
-
-    def effective_from(self, source: np.ndarray) -> int:
-        return self.rank_from(source) * self.cost
-
-    def keep(self, index: torch.Tensor, optimizer: torch.optim.Optimizer | None) -> None:
-        super().keep(index, optimizer)
-        self.kept, self._kept_indices = self.kept[index], None
-
-    def remove_masked(self, optimizer: torch.optim.Optimizer) -> torch.Tensor:
-        """Free the masked components; return the indices (n,) of the others."""
-        index = torch.tensor(self.kept_indices, dtype=torch.int64, device=self.e.device)
-        self.keep(index, optimizer)
-        self._kept_indices = list(range(len(index)))
-        return index
 
 
 @dataclass(kw_only=True)
@@ -173,7 +101,7 @@ class AdaLoRA(AdapterVariant):
         field_checks.check_not_negative(self, "orthogonality")
         field_checks.check_fraction(self, "dropout", "beta1", "beta2")
         field_checks.check_one_of(self, "score", SCORES)
-        field_checks.check_one_of(self, "profile", PROFILES)
+        field_checks.check_one_of(self, "profile", tuple(PROFILES))
         if self.score != "sensitivity_uncertainty":
             field_checks.check_without_effect(self, "beta2", f"score: {self.score}")
         if self.score == "magnitude":
@@ -184,8 +112,15 @@ class AdaLoRA(AdapterVariant):
         if self.budget is not None and self.profile == "released":
             raise ValueError(f"budget: {self.budget} with profile: released, allowed: null; that code counts ranks")
         self._starts: dict[str, int] = {}  # initial ranks by layer
-        self._importance = Importance(self.beta1, self.beta2)
+        self._score = self._new_score()
         self._final = False  # whether the masks are final
+
+    def _new_score(self) -> Score:
+        if self.score == "magnitude":
+            return Magnitude()
+        if self.score == "sensitivity":
+            return Sensitivity(beta1=self.beta1)
+        return SensitivityUncertainty(beta1=self.beta1, beta2=self.beta2)
 
     @classmethod
     def test_params(cls) -> list[dict[str, Any]]:
@@ -221,7 +156,7 @@ class AdaLoRA(AdapterVariant):
         # that rescaling makes results worse.
         rank = self._starts[name]
         scale = self.alpha / (rank + 1e-5)
-        return MaskedTriplets(layer, rank, scale, self.dropout, masks_evaluation=self.profile == "paper")
+        return MaskedTriplets(layer, rank, scale, self.dropout, PROFILES[self.profile].masks_evaluation)
 
     def penalty(self) -> torch.Tensor | None:
         if not self.orthogonality:
@@ -230,98 +165,125 @@ class AdaLoRA(AdapterVariant):
         return None if regularizer is None else self.orthogonality * regularizer
 
     def on_update(self, step: Step) -> None:
-        t = step.index - 1  # the method counts from 0
-        if self._final and self.profile == "paper":
-            return
-        in_final_phase = t >= step.total - self.final_steps
-        if not in_final_phase and self.score != "magnitude":
-            self._importance.update(svd_triplets.parameters(self.adapters))
-        if in_final_phase and self.profile == "paper":
-            self._mask(self.target)
-            self._remove(step.optimizer)
-        else:
-            budget, allocates = self._budget(step.total).at(t)
-            if allocates:
-                self._mask(budget)
-                if self.hard:
-                    self._remove(step.optimizer)
-        self._final = self._final or in_final_phase
+        PROFILES[self.profile].act(self, step)
 
     def is_final_form(self, step: Step) -> bool:
         # If a run starts from a finished one, its masks are final from the first step.
-        return self._final or step.index >= step.total or step.index - 1 >= step.total - self.final_steps
+        return self._final or step.index >= step.total or self._ends(step)
 
     def on_train_end(self, step: Step) -> None:
-        if not self._final or self.profile == "released":
+        if not self._final or PROFILES[self.profile].masks_at_end:
             self._mask(self.target)
         self._remove(step.optimizer)
         self._final = True
-        left = sum(adapter.rank * self._price(adapter) for adapter in self.adapters.values())
-        # A parameter budget may be missed by less than one rank, if no other rank fits.
-        slack = 0 if self.budget is None else max(adapter.cost for adapter in self.adapters.values())
-        if not self.target - slack <= left <= self.target:
-            unit = "ranks" if self.budget is None else "parameters"
-            raise RuntimeError(f"budget: {left} {unit} are left, the target is {self.target}")
+        self._limit.refuse_missed(self.adapters.values())
+
+    def _ends(self, step: Step) -> bool:
+        """Whether the step, whose t counts from 0, is in the final phase."""
+        return step.index - 1 >= step.total - self.final_steps
+
+    @property
+    def _limit(self) -> Budget:
+        return Budget.of(self.budget, self.target_rank * len(self.adapters))
 
     @property
     def target(self) -> int:
         """Sum of ranks at the end, or of parameters if `budget` is given."""
-        return self.target_rank * len(self.adapters) if self.budget is None else self.budget
-
-    def _price(self, adapter: MaskedTriplets) -> int:
-        """Return what one rank of `adapter` costs, in units of `target`."""
-        return 1 if self.budget is None else adapter.cost
+        return self._limit.target
 
     def scores(self) -> dict[str, torch.Tensor]:
         """Return S (r,) of every layer's components."""
-        if self.score == "magnitude":
-            return {name: adapter.e.detach().abs() for name, adapter in self.adapters.items()}
-        importance = self._importance
-        if not importance.mean:
-            raise RuntimeError("importance: no step was scored; none before the final phase had finite gradients")
-        of_entries = importance.scores() if self.score == "sensitivity_uncertainty" else importance.mean
-        return svd_triplets.scores(of_entries, list(self.adapters))
+        return self._score.scores(self.adapters)
 
     def state_dict(self) -> dict[str, Any]:
         kept = {name: adapter.kept for name, adapter in self.adapters.items()}
-        return {"importance": self._importance.state_dict(), "kept": kept, "final": self._final}
+        return {"importance": self._score.state_dict(), "kept": kept, "final": self._final}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._importance.load_state_dict(state["importance"])
+        self._score.load_state_dict(state["importance"])
         self._final = state["final"]
         for name, adapter in self.adapters.items():
             adapter.set_kept(state["kept"][name])
 
     def _budget(self, total_steps: int) -> Cubic:
         """Return the budget's schedule over the run, in units of `target`."""
-        start = sum(self._starts[name] * self._price(adapter) for name, adapter in self.adapters.items())
+        start = sum(self._starts[name] * self._limit.price(adapter) for name, adapter in self.adapters.items())
+        # Whole ranks may start below a budget in parameters.
+        start = max(start, self.target)
         return Cubic(start, self.target, total_steps, self.initial_steps, self.final_steps, self.interval)
 
     @torch.no_grad()
     def _mask(self, budget: int) -> None:
         """Keep the components with the highest scores, up to `budget`, and set the e of all others to zero."""
         adapters = list(self.adapters.values())
-        prices, sizes = [self._price(adapter) for adapter in adapters], [adapter.A.shape[0] for adapter in adapters]
-        if sum(price * size for price, size in zip(prices, sizes, strict=True)) <= budget:
-            return
-        scores = list(self.scores().values())
-        if self.profile == "released":
-            together = torch.cat(scores)
-            if not together.isfinite().all():
-                raise ValueError(NOT_FINITE)
-            above = together > torch.kthvalue(together, len(together) - budget).values
-            for adapter, kept in zip(adapters, above.split(sizes), strict=True):
-                adapter.mask(kept, None)
-            return
-        indices = within(scores, prices, budget)
-        for adapter, kept, at in zip(adapters, masks(indices, sizes, adapters[0].e.device), indices, strict=True):
-            adapter.mask(kept, at)
+        prices, sizes = [self._limit.price(adapter) for adapter in adapters], [len(adapter.A) for adapter in adapters]
+        if sum(price * size for price, size in zip(prices, sizes, strict=True)) > budget:
+            PROFILES[self.profile].mask(adapters, list(self.scores().values()), prices, budget)
 
     def _remove(self, optimizer: torch.optim.Optimizer) -> None:
         """Free the masked components: parameters, gradients, moments, averages."""
         for name, adapter in self.adapters.items():
-            if len(adapter.kept_indices) == len(adapter.kept):
-                continue
-            index = adapter.remove_masked(optimizer)
-            for part, dim in PARTS.items():
-                self._importance.keep(f"{name}.{part}", index, dim)
+            if len(adapter.kept_indices) < len(adapter.kept):
+                self._score.keep(name, adapter.remove_masked(optimizer))
+
+
+class Paper:
+    """What happens after a step, as in the paper: see the table in the module's docstring."""
+
+    masks_evaluation = True
+    masks_at_end = False  # although the masks are final
+
+    @staticmethod
+    def act(adalora: AdaLoRA, step: Step) -> None:
+        if adalora._final:
+            return
+        if adalora._ends(step):
+            adalora._mask(adalora.target)
+            adalora._remove(step.optimizer)
+            adalora._final = True
+            return
+        adalora._score.update(adalora.adapters)
+        budget, allocates = adalora._budget(step.total).at(step.index - 1)
+        if allocates:
+            adalora._mask(budget)
+            if adalora.hard:
+                adalora._remove(step.optimizer)
+
+    @staticmethod
+    def mask(
+        adapters: Sequence[MaskedTriplets], scores: Sequence[torch.Tensor], prices: Sequence[int], budget: int
+    ) -> None:
+        """Mask all but the components with the highest scores that fit into the budget."""
+        indices, sizes = within(scores, prices, budget), [len(score) for score in scores]
+        for adapter, kept, at in zip(adapters, masks(indices, sizes, adapters[0].e.device), indices, strict=True):
+            adapter.mask(kept, at)
+
+
+class Released(Paper):
+    """The same in the released code, which removes nothing and allocates in the final phase too."""
+
+    masks_evaluation = False
+    masks_at_end = True
+
+    @staticmethod
+    def act(adalora: AdaLoRA, step: Step) -> None:
+        if not adalora._ends(step):
+            adalora._score.update(adalora.adapters)
+        budget, allocates = adalora._budget(step.total).at(step.index - 1)
+        if allocates:
+            adalora._mask(budget)
+        adalora._final = adalora._final or adalora._ends(step)
+
+    @staticmethod
+    def mask(
+        adapters: Sequence[MaskedTriplets], scores: Sequence[torch.Tensor], prices: Sequence[int], budget: int
+    ) -> None:
+        together = torch.cat(list(scores))
+        if not together.isfinite().all():
+            raise ValueError(NOT_FINITE)
+        above = together > torch.kthvalue(together, len(together) - budget).values
+        for adapter, kept in zip(adapters, above.split([len(score) for score in scores]), strict=True):
+            adapter.mask(kept, None)
+
+
+PROFILES: dict[str, type[Paper]] = {"paper": Paper, "released": Released}

@@ -53,7 +53,6 @@ Known     A layer at rank 1 has no component in the pool, so it never grows agai
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -66,15 +65,25 @@ from variants.core import field_checks, layers
 from variants.core.adapters import svd_triplets
 from variants.core.adapters.adapter import check_rank
 from variants.core.adapters.grow import hold_rate
-from variants.core.adapters.svd_triplets import PARTS, Triplets
-from variants.core.allocation.budget import spread
-from variants.core.allocation.importance import NOT_FINITE, Importance
-from variants.core.allocation.schedule import check_fits
+from variants.core.adapters.svd_triplets import Triplets
+from variants.core.allocation.allocators import Layers, Move
+from variants.core.allocation.budget import Budget, spread
+from variants.core.allocation.scores import SensitivityUncertainty
 from variants.core.variant import AdapterVariant, Step
 
 PROFILES = ("paper", "released")
-SCHEDULES = ("cubic", "constant")
 NEW = 1e-13  # largest λ of a new component
+
+
+@dataclass(kw_only=True)
+class Constant(Move):
+    """Exchanges as many components in every round."""
+
+    def falling(self, progress: float) -> int:
+        return self.exchange
+
+
+MOVES: dict[str, type[Move]] = {"cubic": Move, "constant": Constant}
 
 
 @dataclass(kw_only=True)
@@ -115,13 +124,15 @@ class ElaLoRA(AdapterVariant):
         field_checks.check_positive(self, "alpha")
         field_checks.check_not_negative(self, "orthogonality")
         field_checks.check_fraction(self, "dropout", "beta1", "beta2")
-        field_checks.check_one_of(self, "schedule", SCHEDULES)
+        field_checks.check_one_of(self, "schedule", tuple(MOVES))
         field_checks.check_one_of(self, "profile", PROFILES)
         field_checks.check_budget(self, "rank")
         if self.budget is not None and self.profile == "released":
             raise ValueError(f"budget: {self.budget} with profile: released, allowed: null; that code counts ranks")
         self._starts: dict[str, int] = {}  # initial ranks by layer
-        self._importance = Importance(self.beta1, self.beta2)
+        schedule = {name: getattr(self, name) for name in ("initial_steps", "final_steps", "interval")}
+        self._allocator = MOVES[self.schedule](pool=self.pool, exchange=self.exchange, **schedule)
+        self._score = SensitivityUncertainty(beta1=self.beta1, beta2=self.beta2)
         self._rounds = 0  # rounds so far
         self._moved = 0  # ranks that have moved from one layer to another
 
@@ -137,12 +148,7 @@ class ElaLoRA(AdapterVariant):
         ]
 
     def plan(self, total_steps: int) -> None:
-        check_fits(self.initial_steps, self.final_steps, total_steps)
-        if not any(self.exchanged(t, total_steps) for t in range(total_steps)):
-            raise ValueError(
-                f"interval: {self.interval} leaves no round with b ≥ 1 between {self.initial_steps} initial and "
-                f"{self.final_steps} final steps of {total_steps}, allowed: a smaller interval or a larger exchange"
-            )
+        self._allocator.plan(total_steps)
 
     def check(self, model: nn.Module, head: Sequence[str] = ()) -> None:
         selected = self.select(model, head)
@@ -174,12 +180,7 @@ class ElaLoRA(AdapterVariant):
 
     def exchanged(self, t: int, total: int) -> int:
         """Return b(t), the components that are exchanged after step t, counted from 0; 0 if there is no round."""
-        end = total - self.final_steps
-        if not self.initial_steps < t < end or t % self.interval:
-            return 0
-        if self.schedule == "constant":
-            return self.exchange
-        return round(self.exchange * (1 - ((t - self.initial_steps) / (end - self.initial_steps)) ** 3))
+        return self._allocator.exchanged(t, total)
 
     def on_step_begin(self, step: Step) -> None:
         if self.profile == "released":
@@ -193,7 +194,7 @@ class ElaLoRA(AdapterVariant):
         t = step.index - 1  # the method counts from 0
         if t >= step.total - self.final_steps:
             return
-        self._importance.update(svd_triplets.parameters(self.adapters))
+        self._score.update(self.adapters)
         if exchanged := self.exchanged(t, step.total):
             self._exchange(exchanged, step.optimizer)
             if self.profile == "released":
@@ -207,101 +208,62 @@ class ElaLoRA(AdapterVariant):
     def on_train_end(self, step: Step) -> None:
         if not self._moved:
             raise RuntimeError(f"rank: none has moved from one layer to another in {self._rounds} rounds")
-        total = sum(adapter.rank * self._price(adapter) for adapter in self.adapters.values())
-        slack = 0 if self.budget is None else max(adapter.cost for adapter in self.adapters.values()) - 1
-        if not self.target - slack <= total <= self.target:
-            unit = "ranks" if self.budget is None else "parameters"
-            raise RuntimeError(f"budget: {total} {unit} at the end, the target is {self.target}")
+        self._limit.refuse_missed(self.adapters.values())
+
+    @property
+    def _limit(self) -> Budget:
+        return Budget.of(self.budget, self.rank * len(self.adapters))
 
     @property
     def target(self) -> int:
         """Sum of ranks, or of parameters if `budget` is given."""
-        return self.rank * len(self.adapters) if self.budget is None else self.budget
-
-    def _price(self, adapter: Triplets) -> int:
-        """Return what one rank of `adapter` costs, in units of `target`."""
-        return 1 if self.budget is None else adapter.cost
+        return self._limit.target
 
     def scores(self) -> dict[str, torch.Tensor]:
         """Return S (r,) of every layer's components."""
-        return svd_triplets.scores(self._importance.scores(), list(self.adapters))
+        return self._score.scores(self.adapters)
 
     def state_dict(self) -> dict[str, Any]:
         return {
             "ranks": self.ranks(),
-            "importance": self._importance.state_dict(),
+            "importance": self._score.state_dict(),
             "rounds": self._rounds,
             "moved": self._moved,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._importance.load_state_dict(state["importance"])
+        self._score.load_state_dict(state["importance"])
         self._rounds, self._moved = state["rounds"], state["moved"]
         for name, adapter in self.adapters.items():
             adapter.reshape(state["ranks"][name])
 
     def start_from(self, state: Mapping[str, Any]) -> None:
         self.load_state_dict(state)
-        self._importance, self._rounds = Importance(self.beta1, self.beta2), 0
+        self._score, self._rounds = SensitivityUncertainty(beta1=self.beta1, beta2=self.beta2), 0
 
     def _exchange(self, count: int, optimizer: torch.optim.Optimizer) -> None:
         """Prune the `count` lowest components of the pool and grow the layers of its highest: one round."""
-        scores, pool = self._scores_read(), []
-        for name, score in scores.items():
-            lowest = sorted(range(len(score)), key=score.__getitem__)[: min(self.pool, len(score) - 1)]
-            pool += [(score[i], name, i) for i in lowest]
-        pool.sort(key=lambda entry: entry[0])  # stable: of equal scores the first in the order of the layers
-        pruned: dict[str, set[int]] = {name: set() for name in self.adapters}
-        for _, name, i in pool[: min(count, len(pool) // 2)]:
-            pruned[name].add(i)
-        grown = self._grown([name for _, name, _ in reversed(pool)], pruned)
+        most = {name: min(adapter.in_features, adapter.out_features) for name, adapter in self.adapters.items()}
+        prices = {name: self._limit.price(adapter) for name, adapter in self.adapters.items()}
+        now = Layers(self.ranks(), most, prices, self.target, self._limit)
+        decision = self._allocator.exchange_of(count, self.scores(), now)
         for name, adapter in self.adapters.items():
-            kept = [i for i in range(len(scores[name])) if i not in pruned[name]]
-            if pruned[name]:
-                self._keep(name, torch.tensor(kept, device=adapter.A.device), optimizer)
-            if grown[name]:
-                self._append(name, grown[name], optimizer)
+            pruned, gained = adapter.rank - len(decision.kept[name]), decision.gained[name]
+            if pruned:
+                index = torch.tensor(list(decision.kept[name]), device=adapter.A.device)
+                adapter.keep(index, optimizer)
+                self._score.keep(name, index)
+            if gained:
+                self._append(name, gained, optimizer)
+            self._moved += max(0, gained - pruned)
         self._rounds += 1
-        self._moved += sum(max(0, grown[name] - len(pruned[name])) for name in self.adapters)
-
-    def _scores_read(self) -> dict[str, list[float]]:
-        """Return `scores` on the host, after one transfer."""
-        scores = self.scores()
-        together = torch.cat(list(scores.values())).tolist()
-        if not all(map(math.isfinite, together)):
-            raise ValueError(NOT_FINITE)
-        numbers = iter(together)
-        return {name: [next(numbers) for _ in range(len(score))] for name, score in scores.items()}
-
-    def _grown(self, owners: Sequence[str], pruned: Mapping[str, set[int]]) -> dict[str, int]:
-        """Return how many ranks each layer gains: one for each of its turns in `owners`, while it fits."""
-        ranks = {name: adapter.rank - len(pruned[name]) for name, adapter in self.adapters.items()}
-        room = self.target - sum(rank * self._price(self.adapters[name]) for name, rank in ranks.items())
-        grown, progress = dict.fromkeys(ranks, 0), True
-        while progress:
-            progress = False
-            for name in owners:
-                adapter = self.adapters[name]
-                fits = ranks[name] + grown[name] < min(adapter.in_features, adapter.out_features)
-                if fits and self._price(adapter) <= room:
-                    room -= self._price(adapter)
-                    grown[name] += 1
-                    progress = True
-        return grown
-
-    def _keep(self, name: str, index: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
-        self.adapters[name].keep(index, optimizer)
-        for part, dim in PARTS.items():
-            self._importance.keep(f"{name}.{part}", index, dim)
 
     @torch.no_grad()
     def _append(self, name: str, count: int, optimizer: torch.optim.Optimizer) -> None:
         adapter, exact = self.adapters[name], self.profile == "paper"
         a, b = directions(adapter.A, count, exact), directions(adapter.B.T, count, exact).T
-        e = adapter.e.abs().min().clamp(max=NEW).repeat(count)
-        adapter.append(a, b, e, optimizer)
-        for part, dim in PARTS.items():
-            self._importance.append(f"{name}.{part}", count, dim)
+        adapter.append(a, b, adapter.e.abs().min().clamp(max=NEW).repeat(count), optimizer)
+        self._score.append(name, count)
 
 
 @torch.no_grad()

@@ -45,8 +45,8 @@ from variants.core.adapters.adapter import check_rank
 from variants.core.adapters.grow import hold_rate
 from variants.core.adapters.svd_triplets import INIT_STD, Triplets
 from variants.core.allocation.budget import spread
+from variants.core.allocation.layer_scores import spectral_entropy
 from variants.core.allocation.schedule import check_acts, check_fits
-from variants.core.allocation.scores import spectral_entropy
 from variants.core.variant import AdapterVariant, Step
 
 SCHEDULES = ("constant", "cubic")

@@ -226,7 +226,7 @@ class IGULoRA(AdapterVariant):
     @torch.no_grad()
     def on_update(self, step: Step) -> None:
         if step.index < step.total - self.final_steps:
-            self._importance.update(svd_triplets.parameters(self.adapters))  # type: ignore[arg-type]
+            self._importance.update(svd_triplets.parameters(self.adapters))
         start = sum(self._starts[name] * self._price(name) for name in self.adapters)
         schedule = Cubic(start, self.target, step.total, self.initial_steps, self.final_steps, self.interval)  # type: ignore[arg-type]
         budget, masked = schedule.at(step.index)

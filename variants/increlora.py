@@ -48,7 +48,7 @@ from variants.core.adapters.adapter import check_rank
 from variants.core.adapters.components import Components
 from variants.core.adapters.grow import OwnWarmup, add_params, remove_params
 from variants.core.adapters.svd_triplets import orthogonality
-from variants.core.allocation.budget import check_range
+from variants.core.allocation.budget import Budget, check_range
 from variants.core.allocation.importance import NOT_FINITE
 from variants.core.variant import AdapterVariant, Step
 
@@ -175,23 +175,22 @@ class IncreLoRA(AdapterVariant):
     @property
     def target(self) -> int:
         """Sum of ranks at the end, or of parameters if `budget` is given."""
-        return self.target_rank * len(self.adapters) if self.budget is None else self.budget
+        return self._limit.target
+
+    @property
+    def _limit(self) -> Budget:
+        return Budget.of(self.budget, self.target_rank * len(self.adapters))
 
     @property
     def total(self) -> int:
         """Current sum of ranks or parameters, in units of `target`."""
-        return sum(adapter.active * self._price(adapter) for adapter in self.adapters.values())
+        return self._limit.total(self.adapters.values())
 
     @property
     def is_full(self) -> bool:
         """Whether the target is reached: no further rank of a layer that can grow fits."""
-        left = self.target - self.total
-        prices = [self._price(a) for a in self.adapters.values() if a.active < min(a.in_features, a.out_features)]
-        return left < min(prices, default=1)
-
-    def _price(self, adapter: Components) -> int:
-        """Return what one rank of `adapter` costs, in units of `target`."""
-        return 1 if self.budget is None else adapter.cost
+        growing = [a for a in self.adapters.values() if a.active < min(a.in_features, a.out_features)]
+        return self.target - self.total < min(map(self._limit.price, growing), default=1)
 
     def grows_by(self) -> int:
         mean = sum(adapter.cost for adapter in self.adapters.values()) / len(self.adapters)
@@ -231,8 +230,7 @@ class IncreLoRA(AdapterVariant):
         for adapter in self.adapters.values():
             remove_params(step.optimizer, adapter.drop_reserve())
         if not self.is_full or (self.total > self.target and self.profile == "paper"):
-            unit = "ranks" if self.budget is None else "parameters"
-            raise RuntimeError(f"budget: {self.total} {unit} at the end, the target is {self.target}")
+            raise RuntimeError(f"budget: {self.total} {self._limit.unit} at the end, the target is {self.target}")
 
     def scores(self) -> torch.Tensor:
         """Return S of every module, in the order of the adapters."""
@@ -296,7 +294,7 @@ class IncreLoRA(AdapterVariant):
         else:
             chosen = []
             for i in sorted(range(len(scores)), key=lambda i: -scores[i]):
-                price = self._price(adapters[i])
+                price = self._limit.price(adapters[i])
                 room = min(adapters[i].in_features, adapters[i].out_features) - adapters[i].active
                 if len(chosen) < self.top and (ranks := min(self.add, missing // price, room)) > 0:
                     chosen.append((i, ranks))

@@ -28,6 +28,10 @@ LoRA-FA   Zhang et al. 2023, arXiv 2308.03303 (`frozen_a: true`, variant=lora_fa
           (convolutions) torch saves x anyway. The paper measured LoRA's accuracy with up to 1.4 times less memory.
           It has half the parameters of LoRA at the same rank, so about twice the rank at the same budget.
 
+Controls  `ranks_from` gives every layer the rank that another method found, a rank of 0 included, and trains LoRA anew:
+          what is left of that method's lead is not due to its allocation alone. The scaling is that of the average
+          rank in all layers, so that it does not change with a layer's share. With `permute_seed` the ranks are
+          permuted among layers of the same size, so that the number of parameters stays the same.
 Budget    `budget` replaces rank and rank_pattern: ranks as even as integers allow. With frozen A a rank costs `out`.
 Hooks     none: only the parameters change in training.
 Cost      r(in + out) parameters and two products of that size in each adapted layer; twice the products
@@ -42,6 +46,7 @@ Known     The released GLUE numbers adapt query and value only, and start MRPC, 
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -55,6 +60,8 @@ from variants.core.adapters.adapter import LowRank, check_rank
 from variants.core.allocation import budget
 from variants.core.decompositions import decompose
 from variants.core.variant import AdapterVariant, pattern_value
+
+log = logging.getLogger(__name__)
 
 SCALINGS = {
     "lora": lambda alpha, rank: alpha / rank,
@@ -129,6 +136,9 @@ class LoRA(AdapterVariant):
     rank_pattern, alpha_pattern: values for the layers whose names end in a key.
     init: "lora", or how A and B are computed from W: "pissa", "milora", "olora".
     init_iterations: of a randomised SVD (pissa); null for the exact SVD.
+    ranks_from: rank of every adapted layer by its whole name, in place of rank, rank_pattern and budget. In a config:
+        the folder of a finished run, or settings of a run, whose ranks are taken (`trainer.sweeps.found_ranks`).
+    permute_seed: of a permutation of these ranks among layers of the same size; null for none.
     budget: trained parameters at the end, in place of rank and rank_pattern (`variants.core.allocation.budget`).
     """
 
@@ -143,6 +153,8 @@ class LoRA(AdapterVariant):
     alpha_pattern: Mapping[str, float] = field(default_factory=dict)
     init: str = "lora"
     init_iterations: int | None = None
+    ranks_from: Mapping[str, int] | None = None
+    permute_seed: int | None = None
     budget: int | None = None
 
     adapters: dict[str, LowRank] = field(init=False, repr=False, compare=False, default_factory=dict)  # type: ignore[assignment]
@@ -171,7 +183,25 @@ class LoRA(AdapterVariant):
                 raise ValueError(f"init_iterations: {self.init_iterations} with init: {self.init}, allowed: null")
             field_checks.check_int(self, "init_iterations")
         field_checks.check_budget(self, "rank", "rank_pattern")
+        self._check_ranks_from()
         self._ranks: dict[str, int] = {}
+
+    def _check_ranks_from(self) -> None:
+        if self.ranks_from is None:
+            if self.permute_seed is not None:
+                raise ValueError(f"permute_seed: {self.permute_seed} without ranks_from, allowed: null")
+            return
+        for name in ("rank", "rank_pattern", "budget", "init"):
+            field = type(self).__dataclass_fields__[name]
+            value, default = getattr(self, name), {} if name == "rank_pattern" else field.default
+            if value != default:
+                raise ValueError(f"{name}: {value!r} with ranks_from, allowed: {default}; that run decides the ranks")
+        for name, rank in self.ranks_from.items():
+            field_checks.check("ranks_from", rank, rank >= 0, f"a whole number ≥ 0 for {name}")
+        if not any(self.ranks_from.values()):
+            raise ValueError("ranks_from: all ranks are 0, allowed: some that are not")
+        if self.permute_seed is not None:
+            field_checks.check_int(self, "permute_seed", at_least=0)
 
     @classmethod
     def test_params(cls) -> list[dict[str, Any]]:
@@ -186,6 +216,8 @@ class LoRA(AdapterVariant):
             {"rank": 2, "init": "olora", "scaling": "rslora"},
             {"rank": 2, "frozen_a": True},
             {"budget": 101, "frozen_a": True, "dropout": 0.1},
+            {"ranks_from": {"layer.0.fc1": 3, "layer.0.fc2": 0, "layer.1.fc1": 1, "layer.1.fc2": 2}},
+            {"ranks_from": {"layer.0.fc1": 3, "layer.0.fc2": 1, "layer.1.fc1": 1, "layer.1.fc2": 2}, "permute_seed": 1},
         ]
 
     def check(self, model: nn.Module, head: Sequence[str] = ()) -> None:
@@ -199,13 +231,36 @@ class LoRA(AdapterVariant):
             costs = {name: out + (0 if self.frozen_a else inner) for name, (out, inner) in sizes.items()}
             self._ranks = budget.spread(costs, self.budget, {name: min(size) for name, size in sizes.items()})
             return
+        if self.ranks_from is not None:
+            self._ranks = self._found(selected)
+            return
         self._ranks = {name: pattern_value(self.rank_pattern, name, self.rank) for name in selected}
         for name, layer in selected.items():
             check_rank(self._ranks[name], layer)
 
+    def _found(self, selected: Mapping[str, nn.Module]) -> dict[str, int]:
+        """Return `ranks_from`, permuted if asked, for the layers `selected`, whose names must be the same."""
+        assert self.ranks_from is not None
+        if other := sorted(selected.keys() ^ self.ranks_from.keys()):
+            where = "in that run alone" if other[0] in self.ranks_from else "in this one alone"
+            raise ValueError(f"ranks_from: {other[0]} is adapted {where}, allowed: the same layers; set targets")
+        ranks = {name: self.ranks_from[name] for name in selected}
+        for name, rank in ranks.items():
+            if rank:
+                check_rank(rank, selected[name])
+        if self.permute_seed is None:
+            return ranks
+        permuted = permuted_ranks(
+            ranks, {name: layers.size(layer) for name, layer in selected.items()}, self.permute_seed
+        )
+        if permuted == ranks:
+            log.warning("%s: layers of the same size have the same rank: permute_seed changes nothing", self.name)
+        return permuted
+
     def build(self, name: str, layer: nn.Module) -> LowRank:
         rank = self._ranks[name]
-        scale = SCALINGS[self.scaling](pattern_value(self.alpha_pattern, name, self.alpha), rank)
+        of_scale = rank if self.ranks_from is None else sum(self._ranks.values()) / len(self._ranks)
+        scale = SCALINGS[self.scaling](pattern_value(self.alpha_pattern, name, self.alpha), of_scale)
         if self.init == "lora":
             kind = FrozenA if self.frozen_a else LowRank
             return kind(layer, rank, scale, self.dropout)
@@ -251,3 +306,18 @@ class LoRA(AdapterVariant):
     def optimizer_options(self, name: str) -> Mapping[str, Any]:
         is_b = name.endswith(".B")
         return {"lr_scale": self.lr_ratio} if is_b and self.lr_ratio != 1.0 else {}
+
+
+def permuted_ranks(ranks: Mapping[str, int], sizes: Mapping[str, tuple[int, int]], seed: int) -> dict[str, int]:
+    """Return `ranks`, permuted among the layers of each size; not as they were, unless all orders are alike."""
+    by_size: dict[tuple[int, int], list[str]] = {}
+    for name in ranks:
+        by_size.setdefault(sizes[name], []).append(name)
+    drawing = torch.Generator("cpu").manual_seed(seed)
+    result = dict(ranks)
+    differs = any(len({ranks[name] for name in names}) > 1 for names in by_size.values())
+    while result == ranks and differs:
+        for names in by_size.values():
+            order = torch.randperm(len(names), generator=drawing, device="cpu").tolist()
+            result |= {name: ranks[names[i]] for name, i in zip(names, order, strict=True)}
+    return result

@@ -76,7 +76,7 @@ from torch import nn
 
 from variants.core import field_checks, layers
 from variants.core.adapters.adapter import LowRank, check_rank
-from variants.core.allocation.budget import check_range, masks, within
+from variants.core.allocation.budget import Budget, check_range, masks, within
 from variants.core.allocation.schedule import Cubic
 from variants.core.variant import AdapterVariant, Step
 
@@ -324,9 +324,7 @@ class SoRA(AdapterVariant):
             if adapter.open < len(adapter.gate):
                 adapter.keep(adapter.gate.detach().nonzero().flatten(), step.optimizer)
         if self.budget is not None:
-            left, slack = self.effective_parameters(), max(adapter.cost for adapter in self.adapters.values())
-            if not self.budget - slack < left <= self.budget:
-                raise RuntimeError(f"budget: {left} parameters are left, the budget is {self.budget}")
+            Budget.of(self.budget, 0).refuse_missed(self.adapters.values())
 
     def _curve(self, total: int, t: int) -> int:
         """Return the parameters that the open gates may cost after step t, counted from 0."""

@@ -70,10 +70,13 @@ class Settings(Mapping[str, Any]):
         return repr(dict(self))
 
 
+ORIGIN = "variant.ranks_from.run_id"  # name of a run; `ranks_from.seed` and `.setting` say the rest of it
+
+
 @functools.cache
 def is_seed(name: str) -> bool:
-    """Whether a setting is a seed: `seed`, `data.seed`, `data.split_seed`."""
-    return "seed" in name.rpartition(".")[2]
+    """Whether a setting is a seed (`seed`, `data.seed`, `data.split_seed`) or names a run that has one."""
+    return "seed" in name.rpartition(".")[2] or name == ORIGIN
 
 
 def points(runs: Sequence[Run]) -> list[Point]:
@@ -119,11 +122,11 @@ def by_seed(run: Run) -> tuple[int, str]:
 
 
 def _seed_names(records: Iterable[Record]) -> dict[str, set[str]]:
-    """By variant, `seed` and the settings that always equal it (`config.data.seed: ${seed}`)."""
+    """By variant, `seed` and the settings that always follow from it (`config.data.seed: ${seed}`)."""
     equal: dict[str, set[str]] = {}
     other: dict[str, set[str]] = {}
     for record in records:
         for name, value in _settings(record.config).seeds.items() if record.status != "pruned" else ():
-            same = type(value) is int and value == record.seed
+            same = name == ORIGIN or (type(value) is int and value == record.seed)
             (equal if same else other).setdefault(record.variant, set()).add(name)
     return {variant: {"seed", *names - other.get(variant, set())} for variant, names in equal.items()}

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.variants import oracles
-from variants.core.allocation.scores import spectral_entropy
+from variants.core.allocation.layer_scores import spectral_entropy
 from variants.core.variant import Step
 from variants.flexlora import PROFILES, FlexLoRA
 from variants.testing.toys import STEPS, attach, train

@@ -34,7 +34,8 @@ from trainer.model import backbone as models
 from trainer.objectives import kinds
 from trainer.objectives.objective import Objective
 from trainer.runs import start
-from trainer.sweeps.plan import model_sources
+from trainer.sweeps import found_ranks
+from trainer.sweeps.plan import model_sources, plan
 from variants.core.adapters.adapter import use_kernel
 from variants.core.kernels.low_rank import Kernel
 from variants.core.target_modules import by_block
@@ -119,7 +120,7 @@ def check(config: DictConfig) -> RunContext:
 
 def settings(config: DictConfig) -> Variant:
     """Makes the variant and checks the settings that need neither model nor rows. Raises `ConfigError`."""
-    variant: Variant = make("variant", config.variant)
+    variant: Variant = make("variant", found_ranks.filled(config, found_ranks.find(config, plan)))
     optim.check(config.optim)
     if config.train.gradient_checkpointing and (field := variant.needs_cache()) is not None:
         raise ConfigError(

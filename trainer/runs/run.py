@@ -30,7 +30,8 @@ from trainer.record import ADAPTER
 from trainer.runs import assemble, predictions_file
 from trainer.runs.assemble import RunContext
 from trainer.runs.predictions_file import PREDICTIONS
-from trainer.sweeps.plan import Planned
+from trainer.sweeps import found_ranks
+from trainer.sweeps.plan import Planned, plan
 from trainer.trackers import guard
 from variants.core import state_files
 from variants.core.out_of_memory import is_out_of_memory
@@ -90,7 +91,8 @@ def _begin(planned: Planned) -> None:
     _make_room(planned)
     planned.folder.mkdir(parents=True, exist_ok=True)
     (planned.folder / "traceback.txt").unlink(missing_ok=True)
-    OmegaConf.save(planned.config, planned.folder / record.CONFIG, resolve=True)
+    config = found_ranks.settled(planned.config, found_ranks.find(planned.config, plan))
+    OmegaConf.save(config, planned.folder / record.CONFIG, resolve=True)
 
 
 def _make_room(planned: Planned) -> None:

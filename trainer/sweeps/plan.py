@@ -27,6 +27,7 @@ from trainer.loop import unfinished
 from trainer.machine import launch, lock
 from trainer.objectives import kinds
 from trainer.record import CorruptRecord, Record
+from trainer.sweeps import found_ranks
 
 log = logging.getLogger(__name__)
 
@@ -122,6 +123,8 @@ def plan(
     if run.record is None and identity.earlier is not None:
         earlier = planned(identity.earlier)
         run = new if earlier.record is None or earlier.failed else earlier
+    if run.done and run.record is not None and (found := found_ranks.find(config, plan)) is not None:
+        found_ranks.warn_if_repeated(found, run.record, identity)
     if config.init_from is not None and (config.redo or not run.done):
         origin.find(config.init_from).refuse_another(identity)
     return replace(new, record=None, replaces=run.folder) if config.redo and run.record is not None else run
@@ -181,6 +184,8 @@ def identify(config: DictConfig, files: Mapping[str, Any] | None = None) -> Iden
     """The identity of the run: all that its result depends on, contents of files included. Raises `ConfigError`."""
     run_config.validate(config)
     files = content(config) if files is None else files
+    if (found := found_ranks.find(config, plan, files)) is not None:
+        files = {**files, "variant": {found_ranks.FIELD: found.leaves()}}
     own = {f"task.{name}": value for name, value in kinds.settings(config.task.get("kind")).items()}
     return identities.identify(run_config.deciding(config), files, run_config.defaults() | own)
 

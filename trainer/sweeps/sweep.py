@@ -22,7 +22,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from trainer.errors import ConfigError
 from trainer.machine import launch
+from trainer.sweeps import found_ranks
 from trainer.sweeps import plan as plans
+from trainer.sweeps.found_ranks import Found
 from trainer.sweeps.plan import Planned
 
 COMPOSED = 256  # most configs in memory, one for each choice of files
@@ -172,6 +174,11 @@ class Runs:
                 OmegaConf.update(config, *field, merge=True)
         self._composed[files] = config, texts
         return config
+
+    def origin(self, number: int) -> Found | None:
+        """The run whose ranks the run of this number is given; None if it has its own. See `found_ranks`."""
+        config = self.config(number)
+        return found_ranks.find(config, plans.plan) if found_ranks.asked(config) else None
 
     def forget(self) -> None:
         """Clears what is cached of the folders on disk."""

@@ -291,7 +291,8 @@ class LowRank(Factored):
         self.A = nn.Parameter(torch.empty((rank, self.in_features), device=device, dtype=dtype))
         self.B = nn.Parameter(torch.zeros((self.out_features, rank), device=device, dtype=dtype))
         self.e = nn.Parameter(torch.ones(rank, device=device, dtype=dtype)) if diagonal else None
-        nn.init.kaiming_uniform_(self.A, a=5**0.5)
+        if rank:
+            nn.init.kaiming_uniform_(self.A, a=5**0.5)
         self.scale = scale
 
     def diagonal(self) -> torch.Tensor | None:

@@ -32,22 +32,28 @@ class Triplets(LowRank):
         nn.init.zeros_(self.e)
 
 
-def parameters(adapters: Mapping[str, Triplets]) -> dict[str, nn.Parameter]:
-    """Return the scored parameters, by "layer.part", of the layers that have triplets left."""
-    # A layer without triplets is not part of the loss, so it has no gradients.
+def parameters(adapters: Mapping[str, LowRank]) -> dict[str, nn.Parameter]:
+    """Return the scored parameters, by "layer.part", of the layers that have components left."""
+    # A layer without components is not part of the loss, so it has no gradients.
     filled = {name: adapter for name, adapter in adapters.items() if not adapter.is_empty}
-    return {f"{name}.{part}": getattr(adapter, part) for name, adapter in filled.items() for part in PARTS}
+    parts = {f"{name}.{part}": getattr(adapter, part) for name, adapter in filled.items() for part in PARTS}
+    return {name: parameter for name, parameter in parts.items() if parameter is not None}
 
 
 def scores(of_entries: Mapping[str, torch.Tensor], layers: Sequence[str]) -> dict[str, torch.Tensor]:
-    """Return S (r,) of every layer's triplets; of_entries["layer.part"] are the scores of a parameter's entries."""
-    a, b, e = ([of_entries[f"{layer}.{part}"] for layer in layers] for part in PARTS)
-    # A layer without triplets has no columns to average.
-    filled = [i for i, of_layer in enumerate(e) if len(of_layer)]
-    empty = dict(zip(layers, e, strict=True))
-    means_a = _over_stacks([a[i] for i in filled], lambda stack: stack.mean(2))
+    """Return S (r,) of every layer's components; of_entries["layer.part"] are the scores of a parameter's entries.
+
+    Components without e (LoRA's) have the sum of the two means.
+    """
+    a, b = ([of_entries[f"{layer}.{part}"] for layer in layers] for part in ("A", "B"))
+    # A layer without components has no columns to average.
+    filled = [i for i, of_layer in enumerate(a) if len(of_layer)]
+    empty = {layer: of_layer.new_zeros(0) for layer, of_layer in zip(layers, a, strict=True)}
+    sums = _over_stacks([a[i] for i in filled], lambda stack: stack.mean(2))
     means_b = _over_stacks([b[i] for i in filled], lambda stack: stack.mean(1))
-    sums = torch._foreach_add(torch._foreach_add([e[i] for i in filled], means_a), means_b) if filled else []
+    if filled and f"{layers[filled[0]]}.e" in of_entries:
+        sums = list(torch._foreach_add([of_entries[f"{layers[i]}.e"] for i in filled], sums))
+    sums = list(torch._foreach_add(sums, means_b)) if filled else []
     return empty | {layers[i]: score for i, score in zip(filled, sums, strict=True)}
 
 

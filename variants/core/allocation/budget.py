@@ -4,16 +4,61 @@ A budget counts the adapters' trainable parameters at the end of training, by re
 integer ranks and entries allow, and never exceeded, so two methods with one budget differ by less than one rank of one
 layer.
 
-`spread` is for methods with fixed ranks, `proportional` for those that score layers, `within` for those that score
-components, `apportion` for those that count single entries.
+`Budget` is the number itself, in ranks or in parameters. `spread` is for methods with fixed ranks, `proportional` for
+those that score layers, `within` for those that score components, `fill` for those that add ranks, `apportion` for
+those that count single entries.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
+
+
+class Ranked(Protocol):
+    """A layer's adapter. rank: in use. cost: parameters of one rank."""
+
+    @property
+    def rank(self) -> int: ...
+
+    @property
+    def cost(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What all ranks together may cost at the end. target: ranks, or parameters if `in_parameters`."""
+
+    target: int
+    in_parameters: bool
+
+    @classmethod
+    def of(cls, parameters: int | None, ranks: int) -> Budget:
+        """Return the budget of `parameters`; if it is None, that of `ranks`."""
+        return cls(ranks, False) if parameters is None else cls(parameters, True)
+
+    @property
+    def unit(self) -> str:
+        return "parameters" if self.in_parameters else "ranks"
+
+    def price(self, adapter: Ranked) -> int:
+        """Return what one rank of `adapter` costs, in units of `target`."""
+        return adapter.cost if self.in_parameters else 1
+
+    def total(self, adapters: Iterable[Ranked]) -> int:
+        """Return what the ranks in use cost."""
+        return sum(adapter.rank * self.price(adapter) for adapter in adapters)
+
+    def refuse_missed(self, adapters: Iterable[Ranked]) -> None:
+        """Raise `RuntimeError` unless the ranks meet the target: exactly, or in parameters to less than one rank."""
+        adapters = list(adapters)
+        total, slack = self.total(adapters), max(map(self.price, adapters)) - 1
+        if not self.target - slack <= total <= self.target:
+            raise RuntimeError(f"budget: {total} {self.unit} at the end, the target is {self.target}")
 
 
 def spread(costs: Mapping[str, int], budget: int, most: Mapping[str, int], *, least: int = 1) -> dict[str, int]:
@@ -108,6 +153,24 @@ def within(scores: Sequence[torch.Tensor], costs: Sequence[int], budget: int) ->
             kept[layer].append(component)
             left -= costs[layer]
     return [sorted(components) for components in kept]
+
+
+def fill(
+    order: Sequence[str], ranks: Mapping[str, int], most: Mapping[str, int], prices: Mapping[str, int], room: int
+) -> dict[str, int]:
+    """Return by layer how many ranks it gains: one for each of its turns in `order`, repeatedly, while it fits.
+
+    ranks, most: of each layer now, and at most. prices: of one rank. room: what all gained ranks may cost.
+    """
+    gained, progress = dict.fromkeys(ranks, 0), True
+    while progress:
+        progress = False
+        for name in order:
+            if ranks[name] + gained[name] < most[name] and prices[name] <= room:
+                room -= prices[name]
+                gained[name] += 1
+                progress = True
+    return gained
 
 
 def masks(kept: Sequence[Sequence[int]], sizes: Sequence[int], device: torch.device) -> list[torch.Tensor]:
