@@ -84,13 +84,13 @@ def carry_out(planned: Planned) -> tuple[Planned, str]:
 
     with processes.joined(planned.config.machine.fsdp), signals.listening():
         processes.agree("run", planned.title)
-        parts = check(planned) if processes.any_of(not planned.done) else None
+        context = check(planned) if processes.any_of(not planned.done) else None
         with planned.locked():
             # Another process may have finished the run before the lock was free.
             planned = replace(processes.in_turn(lambda: plan(planned.config)), label=planned.label)
             if planned.done:
                 return planned, "done already"
-            record = run(planned, list(HydraConfig.get().overrides.task), parts)
+            record = run(planned, list(HydraConfig.get().overrides.task), context)
             return replace(planned, record=record), "ran"
 
 

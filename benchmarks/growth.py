@@ -30,10 +30,12 @@ class Growth:
     unit: str
 
 
-def measure(source: models.Pristine, batch: int, length: int, rounds: int, device: torch.device) -> dict[str, Growth]:
+def measure(
+    source: models.LoadedBackbone, batch: int, length: int, rounds: int, device: torch.device
+) -> dict[str, Growth]:
     """The growth with "rank", "layers" and "width at rank 64"."""
 
-    def over(source: models.Pristine, variants: Mapping[int, Variant]) -> dict[int, float]:
+    def over(source: models.LoadedBackbone, variants: Mapping[int, Variant]) -> dict[int, float]:
         steppers = {"floor": Stepper(source, Head(), batch, length, device)}
         steppers |= {str(size): Stepper(source, variant, batch, length, device) for size, variant in variants.items()}
         times = in_turn(steppers, rounds)
@@ -49,14 +51,14 @@ def measure(source: models.Pristine, batch: int, length: int, rounds: int, devic
     }
 
 
-def _of_width(width: int) -> models.Pristine:
+def _of_width(width: int) -> models.LoadedBackbone:
     """A random BERT with two blocks."""
     torch.manual_seed(0)
     config = transformers.BertConfig(
         hidden_size=width, intermediate_size=4 * width, num_hidden_layers=2, num_attention_heads=width // 32
     )
     model = transformers.BertForSequenceClassification(config)
-    return models.Pristine(model, (), models.head_modules(model))
+    return models.LoadedBackbone(model, (), models.head_modules(model))
 
 
 def slope(values: Mapping[int, float]) -> float:

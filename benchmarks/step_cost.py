@@ -72,7 +72,7 @@ Row = dict[str, float]  # measurements of one method in one setting
 
 
 def measure(
-    source: models.Pristine,
+    source: models.LoadedBackbone,
     names: list[str],
     batch: int,
     length: int,

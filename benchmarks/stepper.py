@@ -40,14 +40,14 @@ def device(text: str) -> torch.device:
     return named
 
 
-def default_backbone() -> tuple[str, models.Pristine]:
+def default_backbone() -> tuple[str, models.LoadedBackbone]:
     """(name, model): the default model of a run."""
     run_config.register()
     with initialize_config_dir(str(Path(__file__).parents[1] / "conf"), version_base="1.3"):
         config = compose("config")
     source = fetch_model(model_sources(config), config.model.files)
     architecture = Architecture(SequenceClassification.auto_class, 2)
-    return config.model.name, models.pristine(source, architecture, SequenceClassification.head)
+    return config.model.name, models.load_backbone(source, architecture, SequenceClassification.head)
 
 
 class Stepper:
@@ -55,7 +55,7 @@ class Stepper:
 
     def __init__(
         self,
-        source: models.Pristine,
+        source: models.LoadedBackbone,
         variant: Variant,
         batch: int,
         length: int,

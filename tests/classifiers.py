@@ -14,5 +14,5 @@ def classifier(labels: int = 2) -> Architecture:
     return Architecture(SequenceClassification.auto_class, labels)
 
 
-def pristine(folder: Path, labels: int, *arguments: Any, **options: Any) -> models.Pristine:
-    return models.pristine(folder, classifier(labels), SequenceClassification.head, *arguments, **options)
+def pristine(folder: Path, labels: int, *arguments: Any, **options: Any) -> models.LoadedBackbone:
+    return models.load_backbone(folder, classifier(labels), SequenceClassification.head, *arguments, **options)

@@ -16,7 +16,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig
 
-from trainer import config_checks
+from trainer import chosen, config_checks
 from trainer.config_checks import ensure
 from trainer.errors import ConfigError, did_you_mean, names
 from trainer.identity import PARTS, flatten
@@ -119,7 +119,8 @@ class Config:
 
 
 def register() -> None:
-    """Registers the schema with Hydra; `conf/config.yaml` lists it in its defaults."""
+    """Registers the schema with Hydra, which `conf/config.yaml` lists in its defaults, and the resolver of rates."""
+    chosen.register()
     ConfigStore.instance().store(name="schema", node=Config)
 
 

@@ -10,7 +10,7 @@ VERSION = 2
 STATUSES = ("done", "failed", "pruned")
 
 # Groups of any names; in Python they are dictionaries.
-OPEN_GROUPS = ("config", "identity", "git", "code", "versions", "hardware", "metrics", "method")
+OPEN_GROUPS = ("config", "identity", "git", "code", "versions", "hardware", "metrics", "select", "method")
 
 
 @dataclass(slots=True)
@@ -140,6 +140,7 @@ class Fields:
     hardware: dict[str, Any] = field(default_factory=dict)
     metric: Metric = field(default_factory=Metric)
     metrics: dict[str, float] = field(default_factory=dict)  # every metric by name
+    select: dict[str, float] = field(default_factory=dict)  # the same on the selection split, if that is not reported
     method: dict[str, float] = field(default_factory=dict)  # numbers of the method, see Variant.report
     data: Data = field(default_factory=Data)
     steps: Steps = field(default_factory=Steps)

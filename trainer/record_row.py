@@ -15,9 +15,9 @@ from trainer.record_fields import FIELDS, GROUPS, OPEN_GROUPS, STATUSES, Fields
 from trainer.record_text import CHECKSUM, CorruptRecord, checksum
 
 NULLABLE = ("config", "identity")  # groups in which null is a value and not an absent number
-MEASURED = ("metric.", "metrics.")  # prefixes of the fields that only a finished run has
+MEASURED = ("metric.", "metrics.", "select.")  # prefixes of the fields that only a finished run has
 
-_UNSHARED = ("metrics", "method")  # open groups that differ between any two runs
+_UNSHARED = ("metrics", "select", "method")  # open groups that differ between any two runs
 
 # Names of all fields outside the open groups.
 NAMES = tuple(
@@ -100,7 +100,7 @@ def _part(name: str) -> tuple[str, str]:
 
 
 def _types(name: str) -> frozenset[type] | None:
-    if name.startswith("metrics."):
+    if name.startswith(("metrics.", "select.")):
         return _ALLOWED["float"][0]
     kind = _KINDS.get(name)
     return kind and (kind[0] if name in _REQUIRED else kind[0] | {type(None)})
@@ -149,7 +149,7 @@ def check(row: Mapping[str, Any], *, as_written: bool = False) -> _Layout:
 
 
 def _wrong(name: str, value: Any) -> str:
-    kind = _ALLOWED["float"] if name.startswith("metrics.") else _KINDS[name]
+    kind = _ALLOWED["float"] if name.startswith(("metrics.", "select.")) else _KINDS[name]
     return f"{name}: {value!r} is not {kind[1]}"
 
 

@@ -102,19 +102,19 @@ def _write_peft(run: Finished, folder: Path) -> nn.Module:
     from trainer.model.backbone import as_loaded
     from variants.core.handover import CannotHandOver, quiet_peft
 
-    wrapped = run.variant.to_peft(run.model, run.parts.head)
-    base, revision = run.parts.reference()
-    task = run.objective.peft_task_of(run.parts.tokenizer.model_input_names)
+    wrapped = run.variant.to_peft(run.model, run.context.head)
+    base, revision = run.context.reference()
+    task = run.objective.peft_task_of(run.context.tokenizer.model_input_names)
     wrapped.get_base_model().config._name_or_path = base  # what PEFT's model card says
     for config in wrapped.peft_config.values():
         config.task_type = None if task is None else peft.TaskType[task]
         config.base_model_name_or_path, config.revision = base, revision
-        config.modules_to_save = list(run.parts.head) or None
+        config.modules_to_save = list(run.context.head) or None
     wrapped.save_pretrained(folder, save_embedding_layers=False)
     # PEFT writes nothing of the model below: not its classes, nor the padding token that it was given here.
     run.objective.describe(wrapped.get_base_model().config).save_pretrained(folder)
-    run.parts.tokenizer.save_pretrained(folder)
-    fresh = as_loaded(run.parts.source, run.objective.architecture, folder, run.config.model.dtype)
+    run.context.tokenizer.save_pretrained(folder)
+    fresh = as_loaded(run.context.source, run.objective.architecture, folder, run.config.model.dtype)
     try:
         with quiet_peft():
             return peft.PeftModel.from_pretrained(fresh, folder).eval()
@@ -131,7 +131,7 @@ def _write_merged(run: Finished, folder: Path) -> nn.Module:
     merged.to(getattr(torch, run.config.model.dtype))  # the head too: a checkpoint has one precision
     run.objective.describe(merged.config)
     merged.save_pretrained(folder)
-    run.parts.tokenizer.save_pretrained(folder)
+    run.context.tokenizer.save_pretrained(folder)
     loaded: nn.Module = getattr(transformers, run.objective.auto_class).from_pretrained(folder)
     return loaded.eval()
 

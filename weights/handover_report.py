@@ -52,7 +52,7 @@ def of(
             "relative_error": update.relative_error,
             "exact": update.is_exact,
         }
-    base, revision = run.parts.reference()
+    base, revision = run.context.reference()
     return {
         "version": VERSION,
         "run_id": run.record.run_id,
@@ -61,8 +61,8 @@ def of(
         "seed": run.record.seed,
         "to": to,
         "base": {"name": run.record.model, "reference": base, "revision": revision, "dtype": run.config.model.dtype},
-        "labels": None if run.parts.rows.labels is None else list(run.parts.rows.labels),
-        "head": list(run.parts.head),
+        "labels": None if run.context.rows.labels is None else list(run.context.rows.labels),
+        "head": list(run.context.head),
         "rank": cut,
         "exact": all(update.is_exact for update in updates.values()),
         "largest_relative_error": max((update.relative_error for update in updates.values()), default=0.0),

@@ -80,7 +80,7 @@ def _predict(run: Finished, options: argparse.Namespace, output: Path) -> None:
     found, cut = _predicted(run, examples)
     computed = run.objective.score(replace(found, reference=np.asarray(examples.label))) if examples.label else None
     output.parent.mkdir(parents=True, exist_ok=True)
-    table = frame(examples, found, run.parts.rows.labels)
+    table = frame(examples, found, run.context.rows.labels)
     if output.suffix.lower() == ".csv":
         table.to_csv(output, index=False, lineterminator="\n")
     else:
@@ -104,8 +104,8 @@ def _predict(run: Finished, options: argparse.Namespace, output: Path) -> None:
 
 def _said(run: Finished, examples: Examples, computed: dict[str, float] | None, cut: int) -> list[str]:
     """The metrics, and what must be known of the rows."""
-    labels = run.parts.rows.labels
-    lines = [f"{cut:,} texts are longer than {run.parts.max_length} tokens and were cut"] if cut else []
+    labels = run.context.rows.labels
+    lines = [f"{cut:,} texts are longer than {run.context.max_length} tokens and were cut"] if cut else []
     if computed is None:
         return [*lines, "no labels, so no metrics"]
     if labels is not None and (absent := [name for number, name in enumerate(labels) if number not in examples.label]):
@@ -122,7 +122,7 @@ def _predicted(run: Finished, examples: Examples) -> tuple[Predictions, int]:
     from trainer.data.sources import TaskData
     from trainer.data.sources.checks import dataset
 
-    labels = run.parts.rows.labels
+    labels = run.context.rows.labels
     unlabelled = replace(examples, label=[0] * len(examples.id))
     found, order, cut = run.predict(TaskData({"data": dataset(unlabelled, labels)}, labels))
     places = np.argsort(order)
@@ -176,10 +176,10 @@ def _read(run: Finished, options: argparse.Namespace) -> Examples:
         raise ConfigError(f"--data: {str(options.data)!r} has no rows; allowed: one or more")
     second = texts(table[pair], f"{where} {pair!r}") if pair else None
     found: list[Any] = []
-    if label and run.parts.rows.labels is None:
+    if label and run.context.rows.labels is None:
         found = numbers(table[label], f"{where} {label!r}")
     elif label:
-        known = {name: number for number, name in enumerate(run.parts.rows.labels or ())}
+        known = {name: number for number, name in enumerate(run.context.rows.labels or ())}
         for row, name in enumerate(class_names(table[label], f"{where} {label!r}"), 1):
             if name not in known:
                 allowed = ", ".join(map(repr, known))
@@ -205,13 +205,13 @@ def _submit(run: Finished, folder: Path, output: Path) -> None:
     for name, examples in sets.items():
         found, cut = _predicted(run, examples)
         file, expected = glue.SETS[name]
-        text, moved = glue.rows(name, np.asarray(found.prediction).tolist(), run.parts.rows.labels)
+        text, moved = glue.rows(name, np.asarray(found.prediction).tolist(), run.context.rows.labels)
         (output / file).write_text(text, encoding="utf-8")
         lines.append(f"{name}: {len(examples.id):,} predictions: {output / file}")
         if len(examples.id) != expected:
             lines.append(f"  GLUE's set has {expected:,} rows, so its server refuses this file")
         if cut:
-            lines.append(f"  {cut:,} texts are longer than {run.parts.max_length} tokens and were cut")
+            lines.append(f"  {cut:,} texts are longer than {run.context.max_length} tokens and were cut")
         if moved:
             lines.append(f"  {moved:,} scores outside {glue.LOWEST:g} to {glue.HIGHEST:g} were moved to its ends")
     print(run.title, "", *lines, sep="\n")

@@ -88,7 +88,7 @@ def as_recorded(run: Finished, found: torch.Tensor) -> str:
 
 def _numbers(run: Finished) -> torch.Tensor:
     """What the model as it is gives for the first examples, in place of outputs that no file keeps: (examples, …)."""
-    rows = run.parts.rows.report[run.split]
+    rows = run.context.rows.report[run.split]
     first = set(rows.examples[:ROWS])
     found = run.predictions(rows.view(np.flatnonzero([source in first for source in rows.sources.tolist()])))
     return torch.tensor(np.stack([found.stats[name] for name in run.objective.smooth], axis=1), dtype=torch.float64)
@@ -103,8 +103,8 @@ def compare(before: torch.Tensor, after: torch.Tensor) -> Comparison:
 
 
 def _batches(run: Finished) -> Iterator[dict[str, Any]]:
-    rows, pad = run.parts.rows.report[run.split], run.objective.pad(run.parts.source)
-    names = run.parts.tokenizer.model_input_names
+    rows, pad = run.context.rows.report[run.split], run.objective.pad(run.context.source)
+    names = run.context.tokenizer.model_input_names
     for start in range(0, min(ROWS, len(rows)), BATCH):
         batch = pad([rows[i] for i in range(start, min(start + BATCH, ROWS, len(rows)))])
         yield {name: tensor for name, tensor in batch.items() if name in names}

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from analysis.commands import collect, compare, dashboard, figures, readme, report, sync, table, verify
+from analysis.commands import choose, collect, compare, dashboard, figures, readme, report, sync, table, verify
 from analysis.commands.command import Verb
 from analysis.errors import AnalysisError
 
@@ -53,7 +53,7 @@ class CommandLine:
 
 
 VERBS: tuple[Verb, ...] = (
-    *(table.VERB, collect.VERB, compare.VERB, figures.VERB, report.VERB, verify.VERB),
+    *(table.VERB, collect.VERB, choose.VERB, compare.VERB, figures.VERB, report.VERB, verify.VERB),
     *(readme.VERB, dashboard.VERB, sync.VERB),
 )
 _LINE = CommandLine("analysis", "Tables, comparisons, figures and reports from run folders.", VERBS)

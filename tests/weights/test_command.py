@@ -326,7 +326,7 @@ def test_a_cut_model_is_the_one_that_is_evaluated(trained, tmp_path):
     assert main(["export", str(folder), "--to", "merged", "--rank", "1", "--output", str(tmp_path / "cut")]) == 0
     cut = AutoModelForSequenceClassification.from_pretrained(tmp_path / "cut").eval()
     with opened(folder) as run:
-        labels = run.parts.rows.report["validation"].labels
+        labels = run.context.rows.report["validation"].labels
         logits = roundtrip.outputs(run, cut)  # all 24 rows
     found = json.loads((folder / "truncation.json").read_text())["cut"][0]
     loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(labels))

@@ -112,7 +112,7 @@ def test_pairs_take_two_columns(trained, tmp_path, capsys):
     other = tmp_path / "other.csv"
     other.write_text(path.read_text().replace("one,two", "first,second"))
     assert main(["predict", str(folder), "--data", str(other)]) == 2
-    assert "has no column 'one'; there is: 'first', 'second', 'label'" in capsys.readouterr().err
+    assert "has no column 'one'; found: 'first', 'second', 'label'" in capsys.readouterr().err
     again = predicted(
         folder, "--data", other, "--text", "first", "--text-pair", "second", output=tmp_path / "b.parquet"
     )
@@ -126,8 +126,8 @@ def test_pairs_take_two_columns(trained, tmp_path, capsys):
         ("text,label\nfine,\n", [], "column 'label': row 1 is ''; allowed: a name or a whole number"),
         ("text\n,\n", [], "line 2 has 2 fields, the header has 1"),
         ("text\n", [], "has no rows; allowed: one or more"),
-        ("words\nfine\n", [], "has no column 'text'; there is: 'words'"),
-        ("text\nfine\n", ["--label", "stars"], "has no column 'stars'; there is: 'text'"),
+        ("words\nfine\n", [], "has no column 'text'; found: 'words'"),
+        ("text\nfine\n", ["--label", "stars"], "has no column 'stars'; found: 'text'"),
         ("text\nfine\n", ["--text-pair", "text"], "--text-pair: 'text', allowed: none; tiny has no pairs"),
         ("text\nfine\n", ["--output", "out.txt"], "--output: 'out.txt', allowed: a file that ends in .parquet or .csv"),
     ],

@@ -6,7 +6,10 @@ import numpy as np
 
 
 class Ragged:
-    """Rows of whole numbers of different lengths."""
+    """Rows of integers of different lengths, stored one after another.
+
+    numbers: the integers of all rows. ends: for each row the index in `numbers` after its last one.
+    """
 
     def __init__(self, numbers: np.ndarray, ends: np.ndarray) -> None:
         self.numbers = numbers
@@ -17,10 +20,10 @@ class Ragged:
 
     def __getitem__(self, row: int) -> list[int]:
         start = self.ends[row - 1] if row else 0
-        found: list[int] = self.numbers[start : self.ends[row]].tolist()
-        return found
+        numbers: list[int] = self.numbers[start : self.ends[row]].tolist()
+        return numbers
 
     @property
     def lengths(self) -> np.ndarray:
-        """Numbers in each row."""
+        """The number of integers in each row, shape (rows,)."""
         return np.diff(self.ends, prepend=0)

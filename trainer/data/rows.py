@@ -1,6 +1,6 @@
-"""The rows of a run: the task's splits, the protocol, the limits.
+"""Selects the rows of a run: the task's splits under the protocol and the limits.
 
-A task is read once per process and encoded once per model; a run takes a view.
+A process reads each task once and encodes it once per model; a run holds views of the result.
 """
 
 from __future__ import annotations
@@ -29,14 +29,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-
 Column = Ragged | np.ndarray
 
 
 class Rows(torch.utils.data.Dataset):
-    """Rows of one `split` as a model's inputs: `indices` into columns that all views of the split share.
+    """The rows of one `split` as a model's inputs: `indices` into columns that all views of the split share.
 
-    examples_of: of each row of the columns the example of the split that it is of; None where row and example are one.
+    examples_of: for each row of the columns, the index of the example it was made from; None if row i is example i.
     """
 
     def __init__(
@@ -57,49 +56,52 @@ class Rows(torch.utils.data.Dataset):
         return len(self.indices)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        at = int(self.indices[index])
-        row = {name: column[at] for name, column in self.columns.items()}
-        return row | {"labels": self.all_labels[at]}
+        position = int(self.indices[index])
+        row = {name: column[position] for name, column in self.columns.items()}
+        return row | {"labels": self.all_labels[position]}
 
     def view(self, indices: np.ndarray) -> Rows:
-        """These rows, by their place in this view."""
+        """The rows at `indices` of this view."""
         return Rows(self.columns, self.all_labels, self.indices[indices], self.examples_of, self.split)
 
     @property
     def lengths(self) -> list[int]:
-        """Units of each row: tokens, or one for rows that all have the same size."""
+        """The units of each row: its tokens, or 1 if all rows have the same size."""
         ids = self.columns.get("input_ids")
         if not isinstance(ids, Ragged):
             return [1] * len(self)
-        found: list[int] = ids.lengths[self.indices].tolist()
-        return found
+        lengths: list[int] = ids.lengths[self.indices].tolist()
+        return lengths
 
     @property
     def labels(self) -> np.ndarray:
-        found: np.ndarray = self.all_labels[self.indices]
-        return found
+        labels: np.ndarray = self.all_labels[self.indices]
+        return labels
 
     @property
     def sources(self) -> np.ndarray:
-        """Of each row the example that it is of."""
+        """For each row, the index of the example it was made from."""
         return self.indices if self.examples_of is None else self.examples_of[self.indices]
 
     @property
     def examples(self) -> list[int]:
-        """The examples that the rows are of, each once, in the order in which they come."""
+        """The indices of the rows' examples, each once, in order of first occurrence."""
         return list(dict.fromkeys(self.sources.tolist()))
 
     def longest_first(self) -> Rows:
-        """The same rows ordered by length, so that an evaluation pads little."""
+        """The same rows ordered by length, so that evaluation needs little padding."""
         return self.view(np.argsort(-np.asarray(self.lengths), kind="stable"))
 
 
-class Order(torch.utils.data.Sampler):
-    """The order of the rows, a function of seed and epoch alone, so that it can be taken up again."""
+class EpochSampler(torch.utils.data.Sampler):
+    """Shuffles the rows of an epoch. The order depends on seed and epoch alone, so a resumed run repeats it.
+
+    group: rows of one optimizer step. by_length: whether rows of similar length share a step.
+    """
 
     def __init__(self, rows: Rows, group: int, by_length: bool, seed: int) -> None:
         self.lengths = rows.lengths
-        self.group = group  # rows of one optimizer step
+        self.group = group
         self.by_length = by_length
         self.seed = seed
         self.epoch = 0
@@ -117,13 +119,13 @@ class Order(torch.utils.data.Sampler):
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """What one run trains and evaluates on.
+class TaskSplits:
+    """The rows that one run trains and evaluates on.
 
-    select: the split on which the checkpoint is chosen. report: the splits whose numbers are
-    reported, the deciding one first. counts: examples of each, "train" and "select" among them. truncated: examples cut
-    at `max_length`, over all of them. letters: texts in which the letters of a special token were split like any
-    others.
+    select: the split that selects the checkpoint. report: the splits whose metrics are reported; the first one's
+    metric is the run's. ids: of the examples of each reported split. counts: the number of examples of each split,
+    "train" and "select" included. truncated: the number of examples truncated at `max_length`, over all splits.
+    letters: the number of texts that spell a special token and were split as ordinary text.
     """
 
     train: Rows
@@ -137,7 +139,7 @@ class Prepared:
     letters: int
 
     def splits(self) -> Iterator[tuple[str, Rows]]:
-        """The split of the task that rows are of, and the rows, for all that the run reads."""
+        """Yields every set of rows that the run reads, with the name of the task's split that it belongs to."""
         yield "train", self.train
         if all(self.select is not rows for rows in self.report.values()):
             yield "train", self.select
@@ -145,12 +147,12 @@ class Prepared:
 
 
 def load(task: DictConfig) -> TaskData:
-    """The task's rows, read once per process."""
+    """Returns the task's examples; each process reads them once."""
     return load_source(OmegaConf.to_container(task.source, resolve=True))
 
 
 def load_source(source: Any) -> TaskData:
-    """The same of the plain values of `task.source`."""
+    """Returns the examples of a source, given the plain values of `task.source`."""
     return _load(json.dumps(source, sort_keys=True))
 
 
@@ -164,8 +166,8 @@ def _encoded(objective: Objective, split: str, folder: Path, max_length: int) ->
     return objective.encode(split, folder, max_length)
 
 
-def prepare(objective: Objective, data: DictConfig, seed: int, folder: Path, max_length: int) -> Prepared:
-    """The run's view of the task: protocol and limits applied, examples as the inputs of the model in `folder`."""
+def prepare(objective: Objective, data: DictConfig, seed: int, folder: Path, max_length: int) -> TaskSplits:
+    """Applies protocol and limits to the task and encodes its examples for the model in `folder`."""
     content = objective.content
     train = _encoded(objective, "train", folder, max_length).rows
     order = np.random.default_rng(seed).permutation(len(train))
@@ -182,20 +184,20 @@ def prepare(objective: Objective, data: DictConfig, seed: int, folder: Path, max
             continue
         rows = _encoded(objective, name, folder, max_length).rows
         if data.eval_limit is not None:
-            # Not the run's seed: every run of a comparison is evaluated on the same rows.
+            # The draw is independent of the run's seed: all runs of a comparison are evaluated on the same rows.
             rows = rows.view(np.sort(np.random.default_rng(0).permutation(len(rows))[: data.eval_limit]))
         report[name] = rows
     if select is None:
         select_name, select = next(iter(report.items()))
     objective.check_training(train, data.limit)
-    own = {"train": train, "select": select, **report}
-    chosen = Prepared(train, select_name, select, report, {}, content.labels, {k: len(v) for k, v in own.items()}, 0, 0)
+    counts = {"train": len(train), "select": len(select)} | {name: len(rows) for name, rows in report.items()}
+    chosen = TaskSplits(train, select_name, select, report, {}, content.labels, counts, 0, 0)
     truncated = letters = 0
     for split, rows in chosen.splits():
-        found = _encoded(objective, split, folder, max_length)
-        truncated += int(found.cut[rows.indices].sum())
-        letters += int((found.letters[rows.indices] == 1).sum())
-        refuse_letters(content, split, rows, found)
+        encoded = _encoded(objective, split, folder, max_length)
+        truncated += int(encoded.cut[rows.indices].sum())
+        letters += int((encoded.letters[rows.indices] == 1).sum())
+        refuse_letters(content, split, rows, encoded)
     arranged = {name: objective.for_evaluation(rows, folder, max_length) for name, rows in report.items()}
     return replace(
         chosen,
@@ -210,46 +212,46 @@ def prepare(objective: Objective, data: DictConfig, seed: int, folder: Path, max
     )
 
 
-def refuse_letters(task: TaskData, split: str, rows: Rows, found: Encoded) -> None:
-    """Raises `ConfigError` for a text with the letters of a special token that can't be read as letters."""
-    for row in rows.indices[found.letters[rows.indices] == 2][:1]:
+def refuse_letters(task: TaskData, split: str, rows: Rows, encoded: Encoded) -> None:
+    """Raises `ConfigError` for a text that spells a special token which the tokenizer can't split as ordinary text."""
+    for row in rows.indices[encoded.letters[rows.indices] == 2][:1]:
         raise ConfigError(
-            f"task: {row_name(task, split, row)} has the letters of a special token, and the model's tokenizer "
-            "can't read them as letters; allowed: texts without them"
+            f"task: {row_name(task, split, row)} spells a special token, and the model's tokenizer can't read it as "
+            "ordinary text; allowed: texts without special tokens"
         )
 
 
 @functools.lru_cache(maxsize=8)
 def _texts_in_common(objective: Objective) -> np.ndarray:
-    """Of each row of train the number of its group: rows with a text in common, directly or over others, share one."""
+    """Returns the group number of each training row; rows connected by common texts share a group."""
     return groups(objective.texts("train"))
 
 
 def _held_out(order: np.ndarray, size: int, group: np.ndarray) -> np.ndarray:
-    """Which of the rows in `order` are held out of training to select on: `size` at most, and no text on both sides.
+    """Returns a mask over `order`: the rows held out of training for selection, at most `size` of them.
 
-    Groups are taken whole, in the order of their first rows, each that still has room. Where no text is there twice
-    these are the first `size` rows. Raises `ConfigError` where no group has room.
+    Whole groups are held out, so that no text is on both sides: in the order of their first rows, each group that
+    still fits. Without repeated texts these are the first `size` rows. Raises `ConfigError` if no group fits.
     """
     rows = group[order]
     numbers, first, counts = np.unique(rows, return_index=True, return_counts=True)
-    taken = np.zeros(len(counts), dtype=bool)
-    left = size
-    for place in np.argsort(first):
-        if counts[place] <= left:
-            taken[place] = True
-            left -= counts[place]
-    if not taken.any():
+    chosen = np.zeros(len(counts), dtype=bool)
+    room = size
+    for number in np.argsort(first):
+        if counts[number] <= room:
+            chosen[number] = True
+            room -= counts[number]
+    if not chosen.any():
         raise ConfigError(
-            f"data.select_share: {size} of {len(order)} training rows, allowed: a share from {counts.min()} rows on,"
-            " the fewest that have no text in common with others"
+            f"data.select_share: {size} of {len(order)} training rows, allowed: at least"
+            f" {counts.min()} rows, the smallest group of rows with common texts"
         )
     if (largest := counts.max()) > size:
         log.warning(
-            "%d training rows have texts in common and stay in train: the selection split has room for %d; it is"
-            " drawn from the others",
+            "%d training rows share texts and stay in train, because the selection split has room for only %d rows; it"
+            " is drawn from the other rows",
             largest,
             size,
         )
-    held_out: np.ndarray = taken[np.searchsorted(numbers, rows)]
+    held_out: np.ndarray = chosen[np.searchsorted(numbers, rows)]
     return held_out

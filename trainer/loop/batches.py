@@ -1,6 +1,6 @@
-"""The batches that each step of a run trains on, a function of seed and step: a resumed run gets those that remain.
+"""Determines the batches of each step from seed and step alone, so that a resumed run gets the remaining ones.
 
-In several processes (`trainer.machine.batch_shards`) each has its part of every batch.
+With several processes each gets its part of every batch (`trainer.machine.batch_shards`).
 """
 
 from __future__ import annotations
@@ -15,25 +15,26 @@ import torch
 from omegaconf import DictConfig
 from torch.utils.data import DataLoader, Sampler
 
-from trainer.data.rows import Order, Rows
+from trainer.data.rows import EpochSampler, Rows
 from trainer.machine import batch_shards, processes
 
 
 def total_steps(rows: int, train: DictConfig) -> int:
-    """Optimizer steps of a run over `rows` training rows."""
+    """Returns the number of optimizer steps of a run with `rows` training rows."""
     if train.max_steps is not None:
         return train.max_steps
     return max(1, math.ceil(train.epochs * steps_per_epoch(rows, train)))
 
 
 def steps_per_epoch(rows: int, train: DictConfig) -> int:
+    """Returns the number of optimizer steps per epoch of `rows` training rows."""
     batch = train.batch_size * (train.processes or 1)
     return math.ceil(math.ceil(rows / batch) / train.accumulate)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows as tensors, padded to the longest. weight: how much of them counts in the loss, see `Objective.weigh`."""
+    """Rows as tensors, padded to the longest row. weight: the divisor of the loss's sum, see `Objective.weigh`."""
 
     inputs: Mapping[str, torch.Tensor]
     labels: torch.Tensor
@@ -44,15 +45,15 @@ class Batch:
         return Batch(inputs, self.labels.to(device), self.weight)
 
     def pin_memory(self) -> Batch:
-        """The same in page-locked memory; torch's loader asks for it."""
+        """Copies the batch to page-locked memory; torch's loader calls this."""
         inputs = {name: tensor.pin_memory() for name, tensor in self.inputs.items()}
         return Batch(inputs, self.labels.pin_memory(), self.weight)
 
 
 class Collator:
-    """Makes a `Batch` of rows; a row's `weight` is 1 unless it says otherwise.
+    """Makes a `Batch` of rows; a row's `weight` is 1 by default.
 
-    pad: makes tensors of them. weigh: says of labels and of the rows' weights how much of the batch counts.
+    pad: makes the rows' tensors. weigh: returns the batch's weight, given its labels and the rows' weights.
     """
 
     def __init__(
@@ -70,36 +71,41 @@ class Collator:
 
 
 class Batches:
-    """The training rows in batches, and the way to load any rows of the run."""
+    """Loads the training rows in batches, and any rows of the run."""
 
     def __init__(
         self, rows: Rows, train: DictConfig, seed: int, collate: Collator, workers: int, device: torch.device
     ) -> None:
         self.device = device
-        self.order = Order(
-            rows, train.batch_size * (train.processes or 1) * train.accumulate, train.group_by_length, seed
-        )
+        rows_per_step = train.batch_size * (train.processes or 1) * train.accumulate
+        self.sampler = EpochSampler(rows, rows_per_step, train.group_by_length, seed)
         self.steps_per_epoch = steps_per_epoch(len(rows), train)
         self._batch_size, self._accumulate = train.batch_size, train.accumulate
         self._rows: torch.utils.data.Dataset = rows
-        self._sampler: Sampler = self.order
+        self._own_sampler: Sampler = self.sampler  # of this process
         if processes.count() > 1:
             self._rows = batch_shards.SharedRows(rows)
-            self._sampler = batch_shards.Shard(self.order, train.batch_size, processes.rank(), processes.count())
-        self._how: dict[str, Any] = {"collate_fn": collate, "num_workers": workers, "pin_memory": device.type != "cpu"}
+            self._own_sampler = batch_shards.DistributedSampler(
+                self.sampler, train.batch_size, processes.rank(), processes.count()
+            )
+        self._options: dict[str, Any] = {
+            "collate_fn": collate,
+            "num_workers": workers,
+            "pin_memory": device.type != "cpu",
+        }
 
     def steps(self, done: int) -> Iterator[list[Batch]]:
-        """The batches of each step after the first `done` ones, epoch after epoch without end."""
+        """Yields the batches of each step after the first `done` steps, epoch after epoch without end."""
         for epoch in itertools.count(done // self.steps_per_epoch):
-            self.order.epoch = epoch
+            self.sampler.epoch = epoch
             skipped = max(0, done - epoch * self.steps_per_epoch)
-            places = list(self._sampler)[skipped * self._accumulate * self._batch_size :]
-            # An iterator draws a number when it is made. That of a resumed epoch was drawn before the interruption.
+            indices = list(self._own_sampler)[skipped * self._accumulate * self._batch_size :]
+            # A new iterator draws a random number. In a resumed epoch this draw was made before the interruption.
             with torch.random.fork_rng(devices=[], enabled=skipped > 0):
-                batches = iter(self.loaded(self._rows, self._batch_size, places))
-            while found := list(itertools.islice(batches, self._accumulate)):
-                yield found
+                batches = iter(self.loaded(self._rows, self._batch_size, indices))
+            while step_batches := list(itertools.islice(batches, self._accumulate)):
+                yield step_batches
 
-    def loaded(self, rows: torch.utils.data.Dataset, size: int, places: Any = None) -> DataLoader:
-        """`rows` in batches of `size`: those at `places` in that order, or all."""
-        return DataLoader(rows, size, sampler=places, **self._how)
+    def loaded(self, rows: torch.utils.data.Dataset, size: int, indices: Any = None) -> DataLoader:
+        """Loads `rows` in batches of `size`: those at `indices` in this order, or all."""
+        return DataLoader(rows, size, sampler=indices, **self._options)

@@ -1,13 +1,14 @@
-"""A run's checkpoints: everything but the backbone, written whole or not at all.
+"""Writes and reads a run's checkpoints: the complete training state without the backbone, written atomically.
 
     checkpoints/step-00000050/    state.safetensors, state.json    see `trainer.loop.loop.Loop.save`
-                                  run.json                         whose it is: run and step
-                                  sha256.json                      of all these, for a disk that changed a bit
-    best/                         state.safetensors, state.json    parameters and variant only
+                                  run.json                         the run and step that it belongs to
+                                  sha256.json                      hashes of these files, which detect changed bits
+    best/                         state.safetensors, state.json    only parameters and variant
                                   run.json, sha256.json
 
-The last two checkpoints are kept; one that can't be read is passed over for the one before. So is one that needs a
-`best/` that is damaged, gone or of another step: the run goes on from before it, or starts again.
+The last two checkpoints are kept. If one can't be read, the run resumes from the one before. The same holds if a
+checkpoint needs a `best/` that is damaged, missing or of another step. Without a usable checkpoint the run starts
+again.
 """
 
 from __future__ import annotations
@@ -37,18 +38,18 @@ KEPT = 2
 STATE = "state"
 SUMS = "sha256.json"
 OWNER = "run.json"
-FORMAT = 2  # of what a checkpoint holds and of how steps are made from it
+FORMAT = 2  # increase it when the content of a checkpoint or the steps computed from it change
 
 
 def seed_all(seed: int) -> None:
-    """Seeds every generator that training draws from."""
+    """Seeds every random generator that training uses."""
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)  # of all devices
 
 
 def random_state() -> dict[str, Any]:
-    """The state of every generator that training draws from."""
+    """Returns the state of every random generator that training uses."""
     numpy_state = np.random.get_state(legacy=False)
     state: dict[str, Any] = {
         "python": random.getstate(),
@@ -66,46 +67,46 @@ def random_state() -> dict[str, Any]:
 
 
 def restore_random(state: Mapping[str, Any]) -> None:
-    """Puts back what `random_state` took."""
+    """Restores the state that `random_state` returned."""
     random.setstate(state["python"])
-    kept = state["numpy"]
-    key = kept["key"].numpy().astype(np.uint32)
-    np.random.set_state(("MT19937", key, kept["pos"], kept["has_gauss"], kept["gauss"]))
+    mersenne = state["numpy"]
+    key = mersenne["key"].numpy().astype(np.uint32)
+    np.random.set_state(("MT19937", key, mersenne["pos"], mersenne["has_gauss"], mersenne["gauss"]))
     torch.set_rng_state(state["torch"])
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(state["cuda"])
 
 
 class Best:
-    """The best model of the run in `folder` so far: the one that is reported."""
+    """The best model so far of the run in `folder`, which the run reports."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self._run = folder / unfinished.BEST, folder.name
         self._new = folder / unfinished.NEW_BEST
 
     def write(self, step: int, weights: Mapping[str, Any]) -> None:
-        """Keeps the model of `step` in place of the one before, which is there until this one is whole."""
+        """Replaces the best model by that of `step`; the old one stays until the new one is complete."""
         with _sealed(self._new, self._run, step):
             state_files.save(weights, self._new / STATE)
-        self._put()
+        self._replace()
 
     def load(self, step: int) -> Any:
-        """The model of `step`. Raises `RunFailed` where it is not there as it was written."""
+        """Loads the model of `step`. Raises `RunFailed` if it is missing or changed."""
         if fault := self.fault(step, step):
-            raise RunFailed(f"best/: {fault}; the same command goes on from before it")
+            raise RunFailed(f"best/: {fault}; the same command resumes from an earlier step")
         return state_files.load(self.folder / STATE)
 
-    def settle(self) -> None:
-        """Puts a model into its place whose process died before it did."""
+    def recover(self) -> None:
+        """Completes `write` for a model whose process died before replacing the old one."""
         with contextlib.suppress(state_files.CorruptState):
             _verify(self._new, self._run)
-            self._put()
+            self._replace()
         shutil.rmtree(self._new, ignore_errors=True)
 
     def fault(self, best_step: int | None, step: int) -> str | None:
-        """Why a run that goes on after `step`, where the best was that of `best_step`, would not end with its best.
+        """Describes why a run resumed after `step`, with its best model at `best_step`, would lose that model.
 
-        One of a later step is made again on the way, whatever has become of it.
+        Returns None without a fault. A best model of a later step is computed again, so its state doesn't matter.
         """
         if best_step is None:
             return None
@@ -120,14 +121,14 @@ class Best:
         return None if written == best_step else f"the model of step {written}, not of {best_step}"
 
     def damage(self) -> str | None:
-        """What is wrong with the files that are there; None for nothing."""
+        """Describes the damage to the existing files; None for none."""
         try:
             _verify(self.folder, self._run)
         except state_files.CorruptState as error:
             return str(error)
         return None
 
-    def _put(self) -> None:
+    def _replace(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
         os.replace(self._new, self.folder)
 
@@ -139,7 +140,7 @@ class Checkpoints:
         self.folder, self._run = folder / unfinished.CHECKPOINTS, folder.name
 
     def write(self, step: int, state: Mapping[str, Any]) -> None:
-        """Adds the checkpoint of `step` and drops the oldest. state: `counters` says which step was the best."""
+        """Adds the checkpoint of `step` and removes the oldest. state: its `counters` include the best step."""
         temporary = self.folder / ".writing"
         with _sealed(temporary, self._run, step):
             state_files.save({"format": FORMAT, **state}, temporary / STATE)
@@ -150,31 +151,31 @@ class Checkpoints:
             shutil.rmtree(old, ignore_errors=True)
 
     def newest(self, best: Best | None = None) -> Path | None:
-        """The newest checkpoint from which a run can go on, or None; others are removed and said so.
+        """Returns the newest checkpoint that the run can resume from, or None; removes unusable ones with a warning.
 
-        best: of a run that reports its best model, which must be there for a checkpoint that has passed it.
+        best: the best model, for a run that reports it; a checkpoint of a later step needs it.
         """
         if best is not None:
-            best.settle()
+            best.recover()
         fault = None
         for folder in sorted(self.folder.glob("step-*"), reverse=True):
             try:
                 step = _verify(folder, self._run)["step"]
                 state = state_files.load(folder / STATE)
                 if state.get("format") != FORMAT:
-                    raise state_files.CorruptState("another version of this code has written it")
+                    raise state_files.CorruptState("it was written by another version of this code")
             except state_files.CorruptState as error:
-                log.warning("%s can't be read and is left out: %s", folder.name, error)
+                log.warning("%s can't be read and is ignored: %s", folder.name, error)
                 shutil.rmtree(folder, ignore_errors=True)
                 continue
-            found = best.fault(state["counters"]["best_step"], step) if best is not None else None
-            if found is None:
-                if best is not None and best.folder.exists():  # said, too, where it is made again on the way
+            fault_here = best.fault(state["counters"]["best_step"], step) if best is not None else None
+            if fault_here is None:
+                if best is not None and best.folder.exists():  # logged even if the run computes it again
                     fault = fault or best.damage()
                 if fault:
-                    log.warning("best/: %s; the run goes on from before it, after step %d", fault, step)
+                    log.warning("best/: %s; the run resumes from an earlier checkpoint, after step %d", fault, step)
                 return folder
-            fault = fault or found
+            fault = fault or fault_here
             shutil.rmtree(folder, ignore_errors=True)
         if fault:
             log.warning("best/: %s; the run starts again", fault)
@@ -182,13 +183,13 @@ class Checkpoints:
 
 
 def step_of(folder: Path) -> int:
-    """The step after which a checkpoint was written."""
+    """Returns the step after which a checkpoint was written."""
     return int(folder.name.partition("-")[2])
 
 
 @contextlib.contextmanager
 def _sealed(folder: Path, run: str, step: int) -> Iterator[None]:
-    """What is written to `folder` within it is of this run and step, and hashed; nothing is left of a half."""
+    """Labels and hashes the files that its body writes to `folder`; removes the folder if the body raises."""
     shutil.rmtree(folder, ignore_errors=True)
     try:
         yield
@@ -200,21 +201,21 @@ def _sealed(folder: Path, run: str, step: int) -> Iterator[None]:
 
 
 def _verify(folder: Path, run: str) -> dict[str, Any]:
-    """Who wrote a folder. Raises `CorruptState` where a file is not what was written, or was by another run."""
+    """Returns the run and step of a folder. Raises `CorruptState` for a changed file or a folder of another run."""
     return _owner(folder, run, every_file=True)
 
 
 def _owner(folder: Path, run: str, every_file: bool = False) -> dict[str, Any]:
-    """As `_verify`; of the files only the one that says it, unless all are asked for."""
+    """Does the same as `_verify`, but checks only run.json unless `every_file`."""
     try:
         sums = json.loads((folder / SUMS).read_text(encoding="utf-8"))
         names = {OWNER, *sums} if every_file else {OWNER}
         changed = sorted(name for name in names if sums.get(name) != sha256(folder / name))
         if changed:
-            raise state_files.CorruptState(f"{', '.join(changed)}: not what was written")
+            raise state_files.CorruptState(f"{', '.join(changed)}: changed since it was written")
         owner: dict[str, Any] = json.loads((folder / OWNER).read_text(encoding="utf-8"))
         if owner["run"] != run:
-            raise state_files.CorruptState(f"{OWNER}: of the run {owner['run']}, not of {run}")
+            raise state_files.CorruptState(f"{OWNER}: it belongs to the run {owner['run']}, not to {run}")
     except state_files.CorruptState:
         raise
     except OSError as error:

@@ -1,8 +1,8 @@
-"""What a run costs: numbers of parameters, bytes by storage, saved activations, peaks.
+"""Measures the cost of a run: numbers of parameters, bytes of storages, saved activations, peaks.
 
-Bytes of weights, gradients and optimizer state are sums over storages, each counted once, so
-tied weights count once. Saved activations are the storages that autograd keeps between forward
-and backward, parameters left out; this is exact on every device. Peaks are measured.
+Bytes of weights, gradients and optimizer state are sums over storages. Each storage counts once, so tied weights count
+once. Saved activations are the storages that autograd keeps between forward and backward pass, without parameters; this
+is exact on every device. Peaks are measured.
 """
 
 from __future__ import annotations
@@ -19,51 +19,51 @@ from variants.core.variant import Variant
 
 
 def storage_bytes(tensors: Iterable[torch.Tensor]) -> int:
-    """Bytes held by `tensors`, each storage counted once."""
+    """Returns the bytes of the storages of `tensors`, each counted once."""
     return sum({_key(storage): storage.nbytes() for tensor in tensors for storage in _storages(tensor)}.values())
 
 
 def _storages(tensor: torch.Tensor) -> list[torch.UntypedStorage]:
-    """Where a tensor's numbers lie: one place, or two for a sparse one, its places and its values."""
-    if callable(local := getattr(tensor, "to_local", None)):  # torch's DTensor, whose module takes a second to import
-        tensor = local()  # of a divided weight this process's part
-    parts = [tensor._indices(), tensor._values()] if tensor.layout == torch.sparse_coo else [tensor]
-    return [part.untyped_storage() for part in parts]
+    """Returns a tensor's storages: one, or those of indices and values for a sparse tensor."""
+    if callable(local := getattr(tensor, "to_local", None)):  # torch's DTensor, whose import takes a second
+        tensor = local()  # this process's shard
+    dense = [tensor._indices(), tensor._values()] if tensor.layout == torch.sparse_coo else [tensor]
+    return [component.untyped_storage() for component in dense]
 
 
 def _key(storage: torch.UntypedStorage) -> int:
-    """What tells a storage from others that are alive; a fake one has no address."""
+    """Identifies a storage among those alive; a fake one has no address."""
     return storage._cdata
 
 
 def own_tensors(model: nn.Module) -> list[torch.Tensor]:
-    """All parameters and buffers."""
+    """Returns all parameters and buffers."""
     return [*model.parameters(), *model.buffers()]
 
 
 def weight_bytes(model: nn.Module) -> int:
-    """Bytes of all parameters and buffers."""
+    """Returns the bytes of all parameters and buffers."""
     return storage_bytes(own_tensors(model))
 
 
 def gradient_bytes(model: nn.Module) -> int:
-    """Bytes of the gradients that are there now."""
+    """Returns the bytes of the current gradients."""
     return storage_bytes(p.grad for p in model.parameters() if p.grad is not None)
 
 
 def trainable_bytes(model: nn.Module) -> int:
-    """Bytes of the gradients that a step would make: one for each trainable parameter."""
+    """Returns the bytes of the gradients of a step: one for each trainable parameter."""
     return sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
 
 
 def optimizer_bytes(optimizer: torch.optim.Optimizer) -> int:
-    """Bytes of the tensors in the optimizer's state."""
+    """Returns the bytes of the tensors in the optimizer's state."""
     state = optimizer.state.values()
     return storage_bytes(value for entry in state for value in entry.values() if isinstance(value, torch.Tensor))
 
 
 def trainable_parameters(model: nn.Module, head: Sequence[str]) -> tuple[int, int]:
-    """(adapter, head): trainable parameters outside the head and in it."""
+    """Returns the numbers of trainable parameters outside the head and in the head."""
     counts = [0, 0]
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -72,9 +72,9 @@ def trainable_parameters(model: nn.Module, head: Sequence[str]) -> tuple[int, in
 
 
 def effective_parameters(model: nn.Module, variant: Variant, head: Sequence[str], silent: Sequence[str]) -> int:
-    """Parameters outside the head that act: the method's count, or all that are trainable where it has none.
+    """Returns the number of effective parameters outside the head: the method's count, or else all trainable ones.
 
-    Those of adapters that no gradient has ever come to are left out. silent: as for `idle_parameters`.
+    Adapters that never had a gradient are excluded. silent: as for `idle_parameters`.
     """
     count = variant.effective_parameters()
     if count is None:
@@ -83,22 +83,22 @@ def effective_parameters(model: nn.Module, variant: Variant, head: Sequence[str]
 
 
 def idle_parameters(model: nn.Module, variant: Variant, silent: Sequence[str]) -> tuple[list[str], int]:
-    """Adapters (or parameters, where the method has none) that never act, by name, and how many parameters these are.
+    """Returns the names of adapters (or parameters, for a method without adapters) that never act, and their size.
 
-    silent: trained parameters, by name, that no gradient has ever come to; the head's are left out. They are counted
+    silent: names of trained parameters outside the head that never had a gradient. The size is in parameters, counted
     as in `Variant.effective_parameters`.
     """
     if adapters := variant.adapters:
         trained = {name: [n for n, p in a.named_parameters() if p.requires_grad] for name, a in adapters.items()}
-        idle = [name for name, own in trained.items() if own and all(f"{name}.{n}" in silent for n in own)]
+        idle = [name for name, names in trained.items() if names and all(f"{name}.{n}" in silent for n in names)]
         return idle, sum(adapters[name].effective_parameters() for name in idle)
-    # A method that counts what acts by a mask of its own has not counted these.
+    # A method that counts its effective parameters itself has not counted these.
     counted = variant.effective_parameters() is None
     return list(silent), sum(model.get_parameter(name).numel() for name in silent) if counted else 0
 
 
 class SavedActivations:
-    """Counts what autograd saves for backward while `counting()` is entered."""
+    """Counts the bytes that autograd saves for the backward pass while `counting()` is active."""
 
     def __init__(self, model: nn.Module) -> None:
         self.bytes = 0
@@ -106,13 +106,13 @@ class SavedActivations:
 
     @contextlib.contextmanager
     def counting(self, besides: Sequence[torch.Tensor] = ()) -> Iterator[None]:
-        """Within it every tensor saved for backward is counted, each storage once.
+        """Counts every tensor saved for the backward pass, each storage once.
 
-        Not counted are the model's own tensors and those in `besides`.
+        The model's own tensors and those in `besides` are not counted.
         """
-        held = [*own_tensors(self._model), *besides]
-        own = {_key(storage) for tensor in held for storage in _storages(tensor)}
-        kept: dict[int, torch.UntypedStorage] = {}  # held, so that no freed place is used twice
+        excluded = [*own_tensors(self._model), *besides]
+        own = {_key(storage) for tensor in excluded for storage in _storages(tensor)}
+        kept: dict[int, torch.UntypedStorage] = {}  # kept alive, so that no address is reused
 
         def pack(tensor: torch.Tensor) -> torch.Tensor:
             for storage in _storages(tensor):
@@ -122,15 +122,14 @@ class SavedActivations:
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             yield
-        # A divided weight that was put together for the forward pass has been let go, and counts as nothing.
+        # FSDP has already freed the weights that it gathered for the forward pass, so they count as 0.
         self.bytes = sum(storage.nbytes() for storage in kept.values())
 
 
 def reset_peaks(device: torch.device) -> bool:
-    """Starts the peaks anew; whether the process's own peak could be reset.
+    """Resets the peaks, and returns whether the process's own peak could be reset.
 
-    A process's peak is for life unless the kernel is told otherwise, and in a sweep every
-    later run would inherit the largest one.
+    Linux resets VmHWM only on request; otherwise every later run of a sweep would report the largest run's peak.
     """
     reset_cuda_peaks(device)
     try:
@@ -141,13 +140,13 @@ def reset_peaks(device: torch.device) -> bool:
 
 
 def reset_cuda_peaks(device: torch.device) -> None:
-    """Starts CUDA's peaks anew, so that training and evaluation are told apart."""
+    """Resets CUDA's peaks, so that training and evaluation have separate ones."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
 
 
 def peak_rss() -> int | None:
-    """Bytes: the process's peak since `reset_peaks`, or None where the system doesn't say."""
+    """Returns the process's peak in bytes since `reset_peaks`; None if the system doesn't report it."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:
@@ -156,7 +155,7 @@ def peak_rss() -> int | None:
 
 
 def cuda_peaks(device: torch.device) -> tuple[int, int] | tuple[None, None]:
-    """(allocated, reserved) bytes at the peak since `reset_peaks`; None without CUDA."""
+    """Returns the peaks of allocated and reserved bytes since `reset_peaks`; None without CUDA."""
     if device.type != "cuda":
         return None, None
     return torch.cuda.max_memory_allocated(device), torch.cuda.max_memory_reserved(device)

@@ -1,4 +1,4 @@
-"""One evaluation of a model: what it gives for every example, each process a part of the rows."""
+"""Evaluates a model on every example of a split; each process evaluates a part of the rows."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from trainer.objectives.objective import NotFinite, Objective, Predictions
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The metrics by name, the mean task loss, and what was predicted for each example."""
+    """The metrics by name, the mean task loss, and the prediction for each example."""
 
     metrics: dict[str, float]
     loss: float
@@ -27,34 +27,34 @@ class Evaluation:
 
 
 class Evaluator:
-    """Evaluates a model on any rows, without the penalty. size: rows of a batch; the processes divide batches."""
+    """Evaluates a model on any rows, without the regularizer. size: rows per batch; the processes share the batches."""
 
     def __init__(self, network: Network, objective: Objective, batches: Batches, size: int) -> None:
         self._network, self._objective = network, objective
         self._batches, self._size = batches, size
 
     def __call__(self, rows: Rows, step: int) -> Evaluation:
-        """The model as it is after `step`. Raises `RunFailed` if its outputs are not finite."""
-        # Making a data loader draws a number; without this the dropout of all later steps would depend on it.
+        """Evaluates the model after `step`. Raises `RunFailed` if its outputs are not finite."""
+        # A new data loader draws a random number; restoring the state keeps evaluation from changing training.
         random = checkpoints.random_state()
         mine = np.asarray(batch_shards.evaluated(len(rows), self._size, processes.rank(), processes.count()))
-        parts = processes.gathered((mine, self._predicted(rows.view(mine))))
+        gathered = processes.gathered((mine, self._outputs(rows.view(mine))))
         checkpoints.restore_random(random)
-        by_place = {place: one for places, found in parts for place, one in zip(places.tolist(), found, strict=True)}
+        by_row = {row: output for indices, outputs in gathered for row, output in zip(indices, outputs, strict=True)}
         try:
-            predictions, loss = self._objective.evaluated(rows, [by_place[place] for place in range(len(rows))])
+            predictions, loss = self._objective.evaluated(rows, [by_row[row] for row in range(len(rows))])
         except NotFinite:
             raise RunFailed(f"the model's outputs are not finite after step {step}") from None
         return Evaluation(self._objective.score(predictions), loss, predictions)
 
     def predictions(self, rows: Rows) -> Predictions:
-        """What the model makes of `rows`, in one process. Raises `NotFinite`."""
-        return self._objective.evaluated(rows, self._predicted(rows))[0]
+        """Predicts `rows` in one process. Raises `NotFinite`."""
+        return self._objective.evaluated(rows, self._outputs(rows))[0]
 
     @torch.no_grad()
-    def _predicted(self, rows: Rows) -> list[Any]:
-        """Of each row what the objective needs of it; the model's outputs of one batch are there at a time."""
-        found: list[Any] = []
+    def _outputs(self, rows: Rows) -> list[Any]:
+        """Returns the result of the objective's `predict` for each row; only one batch's logits exist at a time."""
+        outputs: list[Any] = []
         for batch in self._batches.loaded(rows, self._size):
-            found += self._objective.predict(self._network, batch.to(self._batches.device))
-        return found
+            outputs += self._objective.predict(self._network, batch.to(self._batches.device))
+        return outputs

@@ -1,7 +1,6 @@
-"""`metrics.jsonl` and `ranks.jsonl`: what a run logs while it goes, one object per line.
+"""Writes a run's logs, `metrics.jsonl` and `ranks.jsonl`, with one JSON object per line.
 
-A run that was interrupted forgets the lines written after the checkpoint it goes on from, so
-that the files equal those of a run that was never interrupted.
+A resumed run drops the lines written after its checkpoint, so that its files equal those of an uninterrupted run.
 """
 
 from __future__ import annotations
@@ -13,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 
-class Journal:
-    """Appends to one file. Every line has a `step`; numbers that are not finite become null.
+class JsonlLog:
+    """Appends lines to a file. Every line has a `step`; numbers that are not finite become null.
 
-    writes: False for the processes of a run that leave its files to the first one.
+    writes: False in all processes of a run but the first, which writes its files.
     """
 
     def __init__(self, path: Path, writes: bool = True) -> None:
@@ -31,7 +30,7 @@ class Journal:
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
     def forget_after(self, step: int) -> None:
-        """Drops the lines of later steps, and a last line that was only half written."""
+        """Drops the lines of later steps and an incomplete last line."""
         if not self.writes or not self.path.exists():
             return
         kept = []

@@ -1,6 +1,6 @@
-"""The loop of a run: the steps of `variants.core.step`, and what is logged, evaluated and saved between them.
+"""The loop of a run: makes the steps of `variants.core.step`, and logs, evaluates and saves between them.
 
-When to do so follows from the number of the step alone, so that a resumed run does what it would have done.
+The number of the step alone determines when, so that a resumed run does the same as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 from safetensors import SafetensorError
 from torch import nn
 
-from trainer.data.rows import Prepared, Rows
+from trainer.data.rows import Rows, TaskSplits
 from trainer.errors import Pruned, RunFailed
 from trainer.instantiate import make
 from trainer.loop import checkpoints, cost, progress
@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 class Loop:
     """Trains one variant on one task.
 
-    done: steps made so far, of `steps`. best: the best model so far, if it is the one to report.
+    done: the number of steps made so far, of `steps`. best: the best model so far, for a run that reports it.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Loop:
         model: nn.Module,
         variant: Variant,
         head: Sequence[str],
-        rows: Prepared,
+        rows: TaskSplits,
         objective: Objective,
         config: DictConfig,
         folder: Path,
@@ -62,7 +62,7 @@ class Loop:
         checkpoints.seed_all(config.seed)
         self.model, self.variant, self.head = model.to(device), variant, head
         if (described := getattr(model, "config", None)) is not None:
-            described.use_cache = False  # of keys and values, which only the generation of text needs
+            described.use_cache = False  # the cache of keys and values serves only generation
         self.rows, self.cfg, self.device = rows, config, device
         self.objective = objective
         self.network = Network(self.model, source, device, train.autocast)
@@ -77,14 +77,14 @@ class Loop:
         self.step_log = StepLog(
             folder / "metrics.jsonl", self.counters, self.batches.steps_per_epoch, writes=processes.is_first()
         )
-        self._evaluated: dict[int, Evaluation] = {}  # on the selection split, by step: the best so far, and the last
+        self._evaluated: dict[int, Evaluation] = {}  # on the selection split, by step: the best and the latest
         self._pruner = make("machine.judge", machine.judge) if machine.judge is not None else None
         self._activations = cost.SavedActivations(model)
-        self._held: Any = None  # what trained when bytes were last counted
+        self._held: Any = None  # the trained tensors when bytes were last counted
 
     @functools.cached_property
     def _optimization(self) -> tuple[torch.optim.Optimizer, Any]:
-        """Made together, when they are first needed: making a schedule sets the optimizer's rates."""
+        """Both are built together at their first use, because building a schedule sets the optimizer's rates."""
         fused = self.cfg.machine.kernel == "fused"
         optimizer = build_optimizer(self.model, self.head, self.variant, self.cfg.optim, fused)
         return optimizer, build_schedule(optimizer, self.cfg.optim, self.steps)
@@ -100,7 +100,7 @@ class Loop:
     # -- training -----------------------------------------------------------------------------
 
     def fit(self) -> None:
-        """Trains to the end, from the newest checkpoint if there is one."""
+        """Trains to the end, starting from the newest checkpoint if one exists."""
         if self.cfg.train.gradient_checkpointing:
             model: Any = self.model
             model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
@@ -126,16 +126,18 @@ class Loop:
             advance()
             if index % every == 0 or last:
                 pruned = self.evaluate(index) and not last
-            asked = processes.any_of(signals.asked()) and not last  # to stop; after the last step it finishes instead
+            asked = (
+                processes.any_of(signals.asked()) and not last
+            )  # to stop; after the last step the run finishes instead
             if (index % machine.save_every == 0 and not last) or asked or pruned:
-                self.save()  # of a pruned run, too, which can be resumed
+                self.save()  # also when pruned, so that the run can be resumed
             if pruned:
                 raise Pruned(f"pruned by the search after step {index} of {self.steps}")
             signals.check(saved=asked)
             begun = time.perf_counter()
 
     def make_step(self, index: int, batches: Sequence[Batch]) -> None:
-        """The step `index`: hooks, forward and backward passes, optimizer. Raises `RunFailed` for too many skipped."""
+        """Makes step `index`: hooks, forward and backward pass, optimizer. Raises `RunFailed` for too many skipped."""
         counters, view = self.counters, self.view(index)
         set_mode(view.optimizer, "train")
         taken = take(
@@ -146,7 +148,7 @@ class Loop:
             self.loss,
             weight=processes.sum_of(sum(batch.weight for batch in batches)),
             max_norm=self.cfg.optim.max_grad_norm,
-            # Before the method acts: what it is about to remove was there.
+            # Before the method acts, so that parameters that it removes are counted.
             watch=lambda event: self._watch(view) if event == "moved" else None,
         )
         self.done = index
@@ -160,7 +162,7 @@ class Loop:
             )
 
     def end_step(self, index: int) -> None:
-        """Logs the step."""
+        """Writes the step's log lines if they are due."""
         logged = index % self.cfg.machine.log_every == 0 or index == self.steps
         if logged or not self.variant.counts_ranks_on_device:
             self.rank_log.write(index, self.variant.ranks())
@@ -170,39 +172,39 @@ class Loop:
             self.step_log.write(index, rate, self.rank_log.ranks, effective, self.variant.sparsity())
 
     def silent(self) -> list[str]:
-        """The trained parameters outside the head that no gradient has come to so far."""
+        """Returns the names of trained parameters outside the head that never had a gradient."""
         self.counters.read()
         return [name for name in self.counters.silent or () if not inside(name, self.head)]
 
     def view(self, index: int) -> Step:
-        """The step `index` as the hooks see it."""
+        """Returns the step `index` for the hooks."""
         return Step(index, self.steps, self.optimizer, self.scheduler)
 
     def loss(self, batch: Batch) -> Loss:
-        """The task loss of a training batch. Counts what is saved for the backward pass if none was larger so far."""
+        """Computes the task loss of a training batch, and counts the saved activations if it is the largest so far."""
         counters, size = self.counters, self.objective.size(batch)
         if size < counters.largest_batch:
             return self.forward(batch)
         counters.largest_batch = size
         with self._activations.counting():
-            found = self.forward(batch)
-        # Of two batches of one size the later may need more: ranks grow.
+            loss = self.forward(batch)
+        # A later batch of the same size may need more, because ranks grow.
         counters.activations = max(counters.activations, self._activations.bytes)
-        return found
+        return loss
 
     def forward(self, batch: Batch) -> Loss:
-        """The task loss of a batch."""
+        """Computes the task loss of a batch."""
         return self.objective.loss(self.network, batch.to(self.device))
 
     def _watch(self, step: Step) -> None:
-        self.counters.listen(self.model)
+        self.counters.observe_gradients(self.model)
         self._count_bytes(step)
 
     def _count_bytes(self, step: Step) -> None:
-        """Takes what weights, gradients and optimizer hold now into their peaks.
+        """Updates the peaks of weights, gradients and optimizer state.
 
-        Counting all storages takes more than a percent of a small step. So it is done if what trains has changed since
-        the last time, in number, size or state, and in every step that is logged.
+        Counting all storages takes more than a percent of a small step. So it is done only in logged steps, and when
+        the trained tensors have changed in number, size or state since the last count.
         """
         optimizer = step.optimizer
         trained = [(p.numel(), p.grad is None) for group in optimizer.param_groups for p in group["params"]]
@@ -214,23 +216,23 @@ class Loop:
     # -- evaluation ---------------------------------------------------------------------------
 
     def timed_evaluation(self, rows: Rows) -> Evaluation:
-        """The model on `rows`; the seconds are counted as evaluation."""
+        """Evaluates the model on `rows`, and counts the seconds as evaluation."""
         start = time.perf_counter()
         self.model.eval()
-        found = self.evaluator(rows, self.done)
+        evaluation = self.evaluator(rows, self.done)
         self.counters.eval_seconds += time.perf_counter() - start
-        return found
+        return evaluation
 
     def evaluate(self, index: int) -> bool:
-        """Evaluates on the selection split and keeps the best model; whether the search prunes the run."""
+        """Evaluates on the selection split, keeps the best model, and returns whether the search prunes the run."""
         counters = self.counters
         set_mode(self.optimizer, "eval")
-        found = self.timed_evaluation(self.rows.select)
-        self._evaluated = {index: found} | {s: e for s, e in self._evaluated.items() if s == counters.best_step}
-        self.step_log.write_evaluation(index, found)
+        evaluation = self.timed_evaluation(self.rows.select)
+        self._evaluated = {index: evaluation} | {s: e for s, e in self._evaluated.items() if s == counters.best_step}
+        self.step_log.write_evaluation(index, evaluation)
         if not self.variant.is_final_form(self.view(index)):
-            return False  # a model above its budget is no candidate
-        metric = found.metrics[self.objective.asked[0]]
+            return False  # not a candidate for the best model while above its budget
+        metric = evaluation.metrics[self.objective.asked[0]]
         value = metric * (1 if self.objective.higher_is_better else -1)
         if counters.best_value is None or value > counters.best_value:
             counters.best_value, counters.best_step, counters.worse = value, index, 0
@@ -241,7 +243,7 @@ class Loop:
         return self._pruner is not None and not self._pruner(index, metric)
 
     def final_evaluation(self, rows: Rows, step: int) -> Evaluation:
-        """The model as it was after `step` on `rows`; not computed again if training just did."""
+        """Evaluates the model of `step` on `rows`; an evaluation during training is not repeated."""
         if rows is self.rows.select and step in self._evaluated:
             return self._evaluated[step]
         return self.timed_evaluation(rows)
@@ -252,7 +254,7 @@ class Loop:
         return live.weights(self.model, self.variant, self.optimizer)
 
     def save(self) -> None:
-        """Writes a checkpoint of the last step: all that a resumed run needs but the backbone."""
+        """Writes a checkpoint of the last step: everything that a resumed run needs except the backbone."""
         weights = self.weights()
         processes.compare(weights, self.model, self.done)
         first, *others = processes.gathered({"random": checkpoints.random_state(), "counters": self.counters.saved()})
@@ -267,15 +269,15 @@ class Loop:
         }
         try:
             self.checkpoints.write(self.done, state)
-        except (OSError, SafetensorError) as error:  # a full disk: the run needs none to go on, and has the one before
-            log.warning("no checkpoint of step %d: %s; the run goes on", self.done, error)
+        except (OSError, SafetensorError) as error:  # a full disk: the run continues without this checkpoint
+            log.warning("no checkpoint of step %d: %s; the run continues", self.done, error)
 
     def resume(self) -> None:
-        """Takes up the newest checkpoint, and forgets what was logged after it."""
+        """Restores the newest checkpoint, and drops the log lines after it."""
         best = self.best if self.cfg.train.checkpoint == "best" else None
         newest = processes.from_first(lambda: self.checkpoints.newest(best))
         self.done = checkpoints.step_of(newest) if newest is not None else 0
-        before = self.done if newest is not None else -1  # without a checkpoint no line is kept, not even of step 0
+        before = self.done if newest is not None else -1  # without a checkpoint even the line of step 0 is dropped
         self.step_log.forget_after(before)
         self.rank_log.forget_after(before)
         if newest is None:
@@ -290,17 +292,17 @@ class Loop:
         checkpoints.restore_random(own["random"])
         log.info("resumes at step %d of %d", self.done, self.steps)
 
-    def hand_over(self) -> int:
-        """Makes the model the one that is reported, the best or the last, in its final form; its step."""
+    def finish(self) -> int:
+        """Restores the reported model, the best or the last, brings it to its final form, and returns its step."""
         step = self.done
         if self.cfg.train.checkpoint == "best":
             if self.counters.best_step is None:
                 raise RunFailed("train.checkpoint: best, but no evaluated model was within the method's budget")
-            processes.wait()  # until it is written
+            processes.wait()  # until the first process has written it
             live.restore_weights(self.model, self.variant, self.best.load(self.counters.best_step))
             step = self.counters.best_step
         if type(self.variant).on_train_end is not Variant.on_train_end:
-            self._evaluated.clear()  # the method may change the model now, so that its numbers are taken anew
+            self._evaluated.clear()  # the method may change the model now, so it is evaluated again
         with collectives.same_draws():
             self.variant.on_train_end(self.view(self.done))
         processes.compare(self.weights(), self.model, self.done)
@@ -309,7 +311,7 @@ class Loop:
 
 
 def set_mode(optimizer: torch.optim.Optimizer, mode: str) -> None:
-    """Calls `train` or `eval` of an optimizer that has such modes, as schedule-free ones do."""
+    """Calls `train` or `eval` of an optimizer with such modes, such as a schedule-free one."""
     if callable(switch := getattr(optimizer, mode, None)):
         switch()
 

@@ -1,4 +1,4 @@
-"""A run's model as objectives see it: in the run's precision, on any inputs."""
+"""Calls a run's model in the run's precision, for objectives."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 
 
 class Network:
-    """Calls `model` under the run's autocast. source: the folder that it was loaded from."""
+    """Calls `model` under the run's autocast. source: the folder from which it was loaded."""
 
     def __init__(self, model: nn.Module, source: Path, device: torch.device, autocast: bool) -> None:
         self.model: Any = model
@@ -22,7 +22,7 @@ class Network:
             return self.model(**inputs)
 
     def generate(self, **inputs: Any) -> torch.Tensor:
-        """What transformers' `generate` gives."""
+        """Returns the token ids of transformers' `generate`, shape (rows, length)."""
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._autocast):
-            found: torch.Tensor = self.model.generate(**inputs)
-        return found
+            ids: torch.Tensor = self.model.generate(**inputs)
+        return ids

@@ -1,4 +1,4 @@
-"""The progress bar of a run: steps, loss, metric, total rank. Silent where there is no terminal."""
+"""Shows a run's progress bar with steps, loss, metric and total rank; nothing without a terminal."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from tqdm.auto import tqdm
 
 @contextlib.contextmanager
 def shown(wanted: bool, done: int, steps: int, postfix: Mapping[str, str]) -> Iterator[Callable[[], None]]:
-    """Within it a bar shows `postfix` beside the steps; what it gives is called after each of them."""
-    # disable=None: a bar on a terminal, nothing in a log file.
+    """Shows a bar with the steps and `postfix`, and yields a function that the caller calls after each step."""
+    # disable=None: tqdm shows the bar only on a terminal, never in a log file.
     disable = None if wanted else True
     with tqdm(total=steps, initial=done, disable=disable, dynamic_ncols=True, leave=False, unit="step") as bar:
 

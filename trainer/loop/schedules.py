@@ -1,6 +1,6 @@
 """Learning-rate schedules: the factor on the learning rate as a function of the step.
 
-The formulas are those of `transformers.get_scheduler`, to the bit. To import that function is to import PEFT.
+The formulas equal those of `transformers.get_scheduler` to the bit. Importing that function would import PEFT.
 """
 
 from __future__ import annotations
@@ -8,11 +8,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-END = 1e-7  # learning rate at the end of a polynomial schedule
+END = 1e-7  # final learning rate of a polynomial schedule
 
 
 def factor(schedule: str, warmup: int, total: int, default_lr: float) -> Callable[[int], float]:
-    """The factor by step, counted from 0, of one of `trainer.config.SCHEDULES`.
+    """Returns the factor as a function of the step, counted from 0, for one of `trainer.config.SCHEDULES`.
 
     warmup: steps of linear warmup; ``constant` has none. total: steps of the run. default_lr: the optimizer's default
     rate; a polynomial schedule ends at `END / default_lr`.

@@ -1,4 +1,4 @@
-"""metrics.jsonl: a line for every few steps and a line for every evaluation."""
+"""Writes metrics.jsonl: one line per logged step and one per evaluation."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from pathlib import Path
 
 from trainer.loop.counters import Counters
 from trainer.loop.evaluation import Evaluation
-from trainer.loop.jsonl_log import Journal
+from trainer.loop.jsonl_log import JsonlLog
 from variants.core.step import Taken
 
 
 class StepLog:
-    """Sums what steps computed and writes the means.
+    """Sums the losses of steps and writes their means.
 
-    shown: the latest of it, as a progress bar shows it.
+    shown: the latest values, formatted for the progress bar.
     """
 
     def __init__(self, path: Path, counters: Counters, steps_per_epoch: int, writes: bool) -> None:
         self.shown: dict[str, str] = {}
-        self._journal = Journal(path, writes=writes)
+        self._log = JsonlLog(path, writes=writes)
         self._counters = counters
         self._steps_per_epoch = steps_per_epoch
         self._grad_norm = 0.0
 
     def add(self, taken: Taken) -> None:
-        """Takes note of a step. Its loss stays on the device: reading it would wait for that."""
+        """Adds a step. Its loss stays on the device, because reading it would synchronise."""
         self._grad_norm = taken.norm
         if not taken.moved:
             self._counters.skipped += 1
@@ -38,9 +38,9 @@ class StepLog:
     def write(
         self, step: int, lr: float, ranks: Mapping[str, int] | None, effective: int, sparsity: float | None
     ) -> None:
-        """Writes the means over the steps since the last time: null if all of them were skipped.
+        """Writes the means over the steps since the last line; null if all of them were skipped.
 
-        effective: parameters in use after the step, counted as `params.effective` of the record is after the last.
+        effective: the number of effective parameters after the step, counted as the record's `params.effective`.
         """
         counters = self._counters
         counters.read()
@@ -56,18 +56,19 @@ class StepLog:
             self.shown["rank"] = str(sum(ranks.values()))
         if sparsity is not None:
             values["sparsity"] = sparsity
-        self._journal.write(step, epoch=self.epoch(step), **values)
+        self._log.write(step, epoch=self.epoch(step), **values)
         counters.logged_steps, counters.task_loss, counters.penalty = 0, 0.0, 0.0
 
     def write_evaluation(self, step: int, evaluation: Evaluation) -> None:
-        named = {f"eval/{name}": value for name, value in evaluation.metrics.items()}
-        self._journal.write(step, epoch=self.epoch(step), **(named | {"eval/loss": evaluation.loss}))
+        """Writes the metrics and the mean task loss of an evaluation."""
+        metrics = {f"eval/{name}": value for name, value in evaluation.metrics.items()}
+        self._log.write(step, epoch=self.epoch(step), **(metrics | {"eval/loss": evaluation.loss}))
         self.shown |= {name: f"{value:.3f}" for name, value in evaluation.metrics.items()}
 
     def epoch(self, step: int) -> float:
-        """Epochs that `step` steps are."""
+        """Returns the number of epochs in `step` steps."""
         return step / self._steps_per_epoch
 
     def forget_after(self, step: int) -> None:
         """Removes the lines of later steps."""
-        self._journal.forget_after(step)
+        self._log.forget_after(step)

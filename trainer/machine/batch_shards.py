@@ -13,16 +13,16 @@ from typing import Any
 
 import torch
 
-from trainer.data.rows import Order, Rows
+from trainer.data.rows import EpochSampler, Rows
 
 
-class Shard(torch.utils.data.Sampler):
+class DistributedSampler(torch.utils.data.Sampler):
     """The indices of process `rank` of `count`, in the order of `order` and in batches of `batch` rows.
 
-    Each index comes with its weight: 1, or 0 for a row that belongs to another process.
+    Each index has a weight: 1, or 0 for a row that belongs to another process.
     """
 
-    def __init__(self, order: Order, batch: int, rank: int, count: int) -> None:
+    def __init__(self, order: EpochSampler, batch: int, rank: int, count: int) -> None:
         self.order, self.batch, self.rank, self.count = order, batch, rank, count
 
     def __len__(self) -> int:
@@ -44,7 +44,7 @@ class Shard(torch.utils.data.Sampler):
 
 
 class SharedRows(torch.utils.data.Dataset):
-    """`rows` indexed by what `Shard` yields; the weight is added to the row."""
+    """`rows` indexed by what `DistributedSampler` yields; the weight is added to the row."""
 
     def __init__(self, rows: Rows) -> None:
         self.rows = rows

@@ -1,6 +1,6 @@
-"""Whether a model, its tokenizer and the rows of a run fit together: found before a weight is loaded.
+"""Checks before any weight is loaded that a model, its tokenizer and the rows of a run fit together.
 
-All is asked of the model's modules, without weights, and of its forward's parameters; no model is known by its name.
+The checks read the model's modules, which have no weights yet, and its forward's parameters; no model is known by name.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from trainer.data.ragged import Ragged
 from trainer.errors import ConfigError
 
 if TYPE_CHECKING:
-    from trainer.data.rows import Prepared, Rows
+    from trainer.data.rows import Rows, TaskSplits
     from trainer.data.sources import TaskData
 
 
 def model_inputs(model: Any, offered: list[str]) -> list[str]:
-    """Of the tokenizer's outputs (`offered`) those that `model` has a use for, and a mask wherever it takes one.
+    """Selects the tokenizer's outputs (`offered`) that `model` uses, and adds a mask if the model takes one.
 
-    Types of tokens are left out where the model has one type alone, and where it looks them up among its words, as
-    GPT-2 does, which was trained without.
+    Token types are omitted if the model has only one type, and if it looks them up in its word embeddings, as GPT-2
+    does, which was trained without them.
     """
     taken = inspect.signature(model.forward).parameters
     names = [name for name in offered if name in taken and (name != "token_type_ids" or _has_types(model))]
@@ -34,10 +34,9 @@ def model_inputs(model: Any, offered: list[str]) -> list[str]:
 
 
 def longest_text(model: Any) -> int | None:
-    """Tokens of the longest text that `model` has positions for, or None where nothing limits them.
+    """Returns the number of tokens that `model` has positions for, or None if nothing limits it.
 
-    RoBERTa and its kin count positions from the padding index of their table on, so that its first places are never
-    used.
+    RoBERTa and related models number positions from the padding index of their table, so its first entries are unused.
     """
     positions = getattr(model.config, "max_position_embeddings", None)
     if positions is None or positions < 1:
@@ -52,7 +51,7 @@ def longest_text(model: Any) -> int | None:
 
 
 def refuse_no_room(tokenizer: Any, max_length: int, pairs: bool) -> None:
-    """Raises `ConfigError` where rows of at most `max_length` tokens have room for special tokens alone."""
+    """Raises `ConfigError` if rows of at most `max_length` tokens have room only for special tokens."""
     special = tokenizer.num_special_tokens_to_add(pair=pairs)
     if max_length <= special:
         raise ConfigError(
@@ -62,103 +61,106 @@ def refuse_no_room(tokenizer: Any, max_length: int, pairs: bool) -> None:
 
 
 def refuse_another_end(config: Any, tokenizer: Any) -> None:
-    """Raises `ConfigError` where a model that classifies at the end of a text takes another token for it.
+    """Raises `ConfigError` if a model classifies at the end of the text and its end token is not the tokenizer's.
 
-    These are the models with a decoder above an encoder: they look for their config's eos_token_id in the text.
+    This concerns encoder-decoder models: they search the text for their config's eos_token_id.
     """
     ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
     if config.is_encoder_decoder and tokenizer.eos_token_id not in ends:
         raise ConfigError(
-            f"model: its config takes token {config.eos_token_id} for the end of a text (eos_token_id) and its "
-            f"tokenizer {tokenizer.eos_token_id} ({tokenizer.eos_token!r}); allowed: one number"
+            f"model: the end of a text is token {config.eos_token_id} in its config (eos_token_id) and "
+            f"{tokenizer.eos_token_id} ({tokenizer.eos_token!r}) in its tokenizer; allowed: the same number"
         )
 
 
-def check(model: Any, tokenizer: Any, rows: Prepared, task: TaskData) -> None:
-    """Raises `ConfigError` where the model has no embedding for one of the tokenizer's numbers; a row is named.
+def check(model: Any, tokenizer: Any, rows: TaskSplits, task: TaskData) -> None:
+    """Raises `ConfigError` if the model has no embedding for one of the tokenizer's ids; the error names a row.
 
-    model: without weights. rows: of `task`, as the tokenizer gives them.
+    model: without weights. rows: the tokenized rows of `task`.
     """
     size, types = _limits(model)
     if size is not None and tokenizer.pad_token_id >= size:
         raise ConfigError(
-            f"model: its tokenizer pads with number {tokenizer.pad_token_id} ({tokenizer.pad_token!r}), and the model "
-            f"has embeddings for {size} tokens; allowed: numbers below {size}, or resized embeddings"
+            f"model: its tokenizer pads with token {tokenizer.pad_token_id} ({tokenizer.pad_token!r}), and the model "
+            f"has embeddings for {size} tokens; allowed: ids below {size}, or resized embeddings"
         )
     if "token_type_ids" in tokenizer.model_input_names and types is not None and tokenizer.pad_token_type_id >= types:
         raise ConfigError(
             f"model: its tokenizer gives padding the type {tokenizer.pad_token_type_id}, and the model has {types} "
-            f"types of tokens; allowed: a pad_token_type_id below {types}"
+            f"token types; allowed: a pad_token_type_id below {types}"
         )
-    for split, part in rows.splits():
-        check_rows(model, part, split, task)
+    for split, split_rows in rows.splits():
+        check_rows(model, split_rows, split, task)
 
 
-def check_rows(model: Any, part: Rows, split: str, task: TaskData) -> None:
-    """Raises `ConfigError` where `part`, rows of a split of `task`, has an empty row or one without embeddings."""
+def check_rows(model: Any, rows: Rows, split: str, task: TaskData) -> None:
+    """Raises `ConfigError` if one of `rows`, of a split of `task`, is empty or has an id without an embedding."""
     size, types = _limits(model)
-    empty = part.sources[np.asarray(part.lengths) == 0]
+    empty = rows.sources[np.asarray(rows.lengths) == 0]
     if len(empty):
         name = row_name(task, split, empty[0])
-        raise ConfigError(f"task: {name} has no token for the model's tokenizer; allowed: one or more")
-    _refuse_above(part, "input_ids", size, "model: its tokenizer has more tokens", split, task)
-    _refuse_above(part, "token_type_ids", types, "model: its tokenizer has more types of tokens", split, task)
+        raise ConfigError(f"task: {name} yields no token with the model's tokenizer; allowed: one or more")
+    _refuse_above(rows, "input_ids", size, "model: its tokenizer has more tokens", split, task)
+    _refuse_above(rows, "token_type_ids", types, "model: its tokenizer has more token types", split, task)
 
 
 def _limits(model: Any) -> tuple[int | None, int | None]:
-    """For how many words and types of tokens the model has embeddings; None where it doesn't say."""
+    """Returns how many tokens and token types the model has embeddings for; None if it doesn't say."""
     words = _words(model)
     return None if words is None else words.weight.shape[0], getattr(model.config, "type_vocab_size", None)
 
 
 def row_name(task: TaskData, split: str, row: int) -> str:
-    """How an error names a row of a split, counted from 0 by `row`."""
+    """Names a row of a split in an error. row: its index, from 0."""
     values = task.splits[split][int(row)]
     text = next(str(value) for name, value in values.items() if name != "id")
     return f"row {row + 1} of {split} ({text if len(text) < 40 else text[:40] + '…'!r})"
 
 
 def _refuse_above(rows: Rows, column: str, limit: int | None, problem: str, split: str, task: TaskData) -> None:
-    """Raises `ConfigError` for the first of `rows` that has a number from `limit` on."""
-    found = rows.columns.get(column)
-    if limit is None or not isinstance(found, Ragged) or found.numbers.max() < limit:
+    """Raises `ConfigError` for the first of `rows` that has an id of `limit` or above."""
+    ids = rows.columns.get(column)
+    if limit is None or not isinstance(ids, Ragged) or ids.numbers.max() < limit:
         return
     for row, source in zip(rows.indices, rows.sources, strict=True):
-        largest = max(found[int(row)])
+        largest = max(ids[int(row)])
         if largest >= limit:
             name = row_name(task, split, source)
             raise ConfigError(
-                f"{problem}: {name} has the number {largest}, and the model has {limit}; allowed: numbers below {limit}"
+                f"{problem}: {name} has the id {largest}, and the model has {limit}; allowed: ids below {limit}"
             )
 
 
 def _words(model: Any) -> nn.Embedding | None:
-    """The table of the model's words, where it has one."""
+    """Returns the model's word embeddings, or None if it has none."""
     try:
-        found = model.get_input_embeddings()
+        table = model.get_input_embeddings()
     except (NotImplementedError, AttributeError):
         return None
-    return found if isinstance(getattr(found, "weight", None), torch.Tensor) else None
+    return table if isinstance(getattr(table, "weight", None), torch.Tensor) else None
 
 
 def _has_types(model: Any) -> bool:
-    """Whether types of tokens tell `model` anything that it was trained with."""
+    """Whether `model` was trained with more than one token type."""
     types = getattr(model.config, "type_vocab_size", None)
     return types > 1 if types is not None else not _reads_types_as_words(model)
 
 
 def _reads_types_as_words(model: Any) -> bool:
-    """Whether `model`, which is without weights, looks up types of tokens in its table of words."""
+    """Whether `model`, which has no weights, looks up token types in its word embeddings."""
     words, looked_up = _words(model), []
     if words is None:
         return False
     numbers = torch.zeros((1, 2), dtype=torch.long, device="meta")
     watch = words.register_forward_pre_hook(lambda *_: looked_up.append(1))
-    padding, model.config.pad_token_id = model.config.pad_token_id, None  # or numbers would be searched for it
+    padding, model.config.pad_token_id = (
+        model.config.pad_token_id,
+        None,
+    )  # otherwise the model would search the ids for it
     try:
         model(input_ids=numbers, token_type_ids=numbers)
     except (RuntimeError, NotImplementedError):
-        pass  # it asks for numbers, and there are none
+        pass  # the forward pass reads values, which meta tensors don't have
     finally:
         watch.remove()
         model.config.pad_token_id = padding

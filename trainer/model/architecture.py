@@ -1,4 +1,4 @@
-"""Which of transformers' classes the files of a model are loaded as."""
+"""Names the class of transformers that loads a model's files."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Architecture:
-    """auto: the name of one of transformers' classes `AutoModelFor…`. outputs: of the head, None for one without."""
+    """auto: the name of a class `AutoModelFor…` of transformers. outputs: of the head; None without a head."""
 
     auto: str
     outputs: int | None = None

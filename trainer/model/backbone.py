@@ -1,4 +1,4 @@
-"""The backbone: loaded once per process, copied and given a fresh head for each run."""
+"""Loads a backbone once per process, and copies it with a fresh head for each run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from trainer.model import agreement
 from trainer.model.architecture import Architecture
 from trainer.model.foreign import NO_CODE, reading
 
-# What the configs of transformers call it. Those of a head: None where it is the backbone's.
+# The names of dropout in transformers' configs. A head's dropout of None means the backbone's.
 BACKBONE_DROPOUT = (
     *("hidden_dropout_prob", "attention_probs_dropout_prob", "hidden_dropout", "attention_dropout", "dropout"),
     *("dropout_rate", "activation_dropout", "embedding_dropout", "mlp_dropout"),
@@ -27,11 +27,11 @@ HEAD_DROPOUT = ("classifier_dropout", "classifier_dropout_prob", "cls_dropout")
 
 
 @dataclass(frozen=True)
-class Pristine:
-    """A loaded backbone that no run has touched.
+class LoadedBackbone:
+    """A loaded backbone that no run has changed.
 
-    new: names of the parameters and buffers that are drawn anew for every run, all of the head. head: names of the
-    modules that belong to the task. notice: what must be said of a checkpoint that was trained for a task of its own.
+    new: names of the parameters and buffers that are initialised for every run; all belong to the head. head: names of
+    the task's modules. notice: the log message about a checkpoint with a trained head.
     """
 
     model: nn.Module
@@ -42,33 +42,33 @@ class Pristine:
 
 @functools.cache
 def tokenizer(folder: Path, architecture: Architecture) -> Any:
-    """The model's tokenizer, which gives what the model takes; see `agreement.model_inputs`."""
-    found = _padding_tokenizer(folder)
-    found.model_input_names = agreement.model_inputs(skeleton(folder, architecture), found.model_input_names)
-    return found
+    """Returns the model's tokenizer; its outputs are the model's inputs, see `agreement.model_inputs`."""
+    loaded = _padding_tokenizer(folder)
+    loaded.model_input_names = agreement.model_inputs(skeleton(folder, architecture), loaded.model_input_names)
+    return loaded
 
 
 @functools.cache
 def _padding_tokenizer(folder: Path) -> Any:
-    """The tokenizer in `folder`; one without a padding token pads with its end-of-text token."""
+    """Loads the tokenizer in `folder`; without a padding token it pads with its end-of-text token."""
     from transformers import AutoTokenizer
 
     with reading("its tokenizer"):
-        found = AutoTokenizer.from_pretrained(folder, **NO_CODE)
-        if found.pad_token is None:
-            found.pad_token = found.eos_token
-        found("a", truncation=True, max_length=min(8, found.model_max_length))  # some settings are only looked at here
-    if found.pad_token is None:
+        loaded = AutoTokenizer.from_pretrained(folder, **NO_CODE)
+        if loaded.pad_token is None:
+            loaded.pad_token = loaded.eos_token
+        loaded("a", truncation=True, max_length=min(8, loaded.model_max_length))  # the first call checks some settings
+    if loaded.pad_token is None:
         raise ConfigError(
-            "model: its tokenizer has no padding token, and no end-of-text token to take its place; "
+            "model: its tokenizer has neither a padding token nor an end-of-text token to replace it; "
             "allowed: a tokenizer_config.json with a pad_token"
         )
-    return found
+    return loaded
 
 
 @functools.cache
 def model_config(folder: Path, architecture: Architecture) -> Any:
-    """The model's config for what it is loaded as."""
+    """Loads the model's config for its architecture. Raises `ConfigError`."""
     from transformers import AutoConfig
 
     outputs = {} if architecture.outputs is None else {"num_labels": architecture.outputs}
@@ -76,39 +76,39 @@ def model_config(folder: Path, architecture: Architecture) -> Any:
         config = AutoConfig.from_pretrained(folder, **outputs, **NO_CODE)
     if type(config) not in _auto(architecture)._model_mapping:
         raise ConfigError(
-            f"model: a {config.model_type}, of which transformers has no {architecture.auto}; "
-            "allowed: a model of which it has one"
+            f"model: {config.model_type}, for which transformers has no {architecture.auto}; "
+            "allowed: a model for which it has one"
         )
-    config.return_dict = True  # its outputs are asked for by name
-    for part in {id(part): part for part in (config, config.get_text_config())}.values():
-        if part.pad_token_id is None:
-            part.pad_token_id = _padding_tokenizer(folder).pad_token_id
-        words = getattr(part, "vocab_size", None)
-        if words is not None and part.pad_token_id >= words:
+    config.return_dict = True  # outputs are read by name
+    for section in {id(section): section for section in (config, config.get_text_config())}.values():
+        if section.pad_token_id is None:
+            section.pad_token_id = _padding_tokenizer(folder).pad_token_id
+        words = getattr(section, "vocab_size", None)
+        if words is not None and section.pad_token_id >= words:
             raise ConfigError(
-                f"model: token {part.pad_token_id} is its padding (the config's pad_token_id, or the tokenizer's where"
-                f" it has none), and its vocab_size is {words}; allowed: below {words}, or resized embeddings"
+                f"model: its padding is token {section.pad_token_id} (pad_token_id of the config, or else of the"
+                f" tokenizer), and its vocab_size is {words}; allowed: below {words}, or resized embeddings"
             )
     return config
 
 
 def _auto(architecture: Architecture) -> Any:
-    """The class of transformers that `architecture` names."""
+    """Returns the class of transformers that `architecture` names."""
     import transformers
 
     return getattr(transformers, architecture.auto)
 
 
 def skeleton(folder: Path, architecture: Architecture) -> nn.Module:
-    """The model's modules without any weights: enough to check targets and ranks against."""
+    """Makes the model's modules without weights, on the meta device; they suffice to check targets and ranks."""
     config = model_config(folder, architecture)
     with reading("its config.json"), torch.device("meta"):
-        found: nn.Module = _auto(architecture).from_config(config, **NO_CODE)
-    return found
+        model: nn.Module = _auto(architecture).from_config(config, **NO_CODE)
+    return model
 
 
 def classes(folder: Path) -> list[str]:
-    """Names of the classes that the checkpoint's config has; `LABEL_0`, … where nobody named them."""
+    """Returns the class names in the checkpoint's config; `LABEL_0`, … if nobody named them."""
     from transformers import AutoConfig
 
     named = AutoConfig.from_pretrained(folder, **NO_CODE).id2label
@@ -116,36 +116,36 @@ def classes(folder: Path) -> list[str]:
 
 
 def check_kept_head(folder: Path, labels: Sequence[str] | None) -> None:
-    """Raises `ConfigError` where the checkpoint's head has the task's classes in another order.
+    """Raises `ConfigError` if the checkpoint's head has the task's classes in another order.
 
-    labels: the task's classes by number, or None for a regression.
+    labels: the task's class names by class id, or None for a regression.
     """
-    own = classes(folder)
-    if labels is not None and own != list(labels) and sorted(own) == sorted(labels):
-        order = f"the checkpoint's classes are numbered {', '.join(own)}, the task's {', '.join(labels)}"
+    kept = classes(folder)
+    if labels is not None and kept != list(labels) and sorted(kept) == sorted(labels):
+        order = f"the order of the checkpoint's classes is {', '.join(kept)}, that of the task's {', '.join(labels)}"
         raise ConfigError(f"model.keep_head: true, allowed: null; {order}")
 
 
 @functools.lru_cache(maxsize=2)
-def pristine(
+def load_backbone(
     folder: Path,
     architecture: Architecture,
     head_of: Callable[[Any], tuple[str, ...]],
     dropout: float | None = None,
     keep_head: bool | None = None,
-) -> Pristine:
-    """Loads the weights in float32; a checkpoint that lacks more than a head is an error.
+) -> LoadedBackbone:
+    """Loads the weights in float32. Raises `ConfigError` if the checkpoint lacks weights outside the head.
 
-    A head that the checkpoint was trained with belongs to another task, and with it the pooler below. Both are drawn
-    anew; `keep_head` keeps them, or is an error where there is no such head or it has another size. A pooler without
-    a head (MiniLM's) comes from pretraining and stays.
+    A trained head and the pooler below it belong to the checkpoint's task, so both are initialised again. `keep_head`
+    keeps them; it is an error if there is no trained head or if its size differs. A pooler without a head (MiniLM's) is
+    pretrained and stays.
 
-    head_of: says of a model which of its modules belong to the task.
-    dropout: of the backbone, see `set_dropout`; None leaves what the model's config says.
+    head_of: returns the names of the task's modules in a model.
+    dropout: of the backbone, see `set_dropout`; None keeps the value in the model's config.
     """
     from transformers.utils import logging
 
-    logging.set_verbosity_error()  # that the head is new is no news
+    logging.set_verbosity_error()  # silences the expected warning that the head is newly initialised
     logging.disable_progress_bar()
     config = copy.deepcopy(model_config(folder, architecture))
     if dropout is not None:
@@ -169,25 +169,25 @@ def pristine(
         raise ConfigError(f"model: the checkpoint has no weights for {outside[0]} ({len(outside)} modules in all)")
     if others := sorted(name for name in resized if not _inside(name, head)):
         raise ConfigError(
-            f"model: {others[0]} has another size in the checkpoint than its config.json says; allowed: one model's"
+            f"model: {others[0]} has another size in its checkpoint than in its config.json; allowed: one model"
         )
-    held = {name for name in model.state_dict() if _inside(name, head)}
+    in_head = {name for name in model.state_dict() if _inside(name, head)}
     if not _sized_by_labels(folder, architecture, head) - missing:
         if keep_head:
             raise ConfigError("model.keep_head: true, allowed: null; the checkpoint has no trained head")
-        return Pristine(model, tuple(sorted(missing)), head)
-    parts, task = ", ".join(head), f"trained for {', '.join(classes(folder))}"
+        return LoadedBackbone(model, tuple(sorted(missing)), head)
+    described = f"{', '.join(head)}; trained for {', '.join(classes(folder))}"
     if not keep_head:
-        notice = f"model: the checkpoint's head ({parts}; {task}) is not used, a new one is drawn"
-        return Pristine(model, tuple(sorted(held)), head, f"{notice}; model.keep_head=true would keep it")
+        notice = f"model: the checkpoint's head ({described}) is not used, a new one is drawn"
+        return LoadedBackbone(model, tuple(sorted(in_head)), head, f"{notice}; model.keep_head=true would keep it")
     if misfit := sorted(resized | missing):
-        lack = f"the checkpoint's head has another size than {architecture.outputs} outputs need, or lacks a part"
-        raise ConfigError(f"model.keep_head: true, allowed: null; {lack}: {misfit[0]}")
-    return Pristine(model, (), head, f"model: the checkpoint's head ({parts}; {task}) stays, the same for every seed")
+        reason = f"the checkpoint's head is incomplete or its size doesn't fit {architecture.outputs} outputs"
+        raise ConfigError(f"model.keep_head: true, allowed: null; {reason}: {misfit[0]}")
+    return LoadedBackbone(model, (), head, f"model: the checkpoint's head ({described}) stays, the same for every seed")
 
 
 def _sized_by_labels(folder: Path, architecture: Architecture, head: Sequence[str]) -> set[str]:
-    """The head's parameters whose shape follows from the number of outputs: what makes logits."""
+    """Returns the head's parameters whose shape depends on the number of outputs: those that compute logits."""
     if architecture.outputs is None:
         return set()
     few = {name: p for name, p in skeleton(folder, architecture).named_parameters() if _inside(name, head)}
@@ -199,26 +199,26 @@ def _sized_by_labels(folder: Path, architecture: Architecture, head: Sequence[st
 
 
 def set_dropout(config: Any, dropout: float) -> None:
-    """Makes `dropout` that of hidden states and attention in a model's config; that of the head stays as it is.
+    """Sets the dropout of hidden states and attention in a model's config; the head's dropout is unchanged.
 
-    Raises `ConfigError` for a model whose config has no dropout by any of the names that transformers uses.
+    Raises `ConfigError` for a model whose config has none of the names that transformers uses for dropout.
     """
-    found = [name for name in BACKBONE_DROPOUT if getattr(config, name, None) is not None]
-    if not found:
+    fields = [name for name in BACKBONE_DROPOUT if getattr(config, name, None) is not None]
+    if not fields:
         known = ", ".join(BACKBONE_DROPOUT)
         raise ConfigError(f"model.dropout: {dropout}, allowed: null; {config.model_type}'s config has none of {known}")
     for name in HEAD_DROPOUT:
-        # None stands for the backbone's own, which is about to change.
+        # None means the backbone's dropout, which is about to change.
         if getattr(config, name, 0.0) is None:
-            setattr(config, name, getattr(config, found[0]))
-    for name in found:
+            setattr(config, name, getattr(config, fields[0]))
+    for name in fields:
         setattr(config, name, dropout)
 
 
 def describe(config: Any, labels: Sequence[str] | None) -> Any:
-    """Writes the task into a model's config, in place of another that its checkpoint was trained for; the config.
+    """Replaces the checkpoint's task in a model's config by this task, and returns the config.
 
-    labels: names of the classes by number, or None for a regression.
+    labels: class names by class id, or None for a regression.
     """
     config.problem_type = "regression" if labels is None else "single_label_classification"
     named = dict(enumerate(["LABEL_0"] if labels is None else labels))
@@ -227,27 +227,28 @@ def describe(config: Any, labels: Sequence[str] | None) -> Any:
 
 
 def as_loaded(folder: Path, architecture: Architecture, described: Path, dtype: str) -> nn.Module:
-    """The model as transformers loads it with the config.json in `described`: what an adapter is put on.
+    """Loads the model as transformers does with the config.json in `described`, as the base for an adapter.
 
-    All of it is in `dtype`; a head that doesn't fit is drawn anew.
+    All weights are in `dtype`; a head whose size doesn't fit is initialised.
     """
     from transformers import AutoConfig
 
-    found: nn.Module = _auto(architecture).from_pretrained(
+    model: nn.Module = _auto(architecture).from_pretrained(
         folder,
         config=AutoConfig.from_pretrained(described, **NO_CODE),
         dtype=getattr(torch, dtype),
         ignore_mismatched_sizes=True,
         **NO_CODE,
     )
-    return found.eval()
+    return model.eval()
 
 
 def head_modules(model: Any) -> tuple[str, ...]:
-    """The modules that belong to the task: all outside the pretrained backbone, and the backbone's pooler.
+    """Returns the names of the task's modules: all modules outside the pretrained backbone, and the backbone's pooler.
 
-    A parameter that lies in no module stands under its own name. What shares its weight with the backbone (tied
-    embeddings) is no head. Of a model that wraps no backbone the output layer is, where its weight is its own.
+    A parameter of the model itself is listed by its own name. A module that shares its weight with the backbone (tied
+    embeddings) is not part of the head. If the model wraps no backbone, the head is the output layer, unless it is
+    tied.
     """
     children = dict(model.named_children())
     if (backbone := children.pop(model.base_model_prefix, None)) is None:
@@ -261,10 +262,10 @@ def head_modules(model: Any) -> tuple[str, ...]:
     return tuple(head)
 
 
-def fresh(source: Pristine, seed: int, dtype: str = "float32") -> nn.Module:
-    """A copy for one run: what is new drawn with `seed`, the backbone in `dtype`.
+def fresh(source: LoadedBackbone, seed: int, dtype: str = "float32") -> nn.Module:
+    """Copies the model for one run: the new tensors are drawn with `seed`, the backbone is in `dtype`.
 
-    The head stays in float32 above a bfloat16 backbone; its inputs are cast.
+    Above a bfloat16 backbone the head stays in float32 and its inputs are cast.
     """
     model: Any = copy.deepcopy(source.model)
     torch.manual_seed(seed)
@@ -285,10 +286,10 @@ def fresh(source: Pristine, seed: int, dtype: str = "float32") -> nn.Module:
 
 @torch.no_grad()
 def _draw(model: Any, new: set[str]) -> None:
-    """Draws the tensors `new` as the model's class does when it is made, in its order, and leaves all others.
+    """Initialises the tensors `new` in the order of the model's class, and leaves all others unchanged.
 
-    The class is asked about every module around a new tensor, too: T5 scales the layers of its head where it comes to
-    the head as a whole. `_is_hf_initialized` is transformers' mark of what it must not draw.
+    The class also visits every module around a new tensor, because T5 initialises the layers of its head when it visits
+    the whole head. transformers initialises nothing that is marked `_is_hf_initialized`.
     """
     tensors = dict(model.named_parameters()) | dict(model.named_buffers())
     for name, tensor in tensors.items():
@@ -299,15 +300,15 @@ def _draw(model: Any, new: set[str]) -> None:
     for name in floating:
         tensors[name].fill_(torch.nan)
     model.initialize_weights()
-    # What `_init_weights` knows nothing of has the start that its constructor gives.
-    if left := [name for name in floating if tensors[name].isnan().any()]:
-        made = type(model)(copy.deepcopy(model.config)).state_dict()
-        for name in left:
-            tensors[name].copy_(made[name])
+    # A tensor that `_init_weights` skips gets the value that its constructor sets.
+    if skipped := [name for name in floating if tensors[name].isnan().any()]:
+        constructed = type(model)(copy.deepcopy(model.config)).state_dict()
+        for name in skipped:
+            tensors[name].copy_(constructed[name])
 
 
 def refuse_half_precision(model: nn.Module, variant: str) -> None:
-    """Raises `ConfigError` where a weight in half precision would be trained: small steps vanish in it."""
+    """Raises `ConfigError` if a weight in half precision would be trained, because it rounds small updates to 0."""
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and parameter.dtype.itemsize < 4:
             kind = str(parameter.dtype).removeprefix("torch.")

@@ -1,8 +1,8 @@
 """A metric written as a formula of sums over examples: `correct / examples`, `exp(nll / tokens)`.
 
-A formula is text, so that it lies beside the predictions it is of, and whoever reads them (a bootstrap, years later,
-without the code of the kind of task) computes the same number from other sums. It has names, numbers, + − * / **, and
-the functions of `FUNCTIONS`. A quotient whose divisor is 0 is 0, as F1 is where a class is neither predicted nor there.
+A formula is text and is stored with its predictions, so that a later reader, such as a bootstrap, can compute the
+metric from other sums without the code of the kind of task. It consists of names, numbers, + − * / **, and the
+functions of `FUNCTIONS`. A quotient with divisor 0 is 0, like the F1 of a class that is neither predicted nor present.
 """
 
 from __future__ import annotations
@@ -21,8 +21,10 @@ def _quotient(a: Any, b: Any) -> Any:
 
 
 def _bleu(*sums: Any) -> Any:
-    """sacreBLEU's score of a corpus, 0 to 100, of its own statistics: lengths of system and reference, then the n-grams
-    that are right and all there are, by n."""
+    """Returns sacreBLEU's corpus score, 0 to 100.
+
+    sums: its statistics: lengths of system and reference, then the correct and the total n-grams by n.
+    """
     from sacrebleu.metrics.bleu import BLEU
 
     metric = BLEU()
@@ -34,8 +36,10 @@ def _bleu(*sums: Any) -> Any:
 
 
 def _chrf(*sums: Any) -> Any:
-    """sacreBLEU's chrF2, 0 to 100, of its own statistics: for each order the n-grams of system and reference, and those
-    that match."""
+    """Returns sacreBLEU's chrF2, 0 to 100.
+
+    sums: its statistics: for each order the n-grams of system and reference, and the matching ones.
+    """
     from sacrebleu.metrics.chrf import CHRF
 
     columns = np.broadcast_arrays(*(np.asarray(column, np.float64) for column in sums))
@@ -65,7 +69,7 @@ _OPERATORS: dict[type, Callable[[Any, Any], Any]] = {
 
 @functools.cache
 def names(formula: str) -> tuple[str, ...]:
-    """The sums that a formula is of, each once. Raises `ValueError` for what is no formula."""
+    """Returns the names of a formula's sums, each once. Raises `ValueError` for an invalid formula."""
     try:
         tree = ast.parse(formula, mode="eval").body
     except (SyntaxError, ValueError, RecursionError):
@@ -76,7 +80,7 @@ def names(formula: str) -> tuple[str, ...]:
 
 
 def value(formula: str, sums: Mapping[str, Any]) -> np.ndarray:
-    """The formula's value for these sums, numbers or arrays of one shape. Raises `ValueError` for one that lacks."""
+    """Evaluates a formula. sums: numbers or arrays of one shape, by name. Raises `ValueError` for a missing sum."""
     lacking = [name for name in names(formula) if name not in sums]
     if lacking:
         raise ValueError(f"{formula!r} needs a sum of {', '.join(lacking)}")

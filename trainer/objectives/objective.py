@@ -1,12 +1,12 @@
-"""What a kind of task is: the one thing that differs between classes of texts, language models and all others.
+"""The base class of kinds of task: everything that differs between text classification, language models and others.
 
-The loop, evaluations, the dry run, the record, exports and the analysis ask an objective and know no kind. A kind is a
-file with one class: built in ones stand in `kinds.KINDS`, and one of your own is named by its dotted path
+The loop, evaluations, the dry run, the record, exports and the analysis call an objective and know no kind. A kind is a
+file with one class. `kinds.KINDS` lists the built-in kinds; your own kind is named by its dotted path
 (`task.kind=my_module.MyKind`). Its fields with a default are its settings in the task's YAML.
 
-An evaluation never holds a model's outputs for a whole split: `predict` makes of each batch what is needed of each of
-its rows, and `evaluated` puts these together to one prediction and a few numbers for every example. Whatever is
-reported over examples is a function of sums of these numbers (see `metrics`).
+An evaluation never holds a model's outputs for a whole split: `predict` reduces each batch to what is needed of each
+row, and `evaluated` combines these to one prediction and a few numbers per example. All reported metrics are functions
+of sums of these numbers (see `metrics`).
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ if TYPE_CHECKING:
 
 
 class NotFinite(Exception):
-    """A model gave outputs that are not finite."""
+    """A model's outputs are not finite."""
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """One split as the model's inputs, a row for each example.
+    """One split as the model's inputs, one row per example.
 
-    cut: for each whether something of it was cut off to fit. letters: see `trainer.data.tokens.Tokens`.
+    cut: whether each row was truncated. letters: see `trainer.data.tokens.Tokens`.
     """
 
     rows: Rows
@@ -50,10 +50,10 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a model made of examples, each entry of one example.
+    """A model's predictions, one entry per example.
 
-    stats: numbers by name whose sums metrics are functions of. outputs: the model's raw outputs (examples, …) where
-    the kind keeps them.
+    stats: numbers by name, whose sums determine the metrics. outputs: the model's raw outputs (examples, …), if the
+    kind keeps them.
     """
 
     reference: Sequence[Any] | np.ndarray
@@ -67,37 +67,37 @@ class Predictions:
 
 @dataclass(eq=False)
 class Objective:
-    """A kind of task, for one task. content: its examples. asked: names of its metrics, the task's own first."""
+    """A kind of task, for one task. content: its examples. asked: the names of its metrics, the run's metric first."""
 
     content: TaskData
     asked: tuple[str, ...]
 
     kind: ClassVar[str]
-    unit: ClassVar[str] = "token"  # what throughput and the largest batch are counted in
-    example: ClassVar[str] = "text"  # what one example is called
-    auto_class: ClassVar[str]  # transformers' class for it: AutoModelFor…
+    unit: ClassVar[str] = "token"  # of throughput and of the largest batch
+    example: ClassVar[str] = "text"  # the name of an example
+    auto_class: ClassVar[str]  # transformers' class of the model: AutoModelFor…
     peft_task: ClassVar[str]  # one of peft.TaskType
     metrics: ClassVar[Mapping[str, Metric]]
-    smooth: ClassVar[tuple[str, ...]] = ()  # of an example's numbers those that rounding moves a little, never a lot
+    smooth: ClassVar[tuple[str, ...]] = ()  # stats that rounding changes only a little
 
     # -- before a run ---------------------------------------------------------------------------
 
     def check(self) -> None:
-        """Raises `ConfigError` or `ValueError` for settings, metrics and rows that don't fit together."""
+        """Raises `ConfigError` or `ValueError` if settings, metrics and rows don't fit together."""
 
     @property
     def title(self) -> str:
-        """The kind in a sentence."""
+        """The kind's name in a sentence."""
         return self.kind.replace("_", " ")
 
     @property
     def outputs(self) -> int | None:
-        """How many outputs the model's head has, None for a kind without a head of its own."""
+        """The number of outputs of the model's head; None for a kind without a head of its own."""
         return None
 
     @property
     def architecture(self) -> Architecture:
-        """What a checkpoint is loaded as."""
+        """The architecture that loads a checkpoint."""
         return Architecture(self.auto_class, self.outputs)
 
     def peft_task_of(self, inputs: Sequence[str]) -> str | None:
@@ -106,94 +106,94 @@ class Objective:
 
     @staticmethod
     def head(model: Any) -> tuple[str, ...]:
-        """Names of the modules of `model` that belong to the task and are trained with every method.
+        """Returns the names of the task's modules in `model`, which every method trains.
 
         Raises `ConfigError` for a model without the head that the kind needs.
         """
         raise NotImplementedError
 
     def check_model(self, model: Any, tokenizer: Any) -> None:
-        """Raises `ConfigError` where this model (without weights) can't do this task."""
+        """Raises `ConfigError` if this model (without weights) can't perform the task."""
 
     def check_loaded(self, model: Any, tokenizer: Any, rows: Rows) -> None:
-        """Raises `ConfigError` where the model with its weights does something else than the kind needs.
+        """Raises `ConfigError` if the model with its weights doesn't behave as the kind needs.
 
-        model: in float32, as its checkpoint has it. rows: that are evaluated.
+        model: in float32, as in its checkpoint. rows: of the evaluation.
         """
 
     def describe(self, config: Any) -> Any:
-        """Writes the task into a model's config, in place of what its checkpoint was trained for; the config."""
+        """Replaces the checkpoint's task in a model's config by this task, and returns the config."""
         return config
 
     # -- rows -----------------------------------------------------------------------------------
 
     def texts(self, split: str) -> list[Sequence[str]]:
-        """Columns of what must not be on both sides of a split: rows with an entry in common belong together."""
+        """Returns the columns that keep rows together: rows with a common entry are on one side of a split."""
         raise NotImplementedError
 
     @property
     def pairs(self) -> bool:
-        """Whether an example is two texts, between which the tokenizer puts special tokens."""
+        """Whether an example is two texts, which the tokenizer separates by special tokens."""
         return False
 
     @property
     def of_texts(self) -> bool:
-        """Whether an example is a text, or two, for which a class or a number is predicted."""
+        """Whether an example is one or two texts with a class or a number."""
         return False
 
     def encode(self, split: str, folder: Path, max_length: int) -> Encoded:
-        """A split as inputs of the model in `folder`, in at most `max_length` units."""
+        """Encodes a split for the model in `folder`, in at most `max_length` units per row."""
         raise NotImplementedError
 
     def for_training(self, rows: Rows, folder: Path, max_length: int) -> Rows:
-        """The rows that are trained on, made of those of some examples."""
+        """Makes the training rows from the encoded rows of examples."""
         return rows
 
     def for_evaluation(self, rows: Rows, folder: Path, max_length: int) -> Rows:
-        """The rows that are evaluated, made of those of some examples, in an order that pads little."""
+        """Makes the evaluation rows from the encoded rows of examples, in an order that needs little padding."""
         return rows.longest_first()
 
     def check_training(self, rows: Rows, limit: int | None) -> None:
-        """Raises `ConfigError` for training rows from which nothing can be learned. limit: `data.limit`."""
+        """Raises `ConfigError` for training rows that teach nothing. limit: `data.limit`."""
 
     def pad(self, folder: Path) -> Callable[[list[dict[str, Any]]], Mapping[str, torch.Tensor]]:
-        """What makes the tensors of a batch of rows, `labels` among them."""
+        """Returns the function that makes a batch's tensors from its rows, `labels` included."""
         raise NotImplementedError
 
     def weigh(self, labels: torch.Tensor, rows: Sequence[int]) -> int:
-        """How much counts in a batch with these labels. rows: for each 1, or 0 for one that must not count."""
+        """Returns the weight of a batch with these labels. rows: for each row 1, or 0 if it must not count."""
         return sum(rows)
 
     # -- steps ----------------------------------------------------------------------------------
 
     def size(self, batch: Batch) -> int:
-        """Units of a batch, padding included."""
+        """Returns the units of a batch, padding included."""
         return batch.inputs["input_ids"].numel()
 
     def units(self, batch: Batch) -> torch.Tensor:
-        """Units of the rows that count, without padding; a number on the batch's device."""
-        mask = batch.inputs.get("attention_mask")  # a model that takes none reads all places of a batch
+        """Returns the units of the rows that count, without padding, as a number on the batch's device."""
+        mask = batch.inputs.get("attention_mask")  # a model without a mask reads the padding, too
         return (torch.tensor(self.size(batch)) if mask is None else mask.sum()) * (batch.weight > 0)
 
     def loss(self, model: Network, batch: Batch) -> Loss:
-        """The task loss of a batch, summed over what its mean is of."""
+        """Computes the task loss of a batch as a sum; its divisor is the batch's weight."""
         raise NotImplementedError
 
     # -- evaluation -----------------------------------------------------------------------------
 
     def predict(self, model: Network, batch: Batch) -> list[Any]:
-        """What is needed of each row of a batch, without any tensor on a device."""
+        """Returns what `evaluated` needs of each row of a batch, without tensors on a device."""
         raise NotImplementedError
 
     def evaluated(self, rows: Rows, found: Sequence[Any]) -> tuple[Predictions, float]:
-        """What a model made of each example, in the order of `rows.examples`, and the mean task loss.
+        """Returns the predictions in the order of `rows.examples`, and the mean task loss.
 
-        found: of each of `rows` what `predict` gave. Raises `NotFinite`.
+        found: the results of `predict` for each of `rows`. Raises `NotFinite`.
         """
         raise NotImplementedError
 
     def score(self, predictions: Predictions) -> dict[str, float]:
-        """The metrics that are asked for, in their order."""
+        """Computes the requested metrics, in their order."""
         return {
             name: metrics.of_statistics(self.metrics[name], predictions.stats, len(predictions)) for name in self.asked
         }
@@ -209,7 +209,7 @@ class Objective:
         """The same of logits, for a kind whose models give these for the tokenizer's inputs alone."""
         return logits
 
-    # -- what is said ---------------------------------------------------------------------------
+    # -- reports --------------------------------------------------------------------------------
 
     @property
     def higher_is_better(self) -> bool:
@@ -221,22 +221,22 @@ class Objective:
 
     @property
     def positive_class(self) -> str | None:
-        """The class that a metric of one class is of, where one is asked for."""
+        """The class of a requested metric that concerns one class, such as f1; None without such a metric."""
         return None
 
     @property
     def formulas(self) -> dict[str, str]:
-        """By name the formulas of the metrics that are asked for, which lie beside the predictions."""
+        """The formulas of the requested metrics by name, which are stored with the predictions."""
         return {name: text for name in self.asked if (text := self.metrics[name].formula) is not None}
 
     def notes(self, splits: Mapping[str, Rows]) -> list[tuple[bool, str]]:
-        """What a reader of the metrics must know of the rows: whether it is a warning, and a line."""
+        """Returns lines that a reader of the metrics must know about the rows, each with whether it is a warning."""
         return []
 
 
 def refuse_headless(model: Any, head: tuple[str, ...]) -> tuple[str, ...]:
-    """`head`. Raises `ConfigError` where there is none."""
+    """Returns `head`. Raises `ConfigError` if it is empty."""
     if not head:
         kind = type(model).__name__
-        raise ConfigError(f"model: {kind}, allowed: a model whose head lies outside of its backbone")
+        raise ConfigError(f"model: {kind}, allowed: a model whose head is outside its backbone")
     return head

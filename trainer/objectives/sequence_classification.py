@@ -1,4 +1,4 @@
-"""A text, or a pair of texts, and its class or its number: GLUE, sentiment, natural language inference, similarity."""
+"""Classification and regression of texts or pairs of texts: GLUE, sentiment, inference, similarity."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ OF_NUMBERS = ("pearson", "spearman", "rmse")
 
 @dataclass(eq=False)
 class SequenceClassification(Objective):
-    """Rows have `text`, perhaps `text_pair`, and `label`: a class, or a number where the task has no classes.
+    """Rows have `text`, optionally `text_pair`, and `label`: a class id, or a number if the task has no classes.
 
-    positive: of two classes the one that f1 is of, by its name; null for the second.
+    positive: the name of the class of f1, for a task with two classes; null means the second class.
     """
 
     positive: Any = None
@@ -112,11 +112,11 @@ class SequenceClassification(Objective):
     # -- steps and evaluation -------------------------------------------------------------------
 
     def loss(self, model: Network, batch: Batch) -> Loss:
-        """Cross-entropy, or squared error of a regression, summed over the rows."""
+        """Computes the cross-entropy, or the squared error of a regression, summed over the rows."""
         return self._loss(self._logits(model, batch), batch)
 
     def predict(self, model: Network, batch: Batch) -> list[Any]:
-        """Of each row its outputs, and the mean loss of its batch."""
+        """Returns for each row its outputs and the mean loss of its batch."""
         logits = self._logits(model, batch)
         mean = self._loss(logits, batch).mean.cpu().numpy()
         return [(row, mean) for row in logits.cpu().numpy()]
@@ -134,7 +134,7 @@ class SequenceClassification(Objective):
         return metrics.compute(self.asked, predictions.prediction, predictions.reference, self._classes)
 
     def _logits(self, model: Network, batch: Batch) -> torch.Tensor:
-        """Outputs (rows, classes) or (rows, 1), in at least float32."""
+        """Computes outputs (rows, classes) or (rows, 1), in at least float32."""
         logits: torch.Tensor = model(**batch.inputs).logits
         return logits if logits.dtype.itemsize >= 4 else logits.float()
 
@@ -144,7 +144,7 @@ class SequenceClassification(Objective):
             return Loss(F.mse_loss(logits.squeeze(-1), labels, reduction="sum"), batch.weight)
         return Loss(F.cross_entropy(logits, batch.labels, reduction="sum"), batch.weight)
 
-    # -- what is said ---------------------------------------------------------------------------
+    # -- reports --------------------------------------------------------------------------------
 
     @property
     def _classes(self) -> Classes:
@@ -155,7 +155,7 @@ class SequenceClassification(Objective):
         return metrics.positive(self.asked, self.labels, self._classes)
 
     def notes(self, splits: Mapping[str, Rows]) -> list[tuple[bool, str]]:
-        """Which class f1 is of, and which classes have no row."""
+        """Returns a line on the class of f1, and warnings of classes without rows."""
         found: list[tuple[bool, str]] = []
         if self.labels is None:
             return found

@@ -1,9 +1,9 @@
-"""The parts of a run, put together from its config: the same for one that starts and one that is opened again.
+"""Assembles a run from its config, in the same way for a new run and for a finished run that is opened again.
 
 with apart(config):
-    parts = check(config)        # all that can be wrong is found before a weight is loaded
-    model = load(parts)          # backbone, fresh head, and the variant attached
-    loop(parts, model, folder, device)
+    context = check(config)      # finds faults before any weight is loaded
+    model = load(context)        # loads the backbone, adds a fresh head, and attaches the variant
+    loop(context, model, folder, device)
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Parts:
-    """A run before any weight is loaded.
+class RunContext:
+    """A checked run before any weight is loaded.
 
-    objective: what the run's task is. source: the folder of model and tokenizer. max_length: tokens of the longest
-    text. head: names of the modules that belong to the task. left_out: numbers in parameters that the variant's word
-    for what it trains ("all-linear") promises and doesn't reach, by name.
+    source: the folder of model and tokenizer. max_length: of a text, in tokens. head: names of the task's modules.
+    left_out: sizes by name of the parameters that the variant's targets ("all-linear") include by their meaning but
+    that the method can't adapt.
     """
 
     config: DictConfig
@@ -57,7 +57,7 @@ class Parts:
     objective: Objective
     source: Path
     max_length: int
-    rows: data.Prepared
+    rows: data.TaskSplits
     head: Sequence[str]
     left_out: Mapping[str, int]
 
@@ -65,26 +65,26 @@ class Parts:
     def tokenizer(self) -> Any:
         return models.tokenizer(self.source, self.objective.architecture)
 
-    def pristine(self) -> models.Pristine:
-        """The model as its checkpoint has it, loaded once for all runs."""
+    def loaded_backbone(self) -> models.LoadedBackbone:
+        """Returns the checkpoint's model, which all runs share."""
         model = self.config.model
         objective = self.objective
-        return models.pristine(
+        return models.load_backbone(
             self.source, objective.architecture, objective.head, model.get("dropout"), model.get("keep_head")
         )
 
     def base(self) -> nn.Module:
-        """A copy of the model without the variant: backbone in the run's dtype, head drawn with its seed."""
-        return models.fresh(self.pristine(), self.config.seed, self.config.model.dtype)
+        """Copies the model without the variant: the backbone in the run's dtype, the head drawn with the run's seed."""
+        return models.fresh(self.loaded_backbone(), self.config.seed, self.config.model.dtype)
 
     def reference(self) -> tuple[str, str | None]:
-        """Where others find the model: its id and revision on the Hub, or the folder where it isn't there."""
+        """Returns the model's public location: id and revision on the Hub, or else the folder and None."""
         return hub.reference(model_sources(self.config)) or (str(self.source), None)
 
 
 @contextlib.contextmanager
 def apart(config: DictConfig) -> Iterator[None]:
-    """Within it a run has the process for itself: torch's threads and its draws."""
+    """Isolates a run in the process: torch's threads and random state are restored afterwards."""
     threads = torch.get_num_threads()
     try:
         with torch.random.fork_rng(devices=[]):
@@ -102,26 +102,23 @@ def apart(config: DictConfig) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a run reads before any weight is loaded, and the model's modules without weights (`bare`)."""
+    """The objective and rows of a run, and the model's modules without weights (`bare`)."""
 
     objective: Objective
     source: Path
     bare: nn.Module
     max_length: int
-    rows: data.Prepared
+    rows: data.TaskSplits
 
 
-def check(config: DictConfig) -> Parts:
-    """Everything that a run needs but weights. Raises `ConfigError`."""
+def check(config: DictConfig) -> RunContext:
+    """Makes everything that a run needs except weights. Raises `ConfigError`."""
     variant = settings(config)
     return fit(config, variant, read(config, variant.virtual_tokens()))
 
 
 def settings(config: DictConfig) -> Variant:
-    """The variant of a run, whose settings and those of its optimizer need neither model nor rows to be wrong.
-
-    Raises `ConfigError`.
-    """
+    """Makes the variant and checks the settings that need neither model nor rows. Raises `ConfigError`."""
     variant: Variant = make("variant", config.variant)
     optim.check(config.optim)
     if config.train.gradient_checkpointing and (field := variant.needs_cache()) is not None:
@@ -129,16 +126,16 @@ def settings(config: DictConfig) -> Variant:
             f"train.gradient_checkpointing: true with variant.{field}, allowed: false; the model would drop its keys"
         )
     if config.machine.fsdp:
-        from trainer.machine import sharding  # here, because torch's part of it takes a second to import
+        from trainer.machine import sharding  # not at the top, because it takes a second
 
         sharding.refuse_readers(variant)
     return variant
 
 
 def read(config: DictConfig, virtual_tokens: int) -> Inputs:
-    """The model's modules and the rows as its tokens. Raises `ConfigError` where they don't fit together.
+    """Makes the model's modules and tokenizes the rows. Raises `ConfigError` if they don't fit together.
 
-    virtual_tokens: places of the model that the variant takes from each text.
+    virtual_tokens: the number of positions that the variant takes from each text.
     """
     source = fetch_model(model_sources(config), config.model.files)
     objective = kinds.of(config.task)
@@ -158,8 +155,8 @@ def read(config: DictConfig, virtual_tokens: int) -> Inputs:
     return Inputs(objective, source, bare, max_length, rows)
 
 
-def fit(config: DictConfig, variant: Variant, inputs: Inputs) -> Parts:
-    """The run's parts, where the variant fits its steps and its model. Raises `ConfigError`."""
+def fit(config: DictConfig, variant: Variant, inputs: Inputs) -> RunContext:
+    """Makes the run's context. Raises `ConfigError` if the variant doesn't fit the number of steps or the model."""
     bare, rows = inputs.bare, inputs.rows
     named("variant", variant.plan, total_steps(len(rows.train), config.train))
     head = inputs.objective.head(bare)
@@ -169,66 +166,66 @@ def fit(config: DictConfig, variant: Variant, inputs: Inputs) -> Parts:
         models.set_dropout(copy.deepcopy(bare.config), dropout)
     named("variant", variant.check, bare, head)
     left_out = variant.leaves_out(bare, head)
-    return Parts(config, variant, inputs.objective, inputs.source, inputs.max_length, rows, head, left_out)
+    return RunContext(config, variant, inputs.objective, inputs.source, inputs.max_length, rows, head, left_out)
 
 
-def load(parts: Parts) -> nn.Module:
-    """The model with the variant attached. Raises `ConfigError`."""
-    if notice := parts.pristine().notice:
+def load(context: RunContext) -> nn.Module:
+    """Loads the model and attaches the variant. Raises `ConfigError`."""
+    if notice := context.loaded_backbone().notice:
         log.warning(notice)
-    if left := parts.left_out:
+    if left := context.left_out:
         log.warning(
-            "variant: %s doesn't reach everything: %s numbers are left out, in no linear layer or by another name: %s",
-            *(parts.variant.name, f"{sum(left.values()):,}", by_block(left)),
+            "variant: %s doesn't adapt everything: %s parameters are outside linear layers or have other names: %s",
+            *(context.variant.name, f"{sum(left.values()):,}", by_block(left)),
         )
-    base, outputs = parts.base(), parts.objective.outputs_of
-    rounding = padding.settle(base, parts.tokenizer, parts.rows, outputs, "model")
-    parts.objective.check_loaded(
-        parts.pristine().model, parts.tokenizer, parts.rows.report[next(iter(parts.rows.report))]
+    base, outputs = context.base(), context.objective.outputs_of
+    rounding = padding.settle(base, context.tokenizer, context.rows, outputs, "model")
+    context.objective.check_loaded(
+        context.loaded_backbone().model, context.tokenizer, context.rows.report[next(iter(context.rows.report))]
     )
     backbone = list(base.parameters())
-    model = named("variant", parts.variant.attach, base, parts.head)
-    use_kernel(model, Kernel(parts.config.machine.kernel, parts.config.train.recompute))
-    models.refuse_half_precision(model, parts.variant.name)
-    if model is not base:  # what wraps the whole model may put words of its own in front
-        padding.settle_wrapped(model, parts.tokenizer, parts.rows, outputs, rounding)
-    if parts.config.train.recompute and not any(adapter.recomputes for adapter in parts.variant.adapters.values()):
-        name = parts.variant.name
+    model = named("variant", context.variant.attach, base, context.head)
+    use_kernel(model, Kernel(context.config.machine.kernel, context.config.train.recompute))
+    models.refuse_half_precision(model, context.variant.name)
+    if model is not base:  # a wrapper of the whole model may prepend tokens
+        padding.settle_wrapped(model, context.tokenizer, context.rows, outputs, rounding)
+    if context.config.train.recompute and not any(adapter.recomputes for adapter in context.variant.adapters.values()):
+        name = context.variant.name
         raise ConfigError(
-            f"train.recompute: true with variant {name}, allowed: false; it keeps nothing to compute again"
+            f"train.recompute: true with variant {name}, allowed: false; it saves nothing that could be recomputed"
         )
-    if parts.config.init_from is not None:
-        start.take_up(parts, model)
-    if parts.config.machine.fsdp and processes.count() > 1:
+    if context.config.init_from is not None:
+        start.take_up(context, model)
+    if context.config.machine.fsdp and processes.count() > 1:
         from trainer.machine import sharding
 
-        sharding.shard(model, backbone, parts.variant, device(parts.config.machine.device))
+        sharding.shard(model, backbone, context.variant, device(context.config.machine.device))
     return model
 
 
-def loop(parts: Parts, model: nn.Module, folder: Path, device: torch.device) -> Loop:
-    """What trains and evaluates `model`; its files are in `folder`."""
+def loop(context: RunContext, model: nn.Module, folder: Path, device: torch.device) -> Loop:
+    """Makes the loop that trains and evaluates `model`; its files are in `folder`."""
     return Loop(
         model=model,
-        variant=parts.variant,
-        head=parts.head,
-        rows=parts.rows,
-        objective=parts.objective,
-        config=parts.config,
+        variant=context.variant,
+        head=context.head,
+        rows=context.rows,
+        objective=context.objective,
+        config=context.config,
         folder=folder,
-        source=parts.source,
+        source=context.source,
         device=device,
     )
 
 
 def device(name: str) -> torch.device:
-    """The device that `machine.device` means. Raises `ConfigError` where it isn't there."""
-    there = torch.cuda.device_count()
+    """Returns the device of `machine.device`. Raises `ConfigError` if the machine doesn't have it."""
+    count = torch.cuda.device_count()
     if name == "auto":
-        return torch.device("cuda" if there else "cpu")
-    if name != "cpu" and not there:
-        raise ConfigError(f"machine.device: {name!r}, allowed here, without a CUDA device: auto, cpu")
-    found = torch.device(name)
-    if found.index is not None and found.index >= there:
-        raise ConfigError(f"machine.device: {name!r}, allowed here: auto, cpu, cuda:0 … cuda:{there - 1}")
-    return found
+        return torch.device("cuda" if count else "cpu")
+    if name != "cpu" and not count:
+        raise ConfigError(f"machine.device: {name!r}, allowed without a CUDA device: auto, cpu")
+    chosen = torch.device(name)
+    if chosen.index is not None and chosen.index >= count:
+        raise ConfigError(f"machine.device: {name!r}, allowed here: auto, cpu, cuda:0 … cuda:{count - 1}")
+    return chosen

@@ -1,14 +1,13 @@
-"""What a run will cost, before it starts: `python train.py … --dry-run`.
+"""Predicts the cost of a run before it starts: `python train.py … --dry-run`.
 
-The run is put together as for training, weights and all, and then nothing is computed: the forward pass over the
-largest batch that it will see goes through torch's fake tensors, which have shapes and no numbers, and a step of the
-optimizer is made on such, too. So what is counted is what autograd and the optimizer really keep, for every
-method and every optimizer, and a batch that would not fit into memory can be asked for. A model whose shapes depend
-on its numbers (T5 looks for the end of each text, a mixture of experts counts tokens) has no such forward pass: there
-the batch is computed, and has to fit.
+The run is assembled with its weights, but nothing is computed: the forward pass over the largest batch and one step of
+the optimizer use torch's fake tensors, which have shapes and no values. So the counted bytes are those that autograd
+and the optimizer really keep, for every method and optimizer, and even a batch that doesn't fit into memory can be
+predicted. The shapes of some models depend on values (T5 searches the end of each text, a mixture of experts counts
+tokens); their batch is computed for real and has to fit.
 
-A method that grows is counted at its largest, with as many bytes for each parameter that it adds as for those that
-it starts with; one that shrinks is counted before it does.
+A growing method is counted at its largest size, with the same bytes for each added parameter as for the initial ones. A
+shrinking method is counted at its initial size.
 """
 
 from __future__ import annotations
@@ -38,19 +37,19 @@ class Batch:
 
     rows: list[int]
     units: int  # of its longest row
-    unit: str  # what they are
+    unit: str  # "token", …
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """Parameters, and bytes at their peak over the steps, as the record will name them."""
+    """Numbers of parameters, and peak bytes over the steps, named as in the record."""
 
     steps: int
     batch: Batch
     total: int  # parameters
-    adapter: int  # trained at the start, the head apart
+    adapter: int  # trained at the start, without the head
     head: int
-    more: int  # that a method which grows will train at its largest
+    more: int  # parameters that a growing method adds until its largest size
     weights: int
     gradients: int
     optimizer: int
@@ -58,11 +57,11 @@ class Prediction:
 
     @property
     def memory(self) -> int:
-        """Bytes that training needs."""
+        """Bytes that training needs, in total."""
         return self.weights + self.gradients + self.optimizer + self.activations
 
     def lines(self) -> Iterator[str]:
-        """As they are printed."""
+        """Yields the printed lines."""
         batch = f"{len(self.batch.rows)} × {self.batch.units}"
         grown = f" (growing to about {self.adapter + self.more:,})" if self.more else ""
         yield f"  steps        {self.steps:,}, the largest batch {batch} {self.batch.unit}s"
@@ -73,15 +72,15 @@ class Prediction:
 
 
 def predict(planned: Planned) -> Prediction:
-    """What the run of `planned` will need. Raises `ConfigError` for what the run would be refused for."""
+    """Predicts the cost of the run of `planned`. Raises the `ConfigError` that would prevent the run."""
     config = planned.config
     with assemble.apart(config), TemporaryDirectory() as folder:
-        parts = assemble.check(config)
-        model = assemble.load(parts)
-        loop = assemble.loop(parts, model, Path(folder), torch.device("cpu"))
+        context = assemble.check(config)
+        model = assemble.load(context)
+        loop = assemble.loop(context, model, Path(folder), torch.device("cpu"))
         batch = largest_batch(loop)
-        adapter, head = cost.trainable_parameters(model, parts.head)
-        more = parts.variant.grows_by()
+        adapter, head = cost.trainable_parameters(model, context.head)
+        more = context.variant.grows_by()
         activations = saved_activations(loop, batch)
         gradients, optimizer = cost.trainable_bytes(model), optimizer_bytes(loop.optimizer)
         growth = more / (adapter + head)
@@ -101,7 +100,7 @@ def predict(planned: Planned) -> Prediction:
 
 @dataclass(frozen=True)
 class Row:
-    """A setting of a sweep. runs: how many have it, with other seeds. seconds: of all of them, None where unknown."""
+    """A setting of a sweep. runs: the number of its runs, one per seed. seconds: of all runs; None if unknown."""
 
     setting: str
     runs: int
@@ -110,15 +109,16 @@ class Row:
 
 
 def table(rows: Sequence[Row]) -> Iterator[str]:
-    """What a sweep will cost, in lines: its settings and, last, the number of runs, the largest memory and the time."""
+    """Yields a sweep's cost in lines: one per setting, then the number of runs, largest memory and total time."""
     cells = [("", "runs", "steps", "trained", "MiB", "time")]
     for row in rows:
-        found = row.prediction
-        trained = f"{found.adapter + found.more + found.head:,}"
-        cells.append((row.setting, str(row.runs), f"{found.steps:,}", trained, _mib(found), _time(row.seconds)))
+        cost_of_run = row.prediction
+        trained = f"{cost_of_run.adapter + cost_of_run.more + cost_of_run.head:,}"
+        steps = f"{cost_of_run.steps:,}"
+        cells.append((row.setting, str(row.runs), steps, trained, _mib(cost_of_run), _time(row.seconds)))
     if rows:
         known = [row.seconds for row in rows if row.seconds is not None]
-        largest = max((row.prediction for row in rows), key=lambda found: found.memory)
+        largest = max((row.prediction for row in rows), key=lambda prediction: prediction.memory)
         seconds = sum(known) if len(known) == len(rows) else None
         runs = str(sum(row.runs for row in rows))
         cells.append(("together, the largest memory", runs, "", "", _mib(largest), _time(seconds)))
@@ -137,14 +137,14 @@ def _time(seconds: float | None) -> str:
 
 
 def largest_batch(loop: Loop) -> Batch:
-    """Of all batches of the run the one with the most units, padding included."""
-    train, lengths, order = loop.cfg.train, loop.rows.train.lengths, loop.batches.order
+    """Returns the batch of the run with the most units, padding included."""
+    train, lengths, sampler = loop.cfg.train, loop.rows.train.lengths, loop.batches.sampler
     unit = loop.objective.unit
     best = Batch([], 0, unit)
     batches = loop.steps * train.accumulate * (train.processes or 1)
     for epoch in range(math.ceil(loop.steps / loop.batches.steps_per_epoch)):
-        order.epoch = epoch
-        indices = list(order)
+        sampler.epoch = epoch
+        indices = list(sampler)
         for start in itertools.islice(range(0, len(indices), train.batch_size), batches):
             rows = indices[start : start + train.batch_size]
             longest = max(lengths[row] for row in rows)
@@ -155,12 +155,12 @@ def largest_batch(loop: Loop) -> Batch:
 
 
 def optimizer_bytes(optimizer: torch.optim.Optimizer) -> int:
-    """Bytes of the state that a step leaves in `optimizer`, which is used up."""
+    """Returns the bytes of the optimizer's state after a step. The optimizer can't be used afterwards."""
     try:
         with FakeTensorMode(allow_non_fake_inputs=True):
             return _after_a_step(optimizer)
     except DataDependentOutputException:
-        return _after_a_step(optimizer)  # one that looks at its numbers (Adafactor) gets some
+        return _after_a_step(optimizer)  # an optimizer that reads values (Adafactor) gets real tensors
 
 
 def _after_a_step(optimizer: torch.optim.Optimizer) -> int:
@@ -174,25 +174,25 @@ def _after_a_step(optimizer: torch.optim.Optimizer) -> int:
 
 
 def saved_activations(loop: Loop, batch: Batch) -> int:
-    """Bytes that autograd keeps between the forward and the backward pass over `batch`."""
+    """Returns the bytes that autograd keeps between the forward and the backward pass over `batch`."""
     train = loop.cfg.train
     model: Any = loop.model
     model.train()
     loop.variant.on_step_begin(loop.view(1))
     if train.gradient_checkpointing:
         model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
-    found = loop.collate([loop.rows.train[row] for row in batch.rows])
-    # What torch raises where fakes won't do is of many kinds; an error of the model's own comes again.
+    real = loop.collate([loop.rows.train[row] for row in batch.rows])
+    # torch raises errors of many classes if fakes don't suffice; a model's own error is raised again below.
     with contextlib.suppress(RuntimeError), FakeTensorMode(allow_non_fake_inputs=True) as fake:
-        inputs = {name: fake.from_tensor(tensor) for name, tensor in found.inputs.items()}
-        fakes = replace(found, inputs=inputs, labels=fake.from_tensor(found.labels))
-        # The model's own tensors are kept as they are, or as the fakes that stand for them.
+        inputs = {name: fake.from_tensor(tensor) for name, tensor in real.inputs.items()}
+        fakes = replace(real, inputs=inputs, labels=fake.from_tensor(real.labels))
+        # Autograd keeps the model's own tensors as they are or as fakes; neither is counted.
         return _kept(loop, fakes, [fake.from_tensor(tensor) for tensor in cost.own_tensors(model)])
-    return _kept(loop, found, [])
+    return _kept(loop, real, [])
 
 
 def _kept(loop: Loop, batch: batches.Batch, besides: list[torch.Tensor]) -> int:
-    """Bytes that a forward pass over `batch` keeps; the model's tensors and those in `besides` are not counted."""
+    """Returns the bytes that a forward pass over `batch` keeps, without the model's tensors and those in `besides`."""
     counter = cost.SavedActivations(loop.model)
     with counter.counting(besides=besides):
         loop.forward(batch)

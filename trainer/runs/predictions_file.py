@@ -1,9 +1,8 @@
-"""predictions.parquet: what a run predicted for every example that it reports, in one schema for all kinds of task.
+"""Writes predictions.parquet: the predictions for all reported examples, in one schema for all kinds of task.
 
-Columns: `split`, `id` of the example, `unit` (what an example is), `reference`, `prediction`, and `stats.*`: numbers
-whose sums over examples give the metrics. The formulas that do so are in the file's metadata, by the metric's name.
-A kind that keeps the model's raw outputs has them in `outputs`, and its `reference` in `label`, too: the name by which
-users' scripts have always read a class or a number.
+Columns: `split`, `id` of the example, `unit` ("text", …), `reference`, `prediction`, and `stats.*`: numbers whose sums
+over the examples determine the metrics. The file's metadata has the formulas by the metric's name. A kind that keeps
+the model's raw outputs adds `outputs`, and its `reference` again as `label`, the name that existing scripts read.
 """
 
 from __future__ import annotations
@@ -23,21 +22,21 @@ FORMULAS = b"loratory.formulas"
 
 
 def write(
-    folder: Path, found: Mapping[str, Predictions], ids: Mapping[str, Sequence[str]], objective: Objective
+    folder: Path, predictions: Mapping[str, Predictions], ids: Mapping[str, Sequence[str]], objective: Objective
 ) -> None:
-    """Writes the file in `folder`. found, ids: by split, in the same order of examples."""
+    """Writes the file in `folder`. predictions, ids: by split, in the same order of examples."""
     import pandas as pd
     import pyarrow as pa
     from pyarrow import parquet
 
     frames = []
-    for split, one in found.items():
+    for split, own in predictions.items():
         columns: dict[str, Any] = {"split": split, "id": ids[split], "unit": objective.example}
-        columns |= {"reference": one.reference, "prediction": one.prediction}
-        columns |= {f"stats.{name}": np.asarray(values, np.float64) for name, values in one.stats.items()}
-        if one.outputs is not None:
-            columns["label"] = one.reference
-            columns["outputs"] = list(one.outputs.reshape(len(one), -1).astype(np.float32))
+        columns |= {"reference": own.reference, "prediction": own.prediction}
+        columns |= {f"stats.{name}": np.asarray(values, np.float64) for name, values in own.stats.items()}
+        if own.outputs is not None:
+            columns["label"] = own.reference
+            columns["outputs"] = list(own.outputs.reshape(len(own), -1).astype(np.float32))
         frames.append(pd.DataFrame(columns))
     table = pa.Table.from_pandas(pd.concat(frames), preserve_index=False)
     table = table.replace_schema_metadata({FORMULAS: json.dumps(objective.formulas)})

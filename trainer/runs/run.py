@@ -1,4 +1,4 @@
-"""One run, from config to record. The order is: check, begin, load, train, evaluate, write."""
+"""Carries out one run from config to record: check, begin, load, train, evaluate, write."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from trainer.loop.loop import Loop
 from trainer.machine import garbage, processes
 from trainer.record import ADAPTER
 from trainer.runs import assemble, predictions_file
-from trainer.runs.assemble import Parts
+from trainer.runs.assemble import RunContext
 from trainer.runs.predictions_file import PREDICTIONS
 from trainer.sweeps.plan import Planned
 from trainer.trackers import guard
@@ -41,50 +41,50 @@ log = logging.getLogger(__name__)
 PACKAGES = ("loratory", "torch", "transformers", "accelerate", "datasets", "tokenizers", "peft", "numpy", "hydra-core")
 
 
-def check(planned: Planned) -> Parts:
-    """What a run needs but weights. Raises `ConfigError` where it can't be; nothing of it is on disk then."""
+def check(planned: Planned) -> RunContext:
+    """Makes everything that a run needs except weights. Raises `ConfigError` before anything is written."""
     with assemble.apart(planned.config):
         processes.agree("machine.device", assemble.device(planned.config.machine.device).type)
         with garbage.paused():  # the first check imports transformers
-            parts = assemble.check(planned.config)
+            context = assemble.check(planned.config)
         garbage.freeze_imports()
-        return parts
+        return context
 
 
-def run(planned: Planned, overrides: list[str], parts: Parts | None = None) -> record.Record:
-    """Carries out a run and writes its record; whatever goes wrong is recorded, then raised.
+def run(planned: Planned, overrides: list[str], context: RunContext | None = None) -> record.Record:
+    """Carries out a run and writes its record; an error is recorded and raised again.
 
-    parts: what `check` gave, where it was asked already.
+    context: the result of `check`, if it was called before.
     """
-    parts, clock = parts or check(planned), _Clock()
+    context, clock = context or check(planned), _Clock()
     row = _blank(planned, overrides, clock.now())
     try:
         record.refuse_unreadable(row)
     except record.CorruptRecord as error:
-        raise ConfigError(f"{error}; no record could be written of the run") from None
+        raise ConfigError(f"{error}; the run's record could not be written") from None
     log.info("running: %s", planned.title)
     if processes.is_first():
         _begin(planned)
     tracker = guard.begin(planned) if processes.is_first() else None
     try:
         with assemble.apart(planned.config):
-            _carry_out(planned, parts, row, clock)
+            _carry_out(planned, context, row, clock)
     except Exception as raised:
         failure = processes.cause(raised)
         if processes.is_first():
             _record_failure(planned.folder, row, failure, clock)
-        traceback.clear_frames(raised.__traceback__)  # they hold the model, and the sweep holds the error
+        traceback.clear_frames(raised.__traceback__)  # the frames reference the model, and the sweep keeps the error
         if failure is raised:
             raise
         raise failure from raised
     finally:
         if tracker is not None:
-            tracker.end()  # the record is there: the tracker shows it, whatever became of the run
+            tracker.end()  # after the record is written, which the tracker shows for failed runs too
     return row
 
 
 def _begin(planned: Planned) -> None:
-    """The run's folder, with its config and nothing of a record."""
+    """Makes the run's folder with its config and without a record."""
     if planned.replaces is not None:
         _keep_aside(planned.replaces)
     _make_room(planned)
@@ -94,16 +94,16 @@ def _begin(planned: Planned) -> None:
 
 
 def _make_room(planned: Planned) -> None:
-    """Takes the last record of a run that ended badly away; one that can't be trusted is kept, with all beside it."""
+    """Removes the record of a failed run; a folder whose record can't be trusted is moved aside."""
     path = planned.folder / record.FILENAME
     if planned.record is not None:
         path.unlink(missing_ok=True)
     elif os.path.lexists(path):
-        log.warning("%s: not trusted, and kept in %s", path, _keep_aside(planned.folder))
+        log.warning("%s: not trusted, moved to %s", path, _keep_aside(planned.folder))
 
 
 def _keep_aside(folder: Path) -> Path:
-    """Moves the folder of a finished run to where no table and no plan looks; its place there."""
+    """Moves a run's folder to where tables and plans don't look, and returns its new path."""
     aside = folder.parent / record.REPLACED
     aside.mkdir(exist_ok=True)
     number = next(n for n in itertools.count(1) if not (aside / f"{folder.name}-{n}").exists())
@@ -120,7 +120,7 @@ def _record_failure(folder: Path, row: record.Record, error: Exception, clock: _
 
 
 def record_death(planned: Planned, overrides: list[str], line: str) -> None:
-    """Records as failed a run whose process could not do it itself; `line` says what is known."""
+    """Records a run as failed whose process could not do so itself. line: the known cause."""
     now = _Clock().now()
     row = _blank(planned, overrides, now)
     row.status, row.error, row.finished = "failed", line, now
@@ -129,7 +129,7 @@ def record_death(planned: Planned, overrides: list[str], line: str) -> None:
 
 
 def _blank(planned: Planned, overrides: list[str], started: str) -> record.Record:
-    """The record of a run that starts."""
+    """Makes the record of a starting run."""
     return record.Record(
         **planned.names,
         started=started,
@@ -143,7 +143,7 @@ def _blank(planned: Planned, overrides: list[str], started: str) -> record.Recor
     )
 
 
-_KNOWN = (ConfigError, RunFailed, Pruned, processes.Diverged)  # their text says all
+_KNOWN = (ConfigError, RunFailed, Pruned, processes.Diverged)  # their messages are complete
 
 _IDENTITY = (
     *("run_id", "study", "variant", "task", "model", "seed"),
@@ -151,37 +151,35 @@ _IDENTITY = (
 )
 
 
-def _carry_out(planned: Planned, parts: Parts, row: record.Record, clock: _Clock) -> None:
+def _carry_out(planned: Planned, context: RunContext, row: record.Record, clock: _Clock) -> None:
     config, folder = planned.config, planned.folder
     device = assemble.device(config.machine.device)
     cost.reset_peaks(device)
-    if parts.rows.truncated:
-        what = parts.objective
-        log.info(
-            "%d %ss are longer than %d %ss and are cut", parts.rows.truncated, what.example, parts.max_length, what.unit
-        )
-    _say_of_rows(parts)
-    if parts.rows.letters:
-        log.info("%d texts have the letters of a special token, which are read as letters", parts.rows.letters)
-    model = assemble.load(parts)
+    if truncated := context.rows.truncated:
+        example, unit = context.objective.example, context.objective.unit
+        log.info("%d %ss are longer than %d %ss and are truncated", truncated, example, context.max_length, unit)
+    _log_notes(context)
+    if context.rows.letters:
+        log.info("%d texts spell a special token, which is read as ordinary text", context.rows.letters)
+    model = assemble.load(context)
 
     # Train.
     row.params.total = sum(p.numel() for p in model.parameters())
-    row.params.adapter_start, row.params.head = cost.trainable_parameters(model, parts.head)
-    row.params.closed_form = parts.variant.closed_form()
-    row.rank.start = _total(parts.variant.ranks())
-    loop = assemble.loop(parts, model, folder, device)
+    row.params.adapter_start, row.params.head = cost.trainable_parameters(model, context.head)
+    row.params.closed_form = context.variant.closed_form()
+    row.rank.start = _total(context.variant.ranks())
+    loop = assemble.loop(context, model, folder, device)
     loop.fit()
     row.memory.cuda_train_allocated, row.memory.cuda_train_reserved = cost.cuda_peaks(device)
-    row.metric.checkpoint, row.metric.step = config.train.checkpoint, (step := loop.hand_over())
+    row.metric.checkpoint, row.metric.step = config.train.checkpoint, (step := loop.finish())
     row.memory.gradients_end = cost.trainable_bytes(model)
     row.memory.optimizer_end = cost.optimizer_bytes(loop.optimizer)
 
     # Evaluate.
-    _evaluate(loop, parts.rows, step, row, folder)
+    _evaluate(loop, context.rows, step, row, folder)
     if processes.is_first():
         state_files.save(loop.weights(), folder / ADAPTER)
-    _count(loop, parts, model, row, folder)
+    _record_costs(loop, context, model, row, folder)
     row.memory.peak_rss = cost.peak_rss()
     row.memory.cuda_eval_allocated, row.memory.cuda_eval_reserved = cost.cuda_peaks(device)
     row.memory = _largest(row.memory)
@@ -195,40 +193,45 @@ def _carry_out(planned: Planned, parts: Parts, row: record.Record, clock: _Clock
         unfinished.remove(folder)
 
 
-def _say_of_rows(parts: Parts) -> None:
-    """What a reader of the metrics must know of the rows, and would not see in a number."""
-    rows = parts.rows
-    for warns, line in parts.objective.notes({"train": rows.train, rows.select_name: rows.select, **rows.report}):
-        log.log(logging.WARNING if warns else logging.INFO, line)
+def _log_notes(context: RunContext) -> None:
+    """Logs what a reader of the metrics must know about the rows."""
+    rows = context.rows
+    for is_warning, line in context.objective.notes(
+        {"train": rows.train, rows.select_name: rows.select, **rows.report}
+    ):
+        log.log(logging.WARNING if is_warning else logging.INFO, line)
 
 
-def _evaluate(loop: Loop, rows: data.Prepared, step: int, row: record.Record, folder: Path) -> None:
-    """The reported splits: metrics into the row, every example's prediction into a file."""
+def _evaluate(loop: Loop, rows: data.TaskSplits, step: int, row: record.Record, folder: Path) -> None:
+    """The metrics of the reported splits and of the selection split into the row; predictions into a file."""
     cost.reset_cuda_peaks(loop.device)
-    objective, found = loop.objective, {}
-    for place, (split, part) in enumerate(rows.report.items()):
-        evaluation = loop.final_evaluation(part, step)
-        found[split] = evaluation.predictions
-        prefix = "" if place == 0 else f"{split}."
+    objective, predictions = loop.objective, {}
+    for number, (split, split_rows) in enumerate(rows.report.items()):
+        evaluation = loop.final_evaluation(split_rows, step)
+        predictions[split] = evaluation.predictions
+        prefix = "" if number == 0 else f"{split}."
         row.metrics |= {f"{prefix}{name}": value for name, value in evaluation.metrics.items()}
-        if place == 0:
+        if number == 0:
             name = objective.asked[0]
             row.metric.name, row.metric.value, row.metric.split = name, evaluation.metrics[name], split
             row.metric.higher_is_better, row.metric.percent = objective.higher_is_better, objective.percent
             row.metric.positive = objective.positive_class if objective.metrics[name].positive else None
+    if rows.select_name not in rows.report:
+        row.select = dict(loop.final_evaluation(rows.select, step).metrics)
     if processes.is_first():
-        predictions_file.write(folder, found, rows.ids, objective)
+        predictions_file.write(folder, predictions, rows.ids, objective)
 
 
-def _count(loop: Loop, parts: Parts, model: torch.nn.Module, row: record.Record, folder: Path) -> None:
-    variant, rows = parts.variant, parts.rows
+def _record_costs(loop: Loop, context: RunContext, model: torch.nn.Module, row: record.Record, folder: Path) -> None:
+    """Writes parameters, ranks, memory, rows, steps and time to `row`."""
+    variant, rows = context.variant, context.rows
     counters, config = loop.counters, loop.cfg
     row.params.adapter_end, _ = cost.trainable_parameters(model, loop.head)
     silent = loop.silent()
     idle, never = cost.idle_parameters(model, variant, silent)
     if idle:
         log.warning(
-            "no gradient ever came to %s: it has no part in what is learned, and does not count as effective",
+            "%s never had a gradient: it learns nothing and does not count as effective",
             by_block(idle),
         )
     row.params.effective = cost.effective_parameters(model, variant, loop.head, silent)
@@ -236,7 +239,7 @@ def _count(loop: Loop, parts: Parts, model: torch.nn.Module, row: record.Record,
         off = 100 * (row.params.effective - budget) / budget
         log.info("budget %s: %s parameters are in use (%+.2f %%)", f"{budget:,}", f"{row.params.effective:,}", off)
     row.method = variant.report()
-    if left_out := sum(parts.left_out.values()):
+    if left_out := sum(context.left_out.values()):
         row.method["left_out"] = left_out
     if never:
         row.method["without_gradient"] = never
@@ -244,18 +247,18 @@ def _count(loop: Loop, parts: Parts, model: torch.nn.Module, row: record.Record,
     row.rank.layers, row.rank.end = (len(ranks), _total(ranks)) if ranks else (None, None)
     row.memory.weights, row.memory.gradients = counters.weights, counters.gradients
     row.memory.optimizer, row.memory.activations = counters.optimizer, counters.activations
-    processes.wait()  # until the first has written it
+    processes.wait()  # until the first process has written it
     row.memory.adapter_file = sum(file.stat().st_size for file in (folder / "adapter").iterdir())
     row.data = record.Data(
         protocol=config.data.protocol,
         train=rows.counts["train"],
         select=rows.counts["select"],
         report=rows.counts[next(iter(rows.report))],
-        labels=parts.objective.outputs,
+        labels=context.objective.outputs,
         truncated=rows.truncated,
         classes=None if rows.labels is None else list(rows.labels),
-        positive=parts.objective.positive_class,
-        unit=None if parts.objective.unit == "token" else parts.objective.unit,
+        positive=context.objective.positive_class,
+        unit=None if context.objective.unit == "token" else context.objective.unit,
     )
     done, epochs = loop.done, loop.step_log.epoch(loop.done)
     row.steps = record.Steps(total=loop.steps, done=done, epochs=epochs, skipped=counters.skipped)
@@ -268,12 +271,12 @@ def _count(loop: Loop, parts: Parts, model: torch.nn.Module, row: record.Record,
 
 
 def _largest(memory: record.Memory) -> record.Memory:
-    """Of every number, that of the process that needs most."""
-    everyone = [asdict(found) for found in processes.gathered(memory)]
-    most = {
-        name: max((found[name] for found in everyone if found[name] is not None), default=None) for name in everyone[0]
+    """Returns the maximum of each number over the processes."""
+    by_process = [asdict(own) for own in processes.gathered(memory)]
+    largest = {
+        name: max((own[name] for own in by_process if own[name] is not None), default=None) for name in by_process[0]
     }
-    return record.Memory(**most)
+    return record.Memory(**largest)
 
 
 def _total(ranks: dict[str, int]) -> int | None:
@@ -281,30 +284,30 @@ def _total(ranks: dict[str, int]) -> int | None:
 
 
 class _Clock:
-    """UTC as the machine's clock said it at the start, and moved on with the time that passed: it never goes back."""
+    """UTC of the machine's clock at the start, advanced by elapsed time, so that it never goes back."""
 
     def __init__(self) -> None:
         self._start, self._mark = datetime.datetime.now(datetime.UTC), time.monotonic()
 
     def now(self) -> str:
-        passed = datetime.timedelta(seconds=time.monotonic() - self._mark)
-        return (self._start + passed).isoformat(timespec="seconds")
+        elapsed = datetime.timedelta(seconds=time.monotonic() - self._mark)
+        return (self._start + elapsed).isoformat(timespec="seconds")
 
 
 def _line(error: Exception) -> str:
-    """An error as one line; a name in front where the message alone would not say what happened."""
+    """Returns an error in one line; it starts with the class's name unless the message is complete."""
     text = message(error)
     text = text if isinstance(error, _KNOWN) else f"{type(error).__name__}: {text}"
     return f"out of memory: {text}" if is_out_of_memory(error) else text
 
 
-# What a new file in counts as a change of the code.
+# A new file in these folders counts as a change of the code.
 _CODE = (*(f":/{name}/**.py" for name in ("variants", "trainer", "analysis", "weights", "hydra_plugins")), ":/conf")
 
 
 @functools.cache
 def _git() -> dict[str, Any]:
-    """Commit of this code, and whether files differ from it or are new in its packages; empty outside a checkout."""
+    """Returns the commit, and whether files differ from it or are new in the packages; empty outside a checkout."""
 
     def ask(*arguments: str) -> str:
         command = ["git", "-C", str(Path(__file__).parent), *arguments]
@@ -320,28 +323,28 @@ def _git() -> dict[str, Any]:
 
 @functools.cache
 def versions() -> dict[str, str]:
-    """Of Python and of the packages that decide what a run computes."""
-    found = {"python": platform.python_version()}
+    """Returns the versions of Python and of the packages that affect a run's results."""
+    installed = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = importlib.metadata.version(package)
+            installed[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def _hardware(threads: int | None) -> dict[str, Any]:
     names = [line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
     memory = [int(line.split()[1]) * 1024 for line in _lines("/proc/meminfo") if line.startswith("MemTotal")]
-    found: dict[str, Any] = {
+    hardware: dict[str, Any] = {
         "cpu": names[0] if names else platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
         "threads": threads or torch.get_num_threads(),
         "memory": memory[0] if memory else None,
     }
     if torch.cuda.is_available():
-        found["gpu"] = torch.cuda.get_device_name()
-    return found
+        hardware["gpu"] = torch.cuda.get_device_name()
+    return hardware
 
 
 def _lines(path: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""How a run starts from the adapter of a finished one; see `trainer.origin`."""
+"""Starts a run from the adapter of a finished run; see `trainer.origin`."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ from trainer.record import ADAPTER, Record
 from variants.core import state_files, training_state
 
 if TYPE_CHECKING:
-    from trainer.runs.assemble import Parts
+    from trainer.runs.assemble import RunContext
 
 log = logging.getLogger(__name__)
 
 
-def take_up(parts: Parts, model: nn.Module) -> None:
-    """Gives `model`, to which the variant has been attached, the adapter of the run that `init_from` names.
+def take_up(context: RunContext, model: nn.Module) -> None:
+    """Loads the adapter of the run `init_from` into `model`, to which the variant is already attached.
 
-    The head is taken up where its classes are those of the task, and stays as it was drawn elsewhere. Raises
-    `ConfigError` where the method can't take up what the other run left.
+    The head is loaded only if its classes are those of the task. Raises `ConfigError` if the method can't start from
+    the other run's adapter.
     """
-    found = origin.find(parts.config.init_from)
-    takes_head, why = _head(found.record, parts.rows.labels) if parts.head else (False, "the task has none")
+    source = origin.find(context.config.init_from)
+    takes_head, why = _head(source.record, context.rows.labels) if context.head else (False, "the task has none")
     try:
-        state = state_files.load(found.folder / ADAPTER)
-        training_state.start_from(model, parts.variant, state, () if takes_head else parts.head)
+        state = state_files.load(source.folder / ADAPTER)
+        training_state.start_from(model, context.variant, state, () if takes_head else context.head)
     except (state_files.CorruptState, ValueError, KeyError) as error:
         text = message(error)
-        raise ConfigError(f"init_from: {found.folder}: {parts.variant.name} can't start from it: {text}") from None
-    row = found.record
+        raise ConfigError(f"init_from: {source.folder}: {context.variant.name} can't start from it: {text}") from None
+    row = source.record
     head = "its head" if takes_head else "a new head"
     log.info("starts from %s on %s, seed %d (%s), with %s: %s", row.variant, row.task, row.seed, row.run_id, head, why)
 
 
 def _head(source: Record, labels: tuple[str, ...] | None) -> tuple[bool, str]:
-    """Whether the head of `source` has a meaning for these classes, and why."""
+    """Whether the head of `source` fits these classes, and why."""
     if labels is None:
         return False, "a regression has no classes"
     if source.data.classes is None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 # Groups of the record whose numbers appear on a dashboard as `group/name`.
-FINAL = ("metric", "metrics", "method", "params", "rank", "memory", "steps", "time")
+FINAL = ("metric", "metrics", "select", "method", "params", "rank", "memory", "steps", "time")
 
 
 def of_ranks(line: Mapping[str, Any]) -> dict[str, Any]:

@@ -38,13 +38,13 @@ def test_a_group_is_on_one_side_and_one_without_room_in_train():
 
 
 def test_where_no_group_has_room_the_line_says_from_which_share_on():
-    with pytest.raises(ConfigError, match=r"data.select_share: 1 of 4 training rows, allowed: a share from 2 rows on"):
+    with pytest.raises(ConfigError, match=r"data.select_share: 1 of 4 training rows, allowed: at least 2 rows"):
         held_out([0, 1, 2, 3], 1, [0, 0, 1, 1])
 
 
 def test_a_group_that_can_not_be_held_out_is_said(caplog):
     assert held_out([0, 1, 2, 3, 4], 1, [0, 0, 0, 0, 1]).tolist() == [False] * 4 + [True]
-    assert "4 training rows have texts in common and stay in train" in caplog.text
+    assert "4 training rows share texts and stay in train" in caplog.text
 
 
 @pytest.fixture
@@ -105,7 +105,7 @@ def test_examples_of_the_validation_file_that_are_in_train_are_said(
     (tmp_path / "v.csv").write_text("text,more,label\nA,x,good\nb,z,bad\n")
     paths = [f"task.source.{name}_path={tmp_path / name[0]}.csv" for name in ("train", "validation")]
     data.load(configured([*tiny_overrides, *paths, f"task.source.text_pair={pair or 'null'}"]).task)
-    assert f"{said} of validation are in train, too" in caplog.text
+    assert f"{said} of validation are also in train" in caplog.text
 
 
 def test_a_file_whose_texts_are_all_different_says_nothing(configured, tiny_overrides, tmp_path, caplog):

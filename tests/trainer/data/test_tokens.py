@@ -26,7 +26,7 @@ def as_lists(found) -> dict[str, list[list[int]]]:
 
 @pytest.mark.parametrize("texts", [[TEXTS], [TEXTS, TEXTS[::-1]]], ids=["one text", "pairs"])
 def test_rows_are_what_the_tokenizer_gives_cut_at_the_length(texts, tiny_model, monkeypatch):
-    monkeypatch.setattr(module, "_AT_ONCE", 2)
+    monkeypatch.setattr(module, "_CHUNK", 2)
     found = tokens(texts, tiny_model, classifier(), 5)
     assert as_lists(found) == dict(tokenizer(tiny_model, classifier())(*texts, truncation=True, max_length=5))
     whole = tokenizer(tiny_model, classifier())(*texts)["input_ids"]

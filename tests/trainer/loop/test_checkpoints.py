@@ -66,7 +66,9 @@ def test_a_damaged_best_model_is_made_again(carry_out, killed_at_the_end, tmp_pa
     found = outcome(carry_out(*SETTINGS, "study=cut"), tmp_path)
     assert found == straight
     lines = [line for line in caplog.messages if line.startswith("best/: ")]
-    assert len(lines) == 1 and ("the run goes on from before it" in lines[0] or "the run starts again" in lines[0])
+    assert len(lines) == 1 and (
+        "the run resumes from an earlier checkpoint" in lines[0] or "the run starts again" in lines[0]
+    )
 
 
 def test_a_whole_best_model_is_used_without_a_word(carry_out, killed_at_the_end, tmp_path, caplog):
@@ -84,17 +86,19 @@ def test_what_another_run_left_is_not_taken_for_this_ones(carry_out, killed_at_t
         shutil.rmtree(mine / name)
         shutil.copytree(other / name, mine / name)
     assert outcome(carry_out(*SETTINGS, "seed=1", "study=cut"), tmp_path) == straight
-    assert f"run.json: of the run {other.name}, not of {mine.name}" in caplog.text
+    assert f"run.json: it belongs to the run {other.name}, not to {mine.name}" in caplog.text
 
 
 def test_a_model_that_is_damaged_while_the_run_goes_on_is_not_reported(tmp_path):
     best = Best(tmp_path)
     best.write(4, {"parameters": {}})
     assert best.load(4) == {"parameters": {}}
-    with pytest.raises(RunFailed, match="best/: the model of step 4, not of 8; the same command goes on from before"):
+    with pytest.raises(
+        RunFailed, match="best/: the model of step 4, not of 8; the same command resumes from an earlier"
+    ):
         best.load(8)
     (tmp_path / "best" / "state.json").write_text("{")
-    with pytest.raises(RunFailed, match=r"best/: state\.json: not what was written"):
+    with pytest.raises(RunFailed, match=r"best/: state\.json: changed since it was written"):
         best.load(4)
 
 

@@ -110,7 +110,7 @@ def test_a_truncated_checkpoint_falls_back_to_the_one_before(carry_out, monkeypa
     newest.write_bytes(newest.read_bytes()[:1000])
     monkeypatch.setattr(Mortal, "dies_at", None)
     cut_off = outcome(carry_out(*settings, "study=cut"), tmp_path)
-    assert "step-00000006 can't be read and is left out" in caplog.text
+    assert "step-00000006 can't be read and is ignored" in caplog.text
     assert cut_off == straight
 
 
@@ -123,7 +123,7 @@ def test_a_checkpoint_of_another_version_is_left_out_with_a_line(carry_out, tmp_
         with pytest.raises(KeyboardInterrupt):
             carry_out(*settings, "study=cut")
     assert outcome(carry_out(*settings, "study=cut"), tmp_path) == straight
-    line = "step-00000004 can't be read and is left out: another version of this code has written it"
+    line = "step-00000004 can't be read and is ignored: it was written by another version of this code"
     assert line in caplog.text
 
 

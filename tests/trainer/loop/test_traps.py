@@ -178,7 +178,7 @@ def no_weights(monkeypatch):
     def loaded(*arguments):
         raise AssertionError("weights were loaded")
 
-    monkeypatch.setattr(models, "pristine", loaded)
+    monkeypatch.setattr(models, "load_backbone", loaded)
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from trainer.data.rows import Order, Rows
+from trainer.data.rows import EpochSampler, Rows
 from trainer.data.tokens import Ragged
 from trainer.loop.batches import Collator
-from trainer.machine.batch_shards import Shard, SharedRows, evaluated
+from trainer.machine.batch_shards import DistributedSampler, SharedRows, evaluated
 
 
 def rows(count: int) -> Rows:
@@ -18,13 +18,13 @@ def rows(count: int) -> Rows:
     return Rows({"input_ids": Ragged(np.ones(ends[-1], np.int32), ends)}, np.arange(count), np.arange(count))
 
 
-def batches(found: Shard) -> list[list[tuple[int, int]]]:
+def batches(found: DistributedSampler) -> list[list[tuple[int, int]]]:
     return [list(part) for part in torch.utils.data.DataLoader(found, found.batch, collate_fn=list)]  # type: ignore[arg-type]
 
 
-def shards(total: int, batch: int, count: int, by_length: bool = True) -> tuple[Order, list[Shard]]:
-    order = Order(rows(total), batch * count, by_length, seed=5)
-    return order, [Shard(order, batch, rank, count) for rank in range(count)]
+def shards(total: int, batch: int, count: int, by_length: bool = True) -> tuple[EpochSampler, list[DistributedSampler]]:
+    order = EpochSampler(rows(total), batch * count, by_length, seed=5)
+    return order, [DistributedSampler(order, batch, rank, count) for rank in range(count)]
 
 
 @pytest.mark.parametrize("total", [1, 2, 11, 12, 13, 17, 24, 25])

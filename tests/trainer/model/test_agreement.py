@@ -22,14 +22,14 @@ from trainer.runs import assemble
 def no_weights(tmp_path, monkeypatch):
     """Fails the test where a weight is loaded."""
     monkeypatch.setenv("LORATORY_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(models, "pristine", lambda *_: pytest.fail("weights were loaded"))
+    monkeypatch.setattr(models, "load_backbone", lambda *_: pytest.fail("weights were loaded"))
 
 
 @pytest.fixture
 def parts_of(tmp_path):
     """The parts of a run of a model on texts, or on pairs of each text and itself, with further overrides."""
 
-    def made(model: Path, *overrides: str, texts: list[str] = TEXTS, pairs: bool = False) -> assemble.Parts:
+    def made(model: Path, *overrides: str, texts: list[str] = TEXTS, pairs: bool = False) -> assemble.RunContext:
         path = tmp_path / f"{len(list(tmp_path.glob('*.csv')))}.csv"  # a process reads a file once
         with path.open("w", newline="") as file:
             rows = [[text, text, number % 2] for number, text in enumerate(texts)]
@@ -42,7 +42,7 @@ def parts_of(tmp_path):
     return made
 
 
-def ids(parts: assemble.Parts, row: int) -> list[int]:
+def ids(parts: assemble.RunContext, row: int) -> list[int]:
     found: list[int] = parts.rows.train[row]["input_ids"]
     return found
 
@@ -115,8 +115,8 @@ def test_letters_that_a_tokenizer_takes_for_a_special_token_in_any_case_are_refu
     with pytest.raises(ConfigError) as caught:
         parts_of(folder, texts=["a", "a </s> a", "a a"])
     assert str(caught.value) == (
-        "task: row 2 of train ('a </s> a') has the letters of a special token, and the model's tokenizer can't read "
-        "them as letters; allowed: texts without them"
+        "task: row 2 of train ('a </s> a') spells a special token, and the model's tokenizer can't read it as ordinary "
+        "text; allowed: texts without special tokens"
     )
 
 
@@ -133,8 +133,8 @@ def test_a_word_above_the_vocabulary_is_refused_by_row_and_only_where_a_row_has_
     with pytest.raises(ConfigError) as caught:
         parts_of(folder, texts=[*TEXTS, "a zebra"])
     assert str(caught.value) == (
-        f"model: its tokenizer has more tokens: row 4 of train ('a zebra') has the number {size}, "
-        f"and the model has {size}; allowed: numbers below {size}"
+        f"model: its tokenizer has more tokens: row 4 of train ('a zebra') has the id {size}, "
+        f"and the model has {size}; allowed: ids below {size}"
     )
 
 
@@ -146,7 +146,7 @@ def test_a_padding_token_above_the_vocabulary_is_refused(family, parts_of, tmp_p
     words.save_pretrained(folder)
     size = len(words) - 1
     with pytest.raises(
-        ConfigError, match=rf"^model: token {size} is its padding \(the config's pad_token_id, or the tok"
+        ConfigError, match=rf"^model: its padding is token {size} \(pad_token_id of the config, or else of the tok"
     ):
         parts_of(folder)
 
@@ -158,21 +158,23 @@ def test_padding_with_a_token_above_the_vocabulary_is_refused_though_the_config_
     words.save_pretrained(folder)
     size = len(words) - 1
     with pytest.raises(
-        ConfigError, match=rf"^model: its tokenizer pads with number {size} \('\[NONE\]'\), and the model"
+        ConfigError, match=rf"^model: its tokenizer pads with token {size} \('\[NONE\]'\), and the model"
     ):
         parts_of(folder)
 
 
 def test_a_tokenizer_with_nothing_to_pad_with_is_refused(parts_of, tmp_path):
     folder = make(tmp_path / "model", "Llama", {"eos_token": None})
-    with pytest.raises(ConfigError, match=r"^model: its tokenizer has no padding token, and no end-of-text token"):
+    with pytest.raises(
+        ConfigError, match=r"^model: its tokenizer has neither a padding token nor an end-of-text token"
+    ):
         parts_of(folder)
 
 
 @pytest.mark.parametrize("family", ["T5", "Bart"])
 def test_a_model_that_looks_for_another_end_of_a_text_is_refused(family, parts_of, tmp_path):
     folder = make(tmp_path / "model", family, eos_token_id=9)
-    with pytest.raises(ConfigError, match=r"^model: its config takes token 9 for the end of a text \(eos_token_id\)"):
+    with pytest.raises(ConfigError, match=r"^model: the end of a text is token 9 in its config \(eos_token_id\)"):
         parts_of(folder)
 
 
@@ -184,7 +186,7 @@ def test_a_text_without_a_token_is_refused_by_row(parts_of, tmp_path):
     words = Tokenizer.from_file(str(folder / "tokenizer.json"))
     words.normalizer = Replace("~", "")  # type: ignore[assignment]
     words.save(str(folder / "tokenizer.json"))
-    with pytest.raises(ConfigError, match=r"^task: row 2 of train \('~~'\) has no token for the model's tokenizer"):
+    with pytest.raises(ConfigError, match=r"^task: row 2 of train \('~~'\) yields no token with the model's tokenizer"):
         parts_of(folder, texts=["a film", "~~", "a plot"])
 
 
@@ -214,9 +216,7 @@ def test_more_types_than_the_model_has_are_refused_by_row(parts_of, tmp_path):
     (folder / "tokenizer.json").write_text(
         text.replace('"type_id":1', '"type_id":3').replace('"type_id": 1', '"type_id": 3')
     )
-    with pytest.raises(
-        ConfigError, match=r"^model: its tokenizer has more types of tokens: row 1 of train \('a warm film"
-    ):
+    with pytest.raises(ConfigError, match=r"^model: its tokenizer has more token types: row 1 of train \('a warm film"):
         parts_of(folder, pairs=True)
 
 
@@ -225,7 +225,9 @@ def test_a_type_for_padding_that_the_model_has_not_is_refused(parts_of, tmp_path
     parts = parts_of(folder)
     words = models.tokenizer(folder, classifier())
     words._pad_token_type_id = 3  # as XLNet's
-    with pytest.raises(ConfigError, match=r"^model: its tokenizer gives padding the type 3, and the model has 2 types"):
+    with pytest.raises(
+        ConfigError, match=r"^model: its tokenizer gives padding the type 3, and the model has 2 token types"
+    ):
         agreement.check(models.skeleton(folder, classifier(2)), words, parts.rows, None)  # type: ignore[arg-type]
 
 
@@ -249,5 +251,5 @@ def test_a_model_without_a_padding_token_takes_the_tokenizers(family, tmp_path):
 def test_a_model_of_another_kind_is_refused(kind, name, parts_of, tmp_path):
     folder = make(tmp_path / "model", "Bert")
     getattr(transformers, kind)().save_pretrained(folder)
-    with pytest.raises(ConfigError, match=rf"^model: a {name}, of which transformers has no Auto"):
+    with pytest.raises(ConfigError, match=rf"^model: {name}, for which transformers has no Auto"):
         parts_of(folder)

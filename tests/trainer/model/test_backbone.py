@@ -112,7 +112,7 @@ def test_plain_parameters_of_a_head_start_as_the_class_says(tmp_path):
     head = models.head_modules(model)
     assert head == ("classifier", "scales", "bert.pooler")
     new = ("classifier.weight", "classifier.bias", "classifier.temperature", "scales")
-    source = models.Pristine(model, new, head)
+    source = models.LoadedBackbone(model, new, head)
     first, again, other = (models.fresh(source, seed, "bfloat16") for seed in (0, 0, 1))
     assert first.classifier.temperature.tolist() == [3.0, 3.0]
     assert torch.equal(first.scales, again.scales) and not torch.equal(first.scales, other.scales)
@@ -157,7 +157,7 @@ def test_a_trained_head_is_kept_where_that_is_asked_for(tmp_path):
     assert all(torch.equal(models.fresh(source, seed).classifier.weight, own) for seed in (0, 1))
     assert "trained for spam, ham) stays, the same for every seed" in source.notice
     with pytest.raises(
-        ConfigError, match=r"keep_head: true, allowed: null; .*numbered spam, ham, the task's ham, spam"
+        ConfigError, match=r"keep_head: true, allowed: null; .*classes is spam, ham, that of the task's ham, spam"
     ):
         models.check_kept_head(folder, ["ham", "spam"])
     models.check_kept_head(folder, ["spam", "ham"])
@@ -167,7 +167,7 @@ def test_a_trained_head_is_kept_where_that_is_asked_for(tmp_path):
 def test_and_is_an_error_where_there_is_none_or_it_does_not_fit(tmp_path):
     with pytest.raises(ConfigError, match=r"keep_head: true, allowed: null; the checkpoint has no trained head"):
         pristine(write("bert", tmp_path / "bare"), 2, keep_head=True)
-    with pytest.raises(ConfigError, match=r"keep_head: true, allowed: null; .* another size than 2 outputs"):
+    with pytest.raises(ConfigError, match=r"keep_head: true, allowed: null; .* size doesn't fit 2 outputs"):
         pristine(write("bert", tmp_path / "three", labels=3), 2, keep_head=True)
 
 
@@ -195,5 +195,5 @@ def test_the_head_is_what_is_not_pretrained():
 
 def test_a_model_whose_head_lies_in_its_backbone_is_refused(tiny_overrides, configured, tmp_path, monkeypatch):
     monkeypatch.setattr(models, "head_modules", lambda model: ())
-    with pytest.raises(ConfigError, match="model: BertForSequenceClassification, allowed: a model whose head lies out"):
+    with pytest.raises(ConfigError, match="model: BertForSequenceClassification, allowed: a model whose head is out"):
         check(configured([*tiny_overrides, "variant=head"]))

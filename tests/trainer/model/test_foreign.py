@@ -80,15 +80,15 @@ def read(folder: Path) -> None:
         (edited("config.json", hidden_dropout_prob=2), "model: its config.json: can't be read: "),
         (
             edited("config.json", model_type="vit"),
-            "model: a vit, of which transformers has no Auto",
+            "model: vit, for which transformers has no Auto",
         ),
         (
             edited("config.json", hidden_size=32),
-            "model: bert.embeddings.LayerNorm.bias has another size in the checkpoint",
+            "model: bert.embeddings.LayerNorm.bias has another size in its checkpoint",
         ),
         (
             edited("config.json", model_type="foo", auto_map={"AutoConfig": "c.C"}),
-            "model: its config.json: asks for code that comes with it (auto_map), which is never run; allowed: ",
+            "model: its config.json: needs its own code (auto_map), which is never run; allowed: ",
         ),
         (replaced("config.json", b"[" * 100_000), "model.path: "),
         (replaced("tokenizer.json", b""), "model: its tokenizer: can't be read: "),
@@ -99,11 +99,11 @@ def read(folder: Path) -> None:
         (edited("tokenizer_config.json", model_max_length="x"), "model: its tokenizer: can't be read: "),
         (
             weights(lambda weight: torch.zeros(5, 5)),
-            "model: bert.encoder.layer.0.attention.self.query.weight has another size in the checkpoint than",
+            "model: bert.encoder.layer.0.attention.self.query.weight has another size in its checkpoint than",
         ),
         (weights(lambda weight: weight * torch.nan), "model: its weights: bert.encoder.layer.0.attention.self.query"),
-        (pickled({"a": Harmful()}), "model: its weights: a pickle of more than tensors, which could run code"),
-        (pickled(torch.nn.Linear(2, 2)), "model: its weights: a pickle of more than tensors, which could run code"),
+        (pickled({"a": Harmful()}), "model: its weights: a pickle with more than tensors could run code"),
+        (pickled(torch.nn.Linear(2, 2)), "model: its weights: a pickle with more than tensors could run code"),
         (pickled(5), "model: its weights: can't be read: "),
         (pipe("config.json"), "model.path: "),
         (pipe("tokenizer.json"), "model.path: "),

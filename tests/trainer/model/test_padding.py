@@ -31,13 +31,13 @@ def parts_of(tmp_path):
         csv.writer(file).writerows([["text", "label"], *[[text, number % 2] for number, text in enumerate(TEXTS)]])
     files = [f"task.source.train_path={path}", f"task.source.validation_path={path}", "task.metrics=[accuracy]"]
 
-    def made(model: Path, *overrides: str) -> assemble.Parts:
+    def made(model: Path, *overrides: str) -> assemble.RunContext:
         return assemble.check(composed(["model=folder", f"model.path={model}", "task=file", *files, *overrides]))
 
     return made
 
 
-def difference(parts: assemble.Parts) -> float:
+def difference(parts: assemble.RunContext) -> float:
     """Largest one between a text's outputs in a batch of all texts and by itself, over the largest output."""
     model, pad = assemble.load(parts).eval(), parts.objective.pad(parts.source)
     rows = next(iter(parts.rows.report.values()))
@@ -78,7 +78,7 @@ def test_the_tokenizers_side_is_kept_where_it_is_right_and_a_change_is_said(
         caplog.clear()
         assemble.load(parts)
         assert parts.tokenizer.padding_side == becomes
-        assert (f"padding goes to the {becomes}" in caplog.text) == (side != becomes)
+        assert (f"padding is on the {becomes}" in caplog.text) == (side != becomes)
 
 
 def test_half_precision_hides_nothing(parts_of, tmp_path):
@@ -96,9 +96,7 @@ def test_a_mask_reaches_the_model_though_the_tokenizer_does_not_name_it(parts_of
 @pytest.mark.parametrize("family", ["GPT2", "Llama"])
 def test_a_model_that_looks_for_another_padding_token_is_refused(family, parts_of, tmp_path):
     parts = parts_of(make(tmp_path / "model", family, pad_token_id=7), "variant=head")
-    with pytest.raises(
-        ConfigError, match=r"^model: its config takes token 7 for padding \(pad_token_id\) and its token"
-    ):
+    with pytest.raises(ConfigError, match=r"^model: its config has token 7 for padding \(pad_token_id\) and its token"):
         assemble.load(parts)
 
 
@@ -149,4 +147,4 @@ def test_a_model_without_a_mask_trains_on_texts_of_one_length(carry_out, tmp_pat
     folder = make(tmp_path / "model", "FNet")
     record = carry_out(f"model.path={folder}", "data.max_length=16", "train.max_steps=2", "variant=head")
     assert record.status == "done" and record.time.tokens_per_second > 0
-    assert "the model takes no attention mask: all texts are padded to 16 tokens" in caplog.text
+    assert "the model takes no attention mask, so all texts are padded to 16 tokens" in caplog.text

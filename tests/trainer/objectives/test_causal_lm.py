@@ -170,7 +170,7 @@ def test_a_choice_is_that_with_the_highest_likelihood_or_with_the_highest_by_let
     with opened(folder_of(record, tmp_path)) as run:
         table = run.objective.content.splits["validation"]
         for row in table:
-            scores = [log_likelihood(run.parts, run.model, row["prompt"], f" {choice}") for choice in row["choices"]]
+            scores = [log_likelihood(run.context, run.model, row["prompt"], f" {choice}") for choice in row["choices"]]
             by_letter = [score / len(choice) for score, choice in zip(scores, row["choices"], strict=True)]
             one = kept[kept.id == row["id"]].iloc[0]
             assert one.reference == row["label"] and one.prediction == int(np.argmax(scores))

@@ -106,7 +106,7 @@ def test_what_is_predicted_does_not_depend_on_the_batch(kind, trained, tmp_path)
 
     folder = folder_of(trained(kind), tmp_path)
     with opened(folder) as run:
-        rows, loop = run.parts.rows.report["validation"], run._loop
+        rows, loop = run.context.rows.report["validation"], run._loop
         together = run.predictions(rows)
         loop.evaluator._size = 1
         alone = run.predictions(rows)

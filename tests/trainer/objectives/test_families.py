@@ -38,7 +38,7 @@ def finished(told, tmp_path):
 def together_and_alone(folder):
     """The predictions of a run's rows in batches, and one by one."""
     with opened(folder) as made:
-        rows = made.parts.rows.report["validation"]
+        rows = made.context.rows.report["validation"]
         together = made.predictions(rows)
         made._loop.evaluator._size = 1
         return together, made.predictions(rows)

@@ -175,5 +175,5 @@ def test_a_tag_that_is_evaluated_and_not_trained_is_said(tmp_path, caplog):
 def test_a_model_of_another_kind_is_one_line(checked, tmp_path):
     from tests.trainer.model import model_zoo
 
-    with pytest.raises(ConfigError, match="a bart, of which transformers has no AutoModelForTokenCl"):
+    with pytest.raises(ConfigError, match="bart, for which transformers has no AutoModelForTokenCl"):
         checked([GOOD], model=model_zoo.make(tmp_path / "model", "Bart"))

@@ -60,7 +60,7 @@ def test_a_regression_too(carry_out, tmp_path):
     record = carry_out(*paths, "task.source.kind=regression", "task.metrics=[pearson,rmse]")
     with opened(folder_of(record, tmp_path)) as run:
         assert run.evaluate().metrics == record.metrics
-        assert run.parts.objective.outputs == 1
+        assert run.context.objective.outputs == 1
 
 
 def test_nothing_in_the_folder_is_touched_and_nothing_in_the_process(carry_out, tmp_path):
@@ -212,7 +212,7 @@ def test_a_field_that_has_come_since_has_its_default(finished):
     del config.machine["kernel"]
     OmegaConf.save(config, path)
     with opened(finished) as run:
-        assert run.parts.config.machine.kernel == "fused"
+        assert run.context.config.machine.kernel == "fused"
 
 
 def test_weights_that_are_not_there_or_of_another_shape_are_refused(finished):

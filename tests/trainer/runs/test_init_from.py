@@ -44,7 +44,7 @@ def source(carry_out, tmp_path):
 def trained(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], dict[str, int]]:
     """Of a finished run: ΔW of its layers, all parameters outside the head, and the ranks."""
     with opened(folder) as run:
-        return what_it_is(run.variant, run.model, run.parts.head)
+        return what_it_is(run.variant, run.model, run.context.head)
 
 
 def what_it_is(variant, model, head):

@@ -128,6 +128,14 @@ def test_the_protocols(carry_out):
     assert split.metric.split == dev.metric.split == "validation"
 
 
+def test_metrics_on_the_selection_split_are_recorded_where_it_is_not_the_reported_one(carry_out, tmp_path):
+    assert carry_out().select == {}
+    split = carry_out("data.protocol=split", "data.select_share=0.25")
+    lines = [json.loads(line) for line in (folder_of(split, tmp_path) / "metrics.jsonl").read_text().splitlines()]
+    (evaluated,) = [line for line in lines if line["step"] == split.metric.step and "eval/loss" in line]
+    assert split.select == {name: evaluated[f"eval/{name}"] for name in split.metrics}
+
+
 def test_limits_take_rows_by_seed_and_evaluate_every_seed_on_the_same(carry_out, tmp_path):
     one = carry_out("data.limit=16", "data.eval_limit=8")
     two = carry_out("data.limit=16", "data.eval_limit=8", "seed=1")
@@ -150,13 +158,13 @@ def test_limits_take_rows_by_seed_and_evaluate_every_seed_on_the_same(carry_out,
         ("task.metrics=[pearson]", "task.metrics: 'pearson' in a classification; allowed: accuracy, f1, "),
         ("task.source.label=stars", "task.source.train_path: "),
         ("data.limit=1", "data.limit: 1 leaves training rows of one class only"),
-        ("machine.device=cuda", "machine.device: 'cuda', allowed here, without a CUDA device: auto, cpu"),
+        ("machine.device=cuda", "machine.device: 'cuda', allowed without a CUDA device: auto, cpu"),
     ],
 )
 def test_what_can_not_be_is_refused_before_the_weights_are_loaded(carry_out, monkeypatch, tmp_path, override, message):
     from trainer.model import backbone
 
-    monkeypatch.setattr(backbone, "pristine", lambda *_: pytest.fail("the weights are loaded"))
+    monkeypatch.setattr(backbone, "load_backbone", lambda *_: pytest.fail("the weights are loaded"))
     with pytest.raises(ValueError) as caught:
         carry_out(override)
     assert str(caught.value).startswith(message) and "\n" not in str(caught.value)
@@ -238,15 +246,15 @@ def test_the_reported_metrics_are_those_of_the_model_that_is_saved(carry_out, mo
     from trainer.loop.loop import Loop
 
     calls = []
-    for name in ("hand_over", "timed_evaluation"):
+    for name in ("finish", "timed_evaluation"):
         method = getattr(Loop, name)
         monkeypatch.setattr(Loop, name, lambda *a, _m=method, _n=name: (calls.append(_n), _m(*a))[1])
     record = carry_out("variant=adalora", "variant.rank=8", "variant.target_rank=1", "variant.interval=4")
     assert record.rank.end == 12
-    assert calls[-2:] == ["hand_over", "timed_evaluation"], "evaluated anew after the last ranks have left"
+    assert calls[-2:] == ["finish", "timed_evaluation"], "evaluated anew after the last ranks have left"
     calls.clear()
     carry_out("variant=lora")
-    assert calls[-1] == "hand_over", "a model that nothing changes at the end is not evaluated twice"
+    assert calls[-1] == "finish", "a model that nothing changes at the end is not evaluated twice"
 
 
 def test_the_gates_that_close_leave_the_optimizer_as_counted(carry_out):

@@ -52,7 +52,7 @@ def test_a_record_that_is_not_believed_is_kept_aside_with_its_run(
     (kept,) = (done.parent / records.REPLACED).iterdir()
     assert (kept / "record.json").read_text(encoding="utf-8") == text
     assert (kept / "adapter" / "state.safetensors").read_bytes() == weights
-    assert f"{path}: not trusted, and kept in {kept}" in caplog.messages
+    assert f"{path}: not trusted, moved to {kept}" in caplog.messages
     assert list(records.find(done.parent)) == [str(done)], "no table finds what was kept"
     assert plan(configured([*tiny_overrides, "train.max_steps=2"])).done
 

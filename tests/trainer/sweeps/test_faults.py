@@ -143,8 +143,8 @@ def test_a_signal_between_two_steps_costs_no_step(carry_out, tmp_path, monkeypat
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_after_the_last_step_lets_the_run_end_and_nothing_else_begin(carry_out, tmp_path, monkeypatch, number):
-    hand_over = Loop.hand_over
-    monkeypatch.setattr(Loop, "hand_over", lambda self: (os.kill(os.getpid(), number), hand_over(self))[1])
+    finish = Loop.finish
+    monkeypatch.setattr(Loop, "finish", lambda self: (os.kill(os.getpid(), number), finish(self))[1])
     with pytest.raises(signals.Interrupted) as stop, signals.listening():
         carry_out("train.max_steps=2")
     assert stop.value.exit_code == 128 + number
@@ -264,7 +264,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
     (newest,) = (tmp_path / "runs" / "damaged").glob("*/checkpoints/step-00000005")
     damage(newest)
     sweep(settings)
-    assert "step-00000005 can't be read and is left out" in caplog.text and "step-00000004 can't" not in caplog.text
+    assert "step-00000005 can't be read and is ignored" in caplog.text and "step-00000004 can't" not in caplog.text
     assert rows(tmp_path / "runs" / "damaged") == expected
 
 

@@ -116,7 +116,7 @@ def test_no_weight_is_loaded(configured, tiny_overrides, monkeypatch):
     from trainer.model import backbone
     from trainer.runs.check import Checks
 
-    monkeypatch.setattr(backbone, "pristine", lambda *_: pytest.fail("weights were loaded"))
+    monkeypatch.setattr(backbone, "load_backbone", lambda *_: pytest.fail("weights were loaded"))
     for variant in ("lora", "adalora", "peft_lora", "svdiff", "full"):
         Checks().check(configured([*tiny_overrides, f"variant={variant}", "train.max_steps=200"]))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.loop.jsonl_log import Journal
+from trainer.loop.jsonl_log import JsonlLog
 from trainer.trackers.tail import Tail, digests
 
 pytestmark = pytest.mark.slow
@@ -34,7 +34,7 @@ def test_lines_come_once_and_whole(path):
 
 
 def test_lines_that_are_made_again_as_they_were_do_not_come_again(path):
-    journal, tail = Journal(path), Tail(path)
+    journal, tail = JsonlLog(path), Tail(path)
     for step in (1, 2, 3):
         journal.write(step, loss=step / 3)
     assert len(tail.fresh()) == 3
@@ -46,7 +46,7 @@ def test_lines_that_are_made_again_as_they_were_do_not_come_again(path):
 
 
 def test_from_the_first_that_differs_all_come(path):
-    journal, tail = Journal(path), Tail(path)
+    journal, tail = JsonlLog(path), Tail(path)
     for step in (1, 2, 3):
         journal.write(step, loss=0)
     tail.fresh()

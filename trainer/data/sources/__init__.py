@@ -1,13 +1,13 @@
-"""Where models and texts come from: nothing is vendored, everything is pinned or the user's own.
+"""Sources of models and tasks: nothing is vendored, everything is pinned or the user's own.
 
-A task source gives a `TaskData`, a model source a folder. Which source a task or a model
-has, and its pins, stand in `conf/task/` and `conf/model/`:
+A task source returns a `TaskData`, a model source a folder. `conf/task/` and `conf/model/` name the source of each task
+and model, and its pins:
 
 - `package`, `gguf`: a file inside a pinned distribution of the Python package index,
 - `hub`, `hub_rows`: the Hugging Face Hub, or a local mirror with its layout,
 - `files`, `folder`: the user's own.
 
-Importing this package is cheap: torch and transformers are never imported, huggingface_hub and gguf's reader
+Importing this package is cheap: it never imports torch or transformers, and imports huggingface_hub and gguf's reader
 only inside the functions that need them.
 """
 

@@ -1,7 +1,6 @@
 """Copies single named files out of zip and tar archives.
 
-Nothing is ever extracted under the name that an archive gives it, so no archive can write
-outside the folder it is meant for.
+No file is extracted under the name that the archive gives it, so no archive can write outside its target folder.
 """
 
 from __future__ import annotations
@@ -21,8 +20,8 @@ from trainer.errors import ConfigError
 def copy_member(archive: Path, member: Sequence[str], target: Path) -> None:
     """Copies the file `member` of `archive` to `target`.
 
-    `member` is the way in: one name, or the name of an archive within, then a name in that.
-    Raises `ConfigError` for a missing member or a damaged archive.
+    `member` is one name, or the name of an inner archive followed by a name in it. Raises `ConfigError` for a missing
+    member or a damaged archive.
     """
     name, *rest = member
     if not rest:
@@ -43,14 +42,14 @@ def _copy(archive: Path, name: str, target: Path) -> None:
                 _write(source, target)
         else:
             with tarfile.open(archive) as tarred:
-                # None for a folder or a device; a link is followed, but only within the archive
+                # extractfile returns None for a folder or a device, and follows links only within the archive
                 content = tarred.extractfile(name)
                 if content is None:
                     raise ConfigError(f"{archive.name}: {name} is not a file")
                 with content:
                     _write(content, target)
     except KeyError:
-        raise ConfigError(f"{archive.name}: there is no {name} in it") from None
+        raise ConfigError(f"{archive.name}: has no file {name}") from None
     except (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise ConfigError(f"{archive.name}: truncated or not an archive ({error})") from None
 

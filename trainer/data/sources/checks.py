@@ -1,4 +1,4 @@
-"""What every task's examples must fulfil, and the step from plain columns to `TaskData`."""
+"""Checks the examples of a task and makes `TaskData` of plain columns."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Examples:
-    """The columns of one split, of equal length; `text_pair` is None outside pair tasks."""
+    """The columns of one split, all of the same length; `text_pair` is None unless the task has pairs of texts."""
 
     id: list[str] = field(default_factory=list)
     text: list[str] = field(default_factory=list)
@@ -27,7 +27,7 @@ class Examples:
 
 
 def texts(values: Sequence[Any], where: str, *, empty: bool = False) -> list[str]:
-    """`values` as they are, if all are strings; an empty one passes only if `empty`.
+    """Returns `values` unchanged if all are strings; empty strings are allowed only if `empty`.
 
     `where` names the column and its file. Raises `ConfigError` with the row, counted from 1.
     """
@@ -41,15 +41,15 @@ def texts(values: Sequence[Any], where: str, *, empty: bool = False) -> list[str
 
 
 def refuse_halves(text: str, where: str) -> None:
-    """Raises `ConfigError` for half a character (a lone surrogate), which no file and no tokenizer takes."""
+    """Raises `ConfigError` for half a character (a lone surrogate), which files and tokenizers can't encode."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise ConfigError(f"{where} has half a character, {text[error.start]!r}; allowed: whole ones") from None
+        raise ConfigError(f"{where} has half a character, {text[error.start]!r}; allowed: whole characters") from None
 
 
 def numbers(values: Sequence[Any], where: str) -> list[float]:
-    """`values` as floats, if all are finite numbers. Raises `ConfigError` with the row, from 1."""
+    """Returns `values` as floats if all are finite. Raises `ConfigError` with the row, counted from 1."""
     result = []
     for row, value in enumerate(values, 1):
         try:
@@ -63,18 +63,18 @@ def numbers(values: Sequence[Any], where: str) -> list[float]:
 
 
 def ids(text: list[str], pair: list[str] | None) -> list[str]:
-    """Ids from the texts, so that they outlive a new order of rows; repeated texts get a number."""
+    """Derives ids from the texts, so that reordered rows keep their ids; repeated texts get a number."""
     seen: Counter[str] = Counter()
-    found = []
-    for row, one in enumerate(text):
-        key = digest(one)[:16] if pair is None else digest(one, pair[row])[:16]
+    result = []
+    for row, first in enumerate(text):
+        key = digest(first)[:16] if pair is None else digest(first, pair[row])[:16]
         seen[key] += 1
-        found.append(key if seen[key] == 1 else f"{key}-{seen[key]}")
-    return found
+        result.append(key if seen[key] == 1 else f"{key}-{seen[key]}")
+    return result
 
 
 def class_ids(values: Sequence[Any], classes: int, where: str) -> list[int]:
-    """`values` as they are, if all are class ids. Raises `ConfigError` with the row, from 1."""
+    """Returns `values` unchanged if all are class ids. Raises `ConfigError` with the row, counted from 1."""
     for row, value in enumerate(values, 1):
         if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < classes:
             raise ConfigError(f"{where}: row {row} is {value!r}; allowed: a class id, 0 to {classes - 1}")
@@ -82,11 +82,10 @@ def class_ids(values: Sequence[Any], classes: int, where: str) -> list[int]:
 
 
 def task_data(splits: Mapping[str, Examples], labels: Sequence[str] | None, where: str) -> TaskData:
-    """The `TaskData` of these splits, train first. `labels`: class names, None for a regression.
+    """Makes the `TaskData` of these splits, train first. `labels`: class names, or None for a regression.
 
-    Raises `ConfigError`, beginning with `where`, for an empty split, for labels that are all
-    the same, and for a class that is evaluated but never trained. Warns of examples that are
-    evaluated and trained.
+    Raises `ConfigError`, beginning with `where`, for an empty split, for labels that are all the same, and for a class
+    that is evaluated but never trained. Logs a warning if evaluation examples are in train.
     """
     for name, examples in splits.items():
         if not examples.id:
@@ -95,8 +94,8 @@ def task_data(splits: Mapping[str, Examples], labels: Sequence[str] | None, wher
         if repeated:
             raise ConfigError(f"{where}: split {name} has the id {repeated[0]!r} more than once")
     for name, count in _in_train(splits).items():
-        what = "texts" if splits[name].text_pair is None else "pairs of texts"
-        log.warning("%s: %d %s of %s are in train, too", where, count, what, name)
+        noun = "texts" if splits[name].text_pair is None else "pairs of texts"
+        log.warning("%s: %d %s of %s are also in train", where, count, noun, name)
     trained = set(splits["train"].label)
     if labels is not None:
         if len(trained) < 2:
@@ -107,14 +106,17 @@ def task_data(splits: Mapping[str, Examples], labels: Sequence[str] | None, wher
             if unseen:
                 listing = ", ".join(repr(labels[int(label)]) for label in unseen)
                 allowed = ", ".join(repr(labels[int(label)]) for label in sorted(trained)[:20])
-                raise ConfigError(f"{where}: {name} has labels that train hasn't: {listing}; allowed: {allowed}")
+                raise ConfigError(f"{where}: {name} has labels that train lacks: {listing}; allowed: {allowed}")
     elif len(trained) < 2:
         raise ConfigError(f"{where}: all of train has the label {next(iter(trained))}; allowed: two or more values")
     return TaskData({name: dataset(examples, labels) for name, examples in splits.items()}, _tuple(labels))
 
 
 def _in_train(splits: Mapping[str, Examples]) -> dict[str, int]:
-    """How many examples of the other splits are in train, case and white space apart; those that have some."""
+    """Counts by split the evaluation examples that are also in train, ignoring case and white space.
+
+    Splits without such examples are omitted.
+    """
 
     def keys(examples: Examples) -> Iterator[str]:
         columns = [examples.text] if examples.text_pair is None else [examples.text, examples.text_pair]
@@ -122,8 +124,8 @@ def _in_train(splits: Mapping[str, Examples]) -> dict[str, int]:
 
     evaluated = {name: list(keys(examples)) for name, examples in splits.items() if name != "train"}
     known = set().union(*evaluated.values()).intersection(keys(splits["train"]))
-    found = {name: sum(key in known for key in own) for name, own in evaluated.items()}
-    return {name: count for name, count in found.items() if count}
+    counts = {name: sum(key in known for key in own) for name, own in evaluated.items()}
+    return {name: count for name, count in counts.items() if count}
 
 
 def _tuple(labels: Sequence[str] | None) -> tuple[str, ...] | None:
@@ -131,7 +133,7 @@ def _tuple(labels: Sequence[str] | None) -> tuple[str, ...] | None:
 
 
 def dataset(examples: Examples, labels: Sequence[str] | None) -> Split:
-    """The rows of one split, with the columns that `TaskData` names."""
+    """Makes a `Split` with the columns that `TaskData` describes."""
     columns: dict[str, list[Any]] = {"id": examples.id, "text": examples.text}
     if examples.text_pair is not None:
         columns["text_pair"] = examples.text_pair

@@ -1,4 +1,4 @@
-"""Names of classes as the user's tables have them: their order, and names that look alike."""
+"""Class names from the user's tables: how they are read and ordered, and which of them look alike."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 
 def class_names(values: Sequence[Any], where: str) -> list[str]:
-    """Labels as strings: the numbers 1 and 1.0 are one class, "1". Raises `ConfigError` with the row, from 1."""
+    """Returns labels as strings; 1 and 1.0 are the class "1". Raises `ConfigError` with the row, counted from 1."""
     names = []
     for row, value in enumerate(values, 1):
         if isinstance(value, float):
@@ -31,7 +31,7 @@ def class_names(values: Sequence[Any], where: str) -> list[str]:
 
 
 def class_order(names: Iterable[str]) -> list[str]:
-    """The different names in the order of their ids: whole numbers by value, then spelling; others by alphabet."""
+    """Returns the distinct names ordered by class id: integers by value, then by spelling; others alphabetically."""
     unique = sorted(set(names))
     try:
         return sorted(unique, key=int)
@@ -40,19 +40,22 @@ def class_order(names: Iterable[str]) -> list[str]:
 
 
 def check_names(names: Sequence[str], where: str) -> None:
-    """Raises `ConfigError` for class names between which no reader can see a difference; warns of those that a
-    spreadsheet or another format may have made two of: in case, width, or as a number.
+    """Raises `ConfigError` for class names that look identical to a reader.
+
+    Logs a warning for names that a spreadsheet or another format may have split: they differ in case, width, or
+    notation of a number.
     """
     for alike in _alike(names, _seen):
         raise ConfigError(
-            f"{where}: the labels {_listed(alike)} differ in what can't be seen, white space or the code of a letter;"
-            " allowed: one spelling for one class"
+            f"{where}: the labels {_listed(alike)} differ invisibly, in white space or in the code of a letter;"
+            " allowed: one spelling per class"
         )
     for alike in _alike(names, _meant):
-        log.warning("%s: the labels %s look alike and are %d classes", where, _listed(alike), len(alike))
+        log.warning("%s: the labels %s look alike but are %d classes", where, _listed(alike), len(alike))
 
 
 def _alike(names: Iterable[str], form: Callable[[str], object]) -> list[list[str]]:
+    """Groups of two or more names that `form` maps to the same value."""
     groups: dict[object, list[str]] = {}
     for name in names:
         groups.setdefault(form(name), []).append(name)
@@ -60,7 +63,7 @@ def _alike(names: Iterable[str], form: Callable[[str], object]) -> list[list[str
 
 
 def _seen(name: str) -> str:
-    """What a reader sees: nothing of the kind of white space, of signs without width, of how an accent is written."""
+    """Returns a name as a reader sees it, whatever its white space, zero-width characters and composed accents."""
     visible = "".join(
         c for c in unicodedata.normalize("NFC", name) if unicodedata.category(c) not in ("Cf", "Cc") or c.isspace()
     )
@@ -68,7 +71,7 @@ def _seen(name: str) -> str:
 
 
 def _meant(name: str) -> object:
-    """What may have been meant: in either case, of full or half width, and as a number."""
+    """Returns what the name may have meant: without case and width, and as a number if it is one."""
     folded = unicodedata.normalize("NFKC", _seen(name)).casefold()
     try:
         return float(folded)

@@ -1,18 +1,18 @@
-"""From plain rows to `TaskData`, for the kinds of task that are no classification of texts (for those: `checks`).
+"""Makes `TaskData` of plain rows, for every kind of task except text classification (see `checks`).
 
-A column has the same type in every task; its name tells it:
+A column's name determines its type, the same in every task:
 
 | columns                     | kind                  |                                                               |
 |-----------------------------|-----------------------|---------------------------------------------------------------|
-| text                        | causal_lm             | a text, all of it to be predicted                             |
-| prompt, response            | causal_lm             | what is given, and what is to follow it                       |
-| prompt, choices, label      | causal_lm             | endings, and the number of the right one, from 0              |
+| text                        | causal_lm             | a text, all of which is predicted                             |
+| prompt, response            | causal_lm             | a prompt, and the response to predict                         |
+| prompt, choices, label      | causal_lm             | answers, and the index of the right one, from 0               |
 | messages                    | causal_lm             | a conversation: a list of role and content                    |
-| source, target              | seq2seq               | a text, and what is to be made of it                          |
-| tokens, tags                | token_classification  | words, and for each the number of its class                   |
-| context, question, answers  | extractive_qa         | answers: texts, and where in the context (in characters) they |
-|                             |                       | start; none where the context has no answer                   |
-| image, label                | image_classification  | an encoded file (PNG, JPEG, …), and the number of its class   |
+| source, target              | seq2seq               | a text, and the text to generate from it                      |
+| tokens, tags                | token_classification  | words, and the class id of each                               |
+| context, question, answers  | extractive_qa         | answers: texts, and the index of the character of the context |
+|                             |                       | where each starts; none if the context has no answer          |
+| image, label                | image_classification  | an encoded file (PNG, JPEG, …), and its class id              |
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ COLUMNS = (*sorted(TEXTS), "choices", "label", "messages", "tokens", "tags", "an
 
 
 def split_by_text(rows: Iterable[tuple[str, Row]], share: float) -> dict[str, list[Row]]:
-    """Train and validation by a hash of a text of each row: rows with the same one are on the same side.
+    """Splits rows into train and validation by a hash of a text of each; rows with the same text stay together.
 
-    rows: that text and the row. share: of the validation split, 0 to 1.
+    rows: pairs of this text and the row. share: the validation split's fraction of the texts, 0 to 1.
     """
     splits: dict[str, list[Row]] = {"train": [], "validation": []}
     for text, row in rows:
@@ -42,28 +42,28 @@ def split_by_text(rows: Iterable[tuple[str, Row]], share: float) -> dict[str, li
 
 
 def row_id(*texts: str) -> str:
-    """An id from the texts that make a row what it is."""
+    """Returns an id derived from the texts that identify a row."""
     return digest(*texts)[:16]
 
 
 def rows_data(splits: Mapping[str, Sequence[Row]], where: str, labels: Sequence[str] | None = None) -> TaskData:
-    """The `TaskData` of rows with an `id` and the columns of one kind, train first.
+    """Makes the `TaskData` of rows with an `id` and the columns of one kind, train first.
 
-    labels: names of classes by number. Raises `ConfigError`, beginning with `where`, for an empty split, for an id that
-    is there twice and for a value of another type than its column has.
+    labels: class names by class id. Raises `ConfigError`, beginning with `where`, for an empty split, for a repeated
+    id, and for a value whose type is not its column's.
     """
     for name, rows in splits.items():
         if not rows:
             raise ConfigError(f"{where}: split {name} is empty; allowed: one or more examples in every split")
     counts = Counter(row["id"] for rows in splits.values() for row in rows)
     if repeated := [key for key, count in counts.items() if count > 1]:
-        raise ConfigError(f"{where}: the id {repeated[0]!r} is there {counts[repeated[0]]} times; allowed: once")
-    found = {name: _split(rows, f"{where}: split {name}") for name, rows in splits.items()}
-    return TaskData(found, None if labels is None else tuple(labels))
+        raise ConfigError(f"{where}: the id {repeated[0]!r} occurs {counts[repeated[0]]} times; allowed: once")
+    checked = {name: _split(rows, f"{where}: split {name}") for name, rows in splits.items()}
+    return TaskData(checked, None if labels is None else tuple(labels))
 
 
 def _split(rows: Sequence[Row], where: str) -> Split:
-    """The rows by column, if every value has its column's type."""
+    """Returns the rows by column. Raises `ConfigError` for a value whose type is not its column's."""
     import pyarrow as pa
 
     types = {
@@ -81,7 +81,5 @@ def _split(rows: Sequence[Row], where: str) -> Split:
         for name, values in columns.items():
             pa.array(values, types.get(name, pa.string()))
     except (pa.ArrowException, TypeError, ValueError, AttributeError) as error:
-        raise ConfigError(
-            f"{where}: {', '.join(names)}: a value is of another type than its column ({error})"
-        ) from None
+        raise ConfigError(f"{where}: {', '.join(names)}: a value's type is not that of its column ({error})") from None
     return Split(columns)

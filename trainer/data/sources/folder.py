@@ -1,4 +1,4 @@
-"""The user's own model: a folder as `save_pretrained` writes it."""
+"""The user's own model: a folder with the layout that `save_pretrained` writes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class FolderModel:
         return f"folder {self.path}"
 
     def fetch(self) -> Path:
-        """The folder itself, after a look at what is in it. Raises `ConfigError`."""
+        """Returns the folder after checking that its files look loadable. Raises `ConfigError`."""
         folder = expanded(self.path)
         if not folder.is_dir():
             raise ConfigError(f"model.path: {self.path!r} is not a folder")
@@ -33,7 +33,7 @@ class FolderModel:
         return folder
 
     def identity(self) -> dict[str, str]:
-        """The hash of config.json, of the weights and of the tokenizer's files, by file name."""
+        """Returns the hashes of config.json, of the weights and of the tokenizer's files by file name."""
         folder = self.fetch()
         names = layout.needed(path.name for path in folder.iterdir())
         return {name: sha256(folder / name) for name in names}

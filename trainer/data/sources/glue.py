@@ -1,9 +1,9 @@
 """The nine tasks of GLUE, from the Hub's `nyu-mll/glue` or a local folder with its layout.
 
 Source: A. Wang, A. Singh, J. Michael, F. Hill, O. Levy, S. Bowman, "GLUE: A Multi-Task
-Benchmark and Analysis Platform for Natural Language Understanding", ICLR 2019; the task
-files name the authors of each. The test splits have no public labels: no run
-reads them, and `weights.glue` does for a submission.
+Benchmark and Analysis Platform for Natural Language Understanding", ICLR 2019; the YAML file of
+each task names its authors. The test splits have no public labels, so no run reads them;
+`weights.glue` reads them for a submission.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from trainer.hashing import sha256
 
 @dataclass(frozen=True)
 class _Task:
-    columns: tuple[str, ...]  # the text, or the two texts
-    labels: tuple[str, ...] | None  # class names by id; None: a regression
-    sizes: dict[str, int]  # examples by split, the split that decides right after train
+    columns: tuple[str, ...]  # of the text or the two texts
+    labels: tuple[str, ...] | None  # class names by class id; None for a regression
+    sizes: dict[str, int]  # examples by split; the split after train provides the run's metric
 
 
 _NLI = ("entailment", "neutral", "contradiction")
@@ -53,8 +53,8 @@ TASKS = {
 class Glue:
     """One task of GLUE.
 
-    task: its name on the Hub; repo, revision: where on the Hub; path: a local folder with
-    `<task>/<split>-*.parquet` that is read instead of the Hub.
+    task: its name on the Hub. repo, revision: of the data set on the Hub. path: a local folder with
+    `<task>/<split>-*.parquet` that replaces the Hub.
     """
 
     task: str
@@ -67,13 +67,13 @@ class Glue:
             raise ConfigError(f"task.source.task: {self.task!r}; allowed: {', '.join(TASKS)}")
 
     def load(self) -> TaskData:
-        """The task's train and validation splits. Raises `ConfigError`."""
+        """Returns the splits train and validation. Raises `ConfigError`."""
         folder = self._folder()
         splits = {split: self._examples(folder, split) for split in TASKS[self.task].sizes}
         return task_data(splits, TASKS[self.task].labels, self._where(folder))
 
     def identity(self) -> dict[str, str]:
-        """The hash of each file of a local mirror; nothing for the Hub's pinned revision."""
+        """Returns the hash of each file of a local mirror; nothing for a pinned revision of the Hub."""
         if self.path is None:
             return {} if self._repository.pinned else {"commit": self._folder().name}
         folder = self._folder()
@@ -95,23 +95,23 @@ class Glue:
             return self._repository.snapshot(known, self._wanted, self._problem)
         folder = expanded(self.path)
         if not (folder / self.task).is_dir():
-            there = sorted(path.name for path in folder.glob("*/")) if folder.is_dir() else []
-            listing = ", ".join(name for name in there if name in TASKS) or "none of GLUE's tasks"
-            raise ConfigError(f"glue.path: {self.path!r} has no folder {self.task} (there is: {listing})")
+            existing = sorted(path.name for path in folder.glob("*/")) if folder.is_dir() else []
+            listing = ", ".join(name for name in existing if name in TASKS) or "none of GLUE's tasks"
+            raise ConfigError(f"glue.path: {self.path!r} has no folder {self.task} (found: {listing})")
         problem = self._problem(folder)
         if problem is not None:
             raise ConfigError(f"glue.path: {self.path!r}: {problem}")
         return folder
 
     def _wanted(self, names: Iterable[str]) -> list[str]:
-        """The parquet files of the splits that are used, among all files of the repository."""
+        """Selects the parquet files of the splits that runs read from all files of the repository."""
         starts = tuple(f"{self.task}/{split}-" for split in TASKS[self.task].sizes)
         return sorted(name for name in names if name.startswith(starts) and name.endswith(".parquet"))
 
     def _problem(self, folder: Path) -> str | None:
         for split in TASKS[self.task].sizes:
             if not shards(folder / self.task, split):
-                return f"{self.task} has no {split}-*.parquet, or not all of its parts"
+                return f"{self.task} lacks {split}-*.parquet or some of its shards"
         return None
 
     def _where(self, folder: Path) -> str:
@@ -140,12 +140,12 @@ class Glue:
 
 
 def read_shards(folder: Path, split: str, columns: Sequence[str], where: str) -> Any:
-    """These columns of a split's files as one `pyarrow.Table`. where: what the `ConfigError` begins with."""
+    """Reads columns of a split's files into one `pyarrow.Table`. where: the start of a `ConfigError`."""
     return read_parquet(shards(folder, split), columns, where)
 
 
 def read_parquet(files: Iterable[Path], columns: Sequence[str], where: str) -> Any:
-    """These columns of parquet files, behind one another, as one `pyarrow.Table`. where: as above."""
+    """Reads columns of parquet files into one `pyarrow.Table`. where: the start of a `ConfigError`."""
     import pyarrow
     import pyarrow.parquet
 
@@ -157,16 +157,16 @@ def read_parquet(files: Iterable[Path], columns: Sequence[str], where: str) -> A
             raise ConfigError(f"{where}: {path.name} is truncated or not parquet ({error})") from None
         missing = [name for name in columns if name not in table.column_names]
         if missing:
-            there = ", ".join(table.column_names)
-            raise ConfigError(f"{where}: {path.name} has no column {missing[0]} (there is: {there})")
+            existing = ", ".join(table.column_names)
+            raise ConfigError(f"{where}: {path.name} has no column {missing[0]} (found: {existing})")
         tables.append(table.select(list(columns)))
     return pyarrow.concat_tables(tables, promote_options="default")
 
 
 def shards(folder: Path, split: str) -> list[Path]:
-    """The files `<split>-00000-of-00003.parquet` … of a split in order; none if a part is missing."""
+    """Returns the files `<split>-00000-of-00003.parquet` … of a split in order; none if one is missing."""
     files = sorted(folder.glob(f"{split}-*.parquet"))
-    parts = [re.fullmatch(rf"{split}-(\d+)-of-(\d+)\.parquet", path.name) for path in files]
-    if any(part is not None and int(part[2]) != len(files) for part in parts):
+    matches = [re.fullmatch(rf"{split}-(\d+)-of-(\d+)\.parquet", path.name) for path in files]
+    if any(match is not None and int(match[2]) != len(files) for match in matches):
         return []
     return files

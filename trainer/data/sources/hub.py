@@ -1,8 +1,7 @@
-"""The Hugging Face Hub: any model id, and folders of data sets.
+"""Fetches models and folders of data sets from the Hugging Face Hub.
 
-What is in the Hub's own cache already works without the Hub. A Hub that can't be reached
-fails within seconds, not after retries: it is asked one short question before anything is
-downloaded. `HF_HUB_OFFLINE=1` asks it nothing at all.
+A copy in the Hub's own cache works offline. One short request precedes every download, so that an unreachable Hub fails
+within seconds and not after retries. With `HF_HUB_OFFLINE=1` no request is made.
 """
 
 from __future__ import annotations
@@ -20,8 +19,8 @@ from trainer.data.sources.unavailable import Unavailable
 from trainer.errors import ConfigError
 
 log = logging.getLogger(__name__)
-_downloaded: set[Path] = set()  # snapshots that this process put into the Hub's cache
-PATIENCE = 8.0  # seconds for the question; name look-ups count, which a socket's timeout doesn't cover
+_downloaded: set[Path] = set()  # snapshots that this process added to the Hub's cache
+PATIENCE = 8.0  # seconds for the first request; includes the DNS look-up, which a socket's timeout doesn't cover
 
 
 @dataclass(frozen=True)
@@ -31,23 +30,23 @@ class Repository:
     name: str
     revision: str
     kind: str
-    alternatives: str  # what a user without the Hub can do, for error messages
+    alternatives: str  # settings that need no Hub, for error messages
 
     def __str__(self) -> str:
         return f"Hub {self.name}@{self.revision}"
 
     @property
     def pinned(self) -> bool:
-        """Whether the revision is a commit, which never changes, rather than a branch or tag."""
+        """Whether the revision is a commit, which never changes, and not a branch or tag."""
         return re.fullmatch(r"[0-9a-f]{40}", self.revision) is not None
 
     def snapshot(
         self, known: str, wanted: Callable[[Iterable[str]], list[str]], problem: Callable[[Path], str | None]
     ) -> Path:
-        """The folder of this revision in the Hub's cache, with the wanted files in it.
+        """Returns the folder of this revision in the Hub's cache, with the wanted files.
 
-        `known`: a file by which a cached copy is found; `wanted`: picks from the names in the
-        repository; `problem`: what a local copy lacks, None if nothing. Raises `ConfigError`.
+        `known`: the file that locates a cached copy. `wanted`: selects from the file names of the repository.
+        `problem`: describes what a local copy lacks, or returns None. Raises `ConfigError`.
         """
         from huggingface_hub import constants, snapshot_download
 
@@ -60,15 +59,15 @@ class Repository:
             raise self._unavailable(f"HF_HUB_OFFLINE is set and its cache lacks it{reason}")
         try:
             names = within(PATIENCE, self._names)
-        except Exception as error:  # httpx, httpx2, requests or OSError, by the version of the client
+        except Exception as error:  # httpx, httpx2, requests or OSError, depending on the client's version
             if cached is not None and usable and not _refused(error):
-                log.warning("%s can't be asked for a newer copy (%s); using the cached one", self, _short(error))
+                log.warning("%s could not be asked for a newer copy (%s); the cached one is used", self, _short(error))
                 return cached
             raise self._unavailable(_explained(error)) from error
         files = wanted(names)
         if not files:
             listing = ", ".join(sorted(names)[:12])
-            raise self._unavailable(f"has none of the files needed (there is: {listing})")
+            raise self._unavailable(f"has none of the files needed (found: {listing})")
         log.info("fetching %s from the Hub …", self.name)
         try:
             folder = Path(
@@ -89,7 +88,7 @@ class Repository:
         return folder
 
     def cached(self, known: str) -> Path | None:
-        """The folder of this revision in the Hub's cache, if the file `known` is there."""
+        """Returns the folder of this revision in the Hub's cache, or None if the file `known` is not cached."""
         from huggingface_hub import try_to_load_from_cache
         from huggingface_hub.errors import HFValidationError
 
@@ -113,7 +112,7 @@ class Repository:
 
 @dataclass(frozen=True)
 class HubModel:
-    """Any model of the Hub that transformers has a class for the task of, by id and revision."""
+    """A model of the Hub, by id and revision; transformers must have a class for its architecture and the task."""
 
     repo: str
     revision: str = "main"
@@ -130,7 +129,7 @@ class HubModel:
         return Repository(self.repo, self.revision, "model", "model=minilm, model=folder model.path=<folder>")
 
     def fetch(self) -> Path:
-        """The model's folder in the Hub's cache. Raises `ConfigError`."""
+        """Returns the model's folder in the Hub's cache. Raises `ConfigError`."""
         return self._repository.snapshot("config.json", layout.needed, layout.problem)
 
     def identity(self) -> dict[str, str]:
@@ -138,9 +137,9 @@ class HubModel:
         return {} if self._repository.pinned else {"commit": self.fetch().name}
 
     def discard(self) -> None:
-        """Drops this revision from the Hub's cache if this process put it there.
+        """Drops this revision from the Hub's cache if this process added it.
 
-        A copy that was there before belongs to the user's other work: it isn't used, but stays.
+        An earlier copy belongs to the user's other work: it is not used and not removed.
         """
         from huggingface_hub import scan_cache_dir
 
@@ -150,21 +149,21 @@ class HubModel:
 
 
 def reference(sources: Iterable[object]) -> tuple[str, str] | None:
-    """Id and revision under which the Hub has the model that `sources` give; None where none of them is the Hub."""
+    """Returns id and revision of the first source that is on the Hub; None if none is."""
     return next(((source.repo, source.revision) for source in sources if isinstance(source, HubModel)), None)
 
 
 def within(seconds: float, call: Callable[[], Any]) -> Any:
-    """What `call` returns or raises; `TimeoutError` if it takes longer (it is left to itself then)."""
+    """Returns or raises what `call` does. Raises `TimeoutError` if it takes longer, and abandons its thread."""
     outcome: list[Any] = []
 
     def run() -> None:
         try:
             outcome.extend((True, call()))
-        except BaseException as error:  # handed to the caller's thread
+        except BaseException as error:  # raised again in the caller's thread
             outcome.extend((False, error))
 
-    thread = threading.Thread(target=run, daemon=True)  # a stuck name look-up must not keep the process
+    thread = threading.Thread(target=run, daemon=True)  # a stuck DNS look-up must not keep the process alive
     thread.start()
     thread.join(seconds)
     if not outcome:
@@ -176,7 +175,7 @@ def within(seconds: float, call: Callable[[], Any]) -> Any:
 
 
 def _refused(error: Exception) -> bool:
-    """Whether the Hub did answer, and said no."""
+    """Whether the Hub answered and refused the request."""
     from huggingface_hub.errors import HfHubHTTPError
 
     status = getattr(getattr(error, "response", None), "status_code", 500)
@@ -187,7 +186,7 @@ def _explained(error: Exception) -> str:
     from huggingface_hub import errors
 
     if isinstance(error, errors.GatedRepoError):
-        return "the Hub wants you to ask for access on its page and to log in (hf auth login)"
+        return "the model is gated: ask for access on its page of the Hub and log in (hf auth login)"
     if isinstance(error, errors.RevisionNotFoundError):
         return "the Hub has no such revision"
     if isinstance(error, errors.RepositoryNotFoundError):

@@ -1,10 +1,11 @@
-"""Any data set of the Hugging Face Hub, its fields made into the columns of a kind of task by templates.
+"""Data sets of the Hugging Face Hub, whose fields templates map to the columns of a kind of task.
 
-The Hub keeps every public set as parquet on a branch of its own, refs/convert/parquet, in folders by configuration and
-split, whatever form the set was put there in. So no code of a set is run, and one reader is enough.
+The Hub converts every public data set to parquet on the branch refs/convert/parquet, in folders by configuration and
+split. So one reader is enough, and no code of a data set is run.
 
-A template is a text with fields in braces, as in "Question: {question}\\nAnswer:"; one that is a field alone, as
-"{label}", gives the field as it is, a number, a list or an image's bytes. "{translation.en}" is a field of a field.
+A template is a text with fields in braces, as in "Question: {question}\\nAnswer:". A template that is a single field,
+as "{label}", yields the field's value unchanged: a number, a list or an image's bytes. "{translation.en}" is a nested
+field.
 """
 
 from __future__ import annotations
@@ -29,13 +30,13 @@ _PART = {"repo": None, "config": "default", "split": "train", "revision": PARQUE
 
 @dataclass(frozen=True)
 class HubRows:
-    """train, validation: where the rows are: `repo`, and `config` (default), `split` (train), `revision`, a commit or
-    a branch of which that is the layout, and `columns` of its own. Without validation a share, `holdout`, of train is
-    held out, by a hash of the first column.
+    """train, validation: the location of the rows: `repo`, and optionally `config` (default), `split` (train),
+    `revision` (a commit or branch with the layout of the parquet branch), and `columns` of its own. Without validation,
+    a hash of the first column holds out the fraction `holdout` of train.
 
-    columns: of the task, from templates, or lists or mappings of them. where_empty: by field the templates that stand
-    in for those of `columns` in rows where the field is empty. labels: names of classes by number; where a set of
-    images has none here they are called 0, 1, ….
+    columns: the task's columns, as templates or lists or mappings of templates. where_empty: by field, the templates
+    that replace those of `columns` in rows whose field is empty. labels: class names by class id; without them the
+    classes of an image data set are named 0, 1, ….
     """
 
     train: Mapping[str, Any]
@@ -63,7 +64,7 @@ class HubRows:
             raise ConfigError(f"task.source.holdout: {self.holdout}; allowed: above 0 and below 1")
 
     def load(self) -> TaskData:
-        """The task's train and validation. Raises `ConfigError`."""
+        """Returns the splits train and validation. Raises `ConfigError`."""
         splits: dict[str, list[Row]] = {name: list(self._rows(name, part)) for name, part in self._parts.items()}
         if self.validation is None:
             first = next(iter(self._columns(self.train)))
@@ -79,7 +80,7 @@ class HubRows:
         return rows_data(splits, "task.source", labels)
 
     def identity(self) -> dict[str, str]:
-        """The commit that each branch stands for now; nothing for commits, which the config has."""
+        """Returns the current commit of each branch; nothing for a commit, which the config has."""
         parts = {name: part for name, part in self._parts.items() if not _repository(part).pinned}
         return {f"{name} commit": _folder(part).name for name, part in parts.items()}
 
@@ -97,15 +98,15 @@ class HubRows:
         fields = list(dict.fromkeys([*_fields(templates), *self.where_empty, *_fields(self.where_empty)]))
         table = read_parquet(_files(_folder(part), part), [*dict.fromkeys(f.partition(".")[0] for f in fields)], where)
         for number, row in enumerate(table.to_pylist(), 1):
-            own = dict(templates)
+            row_templates = dict(templates)
             for empty, others in self.where_empty.items():
                 if not row[empty]:
-                    own |= others
+                    row_templates |= others
             at = f"{where}: row {number}"
-            found = {column: _filled(template, row, at) for column, template in own.items()}
-            for column in TEXTS & found.keys():
-                texts([found[column]], f"{at}, column {column}")
-            yield {"id": f"{name}-{number}", **found}
+            values = {column: _filled(template, row, at) for column, template in row_templates.items()}
+            for column in TEXTS & values.keys():
+                texts([values[column]], f"{at}, column {column}")
+            yield {"id": f"{name}-{number}", **values}
 
 
 def _repository(part: Mapping[str, Any]) -> Repository:
@@ -146,9 +147,9 @@ def _filled(template: Any, row: Mapping[str, Any], where: str) -> Any:
         return {name: _filled(part, row, where) for name, part in template.items()}
     if not isinstance(template, str):
         return [_filled(part, row, where) for part in template]
-    if alone := _FIELD.fullmatch(template):
-        return _value(row, alone[1], where)
-    return _FIELD.sub(lambda found: str(_value(row, found[1], where)), template)
+    if single := _FIELD.fullmatch(template):
+        return _value(row, single[1], where)
+    return _FIELD.sub(lambda match: str(_value(row, match[1], where)), template)
 
 
 def _value(row: Mapping[str, Any], name: str, where: str) -> Any:

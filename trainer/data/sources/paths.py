@@ -1,4 +1,4 @@
-"""Paths as users write them."""
+"""Expands paths as users write them."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ from pathlib import Path
 
 
 def expanded(path: str) -> Path:
-    """`path` with a leading `~` or `~user` as the home folder; as it is where there is no such user."""
+    """Replaces a leading `~` or `~user` by the home folder; a path of an unknown user stays unchanged."""
     return Path(os.path.expanduser(path))

@@ -1,4 +1,4 @@
-"""The user's tables as plain columns: csv, tsv, jsonl and parquet."""
+"""Reads columns of the user's tables: csv, tsv, jsonl and parquet."""
 
 from __future__ import annotations
 
@@ -18,22 +18,21 @@ log = logging.getLogger(__name__)
 
 
 def read_columns(path: Path, names: Sequence[str], field: str) -> dict[str, list[Any]]:
-    """The columns `names` of a table, each a list over its rows.
+    """Reads the columns `names` of a table, each a list over the rows.
 
-    The ending decides: .csv (commas) and .tsv (tabs), UTF-8 with a header line, where every
-    value is a string; .jsonl, an object per line; .parquet. `field` is the setting that names
-    the file. Raises `ConfigError` for a file that is missing, damaged or of another kind, and
-    for a missing column.
+    The file's suffix determines the format: .csv (commas) and .tsv (tabs), UTF-8 with a header line, where every value
+    is a string; .jsonl, one object per line; .parquet. `field` is the setting that names the file. Raises `ConfigError`
+    for a file that is missing, damaged or of another format, and for a missing column.
     """
     readers = {".csv": _csv, ".tsv": _tsv, ".jsonl": _jsonl, ".parquet": _parquet}
     reader = readers.get(path.suffix.lower())
     if reader is None:
-        raise ConfigError(f"{field}: {str(path)!r} has an unknown ending; allowed: {', '.join(readers)}")
+        raise ConfigError(f"{field}: {str(path)!r} has an unknown suffix; allowed: {', '.join(readers)}")
     where = f"{field}: {str(path)!r}"
     try:
         return reader(path, names, where)
     except FileNotFoundError:
-        raise ConfigError(f"{where} is not there") from None
+        raise ConfigError(f"{where} does not exist") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{where} is not UTF-8 text (byte {error.start})") from None
     except OSError as error:
@@ -41,9 +40,9 @@ def read_columns(path: Path, names: Sequence[str], field: str) -> dict[str, list
 
 
 def column_names(path: Path) -> list[str]:
-    """The columns that a table has, as its header or its first row names them.
+    """Returns the column names in a table's header or first row.
 
-    None of a file that `read_columns` would refuse; it says why.
+    They are empty for a file that `read_columns` refuses with an error.
     """
     ending = path.suffix.lower()
     try:
@@ -69,10 +68,10 @@ def _csv(path: Path, names: Sequence[str], where: str) -> dict[str, list[Any]]:
 
 
 def _tsv(path: Path, names: Sequence[str], where: str) -> dict[str, list[Any]]:
-    """In one .tsv quotes are letters, as in GLUE's, in another they enclose texts, as pandas writes them.
+    """Quotes in a .tsv are either ordinary characters, as in GLUE's files, or enclose fields, as pandas writes them.
 
-    They are letters where each line by itself has as many fields as the header, unless they stand as such a program
-    would have put them.
+    They are taken as ordinary characters if each line has as many fields as the header, unless every quote is where a
+    program would have put it to enclose a field.
     """
     text = _text(path)
     lines = _lines(text)
@@ -84,8 +83,9 @@ def _tsv(path: Path, names: Sequence[str], where: str) -> dict[str, list[Any]]:
 
 
 def _enclose_fields(rows: Sequence[Sequence[str]]) -> bool:
-    """Whether the quotes of all rows enclose fields: whole ones, those within doubled, and where it was needed for
-    them or is done in the whole column.
+    """Whether all quotes enclose whole fields, with inner quotes doubled.
+
+    In each column either all fields are enclosed, or only those that contain quotes.
     """
     for column in zip(*rows, strict=True):
         enclosed = [field for field in column if '"' in field]
@@ -97,16 +97,16 @@ def _enclose_fields(rows: Sequence[Sequence[str]]) -> bool:
 
 
 def _quoted(text: str, names: Sequence[str], where: str, delimiter: str) -> dict[str, list[Any]]:
-    """A table in which quotes may enclose a field, with delimiters, line ends and doubled quotes in it."""
-    csv.field_size_limit(sys.maxsize)  # the default, 128 KiB, is shorter than some texts
-    # strict: an open quote at the end of a truncated file is an error, not a long last field
+    """Reads a table whose quotes may enclose a field with delimiters, line ends and doubled quotes."""
+    csv.field_size_limit(sys.maxsize)  # the default of 128 KiB is too short for some texts
+    # strict: an open quote at the end of a truncated file is an error and not a long last field
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     result: dict[str, list[Any]] = {name: [] for name in names}
     doubtful: list[tuple[int, int]] = []
     try:
         header = next(reader, [])
         _require(names, header, where)
-        places = {name: header.index(name) for name in names}
+        columns = {name: header.index(name) for name in names}
         before = reader.line_num
         for row in reader:
             first, before = before + 1, reader.line_num
@@ -117,18 +117,18 @@ def _quoted(text: str, names: Sequence[str], where: str, delimiter: str) -> dict
                     f"{where}: line {reader.line_num} has {len(row)} fields, the header has {len(header)};"
                     " truncated, or a text with the delimiter in it isn't quoted"
                 )
-            if before > first and _is_rows_too(row, len(header), delimiter):
+            if before > first and _reads_as_rows(row, len(header), delimiter):
                 doubtful.append((first, before))
-            for name, place in places.items():
-                result[name].append(row[place])
+            for name, index in columns.items():
+                result[name].append(row[index])
     except csv.Error as error:
         raise ConfigError(
             f"{where}: line {reader.line_num}: {error}; truncated, or a text with quotes in it isn't quoted"
         ) from None
     if doubtful:
         log.warning(
-            "%s: quotes join several lines to one row, %d times, where each could be a row of its own: first lines"
-            " %d to %d",
+            "%s: quotes join several lines into one row %d times, although each line could be a row: first in"
+            " lines %d to %d",
             where,
             len(doubtful),
             *doubtful[0],
@@ -136,20 +136,20 @@ def _quoted(text: str, names: Sequence[str], where: str, delimiter: str) -> dict
     return result
 
 
-def _is_rows_too(row: Sequence[str], fields: int, delimiter: str) -> bool:
-    """Whether the first and the last line of a row over several would be rows, none blank, if quotes were letters."""
+def _reads_as_rows(row: Sequence[str], fields: int, delimiter: str) -> bool:
+    """Whether the first and the last line of a row would be rows without blank fields if quotes were ordinary."""
     lines = [line.split(delimiter) for line in re.split(r"\r\n|\r|\n", delimiter.join(row))]
     return all(len(line) == fields and all(map(str.strip, line)) for line in (lines[0], lines[-1]))
 
 
 def _text(path: Path) -> str:
-    return path.read_bytes().decode("utf-8-sig")  # whole, so that a wrong byte has a position
+    return path.read_bytes().decode("utf-8-sig")  # decoded as a whole, so that an error has the byte's position
 
 
 def _lines(text: str) -> list[str]:
-    """The lines of a text, whose ends are \\n or \\r\\n, or \\r where it has neither.
+    """Splits a text at \\n or \\r\\n, or at \\r if it has neither.
 
-    splitlines() would also cut at characters that are letters of a text.
+    str.splitlines() would also split at characters that texts contain.
     """
     return text.replace("\r\n", "\n").split("\n") if "\n" in text else text.split("\r")
 
@@ -184,9 +184,9 @@ def _parquet(path: Path, names: Sequence[str], where: str) -> dict[str, list[Any
     return {name: table.column(name).to_pylist() for name in names}
 
 
-def _require(names: Sequence[str], there: Sequence[str], where: str) -> None:
+def _require(names: Sequence[str], header: Sequence[str], where: str) -> None:
     for name in names:
-        if name not in there:
-            raise ConfigError(f"{where} has no column {name!r}; there is: {', '.join(map(repr, there)) or 'none'}")
-        if list(there).count(name) > 1:
+        if name not in header:
+            raise ConfigError(f"{where} has no column {name!r}; found: {', '.join(map(repr, header)) or 'none'}")
+        if list(header).count(name) > 1:
             raise ConfigError(f"{where} has the column {name!r} more than once")

@@ -1,16 +1,14 @@
-"""Lets pip download a source distribution without running a line of it.
+"""Lets pip download a source distribution without running its code.
 
-`pip download` wants the metadata of what it downloads. A wheel has it written down; for a
-source distribution pip asks the distribution's build backend, which for setuptools means
-running its `setup.py`: foreign code, only to unpack a text file.
+`pip download` needs a distribution's metadata. A wheel contains it, but for a source distribution pip asks its build
+backend, and setuptools runs `setup.py`: foreign code, run only to unpack a text file.
 
-pip finds the backend by importing it. So pip gets the flags `--no-build-isolation
---use-pep517` (import the backend from the path you have, call its hooks) and, first on
-PYTHONPATH, a folder with a package `setuptools` of ours. Its hook answers with the name
-and version that we have pinned anyway, and `setup.py` is never opened.
+pip imports the backend. With the flags `--no-build-isolation --use-pep517` it imports it from the current path, which
+starts with a stub package `setuptools`. The stub's hook returns the pinned name and version, and `setup.py` is never
+opened.
 
-This holds for a distribution whose backend is setuptools, named in its `pyproject.toml` or
-by default. Which backend a distribution has can't change behind a pinned hash.
+This works for distributions whose backend is setuptools, by their `pyproject.toml` or by default. A pinned hash fixes
+the backend.
 """
 
 from __future__ import annotations
@@ -18,7 +16,7 @@ from __future__ import annotations
 from pathlib import Path
 
 _BACKEND = '''\
-"""Answers pip in place of setuptools; see trainer/sources/sdist.py."""
+"""Answers pip in place of setuptools; see trainer/data/sources/sdist.py."""
 import os
 
 
@@ -39,7 +37,7 @@ __legacy__ = _Legacy  # the backend of a distribution without a pyproject.toml
 
 
 def write_stub(folder: Path, name: str, version: str) -> Path:
-    """Writes the stand-in for setuptools below `folder`; returns what must be first on PYTHONPATH."""
+    """Writes the stub of setuptools below `folder` and returns the folder that must be first on PYTHONPATH."""
     package = folder / "setuptools"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("", encoding="utf-8")
@@ -52,5 +50,5 @@ def write_stub(folder: Path, name: str, version: str) -> Path:
 
 
 def pip_flags(name: str) -> list[str]:
-    """What pip must be told besides, for the source distribution `name`."""
+    """Returns pip's additional options for the source distribution `name`."""
     return ["--no-binary", name, "--no-build-isolation", "--use-pep517"]

@@ -1,4 +1,4 @@
-"""Splits that are fixed by what the texts say, so that no duplicate is in two of them."""
+"""Splits that depend on the texts' content alone, so that no duplicate is in two of them."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ if TYPE_CHECKING:
 
 
 def normalised(text: str) -> str:
-    """`text` with case and the kind and amount of white space folded away: equal means duplicate."""
+    """Folds case and white space; texts with equal results are duplicates."""
     return " ".join(text.split()).casefold()
 
 
 def digest(*texts: str) -> str:
-    """A hash of normalised texts in hex: their identity, and an order that has to do with nothing else."""
+    """Returns a hexadecimal hash of the normalised texts; it serves as an id and as a pseudo-random order."""
     return hashlib.sha256("\0".join(normalised(text) for text in texts).encode()).hexdigest()
 
 
 def held_out(text: str, share: float) -> bool:
-    """Whether a text belongs to the held-out `share` (0 to 1) of all texts.
+    """Whether a text belongs to the held-out fraction `share` (0 to 1) of all texts.
 
-    It depends on this text alone: more texts, another order or another machine change nothing.
+    The result depends on this text alone, not on other texts, their order or the machine.
     """
     return int(digest(text)[:16], 16) / 2**64 < share
 
 
 def groups(columns: Sequence[Sequence[str]]) -> np.ndarray:
-    """For each row the number of its group, shape (n,). `columns` are its texts, or its first and its second ones.
+    """Returns the group number of each row, shape (n,). columns: the texts, or the first and the second texts.
 
-    Rows with a text in common, in whichever column, are in one group, and so are all that others connect. An empty
-    text connects nothing: it says nothing.
+    A group is a connected component: rows with a common text, in any columns, are connected. Empty texts connect no
+    rows.
     """
     import numpy as np
     from scipy.sparse import coo_array
@@ -48,5 +48,5 @@ def groups(columns: Sequence[Sequence[str]]) -> np.ndarray:
                 texts.append(count + numbers.setdefault(key, len(numbers)))
     size = count + len(numbers)
     links = coo_array((np.ones(len(rows), dtype=bool), (rows, texts)), shape=(size, size))
-    found: np.ndarray = connected_components(links, directed=False)[1][:count]
-    return found
+    components: np.ndarray = connected_components(links, directed=False)[1][:count]
+    return components

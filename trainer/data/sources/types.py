@@ -1,4 +1,4 @@
-"""What every source gives, whatever it is."""
+"""The types that every source of a task or a model provides."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Protocol, overload
 
 @dataclass(frozen=True)
 class Split:
-    """The rows of one split by column: lists of one length. It reads like a `datasets.Dataset`, which fits too."""
+    """The rows of one split by column, lists of equal length. A `datasets.Dataset` can replace it."""
 
     columns: Mapping[str, list[Any]]
 
@@ -29,13 +29,13 @@ class Split:
     @overload
     def __getitem__(self, key: int) -> dict[str, Any]: ...
     def __getitem__(self, key: str | int) -> list[Any] | dict[str, Any]:
-        """The column of this name, or the row of this number."""
+        """Returns a column by name, or a row by index."""
         if isinstance(key, str):
             return self.columns[key]
         return {name: column[key] for name, column in self.columns.items()}
 
     def select(self, rows: Iterable[int]) -> Split:
-        """The rows of these numbers, in their order."""
+        """Returns the rows at these indices, in this order."""
         numbers = list(rows)
         return Split({name: [column[row] for row in numbers] for name, column in self.columns.items()})
 
@@ -44,17 +44,20 @@ class Split:
 class TaskData:
     """The examples of a task.
 
-    `splits` has "train" and one or more evaluation splits, in the order in which they are
-    reported; the first one decides. It is "validation", and for MNLI "validation_matched",
-    then "validation_mismatched". Every split has the columns
+    `splits` has "train" and one or more evaluation splits, in the order in which they are reported; the first
+    evaluation split provides the run's metric. It is "validation", except for MNLI, which has "validation_matched" and
+    "validation_mismatched". Every split has the column
 
-    - `id`: string, unique within the task and the same in every run,
+    - `id`: string, unique within the task and the same in every run.
+
+    Classification and regression of texts have the columns
+
     - `text`: string, and in tasks on pairs `text_pair`: string,
     - `label`: int, an index into `labels`, or float for a regression;
 
-    those beside `id` in a classification or a regression of texts, for other kinds see `columns`.
+    see `columns` for other kinds of task.
 
-    `labels` are the class names in the order of their ids; None for a regression, and where there are no classes.
+    `labels` are the class names in the order of their class ids; None for a regression or a task without classes.
     """
 
     splits: dict[str, Split]
@@ -63,22 +66,22 @@ class TaskData:
 
 class TaskSource(Protocol):
     def load(self) -> TaskData:
-        """The task's examples. Raises `ConfigError`."""
+        """Returns the task's examples. Raises `ConfigError`."""
         ...
 
     def identity(self) -> dict[str, str]:
-        """What of the content must enter a run's hash because the config doesn't pin it.
+        """Returns what a run's hash must include of the content because the config doesn't pin it.
 
-        Nothing for a pinned source; hashes, never paths, for the user's own files.
+        It is empty for a pinned source, and has hashes, never paths, for the user's own files.
         """
         ...
 
 
 class ModelSource(Protocol):
     def fetch(self) -> Path:
-        """A local folder with config.json, tokenizer files and weights. Raises `ConfigError`."""
+        """Returns a local folder with config.json, tokenizer files and weights. Raises `ConfigError`."""
         ...
 
     def identity(self) -> dict[str, str]:
-        """As for a `TaskSource`."""
+        """Returns what a run's hash must include, as for a `TaskSource`, if the config has no hashes of the files."""
         ...

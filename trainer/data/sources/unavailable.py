@@ -1,4 +1,4 @@
-"""The error of a source that can't give what it is asked for."""
+"""The error of a source that can't provide its content."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from trainer.errors import ConfigError
 
 
 class Unavailable(ConfigError):
-    """`what` couldn't be had, for this `reason`; `alternatives` are settings that do without it."""
+    """`what` is unavailable for this `reason`; `alternatives` are settings that don't need it."""
 
     def __init__(self, what: str, reason: str, alternatives: str) -> None:
-        super().__init__(what, reason, alternatives)  # all three, so that it survives pickling
+        super().__init__(what, reason, alternatives)  # all three, so that the error can be pickled
         self.what, self.reason, self.alternatives = what, reason, alternatives
 
     def __str__(self) -> str:

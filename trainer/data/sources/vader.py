@@ -1,17 +1,17 @@
-"""Three tasks from the ratings behind VADER: how positive or negative 20 people found a text.
+"""Three tasks from VADER's ratings: 20 people rated how positive or negative a text is.
 
 Source: C. J. Hutto and E. Gilbert, "VADER: A Parsimonious Rule-based Model for Sentiment
-Analysis of Social Media Text", ICWSM 2014. The texts and ratings are in the source
+Analysis of Social Media Text", ICWSM 2014. The texts and ratings are from the source
 distribution of `vaderSentiment` (MIT licence): 10,605 snippets of film reviews, after Pang
 and Lee 2004; 3,708 of product reviews on Amazon, after Hu and Liu 2004; 5,190 of editorials
 in the New York Times; 4,200 tweets. Each has the mean of some 20 ratings from −4 (most
 negative) to 4 (most positive).
 
-Texts are as in the source: tweets have `&amp;` and the like, `@anonymous` and
+Texts are unchanged: tweets contain HTML entities such as `&amp;`, `@anonymous` and
 `http://url_removed`. Duplicates (equal after folding case and white space) are merged into
-one example with the mean of their ratings, so they can neither straddle splits nor
-disagree. A fifth of the texts is the validation split, by a hash of the text alone:
-a text is on the same side in every task.
+one example with the mean of their ratings, so they can neither be in two splits nor
+disagree. A hash of the text alone assigns a fifth of the texts to the validation split, so
+a text is in the same split in every task.
 
 | task       | train  | validation | classes in train            | in validation               |
 |------------|--------|------------|-----------------------------|-----------------------------|
@@ -63,7 +63,7 @@ class _Vader:
         return {}
 
     def _snippets(self, *parts: str) -> tuple[list[Snippet], list[Snippet]]:
-        """The snippets of these parts for training and for validation, without duplicates."""
+        """Returns the snippets of these parts without duplicates, for training and for validation."""
         source = Distribution(self.distribution, self.sha256, source=True)
         folder = self.distribution.replace("==", "-")
         members = {file: (f"{folder}/{_ARCHIVE}", f"hutto_ICWSM_2014/{file}") for file in _FILES.values()}
@@ -76,7 +76,7 @@ class _Vader:
 
 
 class Movie(_Vader):
-    """Is a snippet of a film review positive or negative? The sign of its rating; 0 is left out."""
+    """Classifies snippets of film reviews as positive or negative, by the sign of their rating; 0 is omitted."""
 
     def load(self) -> TaskData:
         splits = {}
@@ -91,7 +91,7 @@ class Movie(_Vader):
 
 
 class Opinion(_Vader):
-    """How positive is a snippet from Amazon, the New York Times or Twitter? Its rating, −4 … 4."""
+    """Predicts the rating, −4 … 4, of a snippet from Amazon, the New York Times or Twitter."""
 
     def load(self) -> TaskData:
         splits = {}
@@ -106,9 +106,9 @@ class Opinion(_Vader):
 
 @dataclass(frozen=True)
 class MoviePair(_Vader):
-    """Which of two snippets of film reviews is rated clearly higher, the first or the second?
+    """Classifies which of two snippets of film reviews has the higher rating, the first or the second.
 
-    `margin` is how much higher, on the scale of −4 … 4.
+    `margin` is the smallest difference of their ratings, on the scale of −4 … 4.
     """
 
     margin: float = 1.5
@@ -124,7 +124,7 @@ class MoviePair(_Vader):
             examples = Examples(text_pair=[])
             assert examples.text_pair is not None
             for number, (higher, lower) in enumerate(pairs(snippets, self.margin)):
-                label = number % 2  # as many of one class as of the other
+                label = number % 2  # alternates, so that the classes are balanced
                 first, second = (higher, lower) if label == 0 else (lower, higher)
                 examples.id.append(f"{first.id}+{second.id}")
                 examples.text.append(first.text)
@@ -135,7 +135,7 @@ class MoviePair(_Vader):
 
 
 def parse(content: str, part: str) -> list[Snippet]:
-    """The rows of one file: id, rating, text, separated by tabs, ended by CR LF."""
+    """Parses one file: each row has id, rating and text, separated by tabs and ended by CR LF."""
     rows = []
     for number, line in enumerate(content.split("\n"), 1):
         if not line.strip():
@@ -144,12 +144,12 @@ def parse(content: str, part: str) -> list[Snippet]:
             key, rating, text = line.rstrip("\r").split("\t")
             rows.append(Snippet(f"{part}-{key}", text, float(rating)))
         except ValueError:
-            raise ConfigError(f"task.source: {_FILES[part]}, line {number} is not id, rating, text") from None
+            raise ConfigError(f"task.source: {_FILES[part]}, line {number} does not have id, rating and text") from None
     return rows
 
 
 def merged(rows: list[Snippet]) -> list[Snippet]:
-    """One snippet for all duplicates of a text: the first one, with the mean of their ratings."""
+    """Merges duplicates of a text into the first one, with the mean of their ratings."""
     groups: dict[str, list[Snippet]] = {}
     for row in rows:
         groups.setdefault(normalised(row.text), []).append(row)
@@ -159,19 +159,18 @@ def merged(rows: list[Snippet]) -> list[Snippet]:
 
 
 def pairs(snippets: list[Snippet], margin: float) -> list[tuple[Snippet, Snippet]]:
-    """Disjoint pairs (higher, lower) whose ratings differ by `margin` or more.
+    """Forms disjoint pairs (higher, lower) whose ratings differ by `margin` or more.
 
-    In the order of a hash of their texts, each snippet takes the next free one that differs
-    enough. As no snippet is used twice, no pair is repeated and the examples are independent
-    of each other, which is what tests over examples assume.
+    In the order of a hash of their texts, each snippet is paired with the next free one that differs enough. Each
+    snippet is used at most once, so no pair repeats and the examples are independent, as tests over examples assume.
     """
     waiting = sorted(snippets, key=lambda snippet: digest(snippet.text))
-    found = []
+    result = []
     while waiting:
-        one = waiting.pop(0)
-        for place, other in enumerate(waiting):
-            if abs(one.rating - other.rating) >= margin:
-                found.append((one, other) if one.rating > other.rating else (other, one))
-                del waiting[place]
+        snippet = waiting.pop(0)
+        for index, other in enumerate(waiting):
+            if abs(snippet.rating - other.rating) >= margin:
+                result.append((snippet, other) if snippet.rating > other.rating else (other, snippet))
+                del waiting[index]
                 break
-    return found
+    return result

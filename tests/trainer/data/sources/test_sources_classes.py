@@ -39,7 +39,7 @@ def test_whole_numbers_are_in_the_order_of_their_values():
     ],
 )
 def test_names_between_which_nothing_is_seen_are_refused(one, other):
-    with pytest.raises(ConfigError, match="differ in what can't be seen") as error:
+    with pytest.raises(ConfigError, match="differ invisibly") as error:
         check_names(class_order([one, other, "neg"]), "task.source")
     assert ascii(one) in str(error.value) and ascii(other) in str(error.value)
 
@@ -47,7 +47,7 @@ def test_names_between_which_nothing_is_seen_are_refused(one, other):
 @pytest.mark.parametrize("one, other", [("pos", "Pos"), ("1", "01"), ("1", "1.0"), ("１", "1"), ("ﬁt", "fit")])
 def test_names_that_look_alike_are_said(one, other, caplog):
     check_names(class_order([one, other, "neg"]), "task.source")
-    assert ascii(other) in caplog.text and "look alike and are 2 classes" in caplog.text
+    assert ascii(other) in caplog.text and "look alike but are 2 classes" in caplog.text
 
 
 def test_other_names_are_taken_without_a_word(caplog):

@@ -102,7 +102,7 @@ def test_a_share_is_held_out_by_the_text(tmp_path):
 def test_texts_in_both_files_are_reported(tmp_path, caplog):
     train = table(tmp_path / "t.csv", [("a", "x"), ("b", "y")])
     Files(train, table(tmp_path / "v.csv", [("A ", "x"), ("c", "y")])).load()
-    assert "1 texts of validation are in train" in caplog.text
+    assert "1 texts of validation are also in train" in caplog.text
 
 
 def test_the_identity_is_the_content_and_never_the_path(tmp_path):
@@ -121,8 +121,8 @@ def test_bad_settings():
     assert "task.source.holdout: 1.0; allowed: above 0 and below 1" in error_of(train_path="t.csv", holdout=1.0)
     assert "allowed: different columns" in error_of(train_path="t.csv", text="a", label="a")
     assert "train_path: not given" in error_of(train_path="???")
-    assert "unknown ending; allowed: .csv, .tsv, .jsonl, .parquet" in error_of(train_path="t.xlsx")
-    assert "task.source.train_path: 'nowhere.csv' is not there" in error_of(train_path="nowhere.csv")
+    assert "unknown suffix; allowed: .csv, .tsv, .jsonl, .parquet" in error_of(train_path="t.xlsx")
+    assert "task.source.train_path: 'nowhere.csv' does not exist" in error_of(train_path="nowhere.csv")
 
 
 def test_bad_tables(tmp_path):
@@ -133,8 +133,8 @@ def test_bad_tables(tmp_path):
         path.write_bytes(content.encode() if isinstance(content, str) else content)
         return error_of(**{"train_path": str(path), "validation_path": good, **settings})
 
-    assert "has no column 'text'; there is: 'review', 'label'" in bad("a.csv", "review,label\na,b\n")
-    assert "has no column 'text'; there is: none" in bad("empty.csv", "")
+    assert "has no column 'text'; found: 'review', 'label'" in bad("a.csv", "review,label\na,b\n")
+    assert "has no column 'text'; found: none" in bad("empty.csv", "")
     assert "has the column 'text' more than once" in bad("b.csv", "text,text,label\na,b,c\n")
     assert "has no rows; allowed: one or more" in bad("c.csv", "text,label\n")
     assert "line 3 has 1 fields, the header has 2" in bad("d.csv", "text,label\na,b\nc")
@@ -143,9 +143,7 @@ def test_bad_tables(tmp_path):
     assert "is not UTF-8 text (byte 11)" in bad("g.csv", b"text,label\n\xff,b\n")
     assert "line 2 is truncated or not JSON" in bad("h.jsonl", '{"text": "a", "label": 1}\n{"text": "b", "la')
     assert "line 1 is not an object" in bad("i.jsonl", "[1]\n")
-    assert "line 2 has no column 'label'; there is: 'text'" in bad(
-        "j.jsonl", '{"text": "a", "label": 1}\n{"text": "b"}\n'
-    )
+    assert "line 2 has no column 'label'; found: 'text'" in bad("j.jsonl", '{"text": "a", "label": 1}\n{"text": "b"}\n')
     whole = Path(table(tmp_path / "whole.parquet", ROWS)).read_bytes()
     assert "truncated or not parquet" in bad("k.parquet", whole[: len(whole) // 2])
     assert "has no column 'review'" in bad("l.parquet", whole, text="review")
@@ -162,7 +160,7 @@ def test_bad_labels(tmp_path):
         return error_of(**paths, **settings)
 
     assert "all of train has the label 'a'; allowed: two or more classes" in bad(["a", "a"])
-    assert "validation has labels that train hasn't: 'c'; allowed: 'a', 'b'" in bad(["a", "b"], ["a", "c"])
+    assert "validation has labels that train lacks: 'c'; allowed: 'a', 'b'" in bad(["a", "b"], ["a", "c"])
     assert "column 'label': row 2 is None" in bad(["a", None])
     assert "row 1 is 0.5; allowed: whole numbers or names, or task.source.kind=regression" in bad([0.5, 1.0])
     assert "row 2 is 'b'; allowed for a regression: a finite number" in bad([1, "b"], kind="regression")

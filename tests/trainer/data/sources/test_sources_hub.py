@@ -49,7 +49,7 @@ def test_what_is_in_the_hubs_cache_works_offline(hub, helpers):
     assert hub.run(MAIN, HF_HUB_OFFLINE="1") == first
     unreachable = hub.process(MAIN, **NOWHERE)
     assert unreachable.stdout.strip() == first
-    assert "using the cached one" in unreachable.stderr
+    assert "the cached one is used" in unreachable.stderr
     hub.asked.clear()
     pinned = hub.run(FETCH.format(revision=hub.commit))
     assert pinned.splitlines()[0] == first.splitlines()[0]
@@ -92,7 +92,7 @@ def test_a_repository_without_weights(hub, helpers):
     files = helpers.model_files()
     del files["model.safetensors"]
     hub.repositories["models/owner/name"] = files
-    assert "there are no weights" in hub.run(MAIN)
+    assert "the weights are missing" in hub.run(MAIN)
 
 
 WRONG = """

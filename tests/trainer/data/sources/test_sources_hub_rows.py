@@ -112,12 +112,12 @@ def test_what_does_not_fit_is_one_line(stored):
     stored("a/b", [{"t": "x", "n": None, "words": ["a"], "blank": " ", "word": "yes"}])
     part, here = {"repo": "a/b"}, "Hub a/b@refs/convert/parquet: default/train"
     both = {"train": part, "validation": part}
-    assert refused(**both, columns={"text": "{no}"}).startswith(f"{here}: 0000.parquet has no column no (there is: t,")
+    assert refused(**both, columns={"text": "{no}"}).startswith(f"{here}: 0000.parquet has no column no (found: t,")
     assert refused(**both, columns={"text": "{n}"}) == f"{here}: row 1 has no n; allowed: a value in every row"
     assert refused(**both, columns={"text": "{t.en}"}).startswith(f"{here}: row 1 has no t.en")
     assert refused(**both, columns={"text": "{blank}"}).startswith(f"{here}: row 1, column text: row 1 is empty")
     assert "is ['a']; allowed: a text" in refused(**both, columns={"text": "{words}"})
-    assert "tags: a value is of another type" in refused(**both, columns={"tags": "{words}"})
+    assert "tags: a value's type is not that of its column" in refused(**both, columns={"tags": "{words}"})
     assert "task.source.columns.label: row 1 is 'yes'" in refused(**both, columns={"image": "{t}", "label": "{word}"})
     assert refused(**both, columns={"texts": "{t}"}).startswith("task.source.columns.texts: no such column, allowed: ")
     assert refused(train={"repo": "???"}, columns={"text": "{t}"}).startswith("task.source.train.repo: not given")
@@ -159,7 +159,7 @@ def test_only_the_files_of_its_splits_are_fetched_from_the_branch_with_parquet(h
     assert not [path for path in hub.asked if "other/" in path.split("/resolve/")[-1] or "partial" in path]
     assert hub.run(FETCH.format(split="test"), HF_HUB_OFFLINE="1") == expected
     text = hub.run(FETCH.format(split="dev"))
-    assert "has none of the files needed (there is: default/partial-train/" in text and len(text.splitlines()) == 1
+    assert "has none of the files needed (found: default/partial-train/" in text and len(text.splitlines()) == 1
 
 
 @pytest.mark.parametrize("name", OF_THE_HUB)

@@ -126,7 +126,10 @@ def test_a_question_without_its_right_answer_is_named(wheel):
         return str(found.value)
 
     start = "task.source: PIQA/validation.jsonl, line 2: "
-    assert error({**question("q", "a", "b"), "answer": "B. a"}) == f"{start}2 answers, of which 'B. a' is not one"
+    assert (
+        error({**question("q", "a", "b"), "answer": "B. a"})
+        == f"{start}2 answers, the right one is 'B. a'; allowed: 2 answers, of which one is right"
+    )
     assert error(question("q", "a", "b", "c")).startswith(f"{start}3 answers")
     assert error({"question": "q"}).startswith(f"{start}KeyError('options')")
 

@@ -145,19 +145,19 @@ def test_what_is_wrong_with_a_folder_is_said(tmp_path, helpers):
         assert "\n" not in str(error.value) and "model.path" in str(error.value)
         return str(error.value)
 
-    assert "there is no config.json (there is: model.safetensors" in trouble(config__json=None)
+    assert "config.json is missing (found: model.safetensors" in trouble(config__json=None)
     assert "config.json can't be read" in trouble(config__json=b"{")
     assert "no model_type" in trouble(config__json=b"{}")
-    assert "there are no weights" in trouble(model__safetensors=None)
-    assert "there is no tokenizer" in trouble(tokenizer__json=None)
+    assert "the weights are missing" in trouble(model__safetensors=None)
+    assert "the tokenizer is missing" in trouble(tokenizer__json=None)
     whole = files["model.safetensors"]
     assert f"truncated: {len(whole) - 1} bytes of {len(whole)}" in trouble(model__safetensors=whole[:-1])
-    assert "truncated or no safetensors" in trouble(model__safetensors=whole[:20])
+    assert "truncated or not a safetensors" in trouble(model__safetensors=whole[:20])
     assert "header can't be read" in trouble(model__safetensors=(4).to_bytes(8, "little") + b"abcd")
     index = json.dumps({"weight_map": {"a": "model-1-of-2.safetensors", "b": "model-2-of-2.safetensors"}}).encode()
     sharded = {"model__safetensors": None, "model__safetensors__index__json": index}
     text = trouble(**sharded, **{"model-1-of-2.safetensors": whole})
-    assert "names files that aren't there: model-2-of-2.safetensors" in text
+    assert "names files that are missing: model-2-of-2.safetensors" in text
     with pytest.raises(ConfigError, match="is not a folder"):
         FolderModel(str(tmp_path / "nowhere")).fetch()
 

@@ -54,12 +54,12 @@ def test_a_tsv_that_was_written_with_quotes_is_read_with_them(tmp_path, quoting)
 def test_a_stray_quote_that_joins_lines_of_a_csv_is_said(tmp_path, caplog):
     content = 'text,label\ngood,pos\n"a clumsy film,neg\na warm one",pos\nbad,neg\n'
     assert len(read(tmp_path, "t.csv", content)) == 3
-    assert "quotes join several lines to one row, 1 times" in caplog.text and "lines 3 to 4" in caplog.text
+    assert "quotes join several lines into one row 1 times" in caplog.text and "lines 3 to 4" in caplog.text
 
 
 def test_a_stray_quote_in_a_tsv_with_a_broken_line_is_said(tmp_path, caplog):
     read(tmp_path, "t.tsv", 'text\tlabel\n"a clumsy film\tneg\nbroken\na warm one"\tpos\n')
-    assert "quotes join several lines to one row" in caplog.text
+    assert "quotes join several lines into one row" in caplog.text
 
 
 def test_texts_that_span_lines_in_earnest_are_read_without_a_word(tmp_path, caplog):
@@ -80,9 +80,9 @@ def test_every_line_end(tmp_path, name, line, end):
 
 
 def test_names_of_columns_are_printed_so_that_a_blank_is_seen(tmp_path):
-    with pytest.raises(ConfigError, match="has no column 'label'; there is: 'text', 'label '"):
+    with pytest.raises(ConfigError, match="has no column 'label'; found: 'text', 'label '"):
         read(tmp_path, "t.csv", "text,label \na,b\n")
-    with pytest.raises(ConfigError, match="has no column 'label'; there is: 'text', '\\\\xa0label'"):
+    with pytest.raises(ConfigError, match="has no column 'label'; found: 'text', '\\\\xa0label'"):
         read(tmp_path, "t.tsv", "text\t\xa0label\na\tb\n")
 
 

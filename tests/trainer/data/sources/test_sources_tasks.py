@@ -119,7 +119,9 @@ def test_duplicates_are_merged_with_the_mean_of_their_ratings():
 
 
 def test_a_damaged_row_is_named():
-    with pytest.raises(ConfigError, match=r"movieReviewSnippets_GroundTruth.txt, line 2 is not id, rating, text"):
+    with pytest.raises(
+        ConfigError, match=r"movieReviewSnippets_GroundTruth.txt, line 2 does not have id, rating and text"
+    ):
         parse("1\t2.0\tgood\r\n2\tbad", "movie")
 
 
@@ -190,23 +192,23 @@ def test_a_bad_mirror_is_described(tmp_path):
         assert "\n" not in text and text.startswith("glue.path:")
         return text
 
-    assert "has no folder wnli (there is: none of GLUE's tasks)" in bad(tmp_path / "nowhere")
+    assert "has no folder wnli (found: none of GLUE's tasks)" in bad(tmp_path / "nowhere")
     good = mirror(tmp_path / "good")
-    assert "has no folder cola (there is: wnli)" in bad(good, "cola")
+    assert "has no folder cola (found: wnli)" in bad(good, "cola")
     short = {name: ["x"] * 100 for name in ("sentence1", "sentence2")} | {
         "label": [0, 1] * 50,
         "idx": [1] * 100,
     }
     assert "train has 100 examples; allowed: GLUE's 635" in bad(mirror(tmp_path / "short", **short))
     renamed = mirror(tmp_path / "renamed", sentence2=None, other=["x"] * 635)
-    assert "has no column sentence2 (there is: sentence1, label, idx, other)" in bad(renamed)
+    assert "has no column sentence2 (found: sentence1, label, idx, other)" in bad(renamed)
     assert "column label: row 1 is -1" in bad(mirror(tmp_path / "unlabelled", label=[-1] * 635))
     assert "column sentence1: row 635 is empty" in bad(mirror(tmp_path / "null", sentence1=["x"] * 634 + [None]))
     path = good / "wnli" / "train-00000-of-00002.parquet"
     path.write_bytes(path.read_bytes()[:-9])
     assert "train-00000-of-00002.parquet is truncated or not parquet" in bad(good)
     path.unlink()
-    assert "wnli has no train-*.parquet, or not all of its parts" in bad(good)
+    assert "wnli lacks train-*.parquet or some of its shards" in bad(good)
 
 
 def test_an_unknown_task_of_glue():
