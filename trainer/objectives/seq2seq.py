@@ -79,7 +79,7 @@ class Seq2Seq(Objective):
         shift = getattr(model, "prepare_decoder_input_ids_from_labels", None)
         if start is None or shift is None or shift(labels=torch.tensor([[start, start]]))[0, 0] != start:
             raise ConfigError(
-                f"model: a {model.config.model_type}, whose decoder begins with no token of its own "
+                f"model: {model.config.model_type}, whose decoder begins with no token of its own "
                 f"(decoder_start_token_id: {start}); allowed: a model whose decoder does"
             )
         if tokenizer.eos_token_id is None:

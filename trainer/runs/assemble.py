@@ -165,6 +165,10 @@ def fit(config: DictConfig, variant: Variant, inputs: Inputs) -> RunContext:
         models.check_kept_head(inputs.source, rows.labels)
     if (dropout := config.model.get("dropout")) is not None:
         models.set_dropout(copy.deepcopy(bare.config), dropout)
+    if config.train.gradient_checkpointing and not getattr(bare, "supports_gradient_checkpointing", False):
+        raise ConfigError(
+            f"train.gradient_checkpointing: true with {type(bare).__name__}, allowed: false; transformers has none for it"
+        )
     named("variant", variant.check, bare, head)
     left_out = variant.leaves_out(bare, head)
     return RunContext(config, variant, inputs.objective, inputs.source, inputs.max_length, rows, head, left_out)

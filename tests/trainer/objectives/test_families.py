@@ -12,6 +12,8 @@ from transformers import AutoConfig
 from tests.composing import composed
 from tests.conftest import folder_of
 from tests.trainer.objectives import language, other_kinds
+from trainer.errors import ConfigError
+from trainer.runs import assemble
 from trainer.runs.finished import opened
 from trainer.runs.run import run
 from trainer.sweeps.plan import plan
@@ -38,7 +40,7 @@ def finished(told, tmp_path):
 def together_and_alone(folder):
     """The predictions of a run's rows in batches, and one by one."""
     with opened(folder) as made:
-        rows = made.parts.rows.report["validation"]
+        rows = made.context.rows.report["validation"]
         together = made.predictions(rows)
         made._loop.evaluator._size = 1
         return together, made.predictions(rows)
@@ -61,6 +63,15 @@ def test_albert_shares_its_layers_and_each_adapter_is_there_once(tmp_path):
     with opened(folder) as made:
         names = [name for name in made.variant.adapters if "query" in name]
         assert len(names) == 1 and made.model.config.num_hidden_layers == 2
+
+
+@pytest.mark.parametrize("family", ["Albert", "XLNet"])
+def test_a_model_without_gradient_checkpointing_is_refused_before_its_weights_are_loaded(family, tmp_path):
+    kind = "token_classification"
+    model = other_kinds.model(kind, tmp_path / "model", family)
+    told = [*other_kinds.overrides(kind, model, tmp_path), other_kinds.table(kind, tmp_path)]
+    with pytest.raises(ConfigError, match=f"train.gradient_checkpointing: true with {family}ForTokenClass"):
+        assemble.check(composed([*told, "train.gradient_checkpointing=true"]))
 
 
 @pytest.mark.parametrize("family", DECODERS)

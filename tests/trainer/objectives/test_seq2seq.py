@@ -237,10 +237,10 @@ def test_what_is_wrong_is_one_line_before_a_weight_is_loaded(rows, more, line, c
 
 def test_models_that_can_not_do_it_are_one_line(checked, tmp_path):
     bert = other_kinds.model("token_classification", tmp_path / "bert")
-    with pytest.raises(ConfigError, match="a bert, of which transformers has no AutoModelForSeq2SeqLM"):
+    with pytest.raises(ConfigError, match="bert, for which transformers has no AutoModelForSeq2SeqLM"):
         checked(ROWS, model=bert)
     startless = other_kinds.model(KIND, tmp_path / "bart", "Bart", decoder_start_token_id=None)
-    with pytest.raises(ConfigError, match="a bart, whose decoder begins with no token of its own"):
+    with pytest.raises(ConfigError, match="bart, whose decoder begins with no token of its own"):
         checked(ROWS, model=startless)
     with pytest.raises(ConfigError, match=r"task.max_new_tokens: 40, allowed: below 40"):
         checked(ROWS, "task.max_new_tokens=40", model="Bart")
