@@ -24,7 +24,15 @@ def notes(rows: Sequence[Row]) -> Iterator[str]:
         by_variant[row.variant].append(row)
     for variant, variant_rows in by_variant.items():
         yield from _mixed(variant, cells(variant_rows, lambda record: record.code.get("variant", "")))
-    for field in ("task.kind", "task.source", "optim.optimizer"):
+    fields = {
+        name
+        for row in rows
+        for task in (row.runs, row.failed)
+        for runs in task.values()
+        for run in runs
+        for name in run.record.code
+    }
+    for field in sorted(fields - {"variant"}):  # most studies have none
         codes = cells(rows, functools.partial(_own_code, field))
         by_class: dict[str, dict[str, list[tuple[str, int]]]] = defaultdict(dict)
         for (target, code), counts in codes.items():
