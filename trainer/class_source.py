@@ -5,7 +5,8 @@ and provides
 
 - `kind`: the stable name that stands for the class in a run's identity,
 - `defaults`: the defaults of its fields, and
-- `code_hash`: one hash over the code of the class and of the modules of its own that it imports.
+- `code_hash`: one hash over the code of the class and of the modules of its own that it imports, and
+- `is_own`: whether the class is the user's.
 
 Nothing is executed. What can't be read this way (a class in a compiled module, a computed default) is left out.
 """
@@ -114,6 +115,14 @@ def code_hash(target: str) -> str | None:
     for name in sorted(own):
         content.update(f"{name.rpartition('.')[2]}\n{own[name].code}\n".encode())
     return content.hexdigest()[:16]
+
+
+def is_own(target: str) -> bool:
+    """Whether the user wrote a class: its source is found, and it is neither the suite's nor installed."""
+    definition = find(target)
+    if definition is None or definition.module.name.partition(".")[0] in SUITE:
+        return False
+    return not _is_installed(definition.module.path)
 
 
 def current(target: str) -> str:

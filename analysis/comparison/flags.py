@@ -14,7 +14,7 @@ from analysis.records import settings
 from analysis.records.provenance import Provenance
 from analysis.records.runs import RunSet
 from analysis.stats import ALPHA, seeds
-from analysis.tables import footnotes
+from analysis.tables import footnotes, mixed_code
 from analysis.tables.footnotes import Note
 from analysis.tables.rows import Rows
 from analysis.text.numbers import human
@@ -40,7 +40,7 @@ def build(run_set: RunSet, rows: Rows, sides: Sides, outcomes: Outcomes, resampl
     problems = [
         *_unequal_budgets(outcomes.done),
         *_unlike_sides(sides, outcomes.done),
-        *footnotes.methods(sides.rows),
+        *mixed_code.notes(sides.rows),
         *provenance.mixed(),
         *(line for outcome in outcomes.done for line in _unpaired(outcome.paired)),
         *(line for outcome in outcomes.refused for line in _refused(outcome)),

@@ -8,7 +8,8 @@ nulls out).
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from analysis.text.phrases import shortened
@@ -44,13 +45,8 @@ def hashable(value: Any) -> Any:
     return value
 
 
-def protocol_of(record: Record) -> tuple[Any, ...]:
-    """The values of `PROTOCOL` in a record, in its order."""
-    metric = record.metric
-    return (
-        *(metric.name, metric.checkpoint, metric.split, metric.higher_is_better),
-        *(record.data.protocol, metric.positive, record.steps.total),
-    )
+# Returns the values of `PROTOCOL` in a record, in its order.
+protocol_of: Callable[[Record], tuple[Any, ...]] = attrgetter(*PROTOCOL)
 
 
 class _Json(str):

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from analysis.records import settings
-from analysis.records.provenance import Provenance, counted
+from analysis.records.provenance import Provenance
 from analysis.records.runs import RunSet, Skipped
-from analysis.tables import glue
+from analysis.tables import glue, mixed_code
 from analysis.tables.averages import Averages, Ranks
 from analysis.tables.cells import Grid
 from analysis.tables.published import Paper
@@ -19,7 +19,7 @@ from analysis.tables.rows import Row, Rows
 from analysis.text.numbers import human
 from analysis.text.phrases import names, runs
 from analysis.text.sorting import natural
-from trainer.record import FILENAME, Record
+from trainer.record import FILENAME
 
 _MOST_ERROR = 300  # characters
 
@@ -58,7 +58,7 @@ def build(
         *_published(grid, papers),
     ]
     problems = [
-        *methods(rows.rows),
+        *mixed_code.notes(rows.rows),
         *provenance.mixed(),
         *_twice(grid),
         *failed(rows),
@@ -79,35 +79,9 @@ def code(provenance: Provenance, rows: Sequence[Row]) -> Note:
 
     Several commits, or a dirty tree, are a problem.
     """
-    cells = _cells(rows, lambda record: record.git.get("commit") or "")
-    text, wrong = provenance.code({value: [name for name, _ in counts] for value, counts in cells.items()})
+    by_commit = mixed_code.cells(rows, lambda record: record.git.get("commit") or "")
+    text, wrong = provenance.code({commit: [name for name, _ in counts] for commit, counts in by_commit.items()})
     return Note(text, problem=wrong)
-
-
-def methods(rows: Sequence[Row]) -> Iterator[str]:
-    """Variants whose own code differs between their runs, so that a mean over them mixes methods."""
-    by_variant: dict[str, list[Row]] = defaultdict(list)
-    for row in rows:
-        by_variant[row.variant].append(row)
-    for variant, variant_rows in by_variant.items():
-        cells = _cells(variant_rows, lambda record: record.code.get("variant", ""))
-        if len(cells) > 1:
-            numbers = {value: sum(n for _, n in counts) for value, counts in cells.items()}
-            where = {value: [name for name, _ in counts] for value, counts in cells.items()}
-            skipped = counted(numbers, where, lambda value: f"code {value[:10]}" if value else "code not recorded")
-            yield f"Mixed code of {variant} in one comparison: {skipped}."
-
-
-def _cells(rows: Sequence[Row], of: Callable[[Record], str]) -> dict[str, list[tuple[str, int]]]:
-    """By value of `of`, the cells with such runs and their number: done runs, or failed ones if none is done."""
-    done = any(row.runs for row in rows)
-    cells: dict[str, list[tuple[str, int]]] = defaultdict(list)
-    for row in rows:
-        label = row.label
-        for task, task_runs in (row.runs if done else row.failed).items():
-            for value, number in Counter(of(run.record) for run in task_runs).items():
-                cells[value].append((f"{label} on {task}", number))
-    return cells
 
 
 def pruned(run_set: RunSet) -> Iterator[str]:

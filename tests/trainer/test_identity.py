@@ -79,6 +79,33 @@ def test_the_order_of_patterns_is_a_part_of_the_name(configured):
     assert len(set(ids)) == 3
 
 
+COMMIT, OTHER = "a" * 40, "b" * 40
+
+
+def hub(repo: str, commit: str) -> list[str]:
+    """Overrides of a model of the Hub."""
+    return ["model=hub", f"model.id={repo}", f"model.revision={commit}", "model.name=mine"]
+
+
+def own(repo: str, commit: str) -> list[str]:
+    """The same as a user's own file in conf/model/ has it, which may say repository and commit in its source alone."""
+    source = f"{{_target_: trainer.data.sources.hub.HubModel, repo: {repo}, revision: {commit}}}"
+    return ["model=hub", "model.id=null", "model.revision=null", "model.name=mine", f"model.sources=[{source}]"]
+
+
+def test_a_commit_of_the_hub_that_the_model_names_has_the_name_that_it_always_had(configured):
+    """Constants, as in `GOLDEN`."""
+    assert plan(configured(hub("x/a", COMMIT))).run_id == "88ac7dbaf690"
+    assert plan(configured(hub("x/b", OTHER))).run_id == "d7b0ad88f84f"
+
+
+@pytest.mark.parametrize("model", [hub, own])
+def test_two_repositories_of_the_hub_never_share_a_name(configured, model):
+    cases = [("x/a", COMMIT), ("x/b", COMMIT), ("x/a", OTHER), ("x/b", OTHER)]
+    found = [plan(configured(model(*case))).identity for case in cases]
+    assert len({one.run_id for one in found}) == len({one.earlier for one in found}) == len(cases)
+
+
 def test_one_is_not_true(configured):
     parts = run_config.deciding(configured(["variant.frozen_a=0"]))
     assert identity.identify(parts, {}, {}).leaves["variant.frozen_a"] == 0

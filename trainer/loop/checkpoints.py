@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 
 from trainer.errors import RunFailed
 from trainer.hashing import sha256
@@ -149,6 +150,13 @@ class Checkpoints:
         os.replace(temporary, target)
         for old in sorted(self.folder.glob("step-*"))[:-KEPT]:
             shutil.rmtree(old, ignore_errors=True)
+
+    def try_write(self, step: int, state: Mapping[str, Any]) -> None:
+        """Writes the checkpoint of `step`; on a full disk it logs a warning, and the run continues without it."""
+        try:
+            self.write(step, state)
+        except (OSError, SafetensorError) as error:
+            log.warning("no checkpoint of step %d: %s; the run continues", step, error)
 
     def newest(self, best: Best | None = None) -> Path | None:
         """Returns the newest checkpoint that the run can resume from, or None; removes unusable ones with a warning.

@@ -88,6 +88,12 @@ def _fused_option(cls: type[torch.optim.Optimizer], settings: Mapping[str, Any])
     return {"fused": True} if available and not chosen else {}
 
 
+def set_mode(optimizer: torch.optim.Optimizer, mode: str) -> None:
+    """Calls `train` or `eval` of an optimizer with such modes, such as a schedule-free one."""
+    if callable(switch := getattr(optimizer, mode, None)):
+        switch()
+
+
 def build_schedule(
     optimizer: torch.optim.Optimizer, optim: DictConfig, total: int
 ) -> torch.optim.lr_scheduler.LambdaLR:

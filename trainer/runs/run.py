@@ -139,7 +139,7 @@ def _blank(planned: Planned, overrides: list[str], started: str) -> record.Recor
         config=planned.identity.settings,
         identity=planned.identity.leaves,
         git=_git(),
-        code={} if planned.code is None else {"variant": planned.code},
+        code=planned.code,
         versions=versions(),
         hardware=_hardware(planned.config.machine.threads),
     )

@@ -36,15 +36,15 @@ log = logging.getLogger(__name__)
 class Planned:
     """One run before it starts.
 
-    run_id: the run's name; that of identity version 1 if a record exists under it. code: hash of the method's code,
-    None if the source can't be read. record: the trusted record in the folder, or None. replaces: folder of the
+    run_id: the run's name; that of identity version 1 if a record exists under it. code: hashes of code by the field
+    that names the class, see `code_hashes`. record: the trusted record in the folder, or None. replaces: folder of the
     finished run that this one repeats. label: the run's title in a sweep, None for a single run.
     """
 
     config: DictConfig
     identity: Identity
     run_id: str
-    code: str | None
+    code: dict[str, str]
     folder: Path
     record: Record | None
     replaces: Path | None = None
@@ -55,10 +55,10 @@ class Planned:
         return self.record is not None and self.record.status == "done"
 
     @property
-    def other_code(self) -> bool:
-        """Whether the code of the method has changed since the run was done."""
-        recorded = None if self.record is None else self.record.code.get("variant")
-        return self.done and None not in (recorded, self.code) and recorded != self.code
+    def other_code(self) -> list[str]:
+        """The fields whose classes' code has changed since the run was done."""
+        recorded = self.record.code if self.record is not None and self.done else {}
+        return [name for name, code in self.code.items() if recorded.get(name, code) != code]
 
     @property
     def pruned(self) -> bool:
@@ -93,7 +93,9 @@ class Planned:
         """One line about a finished run: title, metric and folder."""
         assert self.record is not None and self.record.metric.value is not None
         line = f"{self.title}: {self.record.metric.name} {self.record.metric.value:.4f}  {self.folder}"
-        return f"{line}  (the code of its method has changed since; redo=true repeats it)" if self.other_code else line
+        if changed := self.other_code:
+            return f"{line}  (the code of its {' and '.join(changed)} has changed since; redo=true repeats it)"
+        return line
 
 
 def plan(
@@ -110,7 +112,7 @@ def plan(
     config_checks.refuse_ignored(config)
     identity = identify(config, files)
     tracker(config)
-    code = class_source.code_hash(config.variant.get("_target_", ""))
+    code = code_hashes(config)
     study = expanded(config.runs_dir) / config.study
 
     def planned(run_id: str) -> Planned:
@@ -192,13 +194,32 @@ def identify(config: DictConfig, files: Mapping[str, Any] | None = None) -> Iden
 
 def content(config: DictConfig) -> dict[str, Any]:
     """Fingerprints of the files that `config` names; they replace paths in the identity. Raises `ConfigError`."""
+    stated = [value for value in run_config.deciding(config)["model"].values() if isinstance(value, str)]
     fingerprints: dict[str, Any] = {
         "task": {"source": make("task.source", config.task.source).identity()},
-        "model": {"content": model_identity(model_sources(config), config.model.files)},
+        "model": {"content": model_identity(model_sources(config), config.model.files, stated)},
     }
     if config.init_from is not None:
         fingerprints["init_from"] = origin.find(config.init_from).identity()
     return fingerprints
+
+
+def code_hashes(config: DictConfig) -> dict[str, str]:
+    """Hashes of the code that a run uses, by the field that names the class, if the source can be read.
+
+    They include the method and the user's own kind of task, task source and optimizer. The suite's other classes are
+    covered by the recorded commit, installed ones by the recorded versions.
+    """
+    targets = {
+        "task.kind": kinds.target(config.task.get("kind")),
+        "task.source": config.task.source.get("_target_"),
+        "optim.optimizer": config.optim.optimizer.get("_target_"),
+    }
+    own = {name: target for name, target in targets.items() if target and class_source.is_own(target)}
+    hashes = {
+        name: class_source.code_hash(target) for name, target in {"variant": config.variant._target_, **own}.items()
+    }
+    return {name: code for name, code in hashes.items() if code is not None}
 
 
 def model_sources(config: DictConfig) -> list[ModelSource]:

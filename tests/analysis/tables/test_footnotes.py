@@ -80,6 +80,17 @@ def test_two_codes_of_one_method_are_flagged_with_their_cells(store, table):
     assert not [note for note in out.notes if note.startswith("Mixed code of lora")]
 
 
+@pytest.mark.parametrize("field", ["task.kind", "task.source._target_", "optim.optimizer._target_"])
+def test_two_codes_of_a_users_other_class_are_flagged_with_their_cells(store, table, field):
+    name = field.removesuffix("._target_")
+    for seed, code in enumerate(("a" * 16, "a" * 16, "b" * 16)):
+        store.add("lora", seed, config={field: "mine.Own"}, **{f"code__{name}": code})
+    store.add("lora", 0, task="opinion", config={field: "mine.Other"}, **{f"code__{name}": "d" * 16})
+    assert table().note("Mixed code of mine.Own in one comparison: ") == (
+        "code aaaaaaaaaa (2 runs), code bbbbbbbbbb (1 run: lora on movie)."
+    )
+
+
 def test_a_run_that_does_not_say_its_methods_code_is_told_from_those_that_do(store, table):
     store.add("own", 0, code__variant="a" * 16)
     store.add("own", 1)

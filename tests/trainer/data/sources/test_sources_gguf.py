@@ -11,7 +11,7 @@ import torch
 
 from tests.conftest import ROOT
 from trainer.data.sources import fetch_model, layout
-from trainer.data.sources.gguf import GgufPackage, convert
+from trainer.data.sources.gguf import GgufPackage
 from trainer.errors import ConfigError
 
 WIDTH, HEADS, MIDDLE, LAYERS = 64, 2, 96, 2
@@ -83,7 +83,7 @@ def unpacked(tmp_path_factory) -> tuple[Path, dict[str, np.ndarray]]:
     numbers = write_gguf(place / "tiny.gguf")
     folder = place / "unpacked"
     folder.mkdir()
-    convert(place / "tiny.gguf", folder)
+    GgufPackage("a==1", "0" * 64, "a.gguf").convert(place / "tiny.gguf", folder)
     return folder, numbers
 
 
@@ -132,7 +132,7 @@ def test_no_file_says_which_version_or_machine_wrote_it(unpacked):
 def test_a_pre_tokenizer_that_is_not_known_is_refused(tmp_path):
     write_gguf(tmp_path / "tiny.gguf", splits="qwen2")
     with pytest.raises(ConfigError, match=r"tiny.gguf: tokenizer.ggml.pre: 'qwen2'; allowed: smollm"):
-        convert(tmp_path / "tiny.gguf", tmp_path)
+        GgufPackage("a==1", "0" * 64, "a.gguf").convert(tmp_path / "tiny.gguf", tmp_path)
 
 
 def test_a_file_that_is_none_is_one_line_and_keeps_nothing(index, cache):

@@ -129,7 +129,25 @@ def test_two_packages_are_two_models_where_no_file_is_pinned():
     one, other = (ModelPackage("a==1", digit * 64, "folder") for digit in "01")
     assert model_identity([one], {}) != model_identity([other], {})
     assert model_identity([one], {}) != model_identity([ModelPackage("a==1", "0" * 64, "other")], {})
-    assert model_identity([one], {"config.json": "0" * 64}) == {}, "the content decides, wherever it comes from"
+    pinned = {"config.json": "0" * 64, "model.safetensors": "1" * 64}
+    assert model_identity([one], pinned) == {}, "the content decides, wherever it comes from"
+
+
+@pytest.mark.parametrize("pinned", [["config.json"], ["model.safetensors"], ["tokenizer.json"]])
+def test_files_that_pin_a_part_of_a_model_leave_the_rest_to_its_content(pinned, tmp_path, helpers):
+    files = helpers.model_files()
+    one, other = (save(tmp_path / name, files) for name in ("one", "other"))
+    changed = "config.json" if "config.json" not in pinned else "model.safetensors"
+    (other / changed).write_bytes(files[changed] + b" ")
+    part = {name: digest for name, digest in hashes(files).items() if name in pinned}
+    assert model_identity([FolderModel(str(one))], part) != model_identity([FolderModel(str(other))], part)
+
+
+def test_an_index_of_weights_pins_none_of_them(tmp_path):
+    index = {"config.json": "0" * 64, "model.safetensors.index.json": "1" * 64}
+    package = ModelPackage("a==1", "0" * 64, "folder")
+    assert model_identity([package], index) == package.identity()
+    assert model_identity([package], index | {"model-1-of-1.safetensors": "2" * 64}) == {}
 
 
 def test_what_is_wrong_with_a_folder_is_said(tmp_path, helpers):
