@@ -91,7 +91,7 @@ class AutoLoRA(AdapterVariant):
         search = {"search_steps": 4, "lr": 0.02, "gate_lr": 0.1}
         return [
             {"rank": 3, **search},
-            {"rank": 4, "profile": "released", "dropout": 0.1, **search},
+            {"rank": 4, "profile": "released", "dropout": 0.1, "search_steps": 8, "lr": 0.05, "gate_lr": 0.5},
             {"rank": 4, "budget": 150, **search},
         ]
 
