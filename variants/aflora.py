@@ -111,7 +111,7 @@ class AFLoRA(AdapterVariant):
         field_checks.check_fraction(self, "beta1", "beta2")
         field_checks.check_budget(self, "rank")
         self._ranks: dict[str, int] = {}
-        self._window: dict[str, torch.Tensor] = {}  # w by "layer.matrix", of those that are trained
+        self._window: dict[str, torch.Tensor] = {}  # w by "layer.matrix", of those that are trained or were
         self._mean: dict[str, torch.Tensor] = {}  # Ī
         self._uncertainty: dict[str, torch.Tensor] = {}  # Ū
 
@@ -193,8 +193,6 @@ class AFLoRA(AdapterVariant):
                 adapter = self.adapters[layer]
                 adapter.train_matrices([other for other in adapter.trained if other != matrix])
                 adapter.unclipped.pop(matrix)
-                for average in (self._window, self._mean, self._uncertainty):
-                    del average[name]
 
     def is_final_form(self, step: Step) -> bool:
         return not any(adapter.trained for adapter in self.adapters.values())

@@ -91,7 +91,7 @@ class AutoLoRA(AdapterVariant):
         search = {"search_steps": 4, "lr": 0.02, "gate_lr": 0.1}
         return [
             {"rank": 3, **search},
-            {"rank": 4, "profile": "released", "dropout": 0.1, **search},
+            {"rank": 4, "profile": "released", "dropout": 0.1, "search_steps": 8, "lr": 0.05, "gate_lr": 0.5},
             {"rank": 4, "budget": 150, **search},
         ]
 
@@ -130,7 +130,7 @@ class AutoLoRA(AdapterVariant):
 
     def pairs(self, passes: Passes[Any]) -> Iterator[tuple[Any, Any]]:
         """Yield a batch of the inner and one of the outer problem for every step of the search."""
-        batches = passes.batches(2 * self.search_steps)
+        batches = passes.steps(2 * self.search_steps)
         return zip(batches, batches, strict=True)
 
     def gates(self) -> list[torch.Tensor]:
@@ -215,7 +215,7 @@ class Search:
         self.passes.model.zero_grad()
         for gate in self.gates:
             gate.grad = None
-        self.passes.mean_loss(batch).backward()
+        self.passes.accumulate(batch)
         collectives.sum_gradients(self.passes.model)
         zeros = [torch.zeros_like(gate) if gate.grad is None else gate.grad for gate in self.gates]
         return [collectives.all_reduce_sum(gradient).clone() for gradient in zeros]

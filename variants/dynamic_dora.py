@@ -38,7 +38,7 @@ from torch import nn
 
 from variants.core import field_checks, layers
 from variants.core.adapters.adapter import check_rank
-from variants.core.adapters.sieved import Sieved
+from variants.core.adapters.sieved import Sieved, remove_others
 from variants.core.allocation.budget import masks, spread, within
 from variants.core.variant import AdapterVariant, Step
 
@@ -184,9 +184,8 @@ class DynamicDoRA(AdapterVariant):
             self.adapters[name].switch_off(kept)
 
     def _remove(self, optimizer: torch.optim.Optimizer) -> None:
-        for name, adapter in self.adapters.items():
-            adapter.remove(self._kept[name], optimizer)
-            self._scores[name] = self._scores[name][self._kept[name]]
+        left = remove_others(self.adapters, [self._kept[name] for name in self.adapters], optimizer)
+        self._scores = {name: self._scores[name][index] for name, index in left.items()}
         self._kept = {name: torch.ones_like(score, dtype=torch.bool) for name, score in self._scores.items()}
 
     def is_final_form(self, step: Step) -> bool:

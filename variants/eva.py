@@ -74,7 +74,7 @@ class EVA(AdapterVariant):
     rank: mean over the layers. rho: ρ; 1 leaves every rank at `rank`, and sets the start alone.
     alpha, dropout: as in LoRA. scale_with_rank: a layer's α grows with its rank, so that s = α/`rank` everywhere.
     whiten: divide each component by the root of its singular value. tau: τ.
-    batches: of training, over which the passes go again and again. passes: at most.
+    batches: of a step each, over which the passes go again and again. passes: at most.
     budget: trained parameters, in place of rank (`variants.core.allocation.budget`).
     """
 
@@ -179,7 +179,7 @@ class EVA(AdapterVariant):
 
     def _cycled(self, passes: Passes[Any]) -> Any:
         """Yield the first `batches` batches without end."""
-        return itertools.chain.from_iterable(passes.batches(self.batches) for _ in itertools.count())
+        return itertools.chain.from_iterable(passes.steps(self.batches) for _ in itertools.count())
 
     def ranks_for(self, ratios: Mapping[str, torch.Tensor]) -> dict[str, int]:
         """Return the rank of every layer. ratios: (k,) explained variance ratios of its components."""

@@ -33,6 +33,7 @@ Known     The released code adds R once for every accumulated batch, here it cou
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -40,10 +41,10 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from variants.core import field_checks, layers, seeding, target_modules
+from variants.core import field_checks, layers, target_modules
 from variants.core.adapters import svd_triplets
 from variants.core.adapters.adapter import check_rank
-from variants.core.adapters.sieved import Sieved
+from variants.core.adapters.sieved import Sieved, remove_others
 from variants.core.adapters.svd_triplets import INIT_STD
 from variants.core.allocation.budget import masks, spread, within
 from variants.core.allocation.importance import NOT_FINITE, Importance
@@ -102,7 +103,8 @@ class Released(Paper):
 
     def kept(self, scores: list[torch.Tensor], prices: list[float], budget: float) -> list[torch.Tensor]:
         total = sum(price * len(score) for score, price in zip(scores, prices, strict=True))
-        pairs = [(s, price) for score, price in zip(scores, prices, strict=True) for s in score.tolist()]
+        of_component = [price for score, price in zip(scores, prices, strict=True) for _ in range(len(score))]
+        pairs = zip(torch.cat(scores).tolist(), of_component, strict=True)
         walked, threshold = 0.0, -math.inf
         for value, price in sorted(pairs):
             if walked >= total - budget:
@@ -165,15 +167,15 @@ class IGULoRA(AdapterVariant):
             raise ValueError(f"budget: {self.budget} with profile: released, allowed: null; that code counts ranks")
         self._starts: dict[str, int] = {}
         self._importance = Importance(self.beta1, self.beta2)
-        self._coefficients: torch.Generator | None = None
+        self._coefficients: random.Random | None = None
 
     @classmethod
     def test_params(cls) -> list[dict[str, Any]]:
         steps = {"initial_steps": 2, "final_steps": 4, "interval": 2}
         return [
             {"rank": 4, "target_rank": 2, **steps},
-            {"rank": 3, "target_rank": 1, "dropout": 0.1, "prices": {"fc1": 2.5}, "seed": 3, **steps},
             {"rank": 4, "target_rank": 2, "profile": "released", **steps},
+            {"rank": 3, "target_rank": 1, "dropout": 0.1, "prices": {"fc1": 2.5}, "seed": 3, **steps},
             {"rank": 3, "target_rank": 2, "budget": 150, **steps},
         ]
 
@@ -206,7 +208,7 @@ class IGULoRA(AdapterVariant):
         return adapter
 
     def on_step_begin(self, step: Step) -> None:
-        self._coefficients = seeding.generator(self.seed, f"step {step.index}")
+        self._coefficients = random.Random(f"{self.seed}/{step.index}")
 
     def penalty(self) -> torch.Tensor | None:
         # Called once before each batch, and on every process: the draws are those of the step's own generator.
@@ -219,9 +221,9 @@ class IGULoRA(AdapterVariant):
         regularizer = PROFILES[self.profile].regularizer(list(self.adapters.values()))
         return None if regularizer is None else self.orthogonality * regularizer
 
-    def drawn(self, generator: torch.Generator) -> float:
+    def drawn(self, generator: random.Random) -> float:
         """Return the next coefficient c."""
-        return (int(torch.randint(POINTS, (), generator=generator)) + 1) / POINTS
+        return generator.randint(1, POINTS) / POINTS
 
     @torch.no_grad()
     def on_update(self, step: Step) -> None:
@@ -263,8 +265,7 @@ class IGULoRA(AdapterVariant):
         return step.index > step.total - self.final_steps
 
     def on_train_end(self, step: Step) -> None:
-        for adapter, kept in zip(self.adapters.values(), self.kept(self.target), strict=True):
-            adapter.remove(kept, step.optimizer)
+        remove_others(self.adapters, self.kept(self.target), step.optimizer)
         left = sum(adapter.A.shape[0] * self._price(name) for name, adapter in self.adapters.items())
         if left > self.target + 1e-9:
             raise RuntimeError(f"budget: {left:g} is left, the target is {self.target:g}")

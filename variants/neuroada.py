@@ -40,7 +40,7 @@ class NeuroAda(AdapterVariant):
     """NeuroAda.
 
     per_row: k, at most the length of a row. score: "magnitude" of W, or of its "gradient" (GPS).
-    batches: whose gradients are averaged (gradient).
+    batches: of a step each, whose gradients are averaged (gradient).
     budget: trained parameters, in place of per_row (`variants.core.allocation.budget`).
     """
 
@@ -91,7 +91,7 @@ class NeuroAda(AdapterVariant):
             return
         sums: dict[str, torch.Tensor] = {}
         with torch.enable_grad():
-            for batch in passes.batches(self.batches):
+            for batch in passes.steps(self.batches):
                 for name, gradient in passes.gradients(self.adapters, batch).items():
                     sums[name] = sums[name] + gradient if name in sums else gradient
         all_reached(sums, self.adapters)

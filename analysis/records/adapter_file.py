@@ -152,6 +152,10 @@ class Saved:
             return np.linalg.svd(dense, compute_uv=False)
         if kinds not in ({"A", "B"}, {"A", "B", "e"}):
             raise Unusable(f"saved of a layer is {_listed(kinds)}: its ΔW can't be computed without the base model")
+        if layer in self._group("past"):
+            raise Unusable(
+                f"saved of {layer} are factors and an earlier sum: they are added with a scale that no file has"
+            )
         factors = self.factors(layer)
         a, b = factors.A, factors.B if factors.e is None else factors.B * factors.e
         if layer in self._group("start"):

@@ -104,15 +104,15 @@ def toy_passes(oracle: Oracle, model: nn.Module, whole: bool = False, rows: Any 
     x, y = oracle.tensor("toy/X"), oracle.tensor("toy/Y")
     order = torch.arange(16) if rows is None else torch.as_tensor(rows)
 
-    def batches(count: int) -> Any:
-        return iter([torch.arange(16) if whole else oracle.tensor("toy/batch_idx")[t] for t in range(count)])
+    def steps(count: int) -> Any:
+        return iter([[torch.arange(16) if whole else oracle.tensor("toy/batch_idx")[t]] for t in range(count)])
 
     def loss(batch: torch.Tensor) -> Loss:
         return Loss(F.mse_loss(model(x[batch]), y[batch], reduction="sum"), y[batch].numel())
 
     return Passes(
         model,
-        batches,
+        steps,
         lambda count: iter(order[:count, None]),
         loss,
         weight=lambda batch: y[batch].numel(),

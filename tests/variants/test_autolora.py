@@ -20,7 +20,7 @@ def test_every_number_of_the_released_search(monkeypatch: pytest.MonkeyPatch) ->
         adapter.A.data = oracle.tensor(f"after_000/param/{name}.lora_A").clone()
         assert not adapter.B.any()
     rows = oracle.tensor("toy/batch_idx")
-    variant.pairs = lambda passes: zip(rows[:30], rows[50:80], strict=True)
+    variant.pairs = lambda passes: zip(rows[:30, None], rows[50:80, None], strict=True)
     step, take, done = Search.step, Search._take, 0
 
     def taken(self, gradient):

@@ -72,7 +72,11 @@ def test_layers_with_one_input_share_its_components() -> None:
     variant = EVA(rank=2, rho=1.0, batches=4)
     variant.attach(model)
     passes = Passes(
-        model, lambda n: iter(x[:n]), lambda n: iter(()), lambda b: Loss(model(b).sum(), len(b)), lambda b: len(b)
+        model,
+        lambda n: iter([one] for one in x[:n]),
+        lambda n: iter(()),
+        lambda b: Loss(model(b).sum(), len(b)),
+        lambda b: len(b),
     )
     variant.before_training(passes)
     assert variant.ranks() == {"q": 2, "v": 2}
@@ -90,7 +94,7 @@ def variant_of_one_row() -> None:
     variant = EVA(rank=4, rho=2.0, targets=["fc2"], passes=5)
     variant.attach(model)
     passes = oracles.toy_passes(oracle, model)
-    passes.batches = lambda count: iter([torch.arange(2)] * count)
+    passes.steps = lambda count: iter([[torch.arange(2)]] * count)
     variant.before_training(passes)
 
 

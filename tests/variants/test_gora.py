@@ -89,7 +89,7 @@ def test_the_start_is_the_step_against_the_gradient_that_fits_it_best() -> None:
     fresh = GoRA(rank=3, min_rank=1, batches=2)
     fresh.attach(toy, ("head",))
     taken = passes(toy, torch.float64)
-    gradients = [taken.gradients(fresh.adapters, batch) for batch in taken.batches(2)]
+    gradients = [taken.gradients(fresh.adapters, batch) for batch in taken.steps(2)]
     for name, adapter in run.variant.adapters.items():
         gradient = (gradients[0][name] + gradients[1][name]) / 2
         fit = torch.linalg.lstsq(adapter.A.detach().T, gradient.T).solution.T

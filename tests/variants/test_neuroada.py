@@ -31,7 +31,7 @@ def test_every_row_has_the_entries_with_the_largest_gradients() -> None:
     toy, fresh = Toy(torch.float64), NeuroAda()
     fresh.attach(toy, HEAD)
     taken = passes(toy, torch.float64)
-    gradients = [taken.gradients(fresh.adapters, batch) for batch in taken.batches(3)]
+    gradients = [taken.gradients(fresh.adapters, batch) for batch in taken.steps(3)]
     for name, adapter in run.variant.adapters.items():
         mean = sum(gradient[name] for gradient in gradients).abs()
         pattern = torch.zeros_like(mean, dtype=torch.bool)

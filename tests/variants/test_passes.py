@@ -26,10 +26,10 @@ def test_gradients_are_those_of_the_base_models_weights(kind: str, checkpointing
     variant, toy = attached(kind)
     toy.checkpointing = checkpointing
     taken = passes(toy, torch.float64, kind)
-    (batch,) = taken.batches(1)
-    found = taken.gradients(variant.adapters, batch)
+    (step,) = taken.steps(1)
+    found = taken.gradients(variant.adapters, step)
     base = Toy(torch.float64, kind)
-    F.mse_loss(base(batch[0]), batch[1]).backward()
+    F.mse_loss(base(step[0][0]), step[0][1]).backward()
     for name in variant.adapters:
         layer = base.get_submodule(name)
         expected = layers.kind_of(layer).as_matrix(layer.weight.grad)
@@ -53,9 +53,9 @@ def test_a_pass_leaves_no_gradient_and_no_hook_and_draws_nothing() -> None:
     variant, toy = attached("Linear")
     taken = passes(toy, torch.float64)
     before, mode = torch.get_rng_state(), toy.training
-    for batch in taken.batches(3):
-        taken.gradients(variant.adapters, batch)
-        taken.inputs(variant.adapters, batch)
+    for step in taken.steps(3):
+        taken.gradients(variant.adapters, step)
+        taken.inputs(variant.adapters, step)
     assert taken.count == 6
     assert all(p.grad is None for p in toy.parameters()) and toy.training is mode
     assert torch.equal(torch.get_rng_state(), before)
@@ -65,11 +65,11 @@ def test_a_pass_leaves_no_gradient_and_no_hook_and_draws_nothing() -> None:
 def test_inputs_are_those_of_the_base_model() -> None:
     variant, toy = attached("Linear")
     taken = passes(toy, torch.float64)
-    (batch,) = taken.batches(1)
-    found = taken.inputs(variant.adapters, batch)
-    assert torch.equal(found["layer.0.fc1"], batch[0])
+    (step,) = taken.steps(1)
+    found = taken.inputs(variant.adapters, step)
+    assert torch.equal(found["layer.0.fc1"], step[0][0])
     base = Toy(torch.float64)
-    assert torch.equal(found["layer.0.fc2"], torch.tanh(base.layer[0]["fc1"](batch[0])))
+    assert torch.equal(found["layer.0.fc2"], torch.tanh(base.layer[0]["fc1"](step[0][0])))
 
 
 def test_padding_is_no_input() -> None:
@@ -78,7 +78,7 @@ def test_padding_is_no_input() -> None:
     taken = passes(toy, torch.float64)
     taken._real = lambda batch: torch.tensor([[True, True, False], [True, False, False]])
     taken._loss = lambda batch: toy(batch[0]).sum()
-    found = taken.inputs(variant.adapters, (x, None))
+    found = taken.inputs(variant.adapters, [(x, None)])
     assert torch.equal(found["layer.0.fc1"], torch.stack([x[0, 0], x[0, 1], x[1, 0]]))
 
 
@@ -86,9 +86,9 @@ def test_a_layer_that_is_not_part_of_the_loss_is_named() -> None:
     variant, toy = attached("Linear")
     toy.layer = toy.layer[:1]
     taken = passes(toy, torch.float64)
-    (batch,) = taken.batches(1)
+    (step,) = taken.steps(1)
     with pytest.raises(ValueError, match=r"targets: layer.1.fc1 is not part of the loss; exclude it"):
-        all_reached(taken.gradients(variant.adapters, batch), variant.adapters)
+        all_reached(taken.gradients(variant.adapters, step), variant.adapters)
 
 
 def test_probabilities_of_a_task_without_classes_are_refused() -> None:

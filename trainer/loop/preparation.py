@@ -57,8 +57,8 @@ def prepare(
         return None
     device = batches.device
 
-    def first(count: int) -> Iterator[Batch]:
-        return itertools.islice(itertools.chain.from_iterable(batches.steps(0)), count)
+    def first(count: int) -> Iterator[Sequence[Batch]]:
+        return itertools.islice(batches.steps(0), count)
 
     def real(batch: Batch) -> torch.Tensor | None:
         mask = batch.inputs.get("attention_mask")

@@ -1,14 +1,14 @@
 """Passes over training rows before the first step: forward and backward, with nothing moved.
 
 A method that decides by them (ranks, a mask, a start) overrides `Variant.before_training` and is given `Passes`. Its
-adapters are switched off in every pass but `mean_loss`, so that the numbers are those of the base model. The model is
+adapters are switched off in every pass but `accumulate`, so that the numbers are those of the base model. The model is
 in evaluation mode, so that no pass draws a random number.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
@@ -26,53 +26,62 @@ Batch = TypeVar("Batch")
 class Passes(Generic[Batch]):
     """The training rows in the order of the run's first steps, and the model's gradients and inputs for them.
 
-    model: with the method attached. batches: batches(count) yields the first `count` batches of training, of which each
-    process has its part. rows: rows(count) yields this process's share of the first `count` rows, one a batch; it
-    raises `ValueError` if there are fewer. loss: the task loss of a batch. weight: of a batch, over all processes.
+    model: with the method attached. steps: steps(count) yields the batches of each of the first `count` steps of
+    training, of which every process has its part. rows: rows(count) yields this process's share of the first `count`
+    rows, one a batch; it raises `ValueError` if there are fewer. loss: the task loss of a batch. weight: of a batch,
+    over all processes.
     real: (rows, places), which places of a batch hold something of a row that counts; None for all.
     logits: (rows, classes) of a batch; None for a task without classes.
-    count: forward passes so far over batches of all processes. single: over rows of this process alone.
+    count: passes so far over the rows of a step. single: over rows of this process alone.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        batches: Callable[[int], Iterator[Batch]],
+        steps: Callable[[int], Iterator[Sequence[Batch]]],
         rows: Callable[[int], Iterator[Batch]],
         loss: Callable[[Batch], Loss],
         weight: Callable[[Batch], float],
         real: Callable[[Batch], torch.Tensor | None] = lambda batch: None,
         logits: Callable[[Batch], torch.Tensor | None] = lambda batch: None,
     ) -> None:
-        self.model, self.batches, self.rows = model, batches, rows
+        self.model, self.steps, self.rows = model, steps, rows
         self._loss, self._weight, self._real, self._logits = loss, weight, real, logits
         self.count, self.single = 0, 0
 
-    def mean_loss(self, batch: Batch) -> torch.Tensor:
-        """Return this process's part of the mean loss of a batch, of the model as it is, adapters and mode included.
+    def accumulate(self, batches: Sequence[Batch]) -> None:
+        """Add the gradients of a step's mean loss to `.grad`, of the model as it is, adapters and mode included.
 
-        For methods that train before training; gradients are summed with `collectives.sum_gradients`.
+        For methods that train before training; they sum them with `collectives.sum_gradients`.
         """
         self.count += 1
-        return self._loss(batch).sum / self._weight(batch)
+        weight = sum(map(self._weight, batches))
+        for batch in batches:
+            (self._loss(batch).sum / weight).backward()
 
-    def gradients(self, adapters: Mapping[str, Adapter], batch: Batch) -> dict[str, torch.Tensor]:
-        """Return ∂L/∂W (out, in) of the mean loss of a batch, by layer, summed over the processes.
+    def gradients(self, adapters: Mapping[str, Adapter], batches: Sequence[Batch]) -> dict[str, torch.Tensor]:
+        """Return ∂L/∂W (out, in) of a step's mean loss, by layer, summed over the processes.
 
         In the order in which the backward pass reaches the layers; those that it doesn't reach are left out, which no
-        batch may do (`all_reached`). Above a half-precision base they are float32.
+        step may do (`all_reached`). Above a half-precision base they are float32.
         """
-        found = self._backward(adapters, lambda: self._loss(batch).sum / self._weight(batch), biases=False)
         self.count += 1
+        weight, found = sum(map(self._weight, batches)), dict[str, torch.Tensor]()
+        for batch in batches:
+
+            def part(batch: Batch = batch) -> torch.Tensor:
+                return self._loss(batch).sum / weight
+
+            of_batch = self._backward(adapters, part, biases=False)
+            found |= {name: found[name] + g if name in found else g for name, g in of_batch.items()}
         if collectives.count() == 1:
             return found
         order = [name for name in found if name in adapters] + [name for name in adapters if name not in found]
         reached = torch.tensor([float(name in found) for name in adapters], device=next(iter(found.values())).device)
         somewhere = dict(zip(adapters, collectives.all_reduce_sum(reached).tolist(), strict=True))
         # In one order on all processes, whichever layers their rows reach.
-        summed = {
-            n: collectives.all_reduce_sum(self._zero(a, found.get(n))) for n, a in adapters.items() if somewhere[n]
-        }
+        there = [name for name in adapters if somewhere[name]]
+        summed = {n: collectives.all_reduce_sum(self._zero(adapters[n], found.get(n))) for n in there}
         return {name: summed[name] for name in order if name in summed}
 
     @staticmethod
@@ -112,20 +121,21 @@ class Passes(Generic[Batch]):
             yield p, self._backward(adapters, surprise, biases=True)
 
     @torch.no_grad()
-    def inputs(self, adapters: Mapping[str, Adapter], batch: Batch) -> dict[str, torch.Tensor]:
-        """Return the inputs (tokens, in) of layers in a batch, by name: those of all processes, without padding."""
-        seen: dict[str, list[torch.Tensor]] = {name: [] for name in adapters}
-        real = self._real(batch)
-        with contextlib.ExitStack() as stack:
-            for name, adapter in adapters.items():
-
-                def keep(module: nn.Module, arguments: tuple[Any, ...], name: str = name) -> None:
-                    seen[name].append(_tokens(arguments[0], real))
-
-                stack.callback(adapter.register_forward_pre_hook(keep).remove)
-            stack.enter_context(self._switched_off(adapters))
-            self._loss(batch)
+    def inputs(self, adapters: Mapping[str, Adapter], batches: Sequence[Batch]) -> dict[str, torch.Tensor]:
+        """Return the inputs (tokens, in) of layers in a step, by name: those of all processes, without padding."""
         self.count += 1
+        seen: dict[str, list[torch.Tensor]] = {name: [] for name in adapters}
+        for batch in batches:
+            real = self._real(batch)
+            with contextlib.ExitStack() as stack:
+                for name, adapter in adapters.items():
+
+                    def keep(module: nn.Module, arguments: tuple[Any, ...], name: str = name, real: Any = real) -> None:
+                        seen[name].append(_tokens(arguments[0], real))
+
+                    stack.callback(adapter.register_forward_pre_hook(keep).remove)
+                stack.enter_context(self._switched_off(adapters))
+                self._loss(batch)
         for name, parts in seen.items():
             if not parts:
                 raise ValueError(f"targets: {name} is not part of the loss; exclude it")

@@ -205,15 +205,15 @@ def attach(
 
 
 def passes(model: nn.Module, dtype: torch.dtype = torch.float32, kind: str = "Linear") -> Passes[Any]:
-    """Return the passes over the toy's rows: 16 rows a batch, of which each process has its part."""
+    """Return the passes over the toy's rows: 16 rows a step, of which each process has its part."""
     x, y = data(dtype, kind)
     head = next(module for module in model.modules() if isinstance(module, Toy)).head
     y = y.to(head.weight.dtype)
 
-    def batches(count: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def steps(count: int) -> Iterator[list[tuple[torch.Tensor, torch.Tensor]]]:
         for number in range(count):
             rows = torch.arange(16)[collectives.rank() :: collectives.count()] + 16 * (number % 4)
-            yield x[rows], y[rows]
+            yield [(x[rows], y[rows])]
 
     def rows(count: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         if count > len(x):
@@ -224,7 +224,7 @@ def passes(model: nn.Module, dtype: torch.dtype = torch.float32, kind: str = "Li
         return Loss(F.mse_loss(model(batch[0]), batch[1], reduction="sum"), batch[1].numel())
 
     weight = 16 * y.shape[1]
-    return Passes(model, batches, rows, loss, lambda batch: weight, logits=lambda batch: model(batch[0]))
+    return Passes(model, steps, rows, loss, lambda batch: weight, logits=lambda batch: model(batch[0]))
 
 
 def prepared(cls: type[Variant], params: Mapping[str, Any], kind: str = "Linear") -> Variant:

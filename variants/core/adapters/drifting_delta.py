@@ -92,7 +92,13 @@ class DriftingDelta(SparseDelta):
         return torch.cat([self.indices, self.past.flatten().nonzero().flatten()]).unique()
 
     def rank_source(self) -> torch.Tensor | None:
-        return self.changed() if self.settled and self._rank is None else None
+        """Which entries have changed, (out · in,), until their rank has been computed."""
+        if not self.settled or self._rank is not None:
+            return None
+        return (self.drift() != 0).flatten().index_fill(0, self.indices, True)
+
+    def rank_from(self, source: np.ndarray) -> int:
+        return self.structural_rank(np.flatnonzero(source))
 
     def structural_rank(self, indices: np.ndarray | None = None) -> int:
         if self._rank is None and indices is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 import torch
 from torch import nn
@@ -47,10 +49,22 @@ class Sieved(LowRank):
         self.e.masked_fill_(~kept, 0.0)
         self.sieved = True
 
-    def remove(self, kept: torch.Tensor, optimizer: torch.optim.Optimizer | None) -> None:
-        """Free the components outside `kept` (r,), bool."""
-        if not bool(kept.all()):
-            self.keep(kept.nonzero().flatten(), optimizer)
+
+def remove_others(
+    adapters: Mapping[str, Sieved], kept: Sequence[torch.Tensor], optimizer: torch.optim.Optimizer | None
+) -> dict[str, torch.Tensor]:
+    """Free the components outside `kept`, a bool mask (r,) of each adapter; return the indices of the others by name.
+
+    The masks are read in one transfer.
+    """
+    flags, start, left = torch.cat(list(kept)).tolist(), 0, {}
+    for (name, adapter), mask in zip(adapters.items(), kept, strict=True):
+        of_layer = flags[start : start + len(mask)]
+        start += len(mask)
+        left[name] = torch.tensor([i for i, flag in enumerate(of_layer) if flag], dtype=torch.int64, device=mask.device)
+        if not all(of_layer):
+            adapter.keep(left[name], optimizer)
+    return left
 
 
-__all__ = ["Sieved"]
+__all__ = ["Sieved", "remove_others"]
