@@ -106,7 +106,8 @@ def _write_peft(run: Finished, folder: Path) -> nn.Module:
     base, revision = run.parts.reference()
     wrapped.get_base_model().config._name_or_path = base  # what PEFT's model card says
     for config in wrapped.peft_config.values():
-        config.task_type = peft.TaskType[run.objective.peft_task]
+        task = run.objective.peft_task
+        config.task_type = None if task is None else peft.TaskType[task]
         config.base_model_name_or_path, config.revision = base, revision
         config.modules_to_save = list(run.parts.head) or None
     wrapped.save_pretrained(folder, save_embedding_layers=False)

@@ -23,6 +23,7 @@ KINDS = {
     "sequence_classification": "trainer.objectives.sequence_classification.SequenceClassification",
     "causal_lm": "trainer.objectives.causal_lm.CausalLM",
     "token_classification": "trainer.objectives.token_classification.TokenClassification",
+    "image_classification": "trainer.objectives.image_classification.ImageClassification",
     "extractive_qa": "trainer.objectives.extractive_qa.ExtractiveQA",
 }
 OF_EVERY_TASK = ("name", "metrics", "kind", "source")

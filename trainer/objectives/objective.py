@@ -21,6 +21,7 @@ import torch
 
 from trainer.data.sources import TaskData
 from trainer.errors import ConfigError
+from trainer.model import backbone as models
 from trainer.model.architecture import Architecture
 from trainer.objectives import metrics
 from trainer.objectives.metrics import Metric
@@ -75,8 +76,9 @@ class Objective:
     kind: ClassVar[str]
     unit: ClassVar[str] = "token"  # what throughput and the largest batch are counted in
     example: ClassVar[str] = "text"  # what one example is called
+    tokens: ClassVar[bool] = True  # whether the model reads a text's tokens, and nothing else
     auto_class: ClassVar[str]  # transformers' class for it: AutoModelFor…
-    peft_task: ClassVar[str]  # one of peft.TaskType
+    peft_task: ClassVar[str | None]  # one of peft.TaskType, None where PEFT has none for it
     metrics: ClassVar[Mapping[str, Metric]]
     smooth: ClassVar[tuple[str, ...]] = ()  # of an example's numbers those that rounding moves a little, never a lot
 
@@ -98,7 +100,11 @@ class Objective:
     @property
     def architecture(self) -> Architecture:
         """What a checkpoint is loaded as."""
-        return Architecture(self.auto_class, self.outputs)
+        return Architecture(self.auto_class, self.outputs, self.tokens)
+
+    def processor(self, folder: Path) -> Any:
+        """What makes inputs of the model in `folder`: a tokenizer of transformers', or a processor."""
+        return models.tokenizer(folder, self.architecture)
 
     @staticmethod
     def head(model: Any) -> tuple[str, ...]:
@@ -109,7 +115,7 @@ class Objective:
         raise NotImplementedError
 
     def check_model(self, model: Any, tokenizer: Any) -> None:
-        """Raises `ConfigError` where this model (without weights) can't do this task."""
+        """Raises `ConfigError` where this model (without weights) can't do this task. tokenizer: its `processor`."""
 
     def check_loaded(self, model: Any, tokenizer: Any, rows: Rows) -> None:
         """Raises `ConfigError` where the model with its weights does something else than the kind needs.

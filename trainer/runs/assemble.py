@@ -63,7 +63,8 @@ class Parts:
 
     @property
     def tokenizer(self) -> Any:
-        return models.tokenizer(self.source, self.objective.architecture)
+        """The model's tokenizer, or of what is no text the processor that makes its inputs."""
+        return self.objective.processor(self.source)
 
     def pristine(self) -> models.Pristine:
         """The model as its checkpoint has it, loaded once for all runs."""
@@ -143,19 +144,33 @@ def read(config: DictConfig, virtual_tokens: int) -> Inputs:
     source = fetch_model(model_sources(config), config.model.files)
     objective = kinds.of(config.task)
     bare = models.skeleton(source, objective.architecture)
-    tokenizer = models.tokenizer(source, objective.architecture)
-    objective.check_model(bare, tokenizer)
+    processor = objective.processor(source)
+    objective.check_model(bare, processor)
+    max_length = _longest(config, objective, bare, processor, virtual_tokens)
+    rows = data.prepare(objective, config.data, config.seed, source, max_length)
+    if objective.tokens:
+        agreement.check(bare, processor, rows, objective.content)
+    return Inputs(objective, source, bare, max_length, rows)
+
+
+def _longest(config: DictConfig, objective: Objective, bare: nn.Module, processor: Any, virtual_tokens: int) -> int:
+    """Tokens of the longest text that the model takes in the run. Raises `ConfigError` where there is no room."""
+    if not objective.tokens:
+        if virtual_tokens:
+            raise ConfigError(
+                f"variant.options.num_virtual_tokens: {virtual_tokens} in a {objective.title}, which has no tokens; "
+                "allowed: a method without"
+            )
+        return int(config.data.max_length)
     positions = agreement.longest_text(bare)
     if positions is not None:
         positions -= virtual_tokens
         if positions < 1:
             allowed = positions + virtual_tokens
             raise ConfigError(f"variant.options.num_virtual_tokens: {virtual_tokens}, allowed: below {allowed}")
-    max_length = min(config.data.max_length, positions or config.data.max_length)
-    agreement.refuse_no_room(tokenizer, max_length, objective.pairs)
-    rows = data.prepare(objective, config.data, config.seed, source, max_length)
-    agreement.check(bare, tokenizer, rows, objective.content)
-    return Inputs(objective, source, bare, max_length, rows)
+    max_length: int = min(config.data.max_length, positions or config.data.max_length)
+    agreement.refuse_no_room(processor, max_length, objective.pairs)
+    return max_length
 
 
 def fit(config: DictConfig, variant: Variant, inputs: Inputs) -> Parts:
@@ -182,7 +197,8 @@ def load(parts: Parts) -> nn.Module:
             *(parts.variant.name, f"{sum(left.values()):,}", by_block(left)),
         )
     base, outputs = parts.base(), parts.objective.outputs_of
-    rounding = padding.settle(base, parts.tokenizer, parts.rows, outputs, "model")
+    padded = parts.objective.tokens
+    rounding = padding.settle(base, parts.tokenizer, parts.rows, outputs, "model") if padded else 0.0
     parts.objective.check_loaded(
         parts.pristine().model, parts.tokenizer, parts.rows.report[next(iter(parts.rows.report))]
     )
@@ -190,7 +206,7 @@ def load(parts: Parts) -> nn.Module:
     model = named("variant", parts.variant.attach, base, parts.head)
     use_kernel(model, Kernel(parts.config.machine.kernel, parts.config.train.recompute))
     models.refuse_half_precision(model, parts.variant.name)
-    if model is not base:  # what wraps the whole model may put words of its own in front
+    if padded and model is not base:  # what wraps the whole model may put words of its own in front
         padding.settle_wrapped(model, parts.tokenizer, parts.rows, outputs, rounding)
     if parts.config.train.recompute and not any(adapter.recomputes for adapter in parts.variant.adapters.values()):
         name = parts.variant.name

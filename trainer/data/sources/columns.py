@@ -12,7 +12,8 @@ A column has the same type in every task; its name tells it:
 | tokens, tags                | token_classification  | words, and for each the number of its class                   |
 | context, question, answers  | extractive_qa         | answers: texts, and where in the context (in characters) they |
 |                             |                       | start; none where the context has no answer                   |
-| image, label                | image_classification  | an encoded file (PNG, JPEG, …), and the number of its class   |
+| image, label                | image_classification  | an encoded file (PNG, JPEG, …), and the number of its class;  |
+|                             |                       | beside them perhaps `file`, by which errors call it           |
 """
 
 from __future__ import annotations

