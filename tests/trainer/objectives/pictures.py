@@ -29,7 +29,7 @@ FAMILIES: dict[str, tuple[type, dict[str, Any]]] = {
     "ConvNext": (transformers.ConvNextConfig, {"hidden_sizes": [8, 16], "depths": [1, 1], "num_stages": 2}),
     "EfficientNetLite": (
         efficientnet_lite.EfficientNetLiteConfig,
-        {"stem": 8, "top": 16, "stages": [[1, 3, 1, 1, 8], [2, 5, 2, 2, 8]]},
+        {"stem": 8, "top": 16, "initializer_range": 0.4, "stages": [[1, 3, 1, 1, 8], [2, 5, 2, 2, 8]]},
     ),
 }
 
