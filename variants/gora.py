@@ -112,7 +112,7 @@ class GoRA(AdapterVariant):
 
     rank: reference, of which `rank` · Σ f is shared out. min_rank, max_rank: bounds of a layer's rank.
     alpha, dropout, lr_ratio: as in LoRA. scaling: "rslora" (α/√r) or "lora" (α/r), with the layer's own rank.
-    batches: of a step each, whose gradients are averaged. importance: of `variants.core.allocation.layer_scores.BY_GRADIENT`.
+    batches: of a step each, whose gradients are averaged. importance: of `layer_scores.BY_GRADIENT`.
     temperature: of a softmax over the importances, scaled to 0…1, in place of I / Σ I. root: take √I.
     size: f of in + out: "sqrt", "identity", "log1p". rounding: "round", "ceil", "floor".
     start_lr: length of the first step. profile: see the module's docstring.

@@ -94,7 +94,9 @@ def test_an_attention_that_calls_none_of_its_layers_is_left_out_loudly():
     model = nn.ModuleDict({"attention": nn.MultiheadAttention(8, 2), "fc": nn.Linear(8, 8)})
     assert list(target_modules.select(model, "all-linear")) == ["fc"]
     assert set(target_modules.not_linear(model)) == {"attention.in_proj_weight", "attention.out_proj.weight"}
-    with pytest.raises(ValueError, match=r"targets: attention.out_proj is a NonDyn.*, allowed: Linear, Conv1D, Conv1d"):
+    with pytest.raises(
+        ValueError, match=r"targets: attention\.out_proj is a NonDyn.*, allowed: Linear, Conv1D, Conv1d"
+    ):
         target_modules.select(model, ["out_proj"])
 
 

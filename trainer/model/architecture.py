@@ -7,7 +7,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Architecture:
-    """auto: the name of a class `AutoModelFor…` of transformers. outputs: of the head; None without a head."""
+    """auto: the name of a class `AutoModelFor…` of transformers. outputs: of the head; None without a head.
+
+    tokens: whether the model reads token ids.
+    """
 
     auto: str
     outputs: int | None = None
+    tokens: bool = True

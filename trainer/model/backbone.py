@@ -67,6 +67,15 @@ def _padding_tokenizer(folder: Path) -> Any:
 
 
 @functools.cache
+def image_processor(folder: Path) -> Any:
+    """What makes pixels of images for the model in `folder`."""
+    from transformers import AutoImageProcessor
+
+    with reading("its preprocessor_config.json"):
+        return AutoImageProcessor.from_pretrained(folder, **NO_CODE)
+
+
+@functools.cache
 def model_config(folder: Path, architecture: Architecture) -> Any:
     """Loads the model's config for its architecture. Raises `ConfigError`."""
     from transformers import AutoConfig
@@ -80,6 +89,8 @@ def model_config(folder: Path, architecture: Architecture) -> Any:
             "allowed: a model for which it has one"
         )
     config.return_dict = True  # outputs are read by name
+    if not architecture.tokens:
+        return config
     for section in {id(section): section for section in (config, config.get_text_config())}.values():
         if section.pad_token_id is None:
             section.pad_token_id = _padding_tokenizer(folder).pad_token_id
@@ -176,7 +187,8 @@ def load_backbone(
         if keep_head:
             raise ConfigError("model.keep_head: true, allowed: null; the checkpoint has no trained head")
         return LoadedBackbone(model, tuple(sorted(missing)), head)
-    described = f"{', '.join(head)}; trained for {', '.join(classes(folder))}"
+    own = classes(folder)
+    described = f"{', '.join(head)}; trained for {', '.join(own) if len(own) <= 20 else f'{len(own)} classes'}"
     if not keep_head:
         notice = f"model: the checkpoint's head ({described}) is not used, a new one is drawn"
         return LoadedBackbone(model, tuple(sorted(in_head)), head, f"{notice}; model.keep_head=true would keep it")
@@ -259,18 +271,28 @@ def head_modules(model: Any) -> tuple[str, ...]:
     head = [name for name, child in children.items() if any(id(p) not in pretrained for p in child.parameters())]
     head += [name for name, _ in model.named_parameters(recurse=False)]
     head += [name for name, _ in model.named_modules() if name.rpartition(".")[2] == "pooler" and name not in head]
-    return tuple(head)
+    return tuple(name for name in head if _has_parameters(model, name))
+
+
+def _has_parameters(model: nn.Module, name: str) -> bool:
+    """Whether what is called so has parameters, or is one: a mean over places has none."""
+    modules = dict(model.named_modules())
+    return name not in modules or any(True for _ in modules[name].parameters())
 
 
 def fresh(source: LoadedBackbone, seed: int, dtype: str = "float32") -> nn.Module:
     """Copies the model for one run: the new tensors are drawn with `seed`, the backbone is in `dtype`.
 
-    Above a bfloat16 backbone the head stays in float32 and its inputs are cast.
+    Above a bfloat16 backbone the head stays in float32 and its inputs are cast. Batch norms keep their statistics in
+    training, too: no adapter would hold new ones, and an image's outputs would depend on those beside it.
     """
     model: Any = copy.deepcopy(source.model)
     torch.manual_seed(seed)
     if source.new:
         _draw(model, set(source.new))
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.register_forward_pre_hook(_as_in_evaluation)
     wanted: torch.dtype = getattr(torch, dtype)
     model.to(wanted)
     if wanted.itemsize < 4:
@@ -313,6 +335,10 @@ def refuse_half_precision(model: nn.Module, variant: str) -> None:
         if parameter.requires_grad and parameter.dtype.itemsize < 4:
             kind = str(parameter.dtype).removeprefix("torch.")
             raise ConfigError(f"model.dtype: {kind} is for a frozen backbone, and {variant} trains {name}")
+
+
+def _as_in_evaluation(module: nn.Module, arguments: tuple[Any, ...]) -> None:
+    module.training = False
 
 
 def _to_float32(module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:

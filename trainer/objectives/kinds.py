@@ -24,6 +24,7 @@ KINDS = {
     "causal_lm": "trainer.objectives.causal_lm.CausalLM",
     "seq2seq": "trainer.objectives.seq2seq.Seq2Seq",
     "token_classification": "trainer.objectives.token_classification.TokenClassification",
+    "image_classification": "trainer.objectives.image_classification.ImageClassification",
     "extractive_qa": "trainer.objectives.extractive_qa.ExtractiveQA",
 }
 OF_EVERY_TASK = ("name", "metrics", "kind", "source")

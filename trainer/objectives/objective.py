@@ -21,6 +21,7 @@ import torch
 
 from trainer.data.sources import TaskData
 from trainer.errors import ConfigError
+from trainer.model import backbone as models
 from trainer.model.architecture import Architecture
 from trainer.objectives import metrics
 from trainer.objectives.metrics import Metric
@@ -75,8 +76,9 @@ class Objective:
     kind: ClassVar[str]
     unit: ClassVar[str] = "token"  # of throughput and of the largest batch
     example: ClassVar[str] = "text"  # the name of an example
+    tokens: ClassVar[bool] = True  # whether the model reads a text's tokens, and nothing else
     auto_class: ClassVar[str]  # transformers' class of the model: AutoModelFor…
-    peft_task: ClassVar[str]  # one of peft.TaskType
+    peft_task: ClassVar[str | None]  # one of peft.TaskType; None where PEFT has none for it
     metrics: ClassVar[Mapping[str, Metric]]
     smooth: ClassVar[tuple[str, ...]] = ()  # stats that rounding changes only a little
 
@@ -98,7 +100,11 @@ class Objective:
     @property
     def architecture(self) -> Architecture:
         """The architecture that loads a checkpoint."""
-        return Architecture(self.auto_class, self.outputs)
+        return Architecture(self.auto_class, self.outputs, self.tokens)
+
+    def processor(self, folder: Path) -> Any:
+        """Returns what makes the inputs of the model in `folder`: a tokenizer or a processor of transformers."""
+        return models.tokenizer(folder, self.architecture)
 
     def peft_task_of(self, inputs: Sequence[str]) -> str | None:
         """`peft_task` for a model that takes `inputs`; None where PEFT's class for the task leaves one of them out."""
@@ -113,7 +119,7 @@ class Objective:
         raise NotImplementedError
 
     def check_model(self, model: Any, tokenizer: Any) -> None:
-        """Raises `ConfigError` if this model (without weights) can't perform the task."""
+        """Raises `ConfigError` if this model (without weights) can't perform the task. tokenizer: its `processor`."""
 
     def check_loaded(self, model: Any, tokenizer: Any, rows: Rows) -> None:
         """Raises `ConfigError` if the model with its weights doesn't behave as the kind needs.

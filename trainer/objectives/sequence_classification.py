@@ -40,7 +40,7 @@ class SequenceClassification(Objective):
 
     kind: ClassVar[str] = "sequence_classification"
     auto_class: ClassVar[str] = "AutoModelForSequenceClassification"
-    peft_task: ClassVar[str] = "SEQ_CLS"
+    peft_task: ClassVar[str | None] = "SEQ_CLS"
     metrics: ClassVar[Mapping[str, Metric]] = {name: METRICS[name] for name in (*OF_CLASSES, *OF_NUMBERS)}
 
     @property

@@ -64,7 +64,8 @@ class RunContext:
 
     @property
     def tokenizer(self) -> Any:
-        return models.tokenizer(self.source, self.objective.architecture)
+        """The model's tokenizer, or of what is no text the processor that makes its inputs."""
+        return self.objective.processor(self.source)
 
     def loaded_backbone(self) -> models.LoadedBackbone:
         """Returns the checkpoint's model, which all runs share."""
@@ -141,19 +142,33 @@ def read(config: DictConfig, virtual_tokens: int) -> Inputs:
     source = fetch_model(model_sources(config), config.model.files)
     objective = kinds.of(config.task)
     bare = models.skeleton(source, objective.architecture)
-    tokenizer = models.tokenizer(source, objective.architecture)
-    objective.check_model(bare, tokenizer)
+    processor = objective.processor(source)
+    objective.check_model(bare, processor)
+    max_length = _longest(config, objective, bare, processor, virtual_tokens)
+    rows = data.prepare(objective, config.data, config.seed, source, max_length)
+    if objective.tokens:
+        agreement.check(bare, processor, rows, objective.content)
+    return Inputs(objective, source, bare, max_length, rows)
+
+
+def _longest(config: DictConfig, objective: Objective, bare: nn.Module, processor: Any, virtual_tokens: int) -> int:
+    """Tokens of the longest text that the model takes in the run. Raises `ConfigError` where there is no room."""
+    if not objective.tokens:
+        if virtual_tokens:
+            raise ConfigError(
+                f"variant.options.num_virtual_tokens: {virtual_tokens} in a {objective.title}, which has no tokens; "
+                "allowed: a method without"
+            )
+        return int(config.data.max_length)
     positions = agreement.longest_text(bare)
     if positions is not None:
         positions -= virtual_tokens
         if positions < 1:
             allowed = positions + virtual_tokens
             raise ConfigError(f"variant.options.num_virtual_tokens: {virtual_tokens}, allowed: below {allowed}")
-    max_length = min(config.data.max_length, positions or config.data.max_length)
-    agreement.refuse_no_room(tokenizer, max_length, objective.pairs)
-    rows = data.prepare(objective, config.data, config.seed, source, max_length)
-    agreement.check(bare, tokenizer, rows, objective.content)
-    return Inputs(objective, source, bare, max_length, rows)
+    max_length: int = min(config.data.max_length, positions or config.data.max_length)
+    agreement.refuse_no_room(processor, max_length, objective.pairs)
+    return max_length
 
 
 def fit(config: DictConfig, variant: Variant, inputs: Inputs) -> RunContext:
@@ -167,7 +182,8 @@ def fit(config: DictConfig, variant: Variant, inputs: Inputs) -> RunContext:
         models.set_dropout(copy.deepcopy(bare.config), dropout)
     if config.train.gradient_checkpointing and not getattr(bare, "supports_gradient_checkpointing", False):
         raise ConfigError(
-            f"train.gradient_checkpointing: true with {type(bare).__name__}, allowed: false; transformers has none for it"
+            f"train.gradient_checkpointing: true with {type(bare).__name__}, allowed: false; "
+            "transformers has none for it"
         )
     named("variant", variant.check, bare, head)
     left_out = variant.leaves_out(bare, head)
@@ -184,7 +200,8 @@ def load(context: RunContext) -> nn.Module:
             *(context.variant.name, f"{sum(left.values()):,}", by_block(left)),
         )
     base, outputs = context.base(), context.objective.outputs_of
-    rounding = padding.settle(base, context.tokenizer, context.rows, outputs, "model")
+    padded = context.objective.tokens
+    rounding = padding.settle(base, context.tokenizer, context.rows, outputs, "model") if padded else 0.0
     context.objective.check_loaded(
         context.loaded_backbone().model, context.tokenizer, context.rows.report[next(iter(context.rows.report))]
     )
@@ -192,7 +209,7 @@ def load(context: RunContext) -> nn.Module:
     model = named("variant", context.variant.attach, base, context.head)
     use_kernel(model, Kernel(context.config.machine.kernel, context.config.train.recompute))
     models.refuse_half_precision(model, context.variant.name)
-    if model is not base:  # a wrapper of the whole model may prepend tokens
+    if padded and model is not base:  # a wrapper of the whole model may prepend tokens
         padding.settle_wrapped(model, context.tokenizer, context.rows, outputs, rounding)
     if context.config.train.recompute and not any(adapter.recomputes for adapter in context.variant.adapters.values()):
         name = context.variant.name

@@ -59,7 +59,9 @@ def select(
     if layers is not None:
         chosen = _within(chosen, layers)
     if not chosen:
-        raise ValueError(f"targets: {targets!r} leaves no layer to adapt; linear layers: {_kinds(linear)}")
+        others = [name for name, module in modules.items() if kinds.kind_of(module) is not None]
+        found = f"linear layers: {_kinds(linear)}" if linear else f"there is no linear one, but: {_kinds(others)}"
+        raise ValueError(f"targets: {targets!r} leaves no layer to adapt; {found}")
     selected = {}
     for name in chosen:
         module = modules[name]

@@ -23,7 +23,7 @@ from tests.trainer.model.model_zoo import (
     ROBERTA,
     _tokenizer,
 )
-from tests.trainer.objectives import language
+from tests.trainer.objectives import language, pictures
 
 WORDS = ["a", "warm", "film", "with", "bright", "cast", "dull", "plot", "slow", "hollow", "ending", "pale", "hero"]
 NAMES = {"Ann": "PER", "Bob": "PER", "Rome": "LOC", "Oslo": "LOC"}
@@ -65,6 +65,7 @@ KINDS: dict[str, tuple[str, str, list[str]]] = {
             *("task.metrics=[token_f1,rouge_l,chrf,loss]", "task.max_new_tokens=8"),
         ],
     ),
+    "image_classification": ("AutoModelForImageClassification", "ViT", ["task.metrics=[accuracy,f1_macro]"]),
 }
 
 
@@ -112,6 +113,8 @@ def model(kind: str, folder: Path, family: str | None = None, **settings: Any) -
     """A tiny model for a kind, with weights that tell tokens apart."""
     auto, usual, _ = KINDS[kind]
     family = family or usual
+    if kind == "image_classification":
+        return pictures.model(folder, family, **settings)
     roles, own, _ = (FAMILIES | MORE)[family]
     words = copy.deepcopy(_tokenizer(id(roles), tuple(roles.items())))
     words.backend_tokenizer.decoder = decoders.ByteLevel()
@@ -133,7 +136,8 @@ def _fields(family: str) -> dict[str, Any]:
 def overrides(kind: str, model: Path, folder: Path) -> list[str]:
     """Of a run of eight steps with the model, without its rows."""
     return [
-        *("model=folder", f"model.path={model}", "model.name=tiny", "task=file", f"task.kind={kind}", *KINDS[kind][2]),
+        *("model=folder", f"model.path={model}", "model.name=tiny"),
+        *(f"task={'file' if kind in _ROWS else 'images'}", f"task.kind={kind}", *KINDS[kind][2]),
         *("task.source.holdout=0.3", "train.batch_size=4", "train.max_steps=8", "optim.lr=1e-2", "data.max_length=32"),
         *(f"runs_dir={folder / 'runs'}", "study=test", "machine.progress=false", "machine.device=cpu"),
     ]
@@ -141,4 +145,6 @@ def overrides(kind: str, model: Path, folder: Path) -> list[str]:
 
 def table(kind: str, folder: Path) -> str:
     """The override that names a table of the kind's rows, which is written into `folder`."""
+    if kind == "image_classification":
+        return f"task.source.train_path={pictures.write(folder / 'images')}"
     return f"task.source.train_path={language.write(folder / f'{kind}.jsonl', rows(kind))}"

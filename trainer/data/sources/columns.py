@@ -12,7 +12,8 @@ A column's name determines its type, the same in every task:
 | tokens, tags                | token_classification  | words, and the class id of each                               |
 | context, question, answers  | extractive_qa         | answers: texts, and the index of the character of the context |
 |                             |                       | where each starts; none if the context has no answer          |
-| image, label                | image_classification  | an encoded file (PNG, JPEG, …), and its class id              |
+| image, label                | image_classification  | an encoded file (PNG, JPEG, …), and its class id; with `file`,|
+|                             |                       | errors name it                                                |
 """
 
 from __future__ import annotations

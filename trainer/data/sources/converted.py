@@ -23,6 +23,7 @@ class ConvertedPackage:
     sha256: str
     file: str
 
+    written: ClassVar[str] = ""  # what `convert` adds of its own; another text makes another copy in the cache
     alternatives: ClassVar[str] = "model=folder model.path=<folder>, model=hub model.id=<id>"
 
     def __post_init__(self) -> None:
@@ -49,7 +50,7 @@ class ConvertedPackage:
 
     @property
     def _key(self) -> str:
-        pin = hashlib.sha256(f"{self.sha256} {self.file}".encode()).hexdigest()[:16]
+        pin = hashlib.sha256(f"{self.sha256} {self.file}{self.written}".encode()).hexdigest()[:16]
         return f"models/{self.distribution.replace('==', '-')}-{pin}"
 
     def _build(self, folder: Path) -> None:

