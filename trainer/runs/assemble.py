@@ -166,7 +166,7 @@ def fit(config: DictConfig, variant: Variant, inputs: Inputs) -> RunContext:
         models.set_dropout(copy.deepcopy(bare.config), dropout)
     if config.train.gradient_checkpointing and not getattr(bare, "supports_gradient_checkpointing", False):
         raise ConfigError(
-            f"train.gradient_checkpointing: true with {type(bare).__name__}, allowed: false; transformers has none for it"
+            f"train.gradient_checkpointing: true with {type(bare).__name__}, allowed: false; transformers lacks it"
         )
     named("variant", variant.check, bare, head)
     left_out = variant.leaves_out(bare, head)
