@@ -126,6 +126,11 @@ class ExtractiveQA(Objective):
         columns = {name: placed.ragged([column[row] for row in first]) for name, column in _inputs(windows).items()}
         return Encoded(Rows(columns, np.zeros(len(first)), np.arange(len(first)), split=split), cut, letters)
 
+    def check_training(self, rows: Rows, limit: int | None) -> None:
+        answers = self.content.splits[rows.split]["answers"]
+        if not any(answers[row]["text"] for row in rows.sources.tolist()):
+            raise ConfigError(f"data.limit: {limit} leaves training questions without any answer; allowed: more")
+
     def for_training(self, rows: Rows, folder: Path, max_length: int) -> Rows:
         """All windows of the questions."""
         windows, _, _ = _windows(self, rows.split, folder, max_length)

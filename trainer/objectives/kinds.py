@@ -57,12 +57,15 @@ def _of(task: str) -> Objective:
 
     node = json.loads(task)
     cls = _class(node.get("kind"))
-    content = load_source(node["source"])
     own = {name: value for name, value in node.items() if name not in OF_EVERY_TASK and value is not None}
     known = settings(node.get("kind"))
+    for other in KINDS:
+        if foreign := sorted(settings(other).keys() & own.keys() - known.keys()):
+            named = f"task.{foreign[0]}: {own[foreign[0]]!r}"
+            raise ConfigError(f"{named} with task.kind {node.get('kind') or DEFAULT}; allowed: null")
     own = {name: value for name, value in own.items() if name in known}  # others are for the file to refer to
     _check(cls, own)
-    found = cls(content, tuple(node["metrics"]), **own)
+    found = cls(load_source(node["source"]), tuple(node["metrics"]), **own)
     metrics.check(found.asked, cls.metrics, found.title)
     try:
         found.check()

@@ -81,6 +81,6 @@ def _split(rows: Sequence[Row], where: str) -> Split:
     try:
         for name, values in columns.items():
             pa.array(values, types.get(name, pa.string()))
-    except (pa.ArrowException, TypeError, ValueError, AttributeError) as error:
+    except (pa.ArrowException, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ConfigError(f"{where}: {', '.join(names)}: a value's type is not that of its column ({error})") from None
     return Split(columns)
