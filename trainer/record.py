@@ -16,7 +16,6 @@ fields, `record_row` checks a flat row, and `record_text` writes, hashes and par
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -129,14 +128,8 @@ class Record(Fields):
         plain.pop(CHECKSUM, None)
         if plain["version"] == 1:
             identity = reduced(*identity_v1.read(shared["config"]))
-            shared["identity"] = hold("identity", _interned(tuple(identity)), tuple(identity.values()))
+            shared["identity"] = hold("identity", tuple(identity), tuple(identity.values()))
         return cls(**plain, **groups, **parts, **shared)  # type: ignore[arg-type]
-
-
-@functools.lru_cache(1000)
-def _interned(names: tuple[str, ...]) -> tuple[str, ...]:
-    """One object for equal names, as the rows of one layout have it."""
-    return names
 
 
 # Makes the dictionary of a group from the group's name, the names of its entries and their values.

@@ -124,15 +124,14 @@ class _Share:
     """Makes equal groups of many records one object. Nobody may change them."""
 
     def __init__(self) -> None:
-        self._groups: dict[tuple[str, int], _Group] = {}  # by the group's name and the id of its names
+        self._groups: dict[tuple[str, tuple[str, ...]], _Group] = {}
         self._known: dict[tuple[str, ...], dict[bytes, dict[str, Any]]] = {}  # shared groups by their names
 
     def __call__(self, group: str, names: tuple[str, ...], values: Sequence[Any]) -> Mapping[str, Any]:
         """The group of a record: one object for all equal ones; of settings, the part without seeds is."""
-        # Records of one layout pass the same tuple of names, and hashing its content would take longer than the rest.
-        known = self._groups.get((group, id(names)))
+        known = self._groups.get((group, names))
         if known is None:
-            known = self._groups[group, id(names)] = _Group(names, group in ("config", "identity"), self._known)
+            known = self._groups[group, names] = _Group(names, group in ("config", "identity"), self._known)
         return known.of(values)
 
 
@@ -143,7 +142,6 @@ class _Group:
     """
 
     def __init__(self, names: tuple[str, ...], seeds: bool, known: dict[tuple[str, ...], Any]) -> None:
-        self._all_names = names  # keeps the tuple, and with it its id
         self._seeds = [(name, index) for index, name in enumerate(names) if is_seed(name)] if seeds else []
         others = [index for index, name in enumerate(names) if (name, index) not in self._seeds]
         self._names = tuple(names[index] for index in others)

@@ -196,7 +196,7 @@ def load(context: RunContext) -> nn.Module:
         log.warning(notice)
     if left := context.left_out:
         log.warning(
-            "variant: %s doesn't adapt everything: %s parameters are outside linear layers or have other names: %s",
+            "variant: %s doesn't adapt everything: %s parameters are left out (not linear, or under another name): %s",
             *(context.variant.name, f"{sum(left.values()):,}", by_block(left)),
         )
     base, outputs = context.base(), context.objective.outputs_of
