@@ -24,10 +24,10 @@ class DriftingDelta(SparseDelta):
             self.register_buffer("past", None, persistent=False)
 
     @torch.no_grad()
-    def move(self, indices: torch.Tensor, optimizer: torch.optim.Optimizer | None, keep_moments: bool = True) -> None:
-        """Train the entries `indices` (nnz,), ascending, from now on; those that stay keep values and gradients.
+    def move(self, indices: torch.Tensor, optimizer: torch.optim.Optimizer | None) -> None:
+        """Train the entries `indices` (nnz,), ascending, from now on.
 
-        keep_moments: whether they keep their moments, too; those of new entries start at zero.
+        Those that stay keep value, gradient and moments; gradient and moments of new ones start at zero.
         """
         old, past = self.indices, self.drift()
         flat = past.flatten()
@@ -37,8 +37,7 @@ class DriftingDelta(SparseDelta):
         state = {} if optimizer is None else optimizer.state.get(self.values, {})
         moments = [e for e in state.values() if isinstance(e, torch.Tensor) and e.ndim and e.shape == self.values.shape]
         for tensor in [*moments, *([] if self.values.grad is None else [self.values.grad])]:
-            keeps = keep_moments or tensor is self.values.grad
-            tensor.copy_(torch.where(stays, tensor[found], 0.0) if keeps else torch.zeros_like(tensor))
+            tensor.copy_(torch.where(stays, tensor[found], 0.0))
         self.values.copy_(flat[indices])
         flat[indices] = 0.0
         self.set_past(flat.view_as(past))
