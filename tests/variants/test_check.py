@@ -59,7 +59,7 @@ def test_all_that_is_broken_is_named_at_the_end() -> None:
     assert first == "2 promises are broken" and list(caught.value.broken) == ["counts_by_formula", "holds_its_budget"]
     assert lines[0] == (
         "Miscounts({'rank': 2}) on Linear counts_by_formula: closed_form() says 80, trainable are 160 "
-        "(and in 3 more of 4 cases)"
+        "(and in 5 more of 6 cases)"
     )
 
 
@@ -109,7 +109,7 @@ def test_any_exception_names_case_and_promise() -> None:
         check_variant(with_adapter(LacksAnArgument), ["merges", "lowers_the_loss"])
     assert str(caught.value).splitlines()[1:] == [
         "Method({'rank': 2}) on Linear merges, lowers_the_loss: TypeError: LowRank.__init__() missing 1 required "
-        "positional argument: 'scale' (and in 3 more of 4 cases)"
+        "positional argument: 'scale' (and in 5 more of 6 cases)"
     ]
     assert isinstance(caught.value.broken["merges"].__cause__, TypeError)
 
@@ -190,4 +190,4 @@ def test_what_mends_it_is_said_where_the_cause_can_be_told(cls: type[Variant], p
 
 def test_where_it_can_not_be_told_nothing_is_said() -> None:
     found = broken(NeverLearns, "lowers_the_loss")["lowers_the_loss"]
-    assert found.endswith("(and in 3 more of 4 cases)") and ";" not in found
+    assert found.endswith("(and in 5 more of 6 cases)") and ";" not in found
