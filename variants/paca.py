@@ -54,7 +54,7 @@ class Columns(Adapter):
 
     def update(self, x: torch.Tensor) -> torch.Tensor:
         if not self.layer_kind.is_product:
-            return self.layer_kind.project(x.to(self.P.dtype) if x.is_floating_point() else x, self.delta())
+            return self.layer_kind.apply(x.to(self.P.dtype) if x.is_floating_point() else x, self.delta())
         return F.linear(x.index_select(-1, self.columns).to(self.P.dtype), self.change())
 
     def delta(self) -> torch.Tensor:

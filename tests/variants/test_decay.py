@@ -13,7 +13,10 @@ from tests.variants.found import all_variants
 from variants._template import Template
 from variants.core.variant import Variant
 from variants.dora import DoRA
+from variants.fish import FISH
+from variants.flexlora import FlexLoRA
 from variants.lora import LoRA
+from variants.lt_sft import LTSFT
 from variants.peft import Peft
 from variants.sora import SoRA
 from variants.sparse import SparseLoRA
@@ -26,6 +29,8 @@ OWN = {  # last names of the parameters of an adapter on which the run's decay d
     SoRA: {"e": 0.0},
     DoRA: {"magnitude": 0.01},
     Template: {"s": 0.0},
+    FISH: {"bias_values": 0.0},
+    LTSFT: {"bias_values": 0.0},
 }
 SETTINGS = [(cls, params) for cls in all_variants() for params in cls.test_params()]
 
@@ -50,9 +55,12 @@ def test_all_of_an_adapter_decays_but_what_the_method_spares(cls: type[Variant],
     spared = OWN.get(cls, {}) | ({"A": 0.0, "B": 0.0} if params.get("decay_after_step") else {})
     before = {name: value for name, value in decays(run).items() if not name.startswith("head")}
     train(run)  # in which parameters are pruned, moved and grown
-    for found in (before, {name: value for name, value in decays(run).items() if not name.startswith("head")}):
+    after = {name: value for name, value in decays(run).items() if not name.startswith("head")}
+    # The released FlexLoRA makes its optimizer anew when ranks have moved, and gives it no decay.
+    spared_after = dict.fromkeys("ABe", 0.0) if cls is FlexLoRA and params.get("profile") == "released" else spared
+    for found, exempt in ((before, spared), (after, spared_after)):
         inside = [name for name in found if any(name.startswith(f"{adapter}.") for adapter, _ in adapters(run))]
-        assert {n: found[n] for n in inside} == {n: spared.get(n.rpartition(".")[2], DECAY) for n in inside}
+        assert {n: found[n] for n in inside} == {n: exempt.get(n.rpartition(".")[2], DECAY) for n in inside}
 
 
 @pytest.mark.parametrize("cls", all_variants(), ids=lambda cls: cls.__name__)

@@ -67,7 +67,7 @@ class Restarted(LowRank):
     def update(self, x: torch.Tensor) -> torch.Tensor:
         if self.past is None:
             return super().update(x)
-        whole = self.layer_kind.project(x.to(self.past.dtype) if x.is_floating_point() else x, self.past)
+        whole = self.layer_kind.apply(x.to(self.past.dtype) if x.is_floating_point() else x, self.past)
         return whole if not len(self.A) else whole + super().update(x)
 
     @property
