@@ -102,9 +102,9 @@ def test_the_debug_experiment_is_one_run_of_ten_steps(configured, tiny_overrides
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("variant=lorra", "variant: 'lorra', allowed: adalora, bitfit, dora, dylora, "),
+        ("variant=lorra", "variant: 'lorra', allowed: adalora, base, bitfit, dora, dylora, "),
         ("task=movies", "task: 'movies', allowed: alpaca, arithmetic, "),
-        ("variant=families/dora", "variant: 'families/dora', allowed: adalora, bitfit, dora, "),
+        ("variant=families/dora", "variant: 'families/dora', allowed: adalora, base, bitfit, dora, "),
         ("variant.rnak=3", "variant.rnak: no such field of the variant lora, allowed: name, rank, alpha, "),
         ("optim.lrr=3", "optim.lrr: no such field, allowed: lr, head_lr, "),
         ("traim.epochs=3", "traim: no such field, allowed: variant, task, model, "),
@@ -222,3 +222,18 @@ def test_half_a_character_in_a_setting_is_refused(configured):
         run_config.validate(configured(["task.name='\udcff'"]))
     with pytest.raises(ConfigError, match=r"variant.targets: 'a\\ud83d', allowed: text in UTF-8"):
         run_config.validate(configured(["variant.targets=['a\ud83d']"]))
+
+
+def test_the_language_experiments_schedules_fit_its_steps(configured):
+    params = OmegaConf.load(ROOT / "conf" / "experiment" / "language.yaml").hydra.sweeper.params
+    methods = params.variant.strip().split(",")
+    files = sorted((ROOT / "conf" / "variant" / "language").glob("*.yaml"))
+    assert methods[0] == "base" and sorted(methods[1:]) == [f"language/{path.stem}" for path in files]
+    for task in params.task.split(","):
+        for method in methods:
+            config = configured([f"variant={method}", f"task={task}", f"model={params.model}", "experiment=language"])
+            run_config.validate(config)
+            variant = make("variant", config.variant)
+            steps = total_steps(config.data.limit, config.train, variant.trains)
+            assert steps == (0 if method == "base" else config.train.max_steps)
+            variant.plan(steps)

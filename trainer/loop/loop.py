@@ -69,7 +69,7 @@ class Loop:
         self.collate = Collator(objective.pad(source), objective.weigh)
         self.batches = Batches(rows.train, train, config.seed, self.collate, machine.workers, device)
         self.evaluator = Evaluator(self.network, objective, self.batches, train.eval_batch_size)
-        self.done, self.steps = 0, total_steps(len(rows.train), train)
+        self.done, self.steps = 0, total_steps(len(rows.train), train, variant.trains)
         self.counters = Counters()
         self.checkpoints = checkpoints.Checkpoints(folder)
         self.best = checkpoints.Best(folder)
@@ -108,6 +108,9 @@ class Loop:
         self.resume()
         if self.done == 0:
             self.rank_log.write(0, self.variant.ranks())
+        if not self.variant.trains:
+            self.evaluate(0)
+            return
         shown = self.cfg.machine.progress and processes.is_first()
         with progress.shown(shown, self.done, self.steps, self.step_log.shown) as advance:
             self._train(advance)

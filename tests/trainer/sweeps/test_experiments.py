@@ -63,7 +63,7 @@ def test_folders_of_hydra_are_refused_before_it_makes_them(tried, tmp_path, name
 
 def test_a_glob_that_matches_nothing_is_refused(tried):
     line = tried("variant=glob(nothing*)", flags=("-m",))
-    assert line.startswith("error: variant: 'glob(nothing*)' matches no file, allowed: adalora, bitfit, dora, ")
+    assert line.startswith("error: variant: 'glob(nothing*)' matches no file, allowed: adalora, base, bitfit, dora, ")
 
 
 def test_a_glob_takes_no_template():

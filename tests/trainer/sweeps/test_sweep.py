@@ -38,7 +38,7 @@ def test_a_sweep_runs_what_is_missing_and_goes_on_after_a_failure(tiny_overrides
 def test_a_misspelt_job_stops_the_sweep_before_it_starts(tiny_overrides, tmp_path):
     code, output = finished([*tiny_overrides, "variant=lora,haed"], tmp_path / "log")
     assert code == 1
-    assert "invalid: variant=haed: variant: 'haed', allowed: adalora, bitfit, dora, dylora, " in output
+    assert "invalid: variant=haed: variant: 'haed', allowed: adalora, base, bitfit, dora, dylora, " in output
     assert not list(records.find(tmp_path))
 
 
