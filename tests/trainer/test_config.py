@@ -222,3 +222,18 @@ def test_half_a_character_in_a_setting_is_refused(configured):
         run_config.validate(configured(["task.name='\udcff'"]))
     with pytest.raises(ConfigError, match=r"variant.targets: 'a\\ud83d', allowed: text in UTF-8"):
         run_config.validate(configured(["variant.targets=['a\ud83d']"]))
+
+
+def test_the_language_experiments_schedules_fit_its_steps(configured):
+    params = OmegaConf.load(ROOT / "conf" / "experiment" / "language.yaml").hydra.sweeper.params
+    methods = params.variant.strip().split(",")
+    files = sorted((ROOT / "conf" / "variant" / "language").glob("*.yaml"))
+    assert methods[0] == "base" and sorted(methods[1:]) == [f"language/{path.stem}" for path in files]
+    for task in params.task.split(","):
+        for method in methods:
+            config = configured([f"variant={method}", f"task={task}", f"model={params.model}", "experiment=language"])
+            run_config.validate(config)
+            variant = make("variant", config.variant)
+            steps = total_steps(config.data.limit, config.train, variant.trains)
+            assert steps == (0 if method == "base" else config.train.max_steps)
+            variant.plan(steps)

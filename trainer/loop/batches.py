@@ -19,8 +19,10 @@ from trainer.data.rows import EpochSampler, Rows
 from trainer.machine import batch_shards, processes
 
 
-def total_steps(rows: int, train: DictConfig) -> int:
-    """Returns the number of optimizer steps of a run with `rows` training rows."""
+def total_steps(rows: int, train: DictConfig, trains: bool = True) -> int:
+    """Returns the number of optimizer steps of a run with `rows` training rows; trains: whether its variant does."""
+    if not trains:
+        return 0
     if train.max_steps is not None:
         return train.max_steps
     return max(1, math.ceil(train.epochs * steps_per_epoch(rows, train)))

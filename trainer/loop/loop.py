@@ -13,6 +13,7 @@ The number of the step alone determines when, so that a resumed run does the sam
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -71,9 +72,7 @@ class Loop:
         self.network = Network(self.model, source, device, train.autocast)
         self.collate = Collator(objective.pad(source), objective.weigh)
         self.batches = Batches(rows.train, train, config.seed, self.collate, machine.workers, device)
-        self.done, self.steps = 0, total_steps(len(rows.train), train)
-        self.optimizer = build_optimizer(model, head, variant, config.optim, fused=machine.kernel == "fused")
-        self.scheduler: Any = build_schedule(self.optimizer, config.optim, self.steps)
+        self.done, self.steps = 0, total_steps(len(rows.train), train, variant.trains)
         self.counters = Counters()
         self.memory = MemoryMeter(model, self.counters, machine.log_every)
         self.evaluator = Evaluator(self.network, objective, self.batches, train.eval_batch_size)
@@ -89,6 +88,21 @@ class Loop:
         self.rank_log = RankLog(folder / "ranks.jsonl", writes=first)
         self.step_log = StepLog(folder / "metrics.jsonl", self.counters, self.batches.steps_per_epoch, writes=first)
 
+    @functools.cached_property
+    def _optimization(self) -> tuple[torch.optim.Optimizer, Any]:
+        """Both are built at their first use: passes before training, or a checkpoint, may change what is trained."""
+        fused = self.cfg.machine.kernel == "fused"
+        optimizer = build_optimizer(self.model, self.head, self.variant, self.cfg.optim, fused)
+        return optimizer, build_schedule(optimizer, self.cfg.optim, self.steps)
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        return self._optimization[0]
+
+    @property
+    def scheduler(self) -> Any:
+        return self._optimization[1]
+
     # -- training -----------------------------------------------------------------------------
 
     def fit(self) -> None:
@@ -101,6 +115,9 @@ class Loop:
         if self.done == 0:
             self.prepare()
             self.rank_log.write(0, self.variant.ranks())
+        if not self.variant.trains:
+            self.evaluate(0)
+            return
         shown = self.cfg.machine.progress and processes.is_first()
         with progress.shown(shown, self.done, self.steps, self.step_log.shown) as advance:
             self._train(advance)

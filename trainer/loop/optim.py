@@ -44,7 +44,9 @@ def build_optimizer(
         key = (in_head, *sorted(options.items()))  # apart from the head, because a variant may change its own groups
         groups.setdefault(key, {"params": [], **options})["params"].append(parameter)
     factory = make("optim.optimizer", optim.optimizer, _partial_=True)
-    return factory(list(groups.values()), **(_fused_option(factory.func, optim.optimizer) if fused else {}))
+    # An optimizer refuses an empty list, but not a group without parameters: those of a variant that trains nothing.
+    chosen = list(groups.values()) or [{"params": []}]
+    return factory(chosen, **(_fused_option(factory.func, optim.optimizer) if fused else {}))
 
 
 def check(optim: DictConfig) -> None:

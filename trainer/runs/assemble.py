@@ -174,7 +174,7 @@ def _longest(config: DictConfig, objective: Objective, bare: nn.Module, processo
 def fit(config: DictConfig, variant: Variant, inputs: Inputs) -> RunContext:
     """Makes the run's context. Raises `ConfigError` if the variant doesn't fit the number of steps or the model."""
     bare, rows = inputs.bare, inputs.rows
-    named("variant", variant.plan, total_steps(len(rows.train), config.train))
+    named("variant", variant.plan, total_steps(len(rows.train), config.train, variant.trains))
     head = inputs.objective.head(bare)
     if config.model.get("keep_head"):
         models.check_kept_head(inputs.source, rows.labels)

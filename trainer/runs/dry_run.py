@@ -81,9 +81,9 @@ def predict(planned: Planned) -> Prediction:
         batch = largest_batch(loop)
         adapter, head = cost.trainable_parameters(model, context.head)
         more = context.variant.grows_by()
-        activations = saved_activations(loop, batch)
+        activations = saved_activations(loop, batch) if loop.steps else 0
         gradients, optimizer = cost.trainable_bytes(model), optimizer_bytes(loop.optimizer)
-        growth = more / (adapter + head)
+        growth = more / (adapter + head) if more else 0
         return Prediction(
             steps=loop.steps,
             batch=batch,

@@ -279,8 +279,8 @@ def _record_costs(loop: Loop, context: RunContext, model: torch.nn.Module, row: 
     row.time = record.Time(
         train=counters.train_seconds,
         eval=counters.eval_seconds,
-        tokens_per_second=counters.tokens / counters.train_seconds,
-        steps_per_second=done / counters.train_seconds,
+        tokens_per_second=counters.tokens / counters.train_seconds if done else None,
+        steps_per_second=done / counters.train_seconds if done else None,
     )
     if counters.prepared is not None:
         row.time.before = counters.prepared["seconds"]

@@ -82,6 +82,7 @@ class Variant:
     """
 
     exact_at_start: ClassVar[bool] = True  # the attached model's first output equals the base model's
+    trains: ClassVar[bool] = True  # False: a run makes no step and evaluates the model once
     same_in_batches: ClassVar[bool] = True  # splitting a step's rows into more batches does not change the step
 
     name: str = ""
