@@ -130,27 +130,29 @@ class Allocated(AdapterVariant):
 
     @classmethod
     def test_params(cls) -> list[dict[str, Any]]:
-        prune = {"rank": 4, "target_rank": 2, "initial_steps": 2, "final_steps": 4, "interval": 2}
-        grow = {"allocator": "grow", "rank": 1, "target_rank": 3, "final_steps": 3, "interval": 2}
-        move = {"allocator": "move", "target_rank": 4, "initial_steps": 1, "final_steps": 2, "interval": 3}
-        before, after = {"allocator": "before", "target_rank": 3}, {"allocator": "after", "rank": 4, "target_rank": 2}
+        steps = {"initial_steps": 2, "final_steps": 4, "interval": 2}
+        prune = {"allocator": "prune", "form": "triplets", "rank": 4, "target_rank": 2, **steps}
+        grow = {"allocator": "grow", "form": "triplets", "rank": 1, "target_rank": 3, "final_steps": 3, "interval": 2}
+        move = {"allocator": "move", "form": "triplets", "target_rank": 4, "initial_steps": 1, "interval": 3}
+        before = {"allocator": "before", "target_rank": 3}
+        after = {"allocator": "after", "form": "triplets", "rank": 4, "target_rank": 2}
         return [
-            {"orthogonality": 0.1, **prune},
-            {"score": "sensitivity_ratio", "form": "lora", "dropout": 0.1, **prune},
-            {"score": "frobenius_share", **prune, "budget": 150},
-            {"score": "fisher", "beta1": 0.5, **prune, "final_steps": 0},
-            {"score": "random", **prune},
+            {"score": "sensitivity_uncertainty", **prune, "orthogonality": 0.1},
             {"score": "weight_gradient", **grow},
+            {"score": "sensitivity_ratio", **prune, "form": "lora", "dropout": 0.1},
+            {"score": "frobenius_share", **prune, "budget": 150},
+            {"score": "fisher", **prune, "beta1": 0.5, "final_steps": 0},
+            {"score": "random", **prune},
             {"score": "spectral_entropy", **grow, "budget": 150},
-            {"score": "gradient_norm", "form": "lora", **grow},
-            {"score": "sensitivity", "exchange": 2, **move},
-            {"score": "component_norm", "exchange": 2, "form": "lora", **move, "budget": 235},
-            {"score": "weight_gradient", "form": "lora", **before},
+            {"score": "gradient_norm", **grow, "form": "lora"},
+            {"score": "sensitivity", **move, "exchange": 2, "final_steps": 2},
+            {"score": "component_norm", **move, "form": "lora", "exchange": 2, "final_steps": 2, "budget": 235},
+            {"score": "weight_gradient", **before, "form": "lora"},
             {"score": "gradient_norm", **before, "budget": 190},
             {"score": "magnitude", **after},
             {"score": "singular_value", **after},
-            {"score": "singular_value", "form": "lora", **after, "budget": 130},
-            {"score": "uniform", "form": "lora", **after},
+            {"score": "singular_value", **after, "form": "lora", "budget": 130},
+            {"score": "uniform", **after, "form": "lora"},
         ]
 
     def plan(self, total_steps: int) -> None:

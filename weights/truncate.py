@@ -1,10 +1,15 @@
-"""The verb `truncate`: the metric after every layer's update is truncated to lower ranks."""
+"""The verb `truncate`: the metric after the layers' updates are truncated to lower ranks.
+
+By default every layer is cut to one rank. With `--global` one threshold for the singular values of all layers is chosen
+so that the ranks have this mean (PARA, arXiv 2604.27796): the layers keep different ranks, some perhaps none.
+"""
 
 from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from analysis.commands.command import Verb
@@ -14,15 +19,22 @@ from weights.tables import error, markdown
 if TYPE_CHECKING:
     from trainer.loop.loop import Evaluation
     from trainer.runs.finished import Finished
+    from variants.core.adapters.adapter import Adapter
     from variants.core.handover import Update
 
 VERSION = 1
-FILENAME = "truncation.json"
+FILENAME, GLOBAL_FILENAME = "truncation.json", "truncation_global.json"
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add_run(parser)
     parser.add_argument("--rank", type=ranks, required=True, metavar="R,…", help="ranks to truncate to: 1,2,4,8")
+    parser.add_argument(
+        "--global",
+        dest="by_threshold",
+        action="store_true",
+        help="cut all layers by one threshold for their singular values; --rank is then the mean over the layers",
+    )
     parser.add_argument("--device", help="auto, cpu, cuda, cuda:N (default: the run's own)")
 
 
@@ -34,14 +46,17 @@ def _run(options: argparse.Namespace) -> int:
     with opened(options.run, options.device) as run:
         if not run.variant.adapters:
             raise ConfigError(f"{run.variant.name} has no adapters of this suite's, and nothing to cut")
-        found = truncation(run, options.rank)
-        write_json(run.folder / FILENAME, found)
+        found = truncation(run, options.rank, options.by_threshold)
+        write_json(run.folder / (GLOBAL_FILENAME if options.by_threshold else FILENAME), found)
         print(_text(run, found))
     return 0
 
 
-def truncation(run: Finished, cuts: list[int]) -> dict[str, Any]:
-    """`truncation.json`: the reported metrics as trained, and with every layer at each rank of `cuts`."""
+def truncation(run: Finished, cuts: list[int], by_threshold: bool = False) -> dict[str, Any]:
+    """`truncation.json`: the reported metrics as trained, and with the layers at each rank of `cuts`.
+
+    by_threshold: whether a rank is the mean over the layers that one threshold for all singular values leaves.
+    """
     from trainer.runs.run import versions
     from variants.core import handover
     from weights import roundtrip
@@ -50,13 +65,18 @@ def truncation(run: Finished, cuts: list[int]) -> dict[str, Any]:
     roundtrip.as_recorded(run, roundtrip.outputs(run, run.model))
     trained = _metrics(run.evaluate())
     effective = run.variant.effective_parameters()
-    updates = {name: handover.products(adapter, [None, *cuts]) for name, adapter in adapters.items()}
+    kept = _by_threshold(adapters, cuts) if by_threshold else [(dict.fromkeys(adapters, cut), None) for cut in cuts]
+    updates = {
+        name: handover.products(adapter, [None, *(ranks[name] for ranks, _ in kept)])
+        for name, adapter in adapters.items()
+    }
     own = _cut({name: cut[0] for name, cut in updates.items()})
     steps = []
     for place, cut in enumerate(cuts, 1):
         now = {name: found[place] for name, found in updates.items()}
         handover.replace_adapters(run.model, adapters, now)
-        steps.append({"rank": cut, **_cut(now), **_metrics(run.evaluate())})
+        threshold = {} if kept[place - 1][1] is None else {"threshold": kept[place - 1][1]}
+        steps.append({"rank": cut, **threshold, **_cut(now), **_metrics(run.evaluate())})
     return {
         "version": VERSION,
         "run_id": run.record.run_id,
@@ -71,6 +91,26 @@ def truncation(run: Finished, cuts: list[int]) -> dict[str, Any]:
         "cut": steps,
         "versions": versions(),
     }
+
+
+def _by_threshold(adapters: Mapping[str, Adapter], means: Sequence[int]) -> list[tuple[dict[str, int], float]]:
+    """For each mean rank, the rank of each layer and the smallest singular value that is kept.
+
+    As many singular values are kept as layers × mean, or all: the largest of all layers, up to a layer's own rank.
+    """
+    from variants.core.adapters import svd
+
+    spectra = {name: svd.of_product(*adapter.as_product()) for name, adapter in adapters.items()}
+    values = sorted(
+        ((float(value), name) for name, spectrum in spectra.items() for value in spectrum.s[: spectrum.rank]),
+        key=lambda pair: -pair[0],
+    )
+    found = []
+    for mean in means:
+        largest = values[: mean * len(adapters)]
+        counts = Counter(name for _, name in largest)
+        found.append(({name: counts[name] for name in adapters}, largest[-1][0] if largest else 0.0))
+    return found
 
 
 def _metrics(found: Evaluation) -> dict[str, Any]:
@@ -106,8 +146,14 @@ def _text(run: Finished, found: Mapping[str, Any]) -> str:
         counts = [f"{at['total_rank']:,}", f"{at['parameters']:,}"]
         errors = [error(at["mean_relative_error"]), error(at["relative_error"])]
         rows.append([label, *counts, *errors, f"{at['metrics'][name]:.4f}"])
+    by_threshold = any("threshold" in cut for cut in found["cut"])
     parts = [
         run.title,
+        *(
+            ["rank: the mean over layers that are cut by one threshold for their singular values"]
+            if by_threshold
+            else []
+        ),
         markdown(head, rows),
         "parameters kept: of ΔW as factors A and B of every layer; by energy: of all layers as one matrix",
     ]
@@ -123,7 +169,7 @@ VERB = Verb(
     name="truncate",
     summary="the metric against the rank that is kept after training",
     description="Replaces every layer's update by its best approximation of each rank, evaluates the model, and\n"
-    f"writes {FILENAME} into the run's folder. The run itself does not change.",
+    f"writes {FILENAME} into the run's folder, or {GLOBAL_FILENAME} with --global. The run itself does not change.",
     example="python -m weights truncate runs/demo/0123456789ab --rank 1,2,4,8",
     add_arguments=_add_arguments,
     run=_run,

@@ -320,6 +320,28 @@ def test_truncation_gives_the_metric_against_the_rank_that_is_kept(trained, caps
     assert lines[4].endswith(f"{record['metric.value']:.4f} |")
 
 
+def test_one_threshold_cuts_all_layers_to_a_mean_rank(trained, capsys):
+    folder = trained("variant=increlora", "variant.target_rank=4", "variant.top=8", "optim.lr=5e-2")
+    assert main(["truncate", str(folder), "--global", "--rank", "1,2,64"]) == 0
+    assert not (folder / "truncation.json").exists()
+    found = json.loads((folder / "truncation_global.json").read_text())
+    one, two, all_ = found["cut"]
+    assert [cut["total_rank"] for cut in found["cut"]] == [12, 24, 48]
+    with opened(folder) as run:
+        deltas = {name: adapter.delta().detach().double() for name, adapter in run.variant.adapters.items()}
+    values = {name: torch.linalg.svdvals(delta) for name, delta in deltas.items()}
+    together = torch.cat(list(values.values())).sort(descending=True).values
+    assert one["threshold"] == pytest.approx(float(together[11]), rel=1e-4)
+    for cut in (one, two):
+        for name, layer in cut["layers"].items():
+            assert layer["rank"] == int((values[name] >= cut["threshold"] * (1 - 1e-5)).sum())
+    left_out = (together[12:].square().sum() / together.square().sum()).sqrt()
+    assert one["relative_error"] == pytest.approx(float(left_out), rel=1e-4), "no cut of that many ranks errs less"
+    assert len({layer["rank"] for layer in one["layers"].values()}) > 1
+    assert all_["metrics"] == found["trained"]["metrics"]
+    assert "rank: the mean over layers that are cut by one threshold" in capsys.readouterr().out
+
+
 def test_a_cut_model_is_the_one_that_is_evaluated(trained, tmp_path):
     folder = trained("variant.rank=4", "optim.lr=5e-2")
     assert main(["truncate", str(folder), "--rank", "1"]) == 0

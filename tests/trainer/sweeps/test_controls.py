@@ -12,6 +12,7 @@ from omegaconf import open_dict
 from analysis.commands import cli
 from tests.conftest import DIVERGING, folder_of
 from tests.trainer.sweeping import finished
+from trainer import record
 from trainer.errors import ConfigError
 from trainer.runs.finished import opened
 from trainer.sweeps.plan import plan
@@ -118,6 +119,24 @@ def test_other_settings_of_a_waiting_run_are_checked_before_anything_starts(told
     assert "2 of 2 runs can't be carried out" in output
 
 
+def test_a_dry_run_predicts_what_does_not_wait(told, tmp_path):
+    code, output = told("variant=tiny/found,tiny/adalora", "machine.dry_run=true")
+    assert code == 0 and not (tmp_path / "runs").exists(), output
+    assert "found" in output and "not predicted, its ranks are not known before the run " in output
+
+
+def test_a_control_of_a_run_that_was_repeated_since_says_so(carry_out, tmp_path, configured, tiny_overrides, caplog):
+    folder = folder_of(carry_out(*ADALORA), tmp_path)
+    control = carry_out(*at_ranks_of(folder))
+    config = [*tiny_overrides, *at_ranks_of(folder)]
+    assert plan(configured(config)).done and "carried out again" not in caplog.text
+    origin = record.read(folder)
+    origin.finished = "9" + control.started[1:]
+    record.write(origin, folder)
+    assert plan(configured(config)).done
+    assert f"was carried out again since; redo=true repeats the run {control.run_id}" in caplog.text
+
+
 def test_the_controls_of_a_failed_run_say_which_one_is_missing(told, tmp_path):
     code, output = told("variant=tiny/of_failing,tiny/failing", "study=failing", "optim.lr=1e30", *DIVERGING)
     assert code == 1 and "2 runs: 0 ran, 0 done already, 2 failed" in output
@@ -134,17 +153,17 @@ def at_ranks_of(folder: Path | str, *overrides: str) -> list[str]:
 def test_lora_is_trained_at_the_ranks_of_a_folder(carry_out, tmp_path, configured, tiny_overrides):
     origin = carry_out(*ADALORA)
     folder = folder_of(origin, tmp_path)
-    record = carry_out(*at_ranks_of(folder))
-    assert ranks(tmp_path, record.row()) == ranks(tmp_path, origin.row())
-    assert record.params.effective == record.params.closed_form < origin.params.effective
+    control = carry_out(*at_ranks_of(folder))
+    assert ranks(tmp_path, control.row()) == ranks(tmp_path, origin.row())
+    assert control.params.effective == control.params.closed_form < origin.params.effective
     planned = plan(configured([*tiny_overrides, *at_ranks_of(folder)]))
-    assert planned.done and planned.run_id == record.run_id
+    assert planned.done and planned.run_id == control.run_id
     moved = shutil.copytree(folder, tmp_path / "elsewhere" / folder.name)
     shutil.rmtree(folder)
-    assert plan(configured([*tiny_overrides, *at_ranks_of(moved)])).run_id == record.run_id
+    assert plan(configured([*tiny_overrides, *at_ranks_of(moved)])).run_id == control.run_id
     shutil.rmtree(moved)
-    with opened(folder_of(record, tmp_path)) as run:  # which needs the other no more
-        assert run.evaluate().metrics == record.metrics
+    with opened(folder_of(control, tmp_path)) as run:  # which needs the other no more
+        assert run.evaluate().metrics == control.metrics
 
 
 def test_settings_and_folder_name_the_same_run(carry_out, tmp_path, configured, tiny_overrides):
