@@ -149,7 +149,8 @@ class _Convolution(LayerKind):
         return F.pad(x, self.layer._reversed_padding_repeated_twice, mode=mode), 0
 
     def over_places(self, output: torch.Tensor) -> torch.Tensor:
-        return output.sum((-2, -1)) if output.ndim == 3 else output.sum((0, 2, 3))
+        places = tuple(range(-len(self._places), 0))
+        return output.sum(places if output.ndim == len(places) + 1 else (0, *places))
 
 
 def matrix(layer: nn.Module) -> torch.Tensor:
