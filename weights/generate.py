@@ -62,7 +62,7 @@ def write(run: Finished, kind: CausalLM | Seq2Seq, prompt: str) -> str:
     from trainer.objectives.seq2seq import Seq2Seq
 
     tokenizer = run.context.tokenizer
-    streamer = TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)  # type: ignore[no-untyped-call]
+    streamer = TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
 
     class Streaming(Network):
         def generate(self, **inputs: Any) -> torch.Tensor:
