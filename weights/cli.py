@@ -5,12 +5,12 @@ from __future__ import annotations
 from analysis.commands.cli import CommandLine
 from analysis.errors import AnalysisError
 from trainer.errors import ConfigError, RunFailed
-from weights import export, predict, spectrum, truncate
+from weights import export, generate, harness, predict, spectrum, truncate
 
 _LINE = CommandLine(
     "weights",
-    "Exports a finished run, evaluates it on other data, truncates its update; decomposes a backbone.",
-    (export.VERB, predict.VERB, truncate.VERB, spectrum.VERB),
+    "Exports a finished run, evaluates it on other data, writes with it, truncates its update; decomposes a backbone.",
+    (export.VERB, predict.VERB, generate.VERB, harness.VERB, truncate.VERB, spectrum.VERB),
     (ConfigError, RunFailed, AnalysisError),
 )
 VERBS, parser, main = _LINE.verbs, _LINE.parser, _LINE.main

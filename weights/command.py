@@ -10,8 +10,8 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", help="folder of a finished run: runs/<study>/<run_id>")
 
 
-def rank(text: str) -> int:
-    """A rank on the command line."""
+def count(text: str) -> int:
+    """A rank or another number of things on the command line."""
     if not text.strip().isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r}, allowed: a whole number ≥ 1")
     return int(text)
@@ -19,4 +19,4 @@ def rank(text: str) -> int:
 
 def ranks(text: str) -> list[int]:
     """Ranks separated by commas, without repetitions, rising."""
-    return sorted({rank(part) for part in text.split(",")})
+    return sorted({count(part) for part in text.split(",")})

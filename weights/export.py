@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from analysis.commands.command import Verb
 from weights import handover_report
-from weights.command import add_run, rank
+from weights.command import add_run, count
 from weights.tables import error
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--output", type=Path, help="a folder that is not there yet (default: <run>/export/<to>)")
     parser.add_argument(
-        "--rank", type=rank, metavar="R", help="truncate every layer's update to its best approximation of rank R"
+        "--rank", type=count, metavar="R", help="truncate every layer's update to its best approximation of rank R"
     )
 
 
