@@ -32,7 +32,7 @@ OWN = {  # last names of the parameters of an adapter on which the run's decay d
     FISH: {"bias_values": 0.0},
     LTSFT: {"bias_values": 0.0},
 }
-SETTINGS = [(cls, params) for cls in all_variants() for params in cls.test_params()]
+SETTINGS = [(cls, params) for cls in all_variants() if cls.trains for params in cls.test_params()]
 
 
 def with_the_trainers(run: Trained, decay: float) -> Trained:
