@@ -34,10 +34,14 @@ def all_variants() -> list[type[Variant]]:
     return found
 
 
+def settings() -> list[tuple[type[Variant], dict[str, Any]]]:
+    """Every entry of test_params of every variant that trains."""
+    return [(cls, params) for cls in all_variants() if cls.trains for params in cls.test_params()]
+
+
 def every_case() -> list[Case]:
-    """A case for every entry of every training variant's test_params on every kind of layer."""
-    trained = [cls for cls in all_variants() if cls.trains]
-    return [Case(cls, params, kind) for cls in trained for params in cls.test_params() for kind in KINDS]
+    """A case for each of these settings on every kind of layer."""
+    return [Case(cls, params, kind) for cls, params in settings() for kind in KINDS]
 
 
 def cases() -> list[Case]:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.variants import oracles
-from tests.variants.found import all_variants
+from tests.variants.found import all_variants, settings
 from variants._template import Template
 from variants.core.variant import Variant
 from variants.dora import DoRA
@@ -32,7 +32,7 @@ OWN = {  # last names of the parameters of an adapter on which the run's decay d
     FISH: {"bias_values": 0.0},
     LTSFT: {"bias_values": 0.0},
 }
-SETTINGS = [(cls, params) for cls in all_variants() if cls.trains for params in cls.test_params()]
+SETTINGS = settings()
 
 
 def with_the_trainers(run: Trained, decay: float) -> Trained:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.variants.found import all_variants
+from tests.variants.found import settings
 from variants.adalora import AdaLoRA
 from variants.core.variant import Variant
 from variants.elalora import ElaLoRA
@@ -19,7 +19,7 @@ from variants.sparse import SparseLoRA
 from variants.spiel import SpIEL
 from variants.testing.contract import STEPS, attach, train
 
-SETTINGS = [(cls, params) for cls in all_variants() for params in cls.test_params()]
+SETTINGS = settings()
 
 
 @pytest.mark.parametrize(
