@@ -107,7 +107,17 @@ RUNS = {key: run for key, run in METHODS.items() if run[0] != "peft_adalora"}
 ONE_OF_EACH = {name: run for name, run in FIRST.items() if run in RUNS.values()}
 # Steps of these between the first and the last in which something is decided.
 DECISIONS = {"_template_adaptive": 7, "adalora": 3, "elalora": 3, "increlora": 4, "rosa": 1, "sparse": 7, "spiel": 3}
-DECISIONS |= {"dynamic_dora": 4, "flexlora": 2, "igulora": 6, "lift": 3, "lota": 1, "lt_sft": 1, "smt": 1}
+DECISIONS |= {
+    "allocated": 3,
+    "para": 3,
+    "dynamic_dora": 4,
+    "flexlora": 2,
+    "igulora": 6,
+    "lift": 3,
+    "lota": 1,
+    "lt_sft": 1,
+    "smt": 1,
+}
 
 
 def usual(name: str) -> Counter[str]:
