@@ -219,7 +219,7 @@ class Allocated(AdapterVariant):
         return max(0, round((budget.target - budget.total(adapters)) * mean))
 
     def needs_whole_weights(self) -> str | None:
-        return "score" if self._score.weights else None
+        return f"score: {self.score}" if self._score.weights else None
 
     def penalty(self) -> torch.Tensor | None:
         if not self.orthogonality:

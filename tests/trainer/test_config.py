@@ -27,6 +27,7 @@ GROUPS = [
 FAMILIES = sorted(path.stem for path in (ROOT / "conf" / "variant" / "families").glob("*.yaml"))
 NEEDED = {
     "file": ["task.source.train_path=train.csv"],
+    "images": ["task.source.train_path=images"],
     "hub": ["model.id=roberta-base"],
     "folder": ["model.path=model"],
     "vtab": ["task.set=dtd"],

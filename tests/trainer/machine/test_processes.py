@@ -70,6 +70,8 @@ def test_a_divided_backbone_changes_no_bit_of_any_variant_or_is_refused(in_two):
     assert set(found) == {case.cls.__name__ for case, _ in alike.named().values()}
     assert {name: line for name, line in found.items() if line != "equal"} == {
         "SHiRA": "machine.fsdp: true with variant.mask: snip, allowed: false; it reads weights between passes",
+        "Allocated": "machine.fsdp: true with variant.score: weight_gradient, allowed: false; "
+        "it reads weights between passes",
         "GoRA": "machine.fsdp: true with variant.importance: product_mean, allowed: false; "
         "it reads weights between passes",
         "LIFT": "machine.fsdp: true with variant.filter_rank: 1, allowed: false; it reads weights between passes",

@@ -17,11 +17,11 @@ def test_a_sweep_runs_what_is_missing_and_goes_on_after_a_failure(tiny_overrides
     code, output = sweep([*base, *DIVERGING, "variant=lora", "optim.lr=1e-2,1e30,1e-3"])
     assert code == 1, output
     assert "3 runs: 0 done, 0 failed, 3 to do" in output
-    assert "failed: RunFailed: train.max_skipped: step " in output
+    assert "failed: RunFailed: train.max_skipped: " in output
     found = [records.read(path) for path in records.find(tmp_path / "runs")]
     assert sorted(record.status for record in found) == ["done", "done", "failed"]
     (failed,) = [record for record in found if record.status == "failed"]
-    assert failed.error.startswith("train.max_skipped: step ")
+    assert failed.error.startswith("train.max_skipped: ")
     assert failed.metric.value is None and not failed.metrics
 
     log = tmp_path / "log"

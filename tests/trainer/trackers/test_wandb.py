@@ -146,7 +146,7 @@ def test_a_failed_run_ends_as_failed_with_its_error(carry_out, tmp_path):
     (folder,) = (tmp_path / "runs" / "test").glob("[0-9a-f]*")
     record, logged = read(folder), only(folder)
     assert record.status == "failed" and logged.exit_code == 1
-    assert logged.summary["error"] == record.error and record.error.startswith("train.max_skipped: step ")
+    assert logged.summary["error"] == record.error and record.error.startswith("train.max_skipped: ")
 
 
 def test_an_interrupted_run_goes_on_with_its_curve(configured, tiny_overrides, tmp_path, monkeypatch):

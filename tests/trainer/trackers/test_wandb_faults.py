@@ -50,7 +50,7 @@ def at_step_five(monkeypatch, tmp_path):
             if index != 5:
                 return
             until = time.monotonic() + 60
-            while not (self.best.folder.parent / "tracker.json").exists():
+            while not (self.selection.best.folder.parent / "tracker.json").exists():
                 assert time.monotonic() < until, "W&B has not started"
                 time.sleep(0.05)
             met.append(service())
