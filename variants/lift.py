@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -45,6 +45,8 @@ class LIFT(AdapterVariant):
     interval: steps between two choices. profile: "paper" trains the largest scores, "released" the smallest.
     budget: trained parameters, in place of rank (`variants.core.allocation.budget`).
     """
+
+    unpredicted: ClassVar[str] = "a dense sum of each layer after entries have moved"
 
     name: str = "lift"
     rank: int = 8

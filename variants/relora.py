@@ -28,7 +28,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -81,6 +81,8 @@ class ReLoRA(AdapterVariant):
     0 leaves the run's. first_warmup, least_rate: of that schedule, its first warm-up and its last factor.
     budget: trained parameters, in place of rank (`variants.core.allocation.budget`).
     """
+
+    unpredicted: ClassVar[str] = "a dense sum of each layer after the first merge"
 
     name: str = "relora"
     rank: int = 8

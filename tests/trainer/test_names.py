@@ -13,7 +13,16 @@ from tests.conftest import ROOT
 from tests.variants.found import all_variants
 
 FILES = [*sorted(Path(ROOT, "trainer").rglob("*.py")), ROOT / "train.py"]
-ENGLISH = {"base", "full", "head", "peft", "sparse", "template", "incremental"}  # also the names of methods
+ENGLISH = {
+    "allocated",
+    "base",
+    "full",
+    "head",
+    "peft",
+    "sparse",
+    "template",
+    "incremental",
+}  # also the names of methods
 KNOWN = {"lora", "adalora", "sora", "increlora", "svft", "svdiff", "lora_xs", "pissa", "olora", "milora", "shira"} | {
     "bitfit", "dylora", "rosa", "relora", "elalora", "spiel", "dora"
 }  # fmt: skip

@@ -15,8 +15,7 @@ from trainer.instantiate import named
 from trainer.loop import cost
 from trainer.loop.batches import Batch, Batches
 from trainer.machine import processes
-from trainer.objectives.causal_lm import IGNORED
-from trainer.objectives.objective import Objective
+from trainer.objectives.objective import IGNORED, Objective
 from variants.core import collectives
 from variants.core.passes import Passes
 from variants.core.step import Loss

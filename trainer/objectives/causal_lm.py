@@ -32,7 +32,7 @@ from trainer.model import agreement
 from trainer.model import backbone as models
 from trainer.objectives import generated, language_models, metrics, prompts
 from trainer.objectives.metrics import METRICS, Metric
-from trainer.objectives.objective import Encoded, NotFinite, Objective, Predictions
+from trainer.objectives.objective import IGNORED, Encoded, NotFinite, Objective, Predictions
 from trainer.objectives.prompts import Pair
 from variants.core.step import Loss
 
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from trainer.loop.batches import Batch
     from trainer.loop.network import Network
 
-IGNORED = -100  # the label of a place that does not count
 LIKELIHOOD = ("loss", "perplexity")
 FORMS = {
     "text": (*LIKELIHOOD, "bits_per_byte"),

@@ -37,6 +37,9 @@ class NotFinite(Exception):
     """A model's outputs are not finite."""
 
 
+IGNORED = -100  # the label of a token that does not count
+
+
 @dataclass(frozen=True)
 class Encoded:
     """One split as the model's inputs, one row per example.

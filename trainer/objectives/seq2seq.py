@@ -23,14 +23,13 @@ from trainer.model import agreement
 from trainer.model import backbone as models
 from trainer.objectives import generated, language_models, placed, prompts
 from trainer.objectives.metrics import METRICS, Metric
-from trainer.objectives.objective import Encoded, NotFinite, Objective, Predictions
+from trainer.objectives.objective import IGNORED, Encoded, NotFinite, Objective, Predictions
 from variants.core.step import Loss
 
 if TYPE_CHECKING:
     from trainer.loop.batches import Batch
     from trainer.loop.network import Network
 
-IGNORED = -100  # the label of a place that does not count
 ENTRIES = 2**26  # of the logits that an evaluation holds at a time
 COMPARED = 4  # tokens of a row that its decoder reads where two models are compared
 

@@ -24,14 +24,13 @@ from trainer.errors import ConfigError
 from trainer.model import backbone as models
 from trainer.objectives import placed
 from trainer.objectives.metrics import METRICS, Metric
-from trainer.objectives.objective import Encoded, NotFinite, Objective, Predictions, refuse_headless
+from trainer.objectives.objective import IGNORED, Encoded, NotFinite, Objective, Predictions, refuse_headless
 from variants.core.step import Loss
 
 if TYPE_CHECKING:
     from trainer.loop.batches import Batch
     from trainer.loop.network import Network
 
-IGNORED = -100  # the label of a token that does not count
 OUTSIDE = "O"
 OF_ENTITIES = ("f1", "precision", "recall")
 _IOB = re.compile(r"[BIES]-.+", re.DOTALL)

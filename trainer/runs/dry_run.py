@@ -29,6 +29,7 @@ from trainer.loop.loop import Loop
 from trainer.runs import assemble
 from trainer.sweeps.estimate import words
 from trainer.sweeps.plan import Planned
+from variants.core.variant import Variant
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class Prediction:
     gradients: int
     optimizer: int
     activations: int
+    unknown: str = ""  # what of the method only the run shows, in words
 
     @property
     def memory(self) -> int:
@@ -69,6 +71,8 @@ class Prediction:
         for name in ("weights", "gradients", "optimizer", "activations"):
             yield f"  {name:<12} {getattr(self, name) / 2**20:9,.1f} MiB"
         yield f"  {'together':<12} {self.memory / 2**20:9,.1f} MiB"
+        if self.unknown:
+            yield f"  not predicted: {self.unknown}"
 
 
 def predict(planned: Planned) -> Prediction:
@@ -95,7 +99,15 @@ def predict(planned: Planned) -> Prediction:
             gradients=round(gradients * (1 + growth)),
             optimizer=round(optimizer * (1 + growth)),
             activations=activations,
+            unknown=unknown(context.variant),
         )
+
+
+def unknown(variant: Variant) -> str:
+    """Returns in words what of the method only the run shows; empty for most methods."""
+    if type(variant).before_training is not Variant.before_training:
+        return "what passes before training decide; ranks, entries and memory are those before them"
+    return variant.unpredicted
 
 
 @dataclass(frozen=True)

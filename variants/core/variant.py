@@ -83,6 +83,7 @@ class Variant:
 
     exact_at_start: ClassVar[bool] = True  # the attached model's first output equals the base model's
     trains: ClassVar[bool] = True  # False: a run makes no step and evaluates the model once
+    unpredicted: ClassVar[str] = ""  # memory that only a run shows, in words; a dry run says so
     same_in_batches: ClassVar[bool] = True  # splitting a step's rows into more batches does not change the step
 
     name: str = ""

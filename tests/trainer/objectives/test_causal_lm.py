@@ -18,7 +18,7 @@ from tests.trainer.objectives import language
 from tests.trainer.objectives.conftest import FORMS, overrides
 from trainer.errors import ConfigError
 from trainer.loop.network import Network
-from trainer.objectives.causal_lm import IGNORED
+from trainer.objectives.objective import IGNORED
 from trainer.runs import assemble
 from trainer.sweeps.plan import plan
 

@@ -222,7 +222,7 @@ def test_what_a_run_can_not_do_is_refused(more, said, checked):
 
 
 def test_a_model_of_texts_is_refused(checked, tiny_model):
-    with pytest.raises(ConfigError, match="a bert, of which transformers has no AutoModelForImageClassification"):
+    with pytest.raises(ConfigError, match="bert, for which transformers has no AutoModelForImageClassification"):
         checked(model=tiny_model)
 
 

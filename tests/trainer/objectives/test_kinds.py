@@ -31,7 +31,7 @@ def names() -> set[str]:
     for name, target in kinds.KINDS.items():
         source = (ROOT / Path(*target.split(".")[:-1])).with_suffix(".py").read_text()
         found |= {name, target.rpartition(".")[2]}
-        found |= set(re.findall(r'(?:auto_class|peft_task): ClassVar\[str\] = "(\w+)"', source))
+        found |= set(re.findall(r'(?:auto_class|peft_task): ClassVar\[str(?: \| None)?\] = "(\w+)"', source))
     return found
 
 

@@ -17,7 +17,7 @@ from tests.trainer.objectives import language, other_kinds
 from trainer.errors import ConfigError
 from trainer.loop.batches import Collator
 from trainer.loop.network import Network
-from trainer.objectives.seq2seq import IGNORED
+from trainer.objectives.objective import IGNORED
 from trainer.runs import assemble
 
 KIND = "seq2seq"

@@ -40,12 +40,15 @@ FURTHER = [METHODS[key][1] for key in METHODS if "mask=gradient" in key or "init
 @pytest.mark.parametrize("method", [*(overrides for _, overrides in FIRST.values()), *FURTHER], ids=" ".join)
 def test_every_part_of_the_memory_of_every_method_within_a_tenth(method, both):
     prediction, record = both(*LOOP, *method)
+    assert prediction.steps == record.steps.total
+    if prediction.unknown:
+        assert list(prediction.lines())[-1] == f"  not predicted: {prediction.unknown}"
+        return
     # Which layers grow is the run's affair, and on a toy the ranks of different layers differ much in size.
     for part in ("memory",) if prediction.more else PARTS:
         assert getattr(prediction, part) == pytest.approx(of(record, part), rel=0.1), part
     assert prediction.total == record.params.total
     assert (prediction.adapter, prediction.head) == (record.params.adapter_start, record.params.head)
-    assert prediction.steps == record.steps.total
 
 
 @pytest.mark.parametrize(
@@ -72,7 +75,7 @@ def test_to_the_byte_whatever_else_is_set(override, both):
 @pytest.mark.parametrize("method", ["bitfit", "shira", "lora_xs", "peft_lora", "lora_fa"])
 def test_to_recompute_where_nothing_can_be_is_refused(method, configured, tiny_overrides):
     config = configured([*tiny_overrides, *f"variant={method}".split(), "train.recompute=true"])
-    with pytest.raises(ConfigError, match=r"train.recompute: true with variant [\w-]+, allowed: false; it keeps"):
+    with pytest.raises(ConfigError, match=r"train.recompute: true with variant [\w-]+, allowed: false; it saves"):
         predict(plan(config))
 
 
