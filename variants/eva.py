@@ -16,10 +16,10 @@ Cost      forward passes before training until the components have converged, at
           (tokens + k)×in for every distinct input in each; then r(in + out) parameters per layer, as LoRA.
 Decay     A and B decay.
 Known     A layer may end with rank 0, and is then plain. Layers with the same input, such as query and value, have the
-          same components; of equal ratios the first layer comes first (PEFT decides in another order). Conv1d,
-          Conv2d, Conv2d in groups and Embedding are refused: their inputs are no vectors. Padding takes no part, nor do places without a label in a
-          language model. PEFT goes on until all has converged; here `passes` ends it, and `report` says how many
-          components had not.
+          same components; of equal ratios the first layer comes first (PEFT decides in another order). Conv1d, Conv2d,
+          Conv2d in groups and Embedding are refused: their inputs are no vectors. Padding takes no part, nor do places
+          without a label in a language model. PEFT goes on until all has converged; here `passes` ends it, and
+          `report` says how many components had not.
 """
 
 from __future__ import annotations
