@@ -40,7 +40,6 @@ Known     Budgets count ranks, not parameters: a rank costs 2.5 times as much in
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -52,10 +51,11 @@ from variants.core import field_checks, layers
 from variants.core.adapters import svd_triplets
 from variants.core.adapters.adapter import check_rank
 from variants.core.adapters.masked_triplets import MaskedTriplets
-from variants.core.allocation.budget import Budget, masks, spread, within
+from variants.core.allocation.budget import Budget, above, masks, within
 from variants.core.allocation.importance import NOT_FINITE
 from variants.core.allocation.schedule import Cubic, check_acts
-from variants.core.allocation.scores import Magnitude, Score, Sensitivity, SensitivityUncertainty
+from variants.core.allocation.score import Score
+from variants.core.allocation.scores import Magnitude, Sensitivity, SensitivityUncertainty
 from variants.core.variant import AdapterVariant, Step
 
 SCORES = ("sensitivity_uncertainty", "sensitivity", "magnitude")
@@ -145,9 +145,8 @@ class AdaLoRA(AdapterVariant):
         if self.budget is not None:
             sizes = {name: layers.size(layer) for name, layer in selected.items()}
             most = {name: min(size) for name, size in sizes.items()}
-            even = spread({name: sum(size) + 1 for name, size in sizes.items()}, self.budget, most)
-            ratio = self.rank / self.target_rank
-            self._starts = {name: min(math.ceil(rank * ratio), most[name]) for name, rank in even.items()}
+            costs = {name: sum(size) + 1 for name, size in sizes.items()}
+            self._starts = above(costs, self.budget, most, self.rank / self.target_rank)
         for name, layer in selected.items():
             check_rank(self._starts[name], layer)
 

@@ -35,7 +35,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -49,8 +48,9 @@ from variants.core.adapters.adapter import LowRank, check_rank
 from variants.core.adapters.masked_triplets import MaskedTriplets
 from variants.core.adapters.svd_triplets import INIT_STD, Triplets
 from variants.core.allocation.allocators import ALLOCATORS, Allocator, Decision, Layers, refuse_pair
-from variants.core.allocation.budget import Budget, masks, spread
-from variants.core.allocation.scores import SCORES, Score
+from variants.core.allocation.budget import Budget, above, masks
+from variants.core.allocation.score import Score
+from variants.core.allocation.scores import SCORES
 from variants.core.variant import AdapterVariant, Step
 
 FORMS = ("triplets", "lora")
@@ -166,9 +166,9 @@ class Allocated(AdapterVariant):
         self._starts = dict.fromkeys(selected, self.target_rank if shape == "same" else self.rank)
         if self.budget is not None and shape != "below":
             has_e = self.form == "triplets"
-            even = spread({name: sum(size) + has_e for name, size in sizes.items()}, self.budget, self._most)
+            costs = {name: sum(size) + has_e for name, size in sizes.items()}
             ratio = self.rank / self.target_rank if shape == "above" else 1.0
-            self._starts = {name: min(math.ceil(rank * ratio), self._most[name]) for name, rank in even.items()}
+            self._starts = above(costs, self.budget, self._most, ratio)
         for name, layer in selected.items():
             check_rank(self._starts[name], layer)
         self._check_room(sizes)

@@ -39,7 +39,7 @@ from torch import nn
 from variants.core import field_checks, layers
 from variants.core.adapters.adapter import check_rank
 from variants.core.adapters.sieved import Sieved, remove_others
-from variants.core.allocation.budget import masks, spread, within
+from variants.core.allocation.budget import Budget, above, masks, within
 from variants.core.variant import AdapterVariant, Step
 
 EPS = 1e-8
@@ -107,9 +107,8 @@ class DynamicDoRA(AdapterVariant):
         if self.budget is not None:
             sizes = {name: layers.size(layer) for name, layer in selected.items()}
             most = {name: min(size) for name, size in sizes.items()}
-            even = spread({name: sum(size) + 1 for name, size in sizes.items()}, self.budget, most)
-            ratio = self.rank / self.target_rank
-            self._starts = {name: min(math.ceil(rank * ratio), most[name]) for name, rank in even.items()}
+            costs = {name: sum(size) + 1 for name, size in sizes.items()}
+            self._starts = above(costs, self.budget, most, self.rank / self.target_rank)
         for name, layer in selected.items():
             check_rank(self._starts[name], layer)
 
@@ -195,9 +194,7 @@ class DynamicDoRA(AdapterVariant):
         if not self._kept:
             self._kept = self.kept(1.0)
         self._remove(step.optimizer)
-        used = sum(a.A.shape[0] * (1 if self.budget is None else a.cost) for a in self.adapters.values())
-        if used > self.target:
-            raise RuntimeError(f"budget: {used} are left, the target is {self.target}")
+        Budget.of(self.budget, self.target).refuse_missed(self.adapters.values())
 
     def state_dict(self) -> dict[str, Any]:
         sieved = any(adapter.sieved for adapter in self.adapters.values())

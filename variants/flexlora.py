@@ -44,7 +44,7 @@ from variants.core.adapters import svd_triplets
 from variants.core.adapters.adapter import check_rank
 from variants.core.adapters.grow import hold_rate
 from variants.core.adapters.svd_triplets import INIT_STD, Triplets
-from variants.core.allocation.budget import spread
+from variants.core.allocation.budget import Budget, fill, spread
 from variants.core.allocation.layer_scores import spectral_entropy
 from variants.core.allocation.schedule import check_acts, check_fits
 from variants.core.variant import AdapterVariant, Step
@@ -208,20 +208,11 @@ class FlexLoRA(AdapterVariant):
     def on_train_end(self, step: Step) -> None:
         if not self._rounds:
             raise RuntimeError("rank: no round was made")
-        total = sum(adapter.rank * self._price(adapter) for adapter in self.adapters.values())
-        slack = 0 if self.budget is None else max(adapter.cost for adapter in self.adapters.values()) - 1
-        if not self.target - slack <= total <= self.target:
-            unit = "ranks" if self.budget is None else "parameters"
-            raise RuntimeError(f"budget: {total} {unit} at the end, the target is {self.target}")
+        self._limit.refuse_missed(self.adapters.values())
 
     @property
-    def target(self) -> int:
-        """Sum of ranks, or of parameters if `budget` is given."""
-        return self.rank * len(self.adapters) if self.budget is None else self.budget
-
-    def _price(self, adapter: Triplets) -> int:
-        """Return what one rank of `adapter` costs, in units of `target`."""
-        return 1 if self.budget is None else adapter.cost
+    def _limit(self) -> Budget:
+        return Budget.of(self.budget, self.rank * len(self.adapters))
 
     def scores(self) -> dict[str, float]:
         """Return the score of every layer."""
@@ -237,25 +228,14 @@ class FlexLoRA(AdapterVariant):
             removed = profile.smallest(adapter.e)
             kept = [i for i in range(adapter.rank) if i != removed]
             adapter.keep(torch.tensor(kept, device=adapter.e.device), optimizer)
-        for name in self._gaining(sorted(scores, key=lambda n: -scores[n])):
+        order, limit = sorted(scores, key=lambda n: -scores[n]), self._limit
+        most = {name: min(adapter.in_features, adapter.out_features) for name, adapter in self.adapters.items()}
+        prices = {name: limit.price(adapter) for name, adapter in self.adapters.items()}
+        gained = fill(order, self.ranks(), most, prices, limit.target - limit.total(self.adapters.values()))
+        for name in order:
             adapter = self.adapters[name]
-            adapter.append(*self.drawn(name, adapter), adapter.e.new_zeros(1), optimizer)
-
-    def _gaining(self, order: Sequence[str]) -> list[str]:
-        """Return the layers that gain a rank, in the order of their turns, as far as the budget goes."""
-        ranks = {name: adapter.rank for name, adapter in self.adapters.items()}
-        room = self.target - sum(rank * self._price(self.adapters[name]) for name, rank in ranks.items())
-        gaining: list[str] = []
-        while True:
-            before = len(gaining)
-            for name in order:
-                adapter = self.adapters[name]
-                if self._price(adapter) <= room and ranks[name] < min(adapter.in_features, adapter.out_features):
-                    room -= self._price(adapter)
-                    ranks[name] += 1
-                    gaining.append(name)
-            if len(gaining) == before:
-                return gaining
+            for _ in range(gained[name]):
+                adapter.append(*self.drawn(name, adapter), adapter.e.new_zeros(1), optimizer)
 
     def drawn(self, name: str, adapter: Triplets) -> tuple[torch.Tensor, torch.Tensor]:
         """Return a new row of A (1, in) and column of B (out, 1) for the layer `name`."""

@@ -46,7 +46,7 @@ from variants.core.adapters import svd_triplets
 from variants.core.adapters.adapter import check_rank
 from variants.core.adapters.sieved import Sieved, remove_others
 from variants.core.adapters.svd_triplets import INIT_STD
-from variants.core.allocation.budget import masks, spread, within
+from variants.core.allocation.budget import above, masks, within
 from variants.core.allocation.importance import NOT_FINITE, Importance
 from variants.core.allocation.schedule import Cubic, check_acts
 from variants.core.variant import AdapterVariant, Step, pattern_value
@@ -192,9 +192,8 @@ class IGULoRA(AdapterVariant):
         if self.budget is not None:
             sizes = {name: layers.size(layer) for name, layer in selected.items()}
             most = {name: min(size) for name, size in sizes.items()}
-            even = spread({name: sum(size) + 1 for name, size in sizes.items()}, self.budget, most)
-            ratio = self.rank / self.target_rank
-            self._starts = {name: min(math.ceil(rank * ratio), most[name]) for name, rank in even.items()}
+            costs = {name: sum(size) + 1 for name, size in sizes.items()}
+            self._starts = above(costs, self.budget, most, self.rank / self.target_rank)
         for name, layer in selected.items():
             check_rank(self._starts[name], layer)
 

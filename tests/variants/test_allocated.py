@@ -16,7 +16,8 @@ from variants.allocated import Allocated
 from variants.core.adapters.svd_triplets import Triplets
 from variants.core.allocation.allocators import ALLOCATORS, Before, Grow, Layers, Move
 from variants.core.allocation.budget import Budget, fill
-from variants.core.allocation.scores import SCORES, Score
+from variants.core.allocation.score import Score
+from variants.core.allocation.scores import SCORES
 from variants.testing.contract import STEPS, attach, train
 
 ADALORA = {"rank": 4, "target_rank": 2, "orthogonality": 0.1, "initial_steps": 2, "final_steps": 4, "interval": 2}

@@ -4,23 +4,10 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from torch.func import functional_call
 
 from variants.core.adapters import svd
-from variants.core.adapters.adapter import LowRank
+from variants.core.adapters.adapter import LowRank, forward_with
 from variants.core.kernels.low_rank import low_rank_linear
-
-
-class _Forward(nn.Module):
-    """A layer's forward pass without its hooks, which the adapter runs."""
-
-    def __init__(self, layer: nn.Module) -> None:
-        super().__init__()
-        self.layer = layer
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y: torch.Tensor = self.layer.forward(x)
-        return y
 
 
 class Restarted(LowRank):
@@ -60,8 +47,7 @@ class Restarted(LowRank):
                 return nn.functional.linear(x, matrix, bias)
             dropout = self.dropout if self.training else 0.0
             return low_rank_linear(x, matrix, bias, self.A, self.B, None, self.scale, dropout, self.kernel)
-        weight = self.weight + self.layer_kind.as_weight(self.past)
-        y = functional_call(_Forward(self.base), {"layer.weight": weight}, (x,))
+        y = forward_with(self.base, self.weight + self.layer_kind.as_weight(self.past), x)
         return y if self.is_empty else y + super().update(x).to(y.dtype)
 
     def update(self, x: torch.Tensor) -> torch.Tensor:

@@ -19,22 +19,9 @@ import torch
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import structural_rank
 from torch import nn
-from torch.func import functional_call
 
-from variants.core.adapters.adapter import Adapter
+from variants.core.adapters.adapter import Adapter, forward_with
 from variants.core.kernels.sparse import Entries, sparse_linear
-
-
-class _Forward(nn.Module):
-    """A layer's forward pass without its hooks, which the adapter runs."""
-
-    def __init__(self, layer: nn.Module) -> None:
-        super().__init__()
-        self.layer = layer
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y: torch.Tensor = self.layer.forward(x)
-        return y
 
 
 class SparseDelta(Adapter):
@@ -88,7 +75,7 @@ class SparseDelta(Adapter):
         if self.layer_kind.is_product and not self.watched:
             bias, kernel = self.layer_kind.layer.bias, self.kernel
             return sparse_linear(x, self.layer_kind.matrix, bias, self.values, self.entries, self.scale, kernel)
-        return functional_call(_Forward(self.base), {"layer.weight": self.merged_weight()}, (x,))
+        return forward_with(self.base, self.merged_weight(), x)
 
     @property
     def entries(self) -> Entries:

@@ -21,7 +21,7 @@ import torch
 from variants.core.allocation.budget import Budget, fill, within
 from variants.core.allocation.importance import NOT_FINITE
 from variants.core.allocation.schedule import Cubic, check_acts, check_fits
-from variants.core.allocation.scores import Score
+from variants.core.allocation.score import Score
 
 
 @dataclass(frozen=True)

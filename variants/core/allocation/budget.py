@@ -4,9 +4,9 @@ A budget counts the adapters' trainable parameters at the end of training, by re
 integer ranks and entries allow, and never exceeded, so two methods with one budget differ by less than one rank of one
 layer.
 
-`Budget` is the number itself, in ranks or in parameters. `spread` is for methods with fixed ranks, `proportional` for
-those that score layers, `within` for those that score components, `fill` for those that add ranks, `apportion` for
-those that count single entries.
+`Budget` is the number itself, in ranks or in parameters. `spread` is for methods with fixed ranks, `above` for the
+start of those that prune, `proportional` for those that score layers, `within` for those that score components, `fill`
+for those that add ranks, `apportion` for those that count single entries.
 """
 
 from __future__ import annotations
@@ -91,6 +91,14 @@ def spread_priced(
     for name in _fill(further, budget - total(ranks)):
         ranks[name] += 1
     return ranks
+
+
+def above(costs: Mapping[str, int], budget: int, most: Mapping[str, int], ratio: float) -> dict[str, int]:
+    """Return ranks to start from, for a method that prunes to `budget`: those of `spread` times `ratio`, rounded up.
+
+    ratio: of the ranks at the start to those at the end. costs, most: as for `spread`, whose errors it raises.
+    """
+    return {name: min(math.ceil(rank * ratio), most[name]) for name, rank in spread(costs, budget, most).items()}
 
 
 def proportional(

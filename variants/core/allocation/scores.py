@@ -1,18 +1,10 @@
-"""Scores: how much a component or a layer matters, one class each. Allocators decide by them (`allocators.py`).
-
-A component i of a layer is a row A_i, a column B_i and, in the form of triplets, a number e_i: ΔW = s Σ_i e_i B_i A_i.
-A score gives one number to each component (`per = "component"`), or one to a whole layer (`per = "layer"`).
-
-A score of your own is a dataclass that derives from `Score` and defines `scores`, and `update` if it measures during
-training. `variant.score=my_package.MyScore` takes it; its fields (`beta1`, `beta2`) are set by the variant's of the
-same name. `@register("name")` gives it a short name.
-"""
+"""The suite's scores, one class each: formula and source. `score.py` says what a score is."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -22,63 +14,25 @@ from variants.core.adapters import svd, svd_triplets
 from variants.core.adapters.adapter import LowRank
 from variants.core.adapters.svd_triplets import PARTS
 from variants.core.allocation.importance import Importance
+from variants.core.allocation.score import SCORES, Adapters, Score, Values, register
 
-Adapters = Mapping[str, LowRank]
-Values = dict[str, torch.Tensor]
-
-SCORES: dict[str, type[Score]] = {}
-S = TypeVar("S", bound="type[Score]")
-
-
-def register(name: str) -> Callable[[S], S]:
-    """Return a decorator that lets a config name the score `name`."""
-
-    def add(cls: S) -> S:
-        SCORES[name] = cls
-        return cls
-
-    return add
-
-
-@dataclass(kw_only=True)
-class Score:
-    """A score, with its measurements by layer.
-
-    per: "component" or "layer". at_start: whether one step's gradients tell something before any parameter has moved,
-    when e or B is zero. even: whether it prefers no layer. of_trained: whether it rewrites the components, which only
-    a finished training allows. diagonal: whether it reads e. weights: whether it reads base weights.
-    """
-
-    per: ClassVar[str] = "component"
-    at_start: ClassVar[bool] = False
-    even: ClassVar[bool] = False
-    of_trained: ClassVar[bool] = False
-    diagonal: ClassVar[bool] = False
-    weights: ClassVar[bool] = False
-
-    def watch(self, adapters: Adapters) -> None:
-        """Runs before the forward passes of a step that will be measured."""
-
-    def update(self, adapters: Adapters) -> None:
-        """Measure a step, once its gradients are final. Layers without components have none."""
-
-    def scores(self, adapters: Adapters) -> Values:
-        """Return (r,) of every layer's components, or (1,) of every layer."""
-        raise NotImplementedError(f"{type(self).__name__}.scores")
-
-    def keep(self, name: str, index: torch.Tensor) -> None:
-        """Keep the measurements of the components `index` (n,) of a layer whose others were removed."""
-
-    def append(self, name: str, count: int) -> None:
-        """Take in that the layer `name` has `count` new components, whose measurements start at zero."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the measurements. Raises `ValueError` if one is not finite."""
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Load what `state_dict` returned."""
-
+__all__ = [
+    "SCORES",
+    "ComponentNorm",
+    "Fisher",
+    "FrobeniusShare",
+    "GradientNorm",
+    "Magnitude",
+    "Random",
+    "Sensitivity",
+    "SensitivityRatio",
+    "SensitivityUncertainty",
+    "SingularValue",
+    "Smoothed",
+    "SpectralEntropy",
+    "Uniform",
+    "WeightGradient",
+]  # `SCORES` is whole when this module is imported
 
 # -- sensitivity of entries ------------------------------------------------------------------------
 
