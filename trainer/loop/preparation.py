@@ -27,13 +27,14 @@ class Prepared:
     """What the passes cost, and the method as it starts after them; part of every checkpoint.
 
     seconds, passes: time and forward passes. rss, cuda: bytes at the peak, None where not measured.
-    adapter: trainable parameters outside the head. formula: `closed_form`. rank: the sum of ranks.
+    total: all parameters. adapter: trainable ones outside the head. formula: `closed_form`. rank: the sum of ranks.
     """
 
     seconds: float
     passes: int
     rss: int | None
     cuda: int | None
+    total: int
     adapter: int
     formula: int | None
     rank: int | None
@@ -89,4 +90,5 @@ def prepare(
     cost.reset_cuda_peaks(device)
     rank = sum(ranks.values()) if ranks else None
     count = passes.count + processes.sum_of(passes.single)
-    return asdict(Prepared(seconds, count, cost.peak_rss(), cuda, adapter, variant.closed_form(), rank))
+    total = sum(p.numel() for p in model.parameters())
+    return asdict(Prepared(seconds, count, cost.peak_rss(), cuda, total, adapter, variant.closed_form(), rank))

@@ -138,6 +138,9 @@ def table(rows: Sequence[Row]) -> Iterator[str]:
     for name, *numbers in cells:
         right = (cell.rjust(width) for cell, width in zip(numbers, widths[1:], strict=True))
         yield "  ".join([name.ljust(widths[0]), *right])
+    for row in rows:
+        if row.prediction.unknown:
+            yield f"{row.setting}: not predicted: {row.prediction.unknown}"
 
 
 def _mib(prediction: Prediction) -> str:

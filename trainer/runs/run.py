@@ -200,7 +200,8 @@ def _start_after(loop: Loop, row: record.Record) -> None:
     """Writes to `row` the method as it starts and the cost of passes before the first step, if there were any."""
     if (prepared := loop.counters.prepared) is None:
         return
-    row.params.adapter_start, row.params.closed_form = prepared["adapter"], prepared["formula"]
+    row.params.total, row.params.adapter_start = prepared["total"], prepared["adapter"]
+    row.params.closed_form = prepared["formula"]
     row.rank.start = prepared["rank"]
     row.memory.peak_rss_before, row.memory.cuda_before_allocated = prepared["rss"], prepared["cuda"]
 

@@ -9,7 +9,7 @@ The second needs no folder, so the run may be of the same sweep, which carries i
 `model` replace those of this run as a whole; fields of other groups are replaced one by one; `study` says where the run
 lies. In the file of a variant Hydra puts the settings in place (`conf/variant/controls/`):
 
-    defaults: [adalora@ranks_from.variant]
+    defaults: [METHOD@ranks_from.variant]
 
 What names this run is the other's name, never its folder. A run's own `config.yaml` has the ranks themselves.
 """

@@ -27,6 +27,8 @@ def test_the_record_has_the_cost_and_the_parameters_after_the_passes(carry_out, 
     assert len(set(ranks.values())) > 1
     assert record.rank.start == record.rank.end == sum(ranks.values())
     assert record.params.adapter_start == record.params.closed_form == record.params.adapter_end
+    plain = carry_out("train.max_steps=1", "variant=lora").params
+    assert record.params.total - record.params.adapter_start == plain.total - plain.adapter_start
 
 
 def test_a_method_without_passes_has_no_such_numbers(carry_out) -> None:

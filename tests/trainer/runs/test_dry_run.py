@@ -43,9 +43,11 @@ def test_every_part_of_the_memory_of_every_method_within_a_tenth(method, both):
     assert prediction.steps == record.steps.total
     if prediction.unknown:
         assert list(prediction.lines())[-1] == f"  not predicted: {prediction.unknown}"
+    if "passes before training" in prediction.unknown:
         return
+    known = [part for part in PARTS if part != "weights"] if prediction.unknown else PARTS
     # Which layers grow is the run's affair, and on a toy the ranks of different layers differ much in size.
-    for part in ("memory",) if prediction.more else PARTS:
+    for part in ("memory",) if prediction.more else known:
         assert getattr(prediction, part) == pytest.approx(of(record, part), rel=0.1), part
     assert prediction.total == record.params.total
     assert (prediction.adapter, prediction.head) == (record.params.adapter_start, record.params.head)
