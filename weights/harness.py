@@ -65,7 +65,7 @@ def evaluation(run: Finished, manager: Any, names: Sequence[str], limit: int | N
     run.model.to(run.device)
     with _greedy(run), _quiet("lm_eval.models.huggingface"):
         model = HFLM(
-            pretrained=run.model,  # type: ignore[arg-type]
+            pretrained=run.model,
             backend="causal",
             tokenizer=copy.deepcopy(run.context.tokenizer),  # the harness sets its padding
             batch_size=run.config.train.eval_batch_size,
