@@ -12,6 +12,7 @@ import importlib.util
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,7 +74,7 @@ def _export(run: Finished, to: str, output: Path, cut: int | None) -> str:
     if cut is not None and not adapters:
         raise ConfigError(f"--rank: {cut} for {run.variant.name}, which has no adapters of this suite's; allowed: none")
     ranks = run.variant.ranks()
-    before = roundtrip.outputs(run, run.model)
+    before, texts = roundtrip.outputs(run, run.model), roundtrip.texts(run, run.model)
     recorded = roundtrip.as_recorded(run, before)
     updates = {name: handover.products(adapter, [cut])[0] for name, adapter in adapters.items()}
     if cut is not None:
@@ -82,6 +83,8 @@ def _export(run: Finished, to: str, output: Path, cut: int | None) -> str:
         write = {"peft": _write_peft, "merged": _write_merged}[to]
         loaded = write(run, folder)
         comparison = roundtrip.compare(before, roundtrip.outputs(run, loaded))
+        other = sum(one != two for one, two in zip(texts, roundtrip.texts(run, loaded), strict=True))
+        comparison = replace(comparison, written=len(texts), other_texts=other)
         exact = all(update.is_exact for update in updates.values())
         dtype = next(loaded.parameters()).dtype
         # With half precision or a truncated rank, a difference is expected: it is reported and no error.

@@ -106,5 +106,6 @@ def text(run: Finished, output: Path, report: Mapping[str, Any]) -> str:
     parts.append(
         f"loaded again, on {check['rows']} rows of {check['split']}: logits differ by at most "
         f"{error(check['largest_difference'])}, {check['changed']} predictions change"
+        + (f"; of {check['written']} texts that both write, {check['other_texts']} differ" if check["written"] else "")
     )
     return "\n\n".join(parts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,19 +14,23 @@ if TYPE_CHECKING:
     from trainer.runs.finished import Finished
 
 ROWS, BATCH = 64, 16
+WRITTEN, TOKENS = 4, 16  # texts that a language model writes, and their tokens
 
 
 @dataclass(frozen=True)
 class Comparison:
     """Two models on the same rows. largest_difference: between logits. changed: predictions that are not the same.
 
-    largest_logit: what the difference is to be seen against.
+    largest_logit: what the difference is to be seen against. written, other_texts: of a kind that writes, how many
+    texts both wrote, and how many of these are not the same: where two tokens are as likely, rounding chooses.
     """
 
     rows: int
     largest_difference: float
     largest_logit: float
     changed: int
+    written: int = 0
+    other_texts: int = 0
 
     def is_close(self, dtype: torch.dtype) -> bool:
         """Whether half the digits of `dtype` agree: what is left of them after a model's depth."""
@@ -100,6 +104,34 @@ def compare(before: torch.Tensor, after: torch.Tensor) -> Comparison:
     changed = 0 if before.shape[-1] == 1 else int(other.sum())
     difference, largest = (float(x.abs().max()) for x in (before - after, before))
     return Comparison(len(before), difference, largest, changed)
+
+
+def texts(run: Finished, model: nn.Module) -> list[str]:
+    """What `model`, on the CPU, writes behind the first rows of the reported split; none in a kind that writes nothing.
+
+    Rows without a prompt go on from their first half.
+    """
+    from trainer.loop.network import Network
+    from trainer.model import backbone
+    from trainer.objectives import language_models
+    from trainer.objectives.causal_lm import CausalLM
+    from trainer.objectives.seq2seq import Seq2Seq
+
+    kind, rows, source = run.objective, run.context.rows.report[run.split], run.context.source
+    if not isinstance(kind, CausalLM | Seq2Seq):
+        return []
+    network = Network(model, source, torch.device("cpu"), run.config.train.autocast)
+    first = [rows[place] for place in range(min(WRITTEN, len(rows)))]
+    if isinstance(kind, Seq2Seq):
+        batch = kind.pad(source)(first)
+        return replace(kind, max_new_tokens=min(TOKENS, kind.max_new_tokens))._written(network, batch)
+    new = min(TOKENS, kind.max_new_tokens)
+    most = language_models.room(backbone.skeleton(source, kind.architecture), new, run.context.max_length)
+    begun = [row["prompt"] if "prompt" in row else row["input_ids"][: len(row["input_ids"]) // 2 + 1] for row in first]
+    tokenizer = run.context.tokenizer
+    prompts = language_models.padded([tokens[-most:] for tokens in begun], tokenizer.pad_token_id, left=True)
+    inputs = {f"prompt_{name}": tensor for name, tensor in prompts.items()}
+    return language_models.written(network, inputs, tokenizer, new)
 
 
 def _batches(run: Finished) -> Iterator[dict[str, Any]]:

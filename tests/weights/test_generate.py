@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 
 import pytest
 
@@ -97,3 +98,22 @@ def test_what_can_not_write_is_one_line(finished, carry_out, tmp_path, capsys):
     capsys.readouterr()
     assert main(["generate", str(other), "--prompt", "a"]) == 2
     assert capsys.readouterr().err.endswith("allowed: causal_lm, seq2seq\n")
+
+
+@pytest.mark.parametrize("to", ["peft", "merged"])
+@pytest.mark.parametrize("kind", ["response", "text", "seq2seq"])
+def test_exported_it_writes_the_same_texts(kind, to, finished, capsys):
+    pytest.importorskip("peft")
+    folder = finished(kind)
+    assert main(["export", str(folder), "--to", to]) == 0
+    assert "of 4 texts that both write, 0 differ" in capsys.readouterr().out
+    check = json.loads((folder / "export" / to / "handover.json").read_text())["check"]
+    assert (check["written"], check["other_texts"]) == (4, 0)
+
+
+def test_an_export_that_writes_other_texts_says_so(finished, capsys):
+    folder = finished("response", "optim.lr=1e-1")
+    assert main(["export", str(folder), "--to", "merged", "--rank", "1"]) == 0
+    check = json.loads((folder / "export" / "merged-rank1" / "handover.json").read_text())["check"]
+    assert check["other_texts"] > 0
+    assert f"of 4 texts that both write, {check['other_texts']} differ" in capsys.readouterr().out
