@@ -19,7 +19,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "variants.core": (),
     "variants.testing": ("variants.core",),
     "variants": ("variants.core",),  # the methods
-    "variants.__main__": ("weights",),
+    "variants.catalogue": (),
+    "variants.__main__": ("weights", "variants.catalogue"),
     "trainer": ("variants.core",),
     "analysis": (
         "trainer.record",

@@ -5,7 +5,12 @@
 # todo: the method's equation, in the symbols of its paper, and where each symbol is in the code
 Paper     # todo: authors, year, title, arXiv number. Here: Hu et al. 2021 (LoRA), arXiv 2106.09685, with α/r trained.
 # todo: repository and commit of the released code, and how it differs from the paper
-Hooks     none.  # todo: which hooks the method uses, and for what; `_template_adaptive.py` uses two
+Family    low rank  # todo: as in `python -m variants list`
+Trains    A and B
+Changes   nothing  # todo: ranks, masks or what else changes, and when
+Checked   the contract alone  # todo: released code, PEFT or written out: test_file test_function
+Hooks     none.  # todo: which hooks the method uses, and for what; `_template_adaptive.py` uses two, and
+          # `before_training(passes)` sees gradients and inputs of the base model before the first step
 Cost      r(in + out) + 1 parameters per layer.
 Decay     A and B decay, s does not.
 Known     # todo: known limitations

@@ -10,6 +10,10 @@ Paper     # todo: of the method. Here the score of Molchanov et al. 2017, "Pruni
           Resource Efficient Inference", arXiv 1611.06440, on the components of LoRA.
 Budget    `budget` is the number of parameters at the end, in place of target_rank: the components with the highest
           scores that fit into it are kept, so the result is less than one rank below it.
+Family    adaptive ranks  # todo: as in `python -m variants list`
+Trains    A and B
+Changes   ranks: pruned in training, linearly  # todo: ranks, masks or what else changes, and when
+Checked   the contract alone  # todo: released code, PEFT or written out: test_file test_function
 Hooks     on_update     updates the scores from the step's gradients, then removes what does not fit into b(t)
           on_train_end  raises if the budget was not met
 Cost      r(in + out) parameters at the start, and r numbers per layer for the scores.

@@ -13,6 +13,11 @@ Code      QingruZhang/AdaLoRA d10f5eb.
 Budget    `budget` counts parameters instead of ranks: the components with the highest scores that fit into it are
           kept, so the result is less than one rank below it. rank and target_rank then only determine the ratio of
           initial to final ranks. Only profile paper supports it.
+Family    adaptive ranks
+Trains    A, B and e
+Changes   ranks: pruned in training, along a cubic curve
+Checked   released code: test_adalora test_every_number_of_the_released_code; PEFT: test_adalora
+          test_pefts_trajectory_where_both_mask_at_the_same_steps
 Hooks     penalty       R, scaled by γ
           on_update     updates the scores, from the step's gradients and the parameters after it, then the mask
           on_train_end  removes masked components; raises if the target was not met

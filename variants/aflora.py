@@ -12,6 +12,10 @@ Paper     Liu et al. 2024, "AFLoRA: Adaptive Freezing of Low Rank Adaptation in 
 Code      zeyuliu1037/AFLoRA 23f632f, glue/ (mode elora). Its sensitivity has the sign of p inside the absolute value,
           so it is abs of the gradient. A matrix frozen in a step is updated in it for the last time.
 Budget    `budget` replaces rank: trained parameters at the end, r + out per layer.
+Family    low rank
+Trains    d and b, and A and B until they are frozen
+Changes   what trains: matrices are frozen one after the other in training
+Checked   released code: test_aflora test_every_number_of_the_released_code
 Hooks     on_gradients   scores and freezes, by gradients before they are clipped
           on_train_end   raises if a matrix is not frozen
 Cost      r + out parameters per layer, and r(in + out) of those that are not square until they are frozen, with a copy

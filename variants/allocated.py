@@ -8,12 +8,17 @@
 `allocator` when ranks go or come (`variants.core.allocation.allocators`). A pair that has no meaning is an error that
 says why.
 
-Paper     This composition is the suite's own (reference: Zhang et al. 2023, AdaLoRA, arXiv 2303.10512). With
+Sources   This composition is the suite's own (reference: Zhang et al. 2023, AdaLoRA, arXiv 2303.10512). With
           `score: sensitivity_uncertainty, allocator: prune, form: triplets` it is AdaLoRA, with
           `score: singular_value, allocator: after, form: lora` PARA (arXiv 2604.27796): LoRA at a peak rank, cut after
           training by one threshold for the singular values of all layers.
 Budget    `budget` counts parameters at the end instead of ranks. rank and target_rank then only determine the ratio of
           peak to final ranks (prune, after) or the start (grow).
+Family    adaptive ranks
+Trains    A and B, and e of triplets
+Changes   ranks: as `allocator` says
+Checked   adalora: test_allocated test_adaloras_score_and_allocator_are_adalora_to_the_bit; written out: test_allocated
+          test_worked_scores_of_components, test_para_keeps_the_largest_singular_values_of_all_layers
 Hooks     on_step_begin  lets the score watch the step
           penalty        R(A, B) of AdaLoRA, scaled by γ, if `orthogonality` is set
           on_gradients   allocates before the first step moves anything (allocator before)

@@ -12,6 +12,10 @@ Paper     Zhang et al. 2024, "AutoLoRA: Automatically Tuning Matrix Ranks in Low
 Code      ruz048/AutoLoRA 314c6f4, run_glue_search.py, with Betty's DARTS hypergradient: Adam in both problems.
 Budget    `budget` replaces the average as threshold: the components with the largest softmax(a) that fit, exact to
           less than a rank.
+Family    adaptive ranks
+Trains    A and B
+Changes   ranks: chosen once, before training
+Checked   released code: test_autolora test_every_number_of_the_released_search
 Hooks     before_training  the search; sets ranks, draws A anew
 Cost      5 forward and backward passes for each of `search_steps` steps before training, with A, B, head, their
           moments and two copies; then r(in + out) parameters per layer, as LoRA.

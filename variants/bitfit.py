@@ -2,6 +2,10 @@
 
 Paper     Ben Zaken, Ravfogel, Goldberg 2022, "BitFit: Simple Parameter-efficient Fine-tuning for
           Transformer-based Masked Language-models", ACL, arXiv 2106.10199.
+Family    reference
+Trains    biases
+Changes   nothing
+Checked   the contract alone
 Hooks     none.
 Cost      one vector for each layer with a bias; no additional product in the forward pass.
 Decay     none: biases and the vectors of norms do not decay.

@@ -10,6 +10,10 @@ Paper     Liu et al. 2024, "DoRA: Weight-Decomposed Low-Rank Adaptation", ICML, 
           the constant norm in section 4.3. Not the "dynamic rank distribution" of the same name (ACL 2024).
 Code      PEFT 0.21.2, `use_dora`.
 Budget    `budget` replaces rank: r(in + out) + out parameters per layer, ranks as even as integers allow.
+Family    low rank
+Trains    A, B and a magnitude of each output
+Changes   nothing
+Checked   stored run of PEFT: test_dora test_every_number_of_the_stored_run; PEFT: test_dora test_trajectory_of_peft
 Hooks     none: only the parameters change in training.
 Cost      r(in + out) + out parameters. ‖V‖² = ‖W‖² + 2 (α/r) W Aᵀ·B + (α/r)² B (A Aᵀ)·B is computed row by row in
           every pass, with one product W Aᵀ and without forming V or ΔW. The term in brackets is LoRA's layer

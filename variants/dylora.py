@@ -10,6 +10,11 @@ Paper     Valipour et al. 2023, "DyLoRA: Parameter-Efficient Tuning of Pre-train
 Code      huawei-noah/Efficient-NLP bb44348, which scales both factors by √(R/(b + 1)) and the product by α/R.
 Budget    `budget` replaces rank and eval_rank: ranks as even as integers allow, all of which remain. A layer with
           fewer components than were drawn uses all it has.
+Family    low rank
+Trains    A and B
+Changes   the rank in use: drawn at every step
+Checked   released code: test_dylora test_every_number_of_the_released_code; written out: test_dylora
+          test_the_papers_trajectory_is_that_of_a_straight_implementation
 Hooks     on_step_begin  draws b, from the method's own generator
           on_gradients   sets missing gradients to zero (profile released)
           on_train_end   removes components beyond eval_rank

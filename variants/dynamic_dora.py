@@ -10,6 +10,10 @@ Paper     Mao et al. 2024, "DoRA: Enhancing Parameter-Efficient Fine-Tuning with
           arXiv 2405.17357.
 Code      MIkumikumi0116/DoRA 235e21f, Src/Finetune_And_Benchmark.
 Budget    `budget` replaces the number of ranks: exact to less than a rank; with profile paper alone.
+Family    adaptive ranks
+Trains    A, B and c
+Changes   ranks: pruned in training, along a cubic curve
+Checked   released code: test_dynamic_dora test_every_number_of_the_released_code
 Hooks     on_step_begin  decides whether the variance is penalized
           penalty        γ · variance
           on_update      scores, prunes

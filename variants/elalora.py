@@ -19,6 +19,10 @@ Budget    `budget` counts parameters instead of ranks. The layers start with ran
           repeatedly, one rank each while it fits: parameters never exceed the budget, and after every round no
           further rank of a layer in the pool fits. Two small ranks may thus replace one expensive rank; the sum of
           ranks is then not constant. Only profile paper supports it.
+Family    adaptive ranks
+Trains    A, B and e
+Changes   ranks: moved between layers in training
+Checked   written out: test_elalora test_its_trajectory_is_that_of_a_straight_implementation
 Hooks     on_step_begin  sets the learning rate (profile released)
           penalty        R, scaled by γ
           on_update      updates the scores, from the step's gradients and the parameters after it; prunes and grows

@@ -11,6 +11,10 @@ Paper     Paischer et al. 2025, "Parameter Efficient Fine-tuning via Explained V
 Code      PEFT 0.21.2, tuners/lora/eva.py, with its IncrementalPCA (randomised, seed 42).
 Budget    `budget` replaces rank: the components with the largest ratios that fit, exact to less than a rank.
           `rank` counts ranks, as in the paper: `rank` times the number of layers.
+Family    adaptive ranks
+Trains    A and B
+Changes   ranks: chosen once, before training
+Checked   PEFT: test_eva test_every_number_of_peft
 Hooks     before_training  the passes; sets ranks and A
 Cost      forward passes before training until the components have converged, at most `passes`, and a decomposition of
           (tokens + k)×in for every distinct input in each; then r(in + out) parameters per layer, as LoRA.

@@ -7,6 +7,10 @@
 Paper     Sung, Nair and Raffel 2021, "Training Neural Networks with Fixed Sparse Masks", NeurIPS, arXiv 2111.09839.
 Code      varunnair18/FISH b5bff1e: mask_method label-square, as in its script; label-absolute is its parser's default.
 Budget    `budget` replaces density: exactly so many entries.
+Family    sparse
+Trains    k entries of weights and biases
+Changes   mask: chosen once, before training
+Checked   released code: test_fish test_trajectory_of_the_released_code, test_importances_and_masks_of_the_released_code
 Hooks     before_training  takes the gradients and chooses
 Cost      one forward and backward pass for each of `samples` rows (true: one for each class, and one more), and F for
           every entry while they last. Then k trained entries and their indices; the gradient is computed at the entries

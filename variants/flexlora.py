@@ -9,6 +9,10 @@
 Paper     "FlexLoRA", 2026, ICLR, arXiv 2601.22905; not the federated method of the same name (2024).
 Code      Chongjie-Si/Subspace-Tuning 2c63d06, loralib/flexlora.py and the NLU trainer.
 Budget    `budget` replaces rank: ranks as even as integers allow; what a round frees is spent again, as far as it fits.
+Family    adaptive ranks
+Trains    A, B and E
+Changes   ranks: moved between layers in training
+Checked   released code: test_flexlora test_every_number_of_the_released_code
 Hooks     penalty        γ R
           on_step_begin  keeps the learning rate at its base (released)
           on_update      moves ranks

@@ -1,6 +1,10 @@
 """Full fine-tuning: every weight is trained. The upper reference in comparisons.
 
 Cost      gradients and two moments for the whole backbone; the saved file has the whole model.
+Family    reference
+Trains    every weight
+Changes   nothing
+Checked   the contract alone
 Hooks     none.
 Decay     matrices decay, biases and the vectors of norms do not: the usual rule.
 """

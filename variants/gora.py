@@ -11,6 +11,10 @@ so the first forward pass is that after a step of about `start_lr` against the g
 Paper     Qi et al. 2025, "GoRA: Gradient-driven Adaptive Low Rank Adaptation", NeurIPS, arXiv 2502.12171.
 Code      hhnqqq/MyTransformers 4037d4d and aac1b21, common/lora_modules/gora.py.
 Budget    `budget` replaces rank: ranks in proportion to a/f, exact to less than one rank; with profile paper alone.
+Family    adaptive ranks
+Trains    A and B
+Changes   ranks: chosen once, before training
+Checked   released code: test_gora test_every_number_of_the_released_code
 Hooks     before_training  takes the gradients, then sets ranks, A and B
 Cost      `batches` forward and backward passes before training and one dense gradient of every adapted weight while
           they last; then r(in + out) parameters per layer, as LoRA.

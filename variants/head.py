@@ -1,6 +1,10 @@
 """Head only: the backbone is frozen and nothing is added. The lower reference in comparisons.
 
 Cost      the minimum: forward through the frozen backbone, backward through the head only.
+Family    reference
+Trains    the head alone
+Changes   nothing
+Checked   the contract alone
 Hooks     none.
 Decay     none outside the head.
 """

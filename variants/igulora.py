@@ -11,6 +11,10 @@ Paper     "IGU-LoRA", 2026, ICLR, arXiv 2603.13792.
 Code      withyou12/igulora 3f5ba10, the pruning stage.
 Budget    `budget` replaces the number of ranks: exact to less than a rank; with profile paper alone. Otherwise a rank
           costs 1, or what `prices` says (the released code: 3.21 in feed-forward layers).
+Family    adaptive ranks
+Trains    A, B and E
+Changes   ranks: pruned in training, along a cubic curve
+Checked   released code: test_igulora test_every_number_of_the_released_code
 Hooks     on_step_begin  begins the step's coefficients
           penalty        takes the next coefficient; γ R
           on_update      scores, masks

@@ -12,6 +12,10 @@ Paper     Zhang et al. 2023, "IncreLoRA: Incremental Parameter Allocation Method
 Code      FeiyuZhang98/IncreLoRA 51a2d73.
 Budget    `budget` counts parameters instead of ranks: modules grow in the order of their scores while a rank of theirs
           fits. Only profile paper supports it.
+Family    adaptive ranks
+Trains    A, B and e
+Changes   ranks: added in training
+Checked   released code: test_incremental test_every_number_of_the_released_code
 Hooks     on_step_begin  resets the gradient of ΔW
           penalty        the orthogonality of AdaLoRA, over all components, the reserve included
           on_gradients   updates the scores (from gradients before clipping), then grows, before the optimizer's step

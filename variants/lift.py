@@ -9,6 +9,10 @@ Paper     Liu et al. 2025, "LIFT the Veil for the Truth: Principal Weights Emerg
 Code      zihanghliu/LIFT c4a679d, src/sparseAdam.py. Its scripts pass mask_type lift_sparse, which selects the smallest
           scores (profile released): only a name with "largest" in it selects the paper's.
 Budget    `budget` replaces rank: exactly so many entries, divided among layers in proportion to in + out.
+Family    sparse
+Trains    k entries of each W
+Changes   mask: chosen anew every `interval` steps
+Checked   released code: test_lift test_every_number_of_the_released_code
 Hooks     on_update  chooses anew
 Cost      k parameters and moments per layer, and W + ΔW in each pass, as SHiRA. From the first change on ΔW is kept as
           a second matrix beside W, and one more sum forms W + ΔW. A singular value decomposition of every adapted

@@ -33,6 +33,12 @@ Controls  `ranks_from` gives every layer the rank that another method found, a r
           rank in all layers, so that it does not change with a layer's share. With `permute_seed` the ranks are
           permuted among layers of the same size, so that the number of parameters stays the same.
 Budget    `budget` replaces rank and rank_pattern: ranks as even as integers allow. With frozen A a rank costs `out`.
+Family    low rank
+Trains    A and B
+Changes   nothing
+Checked   released code: test_lora test_trajectory_of_the_official_code; PEFT: test_lora test_trajectory_of_peft,
+          test_lora_starts test_trajectory_of_peft; stored run of PEFT's PiSSA: test_lora_starts
+          test_every_number_of_a_pissa_run
 Hooks     none: only the parameters change in training.
 Cost      r(in + out) parameters and two products of that size in each adapted layer; twice the products
           and r(in + out) frozen numbers if `init` is not lora. With `frozen_a: true` r·out parameters, and r·in

@@ -5,6 +5,10 @@
 Paper     Bałazy et al. 2024, "LoRA-XS: Low-Rank Adaptation with Extremely Small Number of
           Parameters", arXiv 2405.17604: section 3.
 Code      MohammadrezaBanaei/LoRA-XS e50b1a8.
+Family    singular basis
+Trains    R, r×r of each layer
+Changes   nothing
+Checked   written out: test_svd test_lora_xs_by_its_formula
 Hooks     none: only R changes in training.
 Cost      r² parameters for each layer, independent of its size; A and B are stored, r(in + out) numbers, and
           applied as in LoRA. The decomposition is computed once, by `attach`.

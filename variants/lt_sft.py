@@ -13,6 +13,10 @@ Code      cambridgeltl/composable-sft 29f7872. There the copy θ₀ stays in the
 LoTA      Panda et al. 2024, "Lottery Ticket Adaptation", arXiv 2406.16797 (variant=lota): the same without l1 and
           biases. Its code trains with RMSprop and clips each tensor apart; here the run's optimizer and clipping hold.
 Budget    `budget` replaces density: exactly so many entries.
+Family    sparse
+Trains    every entry of W, then k of them
+Changes   mask: chosen after each full phase, and values are rewound
+Checked   released code: test_lt_sft test_every_number_of_the_released_code
 Hooks     penalty        the l1 term
           on_update      ends a phase: chooses, rewinds, frees or adds entries
           on_train_end   raises if the last phase was not reached

@@ -9,6 +9,10 @@ Paper     Zhang et al. 2025, "NeuroAda: Activating Each Neuron's Potential for P
 Code      FightingFighting/NeuroAda e084f0b, peft_type perCell_mag_add. Its gradient-based choice can't start as
           released.
 Budget    `budget` replaces per_row: as even as integers allow. One entry more in each row of a layer costs `out`.
+Family    sparse
+Trains    k entries of each row of W
+Changes   mask: chosen once, before training (gradient) or at the start
+Checked   released code: test_neuroada test_every_number_of_the_released_code
 Hooks     before_training  takes the gradients and chooses, for score gradient
 Cost      k · out parameters per layer; W + ΔW in each pass, as SHiRA. Score gradient: `batches` forward and backward
           passes before training, and one dense gradient of every adapted weight while they last.

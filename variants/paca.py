@@ -8,6 +8,10 @@ Code      WooSunghyeon/paca be9a806. There W is overwritten in every second forw
           last step, and without gradient checkpointing every second step trains on old weights; here W + ΔW is always
           the newest.
 Budget    `budget` replaces rank: numbers of columns as even as integers allow; one costs `out`.
+Family    sparse
+Trains    some columns of W
+Changes   nothing
+Checked   released code: test_paca test_trajectory_of_the_released_code
 Hooks     none: the columns are drawn at the start.
 Cost      r · out parameters per layer, and as many frozen numbers P₀. The gradient needs r features of every token and
           not all `in`, unless the layer is no matrix product (a convolution, an embedding): those form ΔW.

@@ -6,6 +6,10 @@
 PEFT is the common baseline; here it runs in the same trainer, with the same head, and is counted in the same way.
 
 Library   huggingface/peft ≥ 0.21.
+Family    library
+Trains    as `method` says
+Changes   as `method` says
+Checked   PEFT by hand: test_peft test_adaloras_trajectory_is_that_of_peft_used_by_hand
 Hooks     attach          wraps the model with `get_peft_model`
           penalty         the term that the method's own forward adds to a loss (AdaLoRA: orthogonality)
           on_update       calls `update_and_allocate` of methods that have it (AdaLoRA, AdaMSS), with

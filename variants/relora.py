@@ -12,6 +12,10 @@
 Paper     Lialin et al. 2024, "ReLoRA: High-Rank Training Through Low-Rank Updates", ICLR, arXiv 2307.05695.
 Code      Guitaricet/relora 176f376. As there the step count of Adam goes on.
 Budget    `budget` replaces rank: ranks as even as integers allow, of the factors that are trained at a time.
+Family    low rank
+Trains    A and B
+Changes   factors: merged into W every `interval` steps and begun again
+Checked   released code: test_relora test_every_number_of_the_released_code
 Hooks     on_step_begin  sets the learning rate of the restarts
           on_update      merges, draws A, prunes moments
 Cost      as LoRA until the first merge; then one more matrix of W's size, and a sum that forms W + past in each pass.

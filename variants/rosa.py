@@ -15,6 +15,10 @@ Paper     Nikdan et al. 2024, "RoSA: Accurate Parameter-Efficient Fine-Tuning vi
 Code      IST-DASLab/RoSA 5f70c49, with its peft-rosa 810da6a; its schedule `wlK` is the table above.
 Budget    `budget` replaces rank and density: ranks as even as possible get all of it but the fraction `sparse_share`;
           the sparse part gets exactly the rest, by the layers' sizes. The budget is met exactly.
+Family    sparse
+Trains    A, B and k entries of W
+Changes   mask: chosen once, after `warmup_steps` + `collect_steps` steps
+Checked   written out: test_rosa test_the_trajectory_is_that_of_the_method_in_dense_tensors
 Hooks     on_step_begin  decides whether to collect gradients
           on_gradients   sums them
           on_update      after the last of them: chooses the supports, and restarts

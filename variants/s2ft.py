@@ -9,6 +9,10 @@ Paper     Yang et al. 2024, "S²FT: Efficient, Scalable and Generalizable LLM Fi
 Code      Infini-AI-Lab/S2FT a58edbb, s2ft/s2.py. It permutes coupled weights so that the chosen channels lie side by
           side; here the same numbers are trained at their places, so nothing is permuted and biases are allowed.
 Budget    `budget` replaces fraction: numbers of channels as even as integers allow.
+Family    sparse
+Trains    some rows or columns of W
+Changes   nothing
+Checked   released code: test_s2ft test_trajectory_of_the_released_code
 Hooks     none: the channels are drawn at the start.
 Cost      `in` parameters for a row, `out` for a column; W + ΔW in each pass, as SHiRA.
 Decay     values decay, towards the base model.

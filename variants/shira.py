@@ -14,6 +14,10 @@
 Paper     Bhardwaj et al. 2024, "Sparse High Rank Adapters", NeurIPS, arXiv 2406.13175.
 Code      PEFT's `shira` (the official repository has none), whose mask is random or user-defined.
 Budget    `budget` replaces rank: exactly so many entries, divided among layers in proportion to in + out.
+Family    sparse
+Trains    k entries of each W
+Changes   mask: chosen once, in the first steps (gradient, snip) or at the start
+Checked   PEFT: test_shira test_trajectory_of_peft_with_the_same_masks
 Hooks     on_step_begin  decides whether to collect gradients
           on_gradients   for masks from gradients: collects them, then chooses the mask; until then no value moves
           on_train_end   raises if no mask was chosen

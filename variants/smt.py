@@ -10,6 +10,10 @@ Paper     He et al. 2025, "Sparse Matrix in Large Language Model Fine-tuning", I
 Code      HectorHHZ/Sparse_Matrix_Tuning 31c5ff6, peft/tuner/smt.py. It has two pools, attention and feed-forward, with
           a number each, and blocks of 256; here one pool.
 Budget    `budget` replaces blocks: as many as fit, so it is met to less than a block.
+Family    sparse
+Trains    every entry of W, then some blocks
+Changes   mask: chosen once, after `full_steps` steps
+Checked   released code: test_smt test_every_number_of_the_released_code
 Hooks     on_gradients   sums the gradients of the full phase
           on_update      chooses the blocks
           on_train_end   raises if none were chosen

@@ -12,6 +12,11 @@ after training are removed. `schedule` raises ξ in stages, as the paper's spars
 Paper     Ding et al. 2023, "Sparse Low-rank Adaptation of Pre-trained Language Models", EMNLP,
           arXiv 2311.11696; T_ξ is its soft threshold, the scheduler its algorithm 1.
 Code      TsinghuaC3I/SoRA c275ac2.
+Family    adaptive ranks
+Trains    A, B and gates
+Changes   ranks: gates close in training
+Checked   released code: test_sora test_every_number_of_the_released_code,
+          test_the_released_main_optimizer_is_reproduced_over_a_whole_run
 Hooks     penalty       the L1 term, scaled by λ
           on_gradients  sets eps of the optimizer (profile released)
           on_update     the proximal step; weight decay after the step, if set

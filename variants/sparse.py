@@ -21,6 +21,11 @@ Sources   Zhu and Gupta 2017, arXiv 1710.01878 (the cubic curve); Evci et al. 20
           arXiv 1911.11134 (rigl); Molchanov et al. 2019, arXiv 1906.10771 (sensitivity), on the factors of LoRA.
           A common form of the methods of sparse LoRA papers; it reproduces no single paper's code.
 Budget    `budget` replaces density: exactly so many entries at the end.
+Family    sparse
+Trains    entries of A and B
+Changes   mask: entries are pruned or exchanged in training
+Checked   lora: test_sparse test_density_one_is_lora; written out: test_sparse
+          test_magnitude_keeps_the_largest_of_each_factor, test_sensitivity_smooths_weight_times_gradient
 Hooks     on_step_begin  decides whether to collect gradients of masked entries (rigl)
           on_gradients   updates the scores
           on_update      updates the mask

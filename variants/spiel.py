@@ -18,6 +18,10 @@ p is 1 at the first selection, which replaces all random indices, then `reselect
 Paper     Ansell et al. 2024, "Scaling Sparse Fine-Tuning to Large Language Models", arXiv 2401.16405: SpIEL-AG.
 Code      AlanAnsell/peft 73b455b, its selection "rigl".
 Budget    `budget` replaces density: exactly so many entries, by the layers' sizes.
+Family    sparse
+Trains    k entries of W
+Changes   mask: entries are exchanged every `reselection_steps` steps
+Checked   written out: test_spiel test_the_trajectory_is_that_of_the_method_in_dense_tensors
 Hooks     on_step_begin  decides whether to collect gradients
           on_gradients   adds the step's gradients to the sums
           on_update      counts ages, corrects the step by each value's age, then selects

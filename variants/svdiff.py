@@ -7,6 +7,10 @@
 Paper     Han et al. 2023, "SVDiff: Compact Parameter Space for Diffusion Fine-Tuning", ICCV,
           arXiv 2303.11305: equation 2.
 Code      mkshing/svdiff-pytorch a78f69e, which is generally used; the authors released none.
+Family    singular basis
+Trains    a shift of each singular value
+Changes   nothing
+Checked   released code: test_svd test_every_number_of_the_released_svdiff
 Hooks     none: only δ changes in training.
 Cost      min(in, out) parameters for each layer; U and V are stored in addition to W (for a square W twice its
           memory) and applied in each forward pass, or merged with W if there are many tokens

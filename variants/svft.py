@@ -8,6 +8,10 @@
 Paper     Lingam et al. 2024, "SVFT: Parameter-Efficient Fine-Tuning with Singular Vectors", NeurIPS,
           arXiv 2405.19597: section 3; GLUE settings in table 11.
 Code      VijayLingam95/SVFT 8303115.
+Family    singular basis
+Trains    entries of M
+Changes   nothing
+Checked   released code: test_svd test_every_number_of_the_released_svft
 Hooks     none: only M changes in training.
 Cost      k parameters for each layer; U and V are stored in addition to W (for a square W twice its memory) and
           applied in each forward pass, with an n×n product between them unless M is diagonal; with more than about n

@@ -1,0 +1,39 @@
+"""The command line of `python -m variants list`, `show NAME` and `docs`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from variants.catalogue.cards import methods
+from variants.catalogue.tables import PAGE, page, text
+
+VERBS = ("list", "show", "docs")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code: 0, or 2 for an error, which is one line."""
+    parser = argparse.ArgumentParser("variants", description="The catalogue of methods.")
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    verbs.add_parser("list", help="every method in one line: paper, what trains, what changes and when")
+    show = verbs.add_parser("show", help="a method's card: equations, sources, cost, what is known")
+    show.add_argument("name", help="as after variant=")
+    verbs.add_parser("docs", help="writes docs/variants.md from the cards")
+    arguments = parser.parse_args(argv)
+    try:
+        found = methods()
+        if arguments.verb == "list":
+            print(text(found))
+        elif arguments.verb == "docs":
+            PAGE.write_text(page(found))
+        else:
+            by_name = {method.name: method for method in found}
+            if arguments.name not in by_name:
+                raise ValueError(f"name: {arguments.name!r}, allowed: {', '.join(sorted(by_name))}")
+            method = by_name[arguments.name]
+            print("\n\n".join(filter(None, (method.comment, method.card))))
+    except ValueError as error:
+        print(f"variants: {error}", file=sys.stderr)
+        return 2
+    return 0
