@@ -2,8 +2,8 @@
 
 A difference counts in points (×100) towards the better side, so only tasks enter whose metric is printed ×100 and says
 which direction is better, with the seeds that all of them have, so that every task weighs the same. The paired t and
-the sign-flip test take the pairs of all tasks as one sample: where a method helps on some tasks and harms on others, the
-spread grows and the interval with it. Holm's correction is over the pairs of rows that one command compares.
+the sign-flip test take the pairs of all tasks as one sample: where a method helps on some tasks and harms on others,
+its spread grows, and the interval with it. Holm's correction is over the pairs of rows that one command compares.
 
     Bouthillier et al., "Accounting for Variance in Machine Learning Benchmarks", MLSys 2021
 """
