@@ -69,6 +69,18 @@ class Predictions:
         return len(self.reference)
 
 
+@dataclass(frozen=True)
+class Prompt:
+    """A text of one's own as the inputs of a model that writes, in a batch of one.
+
+    letters: see `trainer.data.tokens.Tokens`. cut: how much of it is read, in words; empty for all.
+    """
+
+    inputs: Mapping[str, torch.Tensor]
+    letters: int
+    cut: str = ""
+
+
 @dataclass(eq=False)
 class Objective:
     """A kind of task, for one task. content: its examples. asked: the names of its metrics, the run's metric first."""
@@ -84,6 +96,7 @@ class Objective:
     peft_task: ClassVar[str | None]  # one of peft.TaskType; None where PEFT has none for it
     metrics: ClassVar[Mapping[str, Metric]]
     smooth: ClassVar[tuple[str, ...]] = ()  # stats that rounding changes only a little
+    predicts_tokens: ClassVar[bool] = False  # whether the model predicts each token of any text from those before it
 
     # -- before a run ---------------------------------------------------------------------------
 
@@ -221,6 +234,29 @@ class Objective:
     def row_outputs(self, logits: torch.Tensor, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """`outputs_of`, from a model's logits, for a kind whose models return them for the tokenizer's inputs alone."""
         return logits
+
+    # -- texts that the model writes ------------------------------------------------------------
+
+    @property
+    def most_written(self) -> int | None:
+        """At most so many tokens are written of a row; None for a kind whose models write nothing."""
+        return None
+
+    def writing_at_most(self, tokens: int) -> Objective:
+        """The same kind, which writes at most `tokens` of a row."""
+        raise NotImplementedError
+
+    def prompted(self, text: str, folder: Path, max_length: int) -> Prompt:
+        """Makes the inputs of `written` from a text, read and cut as the task's rows are. Raises `ConfigError`."""
+        raise NotImplementedError
+
+    def begun(self, rows: Sequence[Mapping[str, Any]], folder: Path, max_length: int) -> Mapping[str, torch.Tensor]:
+        """Makes the inputs of `written` from rows; those without a prompt are continued from their first half."""
+        raise NotImplementedError
+
+    def written(self, model: Network, inputs: Mapping[str, torch.Tensor]) -> list[str]:
+        """Returns what the model writes of each row of a batch: the likeliest token each time."""
+        raise NotImplementedError
 
     # -- reports --------------------------------------------------------------------------------
 
