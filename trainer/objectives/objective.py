@@ -201,6 +201,19 @@ class Objective:
         """Computes the task loss of a batch as a sum; its divisor is the batch's weight."""
         raise NotImplementedError
 
+    @property
+    def distils(self) -> bool:
+        """Whether the loss is a function of the logits of classes or words, so that a teacher's can be learned."""
+        return False
+
+    def unit_logits(self, model: Network, batch: Batch) -> torch.Tensor:
+        """Computes the logits (units, classes) of the rows or tokens that count, in at least float32."""
+        raise NotImplementedError
+
+    def loss_of(self, logits: torch.Tensor, batch: Batch) -> Loss:
+        """Computes `loss` from `unit_logits`."""
+        raise NotImplementedError
+
     def class_logits(self, model: Network, batch: Batch) -> torch.Tensor | None:
         """The outputs (rows, classes) of a batch; None for a kind without classes."""
         return None

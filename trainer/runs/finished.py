@@ -121,7 +121,7 @@ def opened(folder: str | os.PathLike[str], device: str | None = None) -> Iterato
     """
     folder = Path(folder)
     row = origin.find(folder, "").record
-    config = _config(folder, row)
+    config = config_of(folder, row)
     chosen = assemble.device(device or config.machine.device)
     with assemble.apart(config), tempfile.TemporaryDirectory() as scratch:
         context = assemble.check(config)
@@ -133,7 +133,7 @@ def opened(folder: str | os.PathLike[str], device: str | None = None) -> Iterato
         yield Finished(folder, row, context, model.eval(), chosen, Path(scratch))
 
 
-def _config(folder: Path, row: Record) -> DictConfig:
+def config_of(folder: Path, row: Record) -> DictConfig:
     """Loads the run's config. Raises `ConfigError` unless today's model and texts give the same run id."""
     path = folder / record.CONFIG
     try:
@@ -144,12 +144,13 @@ def _config(folder: Path, row: Record) -> DictConfig:
         assert isinstance(config, DictConfig)
         config.tracker = config.machine.judge = None  # not needed to open the run
         config.init_from = None  # the run's own adapter replaces the one that it started from
+        config.train.teacher = None  # what was learned from it is in the adapter
         run_config.validate(config)
         # The config's values are compared first, because the classes that they name are called below.
-        started = {name: value for name, value in row.config.items() if name.startswith("init_from.")}
+        others = {name: value for name, value in row.config.items() if name.startswith(("init_from.", "teacher."))}
         bare = identities.identify(run_config.deciding(config), {}, run_config.defaults()).settings
         _compare(folder, bare, {name: value for name, value in row.config.items() if name in bare})
-        now = identify(config, content(config) | started)
+        now = identify(config, content(config) | others)
     except ConfigError:
         raise
     except (OSError, AssertionError, YAMLError, OmegaConfBaseException) as error:
