@@ -284,11 +284,11 @@ class CausalLM(Objective):
 
     def unit_logits(self, model: Network, batch: Batch) -> torch.Tensor:
         """The logits from which each token that counts is predicted."""
-        logits = self._logits(model, batch.inputs, batch.labels)
-        return logits[_targets(batch.labels) != IGNORED]
+        logits = language_models.logits(model, batch.inputs, batch.labels)
+        return logits[language_models.targets(batch.labels) != IGNORED]
 
     def loss_of(self, logits: torch.Tensor, batch: Batch) -> Loss:
-        targets = _targets(batch.labels)
+        targets = language_models.targets(batch.labels)
         return Loss(F.cross_entropy(logits, targets[targets != IGNORED], reduction="sum"), batch.weight)
 
     def predict(self, model: Network, batch: Batch) -> list[Any]:
@@ -386,23 +386,8 @@ class CausalLM(Objective):
 
     def _nll(self, model: Network, inputs: Mapping[str, torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
         """Of each place the negative log-likelihood of the next token (rows, length), 0 where that does not count."""
-        logits, targets = self._logits(model, inputs, labels), _targets(labels)
+        logits, targets = language_models.logits(model, inputs, labels), language_models.targets(labels)
         losses = F.cross_entropy(
             logits.reshape(-1, logits.shape[-1]), targets.reshape(-1), ignore_index=IGNORED, reduction="none"
         )
         return losses.view(targets.shape)
-
-    def _logits(self, model: Network, inputs: Mapping[str, torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
-        """The logits of each place of `labels` (rows, length, vocabulary), in at least float32."""
-        # Positions that begin anew keep the texts of a block apart, where no mask is given.
-        ids, positions = inputs["input_ids"], inputs.get("position_ids")
-        apart = {"position_ids": positions, "use_cache": False}
-        how = apart if positions is not None else {"attention_mask": inputs["attention_mask"]}
-        logits: torch.Tensor = model(input_ids=ids, **how).logits
-        logits = logits[:, -labels.shape[1] :]  # a method may have put words of its own in front
-        return logits if logits.dtype.itemsize >= 4 else logits.float()
-
-
-def _targets(labels: torch.Tensor) -> torch.Tensor:
-    """The token that each place predicts. The labels are moved, not the logits: a part of these would be a copy."""
-    return F.pad(labels, (0, 1), value=IGNORED)[:, 1:]
