@@ -37,6 +37,7 @@ from trainer.objectives.prompts import Pair
 from variants.core.step import Loss
 
 if TYPE_CHECKING:
+    from trainer.data.sources import TaskData
     from trainer.loop.batches import Batch
     from trainer.loop.network import Network
 
@@ -69,7 +70,7 @@ class CausalLM(Objective):
     @property
     def form(self) -> str:
         """text, response or choices. Raises `ConfigError` for columns that are none of these."""
-        there = set(self.content.splits["train"].column_names)
+        there = set(self.content.column_names)
         for form, columns in (("choices", {"prompt", "choices", "label"}), ("response", {"prompt", "response"})):
             if columns <= there:
                 return form
@@ -108,7 +109,7 @@ class CausalLM(Objective):
         return ()
 
     def check_model(self, model: Any, tokenizer: Any) -> None:
-        if "messages" in self.content.splits["train"].column_names and not tokenizer.chat_template:
+        if "messages" in self.content.column_names and not tokenizer.chat_template:
             raise ConfigError("task: rows of messages, and the model's tokenizer has no chat template; allowed: one")
         if tokenizer.eos_token_id is None:
             raise ConfigError("model: its tokenizer has no token for the end of a text; allowed: one with an eos_token")
@@ -122,6 +123,11 @@ class CausalLM(Objective):
             language_models.say_of_blocks(model, [rows[place]["input_ids"] for place in (0, len(rows) - 1)])
         if self.generates:
             language_models.refuse_padding(model, tokenizer, [rows[place]["prompt"] for place in (0, len(rows) - 1)])
+
+    def predicting(self, content: TaskData, referenced: bool) -> CausalLM:
+        """Responses are written, whether the run's metrics are of them or not."""
+        metrics = self.asked if self.form != "response" else generated.to_write(self.asked, referenced)
+        return replace(self, content=content, asked=metrics)
 
     # -- rows -----------------------------------------------------------------------------------
 
@@ -359,7 +365,7 @@ class CausalLM(Objective):
     def prompted(self, text: str, folder: Path, max_length: int) -> Prompt:
         """Through the chat template where the task's rows are messages, behind the beginning of a text where they are
         texts; cut from its left."""
-        templated = "messages" in self.content.splits["train"].column_names
+        templated = "messages" in self.content.column_names
         pair = prompts.alone(models.tokenizer(folder, self.architecture), text, templated, self.form == "text")
         most, size = self._room(folder, max_length), len(pair.prompt)
         cut = f"{size:,} tokens, of which the last {most:,} are read" if size > most else ""

@@ -12,7 +12,7 @@ of sums of these numbers (see `metrics`).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -146,6 +146,13 @@ class Objective:
     def describe(self, config: Any) -> Any:
         """Replaces the checkpoint's task in a model's config by this task, and returns the config."""
         return config
+
+    def predicting(self, content: TaskData, referenced: bool) -> Objective:
+        """The same kind, for predictions on the one split of `content`, rows of a user's own.
+
+        referenced: whether what is right is known, and no stand-in.
+        """
+        return replace(self, content=content)
 
     # -- rows -----------------------------------------------------------------------------------
 

@@ -27,6 +27,7 @@ from trainer.objectives.objective import IGNORED, Encoded, NotFinite, Objective,
 from variants.core.step import Loss
 
 if TYPE_CHECKING:
+    from trainer.data.sources import TaskData
     from trainer.loop.batches import Batch
     from trainer.loop.network import Network
 
@@ -60,7 +61,7 @@ class Seq2Seq(Objective):
         return not set(self.asked).isdisjoint(generated.METRICS)
 
     def check(self) -> None:
-        there = self.content.splits["train"].column_names
+        there = self.content.column_names
         if not {"source", "target"} <= set(there):
             columns = ", ".join(name for name in there if name != "id")
             raise ConfigError(f"task: columns {columns} for a {self.title}; allowed: source, target")
@@ -86,6 +87,10 @@ class Seq2Seq(Objective):
         positions = agreement.longest_text(model)
         if self.generates and positions is not None and self.max_new_tokens >= positions:
             raise ConfigError(f"task.max_new_tokens: {self.max_new_tokens}, allowed: below {positions}, the model's")
+
+    def predicting(self, content: TaskData, referenced: bool) -> Seq2Seq:
+        """Texts are written, whether the run's metrics are of them or not."""
+        return replace(self, content=content, asked=generated.to_write(self.asked, referenced))
 
     # -- rows -----------------------------------------------------------------------------------
 

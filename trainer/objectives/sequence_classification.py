@@ -52,7 +52,7 @@ class SequenceClassification(Objective):
         return "regression" if self.labels is None else "classification"
 
     def check(self) -> None:
-        there = self.content.splits["train"].column_names
+        there = self.content.column_names
         if not {"text", "label"} <= set(there):
             columns = ", ".join(name for name in there if name != "id")
             allowed = "allowed for a class or a number of each text: text, label; or another task.kind"

@@ -63,6 +63,11 @@ class TaskData:
     splits: dict[str, Split]
     labels: tuple[str, ...] | None
 
+    @property
+    def column_names(self) -> list[str]:
+        """The columns of the first split, which all have."""
+        return next(iter(self.splits.values())).column_names
+
 
 class TaskSource(Protocol):
     def load(self) -> TaskData:
