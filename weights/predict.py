@@ -83,7 +83,7 @@ def _predict_rows(run: Finished, options: argparse.Namespace, output: Path | Non
         raise ConfigError(f"--glue: the run's task is a {kind.title}, allowed: --data")
     for name, allowed in (("text", None), ("text_pair", None), ("label", "")):
         if (value := getattr(options, name)) not in (None, allowed):
-            there = ", ".join(column for column in kind.content.column_names if column not in ("id", "file"))
+            there = ", ".join(column for column in kind.content.column_names if column not in ("id", "file", "task"))
             option = f"--{name.replace('_', '-')}"
             raise ConfigError(f"{option}: {value!r} for a {kind.title}, allowed: none; columns are {there}")
     output = output or _default(run, options)

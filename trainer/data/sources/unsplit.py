@@ -39,7 +39,7 @@ def read(
     if "image" in columns:
         rows, known = _images(path, named, labels, references)
     else:
-        rows, known = _table(path, [name for name in columns if name != "id"], named, labels, references)
+        rows, known = _table(path, [name for name in columns if name not in ("id", "task")], named, labels, references)
     if not rows:
         raise ConfigError(f"{FIELD}: {str(path)!r} has no rows; allowed: one or more")
     return rows_data({SPLIT: rows} if "id" in rows[0] else with_ids({SPLIT: rows}), FIELD, labels), known
