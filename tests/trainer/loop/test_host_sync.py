@@ -114,6 +114,7 @@ DECISIONS |= {
     "dynamic_dora": 4,
     "flexlora": 2,
     "igulora": 6,
+    "l1ra": 5,
     "lift": 3,
     "lota": 1,
     "lt_sft": 1,
