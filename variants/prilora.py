@@ -2,7 +2,7 @@
 
     y = W x + (α/r) B A dropout(x)               A: r×in, kaiming-uniform(√5)    B: out×r, zero
     r of the blocks of the model: from `first_rank` to `last_rank`, linear in their number, rounded
-    N_j ← β N_j + (1 − β) ‖x_j‖                  x_j: the j-th input over all tokens of a step
+    N_j ← β N_j + (1 − β) ‖x_j‖                  x_j: the j-th input over the tokens of a step
     every `interval` steps, in each row of A:    the fraction `pruned` of its entries with the smallest |A_ij| N_j
                                                  is set to zero; they train on
 
@@ -19,9 +19,9 @@ Cost      r(in + out) parameters per layer, `in` averages, and the norm of every
 Decay     A and B decay.
 Known     No code was found. From the abstract: ranks rise linearly with their mean fixed. From memory: 40 steps, half
           of the entries, β = 0.9, ranks 4 to 12 in 12 blocks. Assumed: the comparison is within each row of A; the
-          scale has the layer's own rank; padding counts. Conv1d, Conv2d, Conv2d in groups and Embedding are refused,
-          because their inputs are no vectors. A layer outside numbered blocks is refused: it has no depth. A run whose
-          last step sets entries to zero ends with them.
+          scale has the layer's own rank; tokens count on whose output the loss depends, so padding does not. Conv1d,
+          Conv2d, Conv2d in groups and Embedding are refused, because their inputs are no vectors. A layer outside
+          numbered blocks is refused: it has no depth. A run whose last step sets entries to zero ends with them.
 """
 
 from __future__ import annotations
@@ -50,11 +50,12 @@ class Observed(LowRank):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = super().forward(x)
         if self.training and self._enabled and y.requires_grad:
-            y.register_hook(lambda gradient: self._collect(x))  # not in the forward pass, which may be repeated
+            y.register_hook(lambda gradient: self._collect(x, gradient))
         return y
 
-    def _collect(self, x: torch.Tensor) -> None:
-        squares = x.detach().to(self.A.dtype).flatten(0, -2).square().sum(0)
+    def _collect(self, x: torch.Tensor, gradient: torch.Tensor) -> None:
+        counts = gradient.any(-1, keepdim=True)  # not padding, whose length depends on the batch
+        squares = (x.detach().to(self.A.dtype) * counts).flatten(0, -2).square().sum(0)
         self.squares = squares if self.squares is None else self.squares + squares
 
 

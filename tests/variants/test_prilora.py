@@ -51,6 +51,13 @@ def test_half_of_every_row_is_zero_after_a_round_and_trains_on() -> None:
     assert all(bool((adapter.A != 0).all()) for adapter in run.variant.adapters.values())
 
 
+def test_tokens_that_the_loss_does_not_depend_on_do_not_count() -> None:
+    run = attach(PRILoRA, {"first_rank": 2, "last_rank": 2, "interval": 4})
+    adapter, x = run.variant.adapters["layer.0.fc1"], torch.randn(2, 3, 8)
+    adapter.train()(x)[:, :2].sum().backward()
+    torch.testing.assert_close(adapter.squares, x[:, :2].square().sum((0, 1)))
+
+
 class Deep(nn.Module):
     """Blocks of one layer."""
 
