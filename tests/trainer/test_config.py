@@ -47,6 +47,21 @@ def test_a_variants_yaml_names_every_field_of_its_class_and_instantiates(configu
     assert variant.name == node.name
 
 
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("pissa", {"init": "pissa", "alpha": 4}),
+        ("milora", {"init": "milora", "alpha": 4}),
+        ("olora", {"init": "olora", "alpha": 16}),
+        ("rslora", {"scaling": "rslora"}),
+        ("lora_plus", {"lr_ratio": 16}),
+    ],
+)
+def test_a_preset_of_lora_has_its_papers_settings(configured, name, settings):
+    variant = make("variant", configured([f"variant={name}", "variant.rank=4"]).variant)
+    assert {field: getattr(variant, field) for field in settings} == settings and variant.name == name
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "conf" / "experiment").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_experiment_composes(configured, path):
     assert configured([f"experiment={path.stem}"]).study
