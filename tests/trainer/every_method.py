@@ -48,6 +48,8 @@ def methods() -> list[tuple[str, list[str]]]:
         if path.stem in OWN:
             found.append((path.stem, OWN[path.stem]))
             continue
+        if path.stem.startswith("peft_"):  # the bridge with other options, see tests/variants/test_peft_presets.py
+            continue
         cls = class_of(path.stem)
         if not cls.trains:
             continue
