@@ -129,7 +129,7 @@ class SMT(AdapterVariant):
             taken = torch.zeros(scores[name].numel(), dtype=torch.bool, device=blocks.device)
             taken[blocks] = True
             grid = taken.view(rows // side, 1, columns // side, 1).expand(-1, side, -1, side).reshape(-1)
-            adapter.shrink(grid.nonzero_static(size=len(blocks) * side**2).flatten(), step.optimizer)
+            adapter.move(grid.nonzero_static(size=len(blocks) * side**2).flatten(), step.optimizer)
         self._chosen, self._sums = True, {}
         for adapter in self.adapters.values():
             step.optimizer.state.pop(adapter.values, None)

@@ -116,6 +116,7 @@ DECISIONS |= {
     "lift": 3,
     "lota": 1,
     "lt_sft": 1,
+    "masked": 4,
     "smt": 1,
 }
 
