@@ -114,6 +114,7 @@ DECISIONS |= {
     "flexlora": 2,
     "igulora": 6,
     "lift": 3,
+    "losia": 3,
     "lota": 1,
     "lt_sft": 1,
     "masked": 4,
