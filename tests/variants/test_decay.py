@@ -54,7 +54,7 @@ def decays(run: Trained) -> dict[str, float]:
 def test_all_of_an_adapter_decays_but_what_the_method_spares(cls: type[Variant], params: dict[str, Any]) -> None:
     params = params | ({"magnitude_decay": 0.01} if cls is DoRA else {})
     run = with_the_trainers(attach(cls, params), DECAY)
-    spared = OWN.get(cls, {}) | ({"A": 0.0, "B": 0.0} if params.get("decay_after_step") else {})
+    spared = OWN.get(cls, {}) | (dict.fromkeys(("A", "B", "values"), 0.0) if params.get("decay_after_step") else {})
     before = {name: value for name, value in decays(run).items() if not name.startswith("head")}
     train(run)  # in which parameters are pruned, moved and grown
     after = {name: value for name, value in decays(run).items() if not name.startswith("head")}

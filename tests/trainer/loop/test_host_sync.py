@@ -116,8 +116,10 @@ DECISIONS |= {
     "igulora": 6,
     "l1ra": 5,
     "lift": 3,
+    "losia": 3,
     "lota": 1,
     "lt_sft": 1,
+    "masked": 4,
     "smt": 1,
 }
 
