@@ -16,7 +16,7 @@ import yaml
 import variants
 from variants.core.variant import AdapterVariant, Variant, field_names
 from variants.testing.case import Case
-from variants.testing.toys import KINDS
+from variants.testing.toys import HEAD, KINDS, Toy, prepared
 
 CONF = Path(__file__).parents[2] / "conf" / "variant"
 
@@ -53,6 +53,20 @@ def cases() -> list[Case]:
         return case.kind == "Linear" or is_first or "dropout" in case.params or not issubclass(case.cls, AdapterVariant)
 
     return [case for case in every_case() if needed(case)]
+
+
+def adapting() -> list[tuple[type[AdapterVariant], dict[str, Any]]]:
+    """The first class, with the first of its `test_params`, for each class of adapters: what an adapter does in a
+    layer's place depends on its own class."""
+    found: dict[type, tuple[type[AdapterVariant], dict[str, Any]]] = {}
+    for cls in all_variants():
+        if issubclass(cls, AdapterVariant):
+            variant = prepared(cls, params := cls.test_params()[0])
+            assert isinstance(variant, AdapterVariant)
+            variant.attach(Toy(), HEAD)
+            for adapter in variant.adapters.values():
+                found.setdefault(type(adapter), (cls, params))
+    return list(found.values())
 
 
 def marked(cases: Iterable[Case]) -> list[Any]:
