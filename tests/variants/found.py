@@ -45,14 +45,22 @@ def every_case() -> list[Case]:
 
 
 def cases() -> list[Case]:
-    """Those that reach all the code that all of them reach: every entry on Linear; on every other kind the first entry
-    of each class, those with dropout, which is drawn there by another way or refused, and all of a library's own."""
-
-    def needed(case: Case) -> bool:
-        is_first = case.params == case.cls.test_params()[0]
-        return case.kind == "Linear" or is_first or "dropout" in case.params or not issubclass(case.cls, AdapterVariant)
-
-    return [case for case in every_case() if needed(case)]
+    """Those that reach all the code that all of them reach: every entry on Linear, and all of a library's own; on every
+    other kind the first entry of each class, or one with dropout, which is drawn there by another way: by turns, so
+    that every class, every kind and both are there in pairs. An embedding refuses dropout, and has both."""
+    found = []
+    for number, cls in enumerate(cls for cls in all_variants() if cls.trains):
+        entries = cls.test_params()
+        first, dropping = entries[0], [params for params in entries if params.get("dropout")]
+        for place, kind in enumerate(KINDS):
+            if kind == "Linear" or not issubclass(cls, AdapterVariant):
+                chosen = entries
+            elif kind == "Embedding":
+                chosen = [first, *dropping[:1]]
+            else:
+                chosen = [dropping[place % len(dropping)] if dropping and (number + place) % 2 else first]
+            found += [Case(cls, params, kind) for params in chosen]
+    return found
 
 
 def adapting() -> list[tuple[type[AdapterVariant], dict[str, Any]]]:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from tests.variants.found import cases, marked
+from tests.variants.found import adapting, cases, marked
 from variants.core import handover, target_modules
 from variants.core.adapters import svd
 from variants.core.adapters.adapter import Adapter, LowRank
@@ -95,8 +95,9 @@ def test_zeros_go():
 # -- every variant ----------------------------------------------------------------------------
 
 
-# Dropout has no part in what is handed over.
-GOING_OUT = [case for case in cases() if case.kind == "Linear" or not case.params.get("dropout")]
+# Every setting on Linear; what becomes of the other kinds depends on the class of the adapter.
+GOING_OUT = [case for case in cases() if case.kind == "Linear"]
+GOING_OUT += [Case(cls, params, kind) for cls, params in adapting() for kind in KINDS if kind != "Linear"]
 
 
 @pytest.mark.parametrize("case", marked(GOING_OUT), ids=str)
