@@ -10,14 +10,11 @@ import pytest
 from omegaconf import open_dict
 
 from analysis.commands import cli
-from tests.composing import composed
-from tests.conftest import DIVERGING, folder_of, tiny_run
+from tests.conftest import DIVERGING, folder_of
 from tests.trainer.sweeping import finished
 from trainer import record
 from trainer.errors import ConfigError
-from trainer.record import Record
 from trainer.runs.finished import opened
-from trainer.runs.run import run
 from trainer.sweeps.plan import plan
 
 ADALORA = ["variant=adalora", "variant.rank=4", "variant.target_rank=2", "variant.interval=2", "variant.final_steps=2"]
@@ -69,20 +66,10 @@ def told(tiny_overrides, tmp_path):
     return call
 
 
-@pytest.fixture(scope="module")
-def carried_out(tiny_model, tiny_task, tmp_path_factory) -> tuple[Record, Path]:
-    """A run of AdaLoRA, and the folder of runs that it lies in."""
-    place = tmp_path_factory.mktemp("origin")
-    overrides = [*tiny_run(tiny_model, tiny_task, place), *ADALORA]
-    return run(plan(composed(overrides)), overrides), place / "runs"
-
-
 @pytest.fixture
-def origin(carried_out, tmp_path) -> Path:
-    """Its folder, among the runs of the test."""
-    made, place = carried_out
-    shutil.copytree(place, tmp_path / "runs")
-    return folder_of(made, tmp_path)
+def origin(finished_run) -> Path:
+    """The folder of a run of AdaLoRA."""
+    return finished_run(*ADALORA)
 
 
 def records(tmp_path: Path) -> dict[tuple[str, int], dict]:
@@ -183,8 +170,8 @@ def test_lora_is_trained_at_the_ranks_of_a_folder(origin, carry_out, tmp_path, c
     shutil.rmtree(origin)
     assert plan(configured([*tiny_overrides, *at_ranks_of(moved)])).run_id == control.run_id
     shutil.rmtree(moved)
-    with opened(folder_of(control, tmp_path)) as finished_run:  # which needs the other no more
-        assert finished_run.evaluate().metrics == control.metrics
+    with opened(folder_of(control, tmp_path)) as run:  # which needs the other no more
+        assert run.evaluate().metrics == control.metrics
 
 
 def test_settings_and_folder_name_the_same_run(origin, configured, tiny_overrides):
