@@ -34,7 +34,10 @@ OWN = {  # last names of the parameters of an adapter on which the run's decay d
     FISH: {"bias_values": 0.0},
     LTSFT: {"bias_values": 0.0},
 }
-SETTINGS = settings()
+SETTINGS = [
+    pytest.param(cls, params, marks=() if params == cls.test_params()[0] else pytest.mark.slow)
+    for cls, params in settings()
+]
 
 
 def with_the_trainers(run: Trained, decay: float) -> Trained:
