@@ -26,7 +26,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 
 from trainer.loop import batches, cost
 from trainer.loop.loop import Loop
-from trainer.runs import assemble
+from trainer.runs import assemble, teaching
 from trainer.sweeps.estimate import words
 from trainer.sweeps.plan import Planned
 from variants.core.variant import Variant
@@ -55,6 +55,7 @@ class Prediction:
     gradients: int
     optimizer: int
     activations: int
+    teacher: int = 0  # bytes of a teacher, which are among those of weights
     unknown: str = ""  # what of the method only the run shows, in words
 
     @property
@@ -69,7 +70,8 @@ class Prediction:
         yield f"  steps        {self.steps:,}, the largest batch {batch} {self.batch.unit}s"
         yield f"  parameters   {self.total:,}, trained: {self.adapter:,} in adapters{grown}, {self.head:,} in the head"
         for name in ("weights", "gradients", "optimizer", "activations"):
-            yield f"  {name:<12} {getattr(self, name) / 2**20:9,.1f} MiB"
+            of = f", of which the teacher {self.teacher / 2**20:,.1f}" if name == "weights" and self.teacher else ""
+            yield f"  {name:<12} {getattr(self, name) / 2**20:9,.1f} MiB{of}"
         yield f"  {'together':<12} {self.memory / 2**20:9,.1f} MiB"
         if self.unknown:
             yield f"  not predicted: {self.unknown}"
@@ -79,9 +81,9 @@ def predict(planned: Planned) -> Prediction:
     """Predicts the cost of the run of `planned`. Raises the `ConfigError` that would prevent the run."""
     config = planned.config
     with assemble.apart(config), TemporaryDirectory() as folder:
-        context = assemble.check(config)
+        context = teaching.check(assemble.check(config))
         model = assemble.load(context)
-        loop = assemble.loop(context, model, Path(folder), torch.device("cpu"))
+        loop = teaching.loop(context, model, Path(folder), torch.device("cpu"))
         batch = largest_batch(loop)
         adapter, head = cost.trainable_parameters(model, context.head)
         more = context.variant.grows_by()
@@ -95,10 +97,11 @@ def predict(planned: Planned) -> Prediction:
             adapter=adapter,
             head=head,
             more=more,
-            weights=cost.weight_bytes(model) + round(gradients * growth),
+            weights=cost.weight_bytes(model) + loop.counters.teacher + round(gradients * growth),
             gradients=round(gradients * (1 + growth)),
             optimizer=round(optimizer * (1 + growth)),
             activations=activations,
+            teacher=loop.counters.teacher,
             unknown=unknown(context.variant),
         )
 
