@@ -12,6 +12,7 @@ from tests.variants import oracles
 from tests.variants.found import all_variants, settings
 from variants._template import Template
 from variants.core.variant import Variant
+from variants.diff_pruning import DiffPruning
 from variants.dora import DoRA
 from variants.fish import FISH
 from variants.flexlora import FlexLoRA
@@ -31,6 +32,7 @@ OWN = {  # last names of the parameters of an adapter on which the run's decay d
     Template: {"s": 0.0},
     FISH: {"bias_values": 0.0},
     LTSFT: {"bias_values": 0.0},
+    DiffPruning: {"gates": 0.0, "weight_gate": 0.0},
 }
 SETTINGS = settings()
 

@@ -110,6 +110,7 @@ DECISIONS = {"_template_adaptive": 7, "adalora": 3, "elalora": 3, "increlora": 4
 DECISIONS |= {
     "allocated": 3,
     "para": 3,
+    "diff_pruning": 1,
     "dynamic_dora": 4,
     "flexlora": 2,
     "igulora": 6,
