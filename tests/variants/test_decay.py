@@ -16,6 +16,7 @@ from variants.diff_pruning import DiffPruning
 from variants.dora import DoRA
 from variants.fish import FISH
 from variants.flexlora import FlexLoRA
+from variants.l1ra import L1RA
 from variants.lora import LoRA
 from variants.lt_sft import LTSFT
 from variants.peft import Peft
@@ -27,6 +28,7 @@ from variants.testing.toys import Toy
 
 DECAY = 0.1
 OWN = {  # last names of the parameters of an adapter on which the run's decay does not act, and the decay of these
+    L1RA: {"e": 0.0},
     SoRA: {"e": 0.0},
     DoRA: {"magnitude": 0.01},
     Template: {"s": 0.0},

@@ -96,7 +96,7 @@ def test_what_can_not_be_evaluated_is_one_line(finished, tmp_path, capsys, monke
     task(tasks, "broken", ROWS["choices"], **{**CHOICES, "validation_split": "dev"})
     capsys.readouterr()
     for arguments, message in (
-        (["--tasks", "local_choices", "--include", str(tasks)], "allowed: causal_lm"),
+        (["--tasks", "local_choices", "--include", str(tasks)], "allowed: one of a language model"),
         (["--tasks", "broken", "--include", str(tasks)], "--tasks: broken: can't be loaded: "),
         (["--tasks", ","], "--tasks: ',', allowed: names separated by commas"),
         (["--tasks", "a", "--include", str(tmp_path / "none")], "allowed: a folder of YAML files"),

@@ -109,11 +109,13 @@ ONE_OF_EACH = {name: run for name, run in FIRST.items() if run in RUNS.values()}
 DECISIONS = {"_template_adaptive": 7, "adalora": 3, "elalora": 3, "increlora": 4, "rosa": 1, "sparse": 7, "spiel": 3}
 DECISIONS |= {
     "allocated": 3,
+    "aroma": 4,
     "para": 3,
     "diff_pruning": 1,
     "dynamic_dora": 4,
     "flexlora": 2,
     "igulora": 6,
+    "l1ra": 5,
     "lift": 3,
     "losia": 3,
     "lota": 1,

@@ -122,7 +122,7 @@ def test_other_settings_of_a_waiting_run_are_checked_before_anything_starts(told
 def test_a_dry_run_predicts_what_does_not_wait(told, tmp_path):
     code, output = told("variant=tiny/found,tiny/adalora", "machine.dry_run=true")
     assert code == 0 and not (tmp_path / "runs").exists(), output
-    assert "found" in output and "not predicted, its ranks are not known before the run " in output
+    assert "found" in output and "not predicted: its ranks are not known before the run " in output
 
 
 def test_a_control_of_a_run_that_was_repeated_since_says_so(carry_out, tmp_path, configured, tiny_overrides, caplog):
