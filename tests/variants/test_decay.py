@@ -20,6 +20,7 @@ from variants.l1ra import L1RA
 from variants.lora import LoRA
 from variants.lt_sft import LTSFT
 from variants.peft import Peft
+from variants.salora import SaLoRA
 from variants.sora import SoRA
 from variants.sparse import SparseLoRA
 from variants.testing.case import adapters
@@ -34,6 +35,7 @@ OWN = {  # last names of the parameters of an adapter on which the run's decay d
     Template: {"s": 0.0},
     FISH: {"bias_values": 0.0},
     LTSFT: {"bias_values": 0.0},
+    SaLoRA: {"e": 0.0},
     DiffPruning: {"gates": 0.0, "weight_gate": 0.0},
 }
 SETTINGS = settings()

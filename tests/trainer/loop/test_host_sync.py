@@ -112,6 +112,7 @@ DECISIONS |= {
     "aroma": 4,
     "para": 3,
     "diff_pruning": 1,
+    "salora": 1,
     "dynamic_dora": 4,
     "flexlora": 2,
     "igulora": 6,
