@@ -38,7 +38,10 @@ OWN = {  # last names of the parameters of an adapter on which the run's decay d
     SaLoRA: {"e": 0.0},
     DiffPruning: {"gates": 0.0, "weight_gate": 0.0},
 }
-SETTINGS = settings()
+SETTINGS = [
+    pytest.param(cls, params, marks=() if params == cls.test_params()[0] else pytest.mark.slow)
+    for cls, params in settings()
+]
 
 
 def with_the_trainers(run: Trained, decay: float) -> Trained:
