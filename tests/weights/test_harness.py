@@ -12,6 +12,7 @@ from tests.weights.conftest import ROWS
 from weights.cli import main
 
 pytest.importorskip("lm_eval")
+pytestmark = pytest.mark.slow
 
 
 def task(folder, name, rows, **settings):
@@ -112,7 +113,6 @@ def test_what_can_not_be_evaluated_is_one_line(finished, tmp_path, capsys, monke
     assert not (other / "evaluation.json").exists()
 
 
-@pytest.mark.slow
 def test_a_task_that_nobody_has_is_named(finished, tmp_path, capsys):
     folder = finished("response")
     capsys.readouterr()

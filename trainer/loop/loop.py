@@ -140,8 +140,8 @@ class Loop:
         for index, batches in zip(range(self.done + 1, self.steps + 1), self.batches.steps(self.done), strict=False):
             if self.selection.is_over(train.early_stopping):
                 return
-            last = index == self.steps
             self.make_step(index, batches)
+            last = self.is_last(index)
             self.counters.train_seconds += time.perf_counter() - begun
             self.end_step(index)
             advance()
@@ -152,7 +152,13 @@ class Loop:
             if pruned:
                 raise Pruned(f"pruned by the search after step {index} of {self.steps}")
             signals.check(saved=asked)
+            if last:
+                return
             begun = time.perf_counter()
+
+    def is_last(self, index: int) -> bool:
+        """Returns whether the step `index`, which has been made, is the last: of the run, or by the method's rule."""
+        return index == self.steps or self.variant.is_over()
 
     def make_step(self, index: int, batches: Sequence[Batch]) -> None:
         """Makes step `index`: hooks, forward and backward pass, optimizer. Raises `RunFailed` for too many skipped."""
@@ -195,7 +201,7 @@ class Loop:
 
     def end_step(self, index: int) -> None:
         """Writes the step's log lines if they are due."""
-        logged = index % self.cfg.machine.log_every == 0 or index == self.steps
+        logged = index % self.cfg.machine.log_every == 0 or self.is_last(index)
         if logged or not self.variant.counts_ranks_on_device:
             self.rank_log.write(index, self.variant.ranks())
         if logged:

@@ -163,6 +163,7 @@ def test_scores_are_those_of_the_libraries(trained):
     assert record.metrics["perplexity"] == pytest.approx(torch.tensor(loss).exp().item())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_it_learns_and_tied_embeddings_are_neither_trained_nor_wrapped(family, trained, models, capsys):
     from trainer.runs.finished import opened
