@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -68,6 +68,8 @@ class DropLoRA(AdapterVariant):
     rank, alpha, dropout: as in LoRA. rank_dropout: probability with which one of the r numbers of a token is dropped.
     budget: trained parameters, in place of rank (`variants.core.allocation.budget`).
     """
+
+    same_in_batches: ClassVar[bool] = False  # what is dropped is drawn for each batch
 
     name: str = "droplora"
     rank: int = 8
