@@ -48,6 +48,8 @@ def methods() -> list[tuple[str, list[str]]]:
         if path.stem in OWN:
             found.append((path.stem, OWN[path.stem]))
             continue
+        if path.stem.startswith("peft_"):  # the bridge with other options, see tests/variants/test_peft_presets.py
+            continue
         cls = class_of(path.stem)
         if not cls.trains:
             continue
@@ -63,6 +65,11 @@ def methods() -> list[tuple[str, list[str]]]:
     return found + FURTHER
 
 
+FURTHER_KEYS = [" ".join([name, *overrides]) for name, overrides in FURTHER]
 METHODS = {" ".join([name, *overrides]): (name, [f"variant={name}", *overrides]) for name, overrides in methods()}
 FIRST = {run[0]: run for run in reversed(METHODS.values())}  # the first settings of every file in conf/variant
+# The last settings of every class (its presets differ in values alone), of every file for PEFT, and all further ones.
+OWN_KEYS = {key: run for key, run in METHODS.items() if key not in FURTHER_KEYS}
+ONE_A_CLASS = {name if name in OWN else class_of(name): key for key, (name, _) in OWN_KEYS.items()}
+LAST = {key: METHODS[key] for key in [*ONE_A_CLASS.values(), *FURTHER_KEYS]}
 LOOP = [f"train.max_steps={STEPS}", "train.checkpoint=last", "train.group_by_length=false"]

@@ -48,7 +48,10 @@ log = logging.getLogger(__name__)
 
 
 class Loop:
-    """Trains one variant on one task. done: the number of steps made so far, of `steps`."""
+    """Trains one variant on one task. done: the number of steps made so far, of `steps`.
+
+    task_loss: computes the task loss of a batch: the objective's, or one beside it.
+    """
 
     def __init__(
         self,
@@ -58,6 +61,8 @@ class Loop:
         head: Sequence[str],
         rows: TaskSplits,
         objective: Objective,
+        loss: Callable[[Network, Batch], Loss],
+        counters: Counters,
         config: DictConfig,
         folder: Path,
         source: Path,
@@ -73,7 +78,7 @@ class Loop:
         self.collate = Collator(objective.pad(source), objective.weigh)
         self.batches = Batches(rows.train, train, config.seed, self.collate, machine.workers, device)
         self.done, self.steps = 0, total_steps(len(rows.train), train, variant.trains)
-        self.counters = Counters()
+        self.task_loss, self.counters = loss, counters
         self.memory = MemoryMeter(model, self.counters, machine.log_every)
         self.evaluator = Evaluator(self.network, objective, self.batches, train.eval_batch_size)
         self.checkpoints = checkpoints.Checkpoints(folder)
@@ -188,7 +193,7 @@ class Loop:
 
     def forward(self, batch: Batch) -> Loss:
         """Computes the task loss of a batch."""
-        return self.objective.loss(self.network, batch.to(self.device))
+        return self.task_loss(self.network, batch.to(self.device))
 
     def view(self, index: int) -> Step:
         """Returns the step `index` for the hooks."""
