@@ -31,6 +31,7 @@ NEEDED = {
     "hub": ["model.id=roberta-base"],
     "folder": ["model.path=model"],
     "vtab": ["task.set=dtd"],
+    "mixture": ["task.source.tasks={piqa: 1, openbookqa: 2}"],
 }
 
 
