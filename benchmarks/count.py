@@ -38,7 +38,8 @@ def block() -> models.LoadedBackbone:
     import transformers
 
     torch.manual_seed(0)
-    model = transformers.BertForSequenceClassification(transformers.BertConfig(num_hidden_layers=1, vocab_size=1000, **SIZES))
+    config = transformers.BertConfig(num_hidden_layers=1, vocab_size=1000, **SIZES)
+    model = transformers.BertForSequenceClassification(config)
     return models.LoadedBackbone(model, (), models.head_modules(model))
 
 

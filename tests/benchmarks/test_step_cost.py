@@ -199,7 +199,8 @@ def test_a_whole_run_measures_every_method_in_every_setting_and_growth(on_a_toy,
     assert {"lora", "lora_dropout", "adalora", "dora", "shira"} == set(found["overhead_ratio"])
 
 
-SMALL = {"lift": {"filter_rank": 8}, "smt": {"block": 8, "blocks": 4}}  # what doesn't fit layers of width 16
+# What doesn't fit layers of width 16.
+SMALL = {"lift": {"filter_rank": 8}, "prilora": {"last_rank": 4}, "smt": {"block": 8, "blocks": 4}}
 
 
 @pytest.mark.parametrize("name", step_cost.METHODS)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import sys
+from typing import Any
 
 import pytest
+import torch
 from omegaconf import OmegaConf, open_dict
+from transformers import BertConfig, BertForSequenceClassification
 
 from tests.conftest import ROOT
 from trainer import config as run_config
@@ -14,6 +18,7 @@ from trainer.data.sources.glue import TASKS
 from trainer.errors import ConfigError, one_line
 from trainer.instantiate import make
 from trainer.loop.loop import total_steps
+from trainer.model import backbone as models
 from trainer.runs.run import run
 from trainer.sweeps.plan import plan
 from variants.core.kernels import low_rank
@@ -45,6 +50,21 @@ def test_a_variants_yaml_names_every_field_of_its_class_and_instantiates(configu
     variant = make("variant", node)
     assert set(node) - {"_target_"} == set(field_names(type(variant)))
     assert variant.name == node.name
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("pissa", {"init": "pissa", "alpha": 4}),
+        ("milora", {"init": "milora", "alpha": 4}),
+        ("olora", {"init": "olora", "alpha": 16}),
+        ("rslora", {"scaling": "rslora"}),
+        ("lora_plus", {"lr_ratio": 16}),
+    ],
+)
+def test_a_preset_of_lora_has_its_papers_settings(configured, name, settings):
+    variant = make("variant", configured([f"variant={name}", "variant.rank=4"]).variant)
+    assert {field: getattr(variant, field) for field in settings} == settings and variant.name == name
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "conf" / "experiment").glob("*.yaml")), ids=lambda path: path.stem)
@@ -82,7 +102,15 @@ ZOO = OmegaConf.load(ROOT / "conf" / "experiment" / "zoo.yaml").hydra.sweeper.pa
 # base has nothing to say on a task whose head is new, and the files peft_… are settings of peft.
 NOT_IN_THE_ZOO = {"base", "peft"}
 # Methods of ours whose size is not a choice, or that can't reach 300,000 on MiniLM.
-WITHOUT_BUDGET = {"aflora", "bitfit", "full", "head", "svdiff"}
+WITHOUT_BUDGET = {"aflora", "bitfit", "full", "head", "svdiff", "vera"}
+
+
+@functools.cache
+def minilm() -> Any:
+    """The modules of the default model, on the meta device."""
+    sizes = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
+    with torch.device("meta"):
+        return BertForSequenceClassification(BertConfig(**sizes))
 
 
 def test_the_zoo_has_every_method_once():
@@ -104,7 +132,10 @@ def test_a_method_of_the_zoo_has_its_budget_and_its_schedule_fits(configured, na
     assert config.variant.name == stem.replace("peft_", "peft-")
     with_budget = not stem.startswith("peft_") and stem not in WITHOUT_BUDGET
     assert config.variant.get("budget") == (300_000 if with_budget else None)
-    make("variant", config.variant).plan(60)
+    variant = make("variant", config.variant)
+    variant.plan(60)
+    model = minilm()
+    variant.check(model, models.head_modules(model))
 
 
 def test_the_glue_experiment_runs_every_method_on_every_task(configured):
