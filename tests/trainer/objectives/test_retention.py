@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 
 import pytest
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
 
-from tests.conftest import folder_of
+from tests.conftest import ROOT, folder_of
 from tests.trainer.objectives import language
-from tests.trainer.objectives.conftest import _rows
+from tests.trainer.objectives.conftest import _rows, overrides
+from trainer import config as run_config
 from trainer.data.sources import mixture
 from trainer.errors import ConfigError
+from trainer.sweeps import sweep as sweeps
 
 
 @pytest.fixture
@@ -67,16 +72,16 @@ def test_tables_show_it_and_a_finished_run_opens(general, trained, tmp_path, cap
 
 
 @pytest.mark.parametrize(
-    ("overrides", "line"),
+    ("more", "line"),
     [
         (["task.retention=nothing"], "task.retention: 'nothing', allowed: the name of a file in conf/task"),
         (["task.retention_path=none.jsonl"], "task.retention_path: 'none.jsonl' can't be read: No such file"),
         (["task.retention=sums"], "general.jsonl': "),
     ],
 )
-def test_texts_that_are_none_are_one_line(overrides, line, general, trained):
+def test_texts_that_are_none_are_one_line(more, line, general, trained):
     with pytest.raises(ConfigError) as caught:
-        trained("response", *overrides)
+        trained("response", *more)
     assert line in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -85,3 +90,16 @@ def test_both_are_refused_and_another_kind_has_none(general, trained, carry_out)
         trained("response", "task.retention=prose", f"task.retention_path={general}")
     with pytest.raises(ConfigError, match=r"task\.retention: no such field"):
         carry_out("task.retention=prose")
+
+
+def test_runs_of_a_sweep_that_differ_in_their_texts_have_names_of_their_own(general, llama, tables, tmp_path):
+    other = language.write(tmp_path / "other.jsonl", _rows()["text"][:5])
+    texts = [*overrides(llama, tmp_path), *tables["response"], f"task.retention_path={general},{other}"]
+    run_config.register()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        master = loader.load_configuration("config", [], RunMode.MULTIRUN)
+        runs = sweeps.Runs(loader, master, sweeps.product(loader, texts))
+        first, second = (runs.plan(number).run_id for number in range(len(runs)))
+    assert first != second
