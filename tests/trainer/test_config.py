@@ -102,7 +102,7 @@ def test_a_familys_schedule_fits_the_experiment_and_its_name_is_that_of_its_file
 ZOO = OmegaConf.load(ROOT / "conf" / "experiment" / "zoo.yaml").hydra.sweeper.params.variant.strip().split(",")
 # base has nothing to say on a task whose head is new, and the files peft_… are settings of peft.
 NOT_IN_THE_ZOO = {"base", "peft"}
-# Methods of ours whose size is not a choice, or that can't reach 300,000 on MiniLM.
+# Methods of ours whose size is not a choice, or that can't reach 300,000 on MiniLM (vera: only by ranks of thousands).
 WITHOUT_BUDGET = {"aflora", "bitfit", "full", "head", "svdiff", "vera"}
 
 
