@@ -69,7 +69,7 @@ class Loop:
         if (model_config := getattr(model, "config", None)) is not None:
             model_config.use_cache = False  # the cache of keys and values serves only generation
         self.rows, self.objective, self.cfg, self.device = rows, objective, config, device
-        self.network = Network(self.model, source, device, train.autocast)
+        self.network = Network(self.model, source, device, train.autocast, getattr(torch, config.model.dtype))
         self.collate = Collator(objective.pad(source), objective.weigh)
         self.batches = Batches(rows.train, train, config.seed, self.collate, machine.workers, device)
         self.done, self.steps = 0, total_steps(len(rows.train), train, variant.trains)

@@ -23,7 +23,7 @@ from tests.trainer.model.model_zoo import (
     ROBERTA,
     _tokenizer,
 )
-from tests.trainer.objectives import language, pictures
+from tests.trainer.objectives import language, pictures, recordings
 
 WORDS = ["a", "warm", "film", "with", "bright", "cast", "dull", "plot", "slow", "hollow", "ending", "pale", "hero"]
 NAMES = {"Ann": "PER", "Bob": "PER", "Rome": "LOC", "Oslo": "LOC"}
@@ -66,7 +66,9 @@ KINDS: dict[str, tuple[str, str, list[str]]] = {
         ],
     ),
     "image_classification": ("AutoModelForImageClassification", "ViT", ["task.metrics=[accuracy,f1_macro]"]),
+    "audio_classification": ("AutoModelForAudioClassification", "Wav2Vec2", ["task.metrics=[accuracy,f1_macro]"]),
 }
+FILES = {"image_classification": "images", "audio_classification": "sounds"}  # the task of a kind whose rows are files
 
 
 def rows(kind: str) -> list[dict[str, Any]]:
@@ -115,6 +117,8 @@ def model(kind: str, folder: Path, family: str | None = None, **settings: Any) -
     family = family or usual
     if kind == "image_classification":
         return pictures.model(folder, family, **settings)
+    if kind == "audio_classification":
+        return recordings.model(folder, family, auto, **settings)
     roles, own, _ = (FAMILIES | MORE)[family]
     words = copy.deepcopy(_tokenizer(id(roles), tuple(roles.items())))
     words.backend_tokenizer.decoder = decoders.ByteLevel()
@@ -137,7 +141,7 @@ def overrides(kind: str, model: Path, folder: Path) -> list[str]:
     """Of a run of eight steps with the model, without its rows."""
     return [
         *("model=folder", f"model.path={model}", "model.name=tiny"),
-        *(f"task={'file' if kind in _ROWS else 'images'}", f"task.kind={kind}", *KINDS[kind][2]),
+        *(f"task={FILES.get(kind, 'file')}", f"task.kind={kind}", *KINDS[kind][2]),
         *("task.source.holdout=0.3", "train.batch_size=4", "train.max_steps=8", "optim.lr=1e-2", "data.max_length=32"),
         *(f"runs_dir={folder / 'runs'}", "study=test", "machine.progress=false", "machine.device=cpu"),
     ]
@@ -147,4 +151,6 @@ def table(kind: str, folder: Path) -> str:
     """The override that names a table of the kind's rows, which is written into `folder`."""
     if kind == "image_classification":
         return f"task.source.train_path={pictures.write(folder / 'images')}"
+    if kind == "audio_classification":
+        return f"task.source.train_path={recordings.write(folder / 'sounds')}"
     return f"task.source.train_path={language.write(folder / f'{kind}.jsonl', rows(kind))}"
