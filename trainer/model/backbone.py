@@ -194,7 +194,10 @@ def load_backbone(
     in_head = {name for name in model.state_dict() if _inside(name, head)}
     if not _sized_by_labels(folder, architecture, head) - missing:
         if keep_head:
-            raise ConfigError("model.keep_head: true, allowed: null; the checkpoint has no trained head")
+            reason = (
+                "the checkpoint has no trained head" if architecture.outputs is not None else "the task has no classes"
+            )
+            raise ConfigError(f"model.keep_head: true, allowed: null; {reason}")
         return LoadedBackbone(model, tuple(sorted(missing)), head)
     own = classes(folder)
     described = f"{', '.join(head)}; trained for {', '.join(own) if len(own) <= 20 else f'{len(own)} classes'}"

@@ -6,7 +6,7 @@ outputs of a row don't depend on its batch, see `sound_inputs`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -26,12 +26,10 @@ if TYPE_CHECKING:
 
 
 @dataclass(eq=False)
-class AudioClassification(FileClassification):
+class AudioClassification(sound_inputs.OfSounds, FileClassification):
     """Rows have `audio`, a WAV file, and `label`, the number of its class."""
 
     kind: ClassVar[str] = "audio_classification"
-    unit: ClassVar[str] = "sample"
-    example: ClassVar[str] = "sound"
     content_column: ClassVar[str] = "audio"
     auto_class: ClassVar[str] = "AutoModelForAudioClassification"
 
@@ -57,17 +55,10 @@ class AudioClassification(FileClassification):
 
     def encode(self, split: str, folder: Path, max_length: int) -> Encoded:
         """Sounds are not cut, except by a model that reads a window of fixed length."""
-        table, extractor = self.content.splits[split], self.processor(folder)
-        lengths, window = sound_inputs.lengths(self.content, split, extractor), sound_inputs.window(extractor)
-        if window is None:
-            model = models.skeleton(folder, self.architecture)
-            sound_inputs.refuse_short(self.content, split, lengths, model, extractor)
-        contents = np.empty(len(lengths), dtype=object)
-        contents[:] = table["audio"][:]
-        columns = {"audio": contents, "units": lengths if window is None else np.full_like(lengths, window)}
-        cut = np.zeros(len(lengths), dtype=bool) if window is None else lengths > window
-        rows = Rows(columns, np.asarray(table["label"][:]), np.arange(len(lengths)), split=split)
-        return Encoded(rows, cut, np.zeros(len(lengths), dtype=np.int8))
+        columns, cut = self.sounds(split, folder)
+        labels = np.asarray(self.content.splits[split]["label"][:])
+        rows = Rows(columns, labels, np.arange(len(labels)), split=split)
+        return Encoded(rows, cut, np.zeros(len(labels), dtype=np.int8))
 
     def pad(self, folder: Path) -> Callable[[list[dict[str, Any]]], Mapping[str, torch.Tensor]]:
         extractor = self.processor(folder)
@@ -79,22 +70,6 @@ class AudioClassification(FileClassification):
         return padded
 
     # -- steps ----------------------------------------------------------------------------------
-
-    def size(self, batch: Batch) -> int:
-        return sound_inputs.size(batch.inputs)
-
-    def size_of(self, lengths: Sequence[int], folder: Path) -> int:
-        return sound_inputs.size_of(lengths, self.processor(folder))
-
-    def units(self, batch: Batch) -> torch.Tensor:
-        """Samples at the model's rate, without padding."""
-        return batch.inputs[sound_inputs.COUNTS].sum() * (batch.weight > 0)
-
-    def places(self, batch: Batch, folder: Path) -> torch.Tensor | None:
-        """Frames, which are what the model makes of samples."""
-        if not batch.weight:
-            return super().places(batch, folder)
-        return sound_inputs.places(batch.inputs, models.skeleton(folder, self.architecture))
 
     def outputs_of(self, model: Callable[..., Any], inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         return sound_inputs.logits(model, inputs)

@@ -26,6 +26,7 @@ KINDS = {
     "token_classification": "trainer.objectives.token_classification.TokenClassification",
     "image_classification": "trainer.objectives.image_classification.ImageClassification",
     "audio_classification": "trainer.objectives.audio_classification.AudioClassification",
+    "ctc": "trainer.objectives.ctc.CTC",
     "extractive_qa": "trainer.objectives.extractive_qa.ExtractiveQA",
 }
 OF_EVERY_TASK = ("name", "metrics", "kind", "source")

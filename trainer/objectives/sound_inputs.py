@@ -9,9 +9,10 @@ batch is nan, so that outputs would be nan if anything else read it.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -20,30 +21,43 @@ import torch.nn.functional as F
 from trainer.data import sounds
 from trainer.errors import ConfigError, one_line
 from trainer.model import agreement
+from trainer.model import backbone as models
 from trainer.model.padding import TOLERANCE
+from trainer.objectives.objective import Objective
 from variants.core.out_of_memory import is_out_of_memory
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from trainer.data.rows import Column
     from trainer.data.sources import TaskData
+    from trainer.loop.batches import Batch
 
 log = logging.getLogger(__name__)
 
 SAMPLES, WINDOW, COUNTS = "input_values", "input_features", "samples"
 
 
-def check_extractor(model: Any, extractor: Any) -> None:
-    """Raises `ConfigError` for a feature extractor whose inputs have neither of the two forms."""
+def check_extractor(model: Any, extractor: Any, windows: bool = True) -> None:
+    """Raises `ConfigError` for a feature extractor whose inputs have neither of the two forms.
+
+    windows: whether a kind of task takes windows, which don't say where a sound ends.
+    """
     name, rate = extractor.model_input_names[0], getattr(extractor, "sampling_rate", None)
     if not isinstance(rate, int) or rate < 1:
         raise ConfigError(
             f"model: its preprocessor_config.json has the sampling_rate {rate}; allowed: a whole number ≥ 1"
         )
     of_samples = name == SAMPLES and hasattr(model, "_get_feat_extract_output_lengths")
-    of_window = name == WINDOW and getattr(extractor, "n_samples", None)
+    of_window = windows and name == WINDOW and getattr(extractor, "n_samples", None)
     if not (of_samples or of_window):
+        forms = "neither samples nor a window of fixed length" if windows else "no samples"
+        allowed = (
+            "that takes either, as Wav2Vec2, HuBERT and Whisper" if windows else "of samples, as Wav2Vec2 and HuBERT"
+        )
         raise ConfigError(
-            f"model: {model.config.model_type}, whose {type(extractor).__name__} makes neither samples nor a window of "
-            "fixed length; allowed: a model that takes either, as Wav2Vec2, HuBERT and Whisper"
+            f"model: {model.config.model_type}, whose {type(extractor).__name__} makes {forms}; "
+            f"allowed: a model {allowed}"
         )
 
 
@@ -149,6 +163,12 @@ def logits(model: Callable[..., Any], batch: Mapping[str, torch.Tensor]) -> torc
     return torch.cat(parts)[torch.cat(order).argsort()]
 
 
+def samples(batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Returns the samples of each row (rows,) of `inputs`, without padding."""
+    mask = batch.get("attention_mask")
+    return (~batch[SAMPLES].isnan() if mask is None else mask).sum(1)
+
+
 def places(batch: Mapping[str, torch.Tensor], model: Any) -> torch.Tensor | None:
     """Returns which frames (rows, frames) of a padded batch are of a row's sound; None for all."""
     mask = batch.get("attention_mask")
@@ -186,3 +206,41 @@ def settle(model: Any, extractor: Any, outputs: Callable[..., torch.Tensor]) -> 
             "are read by length, without padding",
             change,
         )
+
+
+class OfSounds(Objective):
+    """What kinds of task on sounds share. Rows have `audio`, a WAV file."""
+
+    unit: ClassVar[str] = "sample"
+    example: ClassVar[str] = "sound"
+    tokens: ClassVar[bool] = False
+
+    def texts(self, split: str) -> list[Sequence[str]]:
+        return [[hashlib.sha256(file).hexdigest() for file in self.content.splits[split]["audio"][:]]]
+
+    def sounds(self, split: str, folder: Path) -> tuple[dict[str, Column], np.ndarray]:
+        """Returns the columns of a split's rows, and whether each is cut by a window. Raises as `refuse_short` does."""
+        extractor = models.feature_extractor(folder)
+        most, counts = window(extractor), lengths(self.content, split, extractor)
+        contents = np.empty(len(counts), dtype=object)
+        contents[:] = self.content.splits[split]["audio"][:]
+        if most is not None:
+            return {"audio": contents, "units": np.full_like(counts, most)}, counts > most
+        refuse_short(self.content, split, counts, models.skeleton(folder, self.architecture), extractor)
+        return {"audio": contents, "units": counts}, np.zeros(len(counts), dtype=bool)
+
+    def size(self, batch: Batch) -> int:
+        return size(batch.inputs)
+
+    def size_of(self, lengths: Sequence[int], folder: Path) -> int:
+        return size_of(lengths, models.feature_extractor(folder))
+
+    def units(self, batch: Batch) -> torch.Tensor:
+        """Samples at the model's rate, without padding."""
+        return batch.inputs[COUNTS].sum() * (batch.weight > 0)
+
+    def places(self, batch: Batch, folder: Path) -> torch.Tensor | None:
+        """Frames, which are what the model makes of samples."""
+        if not batch.weight:
+            return super().places(batch, folder)
+        return places(batch.inputs, models.skeleton(folder, self.architecture))

@@ -67,8 +67,10 @@ KINDS: dict[str, tuple[str, str, list[str]]] = {
     ),
     "image_classification": ("AutoModelForImageClassification", "ViT", ["task.metrics=[accuracy,f1_macro]"]),
     "audio_classification": ("AutoModelForAudioClassification", "Wav2Vec2", ["task.metrics=[accuracy,f1_macro]"]),
+    "ctc": ("AutoModelForCTC", "Wav2Vec2", ["task.metrics=[wer,cer,loss]"]),
 }
-FILES = {"image_classification": "images", "audio_classification": "sounds"}  # the task of a kind whose rows are files
+# The task of a kind whose rows are files.
+FILES = {"image_classification": "images", "audio_classification": "sounds", "ctc": "speech"}
 
 
 def rows(kind: str) -> list[dict[str, Any]]:
@@ -118,7 +120,9 @@ def model(kind: str, folder: Path, family: str | None = None, **settings: Any) -
     if kind == "image_classification":
         return pictures.model(folder, family, **settings)
     if kind == "audio_classification":
-        return recordings.model(folder, family, auto, **settings)
+        return recordings.model(folder, family, **settings)
+    if kind == "ctc":
+        return recordings.listener(folder, family, **settings)
     roles, own, _ = (FAMILIES | MORE)[family]
     words = copy.deepcopy(_tokenizer(id(roles), tuple(roles.items())))
     words.backend_tokenizer.decoder = decoders.ByteLevel()
@@ -153,4 +157,6 @@ def table(kind: str, folder: Path) -> str:
         return f"task.source.train_path={pictures.write(folder / 'images')}"
     if kind == "audio_classification":
         return f"task.source.train_path={recordings.write(folder / 'sounds')}"
+    if kind == "ctc":
+        return f"task.source.train_path={recordings.spoken(folder / 'speech')}"
     return f"task.source.train_path={language.write(folder / f'{kind}.jsonl', rows(kind))}"

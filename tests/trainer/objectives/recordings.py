@@ -85,6 +85,44 @@ def write(folder: Path, count: int = 24) -> Path:
     return folder
 
 
+LETTERS = {"<pad>": 0, "<s>": 1, "</s>": 2, "<unk>": 3, "|": 4, "a": 5, "b": 6, "c": 7}
+TONES = {"a": 100, "b": 400, "c": 800}  # Hz
+
+
+def listener(folder: Path, family: str = "Wav2Vec2", **settings: Any) -> Path:
+    """A model for transcripts in `folder`, and the tokenizer of its letters."""
+    letters = {"vocab_size": len(LETTERS), "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    model(folder, family, "AutoModelForCTC", **(letters | settings))
+    (folder / "vocab.json").write_text(json.dumps(LETTERS))
+    transformers.Wav2Vec2CTCTokenizer(folder / "vocab.json").save_pretrained(folder)
+    return folder
+
+
+def said(draw: random.Random, text: str, seconds: float = 0.03) -> np.ndarray:
+    """Samples in −1…1: a tone for each letter, silence between words and behind each letter, with a bit of noise."""
+    parts = []
+    for letter in text:
+        times = np.arange(round(seconds * RATE)) / RATE
+        parts.append(0.5 * np.sin(2 * np.pi * TONES.get(letter, 0) * times + draw.random()))
+        parts.append(np.zeros(len(times) // 2))
+    samples = np.concatenate(parts)
+    return samples + np.random.default_rng(draw.randrange(2**32)).standard_normal(len(samples)) / 50
+
+
+def spoken(folder: Path, count: int = 24) -> Path:
+    """A table of files and of what is said in them, one to three words each."""
+    draw = random.Random(0)
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for number in range(count):
+        text = " ".join("".join(draw.choices("abc", k=draw.randint(1, 3))) for _ in range(draw.randint(1, 3)))
+        (folder / f"{number}.wav").write_bytes(wav(said(draw, text)))
+        rows.append({"audio": f"{number}.wav", "text": text})
+    path = folder / "speech.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
 def settings(folder: Path, **values: Any) -> Path:
     """Changes settings of a model's config.json."""
     path = folder / "config.json"

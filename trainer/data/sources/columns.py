@@ -15,6 +15,7 @@ A column's name determines its type, the same in every task:
 | image, label                | image_classification  | an encoded file (PNG, JPEG, …), and its class id; with `file`,|
 |                             |                       | errors name it                                                |
 | audio, label                | audio_classification  | a WAV file, and its class id; `file` as for images            |
+| audio, text                 | ctc                   | a WAV file, and what is said in it; `file` as for images      |
 """
 
 from __future__ import annotations
