@@ -36,8 +36,9 @@ lint: $(STAMP) ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-table: $(STAMP) ## the result tables of README.md from runs/reference; CHECK=1 only compares
+table: $(STAMP) ## the result tables of the pages from runs/reference; CHECK=1 only compares
 	$(BIN)/python -m analysis readme README.md $(if $(CHECK),--check)
+	$(BIN)/python -m analysis readme docs/first_results.md $(if $(CHECK),--check)
 
 bench: $(STAMP) ## cost of a training step beside PEFT's, in one process
 	$(BIN)/python -m benchmarks.step_cost
