@@ -23,7 +23,7 @@ from tests.trainer.model.model_zoo import (
     ROBERTA,
     _tokenizer,
 )
-from tests.trainer.objectives import language, pictures, recordings
+from tests.trainer.objectives import language, pictures, raters, recordings
 
 WORDS = ["a", "warm", "film", "with", "bright", "cast", "dull", "plot", "slow", "hollow", "ending", "pale", "hero"]
 NAMES = {"Ann": "PER", "Bob": "PER", "Rome": "LOC", "Oslo": "LOC"}
@@ -67,10 +67,11 @@ KINDS: dict[str, tuple[str, str, list[str]]] = {
     ),
     "image_classification": ("AutoModelForImageClassification", "ViT", ["task.metrics=[accuracy,f1_macro]"]),
     "audio_classification": ("AutoModelForAudioClassification", "Wav2Vec2", ["task.metrics=[accuracy,f1_macro]"]),
+    "rating": ("AutoModel", "TwoTower", ["task.metrics=[rmse,mae,ndcg_10,recall_10]"]),
     "ctc": ("AutoModelForCTC", "Wav2Vec2", ["task.metrics=[wer,cer,loss]"]),
 }
 # The task of a kind whose rows are files.
-FILES = {"image_classification": "images", "audio_classification": "sounds", "ctc": "speech"}
+FILES = {"image_classification": "images", "audio_classification": "sounds", "ctc": "speech", "rating": "ratings"}
 
 
 def rows(kind: str) -> list[dict[str, Any]]:
@@ -123,6 +124,8 @@ def model(kind: str, folder: Path, family: str | None = None, **settings: Any) -
         return recordings.model(folder, family, **settings)
     if kind == "ctc":
         return recordings.listener(folder, family, **settings)
+    if kind == "rating":
+        return raters.model(folder, **settings)
     roles, own, _ = (FAMILIES | MORE)[family]
     words = copy.deepcopy(_tokenizer(id(roles), tuple(roles.items())))
     words.backend_tokenizer.decoder = decoders.ByteLevel()
@@ -157,6 +160,8 @@ def table(kind: str, folder: Path) -> str:
         return f"task.source.train_path={pictures.write(folder / 'images')}"
     if kind == "audio_classification":
         return f"task.source.train_path={recordings.write(folder / 'sounds')}"
+    if kind == "rating":
+        return f"task.source.train_path={raters.write(folder / 'ratings.csv')}"
     if kind == "ctc":
         return f"task.source.train_path={recordings.spoken(folder / 'speech')}"
     return f"task.source.train_path={language.write(folder / f'{kind}.jsonl', rows(kind))}"
