@@ -78,7 +78,7 @@ class CTC(sound_inputs.OfSounds):
         return "transcription of sounds"
 
     def check(self) -> None:
-        there = self.content.splits["train"].column_names
+        there = self.content.column_names
         if not {"audio", "text"} <= set(there):
             columns = ", ".join(name for name in there if name != "id")
             raise ConfigError(f"task: columns {columns} for a {self.title}; allowed: audio, text")

@@ -28,7 +28,7 @@ class FileClassification(SequenceClassification):
         return f"classification of {self.example}s"
 
     def check(self) -> None:
-        there = self.content.splits["train"].column_names
+        there = self.content.column_names
         if not {self.content_column, "label"} <= set(there):
             columns = ", ".join(name for name in there if name != "id")
             raise ConfigError(f"task: columns {columns} for a {self.title}; allowed: {self.content_column}, label")

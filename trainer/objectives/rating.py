@@ -91,7 +91,7 @@ class Rating(Objective):
         return not set(self.asked).isdisjoint(OF_RANKINGS)
 
     def check(self) -> None:
-        there = self.content.splits["train"].column_names
+        there = self.content.column_names
         if not {"user", "item", "rating"} <= set(there):
             columns = ", ".join(name for name in there if name != "id")
             raise ConfigError(f"task: columns {columns} for a {self.title}; allowed: user, item, rating")

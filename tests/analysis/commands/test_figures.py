@@ -143,6 +143,7 @@ def test_an_output_that_can_not_be_written_is_one_line(store, capsys):
     assert capsys.readouterr().err == "analysis: can't write out/memory.movie.png: File exists\n"
 
 
+@pytest.mark.slow
 def test_figures_never_import_torch(runs):
     code = """if True:
         import sys
@@ -174,6 +175,7 @@ def test_failed_runs_are_no_part_of_a_picture_and_are_named_below(store, capsys)
     assert "- Failed: lora on movie, seed 1: no memory\n" in Path("out/captions.md").read_text()
 
 
+@pytest.mark.slow
 def test_what_a_real_run_leaves_behind_is_drawn(carry_out, tmp_path):
     settings = ("variant=adalora", "variant.rank=3", "variant.target_rank=2", "variant.final_steps=2")
     for seed in (0, 1):

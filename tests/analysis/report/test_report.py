@@ -94,6 +94,7 @@ def test_a_terminal_without_unicode_gets_one_line(store):
     assert "study 低 秩." in done.stdout.decode("utf-8") and done.stdout.count(b"\n") == 1
 
 
+@pytest.mark.slow
 def test_a_report_never_imports_torch_and_no_matplotlib_without_pictures(store):
     two_rows(store)
     code = """if True:

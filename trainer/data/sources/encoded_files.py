@@ -24,13 +24,14 @@ WHERE = "task.source"
 class Columns:
     """What a task's rows hold: `content`, an encoded file of what `noun` says, and `label` or `text` beside it.
 
-    names: of both columns in a table. decode: raises `ValueError` for content that can't be read.
+    names: of both columns in a table; the second is None where nothing is beside, and values are empty then.
+    decode: raises `ValueError` for content that can't be read.
     """
 
     noun: str
     content: str
     beside: str
-    names: tuple[str, str]
+    names: tuple[str, str | None]
     decode: Callable[[bytes], Any]
 
 
@@ -86,13 +87,24 @@ def identity(paths: Mapping[str, str | None], columns: Columns) -> dict[str, str
     }
 
 
+def unsplit(path: Path, columns: Columns, field: str) -> list[Row]:
+    """Returns `id`, `file`, the content and what is beside it, a class by its name, of a folder or a table."""
+    rows = _rows(path, columns, field)
+    kept = ("file", columns.content, columns.beside)
+    own = ids([row["hash"] for row in rows], None)
+    return [{"id": key} | {name: row[name] for name in kept} for key, row in zip(own, rows, strict=True)]
+
+
 @functools.lru_cache(maxsize=8)
 def _rows(path: Path, columns: Columns, field: str) -> tuple[Row, ...]:
     where = f"{field}: {str(path)!r}"
     if path.is_dir() and columns.beside != "label":
         raise ConfigError(f"{where} is a folder; allowed: a table with a column {columns.names[1]!r}")
     found = []
-    for name, content, beside in _in_folders(path, where) if path.is_dir() else _in_table(path, columns, field):
+    files = _in_folders(path, where) if path.is_dir() else _in_table(path, columns, field)
+    if path.is_dir() and columns.names[1] is None:
+        files = ((file.name, _read(file, where, file.name), "") for file in _visible(path))
+    for name, content, beside in files:
         try:
             columns.decode(content)
         except ValueError as error:
@@ -119,8 +131,10 @@ def _visible(folder: Path) -> list[Path]:
 
 def _in_table(path: Path, columns: Columns, field: str) -> Iterator[tuple[str, bytes, str]]:
     content, beside = columns.names
-    table, where = read_columns(path, [content, beside], field), f"{field}: {str(path)!r}"
-    checked = (class_names if columns.beside == "label" else texts)(table[beside], f"{where}, column {beside!r}")
+    table = read_columns(path, [name for name in (content, beside) if name is not None], field)
+    where = f"{field}: {str(path)!r}"
+    check = class_names if columns.beside == "label" else texts
+    checked = [""] * len(table[content]) if beside is None else check(table[beside], f"{where}, column {beside!r}")
     for row, (value, own) in enumerate(zip(table[content], checked, strict=True), 1):
         if isinstance(value, Mapping):  # as `datasets` writes an image or a sound
             value = value.get("bytes") or value.get("path")

@@ -43,7 +43,12 @@ class Images:
 
     @property
     def _columns(self) -> encoded_files.Columns:
-        return encoded_files.Columns("image", "image", "label", (self.image, self.label), _decode)
+        return columns(self.image, self.label)
+
+
+def columns(image: str, label: str | None) -> encoded_files.Columns:
+    """Returns the columns of images and their classes, with their names in a table."""
+    return encoded_files.Columns("image", "image", "label", (image, label), _decode)
 
 
 def _decode(content: bytes) -> Any:

@@ -48,5 +48,10 @@ class Sounds:
     @property
     def _columns(self) -> encoded_files.Columns:
         if self.text is None:
-            return encoded_files.Columns("sound", "audio", "label", (self.audio, str(self.label)), decoded)
+            return columns(self.audio, self.label)
         return encoded_files.Columns("sound", "audio", "text", (self.audio, self.text), decoded)
+
+
+def columns(audio: str, label: str | None) -> encoded_files.Columns:
+    """Returns the columns of sounds and their classes, with their names in a table."""
+    return encoded_files.Columns("sound", "audio", "label", (audio, label), decoded)
