@@ -103,3 +103,23 @@ def test_the_examples_model_is_trained_and_loaded_by_peft(tiny_model: Path, tmp_
         with loaded.disable_adapter():
             assert not torch.equal(loaded(input_ids=rows).logits, expected), "it has learned nothing"
     torch.testing.assert_close(outputs, expected)
+
+
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+PACKAGES = ("variants", "trainer", "analysis", "weights", "benchmarks", "hydra_plugins")
+
+
+def test_the_architecture_names_every_room_and_what_lies_beside_the_rooms() -> None:
+    rooms = {path.parent for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
+    assert sorted(str(room.relative_to(ROOT)) for room in rooms if f"{room.name}/" not in ARCHITECTURE) == []
+    for room in ("trainer", "variants/core"):
+        files = {path.name for path in (ROOT / room).glob("*.py")} - {"__init__.py"}
+        assert sorted(name for name in files if name not in ARCHITECTURE) == []
+
+
+def test_the_files_that_the_architecture_sends_to_are_there() -> None:
+    table = ARCHITECTURE[ARCHITECTURE.index("| to | open |") :]
+    paths = re.findall(r"`((?:\w+/)+[\w.]*)`", table)
+    assert len(paths) > 10
+    for path in paths:
+        assert (ROOT / path).exists(), path

@@ -223,6 +223,17 @@ def prepare(objective: Objective, data: DictConfig, seed: int, folder: Path, max
     )
 
 
+def general(objective: Objective, limit: int | None, folder: Path, max_length: int) -> Rows:
+    """The rows of a task with one split, all of which are evaluated, at most `limit` of them. Raises `ConfigError`."""
+    (split,) = objective.content.splits
+    encoded = _encoded(objective, split, folder, max_length)
+    rows = encoded.rows
+    if limit is not None:
+        rows = rows.view(np.sort(np.random.default_rng(0).permutation(len(rows))[:limit]))
+    refuse_letters(objective.content, split, rows, encoded)
+    return objective.for_evaluation(rows, folder, max_length)
+
+
 def refuse_letters(task: TaskData, split: str, rows: Rows, encoded: Encoded) -> None:
     """Raises `ConfigError` for a text that spells a special token which the tokenizer can't split as ordinary text."""
     for row in rows.indices[encoded.letters[rows.indices] == 2][:1]:

@@ -1,6 +1,6 @@
 """Writes and reads a run's checkpoints: the complete training state without the backbone, written atomically.
 
-    checkpoints/step-00000050/    state.safetensors, state.json    see `trainer.loop.loop.Loop.save`
+    checkpoints/step-00000050/    state.safetensors, state.json    see `trainer.loop.loop_state`
                                   run.json                         the run and step that it belongs to
                                   sha256.json                      hashes of these files, which detect changed bits
     best/                         state.safetensors, state.json    only parameters and variant

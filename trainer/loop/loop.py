@@ -27,7 +27,7 @@ from torch import nn
 from trainer.data.rows import Rows, TaskSplits
 from trainer.errors import Pruned, RunFailed
 from trainer.instantiate import make
-from trainer.loop import checkpoints, cost, preparation, progress
+from trainer.loop import checkpoints, cost, loop_state, preparation, progress
 from trainer.loop.batches import Batch, Batches, Collator, total_steps
 from trainer.loop.counters import Counters
 from trainer.loop.evaluation import Evaluation, Evaluator
@@ -71,8 +71,6 @@ class Loop:
         train, machine = config.train, config.machine
         checkpoints.seed_all(config.seed)
         self.model, self.variant, self.head = model.to(device), variant, head
-        if (model_config := getattr(model, "config", None)) is not None:
-            model_config.use_cache = False  # the cache of keys and values serves only generation
         self.rows, self.objective, self.cfg, self.device = rows, objective, config, device
         self.network = Network(self.model, source, device, train.autocast, getattr(torch, config.model.dtype))
         self.collate = Collator(objective.pad(source), objective.weigh)
@@ -94,27 +92,21 @@ class Loop:
         self.step_log = StepLog(folder / "metrics.jsonl", self.counters, self.batches.steps_per_epoch, writes=first)
 
     @functools.cached_property
-    def _optimization(self) -> tuple[torch.optim.Optimizer, Any]:
-        """Both are built at their first use: passes before training, or a checkpoint, may change what is trained."""
-        fused = self.cfg.machine.kernel == "fused"
-        optimizer = build_optimizer(self.model, self.head, self.variant, self.cfg.optim, fused)
-        return optimizer, build_schedule(optimizer, self.cfg.optim, self.steps)
-
-    @property
     def optimizer(self) -> torch.optim.Optimizer:
-        return self._optimization[0]
+        """Built at its first use: passes before training, or a checkpoint, may change what is trained."""
+        fused = self.cfg.machine.kernel == "fused"
+        return build_optimizer(self.model, self.head, self.variant, self.cfg.optim, fused)
 
-    @property
+    @functools.cached_property
     def scheduler(self) -> Any:
-        return self._optimization[1]
+        return build_schedule(self.optimizer, self.cfg.optim, self.steps)
 
     # -- training -----------------------------------------------------------------------------
 
     def fit(self) -> None:
         """Trains to the end, starting from the newest checkpoint if one exists."""
         if self.cfg.train.gradient_checkpointing:
-            model: Any = self.model
-            model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+            self.network.recompute_activations()
         processes.seed_apart(self.cfg.seed)
         self.resume()
         if self.done == 0:
@@ -245,18 +237,7 @@ class Loop:
 
     def save(self) -> None:
         """Writes a checkpoint of the last step: everything that a resumed run needs except the backbone."""
-        weights = self.weights()
-        processes.compare(weights, self.model, self.done)
-        own = {"random": checkpoints.random_state(), "counters": self.counters.saved()}
-        first, *others = processes.gathered(own)
-        if processes.is_first():
-            state = weights | {
-                "optimizer": training_state.optimizer_state(self.model, self.optimizer),
-                "scheduler": training_state.schedule_state(self.scheduler),
-                "ranks": self.rank_log.ranks,
-                **first,
-                **{f"process {number}": other for number, other in enumerate(others, 1)},
-            }
+        if (state := loop_state.gathered(self)) is not None:
             self.checkpoints.try_write(self.done, state)
 
     def resume(self) -> None:
@@ -266,17 +247,9 @@ class Loop:
         last_line = self.done if newest is not None else -1  # without a checkpoint even the line of step 0 is dropped
         self.step_log.forget_after(last_line)
         self.rank_log.forget_after(last_line)
-        if newest is None:
-            return
-        state = state_files.load(newest / checkpoints.STATE)
-        training_state.restore_weights(self.model, self.variant, state)
-        training_state.restore_optimizer(self.model, self.optimizer, state["optimizer"])
-        training_state.restore_schedule(self.scheduler, state["scheduler"])
-        self.rank_log.ranks = state["ranks"]
-        own = state if processes.is_first() else state[f"process {processes.rank()}"]
-        self.counters.restore(own["counters"])
-        checkpoints.restore_random(own["random"])
-        log.info("resumes at step %d of %d", self.done, self.steps)
+        if newest is not None:
+            loop_state.restore(self, state_files.load(newest / checkpoints.STATE))
+            log.info("resumes at step %d of %d", self.done, self.steps)
 
     def finish(self) -> int:
         """Restores the reported model, the best or the last, brings it to its final form, and returns its step."""

@@ -10,7 +10,7 @@ from torch import nn
 
 
 class Network:
-    """Calls `model` under the run's autocast. source: the folder from which it was loaded.
+    """Calls `model` under the run's autocast, without its cache. source: the folder from which it was loaded.
 
     dtype: of inputs that are no integers, as pixels and samples are; None leaves them.
     """
@@ -21,11 +21,17 @@ class Network:
         self.model: Any = model
         self.source = source
         self._device, self._autocast, self._dtype = device, autocast, dtype
+        if (config := getattr(model, "config", None)) is not None:
+            config.use_cache = False  # the cache of keys and values serves only generation
 
     def __call__(self, **inputs: Any) -> Any:
         inputs = {name: cast(value, self._dtype) for name, value in inputs.items()}
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._autocast):
             return self.model(**inputs)
+
+    def recompute_activations(self) -> None:
+        """Makes backward passes compute the activations of each block again, which needs less memory and more time."""
+        self.model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
 
     def generate(self, **inputs: Any) -> torch.Tensor:
         """Returns the token ids of transformers' `generate`, shape (rows, length)."""

@@ -16,6 +16,7 @@ never.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +28,7 @@ import torch.nn.functional as F
 
 from trainer.data.ragged import Ragged
 from trainer.data.rows import Rows
+from trainer.data.sources import general
 from trainer.errors import ConfigError
 from trainer.model import agreement
 from trainer.model import backbone as models
@@ -53,10 +55,13 @@ ENTRIES = 2**26  # of the logits that an evaluation holds at a time
 @dataclass(eq=False)
 class CausalLM(Objective):
     """loss_on: of rows with a response, what is learned: response, or all. max_new_tokens: at most so many are written
-    behind a prompt, always the likeliest."""
+    behind a prompt, always the likeliest. retention, retention_path: a task or a table of general texts, whose
+    perplexity is measured before and after training."""
 
     loss_on: str = "response"
     max_new_tokens: int = 64
+    retention: str | None = None
+    retention_path: str | None = None
 
     kind: ClassVar[str] = "causal_lm"
     auto_class: ClassVar[str] = "AutoModelForCausalLM"
@@ -124,6 +129,14 @@ class CausalLM(Objective):
         if self.generates:
             language_models.refuse_padding(model, tokenizer, [rows[place]["prompt"] for place in (0, len(rows) - 1)])
 
+    @functools.cached_property
+    def general(self) -> CausalLM | None:
+        if self.retention is None and self.retention_path is None:
+            return None
+        found = CausalLM(general.texts(self.retention, self.retention_path), ("perplexity",))
+        found.check()
+        return found
+
     def predicting(self, content: TaskData, referenced: bool) -> CausalLM:
         """Responses are written, whether the run's metrics are of them or not."""
         metrics = self.asked if self.form != "response" else generated.to_write(self.asked, referenced)
@@ -152,7 +165,8 @@ class CausalLM(Objective):
             cut.append(len(prompt) < len(pair.prompt))
             letters.append(pair.letters)
             rows.append((prompt, answer, pair.prompt if len(pair.prompt) <= most else pair.prompt[-most:]))
-        labels = [self._labels(prompt, answer) for prompt, answer, _ in rows]
+        hidden = (min(1, len(p)) if self.loss_on == "all" else len(p) for p, *_ in rows)
+        labels = [[IGNORED] * n + [*p, *a][n:] for n, (p, a, _) in zip(hidden, rows, strict=True)]
         columns = {
             "input_ids": placed.ragged([[*p, *a] for p, a, _ in rows]),
             "prompt": placed.ragged([p for *_, p in rows]),
@@ -220,21 +234,10 @@ class CausalLM(Objective):
         labels[torch.tensor(rows) == 0] = IGNORED
         return int((labels[:, 1:] != IGNORED).sum())
 
-    def _labels(self, prompt: Sequence[int], answer: Sequence[int]) -> list[int]:
-        before = [IGNORED, *prompt[1:]] if self.loss_on == "all" else [IGNORED] * len(prompt)
-        return [*before, *answer]
-
     def _texts(self, split: str, tokenizer: Any) -> Encoded:
-        texts = self.content.splits[split]["text"][:]
-        first, end = prompts.start(tokenizer), tokenizer.eos_token_id
-        tokens = prompts.encode(tokenizer, texts)
-        letters = [prompts.letters(tokenizer, [text], ids) for text, ids in zip(texts, tokens, strict=True)]
-        ids = placed.ragged([[*first, *own, end] for own in tokens])
-        labels = placed.ragged([[IGNORED] * len(first) + [*own, end] for own in tokens])
-        uncut = np.zeros(len(texts), dtype=bool)
-        return Encoded(
-            Rows({"input_ids": ids}, labels, np.arange(len(texts)), split=split), uncut, np.array(letters, np.int8)
-        )
+        ids, labels, letters = zip(*prompts.documents(tokenizer, self.content.splits[split]["text"][:]), strict=True)
+        rows = Rows({"input_ids": placed.ragged(ids)}, placed.ragged(labels), np.arange(len(ids)), split=split)
+        return Encoded(rows, np.zeros(len(ids), dtype=bool), np.array(letters, np.int8))
 
     def _pairs(self, split: str, tokenizer: Any) -> list[Pair]:
         rows = self.content.splits[split]
@@ -363,8 +366,7 @@ class CausalLM(Objective):
         return replace(self, max_new_tokens=tokens)
 
     def prompted(self, text: str, folder: Path, max_length: int) -> Prompt:
-        """Through the chat template where the task's rows are messages, behind the beginning of a text where they are
-        texts; cut from its left."""
+        """Through the chat template where the task's rows are messages; cut from its left."""
         templated = "messages" in self.content.column_names
         pair = prompts.alone(models.tokenizer(folder, self.architecture), text, templated, self.form == "text")
         most, size = self._room(folder, max_length), len(pair.prompt)
@@ -373,8 +375,7 @@ class CausalLM(Objective):
 
     def begun(self, rows: Sequence[Mapping[str, Any]], folder: Path, max_length: int) -> Mapping[str, torch.Tensor]:
         most = self._room(folder, max_length)
-        halves = [row["input_ids"][: len(row["input_ids"]) // 2 + 1] for row in rows]
-        whole = [row.get("prompt", half) for row, half in zip(rows, halves, strict=True)]
+        whole = [row.get("prompt", row["input_ids"][: len(row["input_ids"]) // 2 + 1]) for row in rows]
         return self._inputs([tokens[-most:] for tokens in whole], folder)
 
     def written(self, model: Network, inputs: Mapping[str, torch.Tensor]) -> list[str]:

@@ -164,6 +164,11 @@ class Objective:
         """
         return replace(self, content=content)
 
+    @property
+    def general(self) -> Objective | None:
+        """The task of general texts on which the model is measured before and after training, too; None for none."""
+        return None
+
     # -- rows -----------------------------------------------------------------------------------
 
     def texts(self, split: str) -> list[Sequence[str]]:

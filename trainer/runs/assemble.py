@@ -151,6 +151,10 @@ def read(config: DictConfig, virtual_tokens: int) -> Inputs:
     rows = data.prepare(objective, config.data, config.seed, source, max_length)
     if objective.tokens:
         agreement.check(bare, processor, rows, objective.content)
+    if (general := objective.general) is not None:
+        (split,) = general.content.splits
+        texts = data.general(general, config.data.eval_limit, source, max_length)
+        agreement.check_rows(bare, texts, split, general.content)
     return Inputs(objective, source, bare, max_length, rows)
 
 

@@ -214,7 +214,7 @@ def saved_activations(loop: Loop, batch: Batch) -> int:
     model.train()
     loop.variant.on_step_begin(loop.view(1))
     if train.gradient_checkpointing:
-        model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+        loop.network.recompute_activations()
     real = loop.collate([loop.rows.train[row] for row in batch.rows])
     # torch raises errors of many classes if fakes don't suffice; a model's own error is raised again below.
     with contextlib.suppress(RuntimeError), FakeTensorMode(allow_non_fake_inputs=True) as fake:
