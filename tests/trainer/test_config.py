@@ -19,6 +19,7 @@ from trainer.errors import ConfigError, one_line
 from trainer.instantiate import make
 from trainer.loop.loop import total_steps
 from trainer.model import backbone as models
+from trainer.objectives import kinds
 from trainer.runs.run import run
 from trainer.sweeps.plan import plan
 from variants.core.kernels import low_rank
@@ -33,6 +34,10 @@ FAMILIES = sorted(path.stem for path in (ROOT / "conf" / "variant" / "families")
 NEEDED = {
     "file": ["task.source.train_path=train.csv"],
     "images": ["task.source.train_path=images"],
+    "sounds": ["task.source.train_path=sounds"],
+    "speech": ["task.source.train_path=speech.csv"],
+    "ratings": ["task.source.train_path=ratings.csv"],
+    "two_tower": ["task=ratings", "task.source.train_path=ratings.csv"],
     "hub": ["model.id=roberta-base"],
     "folder": ["model.path=model"],
     "vtab": ["task.set=dtd"],
@@ -299,3 +304,14 @@ def test_the_language_experiments_schedules_fit_its_steps(configured):
             steps = total_steps(config.data.limit, config.train, variant.trains)
             assert steps == (0 if method == "base" else config.train.max_steps)
             variant.plan(steps)
+
+
+def test_the_experiment_of_kinds_has_one_run_of_each(configured):
+    params = OmegaConf.load(ROOT / "conf" / "experiment" / "kinds.yaml").hydra.sweeper.params
+    choices = params.variant.strip().split(",")
+    assert sorted(choices) == sorted(f"kinds/{kind}" for kind in kinds.KINDS)
+    for choice in choices:
+        config = configured([f"variant={choice}", "experiment=kinds"])
+        run_config.validate(config)
+        assert (config.task.get("kind") or kinds.DEFAULT) == choice.removeprefix("kinds/")
+        assert {*config.task.metrics} <= {*kinds._class(config.task.get("kind")).metrics}

@@ -67,7 +67,9 @@ class Rows(torch.utils.data.Dataset):
 
     @property
     def lengths(self) -> list[int]:
-        """The units of each row: its tokens, or 1 if all rows have the same size."""
+        """The units of each row: the column `units` if there is one, else its tokens, or 1 for rows of one size."""
+        if isinstance(units := self.columns.get("units"), np.ndarray):
+            return list(units[self.indices].tolist())
         ids = self.columns.get("input_ids")
         if not isinstance(ids, Ragged):
             return [1] * len(self)

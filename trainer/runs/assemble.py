@@ -51,7 +51,7 @@ log = logging.getLogger(__name__)
 class RunContext:
     """A checked run before any weight is loaded.
 
-    source: the folder of model and tokenizer. max_length: of a text, in tokens. head: names of the task's modules.
+    source: the folder of model and tokenizer. max_length: of a row, in the kind's units. head: the task's modules.
     left_out: sizes by name of the parameters that the variant's targets ("all-linear") include by their meaning but
     that the method can't adapt.
     """
@@ -166,7 +166,7 @@ def _longest(config: DictConfig, objective: Objective, bare: nn.Module, processo
                 f"variant.options.num_virtual_tokens: {virtual_tokens} in a {objective.title}, which has no tokens; "
                 "allowed: a method without"
             )
-        return int(config.data.max_length)
+        return objective.longest(processor, int(config.data.max_length))
     positions = agreement.longest_text(bare)
     if positions is not None:
         positions -= virtual_tokens
@@ -212,6 +212,8 @@ def load(context: RunContext) -> nn.Module:
     context.objective.check_loaded(
         context.loaded_backbone().model, context.tokenizer, context.rows.report[next(iter(context.rows.report))]
     )
+    if context.config.machine.fsdp:
+        context.objective.refuse_sharding(base, context.tokenizer)
     backbone = list(base.parameters())
     model = named("variant", context.variant.attach, base, context.head)
     use_kernel(model, Kernel(context.config.machine.kernel, context.config.train.recompute))
