@@ -30,7 +30,7 @@ from trainer.data.rows import Rows
 from trainer.errors import ConfigError
 from trainer.model import agreement
 from trainer.model import backbone as models
-from trainer.objectives import generated, language_models, metrics, prompts
+from trainer.objectives import generated, language_models, likelihood, metrics, prompts
 from trainer.objectives.metrics import METRICS, Metric
 from trainer.objectives.objective import IGNORED, Encoded, NotFinite, Objective, Predictions
 from trainer.objectives.prompts import Pair
@@ -269,7 +269,7 @@ class CausalLM(Objective):
 
     def loss(self, model: Network, batch: Batch) -> Loss:
         """Cross-entropy, summed over the tokens that count."""
-        return Loss(self._nll(model, batch.inputs, batch.labels).sum(), batch.weight)
+        return Loss(self._nll(model, batch.inputs, batch.labels, batch.weight).sum(), batch.weight)
 
     def predict(self, model: Network, batch: Batch) -> list[Any]:
         """Of each row the sum of its tokens' negative log-likelihoods, how many these are, what `extra` says, and what
@@ -278,8 +278,9 @@ class CausalLM(Objective):
         written = None
         if self.generates:
             written = language_models.written(model, batch.inputs, tokenizer, self.max_new_tokens)
-        width = batch.labels.shape[1] * model.model.config.get_text_config().vocab_size
-        step = max(1, ENTRIES // width)
+        step = len(batch.labels)
+        if not likelihood.in_parts(model, self.architecture):
+            step = max(1, ENTRIES // (batch.labels.shape[1] * model.model.config.get_text_config().vocab_size))
         found: list[Any] = []
         for first in range(0, len(batch.labels), step):
             rows = slice(first, first + step)
@@ -330,21 +331,19 @@ class CausalLM(Objective):
         last = (mask * torch.arange(1, mask.shape[1] + 1, device=mask.device)).argmax(1)
         return logits[torch.arange(len(last)), last - mask.shape[1] + logits.shape[1]]
 
-    def _nll(self, model: Network, inputs: Mapping[str, torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
-        """Of each place the negative log-likelihood of the next token (rows, length), 0 where that does not count."""
+    def _nll(
+        self, model: Network, inputs: Mapping[str, torch.Tensor], labels: torch.Tensor, count: int | None = None
+    ) -> torch.Tensor:
+        """Of each place the negative log-likelihood of the next token (rows, length), 0 where that does not count.
+
+        count: how many count, if that is known.
+        """
         # Positions that begin anew keep the texts of a block apart, where no mask is given.
         ids, positions = inputs["input_ids"], inputs.get("position_ids")
         apart = {"position_ids": positions, "use_cache": False}
         how = apart if positions is not None else {"attention_mask": inputs["attention_mask"]}
-        logits = model(input_ids=ids, **how).logits
-        logits = logits[:, -labels.shape[1] :]  # a method may have put words of its own in front
-        logits = logits if logits.dtype.itemsize >= 4 else logits.float()
-        # The labels are moved, not the logits: a part of these would be a copy.
         targets = F.pad(labels, (0, 1), value=IGNORED)[:, 1:]
-        losses = F.cross_entropy(
-            logits.reshape(-1, logits.shape[-1]), targets.reshape(-1), ignore_index=IGNORED, reduction="none"
-        )
-        return losses.view(targets.shape)
+        return likelihood.of_tokens(model, self.architecture, targets, lambda: model(input_ids=ids, **how), count)
 
 
 def _ragged(rows: Sequence[Sequence[int]]) -> Ragged:
