@@ -1,8 +1,8 @@
-"""Negative log-likelihoods of tokens, without the logits of all of them at once: these would be a step's largest tensor.
+"""Negative log-likelihoods of tokens, without the logits of all of them at once, which would be the largest tensor.
 
-A language model ends in a linear layer that makes logits of hidden states. Within `of_tokens` that layer makes no logits
-but the log-likelihoods themselves: of the places that count alone, and of a part of them at a time, whose logits are
-freed before the next part. The gradient of the hidden states is formed beside them and is all that is kept for the
+A language model ends in a linear layer that makes logits of hidden states. Within `of_tokens` that layer makes the
+log-likelihoods instead: of the places that count alone, and of a part of them at a time, whose logits are freed before
+the next part. The gradient of the hidden states is formed beside them and is all that is kept for the
 backward pass, so no logit is computed twice.
 
 The logits of a whole batch are formed where this would not be right: where the model changes them behind the layer
@@ -126,7 +126,7 @@ def _of_hidden(hidden: torch.Tensor, layer: nn.Linear, targets: torch.Tensor, co
 
 
 class _Likelihoods(torch.autograd.Function):
-    """−log softmax(W h + b) of targets (n,) at the places `counted`, else 0, of states h (n, width); W, b are frozen."""
+    """−log softmax(W h + b) of targets (n,) at the places `counted`, else 0. h: states (n, width); W, b: frozen."""
 
     @staticmethod
     def forward(
