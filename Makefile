@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo dashboard test test-fast lint table bench bench-analysis bench-scale
+.PHONY: help setup demo study dashboard test test-fast lint table bench bench-analysis bench-scale
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | column -t -s '|'
@@ -22,6 +22,22 @@ demo: $(STAMP) ## the first study: six methods on film reviews, then the table
 	$(BIN)/python train.py experiment=demo
 	$(BIN)/python -m analysis table runs/demo
 
+SCALE ?= main
+SMOKE := $(if $(filter smoke,$(SCALE)),task=movie data.limit=300 data.eval_limit=200 train.max_steps=110)
+comma := ,
+METHODS := $(if $(SMOKE),variant=study/lora$(comma)study/adalora)
+study: $(STAMP) ## the study of docs/study/protocol.md, for hours; GLUE=folder, or SCALE=smoke: a toy of it in ten minutes
+	$(BIN)/python train.py experiment=study/tune study=tune-$(SCALE) $(if $(GLUE),glue.path=$(GLUE)) $(SMOKE) $(METHODS) \
+		$(if $(SMOKE),optim.lr=1e-3$(comma)1e-2)
+	mkdir -p conf/rates
+	$(BIN)/python -m analysis choose runs/tune-$(SCALE) --output conf/rates/$(SCALE).yaml
+	$(BIN)/python train.py experiment=study/report study=$(SCALE) $(if $(GLUE),glue.path=$(GLUE)) $(SMOKE) $(METHODS) \
+		$(if $(SMOKE),seed=0$(comma)1)
+	$(BIN)/python train.py experiment=study/controls study=$(SCALE) $(if $(GLUE),glue.path=$(GLUE)) $(SMOKE) \
+		$(if $(SMOKE),seed=0$(comma)1)
+	$(BIN)/python -m analysis compare --all lora runs/$(SCALE)
+	$(BIN)/python -m analysis report runs/$(SCALE)
+
 dashboard: $(STAMP) ## the runs of tracker=trackio, in a browser on this machine
 	TRACKIO_DIR=$${TRACKIO_DIR:-runs/.trackio} $(BIN)/trackio show --host 127.0.0.1
 
@@ -36,8 +52,8 @@ lint: $(STAMP) ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-table: $(STAMP) ## the result tables of README.md from runs/reference; CHECK=1 only compares
-	$(BIN)/python -m analysis readme README.md $(if $(CHECK),--check)
+table: $(STAMP) ## the result tables of the pages from runs/reference; CHECK=1 only compares
+	$(BIN)/python -m analysis readme README.md docs/first_results.md $(if $(CHECK),--check)
 
 bench: $(STAMP) ## cost of a training step beside PEFT's, in one process
 	$(BIN)/python -m benchmarks.step_cost

@@ -198,7 +198,9 @@ class StudySweeper(Sweeper):
         if launch.this().rank or not left:
             return
         from trainer.runs import dry_run
+        from trainer.runs.check import Checks
 
+        checks = Checks()
         by_setting: dict[str, list[int]] = {}
         for number in left:
             if number not in self.faults and (run := self._planned(number)) is not None:
@@ -206,18 +208,16 @@ class StudySweeper(Sweeper):
         rows = []
         for setting, numbers in by_setting.items():
             run = self.runs.plan(numbers[0])
-            if numbers[0] in self.waits:
-                log.info(
-                    "%s: not predicted, its ranks are not known before the run %s", setting, self.waits[numbers[0]]
-                )
-                continue
             try:
-                prediction = dry_run.predict(run)
+                if (origin := self.waits.get(numbers[0])) is not None:
+                    checks.check(self._config_to_check(numbers[0], run))
+                    prediction: Any = f"its ranks are not known before the run {origin}"
+                else:
+                    prediction = dry_run.predict(run)
             except ConfigError as error:
                 self.faults |= {number: Fault(setting, None, one_line(error)) for number in numbers}
                 continue
-            seconds = self.durations.expected([estimate.kind(run.config)] * len(numbers))
-            rows.append(dry_run.Row(setting, len(numbers), prediction, seconds))
+            rows.append(dry_run.Row(setting, len(numbers), prediction, self._seconds(numbers)))
         print(*dry_run.table(rows), sep="\n")
         self._log_faults()
         if self.faults:
@@ -228,10 +228,13 @@ class StudySweeper(Sweeper):
             log.info("%d of %d runs remain%s", len(left), len(self.runs), self._time_for(left))
 
     def _time_for(self, left: Sequence[int]) -> str:
+        seconds = self._seconds(left)
+        return f", about {estimate.words(seconds)}" if seconds else ""
+
+    def _seconds(self, left: Sequence[int]) -> float | None:
+        """Seconds until these runs are done, as many side by side as the launcher carries out; None if not known."""
         seconds = self.durations.expected(self.kinds[number] for number in left if number in self.kinds)
-        if not seconds:
-            return ""
-        return f", about {estimate.words(seconds / sweep.side_by_side(self.master.hydra.launcher))}"
+        return None if seconds is None else seconds / sweep.side_by_side(self.master.hydra.launcher)
 
     def _carry_out(self, batch: Sequence[int], attempt: int = 1) -> None:
         """Gives runs to the launcher and counts their results. Runs of a worker that died are repeated."""

@@ -10,13 +10,19 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start; `one_thread` says why
 
 import csv
+import functools
 import gc
 import random
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from omegaconf import DictConfig
+
+if TYPE_CHECKING:
+    from trainer.record import Record
 
 pytest_plugins = ["tests.browser"]
 
@@ -139,6 +145,35 @@ def carry_out(configured, tiny_overrides):
         return run(plan(configured(everything)), everything)
 
     return carried_out
+
+
+@pytest.fixture(scope="session")
+def kept_run(tiny_model, tiny_task, tmp_path_factory) -> Callable[..., tuple[Record, Path]]:
+    """The record of a tiny run with further overrides, and the folder `runs` that it lies in; carried out once."""
+    from tests.composing import composed
+    from trainer.sweeps.plan import plan
+
+    @functools.cache
+    def carried_out(*overrides: str) -> tuple[Record, Path]:
+        from trainer.runs.run import run
+
+        place = tmp_path_factory.mktemp("kept")
+        everything = [*tiny_run(tiny_model, tiny_task, place), *overrides]
+        return run(plan(composed(everything)), everything), place / "runs"
+
+    return carried_out
+
+
+@pytest.fixture
+def finished_run(kept_run, tmp_path) -> Callable[..., Path]:
+    """The folder of a finished run, as `carry_out` leaves it, for a test that is not about carrying it out: a copy."""
+
+    def copied(*overrides: str) -> Path:
+        record, place = kept_run(*overrides)
+        shutil.copytree(place, tmp_path / "runs", dirs_exist_ok=True)
+        return folder_of(record, tmp_path)
+
+    return copied
 
 
 def folder_of(record, tmp_path: Path) -> Path:

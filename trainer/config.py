@@ -72,6 +72,9 @@ class Train:
     autocast: Any = False  # bfloat16 autocast
     gradient_checkpointing: Any = False
     recompute: Any = False  # low-rank adapters recompute A x and the dropout mask instead of keeping them
+    teacher: str | None = None  # folder of a finished run, or of a model, to learn from, too; see trainer.teacher
+    temperature: float | None = None  # of both outputs where they are compared; null: 2
+    distillation_weight: float | None = None  # of the distance to the teacher; the task loss has the rest; null: 0.5
     max_skipped: int = 10  # the run fails after more skipped steps, whose gradients were not finite
 
 
@@ -162,6 +165,10 @@ def validate(config: DictConfig) -> None:
     stopping = train.early_stopping
     ensure("train.early_stopping", stopping, stopping is None or stopping >= 1, "a whole number ≥ 1, or null")
     ensure("train.processes", train.processes, train.processes is None or train.processes >= 1, "≥ 1, or null")
+    warm = train.temperature is None or train.temperature > 0
+    ensure("train.temperature", train.temperature, warm, "a number > 0, or null")
+    weight = train.distillation_weight
+    ensure("train.distillation_weight", weight, weight is None or 0 < weight <= 1, "0 < weight ≤ 1, or null")
     ensure("train.max_skipped", train.max_skipped, train.max_skipped >= 0, "a whole number ≥ 0")
     threads = machine.threads
     ensure("machine.threads", threads, threads is None or 1 <= threads <= MOST_THREADS, f"1 … {MOST_THREADS}, or null")
@@ -225,6 +232,8 @@ def deciding(config: DictConfig) -> dict[str, Any]:
     del parts["model"]["sources"]  # the mirror that the files came from does not matter
     if parts["variant"].get("ranks_from") is not None:
         del parts["variant"]["ranks_from"]  # the name of that run is in its place, see trainer.sweeps.found_ranks
+    if parts["train"]["teacher"] is not None:
+        del parts["train"]["teacher"]  # its content is in its place, see trainer.teacher
     return {name: parts[name] for name in PARTS}
 
 

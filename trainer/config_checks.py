@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from trainer import classes
-from trainer.errors import ConfigError
+from trainer.errors import ConfigError, a_file
 from trainer.objectives import kinds
 
 # Fields of the groups with plain YAML files. A file may add fields to which its other fields refer.
@@ -27,7 +27,7 @@ def check(config: DictConfig) -> None:
     for name, value in _leaves("", tree):
         _refuse_unwritable(name, value)
     for group in ("variant", "task", "model"):
-        ensure(group, config[group], isinstance(config[group], DictConfig), f"a file in conf/{group}")
+        ensure(group, config[group], isinstance(config[group], DictConfig), a_file(group, config[group]))
         _name(f"{group}.name", config[group].get("name"))
     variant, task, model = config.variant, config.task, config.model
     # The settings of another run are checked when that run is planned (`trainer.sweeps.found_ranks`).
@@ -45,6 +45,7 @@ def check(config: DictConfig) -> None:
     ensure("model.files", files, isinstance(files, dict), "{file name: sha256}, or {}")
     _node("optim.optimizer", config.optim.optimizer)
     if _plain(config.tracker) not in (None, {}):
+        ensure("tracker", config.tracker, isinstance(config.tracker, DictConfig), a_file("tracker", config.tracker))
         _node("tracker", config.tracker)
     if config.machine.judge is not None:
         _node("machine.judge", config.machine.judge)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -53,7 +54,15 @@ def one_line(error: BaseException) -> str:
         if str(cause).startswith("Config group override must be a string") and (choice := _choice(cause)):
             return f"{choice}, allowed: the name of a file of the group, in quotes where it is a number"
     text = message(error)
+    if merged := re.search(r"In '([^']+)': .*Merge error: \w+ is not a subclass of (\w+)\. value: (\S+)", text):
+        file, group, value = merged[1], merged[2].lower(), merged[3]
+        return f"{group}: {value!r} in conf/{file}.yaml, allowed: {a_file(group, value)}"
     return text if isinstance(error, ConfigError) else f"{type(error).__name__}: {text}"
+
+
+def a_file(group: str, name: object) -> str:
+    """What is allowed for a group that was set to a name, as an experiment does that means the file of this name."""
+    return f"fields as in conf/{group}; an experiment chooses a file by `defaults: [{{override /{group}: {name}}}]`"
 
 
 def _choice(error: BaseException) -> str | None:
@@ -90,12 +99,30 @@ def names(node: Any, prefix: str = "") -> Iterator[str]:
                 yield from names(below, f"{prefix}{key}.")
 
 
+# What transformers and PEFT call the last part of a field's name.
+_ELSEWHERE = {
+    "learning_rate": "lr",
+    "lr_scheduler_type": "schedule",
+    "warmup_ratio": "warmup",
+    "num_train_epochs": "epochs",
+    "per_device_train_batch_size": "batch_size",
+    "per_device_eval_batch_size": "eval_batch_size",
+    "gradient_accumulation_steps": "accumulate",
+    "r": "rank",
+    "lora_alpha": "alpha",
+    "lora_dropout": "dropout",
+    "target_modules": "targets",
+    "exclude_modules": "exclude",
+}
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """The end of an error that suggests fields with a similar name; empty if there are none."""
     last: dict[str, list[str]] = {}
     for field in known:
         last.setdefault(field.rpartition(".")[2], []).append(field)
-    alike = difflib.get_close_matches(name.rpartition(".")[2], last, n=1, cutoff=0.7)
+    asked = name.rpartition(".")[2]
+    alike = difflib.get_close_matches(_ELSEWHERE.get(asked, asked), last, n=1, cutoff=0.7)
     suggestions = [field for one in alike for field in last[one] if field != name]
     return f"; did you mean {' or '.join(suggestions)}?" if suggestions else ""
 

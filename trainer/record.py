@@ -121,23 +121,30 @@ class Record(Fields):
         layout = check(row, as_written=as_written)
         hold = hold or _hold
         values = (*row.values(), None)
-        groups = {name: group(*of(values)) for name, group, of in layout.groups}
-        parts = {name: dict(zip(names, of(values), strict=True)) for name, names, of in layout.parts}
-        shared = {name: hold(name, names, of(values)) for name, names, of in layout.shared}
-        plain = parts.pop("")
-        plain.pop(CHECKSUM, None)
-        if plain["version"] == 1:
-            identity = reduced(*identity_v1.read(shared["config"]))
-            shared["identity"] = hold("identity", tuple(identity), tuple(identity.values()))
-        return cls(**plain, **groups, **parts, **shared)  # type: ignore[arg-type]
+        config, identity, made_with = [hold(groups, of(values)) for groups, of in layout.shared]
+        metrics, select, method, extra = [
+            dict(zip(names, of(values), strict=True)) if names else {} for names, of in layout.open
+        ]
+        metric, *others = [group(*of(values)) for group, of in layout.groups]
+        *plain, overrides = layout.plain(values)
+        # By position, in the order of `Fields`: names would take a third longer.
+        record = cls(  # type: ignore[call-arg]
+            *plain, overrides or [], *config, *identity, *made_with, metric, metrics, select, method, *others, extra
+        )
+        if record.version == 1:
+            leaves = reduced(*identity_v1.read(record.config))
+            (record.identity,) = hold((("identity", tuple(leaves)),), tuple(leaves.values()))
+        return record
 
 
-# Makes the dictionary of a group from the group's name, the names of its entries and their values.
-Hold = Callable[[str, tuple[str, ...], Sequence[Any]], Any]
+# Makes the dictionaries of some groups. Arguments: the name of each group with the names of its entries, and the
+# values of all groups in this order.
+Hold = Callable[[tuple[tuple[str, tuple[str, ...]], ...], Sequence[Any]], Sequence[Any]]
 
 
-def _hold(group: str, names: tuple[str, ...], values: Sequence[Any]) -> dict[str, Any]:
-    return dict(zip(names, values, strict=True))
+def _hold(groups: tuple[tuple[str, tuple[str, ...]], ...], values: Sequence[Any]) -> list[dict[str, Any]]:
+    remaining = iter(values)
+    return [dict(zip(names, remaining, strict=False)) for _, names in groups]
 
 
 def write(record: Record, folder: str | os.PathLike[str]) -> Path:
@@ -215,11 +222,10 @@ def misplaced(run_id: str, folder: str | os.PathLike[str]) -> str | None:
 
 def _has_long(content: bytes) -> bool:
     """Whether a record's text may contain an integer of 19 digits or more."""
-    digits = content.translate(_ANY_DIGIT)  # two searches take a tenth of the time of a regular expression
-    return any(start + b"0" * 19 in digits for start in (b" ", b"-"))
+    return b" " + b"0" * 19 in content.translate(_ANY_DIGIT)  # a tenth of the time of a regular expression
 
 
-_ANY_DIGIT = bytes.maketrans(b"123456789", b"000000000")
+_ANY_DIGIT = bytes.maketrans(b"-123456789", b" 000000000")
 _HYDRA = f"{os.sep}.hydra"  # Hydra's own folder holds a config.yaml too
 _SEPARATORS = (os.sep, *filter(None, [os.altsep]))
 

@@ -49,6 +49,7 @@ class Steps:
     epochs: float | None = None
     skipped: int | None = None  # steps skipped because a gradient was not finite
     before: int | None = None  # forward passes before the first step, of a method that decides by them
+    teacher: int | None = None  # forward passes of a teacher; absent without one
 
 
 @dataclass(slots=True)
@@ -80,12 +81,13 @@ class Memory:
     step, after ranks have changed. If several processes share a run, the largest value of any process counts.
     """
 
-    weights: int | None = None
+    weights: int | None = None  # a teacher's included
     gradients: int | None = None
     optimizer: int | None = None
     activations: int | None = None  # saved for backward by the largest training batch
     gradients_end: int | None = None
     optimizer_end: int | None = None
+    teacher: int | None = None  # what of `weights` is a teacher's; absent without one
     adapter_file: int | None = None  # adapter and head on disk
     peak_rss_before: int | None = None  # peak_rss at the end of the passes before the first step
     cuda_before_allocated: int | None = None  # at the peak of these passes

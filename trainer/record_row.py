@@ -17,7 +17,10 @@ from trainer.record_text import CHECKSUM, CorruptRecord, checksum
 NULLABLE = ("config", "identity")  # groups in which null is a value and not an absent number
 MEASURED = ("metric.", "metrics.", "select.")  # prefixes of the fields that only a finished run has
 
-_UNSHARED = ("metrics", "select", "method")  # open groups that differ between any two runs
+# The dictionaries of a record in the order of `Fields`: those that runs have in common, grouped by what they vary with,
+# and those that differ between any two runs.
+_SHARED = (("config",), ("identity",), ("git", "code", "versions", "hardware"))
+_UNSHARED = ("metrics", "select", "method", "extra")
 
 # Names of all fields outside the open groups.
 NAMES = tuple(
@@ -26,6 +29,8 @@ NAMES = tuple(
     if head not in (*OPEN_GROUPS, "extra")
     for name in ([f"{head}.{rest}" for rest in FIELDS[GROUPS[head]]] if head in GROUPS else [head])
 )
+
+_PLAIN = tuple(name for name in FIELDS[Fields] if name not in (*OPEN_GROUPS, *GROUPS, "extra"))
 
 _Kind = tuple[frozenset[type], str]  # the allowed types, and their name in an error
 
@@ -55,10 +60,10 @@ _REQUIRED = ("run_id", "study", "variant", "task", "model", "seed", "status", "v
 class _Layout:
     """The layout shared by all rows with the same names, cached: a study has some dozens of layouts.
 
-    groups: name and class of each of `GROUPS`, and a getter of its fields from a row's values, which are followed by a
-    None for absent fields. shared: name, entry names and getter of each open group that runs may have in common.
-    parts: the same for all others; fields outside any group belong to the part "". types: allowed types by name, for
-    names that have a fixed type. lists: names whose value may be a list.
+    plain: a getter of the fields outside any group from a row's values, which are followed by a None for absent fields.
+    groups: the class of each of `GROUPS`, and a getter of its fields. shared: for each of `_SHARED` the names of the
+    groups with those of their entries, and a getter of all. open: entry names and getter of each of `_UNSHARED`.
+    types: allowed types by name, for names that have a fixed type. lists: names whose value may be a list.
     """
 
     def __init__(self, names: tuple[str, ...]) -> None:
@@ -66,13 +71,18 @@ class _Layout:
         for number, name in enumerate(names):
             part, rest = _part(name)
             indices[part][rest] = number
+        self.plain = _getter([indices[""].get(name, -1) for name in _PLAIN])
         self.groups = [
-            (name, group, _getter([indices[name].get(rest, -1) for rest in FIELDS[group]]))
-            for name, group in GROUPS.items()
+            (group, _getter([indices[name].get(rest, -1) for rest in FIELDS[group]])) for name, group in GROUPS.items()
         ]
-        open_parts = [(part, tuple(at), _getter(at.values())) for part, at in indices.items() if part not in GROUPS]
-        self.shared = [part for part in open_parts if part[0] in OPEN_GROUPS and part[0] not in _UNSHARED]
-        self.parts = [part for part in open_parts if part not in self.shared]
+        self.shared = [
+            (
+                tuple((part, tuple(indices[part])) for part in parts),
+                _getter([index for part in parts for index in indices[part].values()]),
+            )
+            for parts in _SHARED
+        ]
+        self.open = [(tuple(indices[part]), _getter(indices[part].values())) for part in _UNSHARED]
         self.types = {name: types for name in names if (types := _types(name)) is not None}
         self.lists = [name for name, types in self.types.items() if list in types]
         self.seen: set[tuple[type, ...]] = set()  # combinations of value types that passed the check
@@ -135,7 +145,7 @@ def check(row: Mapping[str, Any], *, as_written: bool = False) -> _Layout:
                 raise CorruptRecord(_wrong(name, value))
         layout.seen.add(types)
     for name in layout.lists:
-        if row[name] is not None and not all(type(text) is str for text in row[name]):
+        if row[name] is not None and not {str}.issuperset(map(type, row[name])):
             raise CorruptRecord(_wrong(name, row[name]))
     if row["status"] not in STATUSES:
         raise CorruptRecord(f"status: {row['status']!r}, allowed: {', '.join(STATUSES)}")

@@ -9,8 +9,8 @@ Family    low rank  # todo: as in `python -m variants list`
 Trains    A and B
 Changes   nothing  # todo: ranks, masks or what else changes, and when
 Checked   the contract alone  # todo: released code, PEFT or written out: test_file test_function
-Hooks     none.  # todo: which hooks the method uses, and for what; `_template_adaptive.py` uses two, and
-          # `before_training(passes)` sees gradients and inputs of the base model before the first step
+Hooks     none.  # todo: which hooks the method uses, and for what; `_template_adaptive.py` uses two;
+          # variants/core/passes.py has the gradients and inputs that the base model shows before the first step
 Cost      r(in + out) + 1 parameters per layer.
 Decay     A and B decay, s does not.
 Known     # todo: known limitations

@@ -38,8 +38,6 @@ Known     A score of the start sees one batch. New components have no moments, s
 
 from __future__ import annotations
 
-import dataclasses
-import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -103,7 +101,7 @@ class Allocated(AdapterVariant):
         field_checks.check_not_negative(self, "orthogonality")
         field_checks.check_fraction(self, "dropout", *(b for b in ("beta1", "beta2") if getattr(self, b) is not None))
         field_checks.check_budget(self)
-        score, allocator = score_class(self.score), ALLOCATORS[self.allocator]
+        score, allocator = field_checks.class_named("score", self.score, SCORES, Score), ALLOCATORS[self.allocator]
         refuse_pair(score, allocator, self.score, SCORES)
         if self.form == "lora":
             field_checks.check_without_effect(self, "orthogonality", "form: lora")
@@ -122,7 +120,7 @@ class Allocated(AdapterVariant):
         self._score = score(**self._taken(score))
         self._allocator: Allocator = allocator(**self._taken(allocator))
         for name in ("initial_steps", "final_steps", "interval", "pool", "exchange", "beta1", "beta2"):
-            if not any(name in _fields(part) for part in (score, allocator)):
+            if not any(name in field_checks.fields_of(part) for part in (score, allocator)):
                 field_checks.check_without_effect(self, name, f"score: {self.score} and allocator: {self.allocator}")
         self._starts: dict[str, int] = {}  # initial ranks by layer
         self._most: dict[str, int] = {}  # largest ranks by layer
@@ -131,7 +129,9 @@ class Allocated(AdapterVariant):
 
     def _taken(self, part: type) -> dict[str, Any]:
         """Return the settings that a score or allocator has fields for."""
-        return {name: value for name in _fields(part) if (value := getattr(self, name, None)) is not None}
+        return {
+            name: value for name in field_checks.fields_of(part) if (value := getattr(self, name, None)) is not None
+        }
 
     @classmethod
     def test_params(cls) -> list[dict[str, Any]]:
@@ -335,22 +335,3 @@ class Allocated(AdapterVariant):
                 adapter.set_kept(state["kept"][name])
             else:
                 adapter.reshape(state["ranks"][name])
-
-
-def score_class(name: str) -> type[Score]:
-    """Return the score that a config names. Raises `ValueError`."""
-    if name in SCORES:
-        return SCORES[name]
-    module, _, attribute = name.rpartition(".")
-    allowed = f"{', '.join(SCORES)}, or the dotted path of a subclass of {Score.__module__}.Score"
-    try:
-        cls: Any = getattr(importlib.import_module(module), attribute) if module else None
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"score: {name!r}, allowed: {allowed}; {error}") from None
-    field_checks.check("score", name, isinstance(cls, type) and issubclass(cls, Score), allowed)
-    found: type[Score] = cls
-    return found
-
-
-def _fields(part: type) -> list[str]:
-    return [f.name for f in dataclasses.fields(part) if f.init]

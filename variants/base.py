@@ -1,5 +1,9 @@
 """The untuned model: nothing is trained, no step is made. The row that every method should beat.
 
+Family    reference
+Trains    nothing
+Changes   nothing
+Checked   the contract alone
 Cost      one evaluation.
 Hooks     none.
 Decay     none.

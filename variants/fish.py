@@ -31,10 +31,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from variants.core import collectives, field_checks, layers
+from variants.core import field_checks, layers
 from variants.core.adapters.biased_delta import BiasedDelta, biases
 from variants.core.adapters.sparse_delta import check_finite, largest_of_groups
 from variants.core.allocation.budget import apportion
+from variants.core.masks.sources import fisher
 from variants.core.passes import Passes
 from variants.core.variant import AdapterVariant
 
@@ -107,25 +108,9 @@ class FISH(AdapterVariant):
 
     def information(self, passes: Passes[Any]) -> dict[str, torch.Tensor]:
         """Return F of every weight (out, in) by layer, and of every bias that takes part by "layer.bias"."""
-        sums: dict[str, torch.Tensor] = {}
-        for name, adapter in self.adapters.items():
-            sums[name] = adapter.values.new_zeros(adapter.out_features, adapter.in_features)
-            if count := biases(adapter.base, self.biases):
-                sums[f"{name}.bias"] = adapter.values.new_zeros(count)
-        with torch.enable_grad():
-            for row in passes.rows(self.samples):
-                if self.fisher == "empirical":
-                    self._add(sums, 1.0, passes.of_row(self.adapters, row))
-                else:
-                    for p, gradients in passes.of_classes(self.adapters, row):
-                        self._add(sums, p, gradients)
-        return {name: collectives.all_reduce_sum(total) for name, total in sums.items()}
-
-    def _add(self, sums: dict[str, torch.Tensor], p: Any, gradients: Mapping[str, torch.Tensor]) -> None:
-        for name, gradient in gradients.items():
-            if name in sums:
-                size = gradient.square() if self.measure == "square" else gradient.abs()
-                sums[name] += (p * size).detach()
+        counts = {name: biases(adapter.base, self.biases) for name, adapter in self.adapters.items()}
+        size = torch.square if self.measure == "square" else torch.abs
+        return fisher(self.adapters, passes, self.samples, true=self.fisher == "true", biases=counts, size=size)
 
     def decays(self, name: str) -> bool:
         return not name.endswith(".bias_values")

@@ -8,7 +8,7 @@
 
 so the first forward pass is that after a step of about `start_lr` against the gradient, as far as A's rows span it.
 
-Paper     Qi et al. 2025, "GoRA: Gradient-driven Adaptive Low Rank Adaptation", NeurIPS, arXiv 2502.12171.
+Paper     He et al. 2025, "GoRA: Gradient-driven Adaptive Low Rank Adaptation", NeurIPS, arXiv 2502.12171.
 Code      hhnqqq/MyTransformers 4037d4d and aac1b21, common/lora_modules/gora.py.
 Budget    `budget` replaces rank: ranks in proportion to a/f, exact to less than one rank; with profile paper alone.
 Family    adaptive ranks

@@ -7,7 +7,8 @@
     over A, B the components with the lowest scores have their E set to zero, along AdaLoRA's cubic budget
     loss + γ R
 
-Paper     "IGU-LoRA", 2026, ICLR, arXiv 2603.13792.
+Paper     Cui et al. 2026, "IGU-LoRA: Adaptive Rank Allocation via Integrated Gradients and Uncertainty-Aware Scoring",
+          ICLR, arXiv 2603.13792.
 Code      withyou12/igulora 3f5ba10, the pruning stage.
 Budget    `budget` replaces the number of ranks: exact to less than a rank; with profile paper alone. Otherwise a rank
           costs 1, or what `prices` says (the released code: 3.21 in feed-forward layers).

@@ -36,6 +36,7 @@ from variants.core import field_checks, layers
 from variants.core.adapters.drifting_delta import DriftingDelta
 from variants.core.adapters.sparse_delta import largest
 from variants.core.allocation.budget import apportion
+from variants.core.masks.sources import LowRankPart
 from variants.core.variant import AdapterVariant, Step
 
 SIGNS = {"paper": 1.0, "released": -1.0}  # of the scores, by profile
@@ -66,6 +67,7 @@ class LIFT(AdapterVariant):
         field_checks.check_int(self, "interval", at_least=2)
         field_checks.check_one_of(self, "profile", tuple(SIGNS))
         field_checks.check_budget(self, "rank")
+        self._source = LowRankPart(filter_rank=self.filter_rank)
         self._counts: dict[str, int] = {}  # entries by layer
 
     @classmethod
@@ -78,12 +80,7 @@ class LIFT(AdapterVariant):
 
     def check(self, model: nn.Module, head: Sequence[str] = ()) -> None:
         sizes = {name: layers.size(layer) for name, layer in self.select(model, head).items()}
-        for name, (rows, columns) in sizes.items():
-            if self.filter_rank > min(rows, columns):
-                raise ValueError(
-                    f"filter_rank: {self.filter_rank} for {name} of size {rows}×{columns}, "
-                    f"allowed: 1 … {min(rows, columns)}"
-                )
+        self._source.check(sizes)
         entries = {name: rows * columns for name, (rows, columns) in sizes.items()}
         if self.budget is None:
             self._counts = {name: min(self.rank * sum(size), entries[name]) for name, size in sizes.items()}
@@ -97,9 +94,7 @@ class LIFT(AdapterVariant):
         """Return the indices (count,) of the entries that are trained. weight: (out, in), as it is now."""
         if weight.is_meta:
             return torch.arange(count, device=weight.device)
-        u, s, vh = torch.linalg.svd(weight.to(torch.promote_types(weight.dtype, torch.float32)), full_matrices=False)
-        r = self.filter_rank
-        return largest(SIGNS[self.profile] * ((u[:, :r] * s[:r]) @ vh[:r]).abs(), count)
+        return largest(SIGNS[self.profile] * self._source.of_weight("", weight), count)
 
     @torch.no_grad()
     def on_update(self, step: Step) -> None:

@@ -63,6 +63,7 @@ from torch import nn
 
 from variants.core import field_checks, layers, target_modules
 from variants.core.adapters.adapter import LowRank, check_rank
+from variants.core.adapters.from_start import FromStart
 from variants.core.allocation import budget
 from variants.core.decompositions import decompose
 from variants.core.variant import AdapterVariant, pattern_value
@@ -74,50 +75,6 @@ SCALINGS = {
     "rslora": lambda alpha, rank: alpha / math.sqrt(rank),
 }
 INITS = ("lora", "pissa", "milora", "olora")
-
-
-class _OwnGradient(torch.autograd.Function):
-    """The identity with a copied gradient: the gradient of `cat` is a view, which would keep the whole in memory."""
-
-    @staticmethod
-    def forward(ctx: Any, parameter: torch.Tensor) -> torch.Tensor:
-        return parameter.view_as(parameter)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
-        return gradient.clone()
-
-
-class FromWeight(LowRank):
-    """ΔW = scale · (B A − B₀ A₀), with A₀ (r, in) and B₀ (out, r) computed from W."""
-
-    A0: torch.Tensor
-    B0: torch.Tensor
-
-    def __init__(self, base: nn.Module, scale: float, a: torch.Tensor, b: torch.Tensor) -> None:
-        super().__init__(base, len(a), scale)
-        self.register_buffer("A0", torch.empty_like(self.A), persistent=False)
-        self.register_buffer("B0", torch.empty_like(self.B), persistent=False)
-        self.set_start(a, b)
-
-    @torch.no_grad()
-    def set_start(self, a: torch.Tensor, b: torch.Tensor) -> None:
-        """Set A, A₀ to `a` and B, B₀ to `b`."""
-        for parameter, start, value in ((self.A, self.A0, a), (self.B, self.B0, b)):
-            parameter.copy_(value)
-            start.copy_(value)
-
-    def factors(self) -> tuple[torch.Tensor, torch.Tensor, None]:
-        # B A − B₀ A₀ = B (A − A₀) + (B − B₀) A₀: at the start both products are exactly zero.
-        a, b = _OwnGradient.apply(self.A), _OwnGradient.apply(self.B)
-        return torch.cat([a - self.A0, self.A0]), torch.cat([b, b - self.B0], 1), None
-
-    @property
-    def rank(self) -> int:
-        return min(2 * self.A.shape[0], self.in_features, self.out_features)
-
-    def closed_form(self) -> int:
-        return self.A.shape[0] * self.cost
 
 
 class FrozenA(LowRank):
@@ -270,7 +227,7 @@ class LoRA(AdapterVariant):
         if self.init == "lora":
             kind = FrozenA if self.frozen_a else LowRank
             return kind(layer, rank, scale, self.dropout)
-        return FromWeight(layer, scale, *self._start(layer, rank, scale))
+        return FromStart(layer, scale, *self._start(layer, rank, scale))
 
     def _start(self, layer: nn.Module, rank: int, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
         """Return A₀ (r, in) and B₀ (out, r)."""
@@ -291,7 +248,7 @@ class LoRA(AdapterVariant):
     def state_dict(self) -> dict[str, Any]:
         # A₀ and B₀ are saved because a decomposition on another machine may differ in signs and rounding, the frozen A
         # because it is random.
-        starts = {n: {"A": a.A0, "B": a.B0} for n, a in self.adapters.items() if isinstance(a, FromWeight)}
+        starts = {n: {"A": a.A0, "B": a.B0} for n, a in self.adapters.items() if isinstance(a, FromStart)}
         frozen = {n: {"A": a.A.detach()} for n, a in self.adapters.items() if isinstance(a, FrozenA)}
         return {key: tensors for key, tensors in (("start", starts), ("frozen", frozen)) if tensors}
 
@@ -303,7 +260,7 @@ class LoRA(AdapterVariant):
             raise ValueError(f"init: {self.init}, the saved state was trained from another start")
         for name, start in state.get("start", {}).items():
             adapter = self.adapters[name]
-            assert isinstance(adapter, FromWeight)
+            assert isinstance(adapter, FromStart)
             adapter.set_start(start["A"], start["B"])
         for name, factors in state.get("frozen", {}).items():
             with torch.no_grad():

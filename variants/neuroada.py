@@ -31,9 +31,11 @@ import torch
 from torch import nn
 
 from variants.core import field_checks, layers
-from variants.core.adapters.sparse_delta import SparseDelta, check_finite, largest_in_rows
+from variants.core.adapters.sparse_delta import SparseDelta, check_finite
 from variants.core.allocation.budget import spread
-from variants.core.passes import Passes, all_reached
+from variants.core.masks.scopes import Row
+from variants.core.masks.sources import Gradient
+from variants.core.passes import Passes
 from variants.core.variant import AdapterVariant
 
 SCORES = ("magnitude", "gradient")
@@ -85,23 +87,16 @@ class NeuroAda(AdapterVariant):
 
     def chosen(self, name: str, score: torch.Tensor) -> torch.Tensor:
         """Return the indices of the entries that are largest in their rows. score: (out, in)."""
-        rows, columns = score.shape
-        at = largest_in_rows(score.abs(), self._counts[name])
-        return (at + torch.arange(rows, device=score.device)[:, None] * columns).flatten()
+        return Row().choose({name: score.abs()}, {name: (self._counts[name] * len(score), 1)})[name]
 
     @torch.no_grad()
     def before_training(self, passes: Passes[Any]) -> None:
         if self.score == "magnitude":
             return
-        sums: dict[str, torch.Tensor] = {}
-        with torch.enable_grad():
-            for batch in passes.steps(self.batches):
-                for name, gradient in passes.gradients(self.adapters, batch).items():
-                    sums[name] = sums[name] + gradient if name in sums else gradient
-        all_reached(sums, self.adapters)
-        check_finite(sums, "score: the gradient of {} is not finite")
+        scores = Gradient(collect=self.batches).before_training(self.adapters, passes)
+        check_finite(scores, "score: the gradient of {} is not finite")
         for name, adapter in self.adapters.items():
-            adapter.set_indices(self.chosen(name, sums[name]))
+            adapter.set_indices(self.chosen(name, scores[name]))
 
     def state_dict(self) -> dict[str, Any]:
         return {"indices": {name: adapter.indices for name, adapter in self.adapters.items()}}

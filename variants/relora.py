@@ -29,51 +29,19 @@ Known     The number of parameters counts one round; ΔW has the rank of all of 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
 from torch import nn
-from torch.optim.lr_scheduler import LambdaLR
 
 from variants.core import field_checks, layers
 from variants.core.adapters.adapter import check_rank
 from variants.core.adapters.restarted import Restarted
 from variants.core.allocation import budget
+from variants.core.restarts import RESETS, Restarts, after_reset, reset_moments
 from variants.core.variant import AdapterVariant, Step
-
-RESETS = ("random", "magnitude", "zero")
-MOMENTS = ("exp_avg", "exp_avg_sq")
-
-
-@dataclass
-class Restarts:
-    """The released cosine schedule with a warm-up at the start and after every restart; the factor by step, from 0.
-
-    total: steps of the run. first, again: steps of warm-up, at the start and after a restart. every: steps between two
-    restarts. least: the factor at the end. shift: steps by which the restarts come earlier.
-    """
-
-    total: int
-    first: int
-    again: int
-    every: int
-    least: float
-    shift: int = 0
-
-    def __call__(self, step: int) -> float:
-        if step < self.first:
-            return step / max(1, self.first)
-        number, since = divmod(step + self.shift, self.every)
-        if since < self.again and step >= self.every:
-            return since / max(1, self.again) * self._decay(number * self.every + self.again)
-        return self._decay(step + self.shift)
-
-    def _decay(self, step: int) -> float:
-        progress = (step - self.first) / max(1, self.total - self.first)
-        return self.least + (1 - self.least) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 @dataclass(kw_only=True)
@@ -152,16 +120,8 @@ class ReLoRA(AdapterVariant):
     def on_step_begin(self, step: Step) -> None:
         if not self.restart_warmup:
             return
-        scheduler = step.scheduler
-        if not isinstance(scheduler, LambdaLR):
-            kind = type(scheduler).__name__
-            raise ValueError(f"optim.schedule: {kind} with restart_warmup can't be replaced, allowed: linear")
-        if all(isinstance(curve, Restarts) for curve in scheduler.lr_lambdas):
-            return
         curve = Restarts(step.total, self.first_warmup, self.restart_warmup, self.interval, self.least_rate)
-        scheduler.lr_lambdas = [curve] * len(scheduler.lr_lambdas)
-        for group, base in zip(step.optimizer.param_groups, scheduler.base_lrs, strict=True):
-            group["lr"] = base * curve(step.index - 1)
+        curve.replace_schedule(step, "restart_warmup")
 
     @torch.no_grad()
     def on_update(self, step: Step) -> None:
@@ -170,11 +130,7 @@ class ReLoRA(AdapterVariant):
         self._merges += 1
         for name, adapter in self.adapters.items():
             adapter.restart(self.drawn(name, adapter))
-            for part in ("A", "B"):
-                state = step.optimizer.state.get(adapter.get_parameter(part), {})
-                for moment in MOMENTS:
-                    if moment in state:
-                        state[moment].copy_(self.after_reset(f"{name}.{part}.{moment}", state[moment]))
+            reset_moments(name, adapter, step.optimizer, self.after_reset)
 
     def drawn(self, name: str, adapter: Restarted) -> torch.Tensor:
         """Return the new A (r, in) of the layer `name`."""
@@ -182,12 +138,7 @@ class ReLoRA(AdapterVariant):
 
     def after_reset(self, name: str, moment: torch.Tensor) -> torch.Tensor:
         """Return what is left of a moment, whose name is "layer.part.moment"."""
-        if self.reset == "zero":
-            return torch.zeros_like(moment)
-        if self.reset == "random":
-            return moment * (torch.rand_like(moment) > self.pruned)
-        size = moment.abs().float()
-        return moment * (size > torch.quantile(size, self.pruned))
+        return after_reset(moment, self.reset, self.pruned)
 
     def state_dict(self) -> dict[str, Any]:
         rounds = {name: adapter.rounds for name, adapter in self.adapters.items()}

@@ -39,10 +39,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from variants.core import collectives, field_checks, layers, seeding
+from variants.core import collectives, field_checks, layers
 from variants.core.adapters.adapter import check_rank
 from variants.core.adapters.sparse_delta import SparseDelta, check_finite, largest
 from variants.core.allocation.budget import apportion
+from variants.core.masks.sources import Random
 from variants.core.variant import AdapterVariant, Step
 
 MASKS = ("random", "magnitude", "gradient", "snip", "structured")
@@ -119,8 +120,7 @@ class SHiRA(AdapterVariant):
         count = self._counts[name]
         matrix = layers.matrix(layer).detach()
         if self.mask == "random":
-            generator = seeding.generator(self.seed, name)
-            indices = torch.randperm(matrix.numel(), generator=generator)[:count].sort().values
+            indices = Random(seed=self.seed).permutation(name, matrix.numel())[:count].sort().values
         elif self.mask == "magnitude":
             check_finite({name: matrix}, "mask: the weight of {} is not finite")
             indices = largest(matrix.abs(), count)

@@ -38,6 +38,7 @@ from torch import nn
 from variants.core import field_checks, layers
 from variants.core.adapters.drifting_delta import DriftingDelta
 from variants.core.adapters.sparse_delta import check_finite, largest_of_groups
+from variants.core.masks.scopes import Block
 from variants.core.variant import AdapterVariant, Step
 
 
@@ -65,6 +66,7 @@ class SMT(AdapterVariant):
         field_checks.check_budget(self, "blocks")
         self._sums: dict[str, torch.Tensor] = {}  # of the gradients (out · in,) by layer, in the full phase
         self._chosen = False
+        self._scope = Block(block=self.block)
         self._count = 0  # of blocks
 
     @classmethod
@@ -80,12 +82,9 @@ class SMT(AdapterVariant):
             raise ValueError(f"full_steps: {self.full_steps}, allowed: fewer than the run's {total_steps} steps")
 
     def check(self, model: nn.Module, head: Sequence[str] = ()) -> None:
-        there = 0
-        for name, layer in self.select(model, head).items():
-            rows, columns = layers.size(layer)
-            if rows % self.block or columns % self.block:
-                raise ValueError(f"block: {self.block} does not divide {name} of size {rows}×{columns}")
-            there += rows * columns // self.block**2
+        sizes = {name: layers.size(layer) for name, layer in self.select(model, head).items()}
+        self._scope.check(sizes)
+        there = sum(rows * columns for rows, columns in sizes.values()) // self.block**2
         self._count = self.blocks if self.budget is None else self.budget // self.block**2
         if not 1 <= self._count <= there:
             setting = f"blocks: {self.blocks}" if self.budget is None else f"budget: {self.budget}"
@@ -114,22 +113,15 @@ class SMT(AdapterVariant):
 
     def scores(self) -> dict[str, torch.Tensor]:
         """Return the scores (rows, columns) of every layer's blocks."""
-        found = {}
-        for name, adapter in self.adapters.items():
-            rows, columns, side = adapter.out_features, adapter.in_features, self.block
-            found[name] = self._sums[name].view(rows // side, side, columns // side, side).mean((1, 3)).abs()
-        return found
+        sums = {name: self._sums[name].view(a.out_features, a.in_features) for name, a in self.adapters.items()}
+        return {name: self._scope.units(s).abs().view(len(s) // self.block, -1) for name, s in sums.items()}
 
     def _choose(self, step: Step) -> None:
         scores = self.scores()
         check_finite(scores, "blocks: a score of {} is not finite")
         (chosen,) = largest_of_groups([[score.flatten() for score in scores.values()]], [self._count])
-        for (name, adapter), blocks in zip(self.adapters.items(), chosen, strict=True):
-            rows, columns, side = adapter.out_features, adapter.in_features, self.block
-            taken = torch.zeros(scores[name].numel(), dtype=torch.bool, device=blocks.device)
-            taken[blocks] = True
-            grid = taken.view(rows // side, 1, columns // side, 1).expand(-1, side, -1, side).reshape(-1)
-            adapter.shrink(grid.nonzero_static(size=len(blocks) * side**2).flatten(), step.optimizer)
+        for adapter, blocks in zip(self.adapters.values(), chosen, strict=True):
+            adapter.move(self._scope.entries(blocks, (adapter.out_features, adapter.in_features)), step.optimizer)
         self._chosen, self._sums = True, {}
         for adapter in self.adapters.values():
             step.optimizer.state.pop(adapter.values, None)

@@ -69,10 +69,11 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from variants.core import collectives, field_checks, layers, seeding
+from variants.core import collectives, field_checks, layers
 from variants.core.adapters.moving_delta import Estimate, MovingDelta
 from variants.core.adapters.sparse_delta import check_finite
 from variants.core.allocation.budget import apportion, check_range
+from variants.core.masks.sources import Random
 from variants.core.variant import AdapterVariant, Step
 
 log = logging.getLogger(__name__)
@@ -158,8 +159,7 @@ class SpIEL(AdapterVariant):
         self._entries = apportion(sizes, count, sizes)
 
     def build(self, name: str, layer: nn.Module) -> MovingDelta:
-        generator = seeding.generator(self.seed, name)
-        indices = torch.randperm(layers.matrix(layer).numel(), generator=generator)[: self._entries[name]]
+        indices = Random(seed=self.seed).permutation(name, layers.matrix(layer).numel())[: self._entries[name]]
         return MovingDelta(layer, indices.sort().values)
 
     def on_step_begin(self, step: Step) -> None:

@@ -35,7 +35,6 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     from trainer.errors import ConfigError
-    from trainer.objectives.causal_lm import CausalLM
     from trainer.record_text import write_json
     from trainer.runs.finished import opened
 
@@ -43,8 +42,8 @@ def _run(options: argparse.Namespace) -> int:
         raise ConfigError("evaluate: lm-evaluation-harness is not here: pip install 'loratory[lm-eval]'")
     manager, names = _tasks(options.tasks, options.include)
     with opened(options.run, options.device) as run:
-        if not isinstance(run.objective, CausalLM):
-            raise ConfigError(f"evaluate: the run's task is a {run.objective.title}, allowed: causal_lm")
+        if not run.objective.predicts_tokens:
+            raise ConfigError(f"evaluate: the run's task is a {run.objective.title}, allowed: one of a language model")
         found = evaluation(run, manager, names, options.limit)
         write_json(run.folder / FILENAME, found)
         print(_text(run, found))

@@ -27,7 +27,9 @@ ENDINGS = (".parquet", ".csv")
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add_run(parser)
     data = parser.add_mutually_exclusive_group(required=True)
-    data.add_argument("--data", type=Path, metavar="FILE", help="texts: .csv, .tsv, .jsonl or .parquet")
+    data.add_argument(
+        "--data", type=Path, metavar="FILE", help="rows: .csv, .tsv, .jsonl or .parquet, or a folder of images"
+    )
     data.add_argument(
         "--glue", type=Path, metavar="FOLDER", help="GLUE in the Hub's layout; its test sets of the run's task are read"
     )
@@ -55,27 +57,61 @@ def _run(options: argparse.Namespace) -> int:
     if options.data is not None and output is not None and output.suffix.lower() not in ENDINGS:
         raise ConfigError(f"--output: {str(output)!r}, allowed: a file that ends in {' or '.join(ENDINGS)}")
     with opened(options.run, options.device) as run:
-        if not run.objective.of_texts:
-            raise ConfigError(f"predict: the run's task is {run.objective.title}, allowed: one whose rows are texts")
         try:
-            if options.glue is not None:
+            if not run.objective.of_texts:
+                _predict_rows(run, options, output)
+            elif options.glue is not None:
                 _submit(run, options.glue, output or run.folder / "glue")
             else:
-                _predict(run, options, output or run.folder / "predict" / f"{options.data.stem}.parquet")
+                _predict(run, options, output or _default(run, options))
         except OSError as problem:
             raise ConfigError(f"--output: can't be written: {problem}") from None
     return 0
 
 
-def _predict(run: Finished, options: argparse.Namespace, output: Path) -> None:
-    """Writes the predictions for a file, and beside them what made them."""
+def _default(run: Finished, options: argparse.Namespace) -> Path:
+    return run.folder / "predict" / f"{options.data.stem}.parquet"
+
+
+def _predict_rows(run: Finished, options: argparse.Namespace, output: Path | None) -> None:
+    """Writes the predictions for rows of another kind of task, and beside them what made them."""
     from trainer.errors import ConfigError
-    from trainer.hashing import sha256
-    from trainer.record import write_json
-    from trainer.runs.run import versions
+    from weights import predict_rows
+
+    kind = run.objective
+    if options.glue is not None:
+        raise ConfigError(f"--glue: the run's task is a {kind.title}, allowed: --data")
+    for name, allowed in (("text", None), ("text_pair", None), ("label", "")):
+        if (value := getattr(options, name)) not in (None, allowed):
+            there = ", ".join(column for column in kind.content.column_names if column not in ("id", "file", "task"))
+            option = f"--{name.replace('_', '-')}"
+            raise ConfigError(f"{option}: {value!r} for a {kind.title}, allowed: none; columns are {there}")
+    output = output or _default(run, options)
+    _refuse_over(output)
+    found = predict_rows.predict(run, options.data, options.label is None, output)
+    _write_about(run, options, found.rows, found.cut, output, found.metrics)
+    lines = _cut(run, found.cut)
+    if found.metrics is None:
+        lines.append("nothing says what is right, so no metrics")
+    lines += [f"{name} {value:.4f}" for name, value in (found.metrics or {}).items()]
+    print(run.title, "", f"{found.rows:,} predictions: {output}", *lines, sep="\n")
+
+
+def _refuse_over(output: Path) -> None:
+    from trainer.errors import ConfigError
 
     if output.exists():
         raise ConfigError(f"--output: {output} is there already; name another file, or remove it")
+
+
+def _cut(run: Finished, cut: int) -> list[str]:
+    """A line on examples that were cut, if any were."""
+    return [f"{cut:,} texts are longer than {run.context.max_length} tokens and were cut"] if cut else []
+
+
+def _predict(run: Finished, options: argparse.Namespace, output: Path) -> None:
+    """Writes the predictions for a file, and beside them what made them."""
+    _refuse_over(output)
     examples = _read(run, options)
     found, cut = _predicted(run, examples)
     computed = run.objective.score(replace(found, reference=np.asarray(examples.label))) if examples.label else None
@@ -85,6 +121,19 @@ def _predict(run: Finished, options: argparse.Namespace, output: Path) -> None:
         table.to_csv(output, index=False, lineterminator="\n")
     else:
         table.to_parquet(output, index=False)
+    _write_about(run, options, len(examples.id), cut, output, computed)
+    print(run.title, "", f"{len(examples.id):,} predictions: {output}", *_said(run, examples, computed, cut), sep="\n")
+
+
+def _write_about(
+    run: Finished, options: argparse.Namespace, rows: int, cut: int, output: Path, computed: dict[str, float] | None
+) -> None:
+    """Writes beside the predictions what made them."""
+    from trainer.hashing import sha256
+    from trainer.record import write_json
+    from trainer.runs.run import versions
+
+    data = {"name": options.data.name, "rows": rows, "cut": cut}
     about = {
         "version": VERSION,
         "run_id": run.record.run_id,
@@ -93,19 +142,18 @@ def _predict(run: Finished, options: argparse.Namespace, output: Path) -> None:
         "model": run.record.model,
         "seed": run.record.seed,
         "adapter": run.record.files.weights,
-        "data": {"name": options.data.name, "sha256": sha256(options.data), "rows": len(examples.id), "cut": cut},
+        "data": data if options.data.is_dir() else data | {"sha256": sha256(options.data)},
         "predictions": sha256(output),
         "metrics": computed,
         "versions": versions(),
     }
     write_json(output.with_name(f"{output.name}.json"), about)
-    print(run.title, "", f"{len(examples.id):,} predictions: {output}", *_said(run, examples, computed, cut), sep="\n")
 
 
 def _said(run: Finished, examples: Examples, computed: dict[str, float] | None, cut: int) -> list[str]:
     """The metrics, and what must be known of the rows."""
     labels = run.context.rows.labels
-    lines = [f"{cut:,} texts are longer than {run.context.max_length} tokens and were cut"] if cut else []
+    lines = _cut(run, cut)
     if computed is None:
         return [*lines, "no labels, so no metrics"]
     if labels is not None and (absent := [name for number, name in enumerate(labels) if number not in examples.label]):
@@ -223,7 +271,9 @@ VERB = Verb(
     description=(
         "Writes what a finished run predicts for the rows of a file, in their order: id, the name of the class and\n"
         "probabilities, or a number. Metrics are printed where there are labels. Beside the file lies a .json that\n"
-        "says what made it. With --glue it writes the .tsv files that GLUE's server takes."
+        "says what made it. With --glue it writes the .tsv files that GLUE's server takes.\n"
+        "Rows of other kinds of task have the columns of the run's own; what is right may be missing. Their\n"
+        "predictions are written as they are made, in the columns of predictions.parquet."
     ),
     example=(
         "python -m weights predict runs/demo/0123456789ab --data reviews.csv --text review --output predictions.csv\n"

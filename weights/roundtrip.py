@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -107,31 +107,16 @@ def compare(before: torch.Tensor, after: torch.Tensor) -> Comparison:
 
 
 def texts(run: Finished, model: nn.Module) -> list[str]:
-    """What `model`, on the CPU, writes behind the first rows of the reported split; none in a kind that writes nothing.
-
-    Rows without a prompt go on from their first half.
-    """
+    """What `model`, on the CPU, writes of the first rows of the reported split; none in a kind that writes nothing."""
     from trainer.loop.network import Network
-    from trainer.model import backbone
-    from trainer.objectives import language_models
-    from trainer.objectives.causal_lm import CausalLM
-    from trainer.objectives.seq2seq import Seq2Seq
 
     kind, rows, source = run.objective, run.context.rows.report[run.split], run.context.source
-    if not isinstance(kind, CausalLM | Seq2Seq):
+    if kind.most_written is None:
         return []
-    network = Network(model, source, torch.device("cpu"), run.config.train.autocast)
+    kind = kind.writing_at_most(min(TOKENS, kind.most_written))
     first = [rows[place] for place in range(min(WRITTEN, len(rows)))]
-    if isinstance(kind, Seq2Seq):
-        batch = kind.pad(source)(first)
-        return replace(kind, max_new_tokens=min(TOKENS, kind.max_new_tokens))._written(network, batch)
-    new = min(TOKENS, kind.max_new_tokens)
-    most = language_models.room(backbone.skeleton(source, kind.architecture), new, run.context.max_length)
-    begun = [row["prompt"] if "prompt" in row else row["input_ids"][: len(row["input_ids"]) // 2 + 1] for row in first]
-    tokenizer = run.context.tokenizer
-    prompts = language_models.padded([tokens[-most:] for tokens in begun], tokenizer.pad_token_id, left=True)
-    inputs = {f"prompt_{name}": tensor for name, tensor in prompts.items()}
-    return language_models.written(network, inputs, tokenizer, new)
+    inputs = kind.begun(first, source, run.context.max_length)
+    return kind.written(Network(model, source, torch.device("cpu"), run.config.train.autocast), inputs)
 
 
 def _batches(run: Finished) -> Iterator[dict[str, Any]]:

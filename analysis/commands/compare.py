@@ -56,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
     compared = sides.two(all_rows.rows, *names) if names else sides.against(all_rows.rows, options.all)
 
     # Imported here, because these import scipy, which a misspelt name and --help don't need.
-    from analysis.comparison import figure, flags, outcome, overall, text, tidy, verdict
+    from analysis.comparison import figure, flags, outcome, overall, pooled, text, tidy, verdict
 
     ranks = overall.build(compared.rows, all_rows.tasks)
     if options.figure is not None:
@@ -65,13 +65,14 @@ def run(options: argparse.Namespace) -> int:
             raise AnalysisError(f"--figure: {ranks.untested}")
     outcomes = outcome.compute(compared, all_rows.tasks, options.resamples)
     verdicts = [verdict.judge(one, outcomes.t_tests) for one in outcomes.done]
+    together = pooled.build(compared, outcomes)
     lines = flags.build(runs, all_rows, compared, outcomes, options.resamples)
     output: Path | None = options.output
     form = options.format or _ENDINGS.get(output.suffix if output else "", "md")
     if form == "md":
-        emit(text.render(compared, outcomes, verdicts, ranks, lines), output)
+        emit(text.render(compared, outcomes, verdicts, together, ranks, lines), output)
     elif form == "json":
-        emit(tidy.render_json(outcomes, verdicts, ranks, lines), output)
+        emit(tidy.render_json(outcomes, verdicts, together, ranks, lines), output)
     else:
         emit(tidy.render_csv(outcomes, verdicts), output)
         for line in lines:
@@ -89,7 +90,8 @@ VERB = Verb(
         "Compares two rows of the table, or every row with a baseline, on every task that both have.\n"
         "Over seeds: paired by seed, paired-t interval, exact sign-flip test, effect size.\n"
         "Over test examples, from the saved predictions: paired bootstrap; for accuracy McNemar's test.\n"
-        "Over tasks: average ranks, with 5 tasks and 3 rows Friedman's and Nemenyi's tests.\n"
+        "Over tasks: differences paired by task and seed, in points; average ranks, with 5 tasks and 3 rows\n"
+        "Friedman's and Nemenyi's tests.\n"
         "p values have Holm's correction for all tests of their kind in this command. What weakens a comparison\n"
         "(unpaired seeds, unequal budgets, different code or protocols) is listed below it (csv: on standard\n"
         "error)."

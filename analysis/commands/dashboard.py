@@ -9,12 +9,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.commands import wandb_account
-from analysis.commands.command import Verb, emit
+from analysis.commands.command import Verb, emit, read_runs
 from analysis.errors import AnalysisError
+from analysis.records import settings
+from analysis.records.grouping import Point
 from trainer.errors import message
 
 if TYPE_CHECKING:
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
 
 NAME = "Loratory"
 STEP = "step"
+DEFAULT_METRIC = "accuracy"
 PROJECT = "loratory"  # the default of conf/tracker/wandb.yaml
 # In a run's config, which W&B calls variant.value.name.
 VARIANT, TASK = "variant.name", "task.name"
@@ -45,14 +49,14 @@ def workspace(
 
     metrics: metrics of the tasks (`accuracy`, `pearson`, …), each of which gets a learning curve. by: settings by
     which runs are grouped, besides variant and task; every curve and bar is a mean over a group. study: only its runs
-    are shown; None for all.
+    are shown, in a workspace with its name; None for all.
     """
     import wandb_workspaces.workspaces as ws
 
     return ws.Workspace(
         entity=entity,
         project=project,
-        name=NAME,
+        name=NAME if study is None else f"{NAME}: {study}",
         sections=[
             ws.Section(name="Result against cost", panels=_costs(), is_open=True),
             ws.Section(name="Learning curves by group", panels=_curves(metrics), is_open=True),
@@ -72,6 +76,36 @@ def workspace(
             ],
         ),
     )
+
+
+def what_differs(points: Sequence[Point]) -> tuple[str, ...]:
+    """The settings, besides variant, task and seed, that tell the runs of each variant on each task apart."""
+    cells: dict[tuple[str, str], list[Point]] = {}
+    for point in points:
+        cells.setdefault((point.variant, point.task), []).append(point)
+    names = set().union(*map(settings.differing, cells.values()))
+    typed = set().union(*(point.typed for point in points))
+    return tuple(name.removeprefix(settings.CONFIG) for name in settings.telling(cells.values(), names, typed))
+
+
+def _of_runs(arguments: argparse.Namespace) -> tuple[tuple[str, ...], tuple[str, ...], str | None]:
+    """Metrics, settings to group by, and the study; what was not given is taken from the runs.
+
+    Raises `AnalysisError` where there are no runs, or runs of several studies and none is named.
+    """
+    metrics, by, study = arguments.metrics, arguments.by, arguments.study
+    if arguments.runs:
+        run_set = read_runs(arguments.runs)
+        studies = sorted({run.record.study for run in run_set.runs})
+        if study is None and len(studies) > 1:
+            raise AnalysisError(f"--study: not given for runs of {', '.join(studies)}; allowed: one of them")
+        study = study or studies[0]
+        points = [point for point in run_set.points if any(run.record.study == study for run in point.runs)]
+        if not points:
+            raise AnalysisError(f"--study: {study!r}, allowed: {', '.join(studies)}")
+        by = by or what_differs(points)
+        metrics = metrics or sorted({name for point in points if (name := point.value("metric.name")) is not None})
+    return tuple(metrics or [DEFAULT_METRIC]), tuple(by or ()), study
 
 
 def _column(setting: str) -> str:
@@ -179,22 +213,28 @@ def _keys(tree: Any) -> Iterator[Any]:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `dashboard`."""
     parser.add_argument(
+        "runs", nargs="*", type=Path, help="run folders of one study, from which --study, --by and --metrics are taken"
+    )
+    parser.add_argument(
         "--project",
         default=os.environ.get("WANDB_PROJECT", PROJECT),
         help="W&B project (tracker.project); default: WANDB_PROJECT, or else loratory",
     )
     parser.add_argument("--entity", help="team or user; default: that of the key")
     parser.add_argument(
-        "--metrics", nargs="+", default=["accuracy"], metavar="NAME", help="metrics of the tasks; default: accuracy"
+        "--metrics",
+        nargs="+",
+        metavar="NAME",
+        help=f"metrics of the tasks; default: those of the runs, without runs {DEFAULT_METRIC}",
     )
     parser.add_argument(
         "--by",
         nargs="+",
-        default=[],
         metavar="SETTING",
-        help="settings by which runs are grouped, besides variant and task, such as variant.rank optim.lr",
+        help="settings by which runs are grouped, besides variant and task, such as variant.rank optim.lr; default:"
+        " those in which the runs differ",
     )
-    parser.add_argument("--study", help="show only this study; default: the whole project")
+    parser.add_argument("--study", help="show only this study; default: that of the runs, without runs all")
     parser.add_argument("--dry-run", action="store_true", help="print the workspace as JSON; needs no key")
 
 
@@ -205,7 +245,7 @@ def run(arguments: argparse.Namespace) -> int:
     except ModuleNotFoundError:
         missing = "'wandb-workspaces' is not installed: pip install 'loratory[workspaces]'"
         raise AnalysisError(f"dashboard: {missing}") from None
-    chosen = tuple(arguments.metrics), tuple(arguments.by), arguments.study
+    chosen = _of_runs(arguments)
     if arguments.dry_run:
         emit(as_json(workspace(arguments.project, arguments.entity or "entity", *chosen)) + "\n", None)
         return 0
@@ -227,10 +267,11 @@ VERB = Verb(
     description=(
         "Builds a W&B workspace for runs with tracker=wandb and prints its address. It shows results against\n"
         "parameters, memory by its parts, learning curves, ranks and effective parameters, and a table of runs,\n"
-        "grouped by variant, task and --by. --dry-run sends nothing, but checks the workspace and prints its JSON."
+        "grouped by variant, task and what else differs between the runs. --dry-run sends nothing, but checks the\n"
+        "workspace and prints its JSON."
     ),
     example=(
-        "python -m analysis dashboard --dry-run\n"
+        "python -m analysis dashboard runs/demo --dry-run\n"
         "python -m analysis dashboard --project loratory --entity my-team --metrics accuracy pearson --by variant.rank"
     ),
     add_arguments=add_arguments,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,6 +44,7 @@ def run(options: argparse.Namespace) -> int:
         raise AnalysisError(f"no finished run to draw; {len(run_set.failed)} failed")
     pair = None if options.pair is None else (_pick(options.pair[0], run_set), _pick(options.pair[1], run_set))
     from analysis.plots.kind import Picture, Study
+    from analysis.plots.left_out import lines
     from analysis.plots.style import encode
 
     study = Study(run_set, pair)
@@ -59,7 +60,7 @@ def run(options: argparse.Namespace) -> int:
             write(output / f"{item.name}.{form}", encode(figure, form))
         print(output / item.name, *(f".{form}" for form in formats))
         drawn.append((kind, item))
-    reasons = list(_reasons(left_out))
+    reasons = [one_line(line) for line in lines(study, left_out)]
     for line in reasons:
         print(f"Not drawn: {line}")
     if not drawn:
@@ -81,15 +82,6 @@ def _captions(study: Study, drawn: Iterable[tuple[Kind, Picture]], reasons: Iter
     notes = footnotes.build(study.runs, study.rows, study.grid)
     about = [note for note in notes if note.problem or note.text.startswith("Code: ")]
     return "\n".join([*lines, "## The runs", "", *(f"- {escape(note.text)}" for note in about), ""])
-
-
-def _reasons(left_out: Iterable[tuple[Kind, LeftOut]]) -> Iterator[str]:
-    """One line for each kind and reason, with everything that was not drawn."""
-    together: dict[tuple[str, str], list[str]] = {}
-    for kind, item in left_out:
-        together.setdefault((kind.name, item.reason), []).append(item.what)
-    for (name, reason), what in together.items():
-        yield one_line(f"{name}, {'; '.join(what)}: {reason}")
 
 
 def _pick(text: str, run_set: runs.RunSet) -> runs.Run:

@@ -63,7 +63,12 @@ def choose(runs: RunSet, setting: str = "optim.lr", by: str = "select") -> list[
     "report" for the reported one. Raises `AnalysisError` where the trials can't be compared: several rows of one
     method on a task, unequal seeds, runs without the metric, no finished run.
     """
-    return [_choice(trials, setting, by) for trials in _trials(runs.runs, setting)]
+    return choices(runs.runs, setting, by)
+
+
+def choices(runs: Iterable[Run], setting: str, by: str) -> list[Choice]:
+    """`choose` for a part of the runs."""
+    return [_choice(trials, setting, by) for trials in _trials(runs, setting)]
 
 
 def _trials(runs: Iterable[Run], setting: str) -> list[Trials]:

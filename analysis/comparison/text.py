@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import get_args
 
-from analysis.comparison import words
+from analysis.comparison import pooled, words
 from analysis.comparison.outcome import Outcome, Outcomes
 from analysis.comparison.overall import Overall
+from analysis.comparison.pooled import Pooled
 from analysis.comparison.sides import Sides
 from analysis.comparison.verdict import Verdict, Word, scale_of
 from analysis.stats import ALPHA
@@ -17,22 +18,28 @@ from analysis.tables.formats.markdown import escape
 
 
 def render(
-    sides: Sides, outcomes: Outcomes, verdicts: Sequence[Verdict], overall: Overall, notes: Sequence[Note]
+    sides: Sides,
+    outcomes: Outcomes,
+    verdicts: Sequence[Verdict],
+    together: Sequence[Pooled],
+    overall: Overall,
+    notes: Sequence[Note],
 ) -> str:
     """The whole text."""
-    said = [*(verdict.text for verdict in verdicts), *_tallies(sides, outcomes, verdicts)]
+    said = [*(verdict.text for verdict in verdicts), *tallies(sides, outcomes, verdicts)]
     blocks = [[f"- {escape(text)}" for text in said]]
     if outcomes.done:
         blocks.append(_over_seeds(sides, outcomes.done))
     over_examples = [outcome for outcome in outcomes.done if outcome.examples.by_seed]
     if over_examples:
         blocks.append(_over_examples(sides, over_examples))
+    blocks.append(pooled.table(together))
     blocks.append([f"- {escape(line)}" for line in over_tasks(overall)])
     blocks.append([f"- {escape(note.text)}" for note in notes])
     return "\n\n".join("\n".join(block) for block in blocks if block) + "\n"
 
 
-def _tallies(sides: Sides, outcomes: Outcomes, verdicts: Sequence[Verdict]) -> Iterator[str]:
+def tallies(sides: Sides, outcomes: Outcomes, verdicts: Sequence[Verdict]) -> Iterator[str]:
     """The number of tasks with each verdict, for pairs of rows with several tasks."""
     for a, b in sides.pairs:
         here = [v.word for o, v in zip(outcomes.done, verdicts, strict=True) if (o.paired.a, o.paired.b) == (a, b)]

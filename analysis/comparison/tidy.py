@@ -11,6 +11,7 @@ from typing import Any
 
 from analysis.comparison.outcome import Outcome, Outcomes
 from analysis.comparison.overall import Overall
+from analysis.comparison.pooled import Pooled
 from analysis.comparison.verdict import Verdict
 from analysis.tables.footnotes import Note
 from analysis.text import numbers
@@ -108,14 +109,22 @@ def _cell(value: Any) -> str:
     return inert(value) if isinstance(value, str) else numbers.exact(value)
 
 
-def render_json(outcomes: Outcomes, verdicts: Sequence[Verdict], overall: Overall, notes: Sequence[Note]) -> str:
-    """One object: `verdicts`, `tests` (the lines of the csv), `not_compared`, `ranks`, `notes`."""
+def render_json(
+    outcomes: Outcomes,
+    verdicts: Sequence[Verdict],
+    together: Sequence[Pooled],
+    overall: Overall,
+    notes: Sequence[Note],
+) -> str:
+    """One object: `verdicts`, `tests` (the lines of the csv), `over_tasks_and_seeds` (in points, towards the better
+    side), `not_compared`, `ranks`, `notes`."""
     content = {
         "verdicts": [
             {"a": outcome.paired.a.label, "b": outcome.paired.b.label, "task": outcome.paired.task, **asdict(verdict)}
             for outcome, verdict in zip(outcomes.done, verdicts, strict=True)
         ],
         "tests": [asdict(line) for line in lines(outcomes, verdicts)],
+        "over_tasks_and_seeds": [asdict(one) | {"verdict": one.word} for one in together],
         "not_compared": [
             {"a": paired.a.label, "b": paired.b.label, "task": paired.task, "reason": paired.refused}
             for paired in outcomes.refused

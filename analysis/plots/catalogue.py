@@ -10,18 +10,30 @@ if TYPE_CHECKING:
 
 # In the order in which they are drawn. Written out, so that `--help` does not load matplotlib.
 NAMES = (
-    *("metric-parameters", "metric-memory", "metric-time", "learning-curves", "rank-map", "rank-total"),
-    *("rank-over-time", "sparsity-pattern", "sparsity-overlap", "delta-spectrum", "metric-kept-rank", "memory"),
-    "subspace-similarity",
+    *("metric-seeds", "metric-parameters", "metric-memory", "metric-time", "metric-rate", "learning-curves"),
+    *("rank-map", "rank-total", "rank-over-time", "sparsity-pattern", "sparsity-overlap", "delta-spectrum"),
+    *("metric-kept-rank", "memory", "subspace-similarity"),
 )
 
 
 def kinds(only: Iterable[str] = NAMES) -> list[Kind]:
     """The kinds of figures with these names."""
     # Here, so that a table does not wait for matplotlib.
-    from analysis.plots import costs, curves, kept_rank, memory, rank_map, rank_time, sparsity, spectrum, subspaces
+    from analysis.plots import (
+        costs,
+        curves,
+        kept_rank,
+        memory,
+        rank_map,
+        rank_time,
+        rates,
+        scores,
+        sparsity,
+        spectrum,
+        subspaces,
+    )
 
-    modules = (costs, curves, rank_map, rank_time, sparsity, spectrum, kept_rank, memory, subspaces)
+    modules = (scores, costs, rates, curves, rank_map, rank_time, sparsity, spectrum, kept_rank, memory, subspaces)
     return [kind for module in modules for kind in module.KINDS if kind.name in set(only)]
 
 

@@ -1,4 +1,4 @@
-"""The metric against parameters, memory and time, with the Pareto front."""
+"""The metric against parameters, memory and time: which rows does no cheaper row beat?"""
 
 from __future__ import annotations
 
@@ -6,23 +6,21 @@ import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
-import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
-from analysis.plots import style
+from analysis.plots import labels, style
 from analysis.plots.kind import Group, Kind, LeftOut, Picture, Study, file_name, seeds
-from analysis.stats.matrices import pareto_front
+from analysis.stats.matrices import unbeaten
 from analysis.tables.costs import training_memory
 from analysis.text import numbers
 from trainer.record import Record
 
-_SIZE = 6.0  # of a marker, in points
-_MOST_NAMED = 10  # rows with their own look; of more rows, only those on the front have one
+_SIZE = 5.0  # of a marker, in points
+_SLACK = 0.01  # costs that differ by less are equal: budgets are met to one rank of a layer
+_FRAME = 1.5  # inches of a figure below and above its axes
 
 
 @dataclass(frozen=True)
@@ -76,24 +74,13 @@ AXES = (
 
 @style.styled
 def draw(points: Sequence[Point], front: Sequence[int], higher_is_better: bool, x: str, y: str) -> Figure:
-    """Draws points with error bars, and the front as a staircase with filled markers. front: indices of `points`."""
-    figure = Figure(figsize=(style.WIDTH, 4.2), layout="constrained")
+    """Draws points with error bars and names; those of `front` (indices of `points`) are filled."""
+    height = max(3.0, labels.HEIGHT * len(points))
+    figure = Figure(figsize=(style.WIDTH, height + _FRAME), layout="constrained")
     axes = figure.add_subplot()
     style.count_axis(axes, [point.cost for point in points])
-    on_front = set(front)
-    named = [k for k in range(len(points)) if len(points) <= _MOST_NAMED or k in on_front]
-    handles: list[Line2D] = []
-    sizes = _sizes(axes, points) if len(points) <= _MOST_NAMED else [_SIZE] * len(points)
     for k, point in enumerate(points):
-        is_named = k in named
-        colour, marker = (point.look.colour, point.look.marker) if is_named else (style.GREY, ".")
-        look: dict[str, Any] = {
-            "linestyle": "none",
-            "marker": marker,
-            "color": colour,
-            "markerfacecolor": colour if k in on_front else "white",
-            "markeredgewidth": 1.2,
-        }
+        colour = point.look.colour
         axes.errorbar(
             [point.cost],
             [point.value],
@@ -101,47 +88,35 @@ def draw(points: Sequence[Point], front: Sequence[int], higher_is_better: bool, 
             xerr=point.cost_sd,
             fmt="none",
             ecolor=colour,
-            elinewidth=0.8,
-            capsize=sizes[k] / 2 if is_named else 0,
-            zorder=2 + is_named,
+            elinewidth=0.7,
+            alpha=0.6,
+            zorder=2,
         )
-        axes.plot([point.cost], [point.value], **look, markersize=sizes[k], zorder=3 + is_named, label="_point")
-        if is_named:
-            handles.append(Line2D([], [], **look, markersize=_SIZE))
-    labels = [points[k].label for k in named]
-    left, right = axes.get_xlim()
-    stairs = [(points[k].cost, points[k].value) for k in front]
-    # To the right of the last point of the front nothing is better.
-    axes.plot(
-        [*(cost for cost, _ in stairs), right],
-        [*(value for _, value in stairs), stairs[-1][1]],
-        drawstyle="steps-post",
-        color="#666666",
-        linewidth=0.9,
-        linestyle="--",
-        zorder=1,
-        label="_front",
-    )
-    axes.set_xlim(left, right)
-    if len(named) < len(points):
-        handles.append(Line2D([], [], linestyle="none", marker=".", color=style.GREY, markerfacecolor="white"))
-        labels.append(f"not on the front ({len(points) - len(named)} rows)")
-    handles.append(Line2D([], [], color="#666666", linewidth=0.9, linestyle="--"))
-    labels.append("Pareto front (filled marks)")
+        axes.plot(
+            [point.cost],
+            [point.value],
+            linestyle="none",
+            marker=point.look.marker,
+            color=colour,
+            markerfacecolor=colour if k in front else "white",
+            markersize=_SIZE,
+            zorder=3,
+            label="_point",
+        )
     axes.set_xlabel(x)
     axes.set_ylabel(y if higher_is_better else f"{y} (lower is better)")
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: style.number(value)))
-    style.legend(figure, handles, labels, seeds(point.n for point in points))
+    named = [labels.Label(point.label, point.cost, point.value, point.look.colour) for point in points]
+    longest = max(len(point.label) for point in points)
+    labels.name_points(axes, named, (style.WIDTH - 0.8 - 0.06 * longest, height))
+    if any(point.n > 1 for point in points):
+        marks = [(style.GREY, "no row that costs as little is shown to be better"), ("white", "such a row is")]
+        handles = [
+            Line2D([], [], linestyle="none", marker="o", color=style.GREY, markerfacecolor=face, markersize=_SIZE)
+            for face, _ in marks
+        ]
+        style.legend(figure, handles, [text for _, text in marks], seeds(point.n for point in points))
     return figure
-
-
-def _sizes(axes: Axes, points: Sequence[Point]) -> list[float]:
-    """Sizes of markers: one that a later marker would cover is larger."""
-    # Positions on the screen, on a logarithmic axis too.
-    positions = axes.transScale.transform([(point.cost, point.value) for point in points])
-    near = np.maximum(np.ptp(positions, axis=0), 1e-9) * (0.02, 0.03)
-    covers = [(np.abs(positions[k + 1 :] - position) < near).all(axis=1).sum() for k, position in enumerate(positions)]
-    return [_SIZE + 3.0 * min(int(count), 3) for count in covers]
 
 
 def _pictures(axis: Axis, study: Study) -> Iterator[Picture | LeftOut]:
@@ -160,15 +135,26 @@ def _pictures(axis: Axis, study: Study) -> Iterator[Picture | LeftOut]:
         if not points:
             continue
         higher = groups[0].runs[0].record.metric.higher_is_better is not False
-        front = pareto_front([p.cost for p in points], [p.value for p in points], higher)
+        errors = [None if point.value_sd is None else point.value_sd / point.n**0.5 for point in points]
+        front = unbeaten([p.cost for p in points], [p.value for p in points], errors, higher, _SLACK)
         reading = f", {column.reading}" if column.reading else ""
         caption = (
             f"{column.metric or 'metric'} on {column.task} ({column.reading or 'checkpoint not recorded'}) against "
-            f"{axis.title}: {seeds(p.n for p in points)}. {axis.explained} "
-            f"On the Pareto front (no row is as cheap and better): {', '.join(points[k].label for k in front)}."
+            f"{axis.title}: {seeds(p.n for p in points)}. {axis.explained} {_said(points, front)}"
         )
         draws = partial(draw, points, front, higher, axis.title, f"{groups[0].task}: {y}{reading}")
         yield Picture(file_name(f"metric-{axis.name}", column.task), caption, draws)
+
+
+def _said(points: Sequence[Point], front: Sequence[int]) -> str:
+    if all(point.n == 1 for point in points):
+        return "Of one seed each, no row is shown to be better than another."
+    if len(front) == len(points):
+        return "No row is shown to be worse than one that costs as little."
+    return (
+        "Filled: no row that costs as little (or up to 1 % more) is better by more than two standard errors of the "
+        f"difference; they are {', '.join(points[k].label for k in front)}."
+    )
 
 
 def _point(group: Group, axis: Axis, scale: float) -> Point | LeftOut:
@@ -196,7 +182,7 @@ def _scaled(value: float | None, factor: float) -> float | None:
 KINDS = tuple(
     Kind(
         f"metric-{axis.name}",
-        f"the metric against {axis.title}, with the Pareto front",
+        f"the metric against {axis.title}, and which rows no cheaper row beats",
         partial(_pictures, axis),
     )
     for axis in AXES

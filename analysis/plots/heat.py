@@ -30,12 +30,13 @@ def draw(
     title: str,
     limits: tuple[float, float] | None = None,
 ) -> None:
-    """Draws `values` by layer. limits: of the colours; None for those of the values. Cells without layer are blank."""
+    """Draws `values` by layer. limits: of the colours; None for 0 and the values', so that small differences look
+    small. Cells without layer are blank.
+    """
     table = np.full((len(layout.modules), len(layout.blocks)), np.nan)
     for name, value in values.items():
         table[layout.position[name]] = value
-    low, high = limits or (float(np.nanmin(table)), float(np.nanmax(table)))
-    low = low if high > low else min(0.0, high)  # all values are equal
+    low, high = limits or (min(0.0, float(np.nanmin(table))), max(0.0, float(np.nanmax(table))))
     norm = Normalize(low, high if high > low else low + 1)
     axes.grid(False)
     mesh = axes.pcolormesh(np.ma.masked_invalid(table), cmap=style.SEQUENTIAL, norm=norm, edgecolors="white", lw=0.5)

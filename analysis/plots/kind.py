@@ -136,13 +136,13 @@ def seeds(counts: Iterable[int], what: str = "mean ± sd over seeds") -> str:
     return f"{what}, {span}" + ("; none where n = 1" if numbers[0] == 1 else "")
 
 
-def pages(groups: Sequence[Group], most: int) -> Iterator[tuple[str, Sequence[Group]]]:
+def pages(lines: Sequence[T], most: int) -> Iterator[tuple[str, Sequence[T]]]:
     """Pages of at most `most` rows, with the suffix of the file's name, which is empty for a single page."""
-    if len(groups) <= most:
-        yield from [("", groups)] if groups else []
+    if len(lines) <= most:
+        yield from [("", lines)] if lines else []
         return
-    for number, start in enumerate(range(0, len(groups), most), 1):
-        yield str(number), groups[start : start + most]
+    for number, start in enumerate(range(0, len(lines), most), 1):
+        yield str(number), lines[start : start + most]
 
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9._=+,-]+")

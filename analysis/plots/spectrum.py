@@ -65,6 +65,7 @@ def _picture(group: Group, runs: Sequence[Mapping[str, np.ndarray]]) -> Picture 
     mean = {name: _mean([_relative(found[name]) for found in runs]) for name in names}
     count = f"mean of {len(runs)} seeds" if len(runs) > 1 else "one seed"
     zero = [name for name in names if not mean[name].any()]
+    sometimes = [name for name in names if name not in zero and not all(found[name].any() for found in runs)]
     caption = (
         f"Singular values of ΔW of {group.title}, {count}, each over the largest of its layer: the factor in front of "
         "ΔW is not saved, and divides out. Effective rank: the exponential of the entropy of σ/Σσ (Roy and "
@@ -73,6 +74,8 @@ def _picture(group: Group, runs: Sequence[Mapping[str, np.ndarray]]) -> Picture 
     )
     if zero:
         caption += f" ΔW is zero in {len(zero)} of {len(names)} layers."
+    if sometimes:
+        caption += f" In {len(sometimes)} it is zero in some seeds, which count in the effective rank alone."
     if len(layout(names).modules) > by_module.MOST:
         caption += f" Spectra are shown of the first {by_module.MOST} kinds of modules."
     title = f"{group.label}, {group.task}: spectrum of ΔW, {count}"
@@ -84,9 +87,10 @@ def _relative(values: np.ndarray) -> np.ndarray:
 
 
 def _mean(runs: Sequence[np.ndarray]) -> np.ndarray:
-    """The mean over runs; missing singular values count as zero."""
+    """The mean over runs in which ΔW is not zero; missing singular values count as zero."""
     longest = max(map(len, runs))
-    return np.mean([np.pad(values, (0, longest - len(values))) for values in runs], axis=0)
+    padded = [np.pad(values, (0, longest - len(values))) for values in runs]
+    return np.mean([values for values in padded if values.any()] or padded, axis=0)
 
 
 KINDS = (Kind("delta-spectrum", "singular values and effective rank of ΔW by layer", _pictures),)

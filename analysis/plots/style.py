@@ -167,8 +167,8 @@ def digits(value: float) -> str:
 
 
 def number(value: float) -> str:
-    """Any other number on an axis, as short as possible, with a minus sign."""
-    return f"{value:.6g}".replace("-", "\u2212")
+    """Any other number on an axis, as short as possible, with a minus sign; a tick that rounding left beside 0 is 0."""
+    return f"{0.0 if abs(value) < 1e-12 else value:.6g}".replace("-", "\u2212")
 
 
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")

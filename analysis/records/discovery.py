@@ -106,8 +106,6 @@ def choose(same: Sequence[Run]) -> tuple[Run, list[Run]]:
 
     Done runs come first, then the newest, then the first by path.
     """
-    if len(same) == 1:
-        return same[0], []
     # The same folder via two paths is not a duplicate.
     by_folder: dict[Path, Run] = {}
     for run in sorted(same, key=lambda run: run.path):

@@ -10,6 +10,8 @@ from analysis.records.discovery import Run
 from trainer.objectives.metrics import METRICS
 from trainer.record import Metric, Record
 
+_TASKS = "task.source.tasks."  # begins the settings of a record that are weights of tasks
+
 
 def chosen(runs: Iterable[Run], name: str) -> tuple[list[Run], list[Run]]:
     """Runs that report a metric of their record, and the done ones that don't have it. Others stay as they are.
@@ -44,7 +46,11 @@ def _metric(record: Record, name: str, value: float) -> Metric:
     if name == record.metric.name:
         return record.metric
     split, _, own = name.rpartition(".")
-    known = METRICS.get(own)
+    # Of a mixture of tasks `accuracy_piqa` is the accuracy of one.
+    tasks = [key.removeprefix(_TASKS) for key in record.config if key.startswith(_TASKS)]
+    known = METRICS.get(own) or METRICS.get(
+        next((own.removesuffix(f"_{t}") for t in tasks if own.endswith(f"_{t}")), "")
+    )
     return dataclasses.replace(
         record.metric,
         name=name,

@@ -35,7 +35,7 @@ def ranks(folder: Path) -> list[Ranks]:
     """The allocations in `ranks.jsonl`, at least one. Raises `Unusable`."""
     path = folder / "ranks.jsonl"
     if not path.exists():
-        raise Unusable("no ranks.jsonl: the method has no ranks")
+        raise Unusable("no ranks.jsonl")
     allocations: list[Ranks] = []
     for line in _journal(path):
         entry = line.get("ranks")

@@ -7,7 +7,7 @@ import gc
 import marshal
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from operator import itemgetter
 from pathlib import Path
@@ -106,58 +106,71 @@ def _read(roots: Iterable[Path | str], skipped: Skipped) -> Iterator[Run]:
 
 def _once(runs: Iterable[Run], skipped: Skipped) -> list[Run]:
     """The runs sorted by run_id, one for each. Other runs with the same run_id are added to `skipped`."""
-    by_id: dict[str, list[Run]] = defaultdict(list)
+    by_id: dict[str, Run] = {}
+    repeated: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
-        by_id[run.record.run_id].append(run)
-    chosen = []
-    for run_id in sorted(by_id):
-        used, others = discovery.choose(by_id[run_id])
-        chosen.append(used)
+        first = by_id.setdefault(run.record.run_id, run)
+        if first is not run:
+            repeated[run.record.run_id].append(run)
+    for run_id in sorted(repeated):
+        by_id[run_id], others = discovery.choose([by_id[run_id], *repeated[run_id]])
         if others:
+            used = by_id[run_id]
             differs = any(other.record != used.record for other in others)
             left_out = tuple(other.folder for other in others)
             skipped.duplicates.append(discovery.Duplicate(run_id, used.folder, left_out, differs))
-    return chosen
+    return [by_id[run_id] for run_id in sorted(by_id)]
+
+
+Groups = tuple[tuple[str, tuple[str, ...]], ...]  # see `trainer.record.Hold`
 
 
 class _Share:
     """Makes equal groups of many records one object. Nobody may change them."""
 
     def __init__(self) -> None:
-        self._groups: dict[tuple[str, tuple[str, ...]], _Group] = {}
-        self._known: dict[tuple[str, ...], dict[bytes, dict[str, Any]]] = {}  # shared groups by their names
+        self._settings: dict[tuple[str, ...], _Settings] = {}
+        self._known: dict[tuple[str, ...], dict[bytes, dict[str, Any]]] = {}  # settings without seeds, by their names
+        self._groups: dict[Groups, dict[bytes, list[dict[str, Any]]]] = {}
 
-    def __call__(self, group: str, names: tuple[str, ...], values: Sequence[Any]) -> Mapping[str, Any]:
-        """The group of a record: one object for all equal ones; of settings, the part without seeds is."""
-        known = self._groups.get((group, names))
+    def __call__(self, groups: Groups, values: Any) -> Sequence[Any]:
+        """The groups of a record: one object for all equal ones; of settings, the part without seeds is."""
+        (group, names), *others = groups
+        if not others and group in ("config", "identity"):
+            settings = self._settings.get(names)
+            if settings is None:
+                settings = self._settings[names] = _Settings(names, self._known)
+            return (settings.of(values),)
+        known = self._groups.get(groups)
         if known is None:
-            known = self._groups[group, names] = _Group(names, group in ("config", "identity"), self._known)
-        return known.of(values)
+            known = self._groups[groups] = {}
+        key = marshal.dumps(values, 2)  # bytes distinguish 1, 1.0 and True, and hash lists
+        found = known.get(key)
+        if found is None:
+            remaining = iter(values)
+            found = known[key] = [dict(zip(names, remaining, strict=False)) for _, names in groups]
+        return found
 
 
-class _Group:
-    """Groups with the same names.
+class _Settings:
+    """Settings with the same names, of which seeds are not shared. known: see `_Share`."""
 
-    seeds: whether the group has seeds, which are not shared. known: see `_Share`.
-    """
-
-    def __init__(self, names: tuple[str, ...], seeds: bool, known: dict[tuple[str, ...], Any]) -> None:
-        self._seeds = [(name, index) for index, name in enumerate(names) if is_seed(name)] if seeds else []
+    def __init__(self, names: tuple[str, ...], known: dict[tuple[str, ...], Any]) -> None:
+        self._seeds = [(name, index) for index, name in enumerate(names) if is_seed(name)]
         others = [index for index, name in enumerate(names) if (name, index) not in self._seeds]
         self._names = tuple(names[index] for index in others)
         # An itemgetter of fewer than two indices returns no tuple.
         self._others = itemgetter(*others) if len(others) > 1 else lambda values: tuple(values[n] for n in others)
-        self._splits = seeds
         self._known = known.setdefault(self._names, {})
 
-    def of(self, values: Sequence[Any]) -> Mapping[str, Any]:
-        """The group with these values, in the order of the names."""
+    def of(self, values: Sequence[Any]) -> Settings:
+        """The settings with these values, in the order of the names."""
         others = self._others(values)
-        key = marshal.dumps(others, 2)  # bytes distinguish 1, 1.0 and True, and hash lists
+        key = marshal.dumps(others, 2)
         shared = self._known.get(key)
         if shared is None:
             shared = self._known[key] = dict(zip(self._names, others, strict=True))
-        return Settings(shared, {name: values[index] for name, index in self._seeds}) if self._splits else shared
+        return Settings(shared, {name: values[index] for name, index in self._seeds})
 
 
 @contextlib.contextmanager

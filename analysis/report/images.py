@@ -40,6 +40,7 @@ class Kind:
 def build(study: Study, only: Iterable[str]) -> list[Kind]:
     """Draws all pictures of these kinds."""
     from analysis.plots.kind import LeftOut
+    from analysis.plots.left_out import concerned
 
     by_kind: dict[str, tuple[str, list[Image], dict[str, list[str]]]] = {}
     for kind, item in catalogue.pictures(study, only):
@@ -52,7 +53,12 @@ def build(study: Study, only: Iterable[str]) -> list[Kind]:
         else:
             images.append(_image(item.name, item.caption, item.draw()))
     return [
-        Kind(name, summary, tuple(images), tuple(f"{'; '.join(what)}: {reason}" for reason, what in left_out.items()))
+        Kind(
+            name,
+            summary,
+            tuple(images),
+            tuple(f"{reason}{concerned(study, what)}" for reason, what in left_out.items()),
+        )
         for name, (summary, images, left_out) in by_kind.items()
     ]
 

@@ -56,17 +56,25 @@ def chance_jaccard(a: int, b: int, size: int) -> float:
     return common / union if union else 1.0
 
 
-def pareto_front(costs: Sequence[float], values: Sequence[float], higher_is_better: bool) -> list[int]:
-    """Indices of the Pareto-optimal points: no other is as cheap and better, or cheaper and as good.
+def unbeaten(
+    costs: Sequence[float],
+    means: Sequence[float],
+    errors: Sequence[float | None],
+    higher_is_better: bool,
+    slack: float = 0.0,
+) -> list[int]:
+    """Indices of the points that none is shown to beat which costs as little, in rising order of cost.
 
-    In rising order of cost. Equal points are on the front together.
+    errors: standard errors of the means; None for a single value, of which nothing is shown. A point beats another
+    if it costs at most 1 + `slack` times as much and is better by more than two standard errors of the difference.
     """
     sign = 1 if higher_is_better else -1
-    gains = [sign * value for value in values]
-    order = sorted(range(len(costs)), key=lambda k: (costs[k], -gains[k]))
-    front: list[int] = []
-    for k in order:
-        last = front[-1] if front else None
-        if last is None or gains[k] > gains[last] or (gains[k] == gains[last] and costs[k] == costs[last]):
-            front.append(k)
-    return front
+
+    def beats(a: int, b: int) -> bool:
+        one, other = errors[a], errors[b]
+        if one is None or other is None or costs[a] > costs[b] * (1 + slack):
+            return False
+        return sign * (means[a] - means[b]) > 2 * float(np.hypot(one, other))
+
+    every = sorted(range(len(costs)), key=lambda k: (costs[k], -sign * means[k]))
+    return [b for b in every if not any(beats(a, b) for a in every)]

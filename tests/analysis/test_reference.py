@@ -1,4 +1,4 @@
-"""The tables of the README are those that the committed records give."""
+"""The tables of README.md and docs/ are those that the committed records give."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from analysis.commands import table
+from analysis.commands import readme, table
 from analysis.records import runs
 from tests.conftest import ROOT
 
@@ -15,11 +15,18 @@ FAMILIES = {path.stem for path in Path(ROOT, "conf", "variant", "families").glob
 
 
 @pytest.mark.parametrize(("study", "rows"), [("families", 14), ("precision", 2)])
-def test_the_readme_shows_the_table_of_the_records(study: str, rows: int) -> None:
+def test_the_page_shows_the_table_of_the_records(study: str, rows: int) -> None:
     text, problems = table.render(runs.read([REFERENCE / study]), "md")
     shown = text.partition("\n\n")[0]
     assert shown.count("\n") == rows + 1 and not problems
-    assert shown in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert shown in (ROOT / "docs" / "first_results.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/first_results.md"])
+def test_no_table_of_a_page_is_out_of_date(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    new = readme.regenerated(text, page, REFERENCE)
+    assert new.made and new.text == text
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ NEEDED = {
     "hub": ["model.id=roberta-base"],
     "folder": ["model.path=model"],
     "vtab": ["task.set=dtd"],
+    "mixture": ["task.source.tasks={piqa: 1, openbookqa: 2}"],
 }
 
 
@@ -45,6 +46,21 @@ def test_a_variants_yaml_names_every_field_of_its_class_and_instantiates(configu
     variant = make("variant", node)
     assert set(node) - {"_target_"} == set(field_names(type(variant)))
     assert variant.name == node.name
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("pissa", {"init": "pissa", "alpha": 4}),
+        ("milora", {"init": "milora", "alpha": 4}),
+        ("olora", {"init": "olora", "alpha": 16}),
+        ("rslora", {"scaling": "rslora"}),
+        ("lora_plus", {"lr_ratio": 16}),
+    ],
+)
+def test_a_preset_of_lora_has_its_papers_settings(configured, name, settings):
+    variant = make("variant", configured([f"variant={name}", "variant.rank=4"]).variant)
+    assert {field: getattr(variant, field) for field in settings} == settings and variant.name == name
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "conf" / "experiment").glob("*.yaml")), ids=lambda path: path.stem)
@@ -76,6 +92,35 @@ def test_a_familys_schedule_fits_the_experiment_and_its_name_is_that_of_its_file
     run_config.validate(config)
     assert config.variant.name == name
     make("variant", config.variant).plan(total_steps(config.data.limit, config.train))
+
+
+ZOO = OmegaConf.load(ROOT / "conf" / "experiment" / "zoo.yaml").hydra.sweeper.params.variant.strip().split(",")
+# base has nothing to say on a task whose head is new, and the files peft_… are settings of peft.
+NOT_IN_THE_ZOO = {"base", "peft"}
+# Methods of ours whose size is not a choice, or that can't reach 300,000 on MiniLM.
+WITHOUT_BUDGET = {"aflora", "bitfit", "full", "head", "svdiff"}
+
+
+def test_the_zoo_has_every_method_once():
+    methods = {name for group, name in GROUPS if group == "variant" and not name.startswith("_")}
+    assert sorted(name.removeprefix("zoo/") for name in ZOO) == sorted(methods - NOT_IN_THE_ZOO), (
+        "a new method needs conf/variant/zoo/<method>.yaml, with a schedule for 60 steps, and a place in the experiment"
+    )
+    own = {path.stem for path in (ROOT / "conf" / "variant" / "zoo").glob("*.yaml")}
+    assert own == {name.removeprefix("zoo/") for name in ZOO if name.startswith("zoo/")}
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_a_method_of_the_zoo_has_its_budget_and_its_schedule_fits(configured, name):
+    config = configured([f"variant={name}", "experiment=zoo"])
+    run_config.validate(config)
+    stem = name.removeprefix("zoo/")
+    assert config.variant.name == stem.replace("peft_", "peft-")
+    with_budget = not stem.startswith("peft_") and stem not in WITHOUT_BUDGET
+    assert config.variant.get("budget") == (300_000 if with_budget else None)
+    steps = total_steps(config.data.limit, config.train)
+    assert steps == 60 and config.optim.head_lr == 1e-3
+    make("variant", config.variant).plan(steps)
 
 
 def test_the_glue_experiment_runs_every_method_on_every_task(configured):

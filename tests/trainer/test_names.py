@@ -14,7 +14,7 @@ from tests.variants.found import all_variants
 
 FILES = [*sorted(Path(ROOT, "trainer").rglob("*.py")), ROOT / "train.py"]
 # Words that are also the names of methods.
-ENGLISH = {"allocated", "base", "full", "head", "peft", "sparse", "template", "incremental"}
+ENGLISH = {"allocated", "base", "masked", "full", "head", "peft", "sparse", "template", "incremental"}
 KNOWN = {"lora", "adalora", "sora", "increlora", "svft", "svdiff", "lora_xs", "pissa", "olora", "milora", "shira"} | {
     "bitfit", "dylora", "rosa", "relora", "elalora", "spiel", "dora"
 }  # fmt: skip

@@ -16,7 +16,7 @@ import yaml
 import variants
 from variants.core.variant import AdapterVariant, Variant, field_names
 from variants.testing.case import Case
-from variants.testing.toys import KINDS
+from variants.testing.toys import HEAD, KINDS, Toy, prepared
 
 CONF = Path(__file__).parents[2] / "conf" / "variant"
 
@@ -45,14 +45,36 @@ def every_case() -> list[Case]:
 
 
 def cases() -> list[Case]:
-    """Those that reach all the code that all of them reach: every entry on Linear; on every other kind the first entry
-    of each class, those with dropout, which is drawn there by another way or refused, and all of a library's own."""
+    """Those that reach all the code that all of them reach: every entry on Linear, and all of a library's own; on every
+    other kind the first entry of each class, or one with dropout, which is drawn there by another way: by turns, so
+    that every class, every kind and both are there in pairs. An embedding refuses dropout, and has both."""
+    found = []
+    for number, cls in enumerate(cls for cls in all_variants() if cls.trains):
+        entries = cls.test_params()
+        first, dropping = entries[0], [params for params in entries if params.get("dropout")]
+        for place, kind in enumerate(KINDS):
+            if kind == "Linear" or not issubclass(cls, AdapterVariant):
+                chosen = entries
+            elif kind == "Embedding":
+                chosen = [first, *dropping[:1]]
+            else:
+                chosen = [dropping[place % len(dropping)] if dropping and (number + place) % 2 else first]
+            found += [Case(cls, params, kind) for params in chosen]
+    return found
 
-    def needed(case: Case) -> bool:
-        is_first = case.params == case.cls.test_params()[0]
-        return case.kind == "Linear" or is_first or "dropout" in case.params or not issubclass(case.cls, AdapterVariant)
 
-    return [case for case in every_case() if needed(case)]
+def adapting() -> list[tuple[type[AdapterVariant], dict[str, Any]]]:
+    """The first class, with the first of its `test_params`, for each class of adapters: what an adapter does in a
+    layer's place depends on its own class."""
+    found: dict[type, tuple[type[AdapterVariant], dict[str, Any]]] = {}
+    for cls in all_variants():
+        if issubclass(cls, AdapterVariant):
+            variant = prepared(cls, params := cls.test_params()[0])
+            assert isinstance(variant, AdapterVariant)
+            variant.attach(Toy(), HEAD)
+            for adapter in variant.adapters.values():
+                found.setdefault(type(adapter), (cls, params))
+    return list(found.values())
 
 
 def marked(cases: Iterable[Case]) -> list[Any]:

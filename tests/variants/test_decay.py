@@ -15,6 +15,7 @@ from variants.core.variant import Variant
 from variants.dora import DoRA
 from variants.fish import FISH
 from variants.flexlora import FlexLoRA
+from variants.l1ra import L1RA
 from variants.lora import LoRA
 from variants.lt_sft import LTSFT
 from variants.peft import Peft
@@ -26,13 +27,17 @@ from variants.testing.toys import Toy
 
 DECAY = 0.1
 OWN = {  # last names of the parameters of an adapter on which the run's decay does not act, and the decay of these
+    L1RA: {"e": 0.0},
     SoRA: {"e": 0.0},
     DoRA: {"magnitude": 0.01},
     Template: {"s": 0.0},
     FISH: {"bias_values": 0.0},
     LTSFT: {"bias_values": 0.0},
 }
-SETTINGS = settings()
+SETTINGS = [
+    pytest.param(cls, params, marks=() if params == cls.test_params()[0] else pytest.mark.slow)
+    for cls, params in settings()
+]
 
 
 def with_the_trainers(run: Trained, decay: float) -> Trained:
@@ -52,7 +57,7 @@ def decays(run: Trained) -> dict[str, float]:
 def test_all_of_an_adapter_decays_but_what_the_method_spares(cls: type[Variant], params: dict[str, Any]) -> None:
     params = params | ({"magnitude_decay": 0.01} if cls is DoRA else {})
     run = with_the_trainers(attach(cls, params), DECAY)
-    spared = OWN.get(cls, {}) | ({"A": 0.0, "B": 0.0} if params.get("decay_after_step") else {})
+    spared = OWN.get(cls, {}) | (dict.fromkeys(("A", "B", "values"), 0.0) if params.get("decay_after_step") else {})
     before = {name: value for name, value in decays(run).items() if not name.startswith("head")}
     train(run)  # in which parameters are pruned, moved and grown
     after = {name: value for name, value in decays(run).items() if not name.startswith("head")}

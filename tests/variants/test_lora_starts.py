@@ -11,8 +11,9 @@ from torch import nn
 
 from tests.variants import oracles
 from tests.variants.plain import close
+from variants.core.adapters.from_start import FromStart
 from variants.core.decompositions import decompose
-from variants.lora import FromWeight, LoRA
+from variants.lora import LoRA
 from variants.testing.contract import HEAD, Toy
 
 STARTS = ("pissa", "milora", "olora")
@@ -30,7 +31,7 @@ def test_every_number_of_a_pissa_run():
     variant.attach(model)
     x, y = oracle.tensor("toy/X"), oracle.tensor("toy/Y")
     for name, adapter in variant.adapters.items():
-        assert isinstance(adapter, FromWeight)
+        assert isinstance(adapter, FromStart)
         # Signs are free; products and sizes are not.
         oracle.close(adapter.weight - 1.5 * adapter.B0 @ adapter.A0, f"base_residual/{name}")
         stored = [oracle.tensor(f"after_000/param/{name}.lora_{part}").clone() for part in "AB"]

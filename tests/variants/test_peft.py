@@ -77,6 +77,7 @@ def test_adaloras_trajectory_is_that_of_peft_used_by_hand():
     torch.testing.assert_close(run.output(), model(x), rtol=1e-9, atol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "params",
     [

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from tests.variants import oracles
+from variants.core.restarts import Restarts
 from variants.core.variant import Step
-from variants.relora import ReLoRA, Restarts
+from variants.relora import ReLoRA
 from variants.testing.toys import attach, train
 
 

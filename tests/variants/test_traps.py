@@ -66,6 +66,7 @@ def leave_out_a_step(run: Trained) -> None:
     run.steps_done = index
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cls", WITH_HOOKS, ids=lambda cls: cls.__name__)
 def test_whichever_step_is_left_out_the_method_meets_its_budget(cls: type[Variant], caplog: Any) -> None:
     caplog.set_level(logging.ERROR)

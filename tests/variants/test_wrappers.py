@@ -1,6 +1,6 @@
 """An adapter stands in its layer's place: whatever a model may do with the layer, it may do with the adapter.
 
-Of every method, on every kind of layer, in the middle of training.
+Of every class of adapters, on every kind of layer, in the middle of training.
 """
 
 from __future__ import annotations
@@ -13,24 +13,28 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from tests.variants.found import cases
+from tests.variants.found import adapting
 from variants.core.adapters.adapter import Adapter
 from variants.core.kernels import low_rank
 from variants.core.kernels.basis import basis_linear
 from variants.core.kernels.sparse import Entries, sparse_linear
-from variants.core.variant import AdapterVariant
+from variants.lora import LoRA
 from variants.testing.case import Case
-from variants.testing.toys import HEAD, Toy, attach, data, prepared, train
+from variants.testing.toys import HEAD, KINDS, Toy, attach, data, prepared, train
 
-# The first settings of every class with adapters, on the layers that it takes: how an adapter is called doesn't depend
-# on the others.
-FIRST = {(c.cls, c.kind): c for c in reversed(cases()) if issubclass(c.cls, AdapterVariant)}.values()
-CASES = [case for case in FIRST if case.refusal is None]
-every_adapter = pytest.mark.parametrize("case", CASES, ids=str)
+CASES = [Case(cls, params, kind) for cls, params in adapting() for kind in KINDS]
 
 
-def trained(case: Case) -> tuple[Adapter, torch.Tensor]:
-    """The adapter of the first layer after three steps, and an input of it."""
+@pytest.fixture(scope="module", params=CASES, ids=str)
+def case(request: pytest.FixtureRequest) -> Case:
+    """One of each class of adapters on each kind of layer that it takes."""
+    if request.param.refusal is not None:
+        pytest.skip("the method takes no layers of this kind")
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def after_three_steps(case: Case) -> tuple[Adapter, torch.Tensor]:
     run = train(attach(case.cls, case.params, kind=case.kind), 3)
     inputs: list[torch.Tensor] = []
     adapter = next(iter(run.variant.adapters.values()))
@@ -38,6 +42,13 @@ def trained(case: Case) -> tuple[Adapter, torch.Tensor]:
     run.model(data(kind=case.kind)[0])
     handle.remove()
     return adapter, inputs[0]
+
+
+@pytest.fixture
+def trained(after_three_steps: tuple[Adapter, torch.Tensor]) -> tuple[Adapter, torch.Tensor]:
+    """The adapter of the first layer, in the middle of training, and an input of it."""
+    adapter, x = after_three_steps
+    return adapter.train(), x
 
 
 def results(adapter: Adapter, call: Any) -> list[torch.Tensor]:
@@ -49,9 +60,8 @@ def results(adapter: Adapter, call: Any) -> list[torch.Tensor]:
     return [y.detach(), *(p.grad.clone() for p in adapter.parameters() if p.grad is not None)]
 
 
-@every_adapter
-def test_what_a_model_reads_off_a_layer_is_there(case):
-    adapter, _ = trained(case)
+def test_what_a_model_reads_off_a_layer_is_there(trained):
+    adapter, _ = trained
     own = {"training", "in_features", "out_features"}  # of the matrix that the layer is
     names = [n for n in (*vars(adapter.base), *adapter.base._parameters) if not n.startswith("_") and n not in own]
     assert "weight" in names
@@ -62,9 +72,8 @@ def test_what_a_model_reads_off_a_layer_is_there(case):
         adapter.no_such_thing  # noqa: B018
 
 
-@every_adapter
-def test_its_output_can_be_changed_in_place_whole_or_in_part(case):
-    adapter, x = trained(case)
+def test_its_output_can_be_changed_in_place_whole_or_in_part(trained):
+    adapter, x = trained
 
     def apart() -> torch.Tensor:
         y = adapter(x) * 2
@@ -87,7 +96,6 @@ def test_its_output_can_be_changed_in_place_whole_or_in_part(case):
             torch.testing.assert_close(found, wanted)
 
 
-@every_adapter
 def test_hooks_on_the_layer_see_the_whole_of_it_once(case):
     variant, model = prepared(case.cls, case.params, case.kind), Toy(kind=case.kind).eval()
     name, layer = next((name, module) for name, module in model.named_modules() if name.endswith("fc1"))
@@ -108,9 +116,8 @@ def test_hooks_on_the_layer_see_the_whole_of_it_once(case):
     assert len(seen["out"]) == 3
 
 
-@every_adapter
-def test_a_copy_is_whole_and_apart(case):
-    adapter, x = trained(case)
+def test_a_copy_is_whole_and_apart(trained):
+    adapter, x = trained
     adapter.eval()
     other = copy.deepcopy(adapter)
     assert type(other) is type(adapter) and torch.equal(other(x), adapter(x))
@@ -124,17 +131,14 @@ def test_a_copy_is_whole_and_apart(case):
     assert torch.equal(other(x), adapter(x))
 
 
-@every_adapter
-@pytest.mark.parametrize("reentrant", [True, False])
-def test_computed_again_in_the_backward_pass_it_gives_the_same(case, reentrant):
-    adapter, x = trained(case)
-    if x.is_floating_point():
-        x = x.requires_grad_()
-    elif reentrant:
-        pytest.skip("needs an input with a gradient")
+def test_computed_again_in_the_backward_pass_it_gives_the_same(trained):
+    adapter, x = trained
+    if x.is_floating_point():  # without a gradient of its input the reentrant way has none at all
+        x = x.clone().requires_grad_()
     expected = results(adapter, lambda: adapter(x))
-    found = results(adapter, lambda: checkpoint(adapter, x, use_reentrant=reentrant))
-    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    for reentrant in (False, True) if x.requires_grad else (False,):
+        found = results(adapter, lambda: checkpoint(adapter, x, use_reentrant=reentrant))  # noqa: B023
+        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
 @pytest.mark.parametrize("shape", [(8,), (5, 8), (2, 5, 8)])
@@ -156,7 +160,7 @@ def test_what_the_products_return_is_no_view(shape):
 
 
 def test_a_weight_that_a_hook_makes_anew_is_the_adapters_too():
-    variant = prepared(next(case.cls for case in CASES if case.cls.__name__ == "LoRA"), {"rank": 2})
+    variant = prepared(LoRA, {"rank": 2})
     model = Toy()
     layer = next(module for name, module in model.named_modules() if name.endswith("fc1"))
     torch.nn.utils.weight_norm(layer)

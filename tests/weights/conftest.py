@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import pytest
 from tests.composing import composed
 from tests.conftest import folder_of
 from tests.trainer.objectives import language, other_kinds
+from trainer.record import Record
 
 SUMS = [(a, b) for a in range(5) for b in range(5)]
 ROWS: dict[str, list[dict[str, Any]]] = {
@@ -46,26 +49,41 @@ def model_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return find
 
 
-@pytest.fixture
-def finished(model_of, tmp_path) -> Callable[..., Path]:
-    """Carries out a run of eight steps of a kind, or of causal_lm on a form of rows; its folder."""
+@pytest.fixture(scope="session")
+def kept(model_of, tmp_path_factory) -> Callable[..., tuple[Record, Path]]:
+    """The record of a run of eight steps of a kind, or of causal_lm on a form of rows, and the folder `runs` that it
+    lies in; carried out once."""
 
-    def carried_out(kind: str, *more: str) -> Path:
+    @functools.cache
+    def carried_out(kind: str, *more: str) -> tuple[Record, Path]:
         from trainer.runs.run import run
         from trainer.sweeps.plan import plan
 
+        place = tmp_path_factory.mktemp("kept")
         form, kind = (kind, "causal_lm") if kind in ROWS else ("", kind)
         told = [
             *("model=folder", f"model.path={model_of(kind)}", "model.name=tiny", "task=file", f"task.kind={kind}"),
             *("task.source.holdout=0.3", "train.batch_size=4", "train.max_steps=8", "optim.lr=1e-2"),
-            *("data.max_length=32", f"runs_dir={tmp_path / 'runs'}", "study=test", "machine.progress=false"),
+            *("data.max_length=32", f"runs_dir={place / 'runs'}", "study=test", "machine.progress=false"),
             "machine.device=cpu",
         ]
         if form:
-            table = language.write(tmp_path / f"{form}.jsonl", ROWS[form])
+            table = language.write(place / f"{form}.jsonl", ROWS[form])
             told += [f"task.source.train_path={table}", *COLUMNS[form], "task.max_new_tokens=6"]
         else:
-            told += [other_kinds.table(kind, tmp_path), *other_kinds.KINDS[kind][2]]
-        return folder_of(run(plan(composed([*told, *more])), [*told, *more]), tmp_path)
+            told += [other_kinds.table(kind, place), *other_kinds.KINDS[kind][2]]
+        return run(plan(composed([*told, *more])), [*told, *more]), place / "runs"
 
     return carried_out
+
+
+@pytest.fixture
+def finished(kept, tmp_path) -> Callable[..., Path]:
+    """The folder of such a run: a copy."""
+
+    def copied(kind: str, *more: str) -> Path:
+        record, place = kept(kind, *more)
+        shutil.copytree(place, tmp_path / "runs", dirs_exist_ok=True)
+        return folder_of(record, tmp_path)
+
+    return copied

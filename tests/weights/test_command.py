@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import subprocess
@@ -14,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, GPT2Config, GPT2Model
 
-from tests.conftest import folder_of, write_csv
+from tests.conftest import write_csv
 from tests.trainer.edited import without_hashes
 from trainer.runs.finished import opened
 from weights import roundtrip
@@ -29,13 +30,9 @@ TEXTS = ["a lovely film", "the plot is awful very awful", "dull"]
 
 
 @pytest.fixture
-def trained(carry_out, tmp_path):
-    """Trains a tiny run of six steps; its folder."""
-
-    def train(*overrides: str) -> Path:
-        return folder_of(carry_out("train.max_steps=6", *overrides), tmp_path)
-
-    return train
+def trained(finished_run):
+    """The folder of a tiny run of six steps."""
+    return functools.partial(finished_run, "train.max_steps=6")
 
 
 def encoded(folder: Path) -> Any:

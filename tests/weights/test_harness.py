@@ -12,6 +12,7 @@ from tests.weights.conftest import ROWS
 from weights.cli import main
 
 pytest.importorskip("lm_eval")
+pytestmark = pytest.mark.slow
 
 
 def task(folder, name, rows, **settings):
@@ -96,7 +97,7 @@ def test_what_can_not_be_evaluated_is_one_line(finished, tmp_path, capsys, monke
     task(tasks, "broken", ROWS["choices"], **{**CHOICES, "validation_split": "dev"})
     capsys.readouterr()
     for arguments, message in (
-        (["--tasks", "local_choices", "--include", str(tasks)], "allowed: causal_lm"),
+        (["--tasks", "local_choices", "--include", str(tasks)], "allowed: one of a language model"),
         (["--tasks", "broken", "--include", str(tasks)], "--tasks: broken: can't be loaded: "),
         (["--tasks", ","], "--tasks: ',', allowed: names separated by commas"),
         (["--tasks", "a", "--include", str(tmp_path / "none")], "allowed: a folder of YAML files"),
@@ -112,7 +113,6 @@ def test_what_can_not_be_evaluated_is_one_line(finished, tmp_path, capsys, monke
     assert not (other / "evaluation.json").exists()
 
 
-@pytest.mark.slow
 def test_a_task_that_nobody_has_is_named(finished, tmp_path, capsys):
     folder = finished("response")
     capsys.readouterr()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import json
 from pathlib import Path
 
@@ -25,9 +26,9 @@ ADALORA = ["variant=adalora", "variant.rank=4", "variant.target_rank=1", "varian
 
 
 @pytest.fixture
-def trained(carry_out, tmp_path):
-    """Trains a tiny run; its folder."""
-    return lambda *overrides: folder_of(carry_out("train.max_steps=6", *overrides), tmp_path)
+def trained(finished_run):
+    """The folder of a tiny run."""
+    return functools.partial(finished_run, "train.max_steps=6")
 
 
 def predicted(folder: Path, *arguments: str, output: Path) -> pd.DataFrame:

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from trainer.data import shares
 from trainer.data.ragged import Ragged
 from trainer.data.sources import TaskData
 from trainer.data.sources.split import groups
@@ -177,7 +178,12 @@ def prepare(objective: Objective, data: DictConfig, seed: int, folder: Path, max
         held_out = _held_out(order, size, _texts_in_common(objective))
         select_name, select = "train (held out)", train.view(np.sort(order[held_out]))
         order = order[~held_out]
-    train = train.view(np.sort(order[: data.limit]))
+    if content.shares is None:
+        train = train.view(np.sort(order[: data.limit]))
+    else:
+        tasks = content.splits["train"]["task"]
+        train = train.view(shares.drawn(order, tasks, content.shares, data.limit))
+        log.info(shares.said(tasks, train.indices, content.shares))
     report = {}
     for name in content.splits:
         if name == "train":
@@ -187,6 +193,9 @@ def prepare(objective: Objective, data: DictConfig, seed: int, folder: Path, max
             # The draw is independent of the run's seed: all runs of a comparison are evaluated on the same rows.
             rows = rows.view(np.sort(np.random.default_rng(0).permutation(len(rows))[: data.eval_limit]))
         report[name] = rows
+        if content.shares is not None:
+            of_rows = content.splits[name]["task"]
+            shares.refuse_absent([of_rows[row] for row in rows.indices], content.shares, name)
     if select is None:
         select_name, select = next(iter(report.items()))
     objective.check_training(train, data.limit)
@@ -194,9 +203,9 @@ def prepare(objective: Objective, data: DictConfig, seed: int, folder: Path, max
     chosen = TaskSplits(train, select_name, select, report, {}, content.labels, counts, 0, 0)
     truncated = letters = 0
     for split, rows in chosen.splits():
-        encoded = _encoded(objective, split, folder, max_length)
-        truncated += int(encoded.cut[rows.indices].sum())
-        letters += int((encoded.letters[rows.indices] == 1).sum())
+        encoded, once = _encoded(objective, split, folder, max_length), np.unique(rows.indices)
+        truncated += int(encoded.cut[once].sum())
+        letters += int((encoded.letters[once] == 1).sum())
         refuse_letters(content, split, rows, encoded)
     arranged = {name: objective.for_evaluation(rows, folder, max_length) for name, rows in report.items()}
     return replace(

@@ -31,6 +31,8 @@ class Counters:
     logged_steps: int = 0  # steps in the two sums below
     task_loss: float = 0.0
     penalty: float = 0.0
+    teacher: int = 0  # bytes of the weights of a teacher
+    taught: int = 0  # forward passes of the teacher
     prepared: dict[str, Any] | None = None  # of `preparation.Prepared`, for a method with passes before training
     silent: list[str] | None = (
         None  # parameters trained from the start that had no gradient yet, see `observe_gradients`

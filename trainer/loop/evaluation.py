@@ -14,6 +14,7 @@ from trainer.loop import checkpoints
 from trainer.loop.batches import Batches
 from trainer.loop.network import Network
 from trainer.machine import batch_shards, processes
+from trainer.objectives import mixture
 from trainer.objectives.objective import NotFinite, Objective, Predictions
 
 
@@ -45,7 +46,8 @@ class Evaluator:
             predictions, loss = self._objective.evaluated(rows, [by_row[row] for row in range(len(rows))])
         except NotFinite:
             raise RunFailed(f"the model's outputs are not finite after step {step}") from None
-        return Evaluation(self._objective.score(predictions), loss, predictions)
+        predictions, metrics = mixture.scored(self._objective, rows, predictions)
+        return Evaluation(metrics, loss, predictions)
 
     def predictions(self, rows: Rows) -> Predictions:
         """Predicts `rows` in one process. Raises `NotFinite`."""

@@ -48,7 +48,10 @@ log = logging.getLogger(__name__)
 
 
 class Loop:
-    """Trains one variant on one task. done: the number of steps made so far, of `steps`."""
+    """Trains one variant on one task. done: the number of steps made so far, of `steps`.
+
+    task_loss: computes the task loss of a batch: the objective's, or one beside it.
+    """
 
     def __init__(
         self,
@@ -58,6 +61,8 @@ class Loop:
         head: Sequence[str],
         rows: TaskSplits,
         objective: Objective,
+        loss: Callable[[Network, Batch], Loss],
+        counters: Counters,
         config: DictConfig,
         folder: Path,
         source: Path,
@@ -73,7 +78,7 @@ class Loop:
         self.collate = Collator(objective.pad(source), objective.weigh)
         self.batches = Batches(rows.train, train, config.seed, self.collate, machine.workers, device)
         self.done, self.steps = 0, total_steps(len(rows.train), train, variant.trains)
-        self.counters = Counters()
+        self.task_loss, self.counters = loss, counters
         self.memory = MemoryMeter(model, self.counters, machine.log_every)
         self.evaluator = Evaluator(self.network, objective, self.batches, train.eval_batch_size)
         self.checkpoints = checkpoints.Checkpoints(folder)
@@ -135,8 +140,8 @@ class Loop:
         for index, batches in zip(range(self.done + 1, self.steps + 1), self.batches.steps(self.done), strict=False):
             if self.selection.is_over(train.early_stopping):
                 return
-            last = index == self.steps
             self.make_step(index, batches)
+            last = self.is_last(index)
             self.counters.train_seconds += time.perf_counter() - begun
             self.end_step(index)
             advance()
@@ -147,7 +152,13 @@ class Loop:
             if pruned:
                 raise Pruned(f"pruned by the search after step {index} of {self.steps}")
             signals.check(saved=asked)
+            if last:
+                return
             begun = time.perf_counter()
+
+    def is_last(self, index: int) -> bool:
+        """Returns whether the step `index`, which has been made, is the last: of the run, or by the method's rule."""
+        return index == self.steps or self.variant.is_over()
 
     def make_step(self, index: int, batches: Sequence[Batch]) -> None:
         """Makes step `index`: hooks, forward and backward pass, optimizer. Raises `RunFailed` for too many skipped."""
@@ -182,7 +193,7 @@ class Loop:
 
     def forward(self, batch: Batch) -> Loss:
         """Computes the task loss of a batch."""
-        return self.objective.loss(self.network, batch.to(self.device))
+        return self.task_loss(self.network, batch.to(self.device))
 
     def view(self, index: int) -> Step:
         """Returns the step `index` for the hooks."""
@@ -190,7 +201,7 @@ class Loop:
 
     def end_step(self, index: int) -> None:
         """Writes the step's log lines if they are due."""
-        logged = index % self.cfg.machine.log_every == 0 or index == self.steps
+        logged = index % self.cfg.machine.log_every == 0 or self.is_last(index)
         if logged or not self.variant.counts_ranks_on_device:
             self.rank_log.write(index, self.variant.ranks())
         if logged:

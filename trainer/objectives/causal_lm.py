@@ -16,8 +16,9 @@ never.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -30,13 +31,14 @@ from trainer.data.rows import Rows
 from trainer.errors import ConfigError
 from trainer.model import agreement
 from trainer.model import backbone as models
-from trainer.objectives import generated, language_models, likelihood, metrics, prompts
+from trainer.objectives import generated, language_models, likelihood, metrics, placed, prompts
 from trainer.objectives.metrics import METRICS, Metric
-from trainer.objectives.objective import IGNORED, Encoded, NotFinite, Objective, Predictions
+from trainer.objectives.objective import IGNORED, Encoded, NotFinite, Objective, Predictions, Prompt
 from trainer.objectives.prompts import Pair
 from variants.core.step import Loss
 
 if TYPE_CHECKING:
+    from trainer.data.sources import TaskData
     from trainer.loop.batches import Batch
     from trainer.loop.network import Network
 
@@ -62,13 +64,14 @@ class CausalLM(Objective):
     peft_task: ClassVar[str] = "CAUSAL_LM"
     metrics: ClassVar[Mapping[str, Metric]] = {name: METRICS[name] for names in FORMS.values() for name in names}
     smooth: ClassVar[tuple[str, ...]] = ("nll",)
+    predicts_tokens: ClassVar[bool] = True
 
     # -- before a run ---------------------------------------------------------------------------
 
     @property
     def form(self) -> str:
         """text, response or choices. Raises `ConfigError` for columns that are none of these."""
-        there = set(self.content.splits["train"].column_names)
+        there = set(self.content.column_names)
         for form, columns in (("choices", {"prompt", "choices", "label"}), ("response", {"prompt", "response"})):
             if columns <= there:
                 return form
@@ -107,7 +110,7 @@ class CausalLM(Objective):
         return ()
 
     def check_model(self, model: Any, tokenizer: Any) -> None:
-        if "messages" in self.content.splits["train"].column_names and not tokenizer.chat_template:
+        if "messages" in self.content.column_names and not tokenizer.chat_template:
             raise ConfigError("task: rows of messages, and the model's tokenizer has no chat template; allowed: one")
         if tokenizer.eos_token_id is None:
             raise ConfigError("model: its tokenizer has no token for the end of a text; allowed: one with an eos_token")
@@ -121,6 +124,11 @@ class CausalLM(Objective):
             language_models.say_of_blocks(model, [rows[place]["input_ids"] for place in (0, len(rows) - 1)])
         if self.generates:
             language_models.refuse_padding(model, tokenizer, [rows[place]["prompt"] for place in (0, len(rows) - 1)])
+
+    def predicting(self, content: TaskData, referenced: bool) -> CausalLM:
+        """Responses are written, whether the run's metrics are of them or not."""
+        metrics = self.asked if self.form != "response" else generated.to_write(self.asked, referenced)
+        return replace(self, content=content, asked=metrics)
 
     # -- rows -----------------------------------------------------------------------------------
 
@@ -137,7 +145,7 @@ class CausalLM(Objective):
         templated = "messages" in self.content.splits[split].column_names
         first = [] if templated else prompts.lead(tokenizer)
         end, rows, cut, letters = tokenizer.eos_token_id, [], [], []
-        most = language_models.room(models.skeleton(folder, self.architecture), self.max_new_tokens, max_length)
+        most = self._room(folder, max_length)
         for place, pair in enumerate(self._pairs(split, tokenizer)):
             if self.form == "response" and pair.answer[-1:] != [end]:
                 pair = Pair(pair.prompt, [*pair.answer, end], pair.letters)
@@ -146,9 +154,14 @@ class CausalLM(Objective):
             letters.append(pair.letters)
             rows.append((prompt, answer, pair.prompt if len(pair.prompt) <= most else pair.prompt[-most:]))
         labels = [self._labels(prompt, answer) for prompt, answer, _ in rows]
-        columns = {"input_ids": _ragged([[*p, *a] for p, a, _ in rows]), "prompt": _ragged([p for *_, p in rows])}
+        columns = {
+            "input_ids": placed.ragged([[*p, *a] for p, a, _ in rows]),
+            "prompt": placed.ragged([p for *_, p in rows]),
+        }
         return Encoded(
-            Rows(columns, _ragged(labels), np.arange(len(rows)), split=split), np.array(cut), np.array(letters, np.int8)
+            Rows(columns, placed.ragged(labels), np.arange(len(rows)), split=split),
+            np.array(cut),
+            np.array(letters, np.int8),
         )
 
     def for_training(self, rows: Rows, folder: Path, max_length: int) -> Rows:
@@ -171,8 +184,8 @@ class CausalLM(Objective):
         targets = [counted[place : place + max_length] for place in starts]
         of = np.array([owner[place] for place in starts])
         places = [positions[place : place + max_length] for place in starts]
-        columns = {"input_ids": _ragged(blocks), "position_ids": _ragged(places)}
-        return Rows(columns, _ragged(targets), np.arange(len(blocks)), of)
+        columns = {"input_ids": placed.ragged(blocks), "position_ids": placed.ragged(places)}
+        return Rows(columns, placed.ragged(targets), np.arange(len(blocks)), of)
 
     def for_evaluation(self, rows: Rows, folder: Path, max_length: int) -> Rows:
         """Of texts their windows, of choices a row for each; else the rows as they are."""
@@ -181,8 +194,10 @@ class CausalLM(Objective):
         tokenizer = models.tokenizer(folder, self.architecture)
         found = self._windows if self.form == "text" else self._choices
         inputs, labels, examples, extra = zip(*found(rows, tokenizer, max_length), strict=True)
-        columns: dict[str, Any] = {"input_ids": _ragged(inputs), "extra": np.array(extra)}
-        return Rows(columns, _ragged(labels), np.arange(len(inputs)), np.array(examples), rows.split).longest_first()
+        columns: dict[str, Any] = {"input_ids": placed.ragged(inputs), "extra": np.array(extra)}
+        return Rows(
+            columns, placed.ragged(labels), np.arange(len(inputs)), np.array(examples), rows.split
+        ).longest_first()
 
     def pad(self, folder: Path) -> Callable[[list[dict[str, Any]]], Mapping[str, torch.Tensor]]:
         """On the right; prompts that the model goes on from, where it does, on the left and apart from the rows."""
@@ -192,8 +207,7 @@ class CausalLM(Objective):
             found = language_models.padded([row["input_ids"] for row in rows], filling)
             found["labels"] = language_models.padded([row["labels"] for row in rows], IGNORED)["input_ids"]
             if "prompt" in rows[0] and self.generates:
-                before = language_models.padded([row["prompt"] for row in rows], filling, left=True)
-                found |= {f"prompt_{name}": tensor for name, tensor in before.items()}
+                found |= self._inputs([row["prompt"] for row in rows], folder)
             if "position_ids" in rows[0]:
                 found["position_ids"] = language_models.padded([row["position_ids"] for row in rows], 0)["input_ids"]
             if "extra" in rows[0]:
@@ -216,8 +230,8 @@ class CausalLM(Objective):
         first, end = prompts.start(tokenizer), tokenizer.eos_token_id
         tokens = prompts.encode(tokenizer, texts)
         letters = [prompts.letters(tokenizer, [text], ids) for text, ids in zip(texts, tokens, strict=True)]
-        ids = _ragged([[*first, *own, end] for own in tokens])
-        labels = _ragged([[IGNORED] * len(first) + [*own, end] for own in tokens])
+        ids = placed.ragged([[*first, *own, end] for own in tokens])
+        labels = placed.ragged([[IGNORED] * len(first) + [*own, end] for own in tokens])
         uncut = np.zeros(len(texts), dtype=bool)
         return Encoded(
             Rows({"input_ids": ids}, labels, np.arange(len(texts)), split=split), uncut, np.array(letters, np.int8)
@@ -271,13 +285,23 @@ class CausalLM(Objective):
         """Cross-entropy, summed over the tokens that count."""
         return Loss(self._nll(model, batch.inputs, batch.labels, batch.weight).sum(), batch.weight)
 
+    @property
+    def distils(self) -> bool:
+        return True
+
+    def unit_logits(self, model: Network, batch: Batch) -> torch.Tensor:
+        """The logits from which each token that counts is predicted."""
+        logits = language_models.logits(model, batch.inputs, batch.labels)
+        return logits[language_models.targets(batch.labels) != IGNORED]
+
+    def loss_of(self, logits: torch.Tensor, batch: Batch) -> Loss:
+        targets = language_models.targets(batch.labels)
+        return Loss(F.cross_entropy(logits, targets[targets != IGNORED], reduction="sum"), batch.weight)
+
     def predict(self, model: Network, batch: Batch) -> list[Any]:
         """Of each row the sum of its tokens' negative log-likelihoods, how many these are, what `extra` says, and what
         the model writes behind its prompt."""
-        tokenizer = models.tokenizer(model.source, self.architecture)
-        written = None
-        if self.generates:
-            written = language_models.written(model, batch.inputs, tokenizer, self.max_new_tokens)
+        written = self.written(model, batch.inputs) if self.generates else None
         step = len(batch.labels)
         if not likelihood.in_parts(model, self.architecture):
             step = max(1, ENTRIES // (batch.labels.shape[1] * model.model.config.get_text_config().vocab_size))
@@ -331,6 +355,43 @@ class CausalLM(Objective):
         last = (mask * torch.arange(1, mask.shape[1] + 1, device=mask.device)).argmax(1)
         return logits[torch.arange(len(last)), last - mask.shape[1] + logits.shape[1]]
 
+    # -- texts that the model writes ------------------------------------------------------------
+
+    @property
+    def most_written(self) -> int:
+        return self.max_new_tokens
+
+    def writing_at_most(self, tokens: int) -> CausalLM:
+        return replace(self, max_new_tokens=tokens)
+
+    def prompted(self, text: str, folder: Path, max_length: int) -> Prompt:
+        """Through the chat template where the task's rows are messages, behind the beginning of a text where they are
+        texts; cut from its left."""
+        templated = "messages" in self.content.column_names
+        pair = prompts.alone(models.tokenizer(folder, self.architecture), text, templated, self.form == "text")
+        most, size = self._room(folder, max_length), len(pair.prompt)
+        cut = f"{size:,} tokens, of which the last {most:,} are read" if size > most else ""
+        return Prompt(self._inputs([pair.prompt[-most:]], folder), pair.letters, cut)
+
+    def begun(self, rows: Sequence[Mapping[str, Any]], folder: Path, max_length: int) -> Mapping[str, torch.Tensor]:
+        most = self._room(folder, max_length)
+        halves = [row["input_ids"][: len(row["input_ids"]) // 2 + 1] for row in rows]
+        whole = [row.get("prompt", half) for row, half in zip(rows, halves, strict=True)]
+        return self._inputs([tokens[-most:] for tokens in whole], folder)
+
+    def written(self, model: Network, inputs: Mapping[str, torch.Tensor]) -> list[str]:
+        tokenizer = models.tokenizer(model.source, self.architecture)
+        return language_models.written(model, inputs, tokenizer, self.max_new_tokens)
+
+    def _room(self, folder: Path, max_length: int) -> int:
+        return language_models.room(models.skeleton(folder, self.architecture), self.max_new_tokens, max_length)
+
+    def _inputs(self, rows: Sequence[Sequence[int]], folder: Path) -> dict[str, torch.Tensor]:
+        """Prompts as `pad` makes them."""
+        filling = models.tokenizer(folder, self.architecture).pad_token_id
+        found = language_models.padded(rows, filling, left=True)
+        return {f"prompt_{name}": tensor for name, tensor in found.items()}
+
     def _nll(
         self, model: Network, inputs: Mapping[str, torch.Tensor], labels: torch.Tensor, count: int | None = None
     ) -> torch.Tensor:
@@ -338,15 +399,6 @@ class CausalLM(Objective):
 
         count: how many count, if that is known.
         """
-        # Positions that begin anew keep the texts of a block apart, where no mask is given.
-        ids, positions = inputs["input_ids"], inputs.get("position_ids")
-        apart = {"position_ids": positions, "use_cache": False}
-        how = apart if positions is not None else {"attention_mask": inputs["attention_mask"]}
-        targets = F.pad(labels, (0, 1), value=IGNORED)[:, 1:]
-        return likelihood.of_tokens(model, self.architecture, targets, lambda: model(input_ids=ids, **how), count)
-
-
-def _ragged(rows: Sequence[Sequence[int]]) -> Ragged:
-    lengths = np.fromiter(map(len, rows), np.int64, len(rows))
-    numbers = np.fromiter((number for row in rows for number in row), np.int32, int(lengths.sum()))
-    return Ragged(numbers, np.cumsum(lengths))
+        targets = language_models.targets(labels)
+        call = functools.partial(language_models.called, model, inputs)
+        return likelihood.of_tokens(model, self.architecture, targets, call, count)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -33,6 +33,7 @@ from trainer.objectives.objective import Encoded, NotFinite, Objective, Predicti
 from variants.core.step import Loss
 
 if TYPE_CHECKING:
+    from trainer.data.sources import TaskData
     from trainer.loop.batches import Batch
     from trainer.loop.network import Network
 
@@ -74,7 +75,7 @@ class ExtractiveQA(Objective):
         return any(not row["text"] for table in self.content.splits.values() for row in table["answers"][:])
 
     def check(self) -> None:
-        there = self.content.splits["train"].column_names
+        there = self.content.column_names
         if not set(COLUMNS) <= set(there):
             columns = ", ".join(name for name in there if name != "id")
             raise ConfigError(f"task: columns {columns} for a {self.title}; allowed: {', '.join(COLUMNS)}")
@@ -109,6 +110,12 @@ class ExtractiveQA(Objective):
         config = models.describe(config, ["start", "end"])
         config.problem_type = None
         return config
+
+    def predicting(self, content: TaskData, referenced: bool) -> ExtractiveQA:
+        """Questions have no answer where some of the run's own have none, whatever is known of these."""
+        found = replace(self, content=content)
+        found.unanswerable = self.unanswerable
+        return found
 
     # -- rows -----------------------------------------------------------------------------------
 

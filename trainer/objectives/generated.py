@@ -22,6 +22,13 @@ _NUMBER = re.compile(r"-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?")
 _ROUGE = {"rouge_1": "rouge1", "rouge_2": "rouge2", "rouge_l": "rougeL"}
 
 
+def to_write(asked: Sequence[str], referenced: bool) -> tuple[str, ...]:
+    """The metrics of a task, with one of written texts among them. referenced: whether it is known what is right."""
+    if not referenced:
+        return ("token_f1",)  # no other: some need references of their own, as numeric_match does
+    return tuple(asked) if not set(asked).isdisjoint(METRICS) else (*asked, "token_f1")
+
+
 def statistics(names: Sequence[str], reference: str, prediction: str) -> dict[str, float]:
     """What the metrics `names` sum up, of one example."""
     found: dict[str, float] = {}

@@ -50,7 +50,7 @@ class ImageClassification(SequenceClassification):
         return "classification of images"
 
     def check(self) -> None:
-        there = self.content.splits["train"].column_names
+        there = self.content.column_names
         if not {"image", "label"} <= set(there):
             columns = ", ".join(name for name in there if name != "id")
             raise ConfigError(f"task: columns {columns} for a {self.title}; allowed: image, label")

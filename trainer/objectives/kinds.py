@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from trainer import class_source, classes
 from trainer.errors import ConfigError
-from trainer.objectives import metrics
+from trainer.objectives import metrics, mixture
 from trainer.objectives.metrics import Metric
 from variants.core import field_checks
 
@@ -73,6 +73,7 @@ def _of(task: str) -> Objective:
         raise
     except ValueError as error:
         raise ConfigError(f"task.{error}") from None
+    mixture.check(found)
     return found
 
 

@@ -8,11 +8,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from trainer.errors import ConfigError
 from trainer.model import agreement
 from trainer.objectives import generated
+from trainer.objectives.objective import IGNORED
 
 if TYPE_CHECKING:
     from trainer.data.sources import TaskData
@@ -89,6 +91,27 @@ def padded(rows: Sequence[Sequence[int]], filling: int, left: bool = False) -> d
         where = slice(width - len(row), width) if left else slice(0, len(row))
         ids[place, where], mask[place, where] = torch.tensor(row, dtype=torch.long), 1
     return {"input_ids": ids, "attention_mask": mask}
+
+
+def called(network: Network, inputs: Mapping[str, torch.Tensor]) -> Any:
+    """What a model returns of a batch."""
+    # Positions that begin anew keep the texts of a block apart, where no mask is given.
+    ids, positions = inputs["input_ids"], inputs.get("position_ids")
+    apart = {"position_ids": positions, "use_cache": False}
+    how = apart if positions is not None else {"attention_mask": inputs["attention_mask"]}
+    return network(input_ids=ids, **how)
+
+
+def logits(network: Network, inputs: Mapping[str, torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
+    """What a model predicts at each place of `labels` (rows, length, vocabulary), in at least float32."""
+    found: torch.Tensor = called(network, inputs).logits
+    found = found[:, -labels.shape[1] :]  # a method may have put words of its own in front
+    return found if found.dtype.itemsize >= 4 else found.float()
+
+
+def targets(labels: torch.Tensor) -> torch.Tensor:
+    """The token that each place predicts. The labels are moved, not the logits: a part of these would be a copy."""
+    return F.pad(labels, (0, 1), value=IGNORED)[:, 1:]
 
 
 def written(network: Network, inputs: Mapping[str, torch.Tensor], tokenizer: Any, most: int) -> list[str]:

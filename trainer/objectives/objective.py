@@ -12,7 +12,7 @@ of sums of these numbers (see `metrics`).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -69,6 +69,18 @@ class Predictions:
         return len(self.reference)
 
 
+@dataclass(frozen=True)
+class Prompt:
+    """A text of one's own as the inputs of a model that writes, in a batch of one.
+
+    letters: see `trainer.data.tokens.Tokens`. cut: how much of it is read, in words; empty for all.
+    """
+
+    inputs: Mapping[str, torch.Tensor]
+    letters: int
+    cut: str = ""
+
+
 @dataclass(eq=False)
 class Objective:
     """A kind of task, for one task. content: its examples. asked: the names of its metrics, the run's metric first."""
@@ -84,6 +96,7 @@ class Objective:
     peft_task: ClassVar[str | None]  # one of peft.TaskType; None where PEFT has none for it
     metrics: ClassVar[Mapping[str, Metric]]
     smooth: ClassVar[tuple[str, ...]] = ()  # stats that rounding changes only a little
+    predicts_tokens: ClassVar[bool] = False  # whether the model predicts each token of any text from those before it
 
     # -- before a run ---------------------------------------------------------------------------
 
@@ -133,6 +146,13 @@ class Objective:
     def describe(self, config: Any) -> Any:
         """Replaces the checkpoint's task in a model's config by this task, and returns the config."""
         return config
+
+    def predicting(self, content: TaskData, referenced: bool) -> Objective:
+        """The same kind, for predictions on the one split of `content`, rows of a user's own.
+
+        referenced: whether what is right is known, and no stand-in.
+        """
+        return replace(self, content=content)
 
     # -- rows -----------------------------------------------------------------------------------
 
@@ -188,6 +208,19 @@ class Objective:
         """Computes the task loss of a batch as a sum; its divisor is the batch's weight."""
         raise NotImplementedError
 
+    @property
+    def distils(self) -> bool:
+        """Whether the loss is a function of the logits of classes or words, so that a teacher's can be learned."""
+        return False
+
+    def unit_logits(self, model: Network, batch: Batch) -> torch.Tensor:
+        """Computes the logits (units, classes) of the rows or tokens that count, in at least float32."""
+        raise NotImplementedError
+
+    def loss_of(self, logits: torch.Tensor, batch: Batch) -> Loss:
+        """Computes `loss` from `unit_logits`."""
+        raise NotImplementedError
+
     def class_logits(self, model: Network, batch: Batch) -> torch.Tensor | None:
         """The outputs (rows, classes) of a batch; None for a kind without classes."""
         return None
@@ -221,6 +254,29 @@ class Objective:
     def row_outputs(self, logits: torch.Tensor, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """`outputs_of`, from a model's logits, for a kind whose models return them for the tokenizer's inputs alone."""
         return logits
+
+    # -- texts that the model writes ------------------------------------------------------------
+
+    @property
+    def most_written(self) -> int | None:
+        """At most so many tokens are written of a row; None for a kind whose models write nothing."""
+        return None
+
+    def writing_at_most(self, tokens: int) -> Objective:
+        """The same kind, which writes at most `tokens` of a row."""
+        raise NotImplementedError
+
+    def prompted(self, text: str, folder: Path, max_length: int) -> Prompt:
+        """Makes the inputs of `written` from a text, read and cut as the task's rows are. Raises `ConfigError`."""
+        raise NotImplementedError
+
+    def begun(self, rows: Sequence[Mapping[str, Any]], folder: Path, max_length: int) -> Mapping[str, torch.Tensor]:
+        """Makes the inputs of `written` from rows; those without a prompt are continued from their first half."""
+        raise NotImplementedError
+
+    def written(self, model: Network, inputs: Mapping[str, torch.Tensor]) -> list[str]:
+        """Returns what the model writes of each row of a batch: the likeliest token each time."""
+        raise NotImplementedError
 
     # -- reports --------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from trainer.errors import ConfigError
@@ -108,6 +108,18 @@ def conversation(tokenizer: Any, messages: Sequence[dict[str, str]], where: str)
         answer = answer[: answer.index(tokenizer.eos_token_id) + 1]
     marked = any(special_letters(tokenizer, message["content"]) for message in messages)
     return Pair(prompt, answer, 2 if marked else 0)
+
+
+def alone(tokenizer: Any, text: str, templated: bool, of_text: bool) -> Pair:
+    """A prompt that nothing follows yet; answer: a stand-in.
+
+    templated: whether it goes through the chat template. of_text: whether it is the beginning of a text.
+    """
+    if templated:
+        messages = [{"role": "user", "content": text}, {"role": "assistant", "content": "."}]
+        return conversation(tokenizer, messages, "the prompt")
+    (pair,) = pairs(tokenizer, [text], ["."])
+    return replace(pair, prompt=[*start(tokenizer), *pair.prompt[len(lead(tokenizer)) :]]) if of_text else pair
 
 
 def fitted(pair: Pair, first: Sequence[int], most: int) -> tuple[list[int], list[int]] | None:

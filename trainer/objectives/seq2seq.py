@@ -8,7 +8,7 @@ What the model writes of a source, the likeliest token each time, is scored agai
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -22,10 +22,11 @@ from trainer.model import agreement
 from trainer.model import backbone as models
 from trainer.objectives import generated, language_models, likelihood, placed, prompts
 from trainer.objectives.metrics import METRICS, Metric
-from trainer.objectives.objective import IGNORED, Encoded, NotFinite, Objective, Predictions
+from trainer.objectives.objective import IGNORED, Encoded, NotFinite, Objective, Predictions, Prompt
 from variants.core.step import Loss
 
 if TYPE_CHECKING:
+    from trainer.data.sources import TaskData
     from trainer.loop.batches import Batch
     from trainer.loop.network import Network
 
@@ -59,7 +60,7 @@ class Seq2Seq(Objective):
         return not set(self.asked).isdisjoint(generated.METRICS)
 
     def check(self) -> None:
-        there = self.content.splits["train"].column_names
+        there = self.content.column_names
         if not {"source", "target"} <= set(there):
             columns = ", ".join(name for name in there if name != "id")
             raise ConfigError(f"task: columns {columns} for a {self.title}; allowed: source, target")
@@ -85,6 +86,10 @@ class Seq2Seq(Objective):
         positions = agreement.longest_text(model)
         if self.generates and positions is not None and self.max_new_tokens >= positions:
             raise ConfigError(f"task.max_new_tokens: {self.max_new_tokens}, allowed: below {positions}, the model's")
+
+    def predicting(self, content: TaskData, referenced: bool) -> Seq2Seq:
+        """Texts are written, whether the run's metrics are of them or not."""
+        return replace(self, content=content, asked=generated.to_write(self.asked, referenced))
 
     # -- rows -----------------------------------------------------------------------------------
 
@@ -151,7 +156,7 @@ class Seq2Seq(Objective):
 
     def predict(self, model: Network, batch: Batch) -> list[Any]:
         """Of each row the sum of its target's negative log-likelihoods, how many these are, and what is written."""
-        written = self._written(model, batch.inputs) if self.generates else [""] * len(batch.labels)
+        written = self.written(model, batch.inputs) if self.generates else [""] * len(batch.labels)
         step = len(batch.labels)
         if not likelihood.in_parts(model, self.architecture):
             step = max(1, ENTRIES // (batch.labels.shape[1] * model.model.config.get_text_config().vocab_size))
@@ -193,8 +198,26 @@ class Seq2Seq(Objective):
         """
         return likelihood.of_tokens(model, self.architecture, labels, lambda: model(**inputs, use_cache=False), count)
 
-    def _written(self, model: Network, inputs: Mapping[str, torch.Tensor]) -> list[str]:
-        """What the model writes of each source, at most so many tokens, always the likeliest one."""
+    # -- texts that the model writes ------------------------------------------------------------
+
+    @property
+    def most_written(self) -> int:
+        return self.max_new_tokens
+
+    def writing_at_most(self, tokens: int) -> Seq2Seq:
+        return replace(self, max_new_tokens=tokens)
+
+    def prompted(self, text: str, folder: Path, max_length: int) -> Prompt:
+        """A source, cut at its end."""
+        found = tokens.tokens([[text]], folder, self.architecture, max_length)
+        inputs = {name: torch.tensor([column[0]]) for name, column in found.columns.items()}
+        cut = f"more, of which the first {max_length:,} are read" if found.cut[0] else ""
+        return Prompt(inputs, int(found.letters[0]), cut)
+
+    def begun(self, rows: Sequence[Mapping[str, Any]], folder: Path, max_length: int) -> Mapping[str, torch.Tensor]:
+        return self.pad(folder)(list(map(dict, rows)))
+
+    def written(self, model: Network, inputs: Mapping[str, torch.Tensor]) -> list[str]:
         tokenizer = models.tokenizer(model.source, self.architecture)
         config = language_models.greedy(tokenizer, self.max_new_tokens)
         config.decoder_start_token_id = model.model.config.decoder_start_token_id

@@ -52,7 +52,7 @@ class SequenceClassification(Objective):
         return "regression" if self.labels is None else "classification"
 
     def check(self) -> None:
-        there = self.content.splits["train"].column_names
+        there = self.content.column_names
         if not {"text", "label"} <= set(there):
             columns = ", ".join(name for name in there if name != "id")
             allowed = "allowed for a class or a number of each text: text, label; or another task.kind"
@@ -113,7 +113,14 @@ class SequenceClassification(Objective):
 
     def loss(self, model: Network, batch: Batch) -> Loss:
         """Computes the cross-entropy, or the squared error of a regression, summed over the rows."""
-        return self._loss(self._logits(model, batch), batch)
+        return self.loss_of(self._logits(model, batch), batch)
+
+    @property
+    def distils(self) -> bool:
+        return self.of_texts and self.labels is not None
+
+    def unit_logits(self, model: Network, batch: Batch) -> torch.Tensor:
+        return self._logits(model, batch)
 
     def class_logits(self, model: Network, batch: Batch) -> torch.Tensor:
         return self._logits(model, batch)
@@ -121,7 +128,7 @@ class SequenceClassification(Objective):
     def predict(self, model: Network, batch: Batch) -> list[Any]:
         """Returns for each row its outputs and the mean loss of its batch."""
         logits = self._logits(model, batch)
-        mean = self._loss(logits, batch).mean.cpu().numpy()
+        mean = self.loss_of(logits, batch).mean.cpu().numpy()
         return [(row, mean) for row in logits.cpu().numpy()]
 
     def evaluated(self, rows: Rows, found: Sequence[Any]) -> tuple[Predictions, float]:
@@ -141,7 +148,7 @@ class SequenceClassification(Objective):
         logits: torch.Tensor = model(**batch.inputs).logits
         return logits if logits.dtype.itemsize >= 4 else logits.float()
 
-    def _loss(self, logits: torch.Tensor, batch: Batch) -> Loss:
+    def loss_of(self, logits: torch.Tensor, batch: Batch) -> Loss:
         if self.labels is None:
             labels = batch.labels.to(logits.dtype)
             return Loss(F.mse_loss(logits.squeeze(-1), labels, reduction="sum"), batch.weight)

@@ -65,7 +65,7 @@ class TokenClassification(Objective):
         return OUTSIDE in self.labels and all(name == OUTSIDE or _IOB.fullmatch(name) for name in self.labels)
 
     def check(self) -> None:
-        there = self.content.splits["train"].column_names
+        there = self.content.column_names
         if not {"tokens", "tags"} <= set(there):
             columns = ", ".join(name for name in there if name != "id")
             raise ConfigError(f"task: columns {columns} for a {self.title}; allowed: tokens, tags")

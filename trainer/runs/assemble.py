@@ -12,7 +12,7 @@ import contextlib
 import copy
 import gc
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,10 @@ from trainer.data.sources import fetch_model, hub
 from trainer.errors import ConfigError
 from trainer.instantiate import make, named
 from trainer.loop import optim
-from trainer.loop.batches import total_steps
+from trainer.loop.batches import Batch, total_steps
+from trainer.loop.counters import Counters
 from trainer.loop.loop import Loop
+from trainer.loop.network import Network
 from trainer.machine import malloc, processes
 from trainer.model import agreement, padding
 from trainer.model import backbone as models
@@ -39,6 +41,7 @@ from trainer.sweeps.plan import model_sources, plan
 from variants.core import quantization
 from variants.core.adapters.adapter import use_kernel
 from variants.core.kernels.low_rank import Kernel
+from variants.core.step import Loss
 from variants.core.target_modules import by_block
 from variants.core.variant import Variant
 
@@ -232,14 +235,23 @@ def load(context: RunContext) -> nn.Module:
     return model
 
 
-def loop(context: RunContext, model: nn.Module, folder: Path, device: torch.device) -> Loop:
-    """Makes the loop that trains and evaluates `model`; its files are in `folder`."""
+def loop(
+    context: RunContext,
+    model: nn.Module,
+    folder: Path,
+    device: torch.device,
+    counters: Counters | None = None,
+    loss: Callable[[Network, Batch], Loss] | None = None,
+) -> Loop:
+    """Makes the loop that trains and evaluates `model`; its files are in `folder`. loss: in place of the task's."""
     return Loop(
         model=model,
         variant=context.variant,
         head=context.head,
         rows=context.rows,
         objective=context.objective,
+        loss=loss or context.objective.loss,
+        counters=counters or Counters(),
         config=context.config,
         folder=folder,
         source=context.source,

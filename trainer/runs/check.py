@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 
 from trainer import config as run_config
 from trainer.errors import ConfigError
-from trainer.runs import assemble
+from trainer.runs import assemble, teaching
 
 T = TypeVar("T")
 
@@ -34,7 +34,7 @@ class Checks:
         """Raises `ConfigError` if the run of `config` can't start; see `assemble.check`."""
         groups = run_config.deciding(config)
         seed = groups.pop("seed")
-        setting = _key([groups, config.machine.fsdp])
+        setting = _key([groups, config.machine.fsdp, config.train.teacher])
         with torch.random.fork_rng(devices=[]):
             if setting not in self._virtual_tokens:
                 variant = self._once(f"settings {setting}", lambda: assemble.settings(config))
@@ -44,7 +44,7 @@ class Checks:
             rows = _key([*(groups[name] for name in ("task", "data", "model")), seed if drawn else None])
             inputs = self._read(config, self._virtual_tokens[setting], rows)
             if (fits := f"{len(inputs.rows.train)} rows {setting}") not in self._fits:
-                self._once(fits, lambda: assemble.fit(config, assemble.settings(config), inputs))
+                self._once(fits, lambda: teaching.check(assemble.fit(config, assemble.settings(config), inputs)))
                 self._fits.add(fits)
 
     def _read(self, config: DictConfig, virtual_tokens: int, rows: str) -> assemble.Inputs:

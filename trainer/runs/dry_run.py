@@ -26,7 +26,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 
 from trainer.loop import batches, cost
 from trainer.loop.loop import Loop
-from trainer.runs import assemble
+from trainer.runs import assemble, teaching
 from trainer.sweeps.estimate import words
 from trainer.sweeps.plan import Planned
 from variants.core.variant import Variant
@@ -55,6 +55,7 @@ class Prediction:
     gradients: int
     optimizer: int
     activations: int
+    teacher: int = 0  # bytes of a teacher, which are among those of weights
     unknown: str = ""  # what of the method only the run shows, in words
 
     @property
@@ -69,7 +70,8 @@ class Prediction:
         yield f"  steps        {self.steps:,}, the largest batch {batch} {self.batch.unit}s"
         yield f"  parameters   {self.total:,}, trained: {self.adapter:,} in adapters{grown}, {self.head:,} in the head"
         for name in ("weights", "gradients", "optimizer", "activations"):
-            yield f"  {name:<12} {getattr(self, name) / 2**20:9,.1f} MiB"
+            of = f", of which the teacher {self.teacher / 2**20:,.1f}" if name == "weights" and self.teacher else ""
+            yield f"  {name:<12} {getattr(self, name) / 2**20:9,.1f} MiB{of}"
         yield f"  {'together':<12} {self.memory / 2**20:9,.1f} MiB"
         if self.unknown:
             yield f"  not predicted: {self.unknown}"
@@ -79,9 +81,9 @@ def predict(planned: Planned) -> Prediction:
     """Predicts the cost of the run of `planned`. Raises the `ConfigError` that would prevent the run."""
     config = planned.config
     with assemble.apart(config), TemporaryDirectory() as folder:
-        context = assemble.check(config)
+        context = teaching.check(assemble.check(config))
         model = assemble.load(context)
-        loop = assemble.loop(context, model, Path(folder), torch.device("cpu"))
+        loop = teaching.loop(context, model, Path(folder), torch.device("cpu"))
         batch = largest_batch(loop)
         adapter, head = cost.trainable_parameters(model, context.head)
         more = context.variant.grows_by()
@@ -95,10 +97,11 @@ def predict(planned: Planned) -> Prediction:
             adapter=adapter,
             head=head,
             more=more,
-            weights=cost.weight_bytes(model) + round(gradients * growth),
+            weights=cost.weight_bytes(model) + loop.counters.teacher + round(gradients * growth),
             gradients=round(gradients * (1 + growth)),
             optimizer=round(optimizer * (1 + growth)),
             activations=activations,
+            teacher=loop.counters.teacher,
             unknown=unknown(context.variant),
         )
 
@@ -112,39 +115,55 @@ def unknown(variant: Variant) -> str:
 
 @dataclass(frozen=True)
 class Row:
-    """A setting of a sweep. runs: the number of its runs, one per seed. seconds: of all runs; None if unknown."""
+    """A setting of a sweep, or why its cost can't be predicted.
+
+    runs: the number of its runs, one per seed. seconds: of all runs; None if unknown.
+    """
 
     setting: str
     runs: int
-    prediction: Prediction
+    prediction: Prediction | str
     seconds: float | None
+
+    @property
+    def unknown(self) -> str:
+        """Returns in words what is not predicted; empty if all is."""
+        return self.prediction if isinstance(self.prediction, str) else self.prediction.unknown
 
 
 def table(rows: Sequence[Row]) -> Iterator[str]:
-    """Yields a sweep's cost in lines: one per setting, then the number of runs, largest memory and total time."""
+    """Yields a sweep's cost in lines: one per setting, then the number of runs, largest memory and total time.
+
+    The largest memory is a lower bound if a setting is not predicted.
+    """
     cells = [("", "runs", "steps", "trained", "MiB", "time")]
+    predictions = []
     for row in rows:
-        cost_of_run = row.prediction
-        trained = f"{cost_of_run.adapter + cost_of_run.more + cost_of_run.head:,}"
-        steps = f"{cost_of_run.steps:,}"
-        cells.append((row.setting, str(row.runs), steps, trained, _mib(cost_of_run), _time(row.seconds)))
+        steps = trained = mib = "?"
+        if not isinstance(found := row.prediction, str):
+            predictions.append(found)
+            steps, trained, mib = f"{found.steps:,}", f"{found.adapter + found.more + found.head:,}", _mib(found.memory)
+        cells.append((row.setting, str(row.runs), steps, trained, mib, _time(row.seconds)))
+    known = [row.seconds for row in rows if row.seconds is not None]
     if rows:
-        known = [row.seconds for row in rows if row.seconds is not None]
-        largest = max((row.prediction for row in rows), key=lambda prediction: prediction.memory)
+        largest = _mib(max(found.memory for found in predictions)) if predictions else "?"
+        bound = "≥ " if 0 < len(predictions) < len(rows) else ""
         seconds = sum(known) if len(known) == len(rows) else None
         runs = str(sum(row.runs for row in rows))
-        cells.append(("together, the largest memory", runs, "", "", _mib(largest), _time(seconds)))
+        cells.append(("together, the largest memory", runs, "", "", f"{bound}{largest}", _time(seconds)))
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     for name, *numbers in cells:
         right = (cell.rjust(width) for cell, width in zip(numbers, widths[1:], strict=True))
         yield "  ".join([name.ljust(widths[0]), *right])
+    if len(known) < len(rows):
+        yield "time ?: no run of the sweep is done, by which it could be estimated"
     for row in rows:
-        if row.prediction.unknown:
-            yield f"{row.setting}: not predicted: {row.prediction.unknown}"
+        if row.unknown:
+            yield f"{row.setting}: not predicted: {row.unknown}"
 
 
-def _mib(prediction: Prediction) -> str:
-    return f"{prediction.memory / 2**20:,.1f}"
+def _mib(size: int) -> str:
+    return f"{size / 2**20:,.1f}"
 
 
 def _time(seconds: float | None) -> str:

@@ -13,7 +13,7 @@ import functools
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from trainer.data import rows
 from trainer.data.rows import Rows
 from trainer.data.sources import TaskData
 from trainer.errors import ConfigError, RunFailed, one_line
+from trainer.loop.batches import Batches, Collator
 from trainer.loop.evaluation import Evaluation, Evaluator
 from trainer.loop.loop import Loop
 from trainer.model import agreement, backbone
@@ -82,8 +83,8 @@ class Finished:
     def objective(self) -> Objective:
         return self.context.objective
 
-    def predict(self, content: TaskData) -> tuple[Predictions, list[int], int]:
-        """Predicts the examples in the one split of `content`.
+    def predict(self, content: TaskData, referenced: bool = True) -> tuple[Predictions, list[int], int]:
+        """Predicts the examples in the one split of `content`. referenced: as for `Objective.predicting`.
 
         Returns the predictions, the examples' indices in their order, and the number of truncated examples. Examples
         are tokenized, truncated and batched as in the run's evaluation. Raises `ConfigError` for an example that the
@@ -91,15 +92,17 @@ class Finished:
         """
         (split,) = content.splits
         source, length = self.context.source, self.context.max_length
-        objective = replace(self.objective, content=content)
+        objective = self.objective.predicting(content, referenced)
+        objective.check()
         encoded = objective.encode(split, source, length)
         rows.refuse_letters(content, split, encoded.rows, encoded)
         arranged = objective.for_evaluation(encoded.rows, source, length)
         agreement.check_rows(backbone.skeleton(source, objective.architecture), arranged, split, content)
         self.model.eval()
         try:
-            loop = self._loop
-            evaluator = Evaluator(loop.network, objective, loop.batches, self.config.train.eval_batch_size)
+            train, collate = self.config.train, Collator(objective.pad(source), objective.weigh)
+            batches = Batches(arranged, train, self.config.seed, collate, self.config.machine.workers, self.device)
+            evaluator = Evaluator(self._loop.network, objective, batches, train.eval_batch_size)
             return evaluator.predictions(arranged), arranged.examples, int(encoded.cut.sum())
         except NotFinite:
             raise RunFailed(f"{self.folder}: the model's outputs are not finite on these texts") from None
@@ -121,7 +124,7 @@ def opened(folder: str | os.PathLike[str], device: str | None = None) -> Iterato
     """
     folder = Path(folder)
     row = origin.find(folder, "").record
-    config = _config(folder, row)
+    config = config_of(folder, row)
     chosen = assemble.device(device or config.machine.device)
     with assemble.apart(config), tempfile.TemporaryDirectory() as scratch:
         context = assemble.check(config)
@@ -133,7 +136,7 @@ def opened(folder: str | os.PathLike[str], device: str | None = None) -> Iterato
         yield Finished(folder, row, context, model.eval(), chosen, Path(scratch))
 
 
-def _config(folder: Path, row: Record) -> DictConfig:
+def config_of(folder: Path, row: Record) -> DictConfig:
     """Loads the run's config. Raises `ConfigError` unless today's model and texts give the same run id."""
     path = folder / record.CONFIG
     try:
@@ -144,12 +147,13 @@ def _config(folder: Path, row: Record) -> DictConfig:
         assert isinstance(config, DictConfig)
         config.tracker = config.machine.judge = None  # not needed to open the run
         config.init_from = None  # the run's own adapter replaces the one that it started from
+        config.train.teacher = None  # what was learned from it is in the adapter
         run_config.validate(config)
         # The config's values are compared first, because the classes that they name are called below.
-        started = {name: value for name, value in row.config.items() if name.startswith("init_from.")}
+        others = {name: value for name, value in row.config.items() if name.startswith(("init_from.", "teacher."))}
         bare = identities.identify(run_config.deciding(config), {}, run_config.defaults()).settings
         _compare(folder, bare, {name: value for name, value in row.config.items() if name in bare})
-        now = identify(config, content(config) | started)
+        now = identify(config, content(config) | others)
     except ConfigError:
         raise
     except (OSError, AssertionError, YAMLError, OmegaConfBaseException) as error:

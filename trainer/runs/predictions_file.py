@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from trainer.objectives import mixture
 from trainer.objectives.objective import Objective, Predictions
 
 PREDICTIONS = "predictions.parquet"
@@ -39,7 +40,7 @@ def write(
             columns["outputs"] = list(own.outputs.reshape(len(own), -1).astype(np.float32))
         frames.append(pd.DataFrame(columns))
     table = pa.Table.from_pandas(pd.concat(frames), preserve_index=False)
-    table = table.replace_schema_metadata({FORMULAS: json.dumps(objective.formulas)})
+    table = table.replace_schema_metadata({FORMULAS: json.dumps(mixture.formulas(objective.formulas, objective))})
     path = folder / PREDICTIONS
     temporary = path.with_name(f".{path.name}.tmp")
     parquet.write_table(table, temporary)

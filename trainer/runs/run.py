@@ -27,7 +27,7 @@ from trainer.loop import cost, unfinished
 from trainer.loop.loop import Loop
 from trainer.machine import garbage, processes
 from trainer.record import ADAPTER
-from trainer.runs import assemble, predictions_file
+from trainer.runs import assemble, predictions_file, teaching
 from trainer.runs.assemble import RunContext
 from trainer.runs.predictions_file import PREDICTIONS
 from trainer.sweeps import found_ranks
@@ -47,7 +47,7 @@ def check(planned: Planned) -> RunContext:
     with assemble.apart(planned.config):
         processes.agree("machine.device", assemble.device(planned.config.machine.device).type)
         with garbage.paused():  # the first check imports transformers
-            context = assemble.check(planned.config)
+            context = teaching.check(assemble.check(planned.config))
         garbage.freeze_imports()
         return context
 
@@ -170,7 +170,7 @@ def _carry_out(planned: Planned, context: RunContext, row: record.Record, clock:
     row.params.adapter_start, row.params.head = cost.trainable_parameters(model, context.head)
     row.params.closed_form = context.variant.closed_form()
     row.rank.start = _total(context.variant.ranks())
-    loop = assemble.loop(context, model, folder, device)
+    loop = teaching.loop(context, model, folder, device)
     loop.fit()
     _start_after(loop, row)
     row.memory.cuda_train_allocated, row.memory.cuda_train_reserved = cost.cuda_peaks(device)
@@ -258,7 +258,8 @@ def _record_costs(loop: Loop, context: RunContext, model: torch.nn.Module, row: 
         row.method["without_gradient"] = never
     ranks = variant.ranks()
     row.rank.layers, row.rank.end = (len(ranks), _total(ranks)) if ranks else (None, None)
-    row.memory.weights, row.memory.gradients = counters.weights, counters.gradients
+    row.memory.weights, row.memory.gradients = counters.weights + counters.teacher, counters.gradients
+    row.memory.teacher, taught = counters.teacher or None, counters.taught or None
     row.memory.optimizer, row.memory.activations = counters.optimizer, counters.activations
     processes.wait()  # until the first process has written it
     row.memory.adapter_file = sum(file.stat().st_size for file in (folder / "adapter").iterdir())
@@ -274,7 +275,7 @@ def _record_costs(loop: Loop, context: RunContext, model: torch.nn.Module, row: 
         unit=None if context.objective.unit == "token" else context.objective.unit,
     )
     done, epochs = loop.done, loop.step_log.epoch(loop.done)
-    row.steps = record.Steps(total=loop.steps, done=done, epochs=epochs, skipped=counters.skipped)
+    row.steps = record.Steps(total=loop.steps, done=done, epochs=epochs, skipped=counters.skipped, teacher=taught)
     if counters.prepared is not None:
         row.steps.before = counters.prepared["passes"]
     row.time = record.Time(

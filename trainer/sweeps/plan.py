@@ -14,7 +14,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from trainer import class_source, config_checks, origin
+from trainer import class_source, config_checks, origin, teacher
 from trainer import config as run_config
 from trainer import identity as identities
 from trainer import record as run_record
@@ -110,6 +110,7 @@ def plan(
     _settle_processes(config)
     run_config.refuse_missing(config)
     config_checks.refuse_ignored(config)
+    teacher.refuse_alone(config)
     identity = identify(config, files)
     tracker(config)
     code = code_hashes(config)
@@ -201,6 +202,8 @@ def content(config: DictConfig) -> dict[str, Any]:
     }
     if config.init_from is not None:
         fingerprints["init_from"] = origin.find(config.init_from).identity()
+    if config.train.teacher is not None:
+        fingerprints["teacher"] = teacher.find(config.train.teacher).identity()
     return fingerprints
 
 

@@ -196,7 +196,7 @@ class Runs:
         """Fingerprints of the files that a config names; cached, because many runs share them."""
         named = [config.task.source, config.model.sources, config.model.files]
         parts = [OmegaConf.to_container(node, resolve=True) for node in named]
-        key = json.dumps([*parts, config.init_from], sort_keys=True)
+        key = json.dumps([*parts, config.init_from, config.train.teacher], sort_keys=True)
         if key not in self._contents:
             try:
                 self._contents[key] = plans.content(config)

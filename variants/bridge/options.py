@@ -116,10 +116,14 @@ def refuse_ignored(method: str) -> Iterator[None]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         yield
+    said = set()  # PEFT says some things of every layer
     for warning in caught:
         text = " ".join(str(warning.message).split())
         if _IGNORED.search(text):
             raise ValueError(f"options: PEFT's {method} says: {text}")
+        if text in said:
+            continue
+        said.add(text)
         warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
 
 

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib
 import inspect
 import math
 import types
 import typing
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 _WORDS: dict[Any, str] = {
     bool: "true, false",
@@ -153,6 +156,29 @@ def check_without_effect(variant: Any, name: str, where: str) -> None:
     value, default = getattr(variant, name), type(variant).__dataclass_fields__[name].default
     if value != default:
         raise ValueError(f"{name}: {value!r} with {where}, allowed: {default}; it has no effect there")
+
+
+def class_named(field: str, name: str, known: Mapping[str, type[T]], base: type[T]) -> type[T]:
+    """Return the class that `field` names: by a name of `known`, or by the dotted path of a subclass of `base`.
+
+    Raises `ValueError`.
+    """
+    if name in known:
+        return known[name]
+    module, _, attribute = name.rpartition(".")
+    allowed = f"{', '.join(known)}, or the dotted path of a subclass of {base.__module__}.{base.__name__}"
+    try:
+        cls: Any = getattr(importlib.import_module(module), attribute) if module else None
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"{field}: {name!r}, allowed: {allowed}; {error}") from None
+    check(field, name, isinstance(cls, type) and issubclass(cls, base), allowed)
+    found: type[T] = cls
+    return found
+
+
+def fields_of(part: type) -> list[str]:
+    """Return the names of the settings of a dataclass that is a part of a method."""
+    return [f.name for f in dataclasses.fields(part) if f.init]
 
 
 def check(name: str, value: Any, good: bool, allowed: str) -> None:

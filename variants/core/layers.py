@@ -178,6 +178,8 @@ class _Convolution(LayerKind):
 
     def gradient(self, x: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
         layer, padding = self.layer, self.layer.padding
+        if x.ndim == len(self._places) + 1:  # one row without a dimension for rows
+            x, output = x[None], output[None]
         if layer.padding_mode != "zeros" or isinstance(padding, str):
             x, padding = self._padded(x)
         shape, how = layer.weight.shape, (layer.stride, padding, layer.dilation, layer.groups)

@@ -141,6 +141,36 @@ class Passes(Generic[Batch]):
                 raise ValueError(f"targets: {name} is not part of the loss; exclude it")
         return {name: collectives.gather_rows(torch.cat(parts)) for name, parts in seen.items()}
 
+    @torch.no_grad()
+    def squared_inputs(self, adapters: Mapping[str, Adapter], batches: Sequence[Batch]) -> dict[str, torch.Tensor]:
+        """Return Σ x_j² (out, in) by layer: over the places of a step where entry (i, j) of its weight reads x_j.
+
+        All rows i are equal, but in a convolution in groups. Summed over the processes, without padding.
+        """
+        self.count += 1
+        found: dict[str, torch.Tensor] = {}
+        for batch in batches:
+            real = self._real(batch)
+            with contextlib.ExitStack() as stack:
+                for name, adapter in adapters.items():
+
+                    def add(
+                        module: nn.Module, arguments: Any, y: torch.Tensor, name: str = name, real: Any = real
+                    ) -> None:
+                        x, ones = arguments[0], torch.ones_like(y, dtype=_precision(y))
+                        if real is not None:
+                            inside = y.shape[: real.ndim] == real.shape
+                            ones *= real[(..., *(None,) * (y.ndim - real.ndim))] if inside else real.any()
+                        x = x.to(ones.dtype).square() if x.is_floating_point() else x
+                        part = adapters[name].layer_kind.gradient(x, ones)
+                        found[name] = found[name] + part if name in found else part
+
+                    stack.callback(adapter.register_forward_hook(add).remove)
+                stack.enter_context(self._switched_off(adapters))
+                self._loss(batch)
+        all_reached(found, adapters)
+        return {name: collectives.all_reduce_sum(found[name]) for name in adapters}
+
     def _backward(
         self, adapters: Mapping[str, Adapter], compute: Callable[[], torch.Tensor], biases: bool
     ) -> dict[str, torch.Tensor]:

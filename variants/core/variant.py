@@ -153,6 +153,10 @@ class Variant:
         """
         return True
 
+    def is_over(self) -> bool:
+        """Whether nothing is left to train, by the method's own rule: the step that was made is then the run's last."""
+        return False
+
     def on_train_end(self, step: Step) -> None:
         """Runs after the last step, on the model that is reported (the best checkpoint, or the last).
 

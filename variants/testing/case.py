@@ -70,11 +70,17 @@ class Case:
         """Why the method refuses layers of this kind with these settings; None if it does not."""
         if self.kind == "Linear":
             return None
+        return self._begun if isinstance(self._begun, str) else None
+
+    @cached_property
+    def _begun(self) -> tuple[Trained, torch.Tensor] | str:
+        """The undisturbed run before its first step with the state of the random numbers, or why it is refused."""
         try:
-            self.attached()
+            return self.attached(), torch.get_rng_state()
         except ValueError as error:
+            if self.kind == "Linear":
+                raise
             return str(error)
-        return None
 
     @property
     def straight(self) -> Trained:
@@ -107,7 +113,9 @@ class Case:
 
     @cached_property
     def _watched(self) -> tuple[Trained, Start, list[Moment]]:
-        run = self.attached()
+        assert not isinstance(self._begun, str), self._begun
+        run, random = self._begun
+        torch.set_rng_state(random)
         frozen = {name: p.detach().clone() for name, p in run.model.named_parameters() if not p.requires_grad}
         start = Start(frozen, run.variant.closed_form(), trainable(run))
         watch = _Watch()

@@ -8,8 +8,9 @@ from analysis.tables.footnotes import Note
 from analysis.tables.formats.markdown import one_line
 from analysis.tables.sheet import Entry, Head, Section, Sheet
 
-# The natural width, but at most the width of the page.
+# The natural size, but at most the width of the page, and with the notes at most the height that a caption leaves.
 _FIT = "\\resizebox{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}{!}{%"
+_FIT_HEIGHT = "\\resizebox*{!}{\\ifdim\\totalheight>0.9\\textheight 0.9\\textheight\\else\\totalheight\\fi}{%"
 
 
 def render(sheet: Sheet, notes: Sequence[Note], caption: str, label: str) -> str:
@@ -21,6 +22,8 @@ def render(sheet: Sheet, notes: Sequence[Note], caption: str, label: str) -> str
         "\\centering",
         f"\\caption{{{escape(caption)}}}",
         f"\\label{{{label}}}",
+        _FIT_HEIGHT,
+        "\\begin{minipage}{\\linewidth}\\centering",
         _FIT,
         f"\\begin{{tabular}}{{l{'r' * len(sheet.heads)}}}",
         "\\toprule",
@@ -28,10 +31,9 @@ def render(sheet: Sheet, notes: Sequence[Note], caption: str, label: str) -> str
     ]
     for section in sheet.sections:
         lines += ["\\midrule", *_section(section, len(head))]
-    lines += ["\\bottomrule", "\\end{tabular}}", "", "\\medskip"]
-    lines += ["\\begin{minipage}{\\linewidth}\\footnotesize"]
+    lines += ["\\bottomrule", "\\end{tabular}}", "", "\\medskip", "\\raggedright\\footnotesize"]
     lines += [f"{escape(note.text)}\\par" for note in notes]
-    lines += ["\\end{minipage}", "\\end{table}"]
+    lines += ["\\end{minipage}}", "\\end{table}"]
     return "\n".join(lines) + "\n"
 
 

@@ -84,6 +84,34 @@ def test_runs_of_one_study_are_shown_alone():
     assert "group" not in json.dumps(everything["filters"])
 
 
+def shown(capsys, *arguments: str) -> tuple[list[str], str, str]:
+    """Names of the settings that group the runs, the workspace's name, and its JSON."""
+    assert cli.main(["dashboard", *arguments, "--dry-run"]) == 0
+    text = capsys.readouterr().out
+    (runs,) = json.loads(text)["spec"]["section"]["runSets"]
+    return [each["name"] for each in runs["grouping"]], json.loads(text)["displayName"], text
+
+
+def test_of_runs_it_takes_what_differs_their_study_and_their_metrics(store, capsys):
+    for seed in (0, 1):
+        for rank in (4, 8):
+            settings = {"variant.rank": rank, "variant.alpha": 1}
+            store.add("lora", seed, task="opinion", metric__name="pearson", config=settings)
+    names, title, text = shown(capsys, "runs")
+    assert names == ["variant.value.name", "task.value.name", "variant.value.rank"], "seed and alpha tell none apart"
+    assert title.startswith("Loratory: ") and title.removeprefix("Loratory: ") in text.partition("filters")[2]
+    assert "eval/pearson" in text and "eval/accuracy" not in text
+    assert shown(capsys, "runs", "--by", "optim.lr")[0][-1] == "optim.value.lr", "what is given counts"
+
+
+def test_runs_of_several_studies_need_one_to_be_named(store, capsys):
+    for study in ("one", "three"):
+        store.add("lora", 0, study=study, config={"variant.rank": len(study)}, under=f"runs/{study}")
+    assert cli.main(["dashboard", "runs", "--dry-run"]) == 2
+    assert "--study: not given for runs of one, three; allowed: one of them" in capsys.readouterr().err
+    assert shown(capsys, "runs", "--study", "three")[1] == "Loratory: three"
+
+
 def test_the_project_is_that_of_the_tracker_unless_another_is_named(capsys):
     assert cli.main(["dashboard", "--dry-run"]) == 0
     assert json.loads(capsys.readouterr().out)["project"] == "loratory"

@@ -41,7 +41,7 @@ def call(*arguments: str) -> int:
 def test_every_kind_that_the_runs_allow_is_drawn_in_both_formats(runs, capsys):
     assert call() == 0
     names = {name.rpartition(".")[0] for name in files()} - {"captions"}
-    assert {name.partition(".")[0] for name in names} == set(catalogue.NAMES) - {"metric-kept-rank"}
+    assert {name.partition(".")[0] for name in names} == set(catalogue.NAMES) - {"metric-kept-rank", "metric-rate"}
     assert set(files()) == {f"{name}.{form}" for name in names for form in ("png", "svg")} | {"captions.md"}
     assert Path("out/rank-map.movie.adalora.png").read_bytes().startswith(b"\x89PNG")
     assert b"<svg" in Path("out/rank-map.movie.adalora.svg").read_bytes()
@@ -65,8 +65,8 @@ def test_captions_say_what_is_shown_and_what_is_not(runs, capsys):
     text = Path("out/captions.md").read_text()
     assert "## rank-map.movie.adalora\n\nFinal rank of every layer of adalora on movie: mean of 2 seeds." in text
     assert "([png](rank-map.movie.adalora.png))" in text
-    assert "- rank-map, shira on movie: every layer ends at one rank (5): no map is needed\n" in text
-    assert "- metric-kept-rank, adalora on movie; shira on movie: no truncation.json" in text
+    assert "- rank-map: every layer ends at one rank (5): no map is needed (shira on movie)\n" in text
+    assert "- metric-kept-rank: no truncation.json" in text
     assert "## The runs\n\n- Code: commit 0123456789.\n" in text
 
 
@@ -74,9 +74,8 @@ def test_what_is_not_drawn_is_printed_with_the_reason(runs, capsys):
     assert call("--only", "rank-map,metric-kept-rank", "--format", "svg") == 0
     assert capsys.readouterr().out.splitlines() == [
         "out/rank-map.movie.adalora .svg",
-        "Not drawn: rank-map, shira on movie: every layer ends at one rank (5): no map is needed",
-        "Not drawn: metric-kept-rank, adalora on movie; shira on movie: no truncation.json: "
-        "the run was not evaluated at lower ranks",
+        "Not drawn: rank-map: every layer ends at one rank (5): no map is needed (shira on movie)",
+        "Not drawn: metric-kept-rank: no truncation.json: the run was not evaluated at lower ranks",
     ]
 
 
@@ -84,16 +83,29 @@ def test_where_nothing_can_be_drawn_the_command_fails_and_says_why(store, capsys
     store.add("lora", 0)
     assert call("--only", "rank-map") == 2
     out, err = capsys.readouterr()
-    assert out == "Not drawn: rank-map, lora on movie: no ranks.jsonl: the method has no ranks\n"
+    assert out == "Not drawn: rank-map: no ranks.jsonl\n"
     assert err == "analysis: none of these figures can be drawn from the given runs\n"
     assert not Path("out").exists()
+
+
+def test_kinds_that_lack_the_same_are_one_line_and_of_many_rows_three_are_named(store, capsys):
+    for number in range(5):
+        allocate(store.add(f"v{number}", 0), (0, [4] * 6))
+    store.add("lora", 0)
+    assert call("--only", "rank-map,rank-total,memory", "--format", "svg") == 0
+    told = [line for line in capsys.readouterr().out.splitlines() if not line.startswith("Not drawn: rank-total: ")]
+    assert told[1:] == [
+        "Not drawn: rank-map, rank-total: no ranks.jsonl (lora on movie)",
+        "Not drawn: rank-map: every layer ends at one rank (4): no map is needed "
+        "(v0 on movie, v1 on movie, v2 on movie and 2 more)",
+    ]
 
 
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--only", "rank-mop"], "--only: 'rank-mop', allowed: metric-parameters, metric-memory"),
-        (["--only", ","], "--only: ',', allowed: one or more of metric-parameters"),
+        (["--only", "rank-mop"], "--only: 'rank-mop', allowed: metric-seeds, metric-parameters"),
+        (["--only", ","], "--only: ',', allowed: one or more of metric-seeds"),
         (["--format", "pdf"], "--format: 'pdf', allowed: png, svg"),
         (["--pair", "x", "y"], "--pair: 'x', allowed: a folder with one finished run, or a run_id among the runs"),
     ],
@@ -131,6 +143,7 @@ def test_an_output_that_can_not_be_written_is_one_line(store, capsys):
     assert capsys.readouterr().err == "analysis: can't write out/memory.movie.png: File exists\n"
 
 
+@pytest.mark.slow
 def test_figures_never_import_torch(runs):
     code = """if True:
         import sys
@@ -162,6 +175,7 @@ def test_failed_runs_are_no_part_of_a_picture_and_are_named_below(store, capsys)
     assert "- Failed: lora on movie, seed 1: no memory\n" in Path("out/captions.md").read_text()
 
 
+@pytest.mark.slow
 def test_what_a_real_run_leaves_behind_is_drawn(carry_out, tmp_path):
     settings = ("variant=adalora", "variant.rank=3", "variant.target_rank=2", "variant.final_steps=2")
     for seed in (0, 1):

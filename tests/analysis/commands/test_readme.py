@@ -1,4 +1,4 @@
-"""`readme`: the tables of a text are those of the committed records."""
+"""`readme`: tables, verdicts, rates and pictures of a text are those of the committed records."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def call(capsys, *arguments: str) -> tuple[int, str, str]:
 
 
 def test_tables_are_put_between_their_markers(study, capsys, table):
-    assert call(capsys) == (0, "README.md: 2 tables, now as in runs/reference\n", "")
+    assert call(capsys) == (0, "README.md: 2 blocks, now as in runs/reference\n", "")
     plain = table("runs/reference/families")
     split = table("runs/reference/families", "--memory", "--group", "budget")
     assert Path("README.md").read_text() == (
@@ -51,7 +51,7 @@ def test_tables_are_put_between_their_markers(study, capsys, table):
 def test_a_second_time_nothing_changes(study, capsys):
     call(capsys)
     before = Path("README.md").stat().st_mtime_ns, Path("README.md").read_bytes()
-    assert call(capsys) == (0, "README.md: 2 tables, as in runs/reference\n", "")
+    assert call(capsys) == (0, "README.md: 2 blocks, as in runs/reference\n", "")
     assert (Path("README.md").stat().st_mtime_ns, Path("README.md").read_bytes()) == before
 
 
@@ -66,7 +66,7 @@ def test_check_fails_where_a_table_differs_and_shows_how(study, capsys):
     assert code == 1
     assert any(line.startswith("-| sora") and "90.00" in line for line in out.splitlines())
     assert any(line.startswith("+| sora") and "70.00" in line for line in out.splitlines())
-    assert out.endswith("README.md: its tables differ from runs/reference; without --check they are regenerated\n")
+    assert out.endswith("README.md: it differs from runs/reference; without --check it is regenerated\n")
 
 
 def test_check_fails_where_a_record_changes(study, store, capsys):
@@ -77,12 +77,12 @@ def test_check_fails_where_a_record_changes(study, store, capsys):
 
 def test_markers_inside_a_sentence_are_words(store, capsys):
     Path("README.md").write_text("Between `<!-- table:STUDY -->` and `<!-- /table -->`.\n")
-    assert call(capsys, "--check") == (0, "README.md: 0 tables, as in runs/reference\n", "")
+    assert call(capsys, "--check") == (0, "README.md: 0 blocks, as in runs/reference\n", "")
 
 
 def test_a_text_without_tables_says_so(store, capsys):
     Path("README.md").write_text("Nothing here.\n")
-    assert call(capsys, "--check") == (0, "README.md: 0 tables, as in runs/reference\n", "")
+    assert call(capsys, "--check") == (0, "README.md: 0 blocks, as in runs/reference\n", "")
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_a_text_without_tables_says_so(store, capsys):
         ("a\n<!-- /table -->", "line 2: <!-- /table --> without a table before it"),
         (
             "<!-- table:families -->\n<!-- table:families -->\n<!-- /table -->",
-            "line 2: a table inside the one of line 1",
+            "line 2: a table inside the table of line 1",
         ),
         (
             "<!-- table:families --> here",
@@ -153,3 +153,51 @@ def test_a_text_that_is_not_there(store, capsys):
 def test_the_tables_of_this_repository_are_those_of_its_records(monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     assert cli.main(["readme", "README.md", "--check"]) == 0, capsys.readouterr().out
+
+
+def test_verdicts_of_every_row_against_one_are_over_tasks_and_seeds(store, capsys):
+    for task in ("movie", "opinion"):
+        for seed in range(3):
+            store.add("lora", seed, 0.7 + seed / 100, task=task, under="runs/reference/main")
+            store.add("sora", seed, 0.8 + seed / 90, task=task, under="runs/reference/main")
+    Path("README.md").write_text("<!-- compare:main --all lora -->\n<!-- /compare -->\n")
+    assert call(capsys)[0] == 0
+    text = Path("README.md").read_text()
+    assert "Over tasks and seeds, in points (movie, opinion):" in text
+    (row,) = [line for line in text.splitlines() if line.startswith("| sora")]
+    assert [cell.strip() for cell in row.split("|")][2:5] == ["2", "6", "10.11"] and row.endswith(" better |")
+    assert "- sora against lora, 2 tasks: better on 2." in text
+    assert call(capsys, "--check")[0] == 0
+
+
+def test_chosen_rates_are_a_table_of_methods_and_tasks(store, capsys):
+    for rate, score in ((1e-4, 0.5), (1e-3, 0.8), (1e-2, 0.7)):
+        for task in ("movie", "opinion"):
+            edge = 1 - score if task == "opinion" else score
+            config = {"optim.lr": rate}
+            store.add("lora", 100, score, task=task, under="runs/reference/tune", config=config, select__accuracy=edge)
+    Path("README.md").write_text("<!-- choose:tune -->\n<!-- /choose -->\n")
+    assert call(capsys)[0] == 0
+    (row,) = [line for line in Path("README.md").read_text().splitlines() if line.startswith("| lora")]
+    assert [cell.strip() for cell in row.split("|")][1:-1] == ["lora", "1e-3", "1e-4*", "0.0"]
+
+
+def test_pictures_are_written_beside_the_text_and_compared(store, capsys):
+    for seed in range(2):
+        store.add("lora", seed, 0.7 + seed / 100, under="runs/reference/main")
+    Path("README.md").write_text("<!-- figures:main --only metric-seeds -->\n<!-- /figures -->\n")
+    assert call(capsys)[0] == 0
+    picture = Path("images/main/metric-seeds.movie.png")
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert "![metric-seeds.movie](images/main/metric-seeds.movie.png)" in Path("README.md").read_text()
+    assert call(capsys, "--check") == (0, "README.md: 1 block, as in runs/reference\n", "")
+    picture.write_bytes(b"other")
+    code, out, _ = call(capsys, "--check")
+    assert code == 1 and "images/main/metric-seeds.movie.png: the picture differs\n" in out
+
+
+def test_several_texts_are_checked_at_once(study, capsys):
+    Path("other.md").write_text("Nothing here.\n")
+    assert call(capsys, "other.md", "--check")[0] == 1
+    assert call(capsys, "other.md")[0] == 0
+    assert call(capsys, "other.md", "--check")[0] == 0

@@ -44,6 +44,8 @@ LATEX = r"""% needs \usepackage{booktabs,graphicx}
 \centering
 \caption{Results on movie, opinion.}
 \label{tab:results}
+\resizebox*{!}{\ifdim\totalheight>0.9\textheight 0.9\textheight\else\totalheight\fi}{%
+\begin{minipage}{\linewidth}\centering
 \resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%
 \begin{tabular}{lrrrrrrrrrrrr}
 \toprule
@@ -56,7 +58,7 @@ lora rank=8 & \textbf{82.50} (1) & \textbf{64.00} (1) & \textbf{73.25} (1) & \te
 \end{tabular}}
 
 \medskip
-\begin{minipage}{\linewidth}\footnotesize
+\raggedright\footnotesize
 Cells: mean $\pm$ sd (n): sd is the standard deviation over seeds (ddof 1), n the number of runs; a cell with one run has no $\pm$.\par
 $\times$100: accuracy, pearson; bold: the best mean of its column and its ties; underlined: the second best and its ties.\par
 Average: the mean over the 2 tasks; without (n) where the tasks of a row have different seeds; rows without runs on every task have none.\par
@@ -68,7 +70,7 @@ Code: commit 0123456789.\par
 Failed: full on opinion, seed 0: out\_of\_memory \textbar{} 3 GiB\par
 Blank on opinion, 1 run failed: full\par
 Not used, can't be trusted: runs/foreign/record.json: version: None, allowed: a whole number $\geq$ 1\par
-\end{minipage}
+\end{minipage}}
 \end{table}
 """  # noqa: E501
 

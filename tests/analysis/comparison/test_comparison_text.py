@@ -117,7 +117,7 @@ def _number(cell: str) -> float | str:
 def test_json_has_what_the_others_have(two, capsys):
     assert cli.main(command("--format", "json")) == 0
     found = json.loads(capsys.readouterr().out)
-    assert list(found) == ["verdicts", "tests", "not_compared", "ranks", "notes"]
+    assert list(found) == ["verdicts", "tests", "over_tasks_and_seeds", "not_compared", "ranks", "notes"]
     assert [f"- {verdict['text']}" for verdict in found["verdicts"]] == MARKDOWN.splitlines()[:2]
     assert [note["text"] for note in found["notes"] if note["problem"]] == PROBLEMS.splitlines()
     head, *body = CSV.splitlines()

@@ -1,9 +1,10 @@
-"""The metric against costs: points, bars, the front."""
+"""The metric against costs: points, bars, names, and which rows no cheaper row beats."""
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
-from matplotlib.colors import to_rgba
 
 from tests.analysis.plots.conftest import legend, marked, only
 
@@ -32,41 +33,62 @@ def test_axes_say_what_they_are(store, draw):
     assert axes.get_ylabel() == "movie: accuracy × 100, best on validation"
 
 
-def test_marks_on_the_front_are_filled_and_the_caption_names_them(store, draw):
-    add(store, "lora", 1000, [0.7])
-    add(store, "worse", 2000, [0.6])
-    add(store, "full", 90_000, [0.9])
+def test_marks_of_rows_that_no_cheaper_row_beats_are_filled_and_the_caption_names_them(store, draw):
+    add(store, "lora", 1000, [0.70, 0.71, 0.72])
+    add(store, "worse", 2000, [0.60, 0.61, 0.62])
+    add(store, "perhaps", 3000, [0.66, 0.69, 0.72])
+    add(store, "full", 90_000, [0.90, 0.91, 0.92])
     picture, figure = only(draw(KIND))
     filled = {m.get_xdata()[0]: m.get_markerfacecolor() != "white" for m in marked(figure, "point")}
-    assert filled == {1000: True, 2000: False, 90_000: True}
-    assert picture.caption.endswith("On the Pareto front (no row is as cheap and better): lora, full.")
+    assert filled == {1000: True, 2000: False, 3000: True, 90_000: True}
+    assert picture.caption.endswith("two standard errors of the difference; they are lora, perhaps, full.")
 
 
-def test_where_lower_is_better_the_front_goes_down(store, draw):
-    for variant, effective, value in (("lora", 1000, 1.5), ("worse", 2000, 1.9), ("full", 90_000, 0.5)):
-        add(store, variant, effective, [value], metric__name="rmse", metric__higher_is_better=False)
+def test_budgets_that_are_met_to_one_rank_are_equal_costs(store, draw):
+    add(store, "lora", 299_900, [0.60, 0.61, 0.62])
+    add(store, "sora", 300_000, [0.80, 0.81, 0.82])
+    _, figure = only(draw(KIND))
+    filled = {m.get_xdata()[0]: m.get_markerfacecolor() != "white" for m in marked(figure, "point")}
+    assert filled == {299_900: False, 300_000: True}
+
+
+def test_where_lower_is_better_lower_rows_beat(store, draw):
+    for variant, effective, value in (("lora", 1000, 1.5), ("worse", 2000, 1.9)):
+        add(store, variant, effective, [value, value + 0.01], metric__name="rmse", metric__higher_is_better=False)
     picture, figure = only(draw(KIND))
-    assert "better): lora, full." in picture.caption
+    assert picture.caption.endswith("they are lora.")
     assert figure.axes[0].get_ylabel() == "movie: rmse, best on validation (lower is better)"
 
 
-def test_the_front_is_a_staircase_that_ends_at_the_right(store, draw):
+def test_of_single_seeds_nothing_is_shown(store, draw):
     add(store, "lora", 1000, [0.7])
-    add(store, "full", 2000, [0.9])
-    _, figure = only(draw(KIND))
-    (front,) = marked(figure, "front")
-    assert front.get_drawstyle() == "steps-post"
-    assert list(front.get_xdata()) == [1000, 2000, figure.axes[0].get_xlim()[1]]
-    assert list(front.get_ydata()) == pytest.approx([70, 90, 90])
+    add(store, "worse", 2000, [0.6])
+    picture, figure = only(draw(KIND))
+    assert all(m.get_markerfacecolor() != "white" for m in marked(figure, "point"))
+    assert picture.caption.endswith("Of one seed each, no row is shown to be better than another.")
+    assert not figure.legends
 
 
-def test_the_legend_says_what_a_bar_is(store, draw):
+def test_the_legend_says_what_a_bar_and_a_mark_are(store, draw):
     add(store, "lora", 1000, [0.7, 0.8, 0.9])
     add(store, "full", 2000, [0.9])
     _, figure = only(draw(KIND))
     title, labels = legend(figure)
     assert title == "mean ± sd over seeds, n = 1 to 3; none where n = 1"
-    assert labels == ["full", "lora", "Pareto front (filled marks)"]
+    assert labels == ["no row that costs as little is shown to be better", "such a row is"]
+
+
+@pytest.mark.parametrize("rows", [3, 30])
+def test_every_row_is_named_and_no_name_is_upon_another(store, draw, rows):
+    for number in range(rows):
+        add(store, f"variant-{number}", 1000 + number % 2, [0.5 + number / 1000])
+    _, figure = only(draw(KIND))
+    figure.canvas.draw()
+    names = marked(figure, "name")
+    assert sorted(name.get_text() for name in names) == sorted(f"variant-{number}" for number in range(rows))
+    boxes = [name.get_window_extent().padded(-1) for name in names]
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
+    assert all(box.x1 <= figure.bbox.x1 and box.y0 >= 0 and box.y1 <= figure.bbox.y1 for box in boxes)
 
 
 def test_bars_are_as_long_as_the_sd(store, draw):
@@ -77,11 +99,10 @@ def test_bars_are_as_long_as_the_sd(store, draw):
     assert [sorted(ends) for ends in vertical] == [pytest.approx([75 - 7.0711, 75 + 7.0711], abs=1e-3)]
 
 
-def test_one_seed_has_no_bar_and_the_legend_says_so(store, draw):
+def test_one_seed_has_no_bar_and_the_caption_says_so(store, draw):
     add(store, "lora", 1000, [0.7])
     picture, figure = only(draw(KIND))
     assert not [s for lines in figure.axes[0].collections for s in lines.get_segments()]
-    assert legend(figure)[0] == "one seed each: no spread"
     assert "one seed each: no spread" in picture.caption
 
 
@@ -94,23 +115,6 @@ def test_a_method_without_parameters_has_a_place_on_the_axis(store, draw):
     assert axes.get_xscale() == "symlog"
     assert {m.get_xdata()[0] for m in marked(figure, "point")} == {0, 1000, 10_000_000}
     assert axes.get_xlim()[0] <= 0
-
-
-def test_rows_at_one_place_can_all_be_seen(store, draw):
-    for variant in ("a", "b", "c"):
-        add(store, variant, 1000, [0.7])
-    _, figure = only(draw(KIND))
-    assert [mark.get_markersize() for mark in marked(figure, "point")] == [12, 9, 6]
-
-
-def test_many_rows_are_grey_but_those_on_the_front(store, draw):
-    for number in range(30):
-        add(store, f"v{number}", 1000 + number, [0.5 - number / 1000 if number else 0.6])
-    _, figure = only(draw(KIND))
-    marks = marked(figure, "point")
-    grey = [mark for mark in marks if to_rgba(mark.get_color()) == to_rgba("#888888")]
-    assert (len(marks), len(grey)) == (30, 29)
-    assert legend(figure)[1] == ["v0", "not on the front (29 rows)", "Pareto front (filled marks)"]
 
 
 def test_a_row_whose_cost_was_not_recorded_is_left_out_with_the_reason(store, draw):

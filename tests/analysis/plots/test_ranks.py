@@ -36,7 +36,7 @@ def test_ranks_that_are_all_the_same_need_no_map(store, draw):
     assert not pictures
     assert {(item.what, item.reason) for item in left_out} == {
         ("lora on movie", "every layer ends at one rank (8): no map is needed"),
-        ("full on movie", "no ranks.jsonl: the method has no ranks"),
+        ("full on movie", "no ranks.jsonl"),
     }
 
 

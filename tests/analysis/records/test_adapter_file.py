@@ -26,13 +26,15 @@ from variants.sora import SoRA
 from variants.sparse import SparseLoRA
 from variants.spiel import SpIEL
 from variants.testing.case import Case
+from variants.testing.toys import KINDS
 
 READABLE = (LoRA, AdaLoRA, IncreLoRA, ElaLoRA, DyLoRA, SoRA, SparseLoRA, SHiRA, SpIEL)
 SPARSE = (SparseLoRA, SHiRA, SpIEL, RoSA)
 
 
 # Every setting on linear layers; on the other kinds, whose weights lie in memory otherwise, the first one.
-CASES = [c for c in found.cases() if c.kind == "Linear" or (c.cls in READABLE and c.params == c.cls.test_params()[0])]
+CASES = [c for c in found.cases() if c.kind == "Linear"]
+CASES += [Case(cls, cls.test_params()[0], kind) for cls in READABLE for kind in KINDS if kind != "Linear"]
 
 
 def saved_by(case, folder):
@@ -54,7 +56,7 @@ def relative(values, count: int) -> np.ndarray:
     return values / values[0] if values[0] > 0 else values
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", found.marked(CASES), ids=str)
 def test_a_saved_spectrum_is_that_of_the_update_or_is_refused(case, tmp_path):
     variant = saved_by(case, tmp_path)
     saved = Saved(tmp_path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from analysis.stats.matrices import chance_jaccard, effective_rank, jaccard, pareto_front, subspace_similarity
+from analysis.stats.matrices import chance_jaccard, effective_rank, jaccard, subspace_similarity, unbeaten
 
 
 def orthonormal(rows: int, columns: int, seed: int = 0) -> np.ndarray:
@@ -84,33 +84,17 @@ def test_jaccard_of_random_sets_is_about_what_chance_says():
     assert np.mean(found) == pytest.approx(30 / 370, rel=0.05)
 
 
-def test_the_front_holds_what_nothing_beats():
-    #         cheap and bad, better, dearer and worse, dearest and best
-    costs, values = [1, 2, 3, 4], [0.5, 0.8, 0.7, 0.9]
-    assert pareto_front(costs, values, higher_is_better=True) == [0, 1, 3]
-    assert pareto_front(costs, [-v for v in values], higher_is_better=False) == [0, 1, 3]
+def test_a_point_that_costs_as_little_and_is_better_by_two_standard_errors_beats():
+    costs, means, errors = [1, 1, 2, 3], [0.5, 0.7, 0.6, 0.9], [0.01] * 4
+    assert unbeaten(costs, means, errors, higher_is_better=True) == [1, 3]
+    assert unbeaten(costs, [-mean for mean in means], errors, higher_is_better=False) == [1, 3]
+    assert unbeaten(costs, means, [0.08] * 4, higher_is_better=True) == [1, 0, 2, 3], "within the noise"
 
 
-def test_the_front_goes_by_cost_whatever_the_order_of_points():
-    assert pareto_front([4, 1, 2], [0.9, 0.5, 0.8], higher_is_better=True) == [1, 2, 0]
+@pytest.mark.parametrize(("cost", "expected"), [(1.009, [1]), (1.011, [0, 1])])
+def test_costs_within_the_slack_are_equal(cost, expected):
+    assert unbeaten([1, cost], [0.5, 0.7], [0.01, 0.01], True, slack=0.01) == expected
 
 
-def test_of_one_cost_only_the_best_is_on_the_front_and_equal_points_are_there_together():
-    assert pareto_front([1, 1, 1], [0.5, 0.8, 0.8], higher_is_better=True) == [1, 2]
-
-
-def test_dearer_and_just_as_good_is_not_on_the_front():
-    assert pareto_front([1, 2], [0.8, 0.8], higher_is_better=True) == [0]
-
-
-def test_every_point_off_the_front_is_beaten_by_one_on_it():
-    draw = np.random.default_rng(3)
-    costs, values = draw.integers(0, 20, 80).tolist(), draw.integers(0, 20, 80).tolist()
-    front = pareto_front(costs, values, higher_is_better=True)
-
-    def beats(k: int, other: int) -> bool:
-        as_good = costs[k] <= costs[other] and values[k] >= values[other]
-        return as_good and (costs[k], values[k]) != (costs[other], values[other])
-
-    for k in range(80):
-        assert (k in front) == (not any(beats(other, k) for other in range(80)))
+def test_of_a_single_value_nothing_is_shown():
+    assert unbeaten([1, 2, 3], [0.9, 0.5, 0.4], [None, 0.01, None], True) == [0, 1, 2]

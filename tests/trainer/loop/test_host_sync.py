@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.trainer.every_method import FIRST, LOOP, METHODS, class_of
+from tests.trainer.every_method import FIRST, LAST, LOOP, class_of
 from trainer.loop.loop import Loop
 from variants.core.kernels import dropout
-from variants.core.variant import field_names
+from variants.core.variant import Variant, field_names
 
 pytestmark = pytest.mark.slow
 
@@ -102,20 +102,31 @@ OURS, THEIRS = 1, 1  # the gradients' norm; transformers looks whether the batch
 DECISION = 4  # more in a step that decides: scores; whether they are finite; how many fall into which layer; ranks
 DRAWN = {"dylora": 1}  # its rank, a number of the host's generator
 
+IN_STEPS = ("on_step_begin", "penalty", "on_gradients", "on_update")
+
+
+def acts_in_steps(cls: type[Variant]) -> bool:
+    return any(getattr(cls, hook) is not getattr(Variant, hook) for hook in IN_STEPS)
+
+
 # PEFT's own AdaLoRA reads its scores layer by layer when it masks, in its own code.
-RUNS = {key: run for key, run in METHODS.items() if run[0] != "peft_adalora"}
-ONE_OF_EACH = {name: run for name, run in FIRST.items() if run in RUNS.values()}
+ONE_OF_EACH = {name: run for name, run in FIRST.items() if name != "peft_adalora"}
+RUNS = {key: run for key, run in LAST.items() if run[0] in ONE_OF_EACH and acts_in_steps(class_of(run[0]))}
 # Steps of these between the first and the last in which something is decided.
 DECISIONS = {"_template_adaptive": 7, "adalora": 3, "elalora": 3, "increlora": 4, "rosa": 1, "sparse": 7, "spiel": 3}
 DECISIONS |= {
     "allocated": 3,
+    "aroma": 4,
     "para": 3,
     "dynamic_dora": 4,
     "flexlora": 2,
     "igulora": 6,
+    "l1ra": 5,
     "lift": 3,
+    "losia": 3,
     "lota": 1,
     "lt_sft": 1,
+    "masked": 4,
     "smt": 1,
 }
 

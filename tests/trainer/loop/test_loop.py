@@ -190,6 +190,7 @@ def test_early_stopping_ends_the_run_after_so_many_worse_evaluations(carry_out):
     assert (record.steps.done, record.steps.total) == (8, 36)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [

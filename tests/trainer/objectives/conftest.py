@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.composing import composed
+from tests.conftest import folder_of
 from tests.trainer.objectives import language
 
 WORDS = ["a", "warm", "film", "with", "bright", "cast", "dull", "plot", "slow", "hollow", "ending", "pale", "hero"]
@@ -80,6 +82,23 @@ def trained(llama, tables, tmp_path) -> Callable[..., Any]:
 
         everything = [*overrides(llama, tmp_path), *tables[form], *more]
         return run(plan(composed(everything)), everything)
+
+    return carried_out
+
+
+@pytest.fixture(scope="session")
+def learned(llama, tables, tmp_path_factory) -> Callable[[str], tuple[Any, Path, list[str]]]:
+    """The record, the folder and the overrides of a longer run on a form of rows; carried out once."""
+
+    @functools.cache
+    def carried_out(form: str) -> tuple[Any, Path, list[str]]:
+        from trainer.runs.run import run
+        from trainer.sweeps.plan import plan
+
+        place = tmp_path_factory.mktemp(form)
+        everything = [*overrides(llama, place), *tables[form], "machine.log_every=4", "train.max_steps=16"]
+        record = run(plan(composed(everything)), everything)
+        return record, folder_of(record, place), everything
 
     return carried_out
 

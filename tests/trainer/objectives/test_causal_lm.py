@@ -162,12 +162,12 @@ def log_likelihood(parts, model, prompt: str, answer: str) -> float:
     return float(sum(scores[place - 1, ids[place]] for place in range(len(before), len(ids))))
 
 
-def test_a_choice_is_that_with_the_highest_likelihood_or_with_the_highest_by_letter(trained, llama, tables, tmp_path):
+def test_a_choice_is_that_with_the_highest_likelihood_or_with_the_highest_by_letter(learned):
     from trainer.runs.finished import opened
 
-    record = trained("choices")
-    kept = pd.read_parquet(folder_of(record, tmp_path) / "predictions.parquet")
-    with opened(folder_of(record, tmp_path)) as run:
+    record, folder, _ = learned("choices")
+    kept = pd.read_parquet(folder / "predictions.parquet")
+    with opened(folder) as run:
         table = run.objective.content.splits["validation"]
         for row in table:
             scores = [log_likelihood(run.context, run.model, row["prompt"], f" {choice}") for choice in row["choices"]]
@@ -212,16 +212,16 @@ def test_what_is_written_does_not_depend_on_the_prompts_beside_it(checked):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_run_learns_and_analysis_computes_its_metrics_again(form, trained, tmp_path):
+def test_a_run_learns_and_analysis_computes_its_metrics_again(form, learned):
     from analysis.comparison import predictions
     from analysis.records.runs import Run
 
-    record = trained(form, "machine.log_every=4", "train.max_steps=16")
+    record, folder, _ = learned(form)
     assert record.params.head == 0 and record.data.labels is None and record.time.tokens_per_second > 0
-    lines = [json.loads(line) for line in (folder_of(record, tmp_path) / "metrics.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     losses = [line["train/task_loss"] for line in lines if "train/task_loss" in line]
     assert losses[-1] < losses[0]
-    run = Run(str(folder_of(record, tmp_path)), record)
+    run = Run(str(folder), record)
     found = predictions.of_split(predictions.table(run), run, "validation", record.metric.name)
     assert {name: found.score(name) for name in record.metrics} == pytest.approx(record.metrics)
     assert (record.metric.percent, record.metric.higher_is_better) == (
@@ -229,6 +229,7 @@ def test_a_run_learns_and_analysis_computes_its_metrics_again(form, trained, tmp
     )
 
 
+@pytest.mark.slow
 def test_two_runs_are_compared_over_their_texts(trained, tmp_path, monkeypatch, capsys):
     from analysis.commands import cli
 
@@ -242,23 +243,25 @@ def test_two_runs_are_compared_over_their_texts(trained, tmp_path, monkeypatch, 
 
 
 @pytest.mark.parametrize("form", ["response", "text"])
-def test_a_dry_run_says_what_the_run_needs(form, llama, tables, tmp_path, trained):
+def test_a_dry_run_says_what_the_run_needs(form, learned):
     from trainer.runs import dry_run
 
-    record = trained(form)
-    found = dry_run.predict(plan(composed([*overrides(llama, tmp_path), *tables[form]])))
+    record, _, settings = learned(form)
+    found = dry_run.predict(plan(composed(settings)))
     assert found.head == 0 and found.batch.unit == "token" and found.adapter == record.params.adapter_start
     assert found.activations == record.memory.activations and found.optimizer == record.memory.optimizer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "more", [["model.dtype=bfloat16"], ["train.autocast=true"], ["train.gradient_checkpointing=true"]]
+    "more", [["model.dtype=bfloat16"], ["train.autocast=true", "train.gradient_checkpointing=true"]]
 )
 @pytest.mark.parametrize("form", ["response", "choices"])
 def test_it_trains_in_half_precision_and_with_recomputed_blocks(form, more, trained):
     assert trained(form, *more).status == "done"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["full", "sora", "adalora", "svft", "peft_lora"])
 def test_methods_adapt_a_language_model(variant, trained):
     assert trained("choices", f"variant={variant}").status == "done"
@@ -274,12 +277,12 @@ def test_what_makes_words_is_never_trained_unasked(tied, checked, tmp_path):
 
 
 @pytest.mark.parametrize("to", ["peft", "merged"])
-def test_exported_it_is_the_same_model(to, trained, tmp_path):
+def test_exported_it_is_the_same_model(to, learned):
     from transformers import AutoModelForCausalLM
 
     from weights import cli
 
-    folder = folder_of(trained("response"), tmp_path)
+    folder = learned("response")[1]
     assert cli.main(["export", str(folder), "--to", to]) == 0
     made = folder / "export" / to
     if to == "peft":
@@ -288,6 +291,7 @@ def test_exported_it_is_the_same_model(to, trained, tmp_path):
         assert AutoModelForCausalLM.from_pretrained(made).lm_head.weight.shape[1] == 16
 
 
+@pytest.mark.slow
 def test_interrupted_it_ends_with_the_same_bits(trained, monkeypatch, tmp_path):
     from safetensors.torch import load_file
 

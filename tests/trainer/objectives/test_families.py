@@ -46,6 +46,7 @@ def together_and_alone(folder):
         return together, made.predictions(rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "family"), CASES)
 def test_a_family_trains_and_predicts(kind, family, tmp_path):
     model = other_kinds.model(kind, tmp_path / "model", family)

@@ -17,12 +17,11 @@ from trainer.objectives import kinds
 from trainer.sweeps.plan import plan
 
 OF_ONE_FORMAT = {"gguf.py"}  # unpacks files that hold language models and nothing else
-OF_TEXT = {"generate.py", "harness.py"}  # commands for models that write, and for no other kind
 FILES = [
     path
     for room in ("trainer", "weights", "analysis")
     for path in sorted((ROOT / room).rglob("*.py"))
-    if ROOT / "trainer" / "objectives" not in path.parents and path.name not in OF_ONE_FORMAT | OF_TEXT
+    if ROOT / "trainer" / "objectives" not in path.parents and path.name not in OF_ONE_FORMAT
 ]
 
 

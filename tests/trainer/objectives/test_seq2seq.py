@@ -113,7 +113,7 @@ def test_what_is_written_is_the_likeliest_token_each_time_whatever_is_beside_it(
     parts = checked(rows, "task.max_new_tokens=6", model=family)
     network = Network(assemble.load(parts).eval(), parts.source, torch.device("cpu"), False)
     batch, words = batch_of(parts, range(6)), parts.tokenizer
-    found = parts.objective._written(network, batch.inputs)
+    found = parts.objective.written(network, batch.inputs)
     for row, text in enumerate(found):
         ids = torch.tensor([parts.rows.train[row]["input_ids"]])
         read = [network.model.config.decoder_start_token_id]
@@ -136,7 +136,7 @@ def test_a_checkpoints_settings_of_generation_have_no_say(models, checked, tmp_p
     for parts in (plain, other):
         network = Network(assemble.load(parts).eval(), parts.source, torch.device("cpu"), False)
         settings = network.model.generation_config.to_dict()
-        texts.append(parts.objective._written(network, batch_of(parts, range(8)).inputs))
+        texts.append(parts.objective.written(network, batch_of(parts, range(8)).inputs))
         assert network.model.generation_config.to_dict() == settings
     assert settings["no_repeat_ngram_size"] == 1 and texts[0] == texts[1]
 
@@ -163,6 +163,7 @@ def test_scores_are_those_of_the_libraries(trained):
     assert record.metrics["perplexity"] == pytest.approx(torch.tensor(loss).exp().item())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_it_learns_and_tied_embeddings_are_neither_trained_nor_wrapped(family, trained, models, capsys):
     from trainer.runs.finished import opened

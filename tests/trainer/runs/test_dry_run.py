@@ -10,7 +10,7 @@ from tests.trainer.every_method import FIRST, LOOP, METHODS
 from tests.trainer.sweeping import finished
 from trainer.errors import ConfigError
 from trainer.model import backbone as models
-from trainer.runs.dry_run import predict
+from trainer.runs.dry_run import Batch, Prediction, Row, predict, table
 from trainer.sweeps.plan import plan
 
 pytestmark = pytest.mark.slow
@@ -119,3 +119,22 @@ def test_of_a_sweep_it_prints_one_table_and_makes_no_run(tiny_overrides, tmp_pat
     assert first.count("lora on tiny") == first.count("head on tiny") == 1
     assert first.count("together, the largest memory") == 1
     assert not list((tmp_path / "runs").rglob("record.json"))
+
+
+def test_the_total_of_a_sweep_counts_what_can_not_be_predicted():
+    """Its runs and seconds count, and the largest memory is a lower bound."""
+    known = Prediction(12, Batch([0], 7, "token"), 9, 2, 1, 0, 2**20, 0, 0, 0)
+    rows = [Row("lora on movie", 2, known, 30.0), Row("found on movie", 3, "its ranks are not known", 60.0)]
+    head, lora, found, total, note = table(rows)
+    assert head.split() == ["runs", "steps", "trained", "MiB", "time"]
+    assert lora.split()[-6:] == ["2", "12", "3", "1.0", "30", "s"]
+    assert found.split()[-6:] == ["3", "?", "?", "?", "60", "s"]
+    assert total.split()[-5:] == ["5", "≥", "1.0", "2", "min"]
+    assert note == "found on movie: not predicted: its ranks are not known"
+
+
+def test_a_sweep_of_which_nothing_is_done_says_why_no_time_is_estimated():
+    known = Prediction(12, Batch([0], 7, "token"), 9, 2, 1, 0, 2**20, 0, 0, 0)
+    *_, total, note = table([Row("lora on movie", 2, known, None)])
+    assert total.split()[-3:] == ["2", "1.0", "?"]
+    assert note == "time ?: no run of the sweep is done, by which it could be estimated"

@@ -36,9 +36,9 @@ def other_task(tmp_path):
 
 
 @pytest.fixture
-def source(carry_out, tmp_path):
-    """Carries out a run to start from; its folder."""
-    return lambda *overrides: folder_of(carry_out(*overrides), tmp_path)
+def source(finished_run):
+    """The folder of a finished run to start from."""
+    return finished_run
 
 
 def trained(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], dict[str, int]]:

@@ -13,9 +13,9 @@ from trainer.sweeps.plan import plan
 
 
 @pytest.fixture
-def done(carry_out, tmp_path):
+def done(finished_run):
     """A finished run's folder."""
-    return folder_of(carry_out("train.max_steps=2"), tmp_path)
+    return finished_run("train.max_steps=2")
 
 
 def edited(text: str, **changes) -> str:

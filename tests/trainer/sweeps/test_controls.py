@@ -66,6 +66,12 @@ def told(tiny_overrides, tmp_path):
     return call
 
 
+@pytest.fixture
+def origin(finished_run) -> Path:
+    """The folder of a run of AdaLoRA."""
+    return finished_run(*ADALORA)
+
+
 def records(tmp_path: Path) -> dict[tuple[str, int], dict]:
     """The records below the folder, by variant and seed."""
     rows = [json.loads(path.read_text()) for path in (tmp_path / "runs").rglob("record.json")]
@@ -77,6 +83,7 @@ def ranks(tmp_path: Path, row: dict) -> dict[str, int]:
     return json.loads(path.read_text().splitlines()[-1])["ranks"]
 
 
+@pytest.mark.slow
 def test_one_sweep_carries_out_a_method_and_its_controls(told, tmp_path, capsys):
     command = ["variant=tiny/permuted,tiny/found,tiny/peak_cut,tiny/adalora", "seed=0,1"]
     code, output = told(*command)
@@ -103,6 +110,7 @@ def test_one_sweep_carries_out_a_method_and_its_controls(told, tmp_path, capsys)
     assert sorted(rows) == ["adalora", "found", "peak-cut", "permuted"], "both seeds of a control are in one row"
 
 
+@pytest.mark.slow
 def test_a_run_that_no_one_carries_out_is_named_before_anything_starts(told, tmp_path):
     code, output = told("variant=tiny/found", "seed=3")
     assert code == 1 and not list(tmp_path.rglob("record.json"))
@@ -113,30 +121,32 @@ def test_a_run_that_no_one_carries_out_is_named_before_anything_starts(told, tmp
     assert code == 1 and line.startswith("error: variant.ranks_from: adalora on tiny, seed 3 (")
 
 
+@pytest.mark.slow
 def test_other_settings_of_a_waiting_run_are_checked_before_anything_starts(told, tmp_path):
     code, output = told("variant=tiny/found,tiny/adalora", "variant.targets=[nowhere]")
     assert code == 1 and not list(tmp_path.rglob("record.json"))
     assert "2 of 2 runs can't be carried out" in output
 
 
+@pytest.mark.slow
 def test_a_dry_run_predicts_what_does_not_wait(told, tmp_path):
     code, output = told("variant=tiny/found,tiny/adalora", "machine.dry_run=true")
     assert code == 0 and not (tmp_path / "runs").exists(), output
-    assert "found" in output and "not predicted, its ranks are not known before the run " in output
+    assert "found" in output and "not predicted: its ranks are not known before the run " in output
 
 
-def test_a_control_of_a_run_that_was_repeated_since_says_so(carry_out, tmp_path, configured, tiny_overrides, caplog):
-    folder = folder_of(carry_out(*ADALORA), tmp_path)
-    control = carry_out(*at_ranks_of(folder))
-    config = [*tiny_overrides, *at_ranks_of(folder)]
+def test_a_control_of_a_run_that_was_repeated_since_says_so(origin, carry_out, configured, tiny_overrides, caplog):
+    control = carry_out(*at_ranks_of(origin))
+    config = [*tiny_overrides, *at_ranks_of(origin)]
     assert plan(configured(config)).done and "carried out again" not in caplog.text
-    origin = record.read(folder)
-    origin.finished = "9" + control.started[1:]
-    record.write(origin, folder)
+    again = record.read(origin)
+    again.finished = "9" + control.started[1:]
+    record.write(again, origin)
     assert plan(configured(config)).done
     assert f"was carried out again since; redo=true repeats the run {control.run_id}" in caplog.text
 
 
+@pytest.mark.slow
 def test_the_controls_of_a_failed_run_say_which_one_is_missing(told, tmp_path):
     code, output = told("variant=tiny/of_failing,tiny/failing", "study=failing", "optim.lr=1e30", *DIVERGING)
     assert code == 1 and "2 runs: 0 ran, 0 done already, 2 failed" in output
@@ -150,29 +160,26 @@ def at_ranks_of(folder: Path | str, *overrides: str) -> list[str]:
     return ["variant=lora", "variant.name=at-ranks", f"variant.ranks_from={folder}", *overrides]
 
 
-def test_lora_is_trained_at_the_ranks_of_a_folder(carry_out, tmp_path, configured, tiny_overrides):
-    origin = carry_out(*ADALORA)
-    folder = folder_of(origin, tmp_path)
-    control = carry_out(*at_ranks_of(folder))
-    assert ranks(tmp_path, control.row()) == ranks(tmp_path, origin.row())
-    assert control.params.effective == control.params.closed_form < origin.params.effective
-    planned = plan(configured([*tiny_overrides, *at_ranks_of(folder)]))
+def test_lora_is_trained_at_the_ranks_of_a_folder(origin, carry_out, tmp_path, configured, tiny_overrides):
+    method, control = record.read(origin), carry_out(*at_ranks_of(origin))
+    assert ranks(tmp_path, control.row()) == ranks(tmp_path, method.row())
+    assert control.params.effective == control.params.closed_form < method.params.effective
+    planned = plan(configured([*tiny_overrides, *at_ranks_of(origin)]))
     assert planned.done and planned.run_id == control.run_id
-    moved = shutil.copytree(folder, tmp_path / "elsewhere" / folder.name)
-    shutil.rmtree(folder)
+    moved = shutil.copytree(origin, tmp_path / "elsewhere" / origin.name)
+    shutil.rmtree(origin)
     assert plan(configured([*tiny_overrides, *at_ranks_of(moved)])).run_id == control.run_id
     shutil.rmtree(moved)
     with opened(folder_of(control, tmp_path)) as run:  # which needs the other no more
         assert run.evaluate().metrics == control.metrics
 
 
-def test_settings_and_folder_name_the_same_run(carry_out, tmp_path, configured, tiny_overrides):
-    folder = folder_of(carry_out(*ADALORA), tmp_path)
+def test_settings_and_folder_name_the_same_run(origin, configured, tiny_overrides):
     config = configured([*tiny_overrides, *at_ranks_of("null")])
     with open_dict(config):
         config.variant.ranks_from = {"variant": configured([*tiny_overrides, *ADALORA]).variant}
     by_settings = plan(config)
-    assert by_settings.run_id == plan(configured([*tiny_overrides, *at_ranks_of(folder)])).run_id
+    assert by_settings.run_id == plan(configured([*tiny_overrides, *at_ranks_of(origin)])).run_id
     with open_dict(config):
         config.variant.ranks_from.seed = 7
     assert plan(config).run_id != by_settings.run_id
@@ -183,10 +190,9 @@ def test_a_run_without_it_keeps_its_name(configured, tiny_overrides):
     assert not any("ranks_from" in name or "permute" in name for name in leaves)
 
 
-def test_another_seed_of_the_permutation_is_another_run(carry_out, tmp_path, configured, tiny_overrides):
-    folder = folder_of(carry_out(*ADALORA), tmp_path)
+def test_another_seed_of_the_permutation_is_another_run(origin, configured, tiny_overrides):
     ids = {
-        plan(configured([*tiny_overrides, *at_ranks_of(folder, f"variant.permute_seed={s}")])).run_id for s in (0, 1)
+        plan(configured([*tiny_overrides, *at_ranks_of(origin, f"variant.permute_seed={s}")])).run_id for s in (0, 1)
     }
     assert len(ids) == 2
 
@@ -201,26 +207,24 @@ def test_another_seed_of_the_permutation_is_another_run(carry_out, tmp_path, con
         (["variant.permute_seed=-1"], "variant.permute_seed: -1, allowed: a whole number ≥ 0"),
     ],
 )
-def test_settings_that_the_ranks_decide_are_refused(carry_out, tmp_path, overrides, message):
-    folder = folder_of(carry_out(*ADALORA), tmp_path)
+def test_settings_that_the_ranks_decide_are_refused(origin, carry_out, overrides, message):
     with pytest.raises(ConfigError, match=f"^{message}"):
-        carry_out(*at_ranks_of(folder, *overrides))
+        carry_out(*at_ranks_of(origin, *overrides))
 
 
-def test_what_has_no_ranks_is_refused(carry_out, configured, tiny_overrides, tmp_path):
+def test_what_has_no_ranks_is_refused(origin, carry_out, configured, tiny_overrides, tmp_path):
     with pytest.raises(ConfigError, match=r"^variant\.ranks_from: .*nowhere: not a finished run"):
         plan(configured([*tiny_overrides, *at_ranks_of(tmp_path / "nowhere")]))
     without = folder_of(carry_out("variant=bitfit"), tmp_path)
     with pytest.raises(ConfigError, match=r"^variant\.ranks_from: .*: bitfit has no ranks, allowed: a run of a method"):
         carry_out(*at_ranks_of(without))
-    folder = folder_of(carry_out(*ADALORA), tmp_path)
-    path = folder / "ranks.jsonl"
+    path = origin / "ranks.jsonl"
     lines = path.read_text().splitlines()
     path.write_text("\n".join(lines[:1]) + "\n")  # before anything was pruned
     with pytest.raises(
         ConfigError, match=r"^variant\.ranks_from: .*ranks\.jsonl: 48 ranks in 12 layers, the record has 24"
     ):
-        carry_out(*at_ranks_of(folder))
+        carry_out(*at_ranks_of(origin))
     config = configured([*tiny_overrides, *at_ranks_of("null")])
     for value, message in (
         ({"seed": 1}, "settings of seed, allowed: those of another variant"),

@@ -46,6 +46,21 @@ def test_an_experiment_without_its_package_is_refused(tried):
     )
 
 
+@pytest.mark.parametrize(
+    ("group", "name", "begin"),
+    [
+        ("variant", "dora", "variant: 'dora', allowed: "),
+        ("tracker", "trackio", "tracker: 'trackio', allowed: "),
+        ("optim", "adamw", "optim: 'adamw' in conf/experiment/own.yaml, allowed: "),
+    ],
+)
+def test_an_experiment_that_names_a_file_in_place_of_fields_is_told_how(tried, tiny_overrides, group, name, begin):
+    tiny_overrides[:] = [text for text in tiny_overrides if not text.startswith("optim.")]
+    line = tried(experiment=f"# @package _global_\n{group}: {name}\n")
+    assert line.startswith(f"error: {begin}")
+    assert line.endswith(f"an experiment chooses a file by `defaults: [{{override /{group}: {name}}}]`")
+
+
 @pytest.mark.parametrize("place", ["sweep: {dir: elsewhere}", "sweep: {subdir: x}", "run: {dir: elsewhere}"])
 def test_folders_of_hydra_in_an_experiment_are_refused(tried, place, monkeypatch):
     line = tried(experiment=f"# @package _global_\nhydra: {{mode: MULTIRUN, {place}}}\n")
@@ -95,6 +110,8 @@ LORAS = ["variant=lora_fa", "variant=lora_xs"]
         ("train.max_step=3", "train.max_steps"),
         ("rank=4", "variant.rank"),
         ("optim.batch_size=4", "train.batch_size"),
+        ("learning_rate=1e-3", "optim.lr"),
+        ("train.num_train_epochs=1", "train.epochs"),
     ],
 )
 def test_a_misspelt_field_says_which_one_is_meant(tried, override, meant):

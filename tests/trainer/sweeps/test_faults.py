@@ -22,6 +22,7 @@ from typing import ClassVar
 import pytest
 import torch
 from hydra.core.plugins import Plugins
+from joblib.externals.loky.backend import context
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 from safetensors import SafetensorError
 
@@ -165,12 +166,13 @@ class Deadly(LoRA):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_a_worker_that_dies_takes_no_run_with_it(tiny_overrides, tmp_path, undisturbed):
+def test_a_worker_that_dies_takes_no_run_with_it(tiny_overrides, tmp_path, undisturbed, monkeypatch):
     mark = tmp_path / "mark"
     deadly = [f"variant._target_={__name__}.Deadly", f"+variant.marks={mark}"]
     expected = undisturbed(*deadly)
     mark.write_text(str(os.getpid()))  # the first worker that comes to step 3 dies
     parallel = ["hydra/launcher=cores", "hydra.launcher.n_jobs=2", "study=died"]
+    monkeypatch.setattr(context, "_DEFAULT_START_METHOD", "fork")  # so that no worker has to import anything
     code, output = finished([*tiny_overrides, *SWEEP, *deadly, *parallel], tmp_path / "log")
     assert code == 0 and "a worker died (TerminatedWorkerError); its runs resume from their checkpoints" in output, (
         output

@@ -130,6 +130,7 @@ def test_a_single_run_that_cant_be_leaves_nothing_behind(tiny_overrides, tmp_pat
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_its_error_is_one_line_on_standard_error(tiny_overrides, tmp_path):
     done = subprocess.run(
         [sys.executable, "train.py", *tiny_overrides, "variant.rank=0"],

@@ -71,6 +71,7 @@ def test_how_long_follows_from_the_runs_that_are_done():
     assert [words(seconds) for seconds in (0.2, 59, 100, 3000, 9000)] == ["1 s", "59 s", "2 min", "50 min", "2.5 h"]
 
 
+@pytest.mark.slow
 def test_a_sweep_counts_its_runs_and_says_what_is_left(tiny_overrides, tmp_path):
     command = [*tiny_overrides, *FAST, "variant=lora", "variant.rank=2,4,8"]
     code, output = finished(command, tmp_path / "log")
@@ -83,6 +84,7 @@ def test_a_sweep_counts_its_runs_and_says_what_is_left(tiny_overrides, tmp_path)
     assert "done already: [1/4] lora rank=2 on tiny, seed 0" in output
 
 
+@pytest.mark.slow
 def test_what_a_sweep_calls_a_run_stands_in_no_record(tiny_overrides, tmp_path):
     from trainer import record as records
 
@@ -92,6 +94,7 @@ def test_what_a_sweep_calls_a_run_stands_in_no_record(tiny_overrides, tmp_path):
         assert not any("hydra" in text for text in records.read(path).overrides)
 
 
+@pytest.mark.slow
 def test_a_dry_run_of_a_sweep_is_one_table(tiny_overrides, tmp_path):
     command = [*tiny_overrides, *FAST, "variant=lora,head", "seed=0,1,2", "--dry-run"]
     code, output = finished(command, tmp_path / "log")
@@ -106,6 +109,7 @@ def test_a_dry_run_of_a_sweep_is_one_table(tiny_overrides, tmp_path):
     assert "running: " not in output and not list((tmp_path / "runs").rglob("record.json"))
 
 
+@pytest.mark.slow
 def test_a_dry_run_names_the_runs_that_cant_be(tiny_overrides, tmp_path):
     code, output = finished([*tiny_overrides, "variant.rank=0,2", "seed=0,1", "--dry-run"], tmp_path / "log")
     assert code == 1

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from trainer.data.sources import cache, hub, layout
+from trainer.data.sources.folder import FolderModel
 from trainer.data.sources.types import ModelSource
 from trainer.data.sources.unavailable import Unavailable
 from trainer.errors import ConfigError
@@ -67,16 +68,26 @@ def fetch_model(sources: Sequence[ModelSource], files: Mapping[str, str]) -> Pat
 def model_identity(
     sources: Sequence[ModelSource], files: Mapping[str, str], stated: Sequence[str] = ()
 ) -> dict[str, str]:
-    """Returns what a run's hash must include of the model's content: nothing if `files` pins config and weights.
+    """Returns what a run's hash must include of the model's content: nothing if `files` pins what the model computes.
 
+    It computes by its config, its weights, and a tokenizer or processor. In a folder all their files are pinned.
     stated: the values of the model's settings, which the hash includes anyway. A pinned repository of the Hub whose
     name or commit is not among them is included.
+
+    Raises `ConfigError` if there are several sources and `files` pins only a part, because it is not known which of
+    them provides the rest.
     """
     _check(sources, files)
-    pinned_weights = [name for name in layout.weights(files) if not name.endswith(".index.json")]
-    if "config.json" in files and pinned_weights:
+    first = sources[0]
+    missing = layout.unpinned(files)
+    if missing and len(sources) > 1:
+        raise ConfigError(
+            f"model.files: {', '.join(files)} with {len(sources)} sources; allowed: also a sha256 of {missing},"
+            " because the sources may differ in it"
+        )
+    if not missing and not (isinstance(first, FolderModel) and set(first.names()) - set(files)):
         return {}
-    if content := sources[0].identity():
+    if content := first.identity():
         return content
     reference = hub.reference(sources[:1])
     if reference is None or set(reference) <= set(stated):

@@ -34,6 +34,9 @@ class FolderModel:
 
     def identity(self) -> dict[str, str]:
         """Returns the hashes of config.json, of the weights and of the tokenizer's files by file name."""
-        folder = self.fetch()
-        names = layout.needed(path.name for path in folder.iterdir())
-        return {name: sha256(folder / name) for name in names}
+        folder = expanded(self.path)
+        return {name: sha256(folder / name) for name in self.names()}
+
+    def names(self) -> list[str]:
+        """Returns the names of the files that determine what the model computes."""
+        return layout.needed(path.name for path in self.fetch().iterdir())

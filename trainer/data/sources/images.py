@@ -78,12 +78,28 @@ class Images:
         }
 
 
+def unsplit(path: Path, image: str, label: str | None, field: str) -> list[Row]:
+    """`id`, `file`, `image` and `label`, a name, of the images in a folder or a table. Raises `ConfigError`.
+
+    label: None where it has none, as in a folder without folders; the names are empty then.
+    """
+    rows = _rows(path, image, label, field)
+    own = ids([row["hash"] for row in rows], None)
+    return [
+        {"id": key, "file": row["file"], "image": row["image"], "label": row["label"]}
+        for key, row in zip(own, rows, strict=True)
+    ]
+
+
 @functools.lru_cache(maxsize=8)
-def _rows(path: Path, image: str, label: str, field: str) -> tuple[Row, ...]:
+def _rows(path: Path, image: str, label: str | None, field: str) -> tuple[Row, ...]:
     """`file`, `image`, `hash` and `label`, a name, of each image. Raises `ConfigError`."""
     where = f"{field}: {str(path)!r}"
     found = []
-    for name, content, own in _in_folders(path, where) if path.is_dir() else _in_table(path, image, label, field):
+    images = _in_table(path, image, label, field) if not path.is_dir() else _in_folders(path, where)
+    if path.is_dir() and label is None:
+        images = ((file.name, _read(file, where, file.name), "") for file in _visible(path))
+    for name, content, own in images:
         try:
             decoded(content, 3)
         except ValueError as error:
@@ -107,9 +123,10 @@ def _visible(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
 
 
-def _in_table(path: Path, image: str, label: str, field: str) -> Iterator[tuple[str, bytes, str]]:
-    table, where = read_columns(path, [image, label], field), f"{field}: {str(path)!r}"
-    labels = class_names(table[label], f"{where}, column {label!r}")
+def _in_table(path: Path, image: str, label: str | None, field: str) -> Iterator[tuple[str, bytes, str]]:
+    names = [name for name in (image, label) if name is not None]
+    table, where = read_columns(path, names, field), f"{field}: {str(path)!r}"
+    labels = [""] * len(table[image]) if label is None else class_names(table[label], f"{where}, column {label!r}")
     for row, (value, own) in enumerate(zip(table[image], labels, strict=True), 1):
         if isinstance(value, Mapping):  # as `datasets` writes an image
             value = value.get("bytes") or value.get("path")

@@ -55,7 +55,7 @@ def load(files: Mapping[str, Path], columns: Mapping[str, str], holdout: float) 
         splits = split_by_text(((_key(row), row) for row in splits["train"]), holdout)
         if empty := [name for name, rows in splits.items() if not rows]:
             raise ConfigError(f"task.source.holdout: {holdout} leaves none for {empty[0]}; allowed: another fraction")
-    rows, where = _with_ids(splits), "task.source"
+    rows, where = with_ids(splits), "task.source"
     return _numbered(rows, where) if "tags" in wanted else rows_data(rows, where)
 
 
@@ -82,7 +82,7 @@ def _rows(path: Path, field: str, wanted: Sequence[str], columns: Mapping[str, s
     checked: dict[str, list[Any]] = {}
     for name in wanted:
         where = f"{field}: {str(path)!r}, column {columns[name]!r}"
-        checked[name] = _CHECKED[name](table[columns[name]], where)
+        checked[name] = CHECKED[name](table[columns[name]], where)
     return [dict(zip(checked, values, strict=True)) for values in zip(*checked.values(), strict=True)]
 
 
@@ -95,7 +95,7 @@ def _key(row: Row) -> str:
     return str(next(row[name] for name in ("prompt", "source", "context", "text") if name in row))
 
 
-def _with_ids(splits: Mapping[str, Sequence[Row]]) -> dict[str, list[Row]]:
+def with_ids(splits: Mapping[str, Sequence[Row]]) -> dict[str, list[Row]]:
     """Adds ids derived from the rows' content; a row that an earlier split has too gets its split's name in front."""
     result: dict[str, list[Row]] = {}
     seen: set[str] = set()
@@ -187,7 +187,7 @@ def _numbers(values: Sequence[Any], where: str) -> list[int]:
     return numbers
 
 
-_CHECKED: dict[str, Callable[[Sequence[Any], str], list[Any]]] = {
+CHECKED: dict[str, Callable[[Sequence[Any], str], list[Any]]] = {
     "text": texts,
     "prompt": texts,
     "response": texts,

@@ -58,6 +58,19 @@ def needed(names: Iterable[str]) -> list[str]:
     return sorted(wanted) + weights(names)
 
 
+def unpinned(names: Collection[str]) -> str:
+    """Describes what of a model has no file among `names`: config, weights, or what reads its inputs; empty for none.
+
+    An index of weights is no weights.
+    """
+    parts = {
+        "config.json": "config.json" in names,
+        "the weights": any(not name.endswith(".index.json") for name in weights(names)),
+        f"the tokenizer (or {_PROCESSOR})": not {*_VOCABULARIES, _PROCESSOR}.isdisjoint(names),
+    }
+    return ", ".join(part for part, found in parts.items() if not found)
+
+
 def problem(folder: Path) -> str | None:
     """Describes why the model in `folder` can't be loaded; None if its files look loadable."""
     try:
@@ -79,7 +92,7 @@ def problem(folder: Path) -> str | None:
     files = weights(names)
     if not files:
         return f"the weights are missing: model.safetensors or pytorch_model.bin (found: {listing})"
-    if not names & {*_VOCABULARIES, _PROCESSOR}:
+    if {*_VOCABULARIES, _PROCESSOR}.isdisjoint(names):
         vocabularies = ", ".join(_VOCABULARIES)
         return f"the tokenizer is missing: one of {vocabularies} (for texts), or {_PROCESSOR} (found: {listing})"
     if files[0].endswith(".index.json"):

@@ -58,10 +58,17 @@ class TaskData:
     see `columns` for other kinds of task.
 
     `labels` are the class names in the order of their class ids; None for a regression or a task without classes.
+    `shares` are those of the tasks of a mixture in an epoch, by the name in the column `task`; None for one task.
     """
 
     splits: dict[str, Split]
     labels: tuple[str, ...] | None
+    shares: Mapping[str, float] | None = None
+
+    @property
+    def column_names(self) -> list[str]:
+        """The columns of the first split, which all have."""
+        return next(iter(self.splits.values())).column_names
 
 
 class TaskSource(Protocol):

@@ -24,35 +24,21 @@ class DriftingDelta(SparseDelta):
             self.register_buffer("past", None, persistent=False)
 
     @torch.no_grad()
-    def move(self, indices: torch.Tensor, optimizer: torch.optim.Optimizer | None) -> None:
-        """Train the entries `indices` (nnz,), ascending, from now on.
+    def move(self, indices: torch.Tensor, optimizer: torch.optim.Optimizer | None, *, leave: bool = True) -> None:
+        """Train the entries `indices` (n,), ascending, from now on.
 
-        Those that stay keep value, gradient and moments; gradient and moments of new ones start at zero.
+        Those that stay keep value, gradient and moments; gradient and moments of new ones start at zero. leave: whether
+        the others stay as they are; if not, they are zero again.
         """
-        old, past = self.indices, self.drift()
-        flat = past.flatten()
-        flat[old] = self.values.detach()
-        found = torch.searchsorted(old, indices).clamp(max=len(old) - 1)
-        stays = old[found] == indices
-        state = {} if optimizer is None else optimizer.state.get(self.values, {})
-        moments = [e for e in state.values() if isinstance(e, torch.Tensor) and e.ndim and e.shape == self.values.shape]
-        for tensor in [*moments, *([] if self.values.grad is None else [self.values.grad])]:
-            tensor.copy_(torch.where(stays, tensor[found], 0.0))
-        self.values.copy_(flat[indices])
-        flat[indices] = 0.0
-        self.set_past(flat.view_as(past))
-        self.set_indices(indices)
-
-    @torch.no_grad()
-    def shrink(self, indices: torch.Tensor, optimizer: torch.optim.Optimizer | None) -> None:
-        """Train only `indices` (n,), ascending, from now on, of those that are trained; the others stay as they are."""
-        kept = torch.searchsorted(self.indices, indices)
+        size = self.out_features * self.in_features
         past = self.drift()
-        flat = past.flatten()
-        flat[self.indices] = self.values.detach()
-        flat[indices] = 0.0
-        resize.keep(self, "values", kept, 0, optimizer)
-        self.set_past(flat.view_as(past))
+        if leave:
+            past.view(-1)[self.indices] = self.values.detach()
+        resize.rearrange(self, "values", self.indices, indices, size, optimizer)
+        if leave:
+            self.values.copy_(past.view(-1)[indices])
+            past.view(-1)[indices] = 0.0
+            self.set_past(past)
         self.set_indices(indices)
 
     def drift(self) -> torch.Tensor:
@@ -68,7 +54,7 @@ class DriftingDelta(SparseDelta):
 
     @property
     def _acts(self) -> bool:
-        return self.past is not None or super()._acts
+        return self.past is not None or self.watched or super()._acts
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         kind = self.layer_kind

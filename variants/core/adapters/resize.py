@@ -43,13 +43,43 @@ def renew(module: nn.Module, name: str, index: torch.Tensor, optimizer: torch.op
     The values are those after `keep` and an `append` of zeros to the old size, but the parameter, its gradient and its
     moments stay the same objects.
     """
-    parameter = module.get_parameter(name)
-    state = {} if optimizer is None else optimizer.state.get(parameter, {})
-    moments = [e for e in state.values() if isinstance(e, torch.Tensor) and e.shape == parameter.shape and e.ndim]
-    for tensor in [parameter, *moments, *([] if parameter.grad is None else [parameter.grad])]:
+    for tensor in _vectors(module, name, optimizer):
         kept = tensor.index_select(0, index)
         tensor[: len(index)] = kept
         tensor[len(index) :] = 0.0
+
+
+@torch.no_grad()
+def rearrange(
+    module: nn.Module,
+    name: str,
+    old: torch.Tensor,
+    new: torch.Tensor,
+    size: int,
+    optimizer: torch.optim.Optimizer | None,
+) -> None:
+    """Move the entries of the vector `module.name` from the places `old` to `new`, both (n,) in a vector of `size`.
+
+    Those that stay at their places keep value, gradient and moments; others start at zero. If there are as many as
+    before, the parameter, its gradient and its moments stay the same objects.
+    """
+
+    def moved(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.new_zeros(size).index_copy_(0, old, tensor)[new]
+
+    if len(new) != len(old):
+        _replace(module, name, moved, optimizer)
+        return
+    for tensor in _vectors(module, name, optimizer):
+        tensor.copy_(moved(tensor))
+
+
+def _vectors(module: nn.Module, name: str, optimizer: torch.optim.Optimizer | None) -> list[torch.Tensor]:
+    """Return the vector `module.name`, its moments and its gradient."""
+    parameter = module.get_parameter(name)
+    state = {} if optimizer is None else optimizer.state.get(parameter, {})
+    moments = [e for e in state.values() if isinstance(e, torch.Tensor) and e.shape == parameter.shape and e.ndim]
+    return [parameter, *moments, *([] if parameter.grad is None else [parameter.grad])]
 
 
 def _replace(

@@ -12,7 +12,7 @@
 |---|---|
 | `spectral_entropy` | −Σ p log(p + 1e-8) / log r, p = e²/Σ e²: 1 if all directions are equal |
 
-Sources: Qi et al. 2025 (GoRA, arXiv 2502.12171) and its code; FlexLoRA 2026 (arXiv 2601.22905).
+Sources: He et al. 2025 (GoRA, arXiv 2502.12171) and its code; FlexLoRA 2026 (arXiv 2601.22905).
 """
 
 from __future__ import annotations

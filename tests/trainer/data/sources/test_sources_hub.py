@@ -8,6 +8,9 @@ import pytest
 
 from trainer.data.sources.hub import within
 
+pytestmark = pytest.mark.slow
+
+
 FETCH = """
 from trainer.errors import ConfigError
 from trainer.data.sources.hub import HubModel

@@ -130,7 +130,10 @@ def test_two_packages_are_two_models_where_no_file_is_pinned():
     assert model_identity([one], {}) != model_identity([other], {})
     assert model_identity([one], {}) != model_identity([ModelPackage("a==1", "0" * 64, "other")], {})
     pinned = {"config.json": "0" * 64, "model.safetensors": "1" * 64}
-    assert model_identity([one], pinned) == {}, "the content decides, wherever it comes from"
+    assert model_identity([one], pinned) == one.identity(), "its tokenizer may be another"
+    for reads in ("tokenizer.json", "vocab.txt", "preprocessor_config.json"):
+        content = model_identity([one], pinned | {reads: "2" * 64})
+        assert content == {}, "the content decides, wherever it comes from"
 
 
 @pytest.mark.parametrize("pinned", [["config.json"], ["model.safetensors"], ["tokenizer.json"]])
@@ -143,8 +146,35 @@ def test_files_that_pin_a_part_of_a_model_leave_the_rest_to_its_content(pinned, 
     assert model_identity([FolderModel(str(one))], part) != model_identity([FolderModel(str(other))], part)
 
 
+@pytest.mark.parametrize("changed", ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"])
+def test_a_file_of_a_folder_that_is_not_pinned_is_a_part_of_its_content(changed, tmp_path, helpers):
+    """Two tokenizers around the same pinned weights are two models."""
+    files = helpers.model_files()
+    one, other = (save(tmp_path / name, files) for name in ("one", "other"))
+    (other / changed).write_bytes(files[changed] + b" ")
+    part = {name: digest for name, digest in hashes(files).items() if name != changed}
+    assert model_identity([FolderModel(str(one))], part) != model_identity([FolderModel(str(other))], part)
+
+
+@pytest.mark.parametrize(
+    "names, missing",
+    [
+        (["model.safetensors"], "config.json, the tokenizer"),
+        (["config.json", "tokenizer.json"], "the weights"),
+        (["config.json", "model.safetensors"], "the tokenizer"),
+    ],
+    ids=["weights", "no weights", "no tokenizer"],
+)
+def test_several_sources_are_one_model_only_if_all_its_parts_are_pinned(names, missing):
+    sources, files = [Broken("one"), Broken("two")], dict.fromkeys(names, "0" * 64)
+    with pytest.raises(ConfigError, match=f"model.files: {', '.join(names)} with 2 sources; allowed: .* of {missing}"):
+        model_identity(sources, files)
+    whole = dict.fromkeys(("config.json", "model.safetensors", "tokenizer.json"), "0" * 64)
+    assert model_identity(sources, whole) == {}
+
+
 def test_an_index_of_weights_pins_none_of_them(tmp_path):
-    index = {"config.json": "0" * 64, "model.safetensors.index.json": "1" * 64}
+    index = {"config.json": "0" * 64, "model.safetensors.index.json": "1" * 64, "tokenizer.json": "3" * 64}
     package = ModelPackage("a==1", "0" * 64, "folder")
     assert model_identity([package], index) == package.identity()
     assert model_identity([package], index | {"model-1-of-1.safetensors": "2" * 64}) == {}

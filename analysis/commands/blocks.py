@@ -1,0 +1,137 @@
+"""What a text can hold between two marks: a table, verdicts, chosen rates, pictures; each from a study's records.
+
+<!-- table:families --group budget -->        the table, with options of `table`
+<!-- compare:families --all lora -->          every row against one over tasks and seeds, and the tasks' verdicts
+<!-- choose:tuning -->                        the best learning rate of each method on each task
+<!-- figures:families --only metric-seeds --> pictures, written to images/STUDY/ beside the text
+…
+<!-- /table -->                               or /compare, /choose, /figures
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NoReturn
+
+from analysis.commands import table
+from analysis.comparison.choice import BY, choose
+from analysis.errors import AnalysisError
+from analysis.plots.catalogue import NAMES, pictures
+from analysis.records.runs import RunSet
+from analysis.tables.formats import markdown
+
+IMAGES = "images"
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are `AnalysisError` and name the line."""
+
+    def __init__(self, here: str) -> None:
+        super().__init__(add_help=False, allow_abbrev=False)
+        self._here = here
+
+    def error(self, message: str) -> NoReturn:
+        raise AnalysisError(f"{self._here}: {message}")
+
+
+@dataclass
+class Made:
+    """What a block becomes. files: of its pictures, by path relative to the text."""
+
+    text: str
+    files: dict[str, bytes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of block. make: its content, from the study's name, its runs and the options."""
+
+    add_options: Callable[[argparse.ArgumentParser], None]
+    make: Callable[[str, RunSet, argparse.Namespace], Made]
+
+
+def _table(_: str, runs: RunSet, options: argparse.Namespace) -> Made:
+    text, _problems = table.render(runs, "md", table.options_of(options))
+    return Made(text)
+
+
+def _compare_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--all", required=True, metavar="BASELINE")
+
+
+def _compare(_: str, runs: RunSet, options: argparse.Namespace) -> Made:
+    from analysis.comparison import outcome, pooled, sides, text, verdict
+    from analysis.tables import rows
+
+    all_rows = rows.build(runs)
+    compared = sides.against(all_rows.rows, options.all)
+    outcomes = outcome.compute(compared, all_rows.tasks, resamples=100)  # of examples nothing is shown here
+    verdicts = [verdict.judge(one, outcomes.t_tests) for one in outcomes.done]
+    tallies = [f"- {markdown.escape(line)}" for line in text.tallies(compared, outcomes, verdicts)]
+    return Made("\n".join([*pooled.table(pooled.build(compared, outcomes)), "", *tallies]) + "\n")
+
+
+def _choose_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--by", choices=BY, default=BY[0])
+
+
+def _choose(_: str, runs: RunSet, options: argparse.Namespace) -> Made:
+    choices = choose(runs, by=options.by)
+    tasks = list(dict.fromkeys(choice.task for choice in choices))
+    found = {(choice.variant, choice.task): choice for choice in choices}
+    body = []
+    for variant in dict.fromkeys(choice.variant for choice in choices):
+        cells = [found.get((variant, task)) for task in tasks]
+        widths = [choice.decades for choice in cells if choice is not None]
+        rates = ["" if c is None else f"{c.value:.0e}".replace("e-0", "e-") + ("*" if c.edge else "") for c in cells]
+        body.append([markdown.escape(variant), *rates, f"{sum(widths) / len(widths):.1f}"])
+    lines = markdown.table(["variant", *map(markdown.escape, tasks), "good range, decades"], body)
+    notes = [
+        "",
+        "- The best learning rate by the mean over tuning seeds; \\*: at an end of the grid.",
+        "- Good range: rates around the best one that keep 95 % of its mean, averaged over tasks.",
+    ]
+    return Made("\n".join([*lines, *notes]) + "\n")
+
+
+def _figures_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--only", required=True, metavar="NAME,…")
+
+
+def _figures(study: str, runs: RunSet, options: argparse.Namespace) -> Made:
+    from analysis.commands.command import chosen
+    from analysis.plots.kind import Picture, Study
+    from analysis.plots.style import encode
+
+    made = Made("")
+    parts: list[str] = []
+    for _, item in pictures(Study(runs), chosen("--only", options.only, NAMES)):
+        if isinstance(item, Picture):
+            path = f"{IMAGES}/{study}/{item.name}.png"
+            made.files[path] = encode(item.draw(), "png")
+            caption = markdown.escape(item.caption)
+            parts.append(f"![{item.name}]({path})\n\n{caption}\n")
+    made.text = "\n".join(parts)
+    return made
+
+
+KINDS = {
+    "table": Kind(table.add_options, _table),
+    "compare": Kind(_compare_options, _compare),
+    "choose": Kind(_choose_options, _choose),
+    "figures": Kind(_figures_options, _figures),
+}
+
+
+def write(made: Made, beside: Path) -> None:
+    """Writes a block's pictures. beside: the text's file. Raises `AnalysisError`."""
+    for name, content in made.files.items():
+        path = beside.parent / name
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        except OSError as error:
+            raise AnalysisError(f"can't write {path}: {error.strerror or error}") from None

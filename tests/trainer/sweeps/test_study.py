@@ -1,0 +1,46 @@
+"""The study of docs/study/protocol.md from end to end, at toy size: tune, choose, report, control, compare."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from analysis.commands import cli
+from tests.trainer.sweeping import sweep
+
+BUDGET = 900  # parameters: rank 2 of the tiny model
+
+
+@pytest.mark.slow
+def test_rates_are_tuned_and_chosen_and_the_report_and_its_controls_train_with_them(
+    tiny_overrides, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    tiny = [text for text in tiny_overrides if not text.startswith(("optim.lr", "study", "train.epochs"))]
+    toy = [*tiny, "train.max_steps=110", "train.batch_size=2", "data.eval_limit=null"]
+    own, found = f"variant.budget={BUDGET}", f"variant.ranks_from.variant.budget={BUDGET}"
+    methods = "variant=study/lora,study/adalora"
+    sweep([*toy, own, "experiment=study/tune", "study=tune-toy", methods, "optim.lr=1e-3,1e-2"])
+    Path("conf/rates").mkdir(parents=True)
+    assert cli.main(["choose", "runs/tune-toy", "--output", "conf/rates/toy.yaml"]) == 0
+    chosen = yaml.safe_load(Path("conf/rates/toy.yaml").read_text())["choices"]["tiny"]
+    sweep([*toy, own, "experiment=study/report", "study=toy", methods, "seed=0,1"])
+    controls = [*toy, "experiment=study/controls", "study=toy", "seed=0"]
+    sweep([*controls, own, "variant=study/controls/random_ranks,study/controls/peak_cut"])
+    for name in ("found_ranks", "permuted_ranks"):
+        sweep([*controls, found, f"variant=study/controls/{name}"])
+
+    records = [json.loads(path.read_text()) for path in Path("runs/toy").glob("*/record.json")]
+    controls = ("adalora-random", "lora-peak-cut", "adalora-ranks-in-lora", "adalora-ranks-permuted")
+    assert sorted((row["variant"], row["seed"]) for row in records) == sorted(
+        [*((name, seed) for name in ("lora", "adalora") for seed in (0, 1)), *((name, 0) for name in controls)]
+    )
+    for row in records:
+        method = "adalora" if row["variant"] in ("adalora", "adalora-random") else "lora"
+        assert row["config.optim.lr"] == chosen[method]["value"]
+        assert row["data.protocol"] == "split" and row["status"] == "done"
+    assert cli.main(["compare", "--all", "lora", "runs/toy"]) == 0
+    assert "\n| adalora " in capsys.readouterr().out
