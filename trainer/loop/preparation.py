@@ -87,5 +87,5 @@ def prepare(
     cost.reset_cuda_peaks(device)
     rank = sum(ranks.values()) if ranks else None
     count = passes.count + processes.sum_of(passes.single)
-    total = sum(p.numel() for p in model.parameters())
+    total = cost.parameters(model)
     return asdict(Prepared(seconds, count, cost.peak_rss(), cuda, total, adapter, variant.closed_form(), rank))

@@ -16,6 +16,7 @@ from trainer.errors import ConfigError
 from trainer.model import agreement
 from trainer.model.architecture import Architecture
 from trainer.model.foreign import NO_CODE, reading
+from variants.core import quantization
 
 # The names of dropout in transformers' configs. A head's dropout of None means the backbone's.
 BACKBONE_DROPOUT = (
@@ -250,20 +251,32 @@ def describe(config: Any, labels: Sequence[str] | None) -> Any:
     return config
 
 
-def as_loaded(folder: Path, architecture: Architecture, described: Path, dtype: str) -> nn.Module:
+def as_loaded(
+    folder: Path,
+    architecture: Architecture,
+    described: Path,
+    dtype: str,
+    quantize: str | None = None,
+    head: Sequence[str] = (),
+) -> nn.Module:
     """Loads the model as transformers does with the config.json in `described`, as the base for an adapter.
 
-    All weights are in `dtype`; a head whose size doesn't fit is initialised.
+    All weights are in `dtype`; a head whose size doesn't fit is initialised. quantize: the backbone has the numbers of
+    weights that were quantised so, outside the modules in `head`.
     """
     from transformers import AutoConfig
 
     model: nn.Module = _auto(architecture).from_pretrained(
         folder,
         config=AutoConfig.from_pretrained(described, **NO_CODE),
-        dtype=getattr(torch, dtype),
+        dtype=getattr(torch, dtype) if quantize is None else torch.float32,
         ignore_mismatched_sizes=True,
         **NO_CODE,
     )
+    if quantize is not None:
+        quantization.quantize(model, quantize, head, getattr(torch, dtype))
+        quantization.dequantize(model)
+        model.to(getattr(torch, dtype))
     return model.eval()
 
 
@@ -296,8 +309,10 @@ def _has_parameters(model: nn.Module, name: str) -> bool:
     return name not in modules or any(True for _ in modules[name].parameters())
 
 
-def fresh(source: LoadedBackbone, seed: int, dtype: str = "float32") -> nn.Module:
+def fresh(source: LoadedBackbone, seed: int, dtype: str = "float32", quantize: str | None = None) -> nn.Module:
     """Copies the model for one run: the new tensors are drawn with `seed`, the backbone is in `dtype`.
+
+    quantize: how its linear layers are quantised (`variants.core.quantized`), None if they are not.
 
     Above a bfloat16 backbone the head stays in float32 and its inputs are cast. Batch norms keep their statistics in
     training, too: no adapter would hold new ones, and an image's outputs would depend on those beside it.
@@ -310,6 +325,8 @@ def fresh(source: LoadedBackbone, seed: int, dtype: str = "float32") -> nn.Modul
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.register_forward_pre_hook(_as_in_evaluation)
     wanted: torch.dtype = getattr(torch, dtype)
+    if quantize is not None:
+        quantization.quantize(model, quantize, source.head, wanted)
     model.to(wanted)
     if wanted.itemsize < 4:
         modules = dict(model.named_modules())

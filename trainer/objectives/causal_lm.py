@@ -32,7 +32,7 @@ from trainer.data.sources import general
 from trainer.errors import ConfigError
 from trainer.model import agreement
 from trainer.model import backbone as models
-from trainer.objectives import generated, language_models, metrics, placed, prompts
+from trainer.objectives import generated, language_models, likelihood, metrics, placed, prompts
 from trainer.objectives.metrics import METRICS, Metric
 from trainer.objectives.objective import IGNORED, Encoded, NotFinite, Objective, Predictions, Prompt
 from trainer.objectives.prompts import Pair
@@ -285,7 +285,7 @@ class CausalLM(Objective):
 
     def loss(self, model: Network, batch: Batch) -> Loss:
         """Cross-entropy, summed over the tokens that count."""
-        return Loss(self._nll(model, batch.inputs, batch.labels).sum(), batch.weight)
+        return Loss(self._nll(model, batch.inputs, batch.labels, batch.weight).sum(), batch.weight)
 
     @property
     def distils(self) -> bool:
@@ -304,8 +304,9 @@ class CausalLM(Objective):
         """Of each row the sum of its tokens' negative log-likelihoods, how many these are, what `extra` says, and what
         the model writes behind its prompt."""
         written = self.written(model, batch.inputs) if self.generates else None
-        width = batch.labels.shape[1] * model.model.config.get_text_config().vocab_size
-        step = max(1, ENTRIES // width)
+        step = len(batch.labels)
+        if not likelihood.in_parts(model, self.architecture):
+            step = max(1, ENTRIES // (batch.labels.shape[1] * model.model.config.get_text_config().vocab_size))
         found: list[Any] = []
         for first in range(0, len(batch.labels), step):
             rows = slice(first, first + step)
@@ -391,10 +392,13 @@ class CausalLM(Objective):
         found = language_models.padded(rows, filling, left=True)
         return {f"prompt_{name}": tensor for name, tensor in found.items()}
 
-    def _nll(self, model: Network, inputs: Mapping[str, torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
-        """Of each place the negative log-likelihood of the next token (rows, length), 0 where that does not count."""
-        logits, targets = language_models.logits(model, inputs, labels), language_models.targets(labels)
-        losses = F.cross_entropy(
-            logits.reshape(-1, logits.shape[-1]), targets.reshape(-1), ignore_index=IGNORED, reduction="none"
-        )
-        return losses.view(targets.shape)
+    def _nll(
+        self, model: Network, inputs: Mapping[str, torch.Tensor], labels: torch.Tensor, count: int | None = None
+    ) -> torch.Tensor:
+        """Of each place the negative log-likelihood of the next token (rows, length), 0 where that does not count.
+
+        count: how many count, if that is known.
+        """
+        targets = language_models.targets(labels)
+        call = functools.partial(language_models.called, model, inputs)
+        return likelihood.of_tokens(model, self.architecture, targets, call, count)

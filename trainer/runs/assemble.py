@@ -38,6 +38,7 @@ from trainer.objectives.objective import Objective
 from trainer.runs import start
 from trainer.sweeps import found_ranks
 from trainer.sweeps.plan import model_sources, plan
+from variants.core import quantization
 from variants.core.adapters.adapter import use_kernel
 from variants.core.kernels.low_rank import Kernel
 from variants.core.step import Loss
@@ -80,7 +81,8 @@ class RunContext:
 
     def base(self) -> nn.Module:
         """Copies the model without the variant: the backbone in the run's dtype, the head drawn with the run's seed."""
-        return models.fresh(self.loaded_backbone(), self.config.seed, self.config.model.dtype)
+        model = self.config.model
+        return models.fresh(self.loaded_backbone(), self.config.seed, model.dtype, model.get("quantize"))
 
     def reference(self) -> tuple[str, str | None]:
         """Returns the model's public location: id and revision on the Hub, or else the folder and None."""
@@ -131,6 +133,8 @@ def settings(config: DictConfig) -> Variant:
             f"train.gradient_checkpointing: true with variant.{field}, allowed: false; the model would drop its keys"
         )
     if config.machine.fsdp:
+        if (how := config.model.get("quantize")) is not None:
+            raise ConfigError(f"machine.fsdp: true with model.quantize: {how}, allowed: false; it would shard none")
         from trainer.machine import sharding  # not at the top, because it takes a second
 
         sharding.refuse_readers(variant)
@@ -155,6 +159,9 @@ def read(config: DictConfig, virtual_tokens: int) -> Inputs:
         (split,) = general.content.splits
         texts = data.general(general, config.data.eval_limit, source, max_length)
         agreement.check_rows(bare, texts, split, general.content)
+    if (how := config.model.get("quantize")) is not None:
+        dtype = getattr(torch, config.model.dtype)
+        named("model", quantization.quantize, bare, how, objective.head(bare), dtype)
     return Inputs(objective, source, bare, max_length, rows)
 
 

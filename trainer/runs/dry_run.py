@@ -93,7 +93,7 @@ def predict(planned: Planned) -> Prediction:
         return Prediction(
             steps=loop.steps,
             batch=batch,
-            total=sum(p.numel() for p in model.parameters()),
+            total=cost.parameters(model),
             adapter=adapter,
             head=head,
             more=more,

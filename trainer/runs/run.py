@@ -169,7 +169,7 @@ def _carry_out(planned: Planned, context: RunContext, row: record.Record, clock:
     model = assemble.load(context)
 
     # Train.
-    row.params.total = sum(p.numel() for p in model.parameters())
+    row.params.total = cost.parameters(model)
     row.params.adapter_start, row.params.head = cost.trainable_parameters(model, context.head)
     row.params.closed_form = context.variant.closed_form()
     row.rank.start = _total(context.variant.ranks())

@@ -20,7 +20,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import structural_rank
 from torch import nn
 
-from variants.core.adapters.adapter import Adapter, forward_with
+from variants.core.adapters.adapter import Adapter
 from variants.core.kernels.sparse import Entries, sparse_linear
 
 
@@ -75,7 +75,7 @@ class SparseDelta(Adapter):
         if self.layer_kind.is_product and not self.watched:
             bias, kernel = self.layer_kind.layer.bias, self.kernel
             return sparse_linear(x, self.layer_kind.matrix, bias, self.acting(), self.entries, self.scale, kernel)
-        return forward_with(self.base, self.merged_weight(), x)
+        return self.layer_kind.forward_with(self.merged_weight(), x)
 
     @property
     def entries(self) -> Entries:
