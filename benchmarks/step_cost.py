@@ -12,6 +12,7 @@ method's hooks and so its scoring and allocation. The overhead ratio is
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import platform
 import statistics
@@ -23,11 +24,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
 from benchmarks import growth
 from benchmarks.growth import Growth
 from benchmarks.stepper import Stepper, default_backbone, in_turn
 from benchmarks.stepper import device as device_of
+from trainer import config as run_config
+from trainer.instantiate import make
 from trainer.machine import malloc
 from trainer.model import backbone as models
 from variants.adalora import AdaLoRA
@@ -67,6 +72,66 @@ METHODS: dict[str, Callable[[], Variant]] = {
     "increlora": lambda: IncreLoRA(rank=8, target_rank=9, interval=100),
     "full": Full,
 }
+# Settings of the other methods of ours, beside their files: rank 8, and schedules that put the measured steps where
+# most of a run is, after masks and ranks have been chosen.
+FURTHER: dict[str, dict[str, Any]] = {
+    "aflora": {"rank": 8},
+    "allocated": {"score": "fisher", "rank": 8, "target_rank": 4, "final_steps": 100},
+    "aroma": {"rank": 8, "inner_steps": 500},
+    "autolora": {"search_steps": 1},
+    "bitfit": {},
+    "diff_pruning": {"gated_steps": 1},
+    "droplora": {},
+    "dylora": {},
+    "dynamic_dora": {"rank": 8, "target_rank": 4},
+    "elalora": {"interval": 100},
+    "eva": {"rho": 1.0, "batches": 1},
+    "fish": {"samples": 1},
+    "flexlora": {"interval": 100},
+    "gora": {"batches": 1},
+    "gps": {"batches": 1},
+    "igulora": {"rank": 8, "target_rank": 4, "final_steps": 100},
+    "l1ra": {},
+    "lift": {},
+    "lora_fa": {},
+    "lora_ga": {"batches": 1},
+    "lora_plus": {},
+    "lora_xs": {},
+    "losia": {},
+    "lota": {"full_steps": 1},
+    "lt_sft": {"full_steps": 1},
+    "masked": {},
+    "milora": {},
+    "neuroada": {},
+    "olora": {},
+    "paca": {},
+    "para": {"rank": 8, "target_rank": 4},
+    "pissa": {},
+    "prilora": {},
+    "random_masking": {},
+    "relora": {"interval": 500},
+    "rosa": {"warmup_steps": 1},
+    "rslora": {},
+    "s2ft": {},
+    "salora": {"rank": 8, "target_rank": 4},
+    "sift": {},
+    "smt": {"full_steps": 1},
+    "spiel": {},
+    "svdiff": {},
+    "vera": {},
+}
+
+
+def preset(name: str, **settings: Any) -> Variant:
+    """The method of conf/variant/<name>.yaml, with other settings."""
+    run_config.register()
+    with initialize_config_dir(str(Path(__file__).parents[1] / "conf"), version_base="1.3"):
+        node = compose("config", [f"variant={name}"]).variant
+    made: Variant = make("variant", OmegaConf.merge(node, settings))
+    return made
+
+
+METHODS |= {name: functools.partial(preset, name, **settings) for name, settings in FURTHER.items()}
 
 Row = dict[str, float]  # measurements of one method in one setting
 

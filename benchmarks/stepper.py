@@ -21,6 +21,7 @@ from trainer.model import backbone as models
 from trainer.model.architecture import Architecture
 from trainer.objectives.sequence_classification import SequenceClassification
 from trainer.sweeps.plan import model_sources
+from variants.core.passes import Passes
 from variants.core.step import Loss, take
 from variants.core.variant import Step, Variant
 from variants.head import Head
@@ -51,7 +52,7 @@ def default_backbone() -> tuple[str, models.LoadedBackbone]:
 
 
 class Stepper:
-    """Takes steps on one random batch of `batch` texts with `length` tokens."""
+    """Takes steps on one random batch of `batch` texts with `length` tokens; passes before training see it, too."""
 
     def __init__(
         self,
@@ -68,14 +69,18 @@ class Stepper:
         if isinstance(variant, Head):
             model.enable_input_require_grads()  # otherwise the backward pass would end at the head
         self.device, self.activations = device, cost.SavedActivations(self.model)
-        trained = [p for p in self.model.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(trained, lr=1e-4, fused=True)  # as in runs, for PEFT too
-        self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: 1.0)
         self.inputs = {
             "input_ids": torch.randint(model.config.vocab_size, (batch, length), device=device),
             "attention_mask": torch.ones(batch, length, dtype=torch.long, device=device),
         }
         self.labels = torch.randint(0, 2, (batch,), device=device)
+        whole: Passes[None] = Passes(
+            self.model, lambda count: iter([[None]] * count), lambda count: iter([None] * count), self._loss, self._rows
+        )
+        self.variant.before_training(whole)
+        trained = [p for p in self.model.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(trained, lr=1e-4, fused=True)  # as in runs, for PEFT too
+        self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: 1.0)
         self.index = 0
 
     def step(self) -> tuple[float, float]:
@@ -96,6 +101,9 @@ class Stepper:
     def _loss(self, batch: None) -> Loss:
         logits = self.model(**self.inputs).logits
         return Loss(F.cross_entropy(logits, self.labels, reduction="sum"), len(self.labels))
+
+    def _rows(self, batch: None) -> float:
+        return len(self.labels)
 
     def _now(self) -> float:
         if self.device.type == "cuda":

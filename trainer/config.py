@@ -26,6 +26,7 @@ from trainer.plain import mapping
 # See trainer.loop.schedules.
 SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt")
 DTYPES = ("float32", "bfloat16", "float64")
+QUANTIZE = ("int8", "nf4")  # `variants.core.quantized.HOW`, whose module imports torch
 MOST_THREADS = 1024  # of torch; with many more the process dies without a message
 KERNELS = ("fused", "plain")  # those of variants.core.kernels.low_rank
 
@@ -198,6 +199,8 @@ def validate(config: DictConfig) -> None:
     ensure("model.dropout", dropout, dropout is None or (number and 0 <= dropout < 1), "0 ≤ dropout < 1, or null")
     keep = config.model.get("keep_head")
     ensure("model.keep_head", keep, keep is None or keep is True, "true, null")
+    quantize = config.model.get("quantize")
+    ensure("model.quantize", quantize, quantize in (None, *QUANTIZE), f"{', '.join(QUANTIZE)}, null")
 
 
 def _refuse_unknown(config: DictConfig) -> None:

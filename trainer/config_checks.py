@@ -16,7 +16,7 @@ from trainer.objectives import kinds
 # Fields of the groups with plain YAML files. A file may add fields to which its other fields refer.
 FIELDS = {
     "task": kinds.OF_EVERY_TASK,
-    "model": ("name", "sources", "dtype", "dropout", "keep_head", "files"),
+    "model": ("name", "sources", "dtype", "dropout", "keep_head", "quantize", "files"),
 }
 NODE = "a mapping with a class as _target_"
 

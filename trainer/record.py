@@ -41,6 +41,7 @@ from trainer.record_fields import (
     Metric,
     Params,
     Rank,
+    Retention,
     Steps,
     Time,
 )
@@ -68,6 +69,7 @@ __all__ = [
     "Params",
     "Rank",
     "Record",
+    "Retention",
     "Steps",
     "Time",
     "checksum",

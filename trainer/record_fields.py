@@ -28,6 +28,15 @@ class Metric:
 
 
 @dataclass(slots=True)
+class Retention:
+    """Perplexity on general texts of a language model; absent where the task asks for none."""
+
+    before: float | None = None  # of the model as it is
+    after: float | None = None  # of the model that is reported
+    texts: int | None = None
+
+
+@dataclass(slots=True)
 class Data:
     """Numbers of examples, after limits and splits."""
 
@@ -105,6 +114,7 @@ class Time:
     train: float | None = None
     eval: float | None = None
     before: float | None = None  # of the passes before the first step
+    retention: float | None = None  # of both evaluations on general texts; not among those of eval
     tokens_per_second: float | None = None  # in training, without padding; of `data.unit` where it is another
     steps_per_second: float | None = None
 
@@ -148,6 +158,7 @@ class Fields:
     metrics: dict[str, float] = field(default_factory=dict)  # every metric by name
     select: dict[str, float] = field(default_factory=dict)  # the same on the selection split, if that is not reported
     method: dict[str, float] = field(default_factory=dict)  # numbers of the method, see Variant.report
+    retention: Retention = field(default_factory=Retention)
     data: Data = field(default_factory=Data)
     steps: Steps = field(default_factory=Steps)
     params: Params = field(default_factory=Params)
@@ -160,6 +171,7 @@ class Fields:
 
 GROUPS: dict[str, type] = {
     "metric": Metric,
+    "retention": Retention,
     "data": Data,
     "steps": Steps,
     "params": Params,

@@ -17,6 +17,7 @@ Trains    A and B
 Changes   ranks: chosen once, before training
 Checked   released code: test_autolora test_every_number_of_the_released_search
 Hooks     before_training  the search; sets ranks, draws A anew
+Passes    100 steps of search before training (`search_steps`), of five passes forward and backward each
 Cost      5 forward and backward passes for each of `search_steps` steps before training, with A, B, head, their
           moments and two copies; then r(in + out) parameters per layer, as LoRA.
 Decay     A and B decay in training; in the search nothing does.

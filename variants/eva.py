@@ -16,6 +16,7 @@ Trains    A and B
 Changes   ranks: chosen once, before training
 Checked   PEFT: test_eva test_every_number_of_peft
 Hooks     before_training  the passes; sets ranks and A
+Passes    320 steps forward before training at most (`passes`), over the rows of 32 (`batches`)
 Cost      forward passes before training until the components have converged, at most `passes`, and a decomposition of
           (tokens + k)×in for every distinct input in each; then r(in + out) parameters per layer, as LoRA.
 Decay     A and B decay.

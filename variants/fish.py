@@ -12,6 +12,7 @@ Trains    k entries of weights and biases
 Changes   mask: chosen once, before training
 Checked   released code: test_fish test_trajectory_of_the_released_code, test_importances_and_masks_of_the_released_code
 Hooks     before_training  takes the gradients and chooses
+Passes    1,024 rows forward and backward before training (`samples`), one by one
 Cost      one forward and backward pass for each of `samples` rows (true: one for each class, and one more), and F for
           every entry while they last. Then k trained entries and their indices; the gradient is computed at the entries
           if that is cheaper, densely otherwise.

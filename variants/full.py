@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from variants.core import target_modules
+from variants.core import quantization, target_modules
 from variants.core.variant import Variant
 
 
@@ -25,6 +25,10 @@ class Full(Variant):
     """Trains all parameters."""
 
     name: str = "full"
+
+    def check(self, model: nn.Module, head: Sequence[str] = ()) -> None:
+        if quantization.entries(model):
+            raise ValueError("name: full trains every weight, none of 8 or 4 bits; allowed: model.quantize=null")
 
     def attach(self, model: nn.Module, head: Sequence[str] = ()) -> nn.Module:
         model.requires_grad_(True)

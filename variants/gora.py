@@ -16,6 +16,7 @@ Trains    A and B
 Changes   ranks: chosen once, before training
 Checked   released code: test_gora test_every_number_of_the_released_code
 Hooks     before_training  takes the gradients, then sets ranks, A and B
+Passes    32 steps forward and backward before training (`batches`)
 Cost      `batches` forward and backward passes before training and one dense gradient of every adapted weight while
           they last; then r(in + out) parameters per layer, as LoRA.
 Decay     A and B decay.

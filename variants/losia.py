@@ -108,9 +108,9 @@ class LoSiA(AdapterVariant):
     def test_params(cls) -> list[dict[str, Any]]:
         return [
             {"factor": 0.5, "interval": 3, "rewarm": 2},
-            {"factor": 0.4, "rows_only": {"fc1": 0.25}, "interval": 2, "turns": [["fc2"], ["fc1"]]}
-            | {"decay_after_step": 0.1, "profile": "released", "warmup": 2, "seed": 1},
+            {"factor": 0.4, "interval": 2, "decay_after_step": 0.1, "profile": "released", "warmup": 2, "seed": 1},
             {"budget": 101, "interval": 4, "beta1": 0.5},
+            {"factor": 0.4, "rows_only": {"fc1": 0.25}, "interval": 2, "turns": [["fc2"], ["fc1"]]},
         ]
 
     def plan(self, total_steps: int) -> None:

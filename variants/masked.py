@@ -4,21 +4,10 @@
 
 `source` says what an entry scores (`variants.core.masks.sources`), `scope` which entries compete
 (`variants.core.masks.scopes`), `schedule` when the mask changes (`variants.core.masks.schedules`). A triple that has no
-meaning is an error that says why.
+meaning is an error that says why (`variants.core.masks.triples`).
 
-  | source | not with schedule |
-  |---|---|
-  | magnitude | rigl: the order of entries that are not trained never changes |
-  | true_fisher, activation | rigl, refresh, localise: they are measured before training alone |
-  | change | rigl, refresh, localise: an entry that is not trained has not changed |
-
-  | scope | not with schedule |
-  |---|---|
-  | subnet | rigl: a part of rows × columns can't be exchanged |
-  | global, block | localise: layers choose one at a time |
-
-Sources   This composition is the suite's own; parts name theirs. Reference: Ansell et al. 2024, arXiv 2401.16405, who
-          compare masks for fine-tuning. Bit for bit equal are: random or magnitude in tensor by sides, fixed, and
+Sources   This composition is the suite's own; parts name theirs (reference: Evci et al. 2020, "Rigging the Lottery",
+          arXiv 1911.11134). Bit for bit equal are: random or magnitude in tensor by sides, fixed, and
           SHiRA; low_rank in tensor by sides, refresh, and LIFT; magnitude or gradient in row by rows, fixed, and
           NeuroAda or GPS; fisher or true_fisher in global, fixed, and FISH without biases; change in global, fixed, and
           LT-SFT without biases and l1.
@@ -59,9 +48,10 @@ from variants.core import collectives, field_checks, layers, target_modules
 from variants.core.adapters.drifting_delta import DriftingDelta
 from variants.core.adapters.sparse_delta import check_finite
 from variants.core.allocation.budget import check_range
-from variants.core.masks.schedules import SCHEDULES, Gradual, Localise, Rewind, RigL, Schedule
+from variants.core.masks.schedules import SCHEDULES, Gradual, Rewind, RigL, Schedule
 from variants.core.masks.scopes import SCOPES, SHARES, Chosen, Count, Scope, density
 from variants.core.masks.sources import SOURCES, Scores, Source
+from variants.core.masks.triples import refuse_triple
 from variants.core.passes import Passes
 from variants.core.variant import AdapterVariant, Step
 
@@ -121,7 +111,7 @@ class Masked(AdapterVariant):
         field_checks.check_budget(self, "density")
         source = field_checks.class_named("source", self.source, SOURCES, Source)
         scope, schedule = SCOPES[self.scope], SCHEDULES[self.schedule]
-        self._refuse(source, scope, schedule)
+        refuse_triple({"source": self.source, "scope": self.scope, "schedule": self.schedule}, source, scope, schedule)
         if source.known == "change" and self.schedule == "fixed":
             schedule = Rewind
         self._source: Source = source(**self._taken(source))
@@ -141,26 +131,6 @@ class Masked(AdapterVariant):
         self._before: Scores = {}  # scores that were measured before training, while they are needed
         self._head: dict[str, nn.Parameter] = {}
         self._head_before: dict[str, torch.Tensor] = {}  # until the rewind
-
-    def _refuse(self, source: type[Source], scope: type[Scope], schedule: type[Schedule]) -> None:
-        """Raise `ValueError` for a triple without a meaning."""
-        moves = self.schedule in ("rigl", "refresh", "localise")
-        why = ""
-        if moves and source.known == "passes":
-            why = "it is measured before training alone"
-        elif moves and source.known == "change":
-            why = "an entry that is not trained has not changed, so none would come"
-        elif schedule is RigL and not source.outside:
-            why = "the order of entries that are not trained never changes"
-        if why:
-            allowed = "fixed, gradual" if source.known != "weight" else "fixed, gradual, refresh, localise"
-            raise ValueError(f"source: {self.source} with schedule: {self.schedule}, where {why}; allowed: {allowed}")
-        if schedule is RigL and not scope.in_part:
-            why = "a part of rows × columns can't be exchanged"
-        elif schedule is Localise and scope.pooled:
-            why = "it compares entries of all layers, and these choose one at a time"
-        if why:
-            raise ValueError(f"scope: {self.scope} with schedule: {self.schedule}, where {why}")
 
     def _taken(self, part: type) -> dict[str, Any]:
         """Return the settings that a source, scope or schedule has fields for."""
@@ -246,11 +216,7 @@ class Masked(AdapterVariant):
     def _place(self, scores: Scores) -> None:
         """Choose the first mask, before there is an optimizer."""
         for name, indices in self._scope.choose(scores, self._counts).items():
-            self._hold(self.adapters[name], indices)
-
-    @staticmethod
-    def _hold(adapter: DriftingDelta, indices: torch.Tensor) -> None:
-        adapter.take_up({"indices": indices})
+            self.adapters[name].take_up({"indices": indices})
 
     @torch.no_grad()
     def before_training(self, passes: Passes[Any]) -> None:

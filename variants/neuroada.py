@@ -14,6 +14,7 @@ Trains    k entries of each row of W
 Changes   mask: chosen once, before training (gradient) or at the start
 Checked   released code: test_neuroada test_every_number_of_the_released_code
 Hooks     before_training  takes the gradients and chooses, for score gradient
+Passes    none; with score gradient 1 step forward and backward before training (`batches`)
 Cost      k · out parameters per layer; W + ΔW in each pass, as SHiRA. Score gradient: `batches` forward and backward
           passes before training, and one dense gradient of every adapted weight while they last.
 Decay     values decay, towards the base model.

@@ -46,6 +46,7 @@ from variants.core import field_checks as fields
 from variants.core import target_modules as targets
 from variants.core.handover import CannotHandOver, order_sets, quiet_peft
 from variants.core.out_of_memory import is_out_of_memory
+from variants.core.quantized import Quantized
 from variants.core.variant import Step, Variant, to_host
 
 # Attributes with the averages of PEFT's allocators, which no state_dict includes.
@@ -103,6 +104,10 @@ class Peft(Variant):
     def check(self, model: nn.Module, head: Sequence[str] = ()) -> None:
         names = self._target_modules(model, head)
         for name in names:
+            if isinstance(layer := model.get_submodule(name), Quantized):
+                raise ValueError(
+                    f"targets: {name} is in {layer.how}, not for PEFT's layers; allowed: model.quantize=null"
+                )
             if (groups := getattr(layer := model.get_submodule(name), "groups", 1)) != 1:
                 what = f"{name} is a {type(layer).__name__} in groups ({groups})"
                 raise ValueError(f"targets: {what}, which PEFT can't merge; allowed: one group")

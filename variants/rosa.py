@@ -62,6 +62,7 @@ from variants.core.adapters.adapter import Adapter, LowRank, check_rank
 from variants.core.adapters.sparse_delta import SparseDelta, check_finite, largest
 from variants.core.adapters.svd import Product
 from variants.core.allocation.budget import apportion, check_range, spread
+from variants.core.masks.sources import Fisher, Gradient
 from variants.core.variant import AdapterVariant, Step
 
 STATISTICS = ("squared_mean", "mean")
@@ -157,6 +158,7 @@ class RoSA(AdapterVariant):
         field_checks.check_budget(self, "rank", "density")
         if self.budget is None and self.sparse_share != type(self).sparse_share:
             raise ValueError(f"sparse_share: {self.sparse_share} without a budget, allowed: {type(self).sparse_share}")
+        self._source = Fisher() if self.statistic == "squared_mean" else Gradient()
         self._ranks: dict[str, int] = {}
         self._entries: dict[str, int] = {}
         self._sums: dict[str, torch.Tensor] = {}  # of G² or G over the collected steps, by layer
@@ -242,9 +244,8 @@ class RoSA(AdapterVariant):
                 continue  # the budget left this layer no entry
             if adapter.gradient is None:
                 raise ValueError(f"mask: {name} is not part of the loss; exclude it")
-            gradient = collectives.all_reduce_sum(adapter.gradient)
-            score = gradient.square() if self.statistic == "squared_mean" else gradient
-            self._sums[name] = self._sums[name] + score if name in self._sums else score
+            new = self._source.measured(collectives.all_reduce_sum(adapter.gradient))
+            self._sums[name] = self._sums[name] + new if name in self._sums else new
             adapter.gradient = None
         self._collected += 1
 
@@ -255,7 +256,7 @@ class RoSA(AdapterVariant):
         check_finite(self._sums, "mask: a score is not finite")
         for name, adapter in self.adapters.items():
             if name in self._sums:
-                adapter.set_indices(largest(self._sums.pop(name).abs(), len(adapter.values)))
+                adapter.set_indices(largest(self._source.score(self._sums.pop(name), None), len(adapter.values)))
             adapter.settled = True
             if self.restart:
                 adapter.A.copy_(self._start.pop(name))

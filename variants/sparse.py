@@ -53,7 +53,7 @@ from variants.core.adapters.adapter import check_rank
 from variants.core.adapters.masked_factors import PARTS, MaskedFactors
 from variants.core.adapters.sparse_delta import check_finite, largest_of_groups
 from variants.core.allocation.budget import apportion, check_range
-from variants.core.allocation.schedule import Cubic
+from variants.core.masks.schedules import Gradual, Periodic, RigL
 from variants.core.variant import AdapterVariant, Step
 
 NOT_FINITE = "importance: a gradient of {} was not finite"
@@ -116,6 +116,11 @@ class SparseLoRA(AdapterVariant):
             field_checks.check_without_effect(self, "seed", f"score: {self.score}")
         if self.schedule == "rigl" and self.score == "random":
             raise ValueError("score: 'random' with schedule: rigl, allowed: magnitude, gradient, sensitivity")
+        steps = {name: getattr(self, name) for name in ("initial_steps", "final_steps", "interval")}
+        if self.schedule == "rigl":
+            self._schedule: Periodic = RigL(**steps, regrow=self.regrow)
+        else:
+            self._schedule = Gradual(**steps) if self.schedule == "gradual" else Periodic(**steps)
         self._scores: dict[str, torch.Tensor] = {}  # smoothed or drawn, of the unmasked entries, by "layer.part"
         self._moved = 0  # entries that were removed or added so far
 
@@ -133,17 +138,7 @@ class SparseLoRA(AdapterVariant):
         ]
 
     def plan(self, total_steps: int) -> None:
-        if self.initial_steps + self.final_steps >= total_steps:
-            raise ValueError(
-                f"schedule: {self.initial_steps} initial and {self.final_steps} final steps do not fit into "
-                f"{total_steps}; initial + final must be smaller"
-            )
-        left = total_steps - self.final_steps - self.initial_steps
-        if self.schedule != "one_shot" and self.interval > left:
-            raise ValueError(
-                f"interval: {self.interval}, allowed: at most the {left} steps from {self.initial_steps}, where the "
-                f"mask may first change, to {total_steps - self.final_steps}, where it last may"
-            )
+        self._schedule.plan(total_steps)
 
     def check(self, model: nn.Module, head: Sequence[str] = ()) -> None:
         selected = self.select(model, head).values()
@@ -203,24 +198,21 @@ class SparseLoRA(AdapterVariant):
     def on_update(self, step: Step) -> None:
         if not self._changes(step):
             return
-        if self.schedule == "rigl":
-            self._exchange(step)
+        if isinstance(self._schedule, RigL):
+            self._exchange(self._schedule.fraction(step.index, step.total), step.optimizer)
             return
         count = self.target
-        if self.schedule == "gradual" and step.index < step.total - self.final_steps:
-            curve = Cubic(self._dense, self.target, step.total, self.initial_steps, self.final_steps, self.interval)
-            count = curve.at(step.index)[0]
+        if isinstance(self._schedule, Gradual):
+            count = self._schedule.entries(step.index, step.total, self._dense, self.target)
         self._shrink(self._counts(count), self._entry_scores(), step.optimizer)
 
     def _changes(self, step: Step) -> bool:
         """Whether the mask changes after this step."""
-        last = step.total - self.final_steps
-        # Not only at that very step: it may have been skipped because its gradients were not finite.
-        if self.schedule == "one_shot":
-            return step.index >= self.initial_steps and self._entries > self.target
-        if self.schedule == "gradual" and (step.index >= last or self._entries <= self.target):
-            return self._entries > self.target  # False from the first step if the run starts from a finished one
-        return self.initial_steps <= step.index <= last and (step.index - self.initial_steps) % self.interval == 0
+        if self.schedule != "rigl" and self._entries <= self.target:
+            return False  # from the first step if the run starts from a finished one
+        if self.schedule == "one_shot":  # not only at that very step: its gradients may not have been finite
+            return step.index >= self.initial_steps
+        return self._schedule.changes(step.index, step.total)
 
     @property
     def _entries(self) -> int:
@@ -277,9 +269,8 @@ class SparseLoRA(AdapterVariant):
             for (name, part), kept in zip(members, indices, strict=True):
                 self._move(name, part, kept, kept[:0], optimizer)
 
-    def _exchange(self, step: Step) -> None:
+    def _exchange(self, fraction: float, optimizer: torch.optim.Optimizer) -> None:
         """rigl: replace the entries with the smallest scores by the masked ones with the largest gradients."""
-        fraction = self.regrow * (1 + math.cos(math.pi * step.index / (step.total - self.final_steps))) / 2
         scores, candidates = self._entry_scores(), self._growth_scores()
         groups, of_kept, of_grown, counts = [], [], [], []
         for members in self._groups().values():
@@ -295,7 +286,7 @@ class SparseLoRA(AdapterVariant):
         grown = largest_of_groups(of_grown, [grow for _, grow in counts])
         for members, kept_of, grown_of in zip(groups, kept, grown, strict=True):
             for (name, part), stay, new in zip(members, kept_of, grown_of, strict=True):
-                self._move(name, part, stay, new, step.optimizer)
+                self._move(name, part, stay, new, optimizer)
 
     def _growth_scores(self) -> dict[str, torch.Tensor]:
         """Return abs(g) of all entries, by "layer.part"; −1 for unmasked entries, which can't grow."""

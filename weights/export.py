@@ -117,7 +117,9 @@ def _write_peft(run: Finished, folder: Path) -> nn.Module:
     # PEFT writes nothing of the model below: not its classes, nor the padding token that it was given here.
     run.objective.describe(wrapped.get_base_model().config).save_pretrained(folder)
     run.context.tokenizer.save_pretrained(folder)
-    fresh = as_loaded(run.context.source, run.objective.architecture, folder, run.config.model.dtype)
+    model = run.config.model
+    how = model.get("quantize")
+    fresh = as_loaded(run.context.source, run.objective.architecture, folder, model.dtype, how, run.context.head)
     try:
         with quiet_peft():
             return peft.PeftModel.from_pretrained(fresh, folder).eval()
@@ -130,7 +132,10 @@ def _write_merged(run: Finished, folder: Path) -> nn.Module:
     import torch
     import transformers
 
+    from variants.core import quantization
+
     merged: Any = run.variant.merged(run.model)
+    quantization.dequantize(merged)
     merged.to(getattr(torch, run.config.model.dtype))  # the head too: a checkpoint has one precision
     run.objective.describe(merged.config)
     merged.save_pretrained(folder)

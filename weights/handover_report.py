@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 VERSION = 1
 FILENAME = "handover.json"
+BELOW = {
+    "peft": "trained above {how} weights: quantise the model below in the same way, or its outputs are others",
+    "merged": "the {how} weights are in {dtype} again, with the update in them; quantising it again rounds both",
+}
 
 
 def of(
@@ -60,7 +64,8 @@ def of(
         "task": run.record.task,
         "seed": run.record.seed,
         "to": to,
-        "base": {"name": run.record.model, "reference": base, "revision": revision, "dtype": run.config.model.dtype},
+        "base": {"name": run.record.model, "reference": base, "revision": revision, "dtype": run.config.model.dtype}
+        | {name: how for name in ("quantize",) if (how := run.config.model.get(name)) is not None},
         "labels": None if run.context.rows.labels is None else list(run.context.rows.labels),
         "head": list(run.context.head),
         "rank": cut,
@@ -103,6 +108,8 @@ def text(run: Finished, output: Path, report: Mapping[str, Any]) -> str:
         "largest error": error(report["largest_relative_error"]),
     }
     parts.append(markdown(list(cells), [list(cells.values())]))
+    if (how := report["base"].get("quantize")) is not None:
+        parts.append(BELOW[report["to"]].format(how=how, dtype=report["base"]["dtype"]))
     parts.append(
         f"loaded again, on {check['rows']} rows of {check['split']}: logits differ by at most "
         f"{error(check['largest_difference'])}, {check['changed']} predictions change"

@@ -120,8 +120,11 @@ def texts(run: Finished, model: nn.Module) -> list[str]:
 
 
 def _batches(run: Finished) -> Iterator[dict[str, Any]]:
+    from trainer.loop.network import cast
+
+    dtype = getattr(torch, run.config.model.dtype)
     rows, pad = run.context.rows.report[run.split], run.objective.pad(run.context.source)
     names = run.context.tokenizer.model_input_names
     for start in range(0, min(ROWS, len(rows)), BATCH):
         batch = pad([rows[i] for i in range(start, min(start + BATCH, ROWS, len(rows)))])
-        yield {name: tensor for name, tensor in batch.items() if name in names}
+        yield {name: cast(tensor, dtype) for name, tensor in batch.items() if name in names}

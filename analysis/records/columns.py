@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 # The groups of fields, in order, after the plain fields.
 _ORDER = (
-    *("metric", "metrics", "select", "method", "data", "steps", "params", "rank", "memory", "time", "files"),
+    *("metric", "metrics", "select", "retention", "method", "data", "steps", "params", "rank", "memory", "time"),
+    "files",
     *("git", "code", "versions", "hardware", "config"),
 )
 _GROUPS = tuple(group for group in OPEN_GROUPS if group != "identity")  # which is a choice of the settings

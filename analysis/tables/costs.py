@@ -85,8 +85,13 @@ TIME = (
     ),
 )
 
+RETENTION = (
+    Cost("general before", "retention_before", ("retention.before",), lambda p: numbers.fixed(p, 2)),
+    Cost("general after", "retention_after", ("retention.after",), lambda p: numbers.fixed(p, 2)),
+)
+
 # All columns, as csv has them.
-COSTS = (*PARAMETERS, MEMORY, *SPLIT, PEAK, CUDA, *CUDA_SPLIT, *TIME)
+COSTS = (*PARAMETERS, MEMORY, *SPLIT, PEAK, CUDA, *CUDA_SPLIT, *TIME, *RETENTION)
 
 
 _NAMES = tuple({name: None for cost in COSTS for name in cost.names})
@@ -115,7 +120,12 @@ NO_MEANS = Means()
 
 
 def shown(rows: Iterable[Means], split: bool) -> tuple[Cost, ...]:
-    """The usual columns. CUDA's are shown if a run used it. split: whether the parts of the memory are shown."""
+    """The usual columns. CUDA's are shown if a run used it, and general texts' if one was measured on them.
+
+    split: whether the parts of the memory are shown.
+    """
+    rows = list(rows)
+    general = RETENTION if any(means.of(RETENTION[1]) is not None for means in rows) else ()
     cuda = any(means.of(CUDA) is not None for means in rows)
     parts = (*SPLIT, PEAK, *((CUDA, *CUDA_SPLIT) if cuda else ())) if split else (PEAK, *((CUDA,) if cuda else ()))
-    return (*PARAMETERS, MEMORY, *parts, *TIME)
+    return (*PARAMETERS, MEMORY, *parts, *TIME, *general)

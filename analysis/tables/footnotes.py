@@ -234,6 +234,7 @@ _COSTS = {
     "memory_bytes": "memory: weights, gradients, optimizer state and saved activations",
     "peak_rss_bytes": "peak RSS: the whole process",
     "cuda_train_allocated_bytes": "peak CUDA: allocated in training",
+    "retention_after": "general: perplexity on general texts, of the model as it is and of the reported one",
 }
 
 

@@ -138,6 +138,12 @@ def test_every_method_of_ours_that_peft_has_is_set_as_peft_s_is():
         assert getattr(ours, "target_rank", None) == options.get("target_r")
 
 
+def test_every_method_of_ours_has_a_row():
+    methods = {path.stem for path in (ROOT / "conf" / "variant").glob("[!_]*.yaml")}
+    ours = {name for name in methods if not name.startswith("peft")} - {"base", "head"} | {"floor"}
+    assert ours <= set(step_cost.METHODS), "a new method needs its settings in benchmarks.step_cost.FURTHER"
+
+
 def run(monkeypatch, *arguments: str) -> None:
     monkeypatch.setattr("sys.argv", ["step_cost", *arguments])
     step_cost.main()
@@ -193,9 +199,15 @@ def test_a_whole_run_measures_every_method_in_every_setting_and_growth(on_a_toy,
     assert {"lora", "lora_dropout", "adalora", "dora", "shira"} == set(found["overhead_ratio"])
 
 
+# What doesn't fit layers of width 16.
+SMALL = {"lift": {"filter_rank": 8}, "prilora": {"last_rank": 4}, "smt": {"block": 8, "blocks": 4}}
+
+
 @pytest.mark.parametrize("name", step_cost.METHODS)
 def test_every_method_takes_a_step_on_a_toy(tiny_model, name):
-    taken = step_cost.Stepper(pristine(tiny_model, 2), step_cost.METHODS[name](), 2, 5, torch.device("cpu"))
+    settings = step_cost.FURTHER.get(name, {}) | SMALL.get(name, {})
+    variant = step_cost.preset(name, **settings) if name in SMALL else step_cost.METHODS[name]()
+    taken = step_cost.Stepper(pristine(tiny_model, 2), variant, 4, 6, torch.device("cpu"))
     whole, hooks = taken.step()
     assert whole > hooks >= 0
 

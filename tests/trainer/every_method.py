@@ -11,7 +11,7 @@ from tests.variants.found import CONF
 from variants.core.variant import Variant, field_names
 from variants.peft import Peft
 from variants.testing.contract import HOOKS
-from variants.testing.toys import STEPS
+from variants.testing.toys import STEPS, TARGETS
 
 OWN = {  # settings of files whose class has none that fit; the others train with their test_params
     "peft": [],
@@ -56,8 +56,9 @@ def methods() -> list[tuple[str, list[str]]]:
         has_hooks = any(getattr(cls, hook) is not getattr(Variant, hook) for hook in HOOKS)
         if not has_hooks and "defaults" in yaml.safe_load(path.read_text()):
             continue  # a preset of values that a test of the class compares
-        # Budgets and patterns mean the layers of a toy.
-        fitting = [p for p in cls.test_params() if "budget" not in p and not any("pattern" in name for name in p)]
+        # Budgets and names mean the layers of a toy.
+        named = [params for params in cls.test_params() if any(layer in json.dumps(params) for layer in TARGETS)]
+        fitting = [params for params in cls.test_params() if "budget" not in params and params not in named]
         four = {"targets": ["query", "value"]} if "targets" in field_names(cls) else {}  # layers, as a toy has
         for params in fitting[: 2 if has_hooks else 1]:
             settings = {**four, **params}

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import sys
+from typing import Any
 
 import pytest
+import torch
 from omegaconf import OmegaConf, open_dict
+from transformers import BertConfig, BertForSequenceClassification
 
 from tests.conftest import ROOT
 from trainer import config as run_config
@@ -14,6 +18,8 @@ from trainer.data.sources.glue import TASKS
 from trainer.errors import ConfigError, one_line
 from trainer.instantiate import make
 from trainer.loop.loop import total_steps
+from trainer.model import backbone as models
+from trainer.objectives import kinds
 from trainer.runs.run import run
 from trainer.sweeps.plan import plan
 from variants.core.kernels import low_rank
@@ -28,6 +34,10 @@ FAMILIES = sorted(path.stem for path in (ROOT / "conf" / "variant" / "families")
 NEEDED = {
     "file": ["task.source.train_path=train.csv"],
     "images": ["task.source.train_path=images"],
+    "sounds": ["task.source.train_path=sounds"],
+    "speech": ["task.source.train_path=speech.csv"],
+    "ratings": ["task.source.train_path=ratings.csv"],
+    "two_tower": ["task=ratings", "task.source.train_path=ratings.csv"],
     "hub": ["model.id=roberta-base"],
     "folder": ["model.path=model"],
     "vtab": ["task.set=dtd"],
@@ -97,8 +107,16 @@ def test_a_familys_schedule_fits_the_experiment_and_its_name_is_that_of_its_file
 ZOO = OmegaConf.load(ROOT / "conf" / "experiment" / "zoo.yaml").hydra.sweeper.params.variant.strip().split(",")
 # base has nothing to say on a task whose head is new, and the files peft_… are settings of peft.
 NOT_IN_THE_ZOO = {"base", "peft"}
-# Methods of ours whose size is not a choice, or that can't reach 300,000 on MiniLM.
-WITHOUT_BUDGET = {"aflora", "bitfit", "full", "head", "svdiff"}
+# Methods of ours whose size is not a choice, or that can't reach 300,000 on MiniLM (vera: only by ranks of thousands).
+WITHOUT_BUDGET = {"aflora", "bitfit", "full", "head", "svdiff", "vera"}
+
+
+@functools.cache
+def minilm() -> Any:
+    """The modules of the default model, on the meta device."""
+    sizes = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
+    with torch.device("meta"):
+        return BertForSequenceClassification(BertConfig(**sizes))
 
 
 def test_the_zoo_has_every_method_once():
@@ -112,15 +130,18 @@ def test_the_zoo_has_every_method_once():
 
 @pytest.mark.parametrize("name", ZOO)
 def test_a_method_of_the_zoo_has_its_budget_and_its_schedule_fits(configured, name):
-    config = configured([f"variant={name}", "experiment=zoo"])
-    run_config.validate(config)
-    stem = name.removeprefix("zoo/")
+    stem, own = name.removeprefix("zoo/"), name.startswith("zoo/")
+    config = configured([f"variant={name}", "experiment=zoo"] if own else [f"variant={name}"])
+    if own:
+        run_config.validate(config)
+        assert total_steps(config.data.limit, config.train) == 60 and config.optim.head_lr == 1e-3
     assert config.variant.name == stem.replace("peft_", "peft-")
     with_budget = not stem.startswith("peft_") and stem not in WITHOUT_BUDGET
     assert config.variant.get("budget") == (300_000 if with_budget else None)
-    steps = total_steps(config.data.limit, config.train)
-    assert steps == 60 and config.optim.head_lr == 1e-3
-    make("variant", config.variant).plan(steps)
+    variant = make("variant", config.variant)
+    variant.plan(60)
+    model = minilm()
+    variant.check(model, models.head_modules(model))
 
 
 def test_the_glue_experiment_runs_every_method_on_every_task(configured):
@@ -283,3 +304,14 @@ def test_the_language_experiments_schedules_fit_its_steps(configured):
             steps = total_steps(config.data.limit, config.train, variant.trains)
             assert steps == (0 if method == "base" else config.train.max_steps)
             variant.plan(steps)
+
+
+def test_the_experiment_of_kinds_has_one_run_of_each(configured):
+    params = OmegaConf.load(ROOT / "conf" / "experiment" / "kinds.yaml").hydra.sweeper.params
+    choices = params.variant.strip().split(",")
+    assert sorted(choices) == sorted(f"kinds/{kind}" for kind in kinds.KINDS)
+    for choice in choices:
+        config = configured([f"variant={choice}", "experiment=kinds"])
+        run_config.validate(config)
+        assert (config.task.get("kind") or kinds.DEFAULT) == choice.removeprefix("kinds/")
+        assert {*config.task.metrics} <= {*kinds._class(config.task.get("kind")).metrics}

@@ -5,6 +5,7 @@ Architectures are made from their configs, without weights.
 
 from __future__ import annotations
 
+import copy
 import functools
 import re
 from typing import Any
@@ -56,6 +57,7 @@ SIZES = {  # parameters of the published models without their vocabularies, whic
 }
 
 
+@functools.cache
 def bare(model: str, language: bool) -> nn.Module:
     """The architecture on the meta device."""
     name, settings = CONFIGS[model]
@@ -83,7 +85,7 @@ def count(variant: AdapterVariant, model: nn.Module, head: tuple[str, ...]) -> i
 @functools.cache
 def counted(model: str, language: bool, node: str) -> int:
     """`count` of the variant that a node of YAML describes; many tasks of a paper have the same."""
-    made = bare(model, language)
+    made = copy.deepcopy(bare(model, language))
     return count(make("variant", yaml.safe_load(node)), made, () if language else models.head_modules(made))
 
 

@@ -96,8 +96,8 @@ def test_the_page_is_what_the_cards_say() -> None:
     ("name", "paper", "year", "passes"),
     [
         ("adalora", "2303.10512", "2023", ""),
-        ("gora", "2502.12171", "2025", "takes the gradients, then sets ranks, A and B"),
-        ("eva", "2410.07170", "2025", "the passes; sets ranks and A"),
+        ("gora", "2502.12171", "2025", "32 steps forward and backward before training (`batches`)"),
+        ("gps", "2312.10136", "2024", "8 steps forward and backward before training (`batches`)"),
         ("lota", "2406.16797", "2024", ""),  # of the preset's comment
         ("para", "2604.27796", "2026", ""),
         ("random_masking", "2405.02596", "2024", ""),
@@ -107,6 +107,23 @@ def test_the_page_is_what_the_cards_say() -> None:
 def test_what_a_card_says(name: str, paper: str, year: str, passes: str) -> None:
     method = BY_NAME[name]
     assert (method.paper, method.year, method.passes) == (paper, year, passes)
+
+
+@every_method
+def test_passes_are_said_with_the_numbers_of_the_file(method: Method) -> None:
+    node = cards._composed(CONF / f"{method.name}.yaml")
+    for number, field in re.findall(r"(\d[\d,]*) [^`]*?\(`(\w+)`\)", method.passes):
+        assert int(number.replace(",", "")) == node[field]
+
+
+def test_costs_stand_beside_lora_s() -> None:
+    assert BY_NAME["lora"].costs == ("1", "1") and BY_NAME["base"].costs == ("", "")
+    trained, products = BY_NAME["full"].costs
+    assert float(trained) > 10 and float(products) > 1
+
+
+def test_the_page_says_why_a_method_of_peft_s_can_t_be_trained() -> None:
+    assert "| `xlora` | it mixes trained adapters |" in PAGE.read_text()
 
 
 def test_a_preset_says_whose_checks_it_relies_on() -> None:

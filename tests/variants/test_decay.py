@@ -12,6 +12,7 @@ from tests.variants import oracles
 from tests.variants.found import all_variants, settings
 from variants._template import Template
 from variants.core.variant import Variant
+from variants.diff_pruning import DiffPruning
 from variants.dora import DoRA
 from variants.fish import FISH
 from variants.flexlora import FlexLoRA
@@ -19,6 +20,7 @@ from variants.l1ra import L1RA
 from variants.lora import LoRA
 from variants.lt_sft import LTSFT
 from variants.peft import Peft
+from variants.salora import SaLoRA
 from variants.sora import SoRA
 from variants.sparse import SparseLoRA
 from variants.testing.case import adapters
@@ -33,6 +35,8 @@ OWN = {  # last names of the parameters of an adapter on which the run's decay d
     Template: {"s": 0.0},
     FISH: {"bias_values": 0.0},
     LTSFT: {"bias_values": 0.0},
+    SaLoRA: {"e": 0.0},
+    DiffPruning: {"gates": 0.0, "weight_gate": 0.0},
 }
 SETTINGS = [
     pytest.param(cls, params, marks=() if params == cls.test_params()[0] else pytest.mark.slow)

@@ -82,25 +82,32 @@ def test_a_run_that_never_wrote_in_its_evaluation_writes(finished, tmp_path):
     assert found.prediction.notna().any() and {"stats.token_f1", "stats.nll"} <= set(found.columns)
 
 
+FILES = {"image_classification": ("images", "png"), "audio_classification": ("sounds", "wav")}
+
+
 @pytest.fixture
-def of_images(tmp_path):
-    """A finished run on images, and the folder of them."""
+def of_files(tmp_path):
+    """Carries out a run on files of a kind; its folder, and the folder of the files."""
     from tests.composing import composed
     from tests.conftest import folder_of
     from trainer.runs.run import run
     from trainer.sweeps.plan import plan
 
-    kind = "image_classification"
-    model = other_kinds.model(kind, tmp_path / "model")
-    told = [*other_kinds.overrides(kind, model, tmp_path), other_kinds.table(kind, tmp_path)]
-    return folder_of(run(plan(composed(told)), told), tmp_path), tmp_path / "images"
+    def carried_out(kind):
+        model = other_kinds.model(kind, tmp_path / "model")
+        told = [*other_kinds.overrides(kind, model, tmp_path), other_kinds.table(kind, tmp_path)]
+        return folder_of(run(plan(composed(told)), told), tmp_path), tmp_path / FILES.get(kind, [""])[0]
+
+    return carried_out
 
 
-def test_images_of_a_folder_are_named_by_their_classes(of_images, tmp_path, capsys):
-    folder, images = of_images
+@pytest.mark.parametrize("kind", list(FILES))
+def test_files_of_a_folder_are_named_by_their_classes(kind, of_files, tmp_path, capsys):
+    folder, images = of_files(kind)
+    ending = FILES[kind][1]
     flat = tmp_path / "flat"
     flat.mkdir()
-    for file in sorted(images.rglob("*.png")):
+    for file in sorted(images.rglob(f"*.{ending}")):
         (flat / f"{file.parent.name}-{file.name}").write_bytes(file.read_bytes())
     for name, data in (("known", images), ("bare", flat)):
         assert main(["predict", str(folder), "--data", str(data), "--output", str(tmp_path / f"{name}.parquet")]) == 0
@@ -112,11 +119,21 @@ def test_images_of_a_folder_are_named_by_their_classes(of_images, tmp_path, caps
     said = json.loads((tmp_path / "known.parquet.json").read_text())["metrics"]["accuracy"]
     assert said == pytest.approx((known.reference == known.prediction).mean())
     (tmp_path / "odd").mkdir()
-    (tmp_path / "odd" / "broken.png").write_bytes(b"none")
+    (tmp_path / "odd" / f"broken.{ending}").write_bytes(b"none")
     capsys.readouterr()
     assert main(["predict", str(folder), "--data", str(tmp_path / "odd"), "--output", str(tmp_path / "no.csv")]) == 2
     err = capsys.readouterr().err
-    assert "broken.png" in err and err.count("\n") == 1 and not (tmp_path / "no.csv").exists()
+    assert f"broken.{ending}" in err and err.count("\n") == 1 and not (tmp_path / "no.csv").exists()
+
+
+@pytest.mark.parametrize("kind", ["ctc", "rating"])
+def test_rows_of_other_kinds_are_refused(kind, of_files, tmp_path, capsys):
+    folder, _ = of_files(kind)
+    capsys.readouterr()
+    table = other_kinds.table(kind, tmp_path).partition("=")[2]
+    assert main(["predict", str(folder), "--data", table, "--output", str(tmp_path / "no.csv")]) == 2
+    err = capsys.readouterr().err
+    assert "predict: the run's task has rows of" in err and err.count("\n") == 1
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,9 @@ class Rows(torch.utils.data.Dataset):
 
     @property
     def lengths(self) -> list[int]:
-        """The units of each row: its tokens, or 1 if all rows have the same size."""
+        """The units of each row: the column `units` if there is one, else its tokens, or 1 for rows of one size."""
+        if isinstance(units := self.columns.get("units"), np.ndarray):
+            return list(units[self.indices].tolist())
         ids = self.columns.get("input_ids")
         if not isinstance(ids, Ragged):
             return [1] * len(self)
@@ -219,6 +221,17 @@ def prepare(objective: Objective, data: DictConfig, seed: int, folder: Path, max
         truncated=truncated,
         letters=letters,
     )
+
+
+def general(objective: Objective, limit: int | None, folder: Path, max_length: int) -> Rows:
+    """The rows of a task with one split, all of which are evaluated, at most `limit` of them. Raises `ConfigError`."""
+    (split,) = objective.content.splits
+    encoded = _encoded(objective, split, folder, max_length)
+    rows = encoded.rows
+    if limit is not None:
+        rows = rows.view(np.sort(np.random.default_rng(0).permutation(len(rows))[:limit]))
+    refuse_letters(objective.content, split, rows, encoded)
+    return objective.for_evaluation(rows, folder, max_length)
 
 
 def refuse_letters(task: TaskData, split: str, rows: Rows, encoded: Encoded) -> None:

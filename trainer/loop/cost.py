@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from variants.core import quantization
 from variants.core.target_modules import inside
 from variants.core.variant import Variant
 
@@ -39,6 +40,11 @@ def _key(storage: torch.UntypedStorage) -> int:
 def own_tensors(model: nn.Module) -> list[torch.Tensor]:
     """Returns all parameters and buffers."""
     return [*model.parameters(), *model.buffers()]
+
+
+def parameters(model: nn.Module) -> int:
+    """Returns the number of all parameters, entries of quantised weights included."""
+    return sum(p.numel() for p in model.parameters()) + quantization.entries(model)
 
 
 def weight_bytes(model: nn.Module) -> int:

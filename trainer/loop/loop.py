@@ -72,7 +72,7 @@ class Loop:
         checkpoints.seed_all(config.seed)
         self.model, self.variant, self.head = model.to(device), variant, head
         self.rows, self.objective, self.cfg, self.device = rows, objective, config, device
-        self.network = Network(self.model, source, device, train.autocast)
+        self.network = Network(self.model, source, device, train.autocast, getattr(torch, config.model.dtype))
         self.collate = Collator(objective.pad(source), objective.weigh)
         self.batches = Batches(rows.train, train, config.seed, self.collate, machine.workers, device)
         self.done, self.steps = 0, total_steps(len(rows.train), train, variant.trains)

@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 from trainer.instantiate import named
-from trainer.loop import cost
+from trainer.loop import checkpoints, cost
 from trainer.loop.batches import Batch, Batches
 from trainer.machine import processes
-from trainer.objectives.objective import IGNORED, Objective
+from trainer.objectives.objective import Objective
 from variants.core import collectives
 from variants.core.passes import Passes
 from variants.core.step import Loss
@@ -61,13 +61,8 @@ def prepare(
         return itertools.islice(batches.steps(0), count)
 
     def real(batch: Batch) -> torch.Tensor | None:
-        mask = batch.inputs.get("attention_mask")
-        if mask is None or mask.ndim != 2:
-            return None if batch.weight else torch.zeros(len(batch.labels), 1, dtype=torch.bool, device=device)
-        real = mask.bool() & (batch.weight > 0)
-        if batch.labels.shape == mask.shape:  # of a language model: places whose token is not learned have none
-            real &= batch.labels != IGNORED
-        return real.to(device)
+        places = objective.places(batch, network.source)
+        return None if places is None else places.to(device)
 
     passes = Passes(
         model,
@@ -81,8 +76,10 @@ def prepare(
     cost.reset_cuda_peaks(device)
     begun = time.perf_counter()
     # What follows draws what it draws for a method without passes, however many there were.
-    with torch.random.fork_rng(), collectives.same_draws():
+    random = checkpoints.random_state()
+    with collectives.same_draws():
         named("variant", variant.before_training, passes)
+    checkpoints.restore_random(random)
     seconds = time.perf_counter() - begun
     adapter, _ = cost.trainable_parameters(model, head)
     ranks = variant.ranks()
@@ -90,5 +87,5 @@ def prepare(
     cost.reset_cuda_peaks(device)
     rank = sum(ranks.values()) if ranks else None
     count = passes.count + processes.sum_of(passes.single)
-    total = sum(p.numel() for p in model.parameters())
+    total = cost.parameters(model)
     return asdict(Prepared(seconds, count, cost.peak_rss(), cuda, total, adapter, variant.closed_form(), rank))

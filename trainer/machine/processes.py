@@ -223,10 +223,11 @@ def _digests(tree: Any, path: str = "") -> Iterator[tuple[str, str]]:
 
 
 def seed_apart(seed: int) -> None:
-    """Reseeds torch on every process but the first, so that dropout differs between processes."""
+    """Reseeds every process but the first, so that dropout (torch) and masked spans of sounds (numpy) differ."""
     if not is_first():
         (state,) = np.random.SeedSequence([seed, rank()]).generate_state(1)
         torch.manual_seed(int(state))
+        np.random.seed(int(state))
 
 
 __all__ = [

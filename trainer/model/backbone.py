@@ -16,11 +16,12 @@ from trainer.errors import ConfigError
 from trainer.model import agreement
 from trainer.model.architecture import Architecture
 from trainer.model.foreign import NO_CODE, reading
+from variants.core import quantization
 
 # The names of dropout in transformers' configs. A head's dropout of None means the backbone's.
 BACKBONE_DROPOUT = (
     *("hidden_dropout_prob", "attention_probs_dropout_prob", "hidden_dropout", "attention_dropout", "dropout"),
-    *("dropout_rate", "activation_dropout", "embedding_dropout", "mlp_dropout"),
+    *("dropout_rate", "activation_dropout", "embedding_dropout", "mlp_dropout", "feat_proj_dropout"),
     *("resid_pdrop", "embd_pdrop", "attn_pdrop"),
 )
 HEAD_DROPOUT = ("classifier_dropout", "classifier_dropout_prob", "cls_dropout")
@@ -73,6 +74,15 @@ def image_processor(folder: Path) -> Any:
 
     with reading("its preprocessor_config.json"):
         return AutoImageProcessor.from_pretrained(folder, **NO_CODE)
+
+
+@functools.cache
+def feature_extractor(folder: Path) -> Any:
+    """Returns what makes a model's inputs of sounds, for the model in `folder`."""
+    from transformers import AutoFeatureExtractor
+
+    with reading("its preprocessor_config.json"):
+        return AutoFeatureExtractor.from_pretrained(folder, **NO_CODE)
 
 
 @functools.cache
@@ -185,7 +195,10 @@ def load_backbone(
     in_head = {name for name in model.state_dict() if _inside(name, head)}
     if not _sized_by_labels(folder, architecture, head) - missing:
         if keep_head:
-            raise ConfigError("model.keep_head: true, allowed: null; the checkpoint has no trained head")
+            reason = (
+                "the checkpoint has no trained head" if architecture.outputs is not None else "the task has no classes"
+            )
+            raise ConfigError(f"model.keep_head: true, allowed: null; {reason}")
         return LoadedBackbone(model, tuple(sorted(missing)), head)
     own = classes(folder)
     described = f"{', '.join(head)}; trained for {', '.join(own) if len(own) <= 20 else f'{len(own)} classes'}"
@@ -238,20 +251,32 @@ def describe(config: Any, labels: Sequence[str] | None) -> Any:
     return config
 
 
-def as_loaded(folder: Path, architecture: Architecture, described: Path, dtype: str) -> nn.Module:
+def as_loaded(
+    folder: Path,
+    architecture: Architecture,
+    described: Path,
+    dtype: str,
+    quantize: str | None = None,
+    head: Sequence[str] = (),
+) -> nn.Module:
     """Loads the model as transformers does with the config.json in `described`, as the base for an adapter.
 
-    All weights are in `dtype`; a head whose size doesn't fit is initialised.
+    All weights are in `dtype`; a head whose size doesn't fit is initialised. quantize: the backbone has the numbers of
+    weights that were quantised so, outside the modules in `head`.
     """
     from transformers import AutoConfig
 
     model: nn.Module = _auto(architecture).from_pretrained(
         folder,
         config=AutoConfig.from_pretrained(described, **NO_CODE),
-        dtype=getattr(torch, dtype),
+        dtype=getattr(torch, dtype) if quantize is None else torch.float32,
         ignore_mismatched_sizes=True,
         **NO_CODE,
     )
+    if quantize is not None:
+        quantization.quantize(model, quantize, head, getattr(torch, dtype))
+        quantization.dequantize(model)
+        model.to(getattr(torch, dtype))
     return model.eval()
 
 
@@ -260,13 +285,17 @@ def head_modules(model: Any) -> tuple[str, ...]:
 
     A parameter of the model itself is listed by its own name. A module that shares its weight with the backbone (tied
     embeddings) is not part of the head. If the model wraps no backbone, the head is the output layer, unless it is
-    tied.
+    tied; without an output layer it is what is outside the part that is a model of its own, as Whisper's encoder is.
     """
+    from transformers import PreTrainedModel
+
     children = dict(model.named_children())
     if (backbone := children.pop(model.base_model_prefix, None)) is None:
         output = model.get_output_embeddings()
-        backbone = nn.ModuleList(child for child in children.values() if child is not output)
-        children = {name: child for name, child in children.items() if child is output}
+        parts = {name for name, child in children.items() if isinstance(child, PreTrainedModel)}
+        if output is not None or not parts:
+            parts = {name for name, child in children.items() if child is not output}
+        backbone = nn.ModuleList(children.pop(name) for name in sorted(parts))
     pretrained = {id(parameter) for parameter in backbone.parameters()}
     head = [name for name, child in children.items() if any(id(p) not in pretrained for p in child.parameters())]
     head += [name for name, _ in model.named_parameters(recurse=False)]
@@ -280,8 +309,10 @@ def _has_parameters(model: nn.Module, name: str) -> bool:
     return name not in modules or any(True for _ in modules[name].parameters())
 
 
-def fresh(source: LoadedBackbone, seed: int, dtype: str = "float32") -> nn.Module:
+def fresh(source: LoadedBackbone, seed: int, dtype: str = "float32", quantize: str | None = None) -> nn.Module:
     """Copies the model for one run: the new tensors are drawn with `seed`, the backbone is in `dtype`.
+
+    quantize: how its linear layers are quantised (`variants.core.quantized`), None if they are not.
 
     Above a bfloat16 backbone the head stays in float32 and its inputs are cast. Batch norms keep their statistics in
     training, too: no adapter would hold new ones, and an image's outputs would depend on those beside it.
@@ -294,6 +325,8 @@ def fresh(source: LoadedBackbone, seed: int, dtype: str = "float32") -> nn.Modul
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.register_forward_pre_hook(_as_in_evaluation)
     wanted: torch.dtype = getattr(torch, dtype)
+    if quantize is not None:
+        quantization.quantize(model, quantize, source.head, wanted)
     model.to(wanted)
     if wanted.itemsize < 4:
         modules = dict(model.named_modules())

@@ -16,6 +16,7 @@ never.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,10 +28,11 @@ import torch.nn.functional as F
 
 from trainer.data.ragged import Ragged
 from trainer.data.rows import Rows
+from trainer.data.sources import general
 from trainer.errors import ConfigError
 from trainer.model import agreement
 from trainer.model import backbone as models
-from trainer.objectives import generated, language_models, metrics, placed, prompts
+from trainer.objectives import generated, language_models, likelihood, metrics, placed, prompts
 from trainer.objectives.metrics import METRICS, Metric
 from trainer.objectives.objective import IGNORED, Encoded, NotFinite, Objective, Predictions, Prompt
 from trainer.objectives.prompts import Pair
@@ -53,10 +55,13 @@ ENTRIES = 2**26  # of the logits that an evaluation holds at a time
 @dataclass(eq=False)
 class CausalLM(Objective):
     """loss_on: of rows with a response, what is learned: response, or all. max_new_tokens: at most so many are written
-    behind a prompt, always the likeliest."""
+    behind a prompt, always the likeliest. retention, retention_path: a task or a table of general texts, whose
+    perplexity is measured before and after training."""
 
     loss_on: str = "response"
     max_new_tokens: int = 64
+    retention: str | None = None
+    retention_path: str | None = None
 
     kind: ClassVar[str] = "causal_lm"
     auto_class: ClassVar[str] = "AutoModelForCausalLM"
@@ -124,6 +129,14 @@ class CausalLM(Objective):
         if self.generates:
             language_models.refuse_padding(model, tokenizer, [rows[place]["prompt"] for place in (0, len(rows) - 1)])
 
+    @functools.cached_property
+    def general(self) -> CausalLM | None:
+        if self.retention is None and self.retention_path is None:
+            return None
+        found = CausalLM(general.texts(self.retention, self.retention_path), ("perplexity",))
+        found.check()
+        return found
+
     def predicting(self, content: TaskData, referenced: bool) -> CausalLM:
         """Responses are written, whether the run's metrics are of them or not."""
         metrics = self.asked if self.form != "response" else generated.to_write(self.asked, referenced)
@@ -152,7 +165,8 @@ class CausalLM(Objective):
             cut.append(len(prompt) < len(pair.prompt))
             letters.append(pair.letters)
             rows.append((prompt, answer, pair.prompt if len(pair.prompt) <= most else pair.prompt[-most:]))
-        labels = [self._labels(prompt, answer) for prompt, answer, _ in rows]
+        hidden = (min(1, len(p)) if self.loss_on == "all" else len(p) for p, *_ in rows)
+        labels = [[IGNORED] * n + [*p, *a][n:] for n, (p, a, _) in zip(hidden, rows, strict=True)]
         columns = {
             "input_ids": placed.ragged([[*p, *a] for p, a, _ in rows]),
             "prompt": placed.ragged([p for *_, p in rows]),
@@ -220,21 +234,10 @@ class CausalLM(Objective):
         labels[torch.tensor(rows) == 0] = IGNORED
         return int((labels[:, 1:] != IGNORED).sum())
 
-    def _labels(self, prompt: Sequence[int], answer: Sequence[int]) -> list[int]:
-        before = [IGNORED, *prompt[1:]] if self.loss_on == "all" else [IGNORED] * len(prompt)
-        return [*before, *answer]
-
     def _texts(self, split: str, tokenizer: Any) -> Encoded:
-        texts = self.content.splits[split]["text"][:]
-        first, end = prompts.start(tokenizer), tokenizer.eos_token_id
-        tokens = prompts.encode(tokenizer, texts)
-        letters = [prompts.letters(tokenizer, [text], ids) for text, ids in zip(texts, tokens, strict=True)]
-        ids = placed.ragged([[*first, *own, end] for own in tokens])
-        labels = placed.ragged([[IGNORED] * len(first) + [*own, end] for own in tokens])
-        uncut = np.zeros(len(texts), dtype=bool)
-        return Encoded(
-            Rows({"input_ids": ids}, labels, np.arange(len(texts)), split=split), uncut, np.array(letters, np.int8)
-        )
+        ids, labels, letters = zip(*prompts.documents(tokenizer, self.content.splits[split]["text"][:]), strict=True)
+        rows = Rows({"input_ids": placed.ragged(ids)}, placed.ragged(labels), np.arange(len(ids)), split=split)
+        return Encoded(rows, np.zeros(len(ids), dtype=bool), np.array(letters, np.int8))
 
     def _pairs(self, split: str, tokenizer: Any) -> list[Pair]:
         rows = self.content.splits[split]
@@ -282,7 +285,7 @@ class CausalLM(Objective):
 
     def loss(self, model: Network, batch: Batch) -> Loss:
         """Cross-entropy, summed over the tokens that count."""
-        return Loss(self._nll(model, batch.inputs, batch.labels).sum(), batch.weight)
+        return Loss(self._nll(model, batch.inputs, batch.labels, batch.weight).sum(), batch.weight)
 
     @property
     def distils(self) -> bool:
@@ -301,8 +304,9 @@ class CausalLM(Objective):
         """Of each row the sum of its tokens' negative log-likelihoods, how many these are, what `extra` says, and what
         the model writes behind its prompt."""
         written = self.written(model, batch.inputs) if self.generates else None
-        width = batch.labels.shape[1] * model.model.config.get_text_config().vocab_size
-        step = max(1, ENTRIES // width)
+        step = len(batch.labels)
+        if not likelihood.in_parts(model, self.architecture):
+            step = max(1, ENTRIES // (batch.labels.shape[1] * model.model.config.get_text_config().vocab_size))
         found: list[Any] = []
         for first in range(0, len(batch.labels), step):
             rows = slice(first, first + step)
@@ -363,8 +367,7 @@ class CausalLM(Objective):
         return replace(self, max_new_tokens=tokens)
 
     def prompted(self, text: str, folder: Path, max_length: int) -> Prompt:
-        """Through the chat template where the task's rows are messages, behind the beginning of a text where they are
-        texts; cut from its left."""
+        """Through the chat template where the task's rows are messages; cut from its left."""
         templated = "messages" in self.content.column_names
         pair = prompts.alone(models.tokenizer(folder, self.architecture), text, templated, self.form == "text")
         most, size = self._room(folder, max_length), len(pair.prompt)
@@ -373,8 +376,7 @@ class CausalLM(Objective):
 
     def begun(self, rows: Sequence[Mapping[str, Any]], folder: Path, max_length: int) -> Mapping[str, torch.Tensor]:
         most = self._room(folder, max_length)
-        halves = [row["input_ids"][: len(row["input_ids"]) // 2 + 1] for row in rows]
-        whole = [row.get("prompt", half) for row, half in zip(rows, halves, strict=True)]
+        whole = [row.get("prompt", row["input_ids"][: len(row["input_ids"]) // 2 + 1]) for row in rows]
         return self._inputs([tokens[-most:] for tokens in whole], folder)
 
     def written(self, model: Network, inputs: Mapping[str, torch.Tensor]) -> list[str]:
@@ -390,10 +392,13 @@ class CausalLM(Objective):
         found = language_models.padded(rows, filling, left=True)
         return {f"prompt_{name}": tensor for name, tensor in found.items()}
 
-    def _nll(self, model: Network, inputs: Mapping[str, torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
-        """Of each place the negative log-likelihood of the next token (rows, length), 0 where that does not count."""
-        logits, targets = language_models.logits(model, inputs, labels), language_models.targets(labels)
-        losses = F.cross_entropy(
-            logits.reshape(-1, logits.shape[-1]), targets.reshape(-1), ignore_index=IGNORED, reduction="none"
-        )
-        return losses.view(targets.shape)
+    def _nll(
+        self, model: Network, inputs: Mapping[str, torch.Tensor], labels: torch.Tensor, count: int | None = None
+    ) -> torch.Tensor:
+        """Of each place the negative log-likelihood of the next token (rows, length), 0 where that does not count.
+
+        count: how many count, if that is known.
+        """
+        targets = language_models.targets(labels)
+        call = functools.partial(language_models.called, model, inputs)
+        return likelihood.of_tokens(model, self.architecture, targets, call, count)

@@ -7,8 +7,7 @@ that one that can't be read ends nothing later. Batch norms keep the statistics 
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -21,10 +20,8 @@ from trainer.data.rows import Rows
 from trainer.errors import ConfigError, one_line
 from trainer.model import agreement, efficientnet_lite
 from trainer.model import backbone as models
-from trainer.objectives import metrics
-from trainer.objectives.metrics import METRICS, Metric
+from trainer.objectives.file_classification import FileClassification
 from trainer.objectives.objective import Encoded
-from trainer.objectives.sequence_classification import OF_CLASSES, SequenceClassification
 from variants.core.out_of_memory import is_out_of_memory
 
 if TYPE_CHECKING:
@@ -32,32 +29,16 @@ if TYPE_CHECKING:
 
 
 @dataclass(eq=False)
-class ImageClassification(SequenceClassification):
+class ImageClassification(FileClassification):
     """Rows have `image`, an encoded file, and `label`, the number of its class."""
 
     kind: ClassVar[str] = "image_classification"
     unit: ClassVar[str] = "image"
     example: ClassVar[str] = "image"
-    tokens: ClassVar[bool] = False
+    content_column: ClassVar[str] = "image"
     auto_class: ClassVar[str] = "AutoModelForImageClassification"
-    peft_task: ClassVar[str | None] = None
-    metrics: ClassVar[Mapping[str, Metric]] = {name: METRICS[name] for name in OF_CLASSES}
 
     # -- before a run ---------------------------------------------------------------------------
-
-    @property
-    def title(self) -> str:
-        return "classification of images"
-
-    def check(self) -> None:
-        there = self.content.column_names
-        if not {"image", "label"} <= set(there):
-            columns = ", ".join(name for name in there if name != "id")
-            raise ConfigError(f"task: columns {columns} for a {self.title}; allowed: image, label")
-        if self.labels is None or len(self.labels) < 2:
-            raise ConfigError(f"task: classes {', '.join(self.labels or ())} for a {self.title}; allowed: two or more")
-        metrics.check(self.asked, OF_CLASSES, self.title)
-        metrics.classes(self.labels, self.positive, self.asked)
 
     def processor(self, folder: Path) -> Any:
         return models.image_processor(folder)
@@ -80,17 +61,6 @@ class ImageClassification(SequenceClassification):
             ) from error
 
     # -- rows -----------------------------------------------------------------------------------
-
-    def texts(self, split: str) -> list[Sequence[str]]:
-        return [[hashlib.sha256(image).hexdigest() for image in self.content.splits[split]["image"][:]]]
-
-    @property
-    def pairs(self) -> bool:
-        return False
-
-    @property
-    def of_texts(self) -> bool:
-        return False
 
     def encode(self, split: str, folder: Path, max_length: int) -> Encoded:
         table = self.content.splits[split]

@@ -25,6 +25,9 @@ KINDS = {
     "seq2seq": "trainer.objectives.seq2seq.Seq2Seq",
     "token_classification": "trainer.objectives.token_classification.TokenClassification",
     "image_classification": "trainer.objectives.image_classification.ImageClassification",
+    "audio_classification": "trainer.objectives.audio_classification.AudioClassification",
+    "ctc": "trainer.objectives.ctc.CTC",
+    "rating": "trainer.objectives.rating.Rating",
     "extractive_qa": "trainer.objectives.extractive_qa.ExtractiveQA",
 }
 OF_EVERY_TASK = ("name", "metrics", "kind", "source")

@@ -93,13 +93,18 @@ def padded(rows: Sequence[Sequence[int]], filling: int, left: bool = False) -> d
     return {"input_ids": ids, "attention_mask": mask}
 
 
-def logits(network: Network, inputs: Mapping[str, torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
-    """What a model predicts at each place of `labels` (rows, length, vocabulary), in at least float32."""
+def called(network: Network, inputs: Mapping[str, torch.Tensor]) -> Any:
+    """What a model returns of a batch."""
     # Positions that begin anew keep the texts of a block apart, where no mask is given.
     ids, positions = inputs["input_ids"], inputs.get("position_ids")
     apart = {"position_ids": positions, "use_cache": False}
     how = apart if positions is not None else {"attention_mask": inputs["attention_mask"]}
-    found: torch.Tensor = network(input_ids=ids, **how).logits
+    return network(input_ids=ids, **how)
+
+
+def logits(network: Network, inputs: Mapping[str, torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
+    """What a model predicts at each place of `labels` (rows, length, vocabulary), in at least float32."""
+    found: torch.Tensor = called(network, inputs).logits
     found = found[:, -labels.shape[1] :]  # a method may have put words of its own in front
     return found if found.dtype.itemsize >= 4 else found.float()
 

@@ -26,7 +26,9 @@ Of numbers:
 
 Of tokens' negative log-likelihoods (nats): loss, perplexity, bits_per_byte, all better when lower; of answers to choose
 from, accuracy and accuracy_norm; of entities that were found (tp), made up (fp) and missed (fn), precision and recall;
-of texts that were generated, those of `generated`.
+of texts that were generated, those of `generated`; of transcripts, wer and cer, the errors (put in, left out, replaced)
+over the words or characters of the right ones, better when lower and above 1 for more errors than words; of ratings,
+rmse and mae; of rankings, ndcg_10 and recall_10, means over users.
 
 Nothing here is ever nan: predictions that aren't finite are an error. This module imports no torch.
 """
@@ -270,6 +272,11 @@ METRICS = {
     "loss": Metric("nll / tokens", higher_is_better=False, percent=False),
     "perplexity": Metric("exp(nll / tokens)", higher_is_better=False, percent=False),
     "bits_per_byte": Metric("nll / (bytes * log(2))", higher_is_better=False, percent=False),
+    "wer": Metric("word_errors / words", higher_is_better=False),
+    "cer": Metric("character_errors / characters", higher_is_better=False),
+    "mae": Metric("absolute_error / ratings", higher_is_better=False, percent=False),
+    "ndcg_10": Metric("ndcg / ranked"),
+    "recall_10": Metric("recall / ranked"),
     "accuracy_norm": Metric("correct_norm / examples"),
     **{name: Metric(f"{name} / examples") for name in ("exact_match", "numeric_match", "token_f1")},
     **{name: Metric(f"{name} / examples") for name in ("rouge_1", "rouge_2", "rouge_l")},

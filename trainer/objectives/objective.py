@@ -122,6 +122,13 @@ class Objective:
         """Returns what makes the inputs of the model in `folder`: a tokenizer or a processor of transformers."""
         return models.tokenizer(folder, self.architecture)
 
+    def longest(self, processor: Any, max_length: int) -> int:
+        """Returns the units of the longest row of a kind without tokens, after which rows are cut if they are at all.
+
+        max_length: `data.max_length`, which only `encode` reads.
+        """
+        return max_length
+
     def peft_task_of(self, inputs: Sequence[str]) -> str | None:
         """`peft_task` for a model that takes `inputs`; None where PEFT's class for the task leaves one of them out."""
         return self.peft_task
@@ -143,6 +150,9 @@ class Objective:
         model: in float32, as in its checkpoint. rows: of the evaluation.
         """
 
+    def refuse_sharding(self, model: Any, tokenizer: Any) -> None:
+        """Raises `ConfigError` if processes may run different layers, for they gather a sharded one at once."""
+
     def describe(self, config: Any) -> Any:
         """Replaces the checkpoint's task in a model's config by this task, and returns the config."""
         return config
@@ -153,6 +163,11 @@ class Objective:
         referenced: whether what is right is known, and no stand-in.
         """
         return replace(self, content=content)
+
+    @property
+    def general(self) -> Objective | None:
+        """The task of general texts on which the model is measured before and after training, too; None for none."""
+        return None
 
     # -- rows -----------------------------------------------------------------------------------
 
@@ -203,6 +218,23 @@ class Objective:
         """Returns the units of the rows that count, without padding, as a number on the batch's device."""
         mask = batch.inputs.get("attention_mask")  # a model without a mask reads the padding, too
         return (torch.tensor(self.size(batch)) if mask is None else mask.sum()) * (batch.weight > 0)
+
+    def size_of(self, lengths: Sequence[int], folder: Path) -> int:
+        """Returns `size` of a batch of rows of these lengths, for the model in `folder`."""
+        return len(lengths) * max(lengths)
+
+    def places(self, batch: Batch, folder: Path) -> torch.Tensor | None:
+        """Returns which places of a batch's hidden states hold something of a row that counts, (rows, places).
+
+        None means all places. Places whose token is not learned have nothing for a language model.
+        """
+        mask = batch.inputs.get("attention_mask")
+        if mask is None or mask.ndim != 2:
+            return None if batch.weight else torch.zeros(len(batch.labels), 1, dtype=torch.bool)
+        real = mask.bool() & (batch.weight > 0)
+        if batch.labels.shape == mask.shape:
+            real &= batch.labels != IGNORED
+        return real
 
     def loss(self, model: Network, batch: Batch) -> Loss:
         """Computes the task loss of a batch as a sum; its divisor is the batch's weight."""

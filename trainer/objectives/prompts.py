@@ -6,11 +6,12 @@ The letters of a special token in a text, as `</s>` in a log, are letters.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from trainer.errors import ConfigError
+from trainer.objectives.objective import IGNORED
 
 AT_ONCE = 10_000  # texts that are tokenised together
 
@@ -59,6 +60,14 @@ def encode(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
         if special_letters(tokenizer, text):
             found[place] = tokenizer(text, split_special_tokens=True, **plain)["input_ids"]
     return found
+
+
+def documents(tokenizer: Any, texts: Sequence[str]) -> Iterator[tuple[list[int], list[int], int]]:
+    """Of each text its tokens, between the token from which its first one is predicted and the end of a text, which of
+    them are learned, and letters."""
+    first, end = start(tokenizer), [tokenizer.eos_token_id]
+    for text, ids in zip(texts, encode(tokenizer, texts), strict=True):
+        yield [*first, *ids, *end], [IGNORED] * len(first) + [*ids, *end], letters(tokenizer, [text], ids)
 
 
 def letters(tokenizer: Any, texts: Sequence[str], tokens: Sequence[int]) -> int:

@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from trainer.data import tokens
 from trainer.data.rows import Rows
 from trainer.errors import ConfigError
 from trainer.model import agreement
 from trainer.model import backbone as models
-from trainer.objectives import generated, language_models, placed, prompts
+from trainer.objectives import generated, language_models, likelihood, placed, prompts
 from trainer.objectives.metrics import METRICS, Metric
 from trainer.objectives.objective import IGNORED, Encoded, NotFinite, Objective, Predictions, Prompt
 from variants.core.step import Loss
@@ -153,12 +152,14 @@ class Seq2Seq(Objective):
 
     def loss(self, model: Network, batch: Batch) -> Loss:
         """Cross-entropy, summed over the tokens of the targets."""
-        return Loss(self._nll(model, batch.inputs, batch.labels).sum(), batch.weight)
+        return Loss(self._nll(model, batch.inputs, batch.labels, batch.weight).sum(), batch.weight)
 
     def predict(self, model: Network, batch: Batch) -> list[Any]:
         """Of each row the sum of its target's negative log-likelihoods, how many these are, and what is written."""
         written = self.written(model, batch.inputs) if self.generates else [""] * len(batch.labels)
-        step = max(1, ENTRIES // (batch.labels.shape[1] * model.model.config.get_text_config().vocab_size))
+        step = len(batch.labels)
+        if not likelihood.in_parts(model, self.architecture):
+            step = max(1, ENTRIES // (batch.labels.shape[1] * model.model.config.get_text_config().vocab_size))
         nll: list[float] = []
         for first in range(0, len(batch.labels), step):
             rows = slice(first, first + step)
@@ -188,14 +189,14 @@ class Seq2Seq(Objective):
         found: torch.Tensor = model(**inputs, decoder_input_ids=first, use_cache=False).logits
         return found
 
-    def _nll(self, model: Network, inputs: Mapping[str, torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
-        """Of each token of the targets the negative log-likelihood (rows, length), 0 where it does not count."""
-        logits = model(**inputs, use_cache=False).logits[:, -labels.shape[1] :]
-        logits = logits if logits.dtype.itemsize >= 4 else logits.float()
-        losses = F.cross_entropy(
-            logits.reshape(-1, logits.shape[-1]), labels.reshape(-1), ignore_index=IGNORED, reduction="none"
-        )
-        return losses.view(labels.shape)
+    def _nll(
+        self, model: Network, inputs: Mapping[str, torch.Tensor], labels: torch.Tensor, count: int | None = None
+    ) -> torch.Tensor:
+        """Of each token of the targets the negative log-likelihood (rows, length), 0 where it does not count.
+
+        count: how many count, if that is known.
+        """
+        return likelihood.of_tokens(model, self.architecture, labels, lambda: model(**inputs, use_cache=False), count)
 
     # -- texts that the model writes ------------------------------------------------------------
 

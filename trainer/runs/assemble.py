@@ -38,6 +38,7 @@ from trainer.objectives.objective import Objective
 from trainer.runs import start
 from trainer.sweeps import found_ranks
 from trainer.sweeps.plan import model_sources, plan
+from variants.core import quantization
 from variants.core.adapters.adapter import use_kernel
 from variants.core.kernels.low_rank import Kernel
 from variants.core.step import Loss
@@ -51,7 +52,7 @@ log = logging.getLogger(__name__)
 class RunContext:
     """A checked run before any weight is loaded.
 
-    source: the folder of model and tokenizer. max_length: of a text, in tokens. head: names of the task's modules.
+    source: the folder of model and tokenizer. max_length: of a row, in the kind's units. head: the task's modules.
     left_out: sizes by name of the parameters that the variant's targets ("all-linear") include by their meaning but
     that the method can't adapt.
     """
@@ -80,7 +81,8 @@ class RunContext:
 
     def base(self) -> nn.Module:
         """Copies the model without the variant: the backbone in the run's dtype, the head drawn with the run's seed."""
-        return models.fresh(self.loaded_backbone(), self.config.seed, self.config.model.dtype)
+        model = self.config.model
+        return models.fresh(self.loaded_backbone(), self.config.seed, model.dtype, model.get("quantize"))
 
     def reference(self) -> tuple[str, str | None]:
         """Returns the model's public location: id and revision on the Hub, or else the folder and None."""
@@ -131,6 +133,8 @@ def settings(config: DictConfig) -> Variant:
             f"train.gradient_checkpointing: true with variant.{field}, allowed: false; the model would drop its keys"
         )
     if config.machine.fsdp:
+        if (how := config.model.get("quantize")) is not None:
+            raise ConfigError(f"machine.fsdp: true with model.quantize: {how}, allowed: false; it would shard none")
         from trainer.machine import sharding  # not at the top, because it takes a second
 
         sharding.refuse_readers(variant)
@@ -151,6 +155,13 @@ def read(config: DictConfig, virtual_tokens: int) -> Inputs:
     rows = data.prepare(objective, config.data, config.seed, source, max_length)
     if objective.tokens:
         agreement.check(bare, processor, rows, objective.content)
+    if (general := objective.general) is not None:
+        (split,) = general.content.splits
+        texts = data.general(general, config.data.eval_limit, source, max_length)
+        agreement.check_rows(bare, texts, split, general.content)
+    if (how := config.model.get("quantize")) is not None:
+        dtype = getattr(torch, config.model.dtype)
+        named("model", quantization.quantize, bare, how, objective.head(bare), dtype)
     return Inputs(objective, source, bare, max_length, rows)
 
 
@@ -162,7 +173,7 @@ def _longest(config: DictConfig, objective: Objective, bare: nn.Module, processo
                 f"variant.options.num_virtual_tokens: {virtual_tokens} in a {objective.title}, which has no tokens; "
                 "allowed: a method without"
             )
-        return int(config.data.max_length)
+        return objective.longest(processor, int(config.data.max_length))
     positions = agreement.longest_text(bare)
     if positions is not None:
         positions -= virtual_tokens
@@ -208,6 +219,8 @@ def load(context: RunContext) -> nn.Module:
     context.objective.check_loaded(
         context.loaded_backbone().model, context.tokenizer, context.rows.report[next(iter(context.rows.report))]
     )
+    if context.config.machine.fsdp:
+        context.objective.refuse_sharding(base, context.tokenizer)
     backbone = list(base.parameters())
     model = named("variant", context.variant.attach, base, context.head)
     use_kernel(model, Kernel(context.config.machine.kernel, context.config.train.recompute))

@@ -93,7 +93,7 @@ def predict(planned: Planned) -> Prediction:
         return Prediction(
             steps=loop.steps,
             batch=batch,
-            total=sum(p.numel() for p in model.parameters()),
+            total=cost.parameters(model),
             adapter=adapter,
             head=head,
             more=more,
@@ -174,16 +174,16 @@ def largest_batch(loop: Loop) -> Batch:
     """Returns the batch of the run with the most units, padding included."""
     train, lengths, sampler = loop.cfg.train, loop.rows.train.lengths, loop.batches.sampler
     unit = loop.objective.unit
-    best = Batch([], 0, unit)
+    best, most = Batch([], 0, unit), 0
     batches = loop.steps * train.accumulate * (train.processes or 1)
     for epoch in range(math.ceil(loop.steps / loop.batches.steps_per_epoch)):
         sampler.epoch = epoch
         indices = list(sampler)
         for start in itertools.islice(range(0, len(indices), train.batch_size), batches):
             rows = indices[start : start + train.batch_size]
-            longest = max(lengths[row] for row in rows)
-            if len(rows) * longest > len(best.rows) * best.units:
-                best = Batch(rows, longest, unit)
+            size = loop.objective.size_of([lengths[row] for row in rows], loop.network.source)
+            if size > most:
+                best, most = Batch(rows, max(lengths[row] for row in rows), unit), size
             batches -= 1
     return best
 

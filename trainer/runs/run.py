@@ -30,6 +30,7 @@ from trainer.record import ADAPTER
 from trainer.runs import assemble, predictions_file, teaching
 from trainer.runs.assemble import RunContext
 from trainer.runs.predictions_file import PREDICTIONS
+from trainer.runs.retention import Retained
 from trainer.sweeps import found_ranks
 from trainer.sweeps.plan import Planned, plan
 from trainer.trackers import guard
@@ -163,10 +164,12 @@ def _carry_out(planned: Planned, context: RunContext, row: record.Record, clock:
     _log_notes(context)
     if context.rows.letters:
         log.info("%d texts spell a special token, which is read as ordinary text", context.rows.letters)
+    retained = Retained(context, device)
+    retained.before()
     model = assemble.load(context)
 
     # Train.
-    row.params.total = sum(p.numel() for p in model.parameters())
+    row.params.total = cost.parameters(model)
     row.params.adapter_start, row.params.head = cost.trainable_parameters(model, context.head)
     row.params.closed_form = context.variant.closed_form()
     row.rank.start = _total(context.variant.ranks())
@@ -180,9 +183,12 @@ def _carry_out(planned: Planned, context: RunContext, row: record.Record, clock:
 
     # Evaluate.
     _evaluate(loop, context.rows, step, row, folder)
+    retained.after(loop.network)
+    row.retention = retained.record
     if processes.is_first():
         state_files.save(loop.weights(), folder / ADAPTER)
     _record_costs(loop, context, model, row, folder)
+    row.time.retention = retained.seconds or None
     row.memory.peak_rss = cost.peak_rss()
     row.memory.cuda_eval_allocated, row.memory.cuda_eval_reserved = cost.cuda_peaks(device)
     row.memory = _largest(row.memory)

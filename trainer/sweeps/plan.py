@@ -18,7 +18,7 @@ from trainer import class_source, config_checks, origin, teacher
 from trainer import config as run_config
 from trainer import identity as identities
 from trainer import record as run_record
-from trainer.data.sources import ModelSource, model_identity
+from trainer.data.sources import ModelSource, general, model_identity
 from trainer.data.sources.paths import expanded
 from trainer.errors import ConfigError
 from trainer.identity import Identity
@@ -197,7 +197,10 @@ def content(config: DictConfig) -> dict[str, Any]:
     """Fingerprints of the files that `config` names; they replace paths in the identity. Raises `ConfigError`."""
     stated = [value for value in run_config.deciding(config)["model"].values() if isinstance(value, str)]
     fingerprints: dict[str, Any] = {
-        "task": {"source": make("task.source", config.task.source).identity()},
+        "task": {
+            "source": make("task.source", config.task.source).identity(),
+            "general": general.identity(config.task.get("retention"), config.task.get("retention_path")),
+        },
         "model": {"content": model_identity(model_sources(config), config.model.files, stated)},
     }
     if config.init_from is not None:

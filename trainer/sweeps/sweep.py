@@ -194,7 +194,7 @@ class Runs:
 
     def _content(self, config: DictConfig) -> dict[str, Any]:
         """Fingerprints of the files that a config names; cached, because many runs share them."""
-        named = [config.task.source, config.model.sources, config.model.files]
+        named = [config.task, config.model.sources, config.model.files]
         parts = [OmegaConf.to_container(node, resolve=True) for node in named]
         key = json.dumps([*parts, config.init_from, config.train.teacher], sort_keys=True)
         if key not in self._contents:

@@ -92,7 +92,10 @@ def refuse_options(method: str, kind: Method, options: Mapping[str, Any], usual:
 def refuse_tokens(options: Mapping[str, Any], model: nn.Module) -> None:
     """Refuse token numbers that the embedding does not have, and repeated ones."""
     embeddings: Any = getattr(model, "get_input_embeddings", lambda: None)
-    rows = getattr(embeddings(), "num_embeddings", None)
+    try:
+        rows = getattr(embeddings(), "num_embeddings", None)
+    except NotImplementedError:  # a model of sounds has none
+        rows = None
     for option in ("token_indices", "trainable_token_indices"):
         chosen = options.get(option)
         if isinstance(chosen, list):

@@ -8,6 +8,8 @@ replace those of the card.
 from __future__ import annotations
 
 import ast
+import functools
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +20,7 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 CONF = ROOT / "conf" / "variant"
+COSTS = Path(__file__).parent / "costs.json"  # written by `python -m benchmarks.count`
 FAMILIES = ("low rank", "adaptive ranks", "sparse", "singular basis", "reference", "library")
 _ARXIV = re.compile(r"arXiv:? ?(\d{4}\.\d{4,5})")
 
@@ -55,8 +58,16 @@ class Method:
         return found[0] if found else ""
 
     @property
+    def costs(self) -> tuple[str, str]:
+        """Trained parameters and matrix products of a training step, divided by LoRA's; empty where not counted."""
+        row = _costs().get(self.name, {})
+        return tuple(f"{row[key]:g}" if key in row else "" for key in ("trained", "products"))  # type: ignore[return-value]
+
+    @property
     def passes(self) -> str:
-        """What it does before training, as its card's Hooks say; empty if nothing."""
+        """The passes beside the run's steps: the card's Passes, or what its Hooks say of those before training."""
+        if "Passes" in self.sections:
+            return self.sections["Passes"]
         found = re.search(r"before_training (.+?)(?= (?:on_\w+|penalty|attach) |$)", self.sections["Hooks"])
         return found[1] if found else ""
 
@@ -88,6 +99,12 @@ def methods(folder: Path = CONF) -> list[Method]:
     """Every file of `folder` but templates, by family and name. ValueError, in one line, where a card is short."""
     found = [_method(path) for path in sorted(folder.glob("[!_]*.yaml"))]
     return sorted(found, key=lambda method: (FAMILIES.index(method.family), method.name))
+
+
+@functools.cache
+def _costs() -> dict[str, dict[str, float]]:
+    found: dict[str, dict[str, float]] = json.loads(COSTS.read_text())
+    return found
 
 
 def sections(card: str) -> dict[str, str]:

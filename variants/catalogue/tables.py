@@ -4,17 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from variants.bridge.methods import METHODS
 from variants.catalogue.cards import FAMILIES, ROOT, Method
 
 PAGE = ROOT / "docs" / "variants.md"
-COLUMNS = ("name", "family", "paper", "year", "trains", "changes", "before training")
+COLUMNS = ("name", "family", "paper", "year", "trains", "changes", "extra passes", "trained/lora", "products/lora")
 INTRODUCTION = """\
 # Methods
 
 `python -m variants docs` writes this page from the cards in `variants/*.py` and the comments in `conf/variant/*.yaml`;
 `python -m variants show NAME` prints a whole card, with equations, cost and what is known of the method. The head is
-trained by every method. *Changes* says whether ranks, masks or what else a method decides change, and when; *before
-training* is what is done with the base model before the first step. — stands for none.
+trained by every method. *Changes* says whether ranks, masks or what else a method decides change, and when; *extra
+passes* are those beside the steps of the run. The cost beside LoRA is counted, not timed, at rank 8 or the settings of
+its file, on one block of MiniLM's size: *trained* is the number of parameters with gradients and *products* the
+arithmetic of all matrix products in a training step, both divided by LoRA's, after ranks and masks have been chosen
+(`benchmarks/count.py`). Times are in [`benchmarks`](../benchmarks/README.md). — stands for none, or not counted.
+"""
+LIBRARY = """\
+## Methods of PEFT without a file
+
+Any method of PEFT runs by `variant=peft variant.method=…`, except for those below. `trainable_tokens` has no file:
+which tokens are trained is the user's choice (`variant.targets=null +variant.options.token_indices=[…]`).
 """
 CHECKS = """\
 ## What each method is checked against
@@ -38,6 +48,7 @@ def rows(methods: Sequence[Method]) -> list[tuple[str, ...]]:
             m.sections["Trains"],
             m.sections["Changes"].removeprefix("nothing"),
             m.passes,
+            *m.costs,
         )
         for m in methods
     ]
@@ -57,10 +68,14 @@ def page(methods: Sequence[Method]) -> str:
         parts.append(f"## {family[0].upper()}{family[1:]}\n")
         mine = [m for m in methods if m.family == family]
         body = [
-            (f"[`{m.name}`](../{m.module})", m.title, _link(m), row[4], row[5], row[6])
+            (f"[`{m.name}`](../{m.module})", m.title, _link(m), *row[4:])
             for m, row in zip(mine, rows(mine), strict=True)
         ]
-        parts.append(_markdown(("variant=", "method", "paper", "trains", "changes", "before training"), body))
+        columns = ("variant=", "method", "paper", "trains", "changes", "extra passes", "trained ÷", "products ÷")
+        parts.append(_markdown(columns, body))
+    parts.append(LIBRARY)
+    refused = [(f"`{name}`", kind.refused) for name, kind in METHODS.items() if kind.refused]
+    parts.append(_markdown(("method", "why it can't be trained here"), refused))
     parts.append(CHECKS)
     checked = [(f"`{m.name}`", kind, ", ".join(tests)) for m in methods for kind, tests in m.checks.items()]
     parts.append(_markdown(("variant=", "against", "tests"), checked))

@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from variants.core import target_modules
+from variants.core import quantization, target_modules
 from variants.core.adapters import svd
 from variants.core.adapters.adapter import Adapter, LowRank
 
@@ -144,9 +144,10 @@ def quiet_peft() -> Iterator[None]:
 
 
 def unwrap(model: nn.Module, adapters: Mapping[str, Adapter]) -> None:
-    """Put the layers back in the place of their adapters."""
+    """Put the layers back in the place of their adapters; quantised ones are plain again, with the same numbers."""
     for name, adapter in adapters.items():
         target_modules.replace(model, name, adapter.base)
+    quantization.dequantize(model)
 
 
 def _patterns(model: nn.Module, names: list[str]) -> list[str] | str:

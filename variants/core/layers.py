@@ -2,7 +2,7 @@
 
 | layer | weight | in | out | A x | B h |
 |---|---|---|---|---|---|
-| `nn.Linear` | (out, in) | features | features | linear | linear |
+| `nn.Linear`, `Quantized` | (out, in) | features | features | linear | linear |
 | transformers' `Conv1D` | (in, out) | features | features | linear | linear |
 | `nn.Conv1d`, `nn.Conv2d` | (out, channels, …) | channels · kernel | channels | convolution | convolution of size 1 |
 | `nn.Embedding` | (in, out) | rows | features | lookup | linear |
@@ -24,16 +24,19 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.func import functional_call
 from torch.nn.grad import conv1d_weight, conv2d_weight
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.nn.utils import parametrize
+
+from variants.core.quantized import Quantized
 
 
 class LayerKind:
     """How a layer applies its matrix. `kind_of(layer)` returns the right subclass."""
 
     takes_dropout = True
-    is_product = True  # whether the layer is x Wᵀ + b for rows x, and nothing else
+    is_product = True  # whether the layer is x Wᵀ + b for rows x, and nothing else; and holds W as it is
 
     def __init__(self, layer: Any) -> None:
         self.layer = layer
@@ -50,6 +53,19 @@ class LayerKind:
     def as_weight(self, matrix: torch.Tensor) -> torch.Tensor:
         """Return a matrix (out, in) in the layout of the layer's weight."""
         return matrix
+
+    def put(self, weight: torch.Tensor) -> None:
+        """Replace the values of the layer's weight, rounded to its dtype."""
+        self.layer.weight.copy_(weight)
+
+    def put_back(self, original: torch.Tensor) -> None:
+        """Undo `put`. original: the weight before it."""
+        self.put(original)
+
+    def forward_with(self, weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """Return the layer's output with another weight of the same shape, without running its hooks."""
+        y: torch.Tensor = functional_call(_Forward(self.layer), {"layer.weight": weight}, (x,))
+        return y
 
     def project(self, x: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
         """Apply A (r, in) to the layer's input: r features instead of `out`."""
@@ -74,6 +90,31 @@ class LayerKind:
     def over_places(self, output: torch.Tensor) -> torch.Tensor:
         """Return the sums (out,) of the output's gradient over rows and places: the gradient of a bias."""
         return output.flatten(0, -2).sum(0)
+
+
+class _Forward(nn.Module):
+    """A layer's forward pass without its hooks, which the adapter runs."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.layer.forward(x)
+        return y
+
+
+class _Quantized(LayerKind):
+    is_product = False  # its weight is made anew for each product
+
+    def put(self, weight: torch.Tensor) -> None:
+        self.layer.dense = weight.to(self.layer.dtype)
+
+    def put_back(self, original: torch.Tensor) -> None:
+        self.layer.dense = None
+
+    def forward_with(self, weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        return F.linear(x, weight, self.layer.bias)
 
 
 class _Conv1D(LayerKind):
@@ -177,7 +218,7 @@ def takes_dropout(layer: nn.Module) -> bool:
 def is_linear(layer: nn.Module) -> bool:
     """Whether "all-linear" includes the layer: features in, features out."""
     kind = kind_of(layer)
-    return type(kind) in (LayerKind, _Conv1D)
+    return type(kind) in (LayerKind, _Conv1D, _Quantized)
 
 
 ALLOWED = "Linear, Conv1D, Conv1d, Conv2d, Embedding"
@@ -189,6 +230,8 @@ def kind_of(layer: nn.Module) -> LayerKind | None:
         return None
     if isinstance(layer, nn.Linear):
         return LayerKind(layer)
+    if isinstance(layer, Quantized):
+        return _Quantized(layer)
     if isinstance(layer, nn.Embedding):
         # With max_norm the lookup rewrites its own weight, which must stay frozen.
         return _Embedding(layer) if layer.max_norm is None else None

@@ -49,7 +49,7 @@ def select(
     modules = {name: module for name, module in model.named_modules() if name and not inside(name, head)}
     linear = [name for name, module in modules.items() if kinds.is_linear(module)]
     if targets == ALL_LINEAR:
-        words = _output_layer(model)
+        words = output_layer(model)
         chosen = [name for name in linear if modules[name] is not words]
     else:
         patterns = [targets] if isinstance(targets, str) else list(targets)
@@ -73,7 +73,7 @@ def select(
     return selected
 
 
-def _output_layer(model: nn.Module) -> nn.Module | None:
+def output_layer(model: nn.Module) -> nn.Module | None:
     """What makes words of a language model's last hidden states, often the embeddings themselves: never adapted unless
     it is named, as in PEFT."""
     ask = getattr(model, "get_output_embeddings", None)

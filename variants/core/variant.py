@@ -12,7 +12,7 @@
         variant.on_gradients(step)           # gradients are there, nothing has moved
         optimizer.step()
         variant.on_update(step)              # moved, gradients still there: score, prune, grow
-        schedule, zero_grad
+        schedule, zero_grad              # and the end, if variant.is_over()
     variant.on_train_end(step)               # the final budget holds, or it raises
 
 Several processes may share a run; each has a part of every batch. `.grad` is summed over them before `clip`, so hooks

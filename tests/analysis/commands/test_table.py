@@ -30,13 +30,13 @@ MARKDOWN = """\
 """  # noqa: E501
 
 CSV = """\
-variant,settings,budget,published,model,task,metric,checkpoint,split,protocol,higher_is_better,n,failed,mean,sd,seeds,average,average_sd,average_n,average_rank,trainable_start,effective_end,head,file_bytes,memory_bytes,weights_bytes,gradients_bytes,optimizer_bytes,activations_bytes,peak_rss_bytes,cuda_train_allocated_bytes,cuda_train_reserved_bytes,cuda_eval_allocated_bytes,cuda_eval_reserved_bytes,train_seconds,tokens_per_second
-full,,,,minilm,movie,accuracy,best,validation,dev,true,3,0,0.788,0.01212435565298215,0 1 2,,,,,22713216,22713216,770,1572864,153092096,94371840,2097152,4194304,52428800,734003200,,,,,12.5,4321.4
-full,,,,minilm,opinion,,,,,,0,1,,,,,,,,,,,,,,,,,,,,,,,
-lora,rank=4,,,minilm,movie,accuracy,best,validation,dev,true,3,0,0.8033333333333333,0.005773502691896263,0 1 2,0.7066666666666667,,,2,165888,165888,770,1572864,153092096,94371840,2097152,4194304,52428800,734003200,,,,,12.5,4321.4
-lora,rank=4,,,minilm,opinion,pearson,best,validation,dev,true,1,0,0.61,,0,0.7066666666666667,,,2,165888,165888,770,1572864,153092096,94371840,2097152,4194304,52428800,734003200,,,,,12.5,4321.4
-lora,rank=8,,,minilm,movie,accuracy,best,validation,dev,true,1,0,0.825,,0,0.7324999999999999,,1,1,331776,331776,770,1572864,153092096,94371840,2097152,4194304,52428800,734003200,,,,,12.5,4321.4
-lora,rank=8,,,minilm,opinion,pearson,best,validation,dev,true,1,0,0.64,,0,0.7324999999999999,,1,1,331776,331776,770,1572864,153092096,94371840,2097152,4194304,52428800,734003200,,,,,12.5,4321.4
+variant,settings,budget,published,model,task,metric,checkpoint,split,protocol,higher_is_better,n,failed,mean,sd,seeds,average,average_sd,average_n,average_rank,trainable_start,effective_end,head,file_bytes,memory_bytes,weights_bytes,gradients_bytes,optimizer_bytes,activations_bytes,peak_rss_bytes,cuda_train_allocated_bytes,cuda_train_reserved_bytes,cuda_eval_allocated_bytes,cuda_eval_reserved_bytes,train_seconds,tokens_per_second,retention_before,retention_after
+full,,,,minilm,movie,accuracy,best,validation,dev,true,3,0,0.788,0.01212435565298215,0 1 2,,,,,22713216,22713216,770,1572864,153092096,94371840,2097152,4194304,52428800,734003200,,,,,12.5,4321.4,,
+full,,,,minilm,opinion,,,,,,0,1,,,,,,,,,,,,,,,,,,,,,,,,,
+lora,rank=4,,,minilm,movie,accuracy,best,validation,dev,true,3,0,0.8033333333333333,0.005773502691896263,0 1 2,0.7066666666666667,,,2,165888,165888,770,1572864,153092096,94371840,2097152,4194304,52428800,734003200,,,,,12.5,4321.4,,
+lora,rank=4,,,minilm,opinion,pearson,best,validation,dev,true,1,0,0.61,,0,0.7066666666666667,,,2,165888,165888,770,1572864,153092096,94371840,2097152,4194304,52428800,734003200,,,,,12.5,4321.4,,
+lora,rank=8,,,minilm,movie,accuracy,best,validation,dev,true,1,0,0.825,,0,0.7324999999999999,,1,1,331776,331776,770,1572864,153092096,94371840,2097152,4194304,52428800,734003200,,,,,12.5,4321.4,,
+lora,rank=8,,,minilm,opinion,pearson,best,validation,dev,true,1,0,0.64,,0,0.7324999999999999,,1,1,331776,331776,770,1572864,153092096,94371840,2097152,4194304,52428800,734003200,,,,,12.5,4321.4,,
 """  # noqa: E501
 
 LATEX = r"""% needs \usepackage{booktabs,graphicx}

@@ -118,6 +118,8 @@ DECISIONS |= {
     "allocated": 3,
     "aroma": 4,
     "para": 3,
+    "diff_pruning": 1,
+    "salora": 1,
     "dynamic_dora": 4,
     "flexlora": 2,
     "igulora": 6,

@@ -19,6 +19,8 @@ from variants.core.variant import Step
 from variants.lora import LoRA
 from variants.sora import SoRA
 
+pytestmark = pytest.mark.slow
+
 
 @dataclass(kw_only=True)
 class Spy(LoRA):
@@ -190,7 +192,6 @@ def test_early_stopping_ends_the_run_after_so_many_worse_evaluations(carry_out):
     assert (record.steps.done, record.steps.total) == (8, 36)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [

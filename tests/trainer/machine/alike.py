@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,7 @@ from trainer.errors import ConfigError
 from trainer.machine import processes, sharding
 from variants.core import collectives, state_files, training_state
 from variants.core.step import Loss, take
-from variants.core.variant import Variant
 from variants.testing.case import Case
-from variants.testing.contract import HOOKS
 from variants.testing.toys import STEPS, Toy, Trained, data
 
 FIRST = 5 / 8  # the share of a batch that the first process has
@@ -24,25 +21,14 @@ FIRST = 5 / 8  # the share of a batch that the first process has
 
 def without_dropout(case: Case) -> Case:
     """The case with nothing drawn in a forward pass, where two processes differ."""
-    params = {name: value for name, value in case.params.items() if name != "dropout"}  # 0 is every class's default
+    params = {**case.params, "dropout": 0.0} if "dropout" in case.params else case.params
     return Case(case.cls, params, case.kind)
 
 
 def named() -> dict[str, tuple[Case, int]]:
-    """By name what is trained on Linear layers, and into how many batches its steps go: every setting of the methods
-    that have hooks, which the processes must agree on; the first and the last of the others."""
-    found: list[Case] = []
-    for cls, cases_of in itertools.groupby(on_linear(), lambda case: case.cls):
-        own = list(cases_of)
-        has_hooks = any(getattr(cls, hook) is not getattr(Variant, hook) for hook in HOOKS)
-        found += own if has_hooks else own[:1] + own[1:][-1:]
-    return {f"{i} {case}": (case, 1 + i % 2) for i, case in enumerate(found)}
-
-
-def on_linear() -> list[Case]:
-    """Every setting that the contract checks on Linear layers, without dropout; each once."""
-    found = {str(case): case for case in map(without_dropout, cases()) if case.kind == "Linear"}
-    return list(found.values())
+    """Every setting that the contract checks on Linear layers, by name, and into how many batches its steps go."""
+    found = [case for case in cases() if case.kind == "Linear"]
+    return {f"{i} {case}": (without_dropout(case), 1 + i % 2) for i, case in enumerate(found)}
 
 
 def train(run: Trained, parts: int) -> Trained:

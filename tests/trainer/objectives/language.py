@@ -20,8 +20,11 @@ TEMPLATE = (
 
 
 def make(folder: Path, family: str = "Llama", template: str | None = None, **settings: Any) -> Path:
-    """The model in `folder`, whose embeddings make the words it predicts, too, unless `settings` say otherwise."""
-    roles, own, _ = FAMILIES[family]
+    """The model in `folder`, whose embeddings make the words it predicts, too, unless `settings` say otherwise.
+
+    family: of `model_zoo`, or one whose config has the names of Llama's.
+    """
+    roles, own, _ = FAMILIES.get(family, FAMILIES["Llama"])
     words = copy.deepcopy(_tokenizer(id(roles), tuple(roles.items())))
     words.backend_tokenizer.decoder = decoders.ByteLevel()
     torch.manual_seed(0)

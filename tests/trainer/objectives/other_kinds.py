@@ -23,7 +23,7 @@ from tests.trainer.model.model_zoo import (
     ROBERTA,
     _tokenizer,
 )
-from tests.trainer.objectives import language, pictures
+from tests.trainer.objectives import language, pictures, raters, recordings
 
 WORDS = ["a", "warm", "film", "with", "bright", "cast", "dull", "plot", "slow", "hollow", "ending", "pale", "hero"]
 NAMES = {"Ann": "PER", "Bob": "PER", "Rome": "LOC", "Oslo": "LOC"}
@@ -66,7 +66,12 @@ KINDS: dict[str, tuple[str, str, list[str]]] = {
         ],
     ),
     "image_classification": ("AutoModelForImageClassification", "ViT", ["task.metrics=[accuracy,f1_macro]"]),
+    "audio_classification": ("AutoModelForAudioClassification", "Wav2Vec2", ["task.metrics=[accuracy,f1_macro]"]),
+    "rating": ("AutoModel", "TwoTower", ["task.metrics=[rmse,mae,ndcg_10,recall_10]"]),
+    "ctc": ("AutoModelForCTC", "Wav2Vec2", ["task.metrics=[wer,cer,loss]"]),
 }
+# The task of a kind whose rows are files.
+FILES = {"image_classification": "images", "audio_classification": "sounds", "ctc": "speech", "rating": "ratings"}
 
 
 def rows(kind: str) -> list[dict[str, Any]]:
@@ -115,6 +120,12 @@ def model(kind: str, folder: Path, family: str | None = None, **settings: Any) -
     family = family or usual
     if kind == "image_classification":
         return pictures.model(folder, family, **settings)
+    if kind == "audio_classification":
+        return recordings.model(folder, family, **settings)
+    if kind == "ctc":
+        return recordings.listener(folder, family, **settings)
+    if kind == "rating":
+        return raters.model(folder, **settings)
     roles, own, _ = (FAMILIES | MORE)[family]
     words = copy.deepcopy(_tokenizer(id(roles), tuple(roles.items())))
     words.backend_tokenizer.decoder = decoders.ByteLevel()
@@ -137,7 +148,7 @@ def overrides(kind: str, model: Path, folder: Path) -> list[str]:
     """Of a run of eight steps with the model, without its rows."""
     return [
         *("model=folder", f"model.path={model}", "model.name=tiny"),
-        *(f"task={'file' if kind in _ROWS else 'images'}", f"task.kind={kind}", *KINDS[kind][2]),
+        *(f"task={FILES.get(kind, 'file')}", f"task.kind={kind}", *KINDS[kind][2]),
         *("task.source.holdout=0.3", "train.batch_size=4", "train.max_steps=8", "optim.lr=1e-2", "data.max_length=32"),
         *(f"runs_dir={folder / 'runs'}", "study=test", "machine.progress=false", "machine.device=cpu"),
     ]
@@ -147,4 +158,10 @@ def table(kind: str, folder: Path) -> str:
     """The override that names a table of the kind's rows, which is written into `folder`."""
     if kind == "image_classification":
         return f"task.source.train_path={pictures.write(folder / 'images')}"
+    if kind == "audio_classification":
+        return f"task.source.train_path={recordings.write(folder / 'sounds')}"
+    if kind == "rating":
+        return f"task.source.train_path={raters.write(folder / 'ratings.csv')}"
+    if kind == "ctc":
+        return f"task.source.train_path={recordings.spoken(folder / 'speech')}"
     return f"task.source.train_path={language.write(folder / f'{kind}.jsonl', rows(kind))}"

@@ -126,9 +126,9 @@ def test_another_image_is_another_task(tmp_path):
     before = Images(str(folder)).identity()
     file = sorted(folder.rglob("*.png"))[0]
     file.write_bytes(pictures.png(random.Random(9), True))
-    from trainer.data.sources import images
+    from trainer.data.sources import encoded_files
 
-    images._rows.cache_clear()
+    encoded_files._rows.cache_clear()
     assert Images(str(folder)).identity() != before
 
 

@@ -20,6 +20,8 @@ from trainer.runs.finished import opened
 from trainer.sweeps.plan import plan
 from variants.core.target_modules import inside
 
+pytestmark = pytest.mark.slow
+
 ADALORA = ["variant=adalora", "variant.rank=4", "variant.target_rank=1", "variant.interval=2"]
 PEFT_ADALORA = ["variant=peft_adalora", *(f"variant.options.{name}=2" for name in ("tinit", "tfinal", "target_r"))]
 
@@ -73,7 +75,6 @@ METHODS = [
 ]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS, ids=" ".join)
 def test_it_starts_with_what_the_other_ended_with(source, carry_out, configured, tiny_overrides, other_task, method):
     folder = source(*method)

@@ -14,6 +14,9 @@ A column's name determines its type, the same in every task:
 |                             |                       | where each starts; none if the context has no answer          |
 | image, label                | image_classification  | an encoded file (PNG, JPEG, …), and its class id; with `file`,|
 |                             |                       | errors name it                                                |
+| audio, label                | audio_classification  | a WAV file, and its class id; `file` as for images            |
+| audio, text                 | ctc                   | a WAV file, and what is said in it; `file` as for images      |
+| user, item, rating          | rating                | names, and a number                                           |
 """
 
 from __future__ import annotations
@@ -28,7 +31,20 @@ from trainer.errors import ConfigError
 
 Row = Mapping[str, Any]
 TEXTS = {"text", "prompt", "response", "source", "target", "context", "question"}
-COLUMNS = (*sorted(TEXTS), "choices", "label", "messages", "tokens", "tags", "answers", "image")
+COLUMNS = (
+    *sorted(TEXTS),
+    "choices",
+    "label",
+    "messages",
+    "tokens",
+    "tags",
+    "answers",
+    "image",
+    "audio",
+    "user",
+    "item",
+    "rating",
+)
 
 
 def split_by_text(rows: Iterable[tuple[str, Row]], share: float) -> dict[str, list[Row]]:
@@ -75,6 +91,8 @@ def _split(rows: Sequence[Row], where: str) -> Split:
         "tags": pa.list_(pa.int64()),
         "answers": pa.struct({"text": pa.list_(pa.string()), "start": pa.list_(pa.int64())}),
         "image": pa.binary(),
+        "audio": pa.binary(),
+        "rating": pa.float64(),
     }
     names = list(rows[0])
     columns = {name: [row[name] for row in rows] for name in names}

@@ -24,7 +24,8 @@ _VOCABULARIES = (  # one of these is enough for a tokenizer
     "sentencepiece.bpe.model",
     "bpe.codes",
 )
-_PROCESSOR = "preprocessor_config.json"  # of images and sounds
+# Of images and sounds; the second one has the first one's content beside that of a tokenizer.
+_PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 _TOKENIZER_EXTRAS = (
     "merges.txt",
     "tokenizer_config.json",
@@ -54,7 +55,8 @@ def weights(names: Collection[str]) -> list[str]:
 def needed(names: Iterable[str]) -> list[str]:
     """Returns the files that determine what a model computes, among all names of its folder or repository."""
     names = set(names)
-    wanted = {"config.json", _PROCESSOR, *_VOCABULARIES, *_TOKENIZER_EXTRAS} & names
+    processor = [name for name in _PROCESSORS if name in names][:1]
+    wanted = {"config.json", *processor, *_VOCABULARIES, *_TOKENIZER_EXTRAS} & names
     return sorted(wanted) + weights(names)
 
 
@@ -66,7 +68,7 @@ def unpinned(names: Collection[str]) -> str:
     parts = {
         "config.json": "config.json" in names,
         "the weights": any(not name.endswith(".index.json") for name in weights(names)),
-        f"the tokenizer (or {_PROCESSOR})": not {*_VOCABULARIES, _PROCESSOR}.isdisjoint(names),
+        f"the tokenizer (or {_PROCESSORS[0]})": not {*_VOCABULARIES, *_PROCESSORS}.isdisjoint(names),
     }
     return ", ".join(part for part, found in parts.items() if not found)
 
@@ -92,9 +94,9 @@ def problem(folder: Path) -> str | None:
     files = weights(names)
     if not files:
         return f"the weights are missing: model.safetensors or pytorch_model.bin (found: {listing})"
-    if {*_VOCABULARIES, _PROCESSOR}.isdisjoint(names):
+    if {*_VOCABULARIES, *_PROCESSORS}.isdisjoint(names):
         vocabularies = ", ".join(_VOCABULARIES)
-        return f"the tokenizer is missing: one of {vocabularies} (for texts), or {_PROCESSOR} (found: {listing})"
+        return f"the tokenizer is missing: one of {vocabularies} (for texts), or {_PROCESSORS[0]} (found: {listing})"
     if files[0].endswith(".index.json"):
         try:
             shards = set(json.loads((folder / files[0]).read_text(encoding="utf-8"))["weight_map"].values())

@@ -102,12 +102,7 @@ class Mixture:
         """The tasks' files by name, in the order of their names. Raises `ConfigError` for tasks of different kinds."""
         kinds = {}
         for name in sorted(self.tasks):
-            try:
-                loaded = OmegaConf.load(TASKS / f"{name}.yaml")
-                assert isinstance(loaded, DictConfig)
-                node = mapping(OmegaConf.create({"task": loaded, "glue": {"path": self.glue_path}}).task)
-            except (OSError, YAMLError, OmegaConfBaseException) as error:
-                raise ConfigError(f"{FIELD}: {name}: {one_line(error)}; allowed: a task without settings") from None
+            node = task(name, FIELD, self.glue_path)
             kinds[name] = node.get("kind") or None
             if kinds[name] != kinds[min(kinds)]:
                 named = [kinds[each] or "classes or numbers of texts" for each in (min(kinds), name)]
@@ -115,6 +110,16 @@ class Mixture:
             if node["source"]["_target_"].endswith(".Mixture"):
                 raise ConfigError(f"{FIELD}: {name} is a mixture itself; allowed: its tasks")
             yield name, node
+
+
+def task(name: str, field: str, glue: str | None = None) -> dict[str, Any]:
+    """The file of a task in conf/task. glue: the value of `glue.path`. Raises `ConfigError`, beginning with `field`."""
+    try:
+        loaded = OmegaConf.load(TASKS / f"{name}.yaml")
+        assert isinstance(loaded, DictConfig)
+        return mapping(OmegaConf.create({"task": loaded, "glue": {"path": glue}}).task)
+    except (OSError, YAMLError, OmegaConfBaseException) as error:
+        raise ConfigError(f"{field}: {name}: {one_line(error)}; allowed: a task without settings") from None
 
 
 def _together(parts: Mapping[str, Any]) -> Split:

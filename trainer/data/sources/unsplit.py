@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from trainer.data.sources import images
+from trainer.data.sources import encoded_files, images, sounds
 from trainer.data.sources.columns import Row, rows_data
 from trainer.data.sources.language_files import CHECKED, with_ids
 from trainer.data.sources.readers import column_names, read_columns
@@ -18,6 +18,7 @@ from trainer.errors import ConfigError
 
 SPLIT = "the file"  # in errors: row 3 of the file
 FIELD = "--data"
+FILES = {"image": images.columns, "audio": sounds.columns}  # by the column of encoded files
 # By the column of what is right.
 STAND_INS: dict[str, Any] = {
     "response": ".",
@@ -36,8 +37,13 @@ def read(
     columns: of the run's rows. named: what the run's task calls them, where the file does not have them by their own
     names. labels: names of classes by id. references: whether columns of what is right are read. Raises `ConfigError`.
     """
-    if "image" in columns:
-        rows, known = _images(path, named, labels, references)
+    content = next((name for name in FILES if {name, "label"} <= {*columns}), None)
+    if content is not None:
+        rows, known = _files(path, content, named, labels, references)
+    elif others := [name for name in columns if name not in CHECKED and name not in ("id", "task")]:
+        raise ConfigError(
+            f"predict: the run's task has rows of {', '.join(others)}; allowed: texts, or classes of files"
+        )
     else:
         rows, known = _table(path, [name for name in columns if name not in ("id", "task")], named, labels, references)
     if not rows:
@@ -94,17 +100,17 @@ def _conversations(rows: Sequence[Row], references: bool) -> tuple[list[Row], bo
     return list(rows) if known else [{"messages": [*messages, stand_in]} for messages in cut], known
 
 
-def _images(
-    path: Path, named: Mapping[str, Any], labels: Sequence[str] | None, references: bool
+def _files(
+    path: Path, content: str, named: Mapping[str, Any], labels: Sequence[str] | None, references: bool
 ) -> tuple[list[Row], bool]:
     if path.is_dir():
+        file, label = content, "label"
         known = references and any(one.is_dir() for one in path.iterdir())
-        rows = images.unsplit(path, "image", "label" if known else None, FIELD)
     else:
         there = column_names(path)
-        image, label = (_place(name, named, there) for name in ("image", "label"))
+        file, label = (_place(name, named, there) for name in (content, "label"))
         known = references and label in there
-        rows = images.unsplit(path, image, label if known else None, FIELD)
+    rows = encoded_files.unsplit(path, FILES[content](file, label if known else None), FIELD)
     where = f"{FIELD}: {str(path)!r}"
     numbers = [_ids([row["label"]], labels, f"{where}: {row['file']}")[0] if known else 0 for row in rows]
     return [{**row, "label": number} for row, number in zip(rows, numbers, strict=True)], known

@@ -26,7 +26,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.func import functional_call
 
 from variants.core import layers
 from variants.core.adapters import resize, svd
@@ -184,14 +183,14 @@ class Adapter(nn.Module):
         # A copy, because subtracting ΔW would not restore every bit.
         self._original = self.weight.detach().clone()
         delta = self.delta_weight()
-        self.weight.copy_(self._original.to(delta.dtype) + delta)
+        self.layer_kind.put(self._original.to(delta.dtype) + delta)
 
     @torch.no_grad()
     def unmerge(self) -> None:
         """Restore the base weight bit for bit."""
         if self._original is None:
             raise RuntimeError("unmerge: not merged")
-        self.weight.copy_(self._original)
+        self.layer_kind.put_back(self._original)
         self._original = None
 
     @contextlib.contextmanager
@@ -350,24 +349,6 @@ class LowRank(Factored):
 
     def extra_repr(self) -> str:
         return f"rank={self.rank}, scale={self.scale:g}, dropout={self.dropout:g}"
-
-
-class _Forward(nn.Module):
-    """A layer's forward pass without its hooks, which the adapter runs."""
-
-    def __init__(self, layer: nn.Module) -> None:
-        super().__init__()
-        self.layer = layer
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y: torch.Tensor = self.layer.forward(x)
-        return y
-
-
-def forward_with(base: nn.Module, weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """Return the output of the layer `base` with another weight of the same shape, without running its hooks."""
-    y: torch.Tensor = functional_call(_Forward(base), {"layer.weight": weight}, (x,))
-    return y
 
 
 def use_kernel(model: nn.Module, kernel: Kernel) -> None:

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from variants.core.adapters import svd
-from variants.core.adapters.adapter import LowRank, forward_with
+from variants.core.adapters.adapter import LowRank
 from variants.core.kernels.low_rank import low_rank_linear
 
 
@@ -47,7 +47,7 @@ class Restarted(LowRank):
                 return nn.functional.linear(x, matrix, bias)
             dropout = self.dropout if self.training else 0.0
             return low_rank_linear(x, matrix, bias, self.A, self.B, None, self.scale, dropout, self.kernel)
-        y = forward_with(self.base, self.weight + self.layer_kind.as_weight(self.past), x)
+        y = self.layer_kind.forward_with(self.weight + self.layer_kind.as_weight(self.past), x)
         return y if self.is_empty else y + super().update(x).to(y.dtype)
 
     def update(self, x: torch.Tensor) -> torch.Tensor:

@@ -20,7 +20,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import structural_rank
 from torch import nn
 
-from variants.core.adapters.adapter import Adapter, forward_with
+from variants.core.adapters.adapter import Adapter
 from variants.core.kernels.sparse import Entries, sparse_linear
 
 
@@ -74,8 +74,8 @@ class SparseDelta(Adapter):
             return super().forward(x)
         if self.layer_kind.is_product and not self.watched:
             bias, kernel = self.layer_kind.layer.bias, self.kernel
-            return sparse_linear(x, self.layer_kind.matrix, bias, self.values, self.entries, self.scale, kernel)
-        return forward_with(self.base, self.merged_weight(), x)
+            return sparse_linear(x, self.layer_kind.matrix, bias, self.acting(), self.entries, self.scale, kernel)
+        return self.layer_kind.forward_with(self.merged_weight(), x)
 
     @property
     def entries(self) -> Entries:
@@ -107,8 +107,12 @@ class SparseDelta(Adapter):
         """Add the gradient (out, in) of one use of the layer in one batch; a step may have several."""
         self.gradient = gradient if self.gradient is None else self.gradient + gradient
 
+    def acting(self) -> torch.Tensor:
+        """Return the values (nnz,) as they act now. A method that gates them overrides this."""
+        return self.values
+
     def _scaled_values(self) -> torch.Tensor:
-        return (self.values if self.settled else self.values.detach()) * self.scale
+        return (self.acting() if self.settled else self.values.detach()) * self.scale
 
     def dense(self) -> torch.Tensor:
         """Return the entries as a matrix (out, in)."""

@@ -25,6 +25,8 @@ from trainer.objectives.sequence_classification import OF_CLASSES, OF_NUMBERS
 CONF = Path(__file__).parents[4] / "conf" / "task"
 REVISION = "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c"
 
+OF_ONES_OWN = ("file", "images", "sounds", "speech", "ratings")
+
 
 def load(name: str, glue: Path | None = None) -> TaskData:
     config = OmegaConf.create({"glue": {"path": None if glue is None else str(glue)}})
@@ -39,7 +41,7 @@ def test_every_task_file_is_whole(path):
         config.task.set = "dtd"
     assert config.task.name == {"vtab": "vtab_dtd"}.get(path.stem, path.stem)
     assert path.read_text(encoding="utf-8").startswith("# ")
-    if path.stem in ("file", "images"):
+    if path.stem in OF_ONES_OWN:
         config.task.source.train_path = "train.csv"
     if path.stem == "mixture":
         config.task.source.tasks = {"piqa": 1, "openbookqa": 2}
@@ -54,7 +56,7 @@ def test_every_task_file_is_whole(path):
     if path.stem in TASKS:
         assert (TASKS[path.stem].labels is None) == regression
         assert (source.repo, source.revision, source.path) == ("nyu-mll/glue", REVISION, None)
-    if path.stem not in ("file", "images", "mixture") and not isinstance(source, HubRows):
+    if path.stem not in (*OF_ONES_OWN, "mixture") and not isinstance(source, HubRows):
         assert source.identity() == {}
 
 
