@@ -19,7 +19,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "variants.core": (),
     "variants.testing": ("variants.core",),
     "variants": ("variants.core",),  # the methods
-    "variants.catalogue": (),
+    "variants.catalogue": ("variants.bridge",),
     "variants.__main__": ("weights", "variants.catalogue"),
     "trainer": ("variants.core",),
     "analysis": (

@@ -128,7 +128,7 @@ class DiffPruning(AdapterVariant):
     def test_params(cls) -> list[dict[str, Any]]:
         return [
             {"density": 0.3, "gated_steps": 3},
-            {"density": 0.2, "gated_steps": 4, "l0": 1e-3, "profile": "released"},
+            {"density": 0.2, "gated_steps": 4, "l0": 1e-3, "gate_lr": 1.5, "profile": "released"},
             {"budget": 101, "gated_steps": 2},
         ]
 

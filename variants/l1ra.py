@@ -279,7 +279,9 @@ class L1RA(AdapterVariant):
         return {"moved_ranks": self._moved}
 
     def state_dict(self) -> dict[str, Any]:
-        return {"components": {name: len(a.e) for name, a in self.adapters.items()}, "moved": self._moved}
+        acting = {name: {"e": a.diagonal().detach()} for name, a in self.adapters.items() if a.clamped}
+        components = {name: len(a.e) for name, a in self.adapters.items()}
+        return {"components": components, "moved": self._moved, **({"acting": acting} if acting else {})}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._moved = state["moved"]

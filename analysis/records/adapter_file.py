@@ -208,8 +208,9 @@ class Saved:
 
     def _stacked(self, layer: str, part: str, axis: int) -> Array:
         """A factor: the parameter, its concatenated pieces, or the frozen tensor."""
-        if part in self._group("frozen").get(layer, {}):
-            return self._tensor(f"/variant/frozen/{layer}/{part}")
+        for group in ("frozen", "acting"):
+            if part in self._group(group).get(layer, {}):
+                return self._tensor(f"/variant/{group}/{layer}/{part}")
         pieces = [name for name in self._parts[layer] if name == part or name.startswith(f"{part}.")]
         return np.concatenate([self._tensor(f"/parameters/{layer}.{piece}") for piece in pieces], axis=axis)
 

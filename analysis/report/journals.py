@@ -86,8 +86,8 @@ def ranks(runs: Sequence[Run]) -> dict[str, Any]:
             entries = run_files.ranks(run.folder)
         except Unusable as error:
             # Without other files, the record says whether the method has ranks.
-            missing = run.record.rank.start is not None and not (run.folder / "ranks.jsonl").exists()
-            reason = "no ranks.jsonl" if missing else str(error)
+            without = run.record.rank.start is None and not (run.folder / "ranks.jsonl").exists()
+            reason = f"{error}: the method has no ranks" if without else str(error)
             of_runs.append(reasons.number(reason, reason))
             continue
         first, last = entries[0], entries[-1]

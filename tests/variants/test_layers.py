@@ -131,7 +131,8 @@ LINEAR = ["query", "key", "value", "out"]  # as many as a method's defaults need
 @pytest.mark.parametrize("cls", [cls for cls in all_variants() if "dropout" in field_names(cls)])
 def test_a_variant_refuses_it_before_the_weights_are_there(cls):
     with torch.device("meta"):
-        model = nn.ModuleDict({"rows": nn.Embedding(64, 64), **{name: nn.Linear(64, 64) for name in LINEAR}})
-    with pytest.raises(ValueError, match=r"dropout: 0.1 on the Embedding rows, allowed: 0; its input is an index"):
+        parts = {"rows": nn.Embedding(64, 64), **{name: nn.Linear(64, 64) for name in LINEAR}}
+        model = nn.ModuleList([nn.ModuleDict(parts)])  # a block, whose depth PRILoRA asks for
+    with pytest.raises(ValueError, match=r"dropout: 0.1 on the Embedding 0.rows, allowed: 0; its input is an index"):
         cls(targets=["rows", *LINEAR], dropout=0.1).check(model)
     cls(targets=LINEAR, dropout=0.1).check(model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 
@@ -254,7 +255,7 @@ def test_random_numbers_are_those_of_a_permutation_and_differ_between_layers_and
 @pytest.mark.parametrize(("layer", "x"), OF_EVERY_KIND)
 def test_squared_inputs_are_those_that_an_entry_reads(layer: nn.Module, x: torch.Tensor) -> None:
     """A weight of squares applied to squares: its gradient is the sum of what each entry reads."""
-    adapter = DriftingDelta(layer.double(), torch.arange(1))
+    adapter = DriftingDelta(copy.deepcopy(layer).double(), torch.arange(1))
     x = x.double() if x.is_floating_point() else x
     plan = Passes(adapter, lambda n: iter([[x]]), lambda n: iter([]), lambda b: Loss(adapter(b).sum(), 1), len)
     found = plan.squared_inputs({"layer": adapter}, [x, x])["layer"]

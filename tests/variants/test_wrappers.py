@@ -37,7 +37,7 @@ def case(request: pytest.FixtureRequest) -> Case:
 def after_three_steps(case: Case) -> tuple[Adapter, torch.Tensor]:
     run = train(attach(case.cls, case.params, kind=case.kind), 3)
     inputs: list[torch.Tensor] = []
-    adapter = next(iter(run.variant.adapters.values()))
+    adapter = next(adapter for adapter in run.variant.adapters.values() if not adapter.is_empty)
     handle = adapter.register_forward_pre_hook(lambda module, arguments: inputs.append(arguments[0].detach()))
     run.model(data(kind=case.kind)[0])
     handle.remove()
@@ -46,7 +46,7 @@ def after_three_steps(case: Case) -> tuple[Adapter, torch.Tensor]:
 
 @pytest.fixture
 def trained(after_three_steps: tuple[Adapter, torch.Tensor]) -> tuple[Adapter, torch.Tensor]:
-    """The adapter of the first layer, in the middle of training, and an input of it."""
+    """The first adapter that has parameters in use, in the middle of training, and an input of it."""
     adapter, x = after_three_steps
     return adapter.train(), x
 

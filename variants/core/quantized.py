@@ -84,25 +84,27 @@ class Quantized(nn.Module):
         return found
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y: torch.Tensor = _Product.apply(x, self)
-        return y if self.bias is None else y + self.bias.to(y.dtype)
+        y: torch.Tensor = _Product.apply(x, self.bias, self)
+        return y
 
     def extra_repr(self) -> str:
         return f"{self.how}, in_features={self.in_features}, out_features={self.out_features}"
 
 
 class _Product(torch.autograd.Function):
-    """x Wᵀ, of which nothing is kept for the backward pass."""
+    """x Wᵀ + bias in one operation, as of a plain layer; nothing of W is kept for the backward pass."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, layer: Quantized) -> torch.Tensor:
+    def forward(ctx: Any, x: torch.Tensor, bias: torch.Tensor | None, layer: Quantized) -> torch.Tensor:
         ctx.layer, ctx.dtype = layer, x.dtype
-        return F.linear(x, layer.weight)
+        return F.linear(x, layer.weight, bias)
 
     @staticmethod
     def backward(ctx: Any, *of_y: torch.Tensor) -> Any:
         (gradient,) = of_y
-        return (gradient @ ctx.layer.weight.to(gradient.dtype)).to(ctx.dtype), None
+        of_x = (gradient @ ctx.layer.weight.to(gradient.dtype)).to(ctx.dtype) if ctx.needs_input_grad[0] else None
+        of_bias = gradient.flatten(0, -2).sum(0).to(ctx.layer.dtype) if ctx.needs_input_grad[1] else None
+        return of_x, of_bias, None
 
 
 def _packed(weight: torch.Tensor, how: str) -> tuple[torch.Tensor, torch.Tensor]:
