@@ -28,7 +28,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add_run(parser)
     data = parser.add_mutually_exclusive_group(required=True)
     data.add_argument(
-        "--data", type=Path, metavar="FILE", help="rows: .csv, .tsv, .jsonl or .parquet, or a folder of images"
+        "--data", type=Path, metavar="FILE", help="rows: .csv, .tsv, .jsonl, .parquet, or a folder of images or sounds"
     )
     data.add_argument(
         "--glue", type=Path, metavar="FOLDER", help="GLUE in the Hub's layout; its test sets of the run's task are read"
@@ -106,7 +106,8 @@ def _refuse_over(output: Path) -> None:
 
 def _cut(run: Finished, cut: int) -> list[str]:
     """A line on examples that were cut, if any were."""
-    return [f"{cut:,} texts are longer than {run.context.max_length} tokens and were cut"] if cut else []
+    example, unit = run.objective.example, run.objective.unit
+    return [f"{cut:,} {example}s are longer than {run.context.max_length} {unit}s and were cut"] if cut else []
 
 
 def _predict(run: Finished, options: argparse.Namespace, output: Path) -> None:

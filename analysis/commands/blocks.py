@@ -86,7 +86,7 @@ def _choose(_: str, runs: RunSet, options: argparse.Namespace) -> Made:
     for variant in dict.fromkeys(choice.variant for choice in choices):
         cells = [found.get((variant, task)) for task in tasks]
         widths = [choice.decades for choice in cells if choice is not None]
-        rates = ["" if c is None else f"{c.value:.0e}".replace("e-0", "e-") + ("*" if c.edge else "") for c in cells]
+        rates = ["" if c is None else _rate(c.value) + ("*" if c.edge else "") for c in cells]
         body.append([markdown.escape(variant), *rates, f"{sum(widths) / len(widths):.1f}"])
     lines = markdown.table(["variant", *map(markdown.escape, tasks), "good range, decades"], body)
     notes = [
@@ -95,6 +95,12 @@ def _choose(_: str, runs: RunSet, options: argparse.Namespace) -> Made:
         "- Good range: rates around the best one that keep 95 % of its mean, averaged over tasks.",
     ]
     return Made("\n".join([*lines, *notes]) + "\n")
+
+
+def _rate(value: float) -> str:
+    """Returns a rate with all its digits, as 3e-4 or 2.5e-3."""
+    digits, _, exponent = f"{value:.6e}".partition("e")
+    return f"{digits.rstrip('0').rstrip('.')}e{int(exponent)}"
 
 
 def _figures_options(parser: argparse.ArgumentParser) -> None:

@@ -40,8 +40,10 @@ class Pooled:
 
     @property
     def word(self) -> str:
-        """better, worse, equal within EQUAL, or undecided: of A."""
+        """better, worse, equal (on every pair), equal within EQUAL, or undecided: of A."""
         over = self.over
+        if over.difference == 0 and not over.sd:
+            return "equal"
         if self.t_holm is not None and self.t_holm < ALPHA:
             return "better" if over.difference > 0 else "worse"
         if over.low is not None and over.high is not None and max(-over.low, over.high) < EQUAL:

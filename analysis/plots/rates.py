@@ -75,28 +75,29 @@ def _pictures(study: Study) -> Iterator[Picture | LeftOut]:
         by_task[run.record.task][run.record.variant].append(run)
     for task, by_variant in sorted(by_task.items()):
         found: list[Choice] = []
+        done = [run for runs in by_variant.values() for run in runs if run.done]
+        by = "select" if all(run.record.select for run in done) else "report"  # one split for all panels
         for variant, runs in sorted(by_variant.items()):
             if len({run.record.config.get(_RATE) for run in runs}) < _LEAST:
                 yield LeftOut(f"{variant} on {task}", f"fewer than {_LEAST} learning rates")
                 continue
-            by = "select" if all(run.record.select for run in runs if run.done) else "report"
             try:
                 found += choices(runs, _RATE, by)
             except AnalysisError as error:
                 yield LeftOut(f"{variant} on {task}", str(error))
         if found:
-            yield _picture(study, task, found)
+            yield _picture(study, task, found, by)
 
 
-def _picture(study: Study, task: str, found: Sequence[Choice]) -> Picture:
+def _picture(study: Study, task: str, found: Sequence[Choice], by: str) -> Picture:
     metric = found[0].metric
     y, scale = study.axis(metric)
     reference = next((choice for choice in found if choice.variant == "lora"), None) if len(found) > 1 else None
     gaps = sorted(choice.variant for choice in found if None in choice.means.values())
     caption = (
-        f"{metric} on {task} by learning rate, means over seeds ({', '.join(map(str, found[0].seeds))}) on the split "
-        f"that `choose` decides by. The band is the unbroken range of rates that keeps {GOOD:.0%} of the best mean; "
-        f"(edge): the best rate is an end of the grid."
+        f"{metric} on {task} by learning rate, means over seeds ({', '.join(map(str, found[0].seeds))}) on the "
+        f"{'selection' if by == 'select' else 'reported'} split, as `choose --by {by}` decides. The band is the "
+        f"unbroken range of rates that keeps {GOOD:.0%} of the best mean; (edge): the best rate is an end of the grid."
     )
     if gaps:
         caption += f" Gaps are rates at which a run failed: {', '.join(gaps)}."

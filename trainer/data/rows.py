@@ -185,6 +185,9 @@ def prepare(objective: Objective, data: DictConfig, seed: int, folder: Path, max
     else:
         tasks = content.splits["train"]["task"]
         train = train.view(shares.drawn(order, tasks, content.shares, data.limit))
+        if select is not None:
+            held = [tasks[row] for row in select.indices]
+            shares.refuse_absent(held, content.shares, select_name, f"data.select_share: {data.select_share}")
         log.info(shares.said(tasks, train.indices, content.shares))
     report = {}
     for name in content.splits:
@@ -197,7 +200,8 @@ def prepare(objective: Objective, data: DictConfig, seed: int, folder: Path, max
         report[name] = rows
         if content.shares is not None:
             of_rows = content.splits[name]["task"]
-            shares.refuse_absent([of_rows[row] for row in rows.indices], content.shares, name)
+            reported = [of_rows[row] for row in rows.indices]
+            shares.refuse_absent(reported, content.shares, name, f"data.eval_limit: {data.eval_limit}")
     if select is None:
         select_name, select = next(iter(report.items()))
     objective.check_training(train, data.limit)

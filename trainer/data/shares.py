@@ -41,11 +41,14 @@ def _whole(parts: Mapping[str, float], up: bool) -> dict[str, int]:
     return found
 
 
-def refuse_absent(tasks: Sequence[str], shares: Mapping[str, float], split: str) -> None:
-    """Raises `ConfigError` where a task has no row among those that are evaluated."""
+def refuse_absent(tasks: Sequence[str], shares: Mapping[str, float], split: str, setting: str) -> None:
+    """Raises `ConfigError` where a task has no row among those that are evaluated, of which its metric would be 0.
+
+    tasks: of these rows. setting: the field that chose them, with its value.
+    """
     for name in shares:
         if name not in tasks:
-            raise ConfigError(f"data.eval_limit: it leaves no row of {name} in {split}; allowed: more, or null")
+            raise ConfigError(f"{setting} leaves no row of {name} in {split}; allowed: more")
 
 
 def said(tasks: Sequence[str], rows: np.ndarray, shares: Mapping[str, float]) -> str:

@@ -187,10 +187,9 @@ class CTC(sound_inputs.OfSounds):
 
         A row that does not count has the likelihood 1.
         """
-        bare: Any = models.skeleton(model.source, self.architecture)
         logits = sound_inputs.logits(model, batch.inputs)
         logits = logits if logits.dtype.itemsize >= 4 else logits.float()
-        frames = sound_inputs.frames(bare, sound_inputs.samples(batch.inputs))
+        frames = sound_inputs.frames(model.model, sound_inputs.samples(batch.inputs))
         sizes = (batch.labels != IGNORED).sum(1)
         with torch.backends.cudnn.flags(enabled=False):  # which can't be repeated to the bit
             nll = F.ctc_loss(
@@ -198,7 +197,7 @@ class CTC(sound_inputs.OfSounds):
                 batch.labels.clamp_min(0),
                 frames,
                 sizes,
-                blank=bare.config.pad_token_id,
+                blank=model.model.config.pad_token_id,
                 reduction="none",
             )
         return torch.where(sizes > 0, nll, torch.zeros_like(nll)), logits.argmax(-1), frames

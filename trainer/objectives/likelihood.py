@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd.function import once_differentiable
 
 from trainer.loop.network import Network
 from trainer.model import backbone as models
@@ -150,6 +151,7 @@ class _Likelihoods(torch.autograd.Function):
         return losses
 
     @staticmethod
+    @once_differentiable  # a second derivative would miss what the softmax adds to it
     def backward(ctx: Any, *of_losses: torch.Tensor) -> Any:
         (gradient,) = ctx.saved_tensors
         return (gradient * of_losses[0][:, None]).to(gradient.dtype), None, None, None, None, None

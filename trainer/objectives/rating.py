@@ -233,7 +233,10 @@ class Rating(Objective):
         return [self._ranked(*row) for row in rows]
 
     def _ranked(self, scores: np.ndarray, own: np.ndarray, seen: np.ndarray, ratings: np.ndarray) -> dict[str, float]:
-        """Returns ndcg and recall of a user's ranking, and `ranked` 1; zeros if it has none of relevant items."""
+        """Returns ndcg and recall of a user's ranking, and `ranked` 1; zeros if it has none of relevant items.
+
+        All three are nan where the score of any item of the ranking is not finite.
+        """
         from sklearn.metrics import ndcg_score
 
         relevant = np.zeros(len(scores))
@@ -242,14 +245,16 @@ class Rating(Objective):
         candidates = np.ones(len(scores), dtype=bool)
         candidates[seen[seen >= 0]] = False
         scores, relevant = scores[candidates], relevant[candidates]
-        if not relevant.any() or len(scores) < 2 or not np.isfinite(scores).all():
+        if not np.isfinite(scores).all():
+            return dict.fromkeys(("ndcg", "recall", "ranked"), float("nan"))
+        if not relevant.any() or len(scores) < 2:
             return {"ndcg": 0.0, "recall": 0.0, "ranked": 0.0}
         top = np.argsort(-scores, kind="stable")[:TOP]
         ndcg = float(ndcg_score(relevant[None], scores[None], k=TOP))
         return {"ndcg": ndcg, "recall": float(relevant[top].sum() / relevant.sum()), "ranked": 1.0}
 
     def evaluated(self, rows: Rows, found: Sequence[Any]) -> tuple[Predictions, float]:
-        if not all(np.isfinite(ratings).all() for ratings, _ in found):
+        if not all(np.isfinite([*ratings, *ranking.values()]).all() for ratings, ranking in found):
             raise NotFinite
         right = [np.asarray(rows.all_labels[place]) for place in rows.indices.tolist()]
         stats = [

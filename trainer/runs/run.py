@@ -166,6 +166,7 @@ def _carry_out(planned: Planned, context: RunContext, row: record.Record, clock:
         log.info("%d texts spell a special token, which is read as ordinary text", context.rows.letters)
     retained = Retained(context, device)
     retained.before()
+    cost.reset_cuda_peaks(device)  # the evaluation of general texts is no part of training
     model = assemble.load(context)
 
     # Train.

@@ -39,6 +39,9 @@ def check(context: RunContext) -> RunContext:
         return context
     if not objective.distils:
         raise ConfigError(f"{FIELD}: {config.train.teacher!r} in a {objective.title}, allowed: null")
+    if not context.variant.trains:
+        name = context.variant.name
+        raise ConfigError(f"{FIELD}: {config.train.teacher!r} with variant {name}, which trains nothing; allowed: null")
     found = teacher.find(config.train.teacher)
     with _named(found):
         own = _config(config, found, objective)

@@ -44,5 +44,5 @@ def test_a_task_without_rows_is_named():
         shares.drawn(ORDER, TASKS, {"a": 0.9, "b": 0.1}, 1)
     with pytest.raises(ConfigError, match=r"no training row of b is left"):
         shares.drawn(np.arange(10), TASKS, {"a": 0.9, "b": 0.1}, None)
-    with pytest.raises(ConfigError, match=r"data\.eval_limit: it leaves no row of b in validation"):
-        shares.refuse_absent(["a", "a"], {"a": 1, "b": 1}, "validation")
+    with pytest.raises(ConfigError, match=r"data\.eval_limit: 2 leaves no row of b in validation"):
+        shares.refuse_absent(["a", "a"], {"a": 1, "b": 1}, "validation", "data.eval_limit: 2")

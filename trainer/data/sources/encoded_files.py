@@ -103,7 +103,7 @@ def _rows(path: Path, columns: Columns, field: str) -> tuple[Row, ...]:
     found = []
     files = _in_folders(path, where) if path.is_dir() else _in_table(path, columns, field)
     if path.is_dir() and columns.names[1] is None:
-        files = ((file.name, _read(file, where, file.name), "") for file in _visible(path))
+        files = ((file.name, _read(file, where, file.name), "") for file in visible(path))
     for name, content, beside in files:
         try:
             columns.decode(content)
@@ -118,14 +118,15 @@ def _rows(path: Path, columns: Columns, field: str) -> tuple[Row, ...]:
 
 def _in_folders(path: Path, where: str) -> Iterator[tuple[str, bytes, str]]:
     """Yields for each file its name, its bytes and its class. What begins with a dot is passed over."""
-    for folder in _visible(path):
+    for folder in visible(path):
         if not folder.is_dir():
             raise ConfigError(f"{where}: {folder.name} is no folder; allowed: a folder for each class, with its files")
-        for file in _visible(folder):
+        for file in visible(folder):
             yield f"{folder.name}/{file.name}", _read(file, where, f"{folder.name}/{file.name}"), folder.name
 
 
-def _visible(folder: Path) -> list[Path]:
+def visible(folder: Path) -> list[Path]:
+    """Returns what is in a folder, sorted, without what begins with a dot."""
     return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
 
 

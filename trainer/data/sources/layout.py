@@ -24,7 +24,8 @@ _VOCABULARIES = (  # one of these is enough for a tokenizer
     "sentencepiece.bpe.model",
     "bpe.codes",
 )
-# Of images and sounds; the second one has the first one's content beside that of a tokenizer.
+# Of images and sounds. The second one may hold the first one's content beside that of a tokenizer; transformers then
+# reads it there, even where a model has both.
 _PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 _TOKENIZER_EXTRAS = (
     "merges.txt",
@@ -55,8 +56,7 @@ def weights(names: Collection[str]) -> list[str]:
 def needed(names: Iterable[str]) -> list[str]:
     """Returns the files that determine what a model computes, among all names of its folder or repository."""
     names = set(names)
-    processor = [name for name in _PROCESSORS if name in names][:1]
-    wanted = {"config.json", *processor, *_VOCABULARIES, *_TOKENIZER_EXTRAS} & names
+    wanted = {"config.json", *_PROCESSORS, *_VOCABULARIES, *_TOKENIZER_EXTRAS} & names
     return sorted(wanted) + weights(names)
 
 

@@ -69,7 +69,7 @@ class Tastes:
 
 
 def _played(text: str, draw: random.Random) -> bytes:
-    """Returns a WAV file: 40 to 60 ms for each letter, with silence between words, and a bit of noise."""
+    """Returns a WAV file: 40 to 60 ms for each letter, a constant between words, and a bit of noise."""
     import numpy as np
     from scipy.io import wavfile
 

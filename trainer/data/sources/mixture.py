@@ -51,8 +51,8 @@ class Mixture:
                 raise ConfigError(f"{FIELD}.{name}: {weight!r}; allowed: a number above 0")
         if self.sampling not in SAMPLING:
             raise ConfigError(f"task.source.sampling: {self.sampling!r}; allowed: {', '.join(SAMPLING)}")
-        given = self.temperature is not None
-        if given != (self.sampling == "temperature") or (self.temperature or 1) <= 0:
+        given, positive = self.temperature is not None, self.temperature is None or self.temperature > 0
+        if given != (self.sampling == "temperature") or not positive:
             allowed = "a number above 0" if self.sampling == "temperature" else "null"
             raise ConfigError(
                 f"task.source.temperature: {self.temperature} with sampling: {self.sampling}; allowed: {allowed}"

@@ -105,7 +105,7 @@ def _files(
 ) -> tuple[list[Row], bool]:
     if path.is_dir():
         file, label = content, "label"
-        known = references and any(one.is_dir() for one in path.iterdir())
+        known = references and any(one.is_dir() for one in encoded_files.visible(path))
     else:
         there = column_names(path)
         file, label = (_place(name, named, there) for name in (content, "label"))
