@@ -63,15 +63,17 @@ def _compare_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _compare(_: str, runs: RunSet, options: argparse.Namespace) -> Made:
-    from analysis.comparison import outcome, pooled, sides, text, verdict
+    from analysis.comparison import flags, outcome, pooled, sides, text, verdict
     from analysis.tables import rows
 
     all_rows = rows.build(runs)
     compared = sides.against(all_rows.rows, options.all)
-    outcomes = outcome.compute(compared, all_rows.tasks, resamples=100)  # of examples nothing is shown here
+    resamples = 100  # few, because of examples nothing is shown here
+    outcomes = outcome.compute(compared, all_rows.tasks, resamples)
     verdicts = [verdict.judge(one, outcomes.t_tests) for one in outcomes.done]
-    tallies = [f"- {markdown.escape(line)}" for line in text.tallies(compared, outcomes, verdicts)]
-    return Made("\n".join([*pooled.table(pooled.build(compared, outcomes)), "", *tallies]) + "\n")
+    weak = [note.text for note in flags.build(runs, all_rows, compared, outcomes, resamples) if note.problem]
+    said = [f"- {markdown.escape(line)}" for line in (*text.tallies(compared, outcomes, verdicts), *weak)]
+    return Made("\n".join([*pooled.table(pooled.build(compared, outcomes)), "", *said]) + "\n")
 
 
 def _choose_options(parser: argparse.ArgumentParser) -> None:

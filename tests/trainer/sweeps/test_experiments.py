@@ -97,7 +97,7 @@ def test_a_glob_takes_no_template():
     GlobalHydra.instance().clear()
 
 
-LORAS = ["variant=lora_fa", "variant=lora_xs"]
+LORAS = ["variant=lora_fa", "variant=lora_ga", "variant=lora_plus", "variant=lora_xs"]
 
 
 @pytest.mark.parametrize(
