@@ -30,9 +30,10 @@ Cost      k parameters, moments and indices; W + ΔW in each pass, as SHiRA. A d
           localise, ΔW is kept as a second matrix beside W.
 Decay     values decay, towards the base model.
 Known     Scores of gradients are those of the adapters' layers alone, before clipping; under gradual, where the values'
-          own gradients score, after it. A choice in training sees the gradients of the last `collect` steps. Entries that come have no moments, so their first step is up to
-          (1 − β₁)/√(1 − β₂) ≈ 3 times the learning rate. Under refresh and localise more entries change than are
-          trained: `report` has their number. Under `change` the head is rewound, too.
+          own gradients score, after it. A choice in training sees the gradients of the last `collect` steps. Entries
+          that come have no moments, so their first step is up to (1 − β₁)/√(1 − β₂) ≈ 3 times the learning rate. Under
+          refresh and localise more entries change than are trained: `report` has their number. Under `change` the head
+          is rewound, too.
 """
 
 from __future__ import annotations
