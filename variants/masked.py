@@ -260,7 +260,7 @@ class Masked(AdapterVariant):
             else:
                 gradient = adapter.gradient
             if gradient is None:
-                raise ValueError(f"source: {name} is not part of the loss; exclude it")
+                raise ValueError(f"targets: {name} is not part of the loss; exclude it")
             # Those of parameters are summed over the processes already.
             gradient = _spread(adapter, gradient) if gradient.ndim == 1 else collectives.all_reduce_sum(gradient)
             new = self._source.measured(gradient)
@@ -380,7 +380,7 @@ class Masked(AdapterVariant):
         for name, saved in state["entries" if self._schedule.leaves else "layers"].items():
             self.adapters[name].take_up(saved)
         self._sums, self._before = (
-            {name: tensor.to(self.adapters[name].weight.device) for name, tensor in state[key].items()}
+            {name: tensor.to(self.adapters[name].values.device) for name, tensor in state[key].items()}
             for key in ("sums", "before")
         )
         self._head_before = {name: tensor.to(self._head[name].device) for name, tensor in state["head"].items()}
