@@ -31,7 +31,7 @@ Decay     A and B decay, c does not.
 
 Known     The released code's L1 step is inside an optimizer that is not public (AdamE); the step above is what its
           settings say. Whether its count of steps begins before or after the first one is not known; here a round comes
-          after a whole number of intervals. It counts batches, not steps. The paper's text was not compared.
+          after a whole number of intervals. That code counts batches, not steps. The paper's text was not compared.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ Trains    A and B
 Changes   A and B: set once, before training
 Checked   PEFT: test_lora_ga test_trajectory_of_peft
 Hooks     before_training  takes the gradients, then sets A, B, A₀ and B₀
+Passes    32 steps forward and backward before training (`batches`)
 Cost      `batches` forward and backward passes before training, one dense gradient of every adapted weight while they
           last, and its SVD; then 2r(in + out) numbers per layer, of which half are trained, and twice LoRA's products.
 Decay     A and B decay, towards zero and not towards A₀ and B₀, as in PEFT.

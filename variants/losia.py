@@ -119,6 +119,9 @@ class LoSiA(AdapterVariant):
 
     def check(self, model: nn.Module, head: Sequence[str] = ()) -> None:
         sizes = {name: layers.size(layer) for name, layer in self.select(model, head).items()}
+        for pattern in self.rows_only:
+            if not any(target_modules.matches(name, pattern) for name in sizes):
+                raise ValueError(f"rows_only: no adapted layer ends in {pattern!r}")
         if self.budget is not None:
             self._counts = Subnet().counts(sizes, self.budget)
         else:
@@ -132,7 +135,7 @@ class LoSiA(AdapterVariant):
         return max(1, int(rows * self.factor)), max(1, int(columns * self.factor))
 
     def _in_turns(self, names: Sequence[str]) -> list[list[str]]:
-        """Return the layers of each turn. Raises `ValueError` if `turns` leaves one out or has one twice."""
+        """Return the layers of each turn. Raises `ValueError` unless every layer has one turn and no turn is empty."""
         if not self.turns:
             blocks: dict[Any, list[str]] = {}
             for name in names:
@@ -143,6 +146,9 @@ class LoSiA(AdapterVariant):
         for name in names:
             if (count := sum(name in turn for turn in found)) != 1:
                 raise ValueError(f"turns: {name} has {count} turns, allowed: one")
+        for turn, chosen in zip(self.turns, found, strict=True):
+            if not chosen:
+                raise ValueError(f"turns: {list(turn)} is no adapted layer, allowed: names of one or more")
         return found
 
     def build(self, name: str, layer: nn.Module) -> DriftingDelta:

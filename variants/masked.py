@@ -29,10 +29,11 @@ Cost      k parameters, moments and indices; W + ΔW in each pass, as SHiRA. A d
           decomposition; steps whose gradients are collected form them densely. After an entry has left under refresh or
           localise, ΔW is kept as a second matrix beside W.
 Decay     values decay, towards the base model.
-Known     Scores of gradients are those of the adapters' layers alone, before clipping. A choice in training sees the
-          gradients of the last `collect` steps. Entries that come have no moments, so their first step is up to
-          (1 − β₁)/√(1 − β₂) ≈ 3 times the learning rate. Under refresh and localise more entries change than are
-          trained: `report` has their number. Under `change` the head is rewound, too.
+Known     Scores of gradients are those of the adapters' layers alone, before clipping; under gradual, where the values'
+          own gradients score, after it. A choice in training sees the gradients of the last `collect` steps. Entries
+          that come have no moments, so their first step is up to (1 − β₁)/√(1 − β₂) ≈ 3 times the learning rate. Under
+          refresh and localise more entries change than are trained: `report` has their number. Under `change` the head
+          is rewound, too.
 """
 
 from __future__ import annotations
@@ -259,7 +260,7 @@ class Masked(AdapterVariant):
             else:
                 gradient = adapter.gradient
             if gradient is None:
-                raise ValueError(f"source: {name} is not part of the loss; exclude it")
+                raise ValueError(f"targets: {name} is not part of the loss; exclude it")
             # Those of parameters are summed over the processes already.
             gradient = _spread(adapter, gradient) if gradient.ndim == 1 else collectives.all_reduce_sum(gradient)
             new = self._source.measured(gradient)
@@ -378,10 +379,11 @@ class Masked(AdapterVariant):
         self._settled, self._choices = state["settled"], state["choices"]
         for name, saved in state["entries" if self._schedule.leaves else "layers"].items():
             self.adapters[name].take_up(saved)
-        device = next(iter(self.adapters.values())).weight.device
-        self._sums, self._before, self._head_before = (
-            {name: tensor.to(device) for name, tensor in state[key].items()} for key in ("sums", "before", "head")
+        self._sums, self._before = (
+            {name: tensor.to(self.adapters[name].values.device) for name, tensor in state[key].items()}
+            for key in ("sums", "before")
         )
+        self._head_before = {name: tensor.to(self._head[name].device) for name, tensor in state["head"].items()}
 
     def start_from(self, state: Mapping[str, Any]) -> None:
         self.load_state_dict({**state, "sums": {}})

@@ -25,8 +25,8 @@ Hooks     on_step_begin  draws the gates of the step
 Cost      r(in + out + 1) parameters of the initial rank until the cut, r(in + out) of the final one afterwards.
 Decay     A and B decay, gates do not.
 Known     What the paper sets for rates, starts and the multiplier could not be confirmed; here they are fields. The cut
-          makes the ranks exact, which the Lagrangian alone makes them only on average. Its orthogonality term is left
-          out. Until the cut every component counts as in use.
+          makes the ranks exact; the Lagrangian alone meets its target only on average. The paper's orthogonality term
+          is left out. Until the cut every component counts as in use.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ Trains    k entries of each W
 Changes   mask: chosen once, before training
 Checked   written out: test_sift test_the_mask_and_the_trajectory_are_those_of_dense_training_under_it
 Hooks     before_training  takes the gradients and chooses
+Passes    1 step forward and backward before training (`batches`)
 Cost      k parameters, moments and indices per layer; W + ΔW in each pass, as SHiRA. `batches` forward and backward
           passes before training, and one dense gradient of every adapted weight while they last.
 Decay     values decay, towards the base model.

@@ -105,3 +105,10 @@ def test_what_it_refuses(settings: dict, message: str) -> None:
 def test_a_layer_without_a_turn_is_refused() -> None:
     with pytest.raises(ValueError, match=r"turns: layer.0.fc1 has 0 turns, allowed: one"):
         LoSiA(turns=[["fc2"]]).check(Toy(), ("head",))
+
+
+def test_names_of_no_layer_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"turns: \['fc9'\] is no adapted layer, allowed: names of one or more"):
+        LoSiA(turns=[["fc1", "fc2"], ["fc9"]]).check(Toy(), ("head",))
+    with pytest.raises(ValueError, match="rows_only: no adapted layer ends in 'fc9'"):
+        LoSiA(rows_only={"fc9": 0.5}).check(Toy(), ("head",))

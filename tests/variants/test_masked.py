@@ -110,7 +110,8 @@ def test_every_triple_composes_or_says_why_it_has_no_meaning() -> None:
         elif (source, schedule) == ("magnitude", "rigl"):
             assert text and "the order of entries that are not trained never changes" in text
         elif (scope, schedule) == ("subnet", "rigl"):
-            assert text == "scope: subnet with schedule: rigl, where a part of rows × columns can't be exchanged"
+            why = "a part of rows × columns can't be exchanged; allowed: tensor, global, row, block, channel"
+            assert text == f"scope: subnet with schedule: rigl, where {why}"
         elif scope in ("global", "block") and schedule == "localise":
             assert text and "it compares entries of all layers, and these choose one at a time" in text
         else:

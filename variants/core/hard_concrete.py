@@ -4,7 +4,8 @@
     P(z ≠ 0) = sigmoid(a − log(−l/h))                                    the L0 penalty of a gate
     without u, as in evaluation: z = min(1, max(0, (h − l) sigmoid(a) + l))
 
-Source: Louizos, Welling and Kingma 2018, "Learning Sparse Neural Networks through L0 Regularization", arXiv 1712.01312.
+Source: Louizos, Welling and Kingma 2018, "Learning Sparse Neural Networks through L0 Regularization", arXiv 1712.01312,
+with temperature 1, as in the code of diff pruning; theirs is 2/3.
 """
 
 from __future__ import annotations

@@ -206,7 +206,7 @@ def apportion(sizes: Mapping[str, int], budget: int, most: Mapping[str, int]) ->
         exact = {name: left * size / total for name, size in open_layers.items()}
         given = {name: min(int(entries), most[name] - counts[name]) for name, entries in exact.items()}
         if not any(given.values()):
-            # Less than one entry for each layer is left: the largest remainders get one, in the order of the layers.
+            # Less than one entry for each layer is left: the largest get one, of equal ones the first.
             for name in sorted(open_layers, key=lambda n: -exact[n])[:left]:
                 given[name] = 1
         for name, number in given.items():

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from variants.core.masks.schedules import Localise, Refresh, RigL, Schedule
-from variants.core.masks.scopes import Scope
+from variants.core.masks.scopes import SCOPES, Scope
 from variants.core.masks.sources import Source
 
 
@@ -34,12 +34,15 @@ def refuse_triple(names: Mapping[str, str], source: type[Source], scope: type[Sc
     if why:
         allowed = "fixed, gradual" if source.known != "weight" else "fixed, gradual, refresh, localise"
         raise ValueError(f"source: {names['source']} {where} {why}; allowed: {allowed}")
+    good: list[str] = []
     if schedule is RigL and not scope.in_part:
         why = "a part of rows × columns can't be exchanged"
+        good = [name for name, other in SCOPES.items() if other.in_part]
     elif schedule is Localise and scope.pooled:
         why = "it compares entries of all layers, and these choose one at a time"
+        good = [name for name, other in SCOPES.items() if not other.pooled]
     if why:
-        raise ValueError(f"scope: {names['scope']} {where} {why}")
+        raise ValueError(f"scope: {names['scope']} {where} {why}; allowed: {', '.join(good)}")
 
 
 __all__ = ["refuse_triple"]
