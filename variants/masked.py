@@ -325,8 +325,8 @@ class Masked(AdapterVariant):
         whole = sum(rows * columns for rows, columns in self._sizes.values())
         target = sum(units * cost for units, cost in self._counts.values())
         total = self._schedule.entries(step.index, step.total, whole, target)
-        counts = self._counts if total == target else self._scope.counts(self._sizes, total)
         within = {name: adapter.indices for name, adapter in self.adapters.items()}
+        counts = self._counts if total == target else self._scope.fewer(self._sizes, total, within, self._counts)
         scores = self._scores_now(list(self.adapters))
         if len(scores) < len(self.adapters):
             return

@@ -129,6 +129,22 @@ def test_a_smaller_mask_is_chosen_from_within_a_larger(scope: Scope) -> None:
         within = chosen
 
 
+@pytest.mark.parametrize("scope", ALL, ids=str)
+def test_a_layer_gets_nothing_back_as_the_mask_shrinks_entry_by_entry(scope: Scope) -> None:
+    sizes = {"a": (6, 4), "b": (4, 8), "c": (2, 6), "d": (2, 6), "e": (2, 2)}
+    draw = torch.Generator().manual_seed(1)
+    numbers = {name: torch.rand(size, generator=draw) for name, size in sizes.items()}
+    final = scope.counts(sizes, 17)
+    there = {name: torch.arange(rows * columns) for name, (rows, columns) in sizes.items()}
+    for total in range(sum(map(len, there.values())) - 1, 17, -1):
+        chosen = scope.choose(numbers, scope.fewer(sizes, total, there, final), there)
+        assert all(set(chosen[name].tolist()) <= set(there[name].tolist()) for name in sizes), total
+        there = chosen
+    chosen = scope.choose(numbers, final, there)
+    assert all(set(chosen[name].tolist()) <= set(there[name].tolist()) for name in sizes)
+    assert sum(map(len, chosen.values())) == sum(a * b for a, b in final.values())
+
+
 @pytest.mark.parametrize("scope", ALL[:-1], ids=str)
 @pytest.mark.parametrize("fraction", [0.0, 0.3, 1.0])
 def test_an_exchange_drops_the_smallest_and_takes_the_best_of_the_others(scope: Scope, fraction: float) -> None:

@@ -56,6 +56,28 @@ class Scope:
         """
         raise NotImplementedError(f"{type(self).__name__}.counts")
 
+    def held(self, entries: torch.Tensor, size: Size) -> Count:
+        """Return how much of a layer these entries are, in the terms of `counts`."""
+        return len(entries) // self.cost(size), self.cost(size)
+
+    def fewer(
+        self, sizes: Mapping[str, Size], total: int, there: Chosen, final: Mapping[str, Count]
+    ) -> Mapping[str, Count]:
+        """Return `counts` of `total`, none above what is `there` and none below `final`.
+
+        A layer's share can grow where the total falls, by how the remainder is handed out. It would then get entries
+        back that were given up.
+        """
+        wanted = self.counts(sizes, total)
+        if self.pooled:
+            return wanted
+        held = {name: self.held(there[name], size) for name, size in sizes.items()}
+
+        def between(name: str, part: int) -> int:
+            return max(final[name][part], min(wanted[name][part], held[name][part]))
+
+        return {name: (between(name, 0), between(name, 1)) for name in sizes}
+
     def units(self, score: torch.Tensor) -> torch.Tensor:
         """Return the scores (units,) of a layer's units. score: (out, in)."""
         return score.flatten()
@@ -296,6 +318,9 @@ class Subnet(Scope):
                         found[name] = (a + (axis == 0), b + (axis == 1))
                         moved = True
         return found
+
+    def held(self, entries: torch.Tensor, size: Size) -> Count:
+        return len((entries // size[1]).unique()), len((entries % size[1]).unique())
 
     def choose(self, scores: Scores, counts: Mapping[str, Count], within: Chosen | None = None) -> Chosen:
         found = {}
