@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -60,10 +61,14 @@ def _check_names(field: str, cls: type, settings: Mapping[str, Any], arguments: 
 
 
 def named(field: str, call: Callable[..., Any], *arguments: Any) -> Any:
-    """Calls a hook of the object that `field` configures. Its `ValueError` becomes a `ConfigError` with the field."""
+    """Calls a hook of the object that `field` configures. Its `ValueError` becomes a `ConfigError` with the field.
+
+    An error that names a field of another group with its group, as "model.quantize: …", is left as it is.
+    """
     try:
         return call(*arguments)
     except ConfigError:
         raise
     except ValueError as error:
-        raise ConfigError(f"{field}.{error}") from error
+        whole = re.match(r"(model|task|data|optim|train|machine)\.[a-z_]+: ", str(error))
+        raise ConfigError(str(error) if whole else f"{field}.{error}") from error

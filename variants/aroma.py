@@ -133,12 +133,16 @@ class AROMA(AdapterVariant):
 
     def __post_init__(self) -> None:
         field_checks.check_int(self, "rank", "check_every", "window")
-        field_checks.check_int(self, "inner_steps", at_least=2)
         field_checks.check_int(self, "first_warmup", "restart_warmup", at_least=0)
         field_checks.check_positive(self, "alpha", "inner_tolerance", "outer_tolerance")
         field_checks.check_fraction(self, "dropout", "pruned", "least_rate")
         field_checks.check_one_of(self, "reset", RESETS)
         field_checks.check_one_of(self, "profile", PROFILES)
+        checks = 2 if self.profile == "paper" else 1  # of a round, of which the last one has a reference
+        field_checks.check_int(self, "inner_steps", at_least=checks + 1)
+        most = (self.inner_steps - 1) // checks
+        allowed = f"at most {most} with inner_steps: {self.inner_steps}, or inner_tolerance is never compared"
+        field_checks.check("check_every", self.check_every, self.check_every <= most, allowed)
         if self.reset == "zero":
             field_checks.check_without_effect(self, "pruned", "reset: zero")
         if self.cycle is None:
@@ -152,10 +156,11 @@ class AROMA(AdapterVariant):
 
     @classmethod
     def test_params(cls) -> list[dict[str, Any]]:
-        steps = {"inner_steps": 4, "check_every": 2}
+        steps = {"inner_steps": 5, "check_every": 2}
+        restarts = {"cycle": 6, "restart_warmup": 1, "first_warmup": 2}
         return [
             {"outer_tolerance": 0.02, **steps},
-            {"rank": 2, "dropout": 0.1, "cycle": 6, "restart_warmup": 1, "first_warmup": 2, "reset": "zero", **steps},
+            {"rank": 2, "dropout": 0.1, "reset": "zero", "inner_tolerance": 0.9, **restarts, **steps},
             {"profile": "released", "inner_tolerance": 0.9, "outer_tolerance": 0.1, "window": 2, **steps},
             {"outer_tolerance": 10.0, "reset": "magnitude", "pruned": 0.8, **steps},  # all layers converge
             {"budget": 101, "outer_tolerance": 1e-6, **steps},

@@ -111,7 +111,8 @@ class FISH(AdapterVariant):
         """Return F of every weight (out, in) by layer, and of every bias that takes part by "layer.bias"."""
         counts = {name: biases(adapter.base, self.biases) for name, adapter in self.adapters.items()}
         size = torch.square if self.measure == "square" else torch.abs
-        return fisher(self.adapters, passes, self.samples, true=self.fisher == "true", biases=counts, size=size)
+        true = "fisher: true" if self.fisher == "true" else None
+        return fisher(self.adapters, passes, self.samples, true=true, biases=counts, size=size)
 
     def decays(self, name: str) -> bool:
         return not name.endswith(".bias_values")

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from variants.core import quantization, target_modules
+from variants.core import target_modules
+from variants.core.quantized import Quantized
 from variants.core.variant import Variant
 
 
@@ -27,8 +28,9 @@ class Full(Variant):
     name: str = "full"
 
     def check(self, model: nn.Module, head: Sequence[str] = ()) -> None:
-        if quantization.entries(model):
-            raise ValueError("name: full trains every weight, none of 8 or 4 bits; allowed: model.quantize=null")
+        for module in model.modules():
+            if isinstance(module, Quantized):
+                raise ValueError(f"model.quantize: {module.how} with full, allowed: null; it trains every weight")
 
     def attach(self, model: nn.Module, head: Sequence[str] = ()) -> nn.Module:
         model.requires_grad_(True)

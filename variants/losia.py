@@ -32,6 +32,7 @@ Decay     values decay, towards the base model. `decay_after_step` shrinks the s
 
 Known     The bias correction of Adam goes on counting for moments that were dropped. The released code sorts rows and
           columns without effect. More entries change than are trained: `report` has their number.
+          A turn whose last step was left out, as its gradients were not finite, lasts to the end of the next step.
 """
 
 from __future__ import annotations
@@ -100,6 +101,7 @@ class LoSiA(AdapterVariant):
         field_checks.check_budget(self, "factor", "rows_only")
         self._counts: dict[str, Count] = {}  # rows and columns by layer
         self._turns: list[list[str]] = []
+        self._ended = 0  # turns that are over
         self._chosen_at: dict[str, int] = {}  # steps before a layer's last choice
         self._averages: dict[str, torch.Tensor] = {}  # Ī and U of the layers whose turn it is, (2, out, in)
         self._before: dict[str, torch.Tensor] = {}  # values before the step, of layers whose step will be scaled
@@ -164,18 +166,18 @@ class LoSiA(AdapterVariant):
         )
         return rows, columns
 
-    def _turn(self, done: int) -> list[str]:
-        """Return the layers whose turn it is in the step after `done` steps."""
-        return self._turns[done // self.interval % len(self._turns)]
+    def _turn(self) -> list[str]:
+        """Return the layers whose turn it is."""
+        return self._turns[self._ended % len(self._turns)]
 
     def on_step_begin(self, step: Step) -> None:
-        turn = self._turn(step.index - 1)
+        turn = self._turn()
         for name, adapter in self.adapters.items():
             adapter.watched, adapter.gradient = name in turn, None
 
     @torch.no_grad()
     def on_gradients(self, step: Step) -> None:
-        for name in self._turn(step.index - 1):
+        for name in self._turn():
             adapter = self.adapters[name]
             if adapter.gradient is None:
                 raise ValueError(f"targets: {name} is not part of the loss; exclude it")
@@ -229,11 +231,12 @@ class LoSiA(AdapterVariant):
                 weights = adapter.layer_kind.matrix.flatten()[adapter.indices].to(adapter.values.dtype)
                 adapter.values.sub_(weights + adapter.values, alpha=rate)
         self._before = {}
-        if step.index % self.interval == 0:
+        if step.index >= (self._ended + 1) * self.interval:  # later if that step was left out
             self._choose(step)
+            self._ended = step.index // self.interval
 
     def _choose(self, step: Step) -> None:
-        names = [name for name in self._turn(step.index - 1) if name in self._averages]
+        names = [name for name in self._turn() if name in self._averages]
         scores = {name: self._averages[name].prod(0) for name in names}
         check_finite(scores, "score: that of {} is not finite")
         for name, score in scores.items():
@@ -261,14 +264,15 @@ class LoSiA(AdapterVariant):
         return {
             "entries": {name: adapter.saved() for name, adapter in self.adapters.items()},
             "chosen_at": dict(self._chosen_at),
+            "ended": self._ended,
             "averages": dict(self._averages),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._chosen_at = dict(state["chosen_at"])
+        self._chosen_at, self._ended = dict(state["chosen_at"]), state["ended"]
         for name, adapter in self.adapters.items():
             adapter.take_up(state["entries"][name])
         self._averages = {n: averages.to(self.adapters[n].values.device) for n, averages in state["averages"].items()}
 
     def start_from(self, state: Mapping[str, Any]) -> None:
-        self.load_state_dict({**state, "chosen_at": {}, "averages": {}})
+        self.load_state_dict({**state, "chosen_at": {}, "ended": 0, "averages": {}})

@@ -124,15 +124,19 @@ def test_a_layer_that_has_converged_trains_nothing_and_keeps_what_was_merged() -
 
 
 def test_a_run_ends_when_all_layers_have_converged(carry_out) -> None:
-    settings = ["variant=aroma", "variant.inner_steps=2", "variant.outer_tolerance=10", "train.max_steps=9"]
+    settings = ["variant=aroma", "variant.inner_steps=3", "variant.check_every=1", "train.max_steps=9"]
+    settings += ["variant.inner_tolerance=1e-9", "variant.outer_tolerance=10"]
     record = carry_out(*settings, "train.eval_every=9", "train.checkpoint=last")
-    assert (record.steps.done, record.steps.total, record.metric.step) == (4, 9, 4)
+    assert (record.steps.done, record.steps.total, record.metric.step) == (6, 9, 6)
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"inner_steps": 1}, "inner_steps: 1, allowed: a whole number ≥ 2"),
+        ({"inner_steps": 2}, "inner_steps: 2, allowed: a whole number ≥ 3"),
+        ({"inner_steps": 1, "profile": "released"}, "inner_steps: 1, allowed: a whole number ≥ 2"),
+        ({"inner_steps": 20}, "check_every: 10, allowed: at most 9 with inner_steps: 20, or inner_tolerance is never"),
+        ({"inner_steps": 10, "profile": "released"}, "check_every: 10, allowed: at most 9 with inner_steps: 10"),
         ({"outer_tolerance": 0.0}, "outer_tolerance: 0.0, allowed: a number > 0"),
         ({"restart_warmup": 3}, "restart_warmup: 3 with cycle: null, allowed: 0"),
         ({"cycle": 3, "restart_warmup": 3}, "cycle: 3, allowed: a whole number ≥ 4"),

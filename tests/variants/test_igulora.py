@@ -9,7 +9,7 @@ import torch
 from tests.variants import oracles
 from variants.core.variant import Step
 from variants.igulora import IGULoRA
-from variants.testing.toys import attach, train
+from variants.testing.toys import Toy, attach, train
 
 SCHEDULE = {"initial_steps": 2, "final_steps": 4, "interval": 2}
 
@@ -84,3 +84,8 @@ def test_a_budget_is_met_to_less_than_a_rank(budget: int) -> None:
 def test_what_it_refuses(settings: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         IGULoRA(**settings)
+
+
+def test_a_price_of_no_layer_is_refused():
+    with pytest.raises(ValueError, match="prices: no adapted layer ends in 'fc9'"):
+        IGULoRA(prices={"fc1": 2.0, "fc9": 3.21}).check(Toy(), ("head",))

@@ -11,7 +11,7 @@ import torch
 from tests.variants import oracles
 from variants.core.variant import Step
 from variants.losia import LoSiA
-from variants.testing.toys import Toy, attach, train
+from variants.testing.toys import Toy, Trained, attach, through_disk, train
 
 
 def restarts(step: int) -> float:
@@ -112,3 +112,27 @@ def test_names_of_no_layer_are_refused() -> None:
         LoSiA(turns=[["fc1", "fc2"], ["fc9"]]).check(Toy(), ("head",))
     with pytest.raises(ValueError, match="rows_only: no adapted layer ends in 'fc9'"):
         LoSiA(rows_only={"fc9": 0.5}).check(Toy(), ("head",))
+
+
+def leave_out(run: Trained) -> None:
+    """The next step, whose gradients are not finite: nothing moves."""
+    run.steps_done += 1
+    run.variant.on_step_begin(run.step(run.steps_done))
+
+
+@pytest.mark.parametrize("turns", [(), [["fc1", "fc2"]]], ids=["blocks", "one turn"])
+def test_a_choice_whose_step_was_left_out_is_made_after_the_next(turns: list[list[str]]) -> None:
+    settings = {"factor": 0.5, "interval": 3, "turns": turns}
+    run = train(attach(LoSiA, settings), 2)
+    leave_out(run)
+    resumed = attach(LoSiA, settings).restore(through_disk(run.snapshot()))
+    before = {name: adapter.indices.clone() for name, adapter in run.variant.adapters.items()}
+    for each in (run, resumed):
+        train(each, 4)
+        moved = {n for n, a in each.variant.adapters.items() if not torch.equal(a.indices, before[n])}
+        assert moved and (turns or moved <= {"layer.0.fc1", "layer.0.fc2"})
+        assert each.variant._chosen_at.keys() == ({*before} if turns else {"layer.0.fc1", "layer.0.fc2"})
+        train(each, 6)
+        assert set(each.variant._chosen_at) == {*before}  # the next turn ends when it would have
+    for name, adapter in run.variant.adapters.items():
+        assert torch.equal(adapter.delta(), resumed.variant.adapters[name].delta())

@@ -8,7 +8,9 @@ import torch.nn.functional as F
 
 from variants.core import layers
 from variants.core.passes import all_reached
+from variants.fish import FISH
 from variants.lora import LoRA
+from variants.masked import Masked
 from variants.testing.toys import HEAD, KINDS, TARGETS, Toy, passes
 
 
@@ -96,5 +98,18 @@ def test_probabilities_of_a_task_without_classes_are_refused() -> None:
     taken = passes(toy, torch.float64)
     taken._logits = lambda batch: None
     (row,) = taken.rows(1)
-    with pytest.raises(ValueError, match=r"a task without classes, allowed: empirical"):
-        next(taken.of_classes(variant.adapters, row))
+    with pytest.raises(ValueError, match=r"^fisher: true on a task without classes, allowed: the empirical Fisher"):
+        next(taken.of_classes(variant.adapters, row, "fisher: true"))
+
+
+@pytest.mark.parametrize(
+    ("cls", "settings", "named"),
+    [(FISH, {"fisher": "true"}, "fisher: true"), (Masked, {"source": "true_fisher"}, "source: true_fisher")],
+)
+def test_the_field_that_asks_for_classes_is_named(cls: type, settings: dict[str, str], named: str) -> None:
+    variant, toy = cls(**settings, samples=2, density=0.1), Toy(torch.float64)
+    variant.check(toy, ("head",))
+    taken = passes(variant.attach(toy, ("head",)), torch.float64)
+    taken._logits = lambda batch: None
+    with pytest.raises(ValueError, match=f"^{named} on a task without classes"):
+        variant.before_training(taken)

@@ -98,17 +98,17 @@ class Passes(Generic[Batch]):
         return self._backward(adapters, lambda: self._loss(row).mean, biases=True)
 
     def of_classes(
-        self, adapters: Mapping[str, Adapter], row: Batch
+        self, adapters: Mapping[str, Adapter], row: Batch, setting: str
     ) -> Iterator[tuple[torch.Tensor, dict[str, torch.Tensor]]]:
         """Yield, for each class, its probability p (a scalar) and `of_row` of −log p in place of the task's loss.
 
-        Raises `ValueError` for a task without classes.
+        setting: field and value that ask for it, for the error. Raises `ValueError` for a task without classes.
         """
         with torch.no_grad(), self._switched_off(adapters):
             logits = self._logits(row)
         self.single += 1
         if logits is None or logits.shape[-1] < 2:
-            raise ValueError("fisher: true on a task without classes, allowed: empirical")
+            raise ValueError(f"{setting} on a task without classes, allowed: the empirical Fisher information")
         probabilities = logits.float() if logits.dtype.itemsize < 4 else logits
         for number, p in enumerate(probabilities.softmax(-1)[0]):
 

@@ -79,7 +79,10 @@ def test_interrupted_it_ends_with_the_same_bits(llama, tables, tmp_path, monkeyp
     ("more", "message"),
     [
         (["model.quantize=int4"], r"model.quantize: 'int4', allowed: int8, nf4, null"),
-        (["model.quantize=nf4", "variant=full"], r"full trains every weight, none of 8 or 4 bits"),
+        (
+            ["model.quantize=nf4", "variant=full"],
+            r"^model.quantize: nf4 with full, allowed: null; it trains every weight$",
+        ),
         (["model.quantize=nf4", "variant=peft_lora"], r"targets: .* is in nf4, not for PEFT's layers"),
     ],
 )

@@ -193,7 +193,7 @@ class TrueFisher(Source):
     samples: int = 1024
 
     def before_training(self, adapters: Mapping[str, SparseDelta], passes: Passes[Any]) -> Scores:
-        return fisher(adapters, passes, self.samples, true=True)
+        return fisher(adapters, passes, self.samples, true="source: true_fisher")
 
 
 @register("activation")
@@ -226,14 +226,14 @@ def fisher(
     passes: Passes[Any],
     rows: int,
     *,
-    true: bool = False,
+    true: str | None = None,
     biases: Mapping[str, int] | None = None,
     size: Callable[[torch.Tensor], torch.Tensor] = torch.square,
 ) -> Scores:
     """Return the diagonal Fisher information (out, in) of every layer, summed over `rows` rows and all processes.
 
-    true: over the model's own classes and not of the loss. biases: number of entries of biases that take part, whose
-    scores are returned by "layer.bias". size: what is summed of a gradient.
+    true: the field and value that ask for the model's own classes; None for the loss. biases: number of entries of
+    biases that take part, whose scores are returned by "layer.bias". size: what is summed of a gradient.
     """
     sums: Scores = {}
     for name, adapter in adapters.items():
@@ -248,8 +248,8 @@ def fisher(
 
     with torch.enable_grad():
         for row in passes.rows(rows):
-            if true:
-                for p, gradients in passes.of_classes(adapters, row):
+            if true is not None:
+                for p, gradients in passes.of_classes(adapters, row, true):
                     add(p, gradients)
             else:
                 add(1.0, passes.of_row(adapters, row))
