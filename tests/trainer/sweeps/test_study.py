@@ -27,17 +27,14 @@ def test_rates_are_tuned_and_chosen_and_the_report_and_its_controls_train_with_t
     Path("conf/rates").mkdir(parents=True)
     assert cli.main(["choose", "runs/tune-toy", "--output", "conf/rates/toy.yaml"]) == 0
     chosen = yaml.safe_load(Path("conf/rates/toy.yaml").read_text())["choices"]["tiny"]
-    sweep([*toy, own, "experiment=study/report", "study=toy", methods, "seed=0,1"])
+    sweep([*toy, own, "experiment=study/report", "study=toy", methods, "seed=0"])
     controls = [*toy, "experiment=study/controls", "study=toy", "seed=0"]
-    sweep([*controls, own, "variant=study/controls/random_ranks,study/controls/peak_cut"])
-    for name in ("found_ranks", "permuted_ranks"):
-        sweep([*controls, found, f"variant=study/controls/{name}"])
+    sweep([*controls, own, "variant=study/controls/random_ranks"])
+    sweep([*controls, found, "variant=study/controls/found_ranks"])
 
     records = [json.loads(path.read_text()) for path in Path("runs/toy").glob("*/record.json")]
-    controls = ("adalora-random", "lora-peak-cut", "adalora-ranks-in-lora", "adalora-ranks-permuted")
-    assert sorted((row["variant"], row["seed"]) for row in records) == sorted(
-        [*((name, seed) for name in ("lora", "adalora") for seed in (0, 1)), *((name, 0) for name in controls)]
-    )
+    variants = ["adalora", "adalora-random", "adalora-ranks-in-lora", "lora"]
+    assert sorted(row["variant"] for row in records) == variants
     for row in records:
         method = "adalora" if row["variant"] in ("adalora", "adalora-random") else "lora"
         assert row["config.optim.lr"] == chosen[method]["value"]
