@@ -7,6 +7,7 @@ import functools
 import importlib
 import inspect
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -142,6 +143,16 @@ def test_the_family_is_one_of_those_that_there_are(tmp_path: Path, monkeypatch: 
     (tmp_path / "variants" / "mine.py").write_text(card.replace("Trains    A\n", ""))
     with pytest.raises(ValueError, match=r"^mine.py: the card has no section Trains$"):
         methods(tmp_path)
+
+
+@pytest.mark.parametrize("template", ["_template", "_template_adaptive"])
+def test_the_card_of_a_copied_template_can_be_read(template: str, tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "variants").mkdir()
+    shutil.copy(ROOT / "variants" / f"{template}.py", tmp_path / "variants" / "mine.py")
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump({"_target_": "variants.mine.Mine", "name": "mine"}))
+    monkeypatch.setattr(cards, "ROOT", tmp_path)
+    (mine,) = methods(tmp_path)
+    assert mine.name == "mine" and "todo" not in "".join(mine.sections.values())
 
 
 def test_list_has_a_line_for_every_method(capsys: pytest.CaptureFixture[str]) -> None:

@@ -108,10 +108,13 @@ def _costs() -> dict[str, dict[str, float]]:
 
 
 def sections(card: str) -> dict[str, str]:
-    """The sections of a card: {"Hooks": "none: only the parameters change in training.", …}."""
+    """The sections of a card: {"Hooks": "none: only the parameters change in training.", …}.
+
+    What a template says behind `# todo` is left out, so that a method whose card isn't finished can be tried.
+    """
     found: dict[str, list[str]] = {}
     lines: list[str] = []
-    for line in card.splitlines():
+    for line in re.sub(r" *# todo.*", "", card).splitlines():
         if opened := re.match(r"([A-Z][\w+-]*) {2,}(\S.*)$", line):
             lines = found.setdefault(opened[1], [])
             lines.append(opened[2].strip())
