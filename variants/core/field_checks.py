@@ -145,7 +145,8 @@ def check_budget(variant: Any, *replaced: str) -> None:
     for name in replaced:
         value = getattr(variant, name)
         if value != defaults.get(name) and (value or name in defaults):
-            raise ValueError(f"{name}: {value!r} with budget: {variant.budget}; the budget decides it, leave it out")
+            allowed = "null" if defaults.get(name) is None else defaults[name]
+            raise ValueError(f"{name}: {value!r} with budget: {variant.budget}, which decides it; allowed: {allowed}")
 
 
 def check_without_effect(variant: Any, name: str, where: str) -> None:
