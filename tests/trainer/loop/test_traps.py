@@ -310,7 +310,10 @@ def test_what_grows_when_the_schedule_is_half_done_learns_at_the_rate_that_is_do
             ["lora", "variant.targets=[word_embeddings]", "variant.dropout=0.1"],
             "variant.dropout: 0.1 on the Embedding bert.embeddings.word_embeddings, allowed: 0; its input is an index",
         ),
-        (["lora", "variant.rank=4", "variant.budget=3000"], "variant.rank: 4 with budget: 3000, which decides it; allowed: 8"),
+        (
+            ["lora", "variant.rank=4", "variant.budget=3000"],
+            "variant.rank: 4 with budget: 3000, which decides it; allowed: 8",
+        ),
         (["sparse", "variant.seed=3"], "variant.seed: 3 with score: magnitude, allowed: 0; it has no effect there"),
         (["svft", "variant.seed=3"], "variant.seed: 3 with decomposition: svd, allowed: 0; it has no effect there"),
     ],
