@@ -29,8 +29,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from variants.core import field_checks, layers
-from variants.core.adapters.adapter import LowRank, check_rank
+from variants.core import field_checks
+from variants.core.adapters.adapter import LowRank
 from variants.core.allocation import budget
 from variants.core.kernels import dropout as dropouts
 from variants.core.variant import AdapterVariant
@@ -92,15 +92,7 @@ class DropLoRA(AdapterVariant):
         return [{"rank": 4}, {"rank": 3, "rank_dropout": 0.25, "dropout": 0.1}, {"budget": 150, "rank_dropout": 0.2}]
 
     def check(self, model: nn.Module, head: Sequence[str] = ()) -> None:
-        selected = self.select(model, head)
-        if self.budget is not None:
-            sizes = {name: layers.size(layer) for name, layer in selected.items()}
-            most = {name: min(size) for name, size in sizes.items()}
-            self._ranks = budget.spread({name: sum(size) for name, size in sizes.items()}, self.budget, most)
-            return
-        self._ranks = dict.fromkeys(selected, self.rank)
-        for layer in selected.values():
-            check_rank(self.rank, layer)
+        self._ranks = budget.even_ranks(self.select(model, head), self.rank, self.budget)
 
     def build(self, name: str, layer: nn.Module) -> RankDropped:
         rank = self._ranks[name]

@@ -48,8 +48,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from variants.core import field_checks, layers
-from variants.core.adapters.adapter import Adapter, Factored, check_rank
+from variants.core import field_checks
+from variants.core.adapters.adapter import Adapter, Factored
 from variants.core.adapters.grow import remove_params
 from variants.core.adapters.svd import Product
 from variants.core.allocation import budget
@@ -182,15 +182,7 @@ class DyLoRA(AdapterVariant):
         ]
 
     def check(self, model: nn.Module, head: Sequence[str] = ()) -> None:
-        selected = self.select(model, head)
-        if self.budget is None:
-            self._ranks = dict.fromkeys(selected, self.rank)
-            for layer in selected.values():
-                check_rank(self.rank, layer)
-            return
-        sizes = {name: layers.size(layer) for name, layer in selected.items()}
-        costs = {name: sum(size) for name, size in sizes.items()}
-        self._ranks = budget.spread(costs, self.budget, {name: min(size) for name, size in sizes.items()})
+        self._ranks = budget.even_ranks(self.select(model, head), self.rank, self.budget)
 
     def build(self, name: str, layer: nn.Module) -> Nested:
         rank = self._ranks[name]

@@ -36,8 +36,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from variants.core import field_checks, layers
-from variants.core.adapters.adapter import check_rank
+from variants.core import field_checks
 from variants.core.adapters.restarted import Restarted
 from variants.core.allocation import budget
 from variants.core.restarts import RESETS, Restarts, after_reset, reset_moments
@@ -104,15 +103,7 @@ class ReLoRA(AdapterVariant):
             raise ValueError(f"interval: {self.interval}, allowed: fewer than the run's {total_steps} steps")
 
     def check(self, model: nn.Module, head: Sequence[str] = ()) -> None:
-        selected = self.select(model, head)
-        if self.budget is not None:
-            sizes = {name: layers.size(layer) for name, layer in selected.items()}
-            most = {name: min(size) for name, size in sizes.items()}
-            self._ranks = budget.spread({name: sum(size) for name, size in sizes.items()}, self.budget, most)
-            return
-        self._ranks = dict.fromkeys(selected, self.rank)
-        for layer in selected.values():
-            check_rank(self.rank, layer)
+        self._ranks = budget.even_ranks(self.select(model, head), self.rank, self.budget)
 
     def build(self, name: str, layer: nn.Module) -> Restarted:
         return Restarted(layer, self._ranks[name], self.alpha / self._ranks[name], self.dropout)

@@ -15,7 +15,6 @@ from analysis.plots import labels, style
 from analysis.plots.kind import Group, Kind, LeftOut, Picture, Study, file_name, seeds
 from analysis.stats.matrices import unbeaten
 from analysis.tables.costs import training_memory
-from analysis.text import numbers
 from trainer.record import Record
 
 _SIZE = 5.0  # of a marker, in points
@@ -38,12 +37,11 @@ class Point:
 
 @dataclass(frozen=True)
 class Axis:
-    """A cost. text: the format of its ticks."""
+    """A cost."""
 
     name: str
     title: str
     of: Callable[[Record], float | None]
-    text: Callable[[float], str]
     explained: str
 
 
@@ -52,21 +50,18 @@ AXES = (
         "parameters",
         "effective parameters at the end (head left out)",
         lambda record: record.params.effective,
-        numbers.human,
         "Effective parameters are the adapter's that a mask or a zero rank has not switched off.",
     ),
     Axis(
         "memory",
         "training memory in MiB",
         lambda record: _scaled(training_memory(record.memory), 2**-20),
-        numbers.human,
         "Memory is weights, gradients, optimizer state and saved activations.",
     ),
     Axis(
         "time",
         "training time in seconds",
         lambda record: record.time.train,
-        numbers.human,
         "Time is that of the training steps; runs that shared a machine with others are slower than they need be.",
     ),
 )

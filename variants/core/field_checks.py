@@ -12,10 +12,11 @@ import inspect
 import math
 import types
 import typing
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+C = TypeVar("C", bound=type[Any])
 
 _WORDS: dict[Any, str] = {
     bool: "true, false",
@@ -157,6 +158,19 @@ def check_without_effect(variant: Any, name: str, where: str) -> None:
     value, default = getattr(variant, name), type(variant).__dataclass_fields__[name].default
     if value != default:
         raise ValueError(f"{name}: {value!r} with {where}, allowed: {default}; it has no effect there")
+
+
+def registrar(table: dict[str, type[Any]]) -> Callable[[str], Callable[[C], C]]:
+    """Return `register`: `@register("name")` above a class enters it in `table`, where a config names it so."""
+
+    def register(name: str) -> Callable[[C], C]:
+        def add(cls: C) -> C:
+            table[name] = cls
+            return cls
+
+        return add
+
+    return register
 
 
 def class_named(field: str, name: str, known: Mapping[str, type[T]], base: type[T]) -> type[T]:

@@ -4,9 +4,9 @@ A budget counts the adapters' trainable parameters at the end of training, by re
 integer ranks and entries allow, and never exceeded, so two methods with one budget differ by less than one rank of one
 layer.
 
-`Budget` is the number itself, in ranks or in parameters. `spread` is for methods with fixed ranks, `above` for the
-start of those that prune, `proportional` for those that score layers, `within` for those that score components, `fill`
-for those that add ranks, `apportion` for those that count single entries.
+`Budget` is the number itself, in ranks or in parameters. `even_ranks` and `spread` are for methods with fixed ranks,
+`above` for the start of those that prune, `proportional` for those that score layers, `within` for those that score
+components, `fill` for those that add ranks, `apportion` for those that count single entries.
 """
 
 from __future__ import annotations
@@ -17,6 +17,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
+from torch import nn
+
+from variants.core import layers
+from variants.core.adapters.adapter import check_rank
 
 
 class Ranked(Protocol):
@@ -59,6 +63,19 @@ class Budget:
         total, slack = self.total(adapters), max(map(self.price, adapters)) - 1
         if not self.target - slack <= total <= self.target:
             raise RuntimeError(f"budget: {total} {self.unit} at the end, the target is {self.target}")
+
+
+def even_ranks(selected: Mapping[str, nn.Module], rank: int, budget: int | None) -> dict[str, int]:
+    """Return `rank` for each layer, or with a budget the ranks of `spread`; a rank costs a row of A and a column of B.
+
+    Raises `ValueError` for a rank that a layer can't have and a budget outside the bounds.
+    """
+    if budget is None:
+        for layer in selected.values():
+            check_rank(rank, layer)
+        return dict.fromkeys(selected, rank)
+    sizes = {name: layers.size(layer) for name, layer in selected.items()}
+    return spread({n: sum(s) for n, s in sizes.items()}, budget, {n: min(s) for n, s in sizes.items()})
 
 
 def spread(costs: Mapping[str, int], budget: int, most: Mapping[str, int], *, least: int = 1) -> dict[str, int]:

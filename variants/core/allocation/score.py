@@ -10,29 +10,20 @@ same name. `@register("name")` gives it a short name.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import torch
 
 from variants.core.adapters.adapter import LowRank
+from variants.core.field_checks import registrar
 
 Adapters = Mapping[str, LowRank]
 Values = dict[str, torch.Tensor]
 
 SCORES: dict[str, type[Score]] = {}
-S = TypeVar("S", bound="type[Score]")
-
-
-def register(name: str) -> Callable[[S], S]:
-    """Return a decorator that lets a config name the score `name`."""
-
-    def add(cls: S) -> S:
-        SCORES[name] = cls
-        return cls
-
-    return add
+register = registrar(SCORES)
 
 
 @dataclass(kw_only=True)

@@ -21,28 +21,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import torch
 
 from variants.core import collectives, seeding
 from variants.core.adapters.sparse_delta import SparseDelta
+from variants.core.field_checks import registrar
 from variants.core.passes import Passes, all_reached
 
 Scores = dict[str, torch.Tensor]  # (out, in) by layer
 
 SOURCES: dict[str, type[Source]] = {}
-S = TypeVar("S", bound="type[Source]")
-
-
-def register(name: str) -> Callable[[S], S]:
-    """Return a decorator that lets a config name the source `name`."""
-
-    def add(cls: S) -> S:
-        SOURCES[name] = cls
-        return cls
-
-    return add
+register = registrar(SOURCES)
 
 
 @dataclass(kw_only=True)
