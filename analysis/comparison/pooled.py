@@ -115,5 +115,23 @@ def table(pooled: Sequence[Pooled]) -> list[str]:
     return [f"Over tasks and seeds, in points ({tasks}):", "", *markdown.table(head, body)]
 
 
+def sentences(pooled: Sequence[Pooled]) -> list[str]:
+    """The same for a reader, one sentence for each pair of rows that is decided; of the others their number."""
+    said = []
+    for one in pooled:
+        over, places = one.over, numbers.decimals(one.over.sd, 2)
+        if one.word != "undecided":
+            interval = f"{_fixed(over.low, places)} to {_fixed(over.high, places)}; Holm p {words.p_value(one.t_holm)}"
+            said.append(
+                f"Over {len(one.tasks)} tasks and {over.n} pairs of a task and a seed {one.a} is {one.word}"
+                f" {'to' if one.word.startswith('equal') else 'than'} {one.b}: {_fixed(over.difference, places)} points"
+                + (f" (95 % interval {interval})." if over.low is not None else " on every pair.")
+            )
+    if pooled:
+        undecided = sum(one.word == "undecided" for one in pooled)
+        said.append(f"Over tasks and seeds together {undecided} of {len(pooled)} comparisons are undecided.")
+    return said
+
+
 def _fixed(value: float | None, places: int) -> str:
     return "" if value is None else numbers.fixed(value, places)

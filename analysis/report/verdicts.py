@@ -88,7 +88,7 @@ def choose(all_rows: Rows) -> tuple[Row, str] | None:
 
 def _computed(runs: RunSet, all_rows: Rows, compared: sides.Sides, why: str, pictures: bool) -> Verdicts:
     # Imported here, because these import scipy.
-    from analysis.comparison import figure, flags, outcome, overall, text, verdict, words
+    from analysis.comparison import figure, flags, outcome, overall, pooled, text, verdict, words
 
     outcomes = outcome.compute(compared, all_rows.tasks, RESAMPLES)
     verdicts = [verdict.judge(one, outcomes.t_tests) for one in outcomes.done]
@@ -116,7 +116,7 @@ def _computed(runs: RunSet, all_rows: Rows, compared: sides.Sides, why: str, pic
         why=why,
         lines=tuple(lines),
         tally=tuple((word, said.count(word)) for word in dict.fromkeys(sorted(said))),
-        over_tasks=tuple(text.over_tasks(ranks)),
+        over_tasks=(*pooled.sentences(pooled.build(compared, outcomes)), *text.over_tasks(ranks)),
         picture=picture,
         notes=tuple(flags.build(runs, all_rows, compared, outcomes, RESAMPLES)),
     )
