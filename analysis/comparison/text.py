@@ -139,18 +139,22 @@ def _over_examples(sides: Sides, done: Sequence[Outcome]) -> list[str]:
 
 
 def _first_columns(sides: Sides) -> list[str]:
-    return ["task"] if sides.baseline is None else ["row", "task"]
+    if sides.is_one:
+        return ["task"]
+    return ["pair" if sides.baseline is None else "row", "task"]
 
 
 def _first_cells(sides: Sides, outcome: Outcome) -> list[str]:
-    row = [] if sides.baseline is None else [escape(outcome.paired.a.label)]
-    return [*row, escape(outcome.paired.task)]
+    a, b, task = (escape(name) for name in (outcome.paired.a.label, outcome.paired.b.label, outcome.paired.task))
+    if sides.is_one:
+        return [task]
+    return [f"{a} − {b}" if sides.baseline is None else a, task]
 
 
 def _sides(sides: Sides) -> list[str]:
-    if sides.baseline is None:
+    if sides.is_one:
         return [escape(row.label) for row in sides.pairs[0]]
-    return ["row", escape(sides.baseline.label)]
+    return ["first", "second"] if sides.baseline is None else ["row", escape(sides.baseline.label)]
 
 
 def _difference(sides: Sides) -> str:
