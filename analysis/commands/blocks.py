@@ -67,12 +67,12 @@ def _compare(_: str, runs: RunSet, options: argparse.Namespace) -> Made:
 
     all_rows = rows.build(runs)
     compared = compare.chosen(all_rows.rows, options)
-    resamples = 100  # few, because of examples nothing is shown here
-    outcomes = outcome.compute(compared, all_rows.tasks, resamples)
+    outcomes = outcome.compute(compared, all_rows.tasks, None)
     verdicts = [verdict.judge(one, outcomes.t_tests) for one in outcomes.done]
-    weak = [note.text for note in flags.build(runs, all_rows, compared, outcomes, resamples) if note.problem]
+    weak = [note.text for note in flags.build(runs, all_rows, compared, outcomes, None) if note.problem]
     said = [f"- {markdown.escape(line)}" for line in (*text.tallies(compared, outcomes, verdicts), *weak)]
-    return Made("\n".join([*pooled.table(pooled.build(compared, outcomes)), "", *said]) + "\n")
+    together = pooled.table(pooled.build(compared, outcomes))  # empty on a single task
+    return Made("\n".join([*(together or text.over_seeds(compared, outcomes.done)), "", *said]) + "\n")
 
 
 def _no_options(_: argparse.ArgumentParser) -> None: ...

@@ -29,7 +29,7 @@ def render(
     said = [*(verdict.text for verdict in verdicts), *tallies(sides, outcomes, verdicts)]
     blocks = [[f"- {escape(text)}" for text in said]]
     if outcomes.done:
-        blocks.append(_over_seeds(sides, outcomes.done))
+        blocks.append(over_seeds(sides, outcomes.done))
     over_examples = [outcome for outcome in outcomes.done if outcome.examples.by_seed]
     if over_examples:
         blocks.append(_over_examples(sides, over_examples))
@@ -83,7 +83,8 @@ def _tests(overall: Overall, order: Sequence[int]) -> str:
     return f"{text}some rows differ. Nemenyi, critical difference {overall.critical_difference:.2f}: {differing}."
 
 
-def _over_seeds(sides: Sides, done: Sequence[Outcome]) -> list[str]:
+def over_seeds(sides: Sides, done: Sequence[Outcome]) -> list[str]:
+    """The table of differences over seeds, a line for each pair and task."""
     head = [
         *_first_columns(sides),
         *("metric", *_sides(sides), _difference(sides), "sd", "n", "95 % interval"),
