@@ -25,6 +25,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "analysis": (
         "trainer.record",
         "trainer.identity",
+        "trainer.code_hash",
         "trainer.errors",
         "trainer.hashing",
         "trainer.trackers",

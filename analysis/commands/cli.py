@@ -7,7 +7,20 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from analysis.commands import choose, collect, compare, dashboard, figures, readme, report, sync, table, verify
+from analysis.commands import (
+    agree,
+    choose,
+    collect,
+    compare,
+    dashboard,
+    figures,
+    keep,
+    readme,
+    report,
+    sync,
+    table,
+    verify,
+)
 from analysis.commands.command import Verb
 from analysis.errors import AnalysisError
 
@@ -53,8 +66,8 @@ class CommandLine:
 
 
 VERBS: tuple[Verb, ...] = (
-    *(table.VERB, collect.VERB, choose.VERB, compare.VERB, figures.VERB, report.VERB, verify.VERB),
-    *(readme.VERB, dashboard.VERB, sync.VERB),
+    *(table.VERB, collect.VERB, choose.VERB, compare.VERB, agree.VERB, figures.VERB, report.VERB),
+    *(keep.VERB, verify.VERB, readme.VERB, dashboard.VERB, sync.VERB),
 )
 _LINE = CommandLine("analysis", "Tables, comparisons, figures and reports from run folders.", VERBS)
 parser, main = _LINE.parser, _LINE.main

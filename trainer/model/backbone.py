@@ -18,13 +18,12 @@ from trainer.model.architecture import Architecture
 from trainer.model.foreign import NO_CODE, reading
 from variants.core import quantization
 
-# The names of dropout in transformers' configs. A head's dropout of None means the backbone's.
+# The names of dropout in transformers' configs.
 BACKBONE_DROPOUT = (
     *("hidden_dropout_prob", "attention_probs_dropout_prob", "hidden_dropout", "attention_dropout", "dropout"),
     *("dropout_rate", "activation_dropout", "embedding_dropout", "mlp_dropout", "feat_proj_dropout"),
     *("resid_pdrop", "embd_pdrop", "attn_pdrop"),
 )
-HEAD_DROPOUT = ("classifier_dropout", "classifier_dropout_prob", "cls_dropout")
 
 
 @dataclass(frozen=True)
@@ -180,6 +179,8 @@ def load_backbone(
             ignore_mismatched_sizes=True,
             **NO_CODE,
         )
+    if dropout is not None:
+        _keep_dropout(model, skeleton(folder, architecture))
     for name, parameter in model.named_parameters():
         if not parameter.isfinite().all():
             raise ConfigError(f"model: its weights: {name} has values that are not finite")
@@ -224,7 +225,7 @@ def _sized_by_labels(folder: Path, architecture: Architecture, head: Sequence[st
 
 
 def set_dropout(config: Any, dropout: float) -> None:
-    """Sets the dropout of hidden states and attention in a model's config; the head's dropout is unchanged.
+    """Sets the dropout of hidden states and attention in a model's config. Some heads read it, too: `_keep_dropout`.
 
     Raises `ConfigError` for a model whose config has none of the names that transformers uses for dropout.
     """
@@ -232,12 +233,20 @@ def set_dropout(config: Any, dropout: float) -> None:
     if not fields:
         known = ", ".join(BACKBONE_DROPOUT)
         raise ConfigError(f"model.dropout: {dropout}, allowed: null; {config.model_type}'s config has none of {known}")
-    for name in HEAD_DROPOUT:
-        # None means the backbone's dropout, which is about to change.
-        if getattr(config, name, 0.0) is None:
-            setattr(config, name, getattr(config, fields[0]))
     for name in fields:
         setattr(config, name, dropout)
+
+
+def _keep_dropout(model: Any, usual: nn.Module) -> None:
+    """Gives the dropout outside the backbone of `model` the values that it has in `usual`, made from the model's config.
+
+    A head without a value of its own (BERT's, DeBERTa's, Longformer's) has taken the backbone's.
+    """
+    backbone = getattr(model, model.base_model_prefix, None)
+    inner = set() if backbone is None else set(backbone.modules())
+    for name, module in model.named_modules():
+        if backbone is not None and isinstance(module, nn.Dropout) and module not in inner:
+            module.p = usual.get_submodule(name).p
 
 
 def describe(config: Any, labels: Sequence[str] | None) -> Any:

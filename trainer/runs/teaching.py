@@ -50,7 +50,7 @@ def check(context: RunContext) -> RunContext:
         source = fetch_model(model_sources(own), own.model.files)
         if own.model.get("keep_head"):
             models.check_kept_head(source, context.rows.labels)
-        _refuse_other_tokens(context, source)
+        _refuse_other_tokens(context, source, assemble.settings(own).virtual_tokens())
     return context
 
 
@@ -138,8 +138,11 @@ def _refuse_other_task(record: Record, own: DictConfig, context: RunContext) -> 
         raise ConfigError(f"its classes are {named[0]}, those of this task {named[1]}; allowed: the same, in one order")
 
 
-def _refuse_other_tokens(context: RunContext, source: Path) -> None:
-    """Raises `ConfigError` unless the teacher reads and writes the student's tokens, as many as a row may have."""
+def _refuse_other_tokens(context: RunContext, source: Path, virtual_tokens: int) -> None:
+    """Raises `ConfigError` unless the teacher reads and writes the student's tokens, as many as a row may have.
+
+    virtual_tokens: those that the teacher puts before every text.
+    """
     objective = context.objective
     own, theirs = (models.tokenizer(folder, objective.architecture) for folder in (context.source, source))
     texts = [text for column in objective.texts("train") for text in column[:COMPARED]]
@@ -153,9 +156,10 @@ def _refuse_other_tokens(context: RunContext, source: Path) -> None:
     if objective.outputs is None and _words(student) != _words(model):
         raise ConfigError(f"it has {_words(model)} outputs, the student {_words(student)}; allowed: as many")
     positions = agreement.longest_text(model)
-    if positions is not None and positions < context.max_length:
+    if positions is not None and positions - virtual_tokens < context.max_length:
+        beside = f" beside its {virtual_tokens} virtual ones" if virtual_tokens else ""
         raise ConfigError(
-            f"it takes {positions} tokens, rows have up to {context.max_length}; allowed: a data.max_length within it"
+            f"it takes {positions - virtual_tokens} tokens{beside}, rows have up to {context.max_length}; allowed: a data.max_length within it"
         )
 
 

@@ -13,27 +13,20 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from tests.trainer import preloaded
 from trainer.machine import launch
 
 SECONDS = 3600  # after which nothing of a pair is left, however busy the machine is
 
 _forks = multiprocessing.get_context("forkserver")
 
-# What every run imports on its way; a fork that has to do it takes four times as long.
 _forks.set_forkserver_preload(
     [
         "tests.trainer.machine.pair",
         "tests.variants.found",
-        "trainer.runs.run",
         "trainer.machine.sharding",
-        "torch._dynamo",  # by torch's optimizers, at the first step
         "torch.distributed.nn.functional",
-        "transformers.models.auto.modeling_auto",
-        "transformers.models.auto.tokenization_auto",
-        "transformers.models.bert.modeling_bert",
-        "transformers.models.bert.tokenization_bert",
-        "pandas",
-        "hydra.core.override_parser.overrides_parser",
+        *preloaded.NAMES,
     ]
 )
 

@@ -134,7 +134,7 @@ METHODS = [
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method[0])
 def test_a_run_in_two_processes_is_the_run_in_one_with_twice_the_batch(carry_out, steady, method, tmp_path):
-    settings = [*steady, *method, "train.epochs=3", "machine.save_every=2"]
+    settings = [*steady, *method, "machine.save_every=4"]
     carry_out(*settings, "study=one", "train.batch_size=8")
     with pair.started(pair.run, [*settings, "study=two", "train.batch_size=4"], tmp_path) as two:
         assert two.ends() == [0, 0], [path.read_text() for path in tmp_path.glob("error-*")]

@@ -16,12 +16,19 @@ from trainer.model import backbone as models
 from trainer.runs.assemble import check
 
 
-@pytest.mark.parametrize("own", [None, 0.25])
-def test_the_dropout_of_hidden_states_and_attention_is_set_and_that_of_the_head_stays(own):
-    config = transformers.BertConfig(hidden_dropout_prob=0.1, classifier_dropout=own)
-    models.set_dropout(config, 0.3)
-    assert config.hidden_dropout_prob == config.attention_probs_dropout_prob == 0.3
-    assert config.classifier_dropout == (0.1 if own is None else own)
+# Heads with a dropout of their own, and heads that read the backbone's: by one name, by another, by the backbone's own.
+@pytest.mark.parametrize("family", ["distilbert", "bert", "roberta", "deberta-v2", "longformer"])
+def test_the_dropout_of_the_backbone_is_set_and_that_of_the_head_stays(family, tmp_path):
+    folder = write(family, tmp_path)
+    usual, other = ({n: m.p for n, m in dropouts(pristine(folder, 2, p).model)} for p in (None, 0.37))
+    backbone = pristine(folder, 2).model.base_model_prefix
+    head = {name for name in usual if not name.startswith(f"{backbone}.")}
+    assert head and {other[name] for name in usual.keys() - head} == {0.37}
+    assert {name: usual[name] for name in head} == {name: other[name] for name in head}
+
+
+def dropouts(model):
+    return [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Dropout)]
 
 
 @pytest.mark.parametrize("kind", ["DistilBertConfig", "GPT2Config", "T5Config", "ModernBertConfig", "DebertaV2Config"])

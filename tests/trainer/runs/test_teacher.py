@@ -257,6 +257,16 @@ def test_a_language_model_of_other_tokens_is_refused(settings, line, llama, tabl
         teaching.check(assemble.check(plan(composed(everything)).config))
 
 
+def test_a_teacher_whose_virtual_tokens_leave_no_room_for_the_longest_rows_is_refused(
+    carry_out, refused, configured, tiny_overrides, tmp_path
+):
+    prompt = ["variant=peft", "variant.method=prompt_tuning", "+variant.options.num_virtual_tokens=4"]
+    teacher = f"train.teacher={folder_of(carry_out(*prompt, *QUICK, 'study=teachers'), tmp_path)}"
+    line = refused(teacher)
+    assert "it takes 20 tokens beside its 4 virtual ones, rows have up to 24; allowed: a data.max_length within" in line
+    teaching.check(assemble.check(plan(configured([*tiny_overrides, teacher, "data.max_length=20"])).config))
+
+
 def test_another_tokenizer_is_refused(llama, tables, tmp_path):  # noqa: F811
     teacher = language.make(tmp_path / "teacher", template=language.TEMPLATE)
     path = teacher / "tokenizer.json"

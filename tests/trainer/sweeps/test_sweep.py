@@ -14,7 +14,8 @@ pytestmark = pytest.mark.slow
 
 def test_a_sweep_runs_what_is_missing_and_goes_on_after_a_failure(tiny_overrides, tmp_path):
     base = [text for text in tiny_overrides if not text.startswith("optim.lr")]
-    code, output = sweep([*base, *DIVERGING, "variant=lora", "optim.lr=1e-2,1e30,1e-3"])
+    parallel = ["hydra/launcher=cores", "hydra.launcher.n_jobs=2"]  # whose workers are interpreters of their own, too
+    code, output = sweep([*base, *DIVERGING, *parallel, "variant=lora", "optim.lr=1e-2,1e30,1e-3"])
     assert code == 1, output
     assert "3 runs: 0 done, 0 failed, 3 to do" in output
     assert "failed: RunFailed: train.max_skipped: " in output

@@ -10,13 +10,17 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from trainer.data.sources import cache, hub, layout
-from trainer.data.sources.folder import FolderModel
 from trainer.data.sources.types import ModelSource
 from trainer.data.sources.unavailable import Unavailable
 from trainer.errors import ConfigError
 from trainer.hashing import check_sha256, sha256, stamp
 
 log = logging.getLogger(__name__)
+
+
+@runtime_checkable
+class _KnowsNames(Protocol):
+    def names(self) -> list[str]: ...
 
 
 @runtime_checkable
@@ -70,7 +74,8 @@ def model_identity(
 ) -> dict[str, str]:
     """Returns what a run's hash must include of the model's content: nothing if `files` pins what the model computes.
 
-    It computes by its config, its weights, and a tokenizer or processor. In a folder all their files are pinned.
+    It computes by its config, its weights, and a tokenizer or processor. Of a source that knows the names of its files
+    (a folder, a package) all these are pinned.
     stated: the values of the model's settings, which the hash includes anyway. A pinned repository of the Hub whose
     name or commit is not among them is included.
 
@@ -85,7 +90,7 @@ def model_identity(
             f"model.files: {', '.join(files)} with {len(sources)} sources; allowed: also a sha256 of {missing},"
             " because the sources may differ in it"
         )
-    if not missing and not (isinstance(first, FolderModel) and set(first.names()) - set(files)):
+    if not missing and not (isinstance(first, _KnowsNames) and set(first.names()) - set(files)):
         return {}
     if content := first.identity():
         return content

