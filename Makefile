@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo study dashboard test test-fast lint table docs docs-serve bench bench-analysis bench-scale
+.PHONY: help setup demo study dashboard test test-fast lint table docs docs-serve bench gpu bench-analysis bench-scale
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | column -t -s '|'
@@ -63,6 +63,9 @@ docs-serve: $(STAMP) ## the documentation site on 127.0.0.1:8000, built anew whe
 
 bench: $(STAMP) ## cost of a training step beside PEFT's, in one process
 	$(BIN)/python -m benchmarks.step_cost
+
+gpu: $(STAMP) ## on a machine with CUDA: tests marked gpu, cost of a step, a run beside the CPU's, two processes
+	$(BIN)/python -m benchmarks.gpu $(if $(DEVICE),--device $(DEVICE))
 
 bench-analysis: $(STAMP) ## time and memory of table and collect on 10,000 records
 	$(BIN)/python -m benchmarks.analysis_speed

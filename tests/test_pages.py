@@ -97,17 +97,25 @@ def test_verbs_and_their_options_are_ones_that_there_are(command: str) -> None:
     parser.parse_args([word.split("|")[0] for word in words[1:]])
 
 
-def test_the_examples_model_is_trained_and_loaded_by_peft(tiny_model: Path, tmp_path: Path, monkeypatch) -> None:
+EXAMPLES = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=["loop", "Trainer"])
+def test_the_examples_model_is_trained_and_loaded_by_peft(
+    example: str, tiny_model: Path, tmp_path: Path, monkeypatch
+) -> None:
     import torch
-    from transformers import AutoModelForSequenceClassification
+    from transformers import AutoModelForSequenceClassification, Trainer, TrainingArguments
 
     peft = pytest.importorskip("peft")
     monkeypatch.chdir(tmp_path)
-    (example,) = blocks(ROOT / "README.md", "python")
     rows = torch.randint(5, 12, (4, 6), generator=torch.Generator().manual_seed(0))
     there = {
         "model": AutoModelForSequenceClassification.from_pretrained(tiny_model),
         "batches": [{"input_ids": rows, "labels": torch.tensor([0, 1, 0, 1])}] * 3,
+        "rows": [{"input_ids": row, "labels": label} for row, label in zip(rows, [0, 1, 0, 1], strict=True)],
+        "args": TrainingArguments("out", max_steps=3, learning_rate=1e-2, use_cpu=True, report_to="none"),
+        "Trainer": Trainer,
     }
     exec(example, there)
     model = there["model"].eval()  # with PEFT's layers in place of the method's
