@@ -97,7 +97,7 @@ def test_verbs_and_their_options_are_ones_that_there_are(command: str) -> None:
     parser.parse_args([word.split("|")[0] for word in words[1:]])
 
 
-EXAMPLES = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+EXAMPLES = blocks(ROOT / "README.md", "python")
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=["loop", "Trainer"])
