@@ -11,11 +11,11 @@ from pathlib import Path
 from setuptools import setup
 from setuptools.command.build_py import build_py
 
-ROOMS = ("variants", "trainer", "analysis", "weights", "hydra_plugins", "train.py")
+ROOMS = ("variants", "trainer", "analysis", "weights", "hydra_plugins", "conf")  # conf: without it nothing trains
 
 
 class BuildSuite(build_py):
-    """`build_py`, then the move. `conf/` goes along, without which nothing trains."""
+    """`build_py`, but for the suite's folders, which are copied whole, with templates, tables and configs."""
 
     def run(self) -> None:
         super().run()
@@ -24,10 +24,10 @@ class BuildSuite(build_py):
         built = Path(self.build_lib)
         suite = built / "loratory" / "_suite"
         shutil.rmtree(suite, ignore_errors=True)  # of an earlier build
-        suite.mkdir(parents=True)
         for name in ROOMS:
-            shutil.move(built / name, suite / name)
-        shutil.copytree("conf", suite / "conf", ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.rmtree(built / name, ignore_errors=True)
+            shutil.copytree(name, suite / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.move(built / "train.py", suite / "train.py")
 
 
 setup(cmdclass={"build_py": BuildSuite})

@@ -2,8 +2,9 @@
 
     from loratory import AdaLoRA, LoRA
 
-The names are the classes that the files of `conf/variant/` name, imported when they are asked for. The command `loratory`
-trains and reads results: `loratory.command`.
+The names are the classes that the files of `conf/variant/` name, imported when they are asked for, and
+`VariantCallback`, which trains them in transformers' own Trainer. The command `loratory` trains and reads results:
+`loratory.command`.
 
 A checkout has the suite's packages (`variants`, `trainer`, …) at its top. Installed, they lie in `loratory/_suite`, so
 that only the name `loratory` is added to an environment; the package puts that folder on the module path when it is
@@ -24,6 +25,7 @@ __version__ = "0.1.0"
 
 _INSTALLED = Path(__file__).parent / "_suite"
 SUITE = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).parents[1]
+_OTHERS = {"VariantCallback": "trainer.loop.trainer_callback"}
 LIBRARY = ("variants", "trainer")  # packages that methods import
 
 
@@ -44,12 +46,12 @@ def _classes() -> dict[str, str]:
     """By the name of a method's class its module: what `variant=` can name."""
     texts = (path.read_text(encoding="utf-8") for path in sorted((SUITE / "conf" / "variant").glob("[!_]*.yaml")))
     found = (re.search(r"^_target_: (variants\.\w+)\.(\w+)", text, re.MULTILINE) for text in texts)
-    return {match[2]: match[1] for match in found if match}
+    return {match[2]: match[1] for match in found if match} | _OTHERS
 
 
 def __getattr__(name: str) -> Any:
     if name.startswith("_") or name not in _classes():
-        raise AttributeError(f"module 'loratory' has no {name!r}; methods: {', '.join(sorted(_classes()))}")
+        raise AttributeError(f"module 'loratory' has no {name!r}; allowed: {', '.join(sorted(_classes()))}")
     reach()
     return getattr(importlib.import_module(_classes()[name]), name)
 

@@ -56,7 +56,7 @@ def _results(arguments: list[str]) -> None:
 
 
 def _own_configs(arguments: list[str]) -> list[str]:
-    """Hydra's flag for `conf/` of the current folder. Exits with an error if a file there has the name of the suite's."""
+    """Hydra's flag for `conf/` of the current folder. Exits if a file there has the name of one of the suite."""
     theirs = SUITE / "conf"
     if not _OWN.is_dir() or _OWN.resolve() == theirs or any(a.startswith(("--config-dir", "-cd")) for a in arguments):
         return []

@@ -21,8 +21,14 @@ def test_every_method_is_a_name_of_it():
         assert name in dir(loratory)
 
 
+def test_the_callback_for_transformers_trainer_is_a_name_of_it():
+    from trainer.loop.trainer_callback import VariantCallback
+
+    assert loratory.VariantCallback is VariantCallback
+
+
 def test_what_it_does_not_have_is_an_error_that_lists_what_it_has():
-    with pytest.raises(AttributeError, match="module 'loratory' has no 'Lora'; methods: AFLoRA, .*LoRA"):
+    with pytest.raises(AttributeError, match=r"module 'loratory' has no 'Lora'; allowed: AFLoRA, .*LoRA"):
         _ = loratory.Lora
 
 

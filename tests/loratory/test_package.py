@@ -17,7 +17,7 @@ from trainer.sweeps.plan import plan
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with what the wheel installs. The wheel is built from a copy, so that nothing is left in the checkout."""
+    """A folder with what the wheel installs; it is built from a copy, so that nothing is left in the checkout."""
     folder = tmp_path_factory.mktemp("package")
     source = folder / "source"
     files = subprocess.run(
@@ -52,8 +52,14 @@ def call(installed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 def test_it_adds_one_name_to_an_environment(installed):
     assert {path.name.partition("-")[0] for path in installed.iterdir()} == {"loratory"}
-    assert (installed / "loratory" / "_suite" / "conf" / "config.yaml").is_file()
     assert (installed / "loratory" / "py.typed").is_file()
+
+
+def test_it_has_all_files_of_the_suites_folders(installed):
+    command = ["git", "ls-files", "variants", "trainer", "analysis", "weights", "hydra_plugins", "conf", "train.py"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    suite = installed / "loratory" / "_suite"
+    assert [name for name in listed if (ROOT / name).exists() and not (suite / name).is_file()] == []
 
 
 def test_the_library_leaves_names_of_other_code_alone(call, tmp_path):

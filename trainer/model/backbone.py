@@ -7,7 +7,7 @@ import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -238,7 +238,7 @@ def set_dropout(config: Any, dropout: float) -> None:
 
 
 def _keep_dropout(model: Any, usual: nn.Module) -> None:
-    """Gives the dropout outside the backbone of `model` the values that it has in `usual`, made from the model's config.
+    """Gives the dropout outside the backbone of `model` its values in `usual`, which is made from the model's config.
 
     A head without a value of its own (BERT's, DeBERTa's, Longformer's) has taken the backbone's.
     """
@@ -246,7 +246,7 @@ def _keep_dropout(model: Any, usual: nn.Module) -> None:
     inner = set() if backbone is None else set(backbone.modules())
     for name, module in model.named_modules():
         if backbone is not None and isinstance(module, nn.Dropout) and module not in inner:
-            module.p = usual.get_submodule(name).p
+            module.p = cast(nn.Dropout, usual.get_submodule(name)).p
 
 
 def describe(config: Any, labels: Sequence[str] | None) -> Any:
