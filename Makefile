@@ -3,19 +3,23 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo study dashboard test test-fast lint table docs docs-serve bench gpu bench-analysis bench-scale
+.PHONY: help setup setup-all demo study dashboard test test-fast lint table docs docs-serve bench gpu bench-analysis bench-scale
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | column -t -s '|'
 
-setup: $(STAMP) ## a virtual environment in .venv with the versions of constraints.txt
+setup: $(STAMP) ## a virtual environment in .venv with the versions of constraints.txt: what demo and test need
+
+setup-all: $(STAMP) ## the same with Ray, lm-evaluation-harness, a browser's driver and TRL, without which their tests are skipped
+	$(INSTALL) --editable '.[dev,all]'
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,all]'
+	$(INSTALL) --editable '.[dev,most]'
 	@touch $@
 
 demo: $(STAMP) ## the first study: six methods on film reviews, then the table
