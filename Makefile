@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo study dashboard test test-fast lint table bench bench-analysis bench-scale
+.PHONY: help setup demo study dashboard test test-fast lint table docs docs-serve bench gpu bench-analysis bench-scale
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | column -t -s '|'
@@ -55,8 +55,17 @@ lint: $(STAMP) ## ruff and mypy
 table: $(STAMP) ## the result tables of the pages from runs/reference; CHECK=1 only compares
 	$(BIN)/python -m analysis readme README.md docs/first_results.md $(if $(CHECK),--check)
 
+docs: $(STAMP) ## the documentation site in site/; a link to nothing is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
+
+docs-serve: $(STAMP) ## the documentation site on 127.0.0.1:8000, built anew when a page changes
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs serve --dev-addr 127.0.0.1:8000
+
 bench: $(STAMP) ## cost of a training step beside PEFT's, in one process
 	$(BIN)/python -m benchmarks.step_cost
+
+gpu: $(STAMP) ## on a machine with CUDA: tests marked gpu, cost of a step, a run beside the CPU's, two processes
+	$(BIN)/python -m benchmarks.gpu $(if $(DEVICE),--device $(DEVICE))
 
 bench-analysis: $(STAMP) ## time and memory of table and collect on 10,000 records
 	$(BIN)/python -m benchmarks.analysis_speed

@@ -81,23 +81,27 @@ def prepare(runs):
 """
 
 
+TASKS = ("cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2", "stsb")
+
+
 @functools.cache
-def configs() -> dict[str, list[Identity]]:
-    """Per task, the identity of every variant as records have it."""
+def identity(task: str, variant: str) -> Identity:
+    """Of a variant on a task, as records have it."""
+    from trainer import config as run_config
+
+    part = {**_deciding(f"variant={variant}", "task=cola"), "task": _deciding(f"task={task}")["task"]}
+    return identify(part, {}, run_config.defaults())
+
+
+@functools.cache
+def _deciding(*overrides: str) -> dict[str, Any]:
     from hydra import compose, initialize_config_dir
 
     from trainer import config as run_config
 
     run_config.register()
-    variants = sorted(path.stem for path in (ROOT / "conf/variant").glob("[!_]*.yaml"))
-    tasks = ("cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2", "stsb")
-    identities: dict[str, list[Identity]] = {}
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        parts = {name: run_config.deciding(compose("config", [f"variant={name}", "task=cola"])) for name in variants}
-        for task in tasks:
-            own = run_config.deciding(compose("config", [f"task={task}"]))["task"]
-            identities[task] = [identify({**part, "task": own}, {}, run_config.defaults()) for part in parts.values()]
-    return identities
+        return run_config.deciding(compose("config", [*overrides]))
 
 
 def rows(count: int, seeds: int = SEEDS) -> Iterator[dict[str, Any]]:
@@ -105,14 +109,13 @@ def rows(count: int, seeds: int = SEEDS) -> Iterator[dict[str, Any]]:
     from trainer import record
 
     draw = random.Random(0)
-    by_task = configs()
+    variants = sorted(path.stem for path in (ROOT / "conf/variant").glob("[!_]*.yaml"))
     for number in range(count):
         setting, seed = divmod(number, seeds)
-        setting, place = divmod(setting, len(by_task))
-        task = list(by_task)[place]
-        setting, variant = divmod(setting, len(by_task[task]))
-        identity, varied = by_task[task][variant], {"seed": seed, "optim.lr": (setting + 1) * 1e-4}
-        row = _row(draw, identity.settings | varied, identity.leaves | varied, seed, failed=draw.random() < 0.01)
+        setting, place = divmod(setting, len(TASKS))
+        setting, variant = divmod(setting, len(variants))
+        own, varied = identity(TASKS[place], variants[variant]), {"seed": seed, "optim.lr": (setting + 1) * 1e-4}
+        row = _row(draw, own.settings | varied, own.leaves | varied, seed, failed=draw.random() < 0.01)
         yield row | {record.CHECKSUM: record.checksum(row)}
 
 

@@ -5,8 +5,9 @@ and provides
 
 - `kind`: the stable name that stands for the class in a run's identity,
 - `defaults`: the defaults of its fields, and
-- `code_hash`: one hash over the code of the class and of the modules of its own that it imports, and
 - `is_own`: whether the class is the user's.
+
+`trainer.code_hash` hashes the code that is found here.
 
 Nothing is executed. What can't be read this way (a class in a compiled module, a computed default) is left out.
 """
@@ -15,11 +16,9 @@ from __future__ import annotations
 
 import ast
 import functools
-import hashlib
 import importlib.util
 import json
 import sysconfig
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,6 @@ from typing import Any
 MOVED: dict[str, str] = json.loads((Path(__file__).parent / "class_moves.json").read_text(encoding="utf-8"))
 
 SUITE = ("variants", "trainer")  # packages whose classes have their bare name as kind
-SHARED = ("variants.core", "variants.testing", "trainer")  # shared by all methods, so the recorded commit covers it
 
 _HOPS = 8  # most modules that a name may be re-exported through
 
@@ -61,9 +59,18 @@ class Module:
         for node in ast.walk(self.tree):
             if isinstance(node, ast.Import):
                 names += [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom) and (base := _base(self, node)) is not None:
+            elif isinstance(node, ast.ImportFrom) and (base := self.base_of(node)) is not None:
                 names += [base, *(f"{base}.{alias.name}" for alias in node.names)]
         return tuple(names)
+
+    def base_of(self, node: ast.ImportFrom) -> str | None:
+        """The absolute name of the module in an import statement; None if it leaves the package."""
+        if node.level == 0:
+            return node.module
+        parts = self.package.split(".")
+        if node.level > len(parts):
+            return None
+        return ".".join(parts[: len(parts) - node.level + 1] + ([node.module] if node.module else []))
 
 
 @dataclass(frozen=True)
@@ -94,35 +101,12 @@ def defaults(target: str) -> dict[str, Any]:
     return {} if definition is None else dict(_defaults(definition.module.name, definition.node.name, _HOPS))
 
 
-def code_hash(target: str) -> str | None:
-    """Sixteen hexadecimal digits over the code of a class; None if its source can't be found.
-
-    The hash covers the class's module and all that it imports, directly or not. It excludes installed packages (their
-    versions are recorded), modules shared by the suite's methods (the commit covers them), comments, docstrings and
-    layout.
-    """
-    definition = find(target)
-    if definition is None:
-        return None
-    own: dict[str, Module] = {}
-    pending = [definition.module]
-    while pending:
-        module = pending.pop()
-        if module.name not in own:
-            own[module.name] = module
-            pending.extend(_own_imports(module))
-    content = hashlib.sha256()
-    for name in sorted(own):
-        content.update(f"{name.rpartition('.')[2]}\n{own[name].code}\n".encode())
-    return content.hexdigest()[:16]
-
-
 def is_own(target: str) -> bool:
     """Whether the user wrote a class: its source is found, and it is neither the suite's nor installed."""
     definition = find(target)
     if definition is None or definition.module.name.partition(".")[0] in SUITE:
         return False
-    return not _is_installed(definition.module.path)
+    return not is_installed(definition.module.path)
 
 
 def current(target: str) -> str:
@@ -140,7 +124,7 @@ def find(target: str) -> Definition | None:
 
 
 def _find(module_name: str, name: str, hops: int) -> Definition | None:
-    module = _module(module_name)
+    module = read_module(module_name)
     if module is None or hops == 0:
         return None
     for node in module.tree.body:
@@ -151,8 +135,9 @@ def _find(module_name: str, name: str, hops: int) -> Definition | None:
 
 
 @functools.cache
-def _module(name: str) -> Module | None:
-    path = _path(name)
+def read_module(name: str) -> Module | None:
+    """The module with this dotted name, parsed; None if its source can't be found or read."""
+    path = locate(name)
     if path is None or path.suffix != ".py":
         return None
     try:
@@ -163,8 +148,8 @@ def _module(name: str) -> Module | None:
     return Module(name, package, path, tree)
 
 
-def _path(name: str) -> Path | None:
-    """The file of a module. Python locates the top-level package, which imports nothing."""
+def locate(name: str) -> Path | None:
+    """The file of a module, or None. Python locates the top-level package, which imports nothing."""
     first, *rest = name.split(".")
     try:
         spec = importlib.util.find_spec(first)
@@ -189,31 +174,13 @@ def _imports(module: Module) -> dict[str, tuple[str, str]]:
     return {
         alias.asname or alias.name: (base, alias.name)
         for node in module.tree.body
-        if isinstance(node, ast.ImportFrom) and (base := _base(module, node)) is not None
+        if isinstance(node, ast.ImportFrom) and (base := module.base_of(node)) is not None
         for alias in node.names
     }
 
 
-def _base(module: Module, node: ast.ImportFrom) -> str | None:
-    """The absolute name of the module in an import statement; None if it leaves the package."""
-    if node.level == 0:
-        return node.module
-    parts = module.package.split(".")
-    if node.level > len(parts):
-        return None
-    return ".".join(parts[: len(parts) - node.level + 1] + ([node.module] if node.module else []))
-
-
-def _own_imports(module: Module) -> Iterator[Module]:
-    """Imported modules that are neither installed nor shared by all methods."""
-    for name in module.imports:
-        shared = name in SHARED or name.startswith(tuple(f"{package}." for package in SHARED))
-        path = None if shared else _path(name)
-        if path is not None and not _is_installed(path) and (imported := _module(name)) is not None:
-            yield imported
-
-
-def _is_installed(path: Path) -> bool:
+def is_installed(path: Path) -> bool:
+    """Whether a file belongs to Python or to an installed package."""
     return any(path.resolve().is_relative_to(folder) for folder in _installation())
 
 

@@ -68,8 +68,7 @@ class _Layout:
 
     def __init__(self, names: tuple[str, ...]) -> None:
         indices: dict[str, dict[str, int]] = {part: {} for part in ("", "extra", *GROUPS, *OPEN_GROUPS)}
-        for number, name in enumerate(names):
-            part, rest = _part(name)
+        for number, (part, rest) in enumerate(map(_part, names)):
             indices[part][rest] = number
         self.plain = _getter([indices[""].get(name, -1) for name in _PLAIN])
         self.groups = [
@@ -86,11 +85,12 @@ class _Layout:
         self.types = {name: types for name in names if (types := _types(name)) is not None}
         self.lists = [name for name, types in self.types.items() if list in types]
         self.seen: set[tuple[type, ...]] = set()  # combinations of value types that passed the check
-        self.misplaced = [name for name in names if _misplaced(name)]
-        self.missing = [name for name in _REQUIRED if name not in names]
+        self.misplaced = list(filter(_misplaced, names))
+        self.missing = [name for name in _REQUIRED if name not in indices[""]]
 
 
 _layout = functools.lru_cache(1000)(_Layout)
+_by_name = functools.lru_cache(10_000)  # layouts have most of their names in common
 
 
 def _getter(indices: Collection[int]) -> Callable[[tuple[Any, ...]], Sequence[Any]]:
@@ -100,6 +100,7 @@ def _getter(indices: Collection[int]) -> Callable[[tuple[Any, ...]], Sequence[An
     return lambda values: [values[index] for index in indices]
 
 
+@_by_name
 def _part(name: str) -> tuple[str, str]:
     """The group of a field, or "" or "extra", and the field's name within it."""
     head, _, rest = name.partition(".")
@@ -109,6 +110,7 @@ def _part(name: str) -> tuple[str, str]:
     return ("", name) if plain else ("extra", name)
 
 
+@_by_name
 def _types(name: str) -> frozenset[type] | None:
     if name.startswith(("metrics.", "select.")):
         return _ALLOWED["float"][0]
@@ -116,6 +118,7 @@ def _types(name: str) -> frozenset[type] | None:
     return kind and (kind[0] if name in _REQUIRED else kind[0] | {type(None)})
 
 
+@_by_name
 def _misplaced(name: str) -> bool:
     """Whether the name has a group in place of a value, or a value in place of a group."""
     head, _, rest = name.partition(".")

@@ -13,7 +13,7 @@ from matplotlib.ticker import FixedLocator, MaxNLocator
 
 from analysis.plots import by_module, heat, spectrum, style
 from analysis.plots.kind import Picture, file_name
-from analysis.plots.layer_grid import Layout, layout
+from analysis.text.layer_grid import Layout, layout
 from weights.backbone import Layer
 
 

@@ -1,11 +1,13 @@
-"""What a text can hold between two marks: a table, verdicts, chosen rates, pictures; each from a study's records.
+"""What a text can hold between two marks: a table, verdicts, agreement, rates, pictures; each from a study's records.
 
 <!-- table:families --group budget -->        the table, with options of `table`
 <!-- compare:families --all lora -->          every row against one over tasks and seeds, and the tasks' verdicts
+<!-- compare:controls --pair sora lora -->    named pairs; `--pair` again for further ones
+<!-- agree:families -->                       whether allocations agree between seeds and tasks
 <!-- choose:tuning -->                        the best learning rate of each method on each task
 <!-- figures:families --only metric-seeds --> pictures, written to images/STUDY/ beside the text
 …
-<!-- /table -->                               or /compare, /choose, /figures
+<!-- /table -->                               or /compare, /agree, /choose, /figures
 """
 
 from __future__ import annotations
@@ -13,10 +15,11 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
-from analysis.commands import table
+from analysis.commands import compare, table
 from analysis.comparison.choice import BY, choose
 from analysis.errors import AnalysisError
 from analysis.plots.catalogue import NAMES, pictures
@@ -58,22 +61,28 @@ def _table(_: str, runs: RunSet, options: argparse.Namespace) -> Made:
     return Made(text)
 
 
-def _compare_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--all", required=True, metavar="BASELINE")
-
-
 def _compare(_: str, runs: RunSet, options: argparse.Namespace) -> Made:
-    from analysis.comparison import flags, outcome, pooled, sides, text, verdict
+    from analysis.comparison import flags, outcome, pooled, text, verdict
     from analysis.tables import rows
 
     all_rows = rows.build(runs)
-    compared = sides.against(all_rows.rows, options.all)
-    resamples = 100  # few, because of examples nothing is shown here
-    outcomes = outcome.compute(compared, all_rows.tasks, resamples)
+    compared = compare.chosen(all_rows.rows, options)
+    outcomes = outcome.compute(compared, all_rows.tasks, None)
     verdicts = [verdict.judge(one, outcomes.t_tests) for one in outcomes.done]
-    weak = [note.text for note in flags.build(runs, all_rows, compared, outcomes, resamples) if note.problem]
+    weak = [note.text for note in flags.build(runs, all_rows, compared, outcomes, None) if note.problem]
     said = [f"- {markdown.escape(line)}" for line in (*text.tallies(compared, outcomes, verdicts), *weak)]
-    return Made("\n".join([*pooled.table(pooled.build(compared, outcomes)), "", *said]) + "\n")
+    together = pooled.table(pooled.build(compared, outcomes))  # empty on a single task
+    return Made("\n".join([*(together or text.over_seeds(compared, outcomes.done)), "", *said]) + "\n")
+
+
+def _no_options(_: argparse.ArgumentParser) -> None: ...
+
+
+def _agree(_: str, runs: RunSet, __: argparse.Namespace) -> Made:
+    from analysis.comparison import allocations
+    from analysis.tables import rows
+
+    return Made("\n".join(allocations.table(allocations.build(rows.build(runs)))) + "\n")
 
 
 def _choose_options(parser: argparse.ArgumentParser) -> None:
@@ -128,7 +137,8 @@ def _figures(study: str, runs: RunSet, options: argparse.Namespace) -> Made:
 
 KINDS = {
     "table": Kind(table.add_options, _table),
-    "compare": Kind(_compare_options, _compare),
+    "compare": Kind(partial(compare.add_choice, required=True), _compare),
+    "agree": Kind(_no_options, _agree),
     "choose": Kind(_choose_options, _choose),
     "figures": Kind(_figures_options, _figures),
 }

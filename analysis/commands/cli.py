@@ -3,30 +3,46 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from analysis.commands import choose, collect, compare, dashboard, figures, readme, report, sync, table, verify
+from analysis.commands import (
+    agree,
+    choose,
+    collect,
+    compare,
+    dashboard,
+    figures,
+    keep,
+    readme,
+    report,
+    sync,
+    table,
+    verify,
+)
 from analysis.commands.command import Verb
 from analysis.errors import AnalysisError
 
 
 @dataclass(frozen=True)
 class CommandLine:
-    """The verbs of `python -m NAME`. errors: exceptions that are shown as one line."""
+    """The verbs of `python -m NAME`, or of another program. errors: exceptions that are shown as one line."""
 
     name: str
     description: str
     verbs: tuple[Verb, ...]
     errors: tuple[type[Exception], ...] = (AnalysisError,)
+    program: str = ""  # what the user types before a verb, if it is not `python -m NAME`
 
     def parser(self) -> argparse.ArgumentParser:
         """The parser of all verbs; `--help` lists them."""
+        program = self.program or f"python -m {self.name}"
         top = argparse.ArgumentParser(
-            prog=f"python -m {self.name}",
+            prog=program,
             description=self.description,
-            epilog=f"python -m {self.name} <verb> --help shows the options of a verb and an example.",
+            epilog=f"{program} <verb> --help shows the options of a verb and an example.",
         )
         verbs = top.add_subparsers(title="verbs", metavar="<verb>", dest="verb", required=True)
         for verb in self.verbs:
@@ -34,12 +50,15 @@ class CommandLine:
                 verb.name,
                 help=verb.summary,
                 description=verb.description,
-                epilog="example:\n" + "\n".join(f"  {line}" for line in verb.example.splitlines()),
+                epilog="example:\n" + "\n".join(f"  {self._typed(line)}" for line in verb.example.splitlines()),
                 formatter_class=argparse.RawDescriptionHelpFormatter,
             )
             verb.add_arguments(sub)
             sub.set_defaults(call=verb.run)  # not `run`, which is an argument of some verbs
         return top
+
+    def _typed(self, example: str) -> str:
+        return re.sub(r"^python -m \w+", self.program, example) if self.program else example
 
     def main(self, arguments: Sequence[str] | None = None) -> int:
         """Runs one command and returns its exit code: 0, 1 if a check fails, 2 for an error."""
@@ -53,8 +72,8 @@ class CommandLine:
 
 
 VERBS: tuple[Verb, ...] = (
-    *(table.VERB, collect.VERB, choose.VERB, compare.VERB, figures.VERB, report.VERB, verify.VERB),
-    *(readme.VERB, dashboard.VERB, sync.VERB),
+    *(table.VERB, collect.VERB, choose.VERB, compare.VERB, agree.VERB, figures.VERB, report.VERB),
+    *(keep.VERB, verify.VERB, readme.VERB, dashboard.VERB, sync.VERB),
 )
 _LINE = CommandLine("analysis", "Tables, comparisons, figures and reports from run folders.", VERBS)
 parser, main = _LINE.parser, _LINE.main

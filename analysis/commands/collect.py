@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from analysis.commands.command import Verb, add_runs, emit_parts, read_runs
 from analysis.errors import AnalysisError
+from analysis.records import provenance
 from analysis.records.columns import Columns
 from analysis.records.runs import RunSet
 from analysis.tables import footnotes
@@ -62,9 +63,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _problems(runs: RunSet) -> list[str]:
     """What is mixed among the rows, and what was skipped."""
-    provenance = runs.provenance(*STATUSES)
-    code, wrong = provenance.code()
-    problems = [*([code] if wrong else []), *provenance.mixed(), *provenance.unequal(), *footnotes.left_out(runs)]
+    made_with = runs.provenance(*STATUSES)
+    code, wrong = made_with.code()
+    unequal = provenance.unequal(runs.having("done"))
+    problems = [*([code] if wrong else []), *made_with.mixed(), *unequal, *footnotes.left_out(runs)]
     return [one_line(problem) for problem in problems]
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from analysis.commands.command import Verb, emit, read_runs
 from analysis.comparison import sides
+from analysis.comparison.sides import Sides
 from analysis.errors import AnalysisError
 from analysis.tables import rows
 from analysis.tables.formats import markdown
+from analysis.tables.rows import Row
 
 FORMATS = ("md", "csv", "json")
 _ENDINGS = {".csv": "csv", ".json": "json"}
@@ -19,7 +22,8 @@ _RESAMPLES = 2000
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `compare`."""
-    parser.usage = "%(prog)s [options] A B runs [runs ...]\n       %(prog)s [options] --all BASELINE runs [runs ...]"
+    forms = ("A B runs [runs ...]", "--all BASELINE runs [runs ...]", "--pair A B [--pair A B ...] runs [runs ...]")
+    parser.usage = "\n       ".join(f"%(prog)s [options] {form}" for form in forms)
     parser.add_argument(
         "words",
         nargs="+",
@@ -27,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="two rows of the table, by variant (lora) or label ('lora rank=4'), "
         "then run folders, or folders with run folders at any depth below",
     )
-    parser.add_argument("--all", metavar="BASELINE", help="compare every other row with this one, instead of A with B")
+    add_choice(parser, required=False)
     parser.add_argument(
         "--resamples",
         type=_resamples,
@@ -40,6 +44,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, metavar="FILE", help="default: standard output")
 
 
+def add_choice(parser: argparse.ArgumentParser, required: bool) -> None:
+    """The arguments that say which rows are compared: all with one, or named pairs."""
+    which = parser.add_mutually_exclusive_group(required=required)
+    which.add_argument("--all", metavar="BASELINE", help="compare every other row with this one, instead of A with B")
+    which.add_argument(
+        "--pair",
+        nargs=2,
+        action="append",
+        metavar=("A", "B"),
+        help="compare these two rows; given again, further pairs, as a method and each of its controls",
+    )
+
+
+def chosen(rows: Sequence[Row], options: argparse.Namespace) -> Sides:
+    """The pairs that `add_choice`'s arguments ask for. Raises `AnalysisError`."""
+    return sides.against(rows, options.all) if options.all is not None else sides.named(rows, options.pair)
+
+
 def _resamples(text: str) -> int:
     if not text.isascii() or not text.isdigit() or not 100 <= int(text) <= 1_000_000:
         raise argparse.ArgumentTypeError(f"{text!r}, allowed: a whole number from 100 to 1000000")
@@ -48,12 +70,16 @@ def _resamples(text: str) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """Prints the comparison. Raises `AnalysisError` if a row is not found or a figure can't be drawn."""
-    names, folders = ([], options.words) if options.all is not None else (options.words[:2], options.words[2:])
+    folders = options.words
+    if options.all is None and options.pair is None:
+        options.pair, folders = [options.words[:2]], options.words[2:]
     if not folders:
-        raise AnalysisError("compare: no run folders; expected: A B runs …, or --all BASELINE runs …")
+        raise AnalysisError(
+            "compare: no run folders; expected: A B runs …, --all BASELINE runs …, or --pair A B runs …"
+        )
     runs = read_runs(map(Path, folders))
     all_rows = rows.build(runs)
-    compared = sides.two(all_rows.rows, *names) if names else sides.against(all_rows.rows, options.all)
+    compared = chosen(all_rows.rows, options)
 
     # Imported here, because these import scipy, which a misspelt name and --help don't need.
     from analysis.comparison import figure, flags, outcome, overall, pooled, text, tidy, verdict
@@ -87,7 +113,8 @@ VERB = Verb(
     name="compare",
     summary="which of two rows is better, and by how much",
     description=(
-        "Compares two rows of the table, or every row with a baseline, on every task that both have.\n"
+        "Compares two rows of the table, every row with a baseline, or named pairs of rows, on every task that\n"
+        "both have.\n"
         "Over seeds: paired by seed, paired-t interval, exact sign-flip test, effect size.\n"
         "Over test examples, from the saved predictions: paired bootstrap; for accuracy McNemar's test.\n"
         "Over tasks: differences paired by task and seed, in points; average ranks, with 5 tasks and 3 rows\n"
@@ -99,7 +126,8 @@ VERB = Verb(
     example=(
         "python -m analysis compare lora head runs/demo\n"
         "python -m analysis compare 'lora rank=4' 'lora rank=8' runs/ranks --format csv --output ranks.csv\n"
-        "python -m analysis compare --all lora runs/families --figure ranks.svg"
+        "python -m analysis compare --all lora runs/families --figure ranks.svg\n"
+        "python -m analysis compare --pair adalora adalora-ranks-in-lora --pair adalora adalora-random runs/controls"
     ),
     add_arguments=add_arguments,
     run=run,

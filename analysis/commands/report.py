@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from analysis.commands import table
 from analysis.commands.command import Verb, add_runs, chosen, emit, read_runs
 from analysis.plots import catalogue
+from analysis.records import provenance
 from analysis.records.runs import RunSet
 from analysis.tables.formats.markdown import one_line
 from analysis.tables.rows import Rows
@@ -69,7 +70,7 @@ def build(run_set: RunSet, options: argparse.Namespace, only: Sequence[str]) -> 
         title=options.title,
         summary=_summary(run_set, all_rows),
         headline=headline.build(results, built.sheet()),
-        notes=page.problems(lines, run_set.provenance().unequal()),
+        notes=page.problems(lines, provenance.unequal(run_set.having("done"))),
         verdicts=compared,
         kinds=_pictures(run_set, only) if run_set.done else [],
         why_no_pictures="" if only and run_set.done else "No run is done." if only else "Left out: --no-pictures.",

@@ -26,8 +26,8 @@ _BUDGET = 0.01
 _MOST_ROWS = 10  # in one line
 
 
-def build(run_set: RunSet, rows: Rows, sides: Sides, outcomes: Outcomes, resamples: int) -> list[Note]:
-    """All lines below a comparison, in order."""
+def build(run_set: RunSet, rows: Rows, sides: Sides, outcomes: Outcomes, resamples: int | None) -> list[Note]:
+    """All lines below a comparison, in order. resamples: as of `outcome.compute`."""
     runs = [run for outcome in outcomes.done for pair in outcome.paired.pairs for run in pair]
     provenance = Provenance.of(run.record for run in runs)
     explanations = [
@@ -52,7 +52,7 @@ def build(run_set: RunSet, rows: Rows, sides: Sides, outcomes: Outcomes, resampl
     return [*map(Note, explanations), *code, *(Note(text, problem=True) for text in problems)]
 
 
-def _numbers(outcomes: Outcomes, resamples: int) -> Iterator[str]:
+def _numbers(outcomes: Outcomes, resamples: int | None) -> Iterator[str]:
     """Definitions of the numbers."""
     done = outcomes.done
     if not done:

@@ -81,11 +81,15 @@ class Outcomes:
     mcnemar_tests: int
 
 
-def compute(sides: Sides, tasks: Sequence[str], resamples: int) -> Outcomes:
-    """Compares each pair of rows on each task, in that order."""
+def compute(sides: Sides, tasks: Sequence[str], resamples: int | None) -> Outcomes:
+    """Compares each pair of rows on each task, in that order. resamples: None compares over seeds alone."""
     found = [paired for a, b in sides.pairs for task in tasks if (paired := pair(a, b, task))]
     done = [
-        Outcome(paired, seeds.over_seeds(*paired.values()), over_examples(paired, resamples))
+        Outcome(
+            paired,
+            seeds.over_seeds(*paired.values()),
+            OverExamples({}, None, {}) if resamples is None else over_examples(paired, resamples),
+        )
         for paired in found
         if not paired.refused
     ]

@@ -17,22 +17,36 @@ class Sides:
     """The pairs of rows of one command, which are one family for Holm's correction."""
 
     pairs: tuple[tuple[Row, Row], ...]
-    baseline: Row | None  # the second row of every pair; None for two named rows
+    baseline: Row | None  # the second row of every pair; None for named pairs
 
     @property
     def rows(self) -> list[Row]:
-        """All rows: A and B, or in the order of the table."""
-        if self.baseline is None:
+        """All rows once: A and B of a single named pair, or in the order of the table."""
+        if self.is_one:
             return list(self.pairs[0])
-        return sorted([self.baseline, *(a for a, _ in self.pairs)], key=Row.sort_key)
+        rows = {id(row): row for pair in self.pairs for row in pair}
+        return sorted(rows.values(), key=Row.sort_key)
+
+    @property
+    def is_one(self) -> bool:
+        """Whether it is one pair that the user named."""
+        return self.baseline is None and len(self.pairs) == 1
 
 
-def two(rows: Sequence[Row], a: str, b: str) -> Sides:
-    """Row A against row B. Raises `AnalysisError` if a name does not match one row, or both match the same row."""
-    first, second = find(rows, a), find(rows, b)
-    if first is second:
-        raise AnalysisError(f"compare: {a!r} and {b!r} are the same row: {first.label!r}")
-    return Sides(((first, second),), None)
+def named(rows: Sequence[Row], pairs: Sequence[Sequence[str]]) -> Sides:
+    """Row A against row B, for each pair of names.
+
+    Raises `AnalysisError` if a name does not match one row, both names match the same row, or a pair is there twice.
+    """
+    found: list[tuple[Row, Row]] = []
+    for a, b in pairs:
+        first, second = find(rows, a), find(rows, b)
+        if first is second:
+            raise AnalysisError(f"compare: {a!r} and {b!r} are the same row: {first.label!r}")
+        if any({id(first), id(second)} == {id(row) for row in other} for other in found):
+            raise AnalysisError(f"compare: the pair of {first.label!r} and {second.label!r} is there twice")
+        found.append((first, second))
+    return Sides(tuple(found), None)
 
 
 def against(rows: Sequence[Row], baseline: str) -> Sides:

@@ -29,7 +29,7 @@ def render(
     said = [*(verdict.text for verdict in verdicts), *tallies(sides, outcomes, verdicts)]
     blocks = [[f"- {escape(text)}" for text in said]]
     if outcomes.done:
-        blocks.append(_over_seeds(sides, outcomes.done))
+        blocks.append(over_seeds(sides, outcomes.done))
     over_examples = [outcome for outcome in outcomes.done if outcome.examples.by_seed]
     if over_examples:
         blocks.append(_over_examples(sides, over_examples))
@@ -83,7 +83,8 @@ def _tests(overall: Overall, order: Sequence[int]) -> str:
     return f"{text}some rows differ. Nemenyi, critical difference {overall.critical_difference:.2f}: {differing}."
 
 
-def _over_seeds(sides: Sides, done: Sequence[Outcome]) -> list[str]:
+def over_seeds(sides: Sides, done: Sequence[Outcome]) -> list[str]:
+    """The table of differences over seeds, a line for each pair and task."""
     head = [
         *_first_columns(sides),
         *("metric", *_sides(sides), _difference(sides), "sd", "n", "95 % interval"),
@@ -139,18 +140,22 @@ def _over_examples(sides: Sides, done: Sequence[Outcome]) -> list[str]:
 
 
 def _first_columns(sides: Sides) -> list[str]:
-    return ["task"] if sides.baseline is None else ["row", "task"]
+    if sides.is_one:
+        return ["task"]
+    return ["pair" if sides.baseline is None else "row", "task"]
 
 
 def _first_cells(sides: Sides, outcome: Outcome) -> list[str]:
-    row = [] if sides.baseline is None else [escape(outcome.paired.a.label)]
-    return [*row, escape(outcome.paired.task)]
+    a, b, task = (escape(name) for name in (outcome.paired.a.label, outcome.paired.b.label, outcome.paired.task))
+    if sides.is_one:
+        return [task]
+    return [f"{a} − {b}" if sides.baseline is None else a, task]
 
 
 def _sides(sides: Sides) -> list[str]:
-    if sides.baseline is None:
+    if sides.is_one:
         return [escape(row.label) for row in sides.pairs[0]]
-    return ["row", escape(sides.baseline.label)]
+    return ["first", "second"] if sides.baseline is None else ["row", escape(sides.baseline.label)]
 
 
 def _difference(sides: Sides) -> str:

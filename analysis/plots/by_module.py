@@ -15,7 +15,7 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import MaxNLocator
 
 from analysis.plots import heat, style
-from analysis.plots.layer_grid import Layout
+from analysis.text.layer_grid import Layout
 
 MOST = 12  # panels; of more kinds of modules, the first ones are drawn
 

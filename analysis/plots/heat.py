@@ -11,7 +11,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure, SubFigure
 
 from analysis.plots import style
-from analysis.plots.layer_grid import Layout
+from analysis.text.layer_grid import Layout
 
 _MOST_NUMBERS = 32  # blocks; in narrower cells numbers are illegible
 

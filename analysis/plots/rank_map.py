@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 
 from analysis.plots import heat, style
 from analysis.plots.kind import Group, Kind, LeftOut, Picture, Study, read
-from analysis.plots.layer_grid import Layout, layout
 from analysis.records import run_files
+from analysis.text.layer_grid import Layout, layout
 
 
 @style.styled

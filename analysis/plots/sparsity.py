@@ -11,10 +11,10 @@ from matplotlib.figure import Figure
 
 from analysis.plots import by_module, heat, style
 from analysis.plots.kind import Group, Kind, LeftOut, Picture, Study, read
-from analysis.plots.layer_grid import Layout, layout
 from analysis.records.adapter_file import Pattern, Saved
 from analysis.records.runs import Run
 from analysis.stats.matrices import chance_jaccard, jaccard
+from analysis.text.layer_grid import Layout, layout
 
 Patterns = Mapping[str, Pattern]
 

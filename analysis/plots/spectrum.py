@@ -11,10 +11,10 @@ from matplotlib.figure import Figure
 
 from analysis.plots import by_module, style
 from analysis.plots.kind import Group, Kind, LeftOut, Picture, Study, Unusable, read
-from analysis.plots.layer_grid import Layout, layout
 from analysis.records.adapter_file import Saved
 from analysis.records.runs import Run
 from analysis.stats.matrices import effective_rank
+from analysis.text.layer_grid import Layout, layout
 
 _NOISE = 1e-6  # relative to the largest singular value; smaller ones are float32 noise
 

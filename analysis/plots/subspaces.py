@@ -11,10 +11,10 @@ from matplotlib.figure import Figure
 
 from analysis.plots import by_module, style
 from analysis.plots.kind import Kind, LeftOut, Picture, Study, Unusable, file_name
-from analysis.plots.layer_grid import Layout, layout
 from analysis.records.adapter_file import Saved
 from analysis.records.runs import Run
 from analysis.stats.matrices import subspace_similarity
+from analysis.text.layer_grid import Layout, layout
 
 _TOPS = (0.05, 0.1, 0.2, 0.5)  # upper ends of the colour scale
 

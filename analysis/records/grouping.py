@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-import json
+import marshal
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,7 +31,7 @@ class Point:
     identity: dict[str, Any]
     config: Mapping[str, Any]
     configured: bool
-    typed: frozenset[str]
+    typed: set[str]
     runs: list[Run] = field(default_factory=list)
 
     def value(self, name: str) -> Any:
@@ -86,20 +86,20 @@ def points(runs: Sequence[Run]) -> list[Point]:
     """
     seed_names = _seed_names(run.record for run in runs)
     points: dict[tuple[Any, ...], Point] = {}
-    texts: dict[int, str] = {}  # JSON of shared settings, by the id of the object
+    contents: dict[int, bytes] = {}  # of shared settings, by the id of the object
     for run in sorted(runs, key=lambda run: run.record.run_id):
         record = run.record
         naming = _settings(record.identity or record.config)  # records before version 2 hash all settings
         seeds = {name: value for name, value in naming.seeds.items() if name not in seed_names.get(record.variant, ())}
-        if id(naming.shared) not in texts:
-            texts[id(naming.shared)] = json.dumps(naming.shared, sort_keys=True)
+        if id(naming.shared) not in contents:  # marshal distinguishes 1, 1.0 and True, and hashes lists
+            contents[id(naming.shared)] = marshal.dumps(sorted(naming.shared.items()), 2)
         cell, protocol = (record.variant, record.model, record.task, record.status), settings.protocol_of(record)
-        key = (cell, protocol, texts[id(naming.shared)], repr(sorted(seeds.items())) if seeds else "")
+        key = (cell, protocol, contents[id(naming.shared)], repr(sorted(seeds.items())) if seeds else "")
         point = points.get(key)
         if point is None:
             identity = {**naming.shared, **seeds}
-            point = points[key] = Point(*cell, protocol, identity, record.config, bool(record.config), frozenset())
-        point.typed |= _typed(tuple(record.overrides))
+            point = points[key] = Point(*cell, protocol, identity, record.config, bool(record.config), set())
+        point.typed.update(map(_typed, record.overrides))
         point.runs.append(run)
     for point in points.values():
         point.runs.sort(key=by_seed)
@@ -107,8 +107,8 @@ def points(runs: Sequence[Run]) -> list[Point]:
 
 
 @functools.lru_cache(10_000)
-def _typed(overrides: tuple[str, ...]) -> frozenset[str]:
-    return frozenset(settings.CONFIG + override.partition("=")[0].lstrip("+") for override in overrides)
+def _typed(override: str) -> str:
+    return settings.CONFIG + override.partition("=")[0].lstrip("+")
 
 
 def _settings(settings: Mapping[str, Any]) -> Settings:

@@ -4,29 +4,30 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from analysis.records import settings
 from analysis.text.phrases import names, runs
 from trainer.record import Record
 
+if TYPE_CHECKING:
+    from analysis.records.grouping import Point
+
 _TITLES = {"versions": "Mixed library versions", "hardware": "Mixed hardware"}
 
 
 class Provenance:
-    """Numbers of runs by code, libraries, hardware and protocol."""
+    """Numbers of runs by code, libraries and hardware."""
 
     def __init__(self) -> None:
         self._total = 0
         self._dirty = 0
         self._commits: Counter[str] = Counter()
         self._values: dict[str, dict[str, set[str]]] = {group: defaultdict(set) for group in _TITLES}
-        # task → setting of settings.COMPARABLE → number of runs with each value
-        self._protocols: dict[str, dict[str, Counter[str]]] = defaultdict(lambda: defaultdict(Counter))
 
     @classmethod
     def of(cls, records: Iterable[Record]) -> Provenance:
-        """The provenance of records, without their protocols."""
+        """The provenance of records."""
         # Most runs share these dictionaries, so that few have to be read.
         groups: Counter[tuple[int, int, int]] = Counter()
         some: dict[tuple[int, int, int], Record] = {}
@@ -55,20 +56,20 @@ class Provenance:
                 if value is not None:
                     self._values[group][name].add(settings.text(value))
 
-    def add_protocol(self, task: str, protocol: Sequence[Any], times: int = 1) -> None:
-        """Adds `times` done runs of a task. protocol: as `settings.protocol_of` returns it."""
-        for name, value in zip(settings.COMPARABLE, protocol, strict=False):
-            self._protocols[task][name][settings.text(value)] += times
+    @property
+    def one_commit(self) -> bool:
+        """Whether all runs have the same commit, which may be none."""
+        return len(self._commits) == 1
 
     def code(self, cells: Mapping[str, Sequence[str]] | None = None) -> tuple[str, bool]:
         """A sentence with the commits, and whether it is a problem: several commits, none, or a dirty tree.
 
-        cells: by commit ("" for none) the names of the cells with its runs; given for all but the commonest commit.
+        cells: by commit ("" for none) the names of the cells with its runs; shown for all but the commonest of several.
         """
         changed = ""
         if self._dirty:
             changed = f"; {runs(self._dirty)} of {self._total} from a tree with uncommitted changes"
-        if len(self._commits) == 1:
+        if self.one_commit:
             (commit,) = self._commits
             return f"Code: {_commit(commit)}{changed}.", bool(self._dirty) or not commit
         return f"Mixed code in one comparison: {counted(self._commits, cells or {}, _commit)}{changed}.", True
@@ -81,16 +82,21 @@ class Provenance:
             if parts:
                 yield f"{title} in one comparison: {'; '.join(parts)}."
 
-    def unequal(self) -> Iterator[str]:
-        """One sentence for each task whose runs differ in a setting of `settings.COMPARABLE`."""
-        for task, protocol in sorted(self._protocols.items()):
-            parts = []
-            for name, counts in protocol.items():
-                if len(counts) > 1:
-                    listed = ", ".join(f"{value} ({runs(n)})" for value, n in sorted(counts.items()))
-                    parts.append(f"{settings.short(name)} {listed}")
-            if parts:
-                yield f"Unequal protocols on {task}: {'; '.join(parts)}."
+
+def unequal(done: Iterable[Point]) -> Iterator[str]:
+    """One sentence for each task whose done runs differ in a setting of `settings.COMPARABLE`."""
+    protocols: dict[str, dict[str, Counter[str]]] = defaultdict(lambda: defaultdict(Counter))
+    for point in done:
+        for name, value in zip(settings.COMPARABLE, point.protocol, strict=False):
+            protocols[point.task][name][settings.text(value)] += len(point.runs)
+    for task, protocol in sorted(protocols.items()):
+        parts = []
+        for name, counts in protocol.items():
+            if len(counts) > 1:
+                listed = ", ".join(f"{value} ({runs(n)})" for value, n in sorted(counts.items()))
+                parts.append(f"{settings.short(name)} {listed}")
+        if parts:
+            yield f"Unequal protocols on {task}: {'; '.join(parts)}."
 
 
 def counted(counts: Mapping[str, int], cells: Mapping[str, Sequence[str]], text: Callable[[str], str]) -> str:

@@ -48,15 +48,9 @@ class RunSet(Skipped):
         return [point for point in self.points if point.status == status]
 
     def provenance(self, *statuses: str) -> Provenance:
-        """The provenance of runs with these statuses; of done runs with their protocols.
-
-        statuses: none means the done runs, or the failed ones if no run is done.
-        """
+        """The provenance of runs with these statuses; by default of done runs, or of failed ones if none is done."""
         statuses = statuses or (("done",) if self.count("done") else ("failed",))
-        provenance = Provenance.of(run.record for run in self.runs if run.record.status in statuses)
-        for point in self.having("done") if "done" in statuses else ():
-            provenance.add_protocol(point.task, point.protocol, len(point.runs))
-        return provenance
+        return Provenance.of(run.record for run in self.runs if run.record.status in statuses)
 
     @cached_property
     def done(self) -> list[Run]:
@@ -157,7 +151,7 @@ class _Settings:
 
     def __init__(self, names: tuple[str, ...], known: dict[tuple[str, ...], Any]) -> None:
         self._seeds = [(name, index) for index, name in enumerate(names) if is_seed(name)]
-        others = [index for index, name in enumerate(names) if (name, index) not in self._seeds]
+        others = [index for index, name in enumerate(names) if not is_seed(name)]
         self._names = tuple(names[index] for index in others)
         # An itemgetter of fewer than two indices returns no tuple.
         self._others = itemgetter(*others) if len(others) > 1 else lambda values: tuple(values[n] for n in others)

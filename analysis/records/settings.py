@@ -55,10 +55,9 @@ class _Json(str):
 
 def differing(points: Iterable[Point]) -> set[str]:
     """The `config.…` settings in which the points differ."""
-    first, *others = [point.identity for point in points] or [{}]
-    names = set(first).union(*others)
-    value = first.get
-    return {CONFIG + name for other in others for name in names if other.get(name) != value(name)}
+    identities = [point.identity for point in points]
+    columns = {name: [identity.get(name) for identity in identities] for name in set().union(*identities)}
+    return {CONFIG + name for name, values in columns.items() if values.count(values[0]) < len(values)}
 
 
 def telling(cells: Iterable[Sequence[Point]], names: Collection[str], typed_names: Collection[str]) -> list[str]:

@@ -10,10 +10,10 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from analysis.plots.layer_grid import layout
 from analysis.records import run_files
 from analysis.records.run_files import Line, Unusable
 from analysis.records.runs import Run
+from analysis.text.layer_grid import layout
 
 # Points of all curves together, and the least and the most of one curve.
 _POINTS, _FEWEST, _MOST = 1_000_000, 16, 200

@@ -6,6 +6,7 @@
     metrics.py    a metric over many resamples of the examples at once
     family.py     Holm's correction for many tests
     ranks.py      many methods over tasks: average ranks, Friedman, Nemenyi
+    agreement.py  allocations of ranks: their overlap against chance
 
 The formulas are scipy's, statsmodels' and scikit-posthocs'; what is said here is which one is
 used for what, and why. `LEVEL` and `ALPHA` are the only two levels, and each follows the other.

@@ -79,7 +79,8 @@ def code(provenance: Provenance, rows: Sequence[Row]) -> Note:
 
     Several commits, or a dirty tree, are a problem.
     """
-    by_commit = mixed_code.cells(rows, lambda record: record.git.get("commit") or "")
+    several = [] if provenance.one_commit else rows
+    by_commit = mixed_code.cells(several, lambda record: record.git.get("commit") or "")
     text, wrong = provenance.code({commit: [name for name, _ in counts] for commit, counts in by_commit.items()})
     return Note(text, problem=wrong)
 

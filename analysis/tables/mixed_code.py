@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from analysis.records.provenance import counted
 from analysis.tables.rows import Row
+from trainer import code_hash
 from trainer.record import Record
 
 T = TypeVar("T")
@@ -23,7 +24,9 @@ def notes(rows: Sequence[Row]) -> Iterator[str]:
     for row in rows:
         by_variant[row.variant].append(row)
     for variant, variant_rows in by_variant.items():
-        yield from _mixed(variant, cells(variant_rows, lambda record: record.code.get("variant", "")))
+        codes = cells(variant_rows, lambda record: record.code.get("variant", ""))
+        if len(codes) > 1:
+            yield from _mixed(variant, cells(variant_rows, functools.partial(_own_code, "variant")))
     fields = {
         name
         for row in rows
@@ -33,12 +36,11 @@ def notes(rows: Sequence[Row]) -> Iterator[str]:
         for name in run.record.code
     }
     for field in sorted(fields - {"variant"}):  # most studies have none
-        codes = cells(rows, functools.partial(_own_code, field))
-        by_class: dict[str, dict[str, list[tuple[str, int]]]] = defaultdict(dict)
-        for (target, code), counts in codes.items():
-            by_class[target][code] = counts
-        for target, cells_by_code in by_class.items():
-            yield from _mixed(target, cells_by_code)
+        by_class: dict[str, dict[tuple[str, str], list[tuple[str, int]]]] = defaultdict(dict)
+        for (target, code), counts in cells(rows, functools.partial(_own_code, field)).items():
+            by_class[target][target, code] = counts
+        for target, counts_by_code in by_class.items():
+            yield from _mixed(target, counts_by_code)
 
 
 def _own_code(field: str, record: Record) -> tuple[str, str]:
@@ -47,11 +49,14 @@ def _own_code(field: str, record: Record) -> tuple[str, str]:
     return str(target), record.code.get(field, "")
 
 
-def _mixed(name: str, counts_by_code: Mapping[str, Sequence[tuple[str, int]]]) -> Iterator[str]:
+def _mixed(name: str, counts_by_code: Mapping[tuple[str, str], Sequence[tuple[str, int]]]) -> Iterator[str]:
     """A sentence on a class with several codes. counts_by_code: the cells with such runs and their number."""
-    if len(counts_by_code) > 1:
-        numbers = {code: sum(n for _, n in counts) for code, counts in counts_by_code.items()}
-        where = {code: [cell for cell, _ in counts] for code, counts in counts_by_code.items()}
+    by_code: dict[str, list[tuple[str, int]]] = defaultdict(list)
+    for (target, code), counts in counts_by_code.items():
+        by_code[code_hash.today(target, code) if len(counts_by_code) > 1 else code] += counts
+    if len(by_code) > 1:
+        numbers = {code: sum(n for _, n in counts) for code, counts in by_code.items()}
+        where = {code: list(dict.fromkeys(cell for cell, _ in counts)) for code, counts in by_code.items()}
         listing = counted(numbers, where, lambda code: f"code {code[:10]}" if code else "code not recorded")
         yield f"Mixed code of {name} in one comparison: {listing}."
 

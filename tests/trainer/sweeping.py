@@ -17,6 +17,7 @@ from joblib.externals.loky import reusable_executor
 
 import train
 from tests.conftest import ROOT
+from tests.trainer import preloaded
 from trainer import config as run_config
 from trainer import record as records
 from trainer.machine import garbage
@@ -29,6 +30,7 @@ QUIET = ["hydra/job_logging=none", "hydra/hydra_logging=none"]  # logging stays 
 
 def sweep(overrides: list[str], logging: list[str] = QUIET) -> None:
     """What `train.py -m` does, without its command line."""
+    preloaded.load()
     garbage.freeze_imports()
     run_config.register()
     GlobalHydra.instance().clear()
@@ -42,6 +44,7 @@ def sweep(overrides: list[str], logging: list[str] = QUIET) -> None:
 @contextlib.contextmanager
 def forked(call: Callable[[], None], output: Path) -> Iterator[int]:
     """`call` in a fork of this process; its exit code is 0, 1 after an error, or that of `Interrupted`."""
+    preloaded.load()
     if (child := os.fork()) == 0:
         code = 1
         try:

@@ -142,7 +142,7 @@ def _blank(planned: Planned, overrides: list[str], started: str) -> record.Recor
         git=_git(),
         code=planned.code,
         versions=versions(),
-        hardware=_hardware(planned.config.machine.threads),
+        hardware=_hardware(planned.config.machine.threads, planned.config.machine.device),
     )
 
 
@@ -339,6 +339,7 @@ def _git() -> dict[str, Any]:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
 
     try:
+        ask("ls-files", "--error-unmatch", __file__)  # an installed suite may lie in a checkout of other code
         changed = ask("status", "--porcelain", "--untracked-files=no")
         new = ask("ls-files", "--others", "--exclude-standard", *_CODE)
         return {"commit": ask("rev-parse", "HEAD"), "dirty": bool(changed or new)}
@@ -358,7 +359,7 @@ def versions() -> dict[str, str]:
     return installed
 
 
-def _hardware(threads: int | None) -> dict[str, Any]:
+def _hardware(threads: int | None, device: str) -> dict[str, Any]:
     names = [line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
     memory = [int(line.split()[1]) * 1024 for line in _lines("/proc/meminfo") if line.startswith("MemTotal")]
     hardware: dict[str, Any] = {
@@ -367,8 +368,8 @@ def _hardware(threads: int | None) -> dict[str, Any]:
         "threads": threads or torch.get_num_threads(),
         "memory": memory[0] if memory else None,
     }
-    if torch.cuda.is_available():
-        hardware["gpu"] = torch.cuda.get_device_name()
+    if torch.cuda.is_available() and device != "cpu":  # that of the run, not whichever comes first
+        hardware["gpu"] = torch.cuda.get_device_name(None if device == "auto" else device)
     return hardware
 
 

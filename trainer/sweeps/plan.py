@@ -14,7 +14,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from trainer import class_source, config_checks, origin, teacher
+from trainer import class_source, code_hash, config_checks, origin, teacher
 from trainer import config as run_config
 from trainer import identity as identities
 from trainer import record as run_record
@@ -58,7 +58,12 @@ class Planned:
     def other_code(self) -> list[str]:
         """The fields whose classes' code has changed since the run was done."""
         recorded = self.record.code if self.record is not None and self.done else {}
-        return [name for name, code in self.code.items() if recorded.get(name, code) != code]
+        targets = _targets(self.config)
+        return [
+            name
+            for name, code in self.code.items()
+            if name in recorded and code not in (recorded[name], code_hash.today(targets[name], recorded[name]))
+        ]
 
     @property
     def pruned(self) -> bool:
@@ -216,16 +221,19 @@ def code_hashes(config: DictConfig) -> dict[str, str]:
     They include the method and the user's own kind of task, task source and optimizer. The suite's other classes are
     covered by the recorded commit, installed ones by the recorded versions.
     """
+    hashes = {name: code_hash.of(target) for name, target in _targets(config).items()}
+    return {name: code for name, code in hashes.items() if code is not None}
+
+
+def _targets(config: DictConfig) -> dict[str, str]:
+    """The classes whose code `code_hashes` hashes."""
     targets = {
         "task.kind": kinds.target(config.task.get("kind")),
         "task.source": config.task.source.get("_target_"),
         "optim.optimizer": config.optim.optimizer.get("_target_"),
     }
     own = {name: target for name, target in targets.items() if target and class_source.is_own(target)}
-    hashes = {
-        name: class_source.code_hash(target) for name, target in {"variant": config.variant._target_, **own}.items()
-    }
-    return {name: code for name, code in hashes.items() if code is not None}
+    return {"variant": config.variant._target_, **own}
 
 
 def model_sources(config: DictConfig) -> list[ModelSource]:

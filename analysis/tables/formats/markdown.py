@@ -57,7 +57,7 @@ def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
 
 def _width(text: str) -> int:
     """The width of a text in a terminal: two columns for wide letters, none for combining marks."""
-    if text.isascii():
+    if max(text, default="") < "\u0300":  # the first combining mark; wide letters come later
         return len(text)
     wide = sum(unicodedata.east_asian_width(letter) in "WF" for letter in text)
     return len(text) + wide - sum(unicodedata.combining(letter) > 0 for letter in text)

@@ -201,3 +201,17 @@ def test_several_texts_are_checked_at_once(study, capsys):
     assert call(capsys, "other.md", "--check")[0] == 1
     assert call(capsys, "other.md")[0] == 0
     assert call(capsys, "other.md", "--check")[0] == 0
+
+
+def test_on_one_task_named_pairs_are_compared_over_seeds(store, capsys):
+    for seed in range(3):
+        for variant, value in (("lora", 0.7), ("sora", 0.8), ("head", 0.5)):
+            store.add(variant, seed, value + seed**2 / 100 * len(variant), under="runs/reference/main")
+    Path("README.md").write_text("<!-- compare:main --pair sora lora --pair lora head -->\n<!-- /compare -->\n")
+    assert call(capsys)[0] == 0
+    text = Path("README.md").read_text()
+    assert "Over seeds:" in text and "predictions" not in text
+    assert [line.split("|")[1].strip() for line in text.splitlines() if "−" in line][1:] == [
+        "sora − lora",
+        "lora − head",
+    ]

@@ -86,7 +86,8 @@ def test_a_row_is_not_compared_with_itself(store, fails):
 
 @pytest.mark.parametrize("arguments", [["lora"], ["lora", "head"]])
 def test_names_without_folders_are_an_error(fails, arguments):
-    assert fails(*arguments) == ("analysis: compare: no run folders; expected: A B runs …, or --all BASELINE runs …\n")
+    forms = "A B runs …, --all BASELINE runs …, or --pair A B runs …"
+    assert fails(*arguments) == f"analysis: compare: no run folders; expected: {forms}\n"
 
 
 def test_no_records_are_an_error(store, fails):
@@ -108,3 +109,33 @@ def test_every_other_row_against_one(store, data):
     found = data("--all", "lora")
     assert [(v["a"], v["b"]) for v in found["verdicts"]] == [("head", "lora"), ("sora", "lora")]
     assert found["ranks"]["rows"] == ["head", "lora", "sora"]
+
+
+def test_named_pairs_are_one_family_each_with_its_own_two_rows(store, compare, data):
+    for seed in range(3):
+        for variant, value in (("lora", 0.7), ("adalora", 0.8), ("sora", 0.6)):
+            store.add(variant, seed, value + seed**2 / 100 * len(variant))
+    pairs = ("--pair", "adalora", "lora", "--pair", "sora", "lora")
+    assert [(verdict["a"], verdict["b"]) for verdict in data(*pairs)["verdicts"]] == [
+        ("adalora", "lora"),
+        ("sora", "lora"),
+    ]
+    said = compare(*pairs)
+    head, *body = [[cell.strip() for cell in line[1:-1].split(" | ")] for line in said.splitlines() if line[:2] == "| "]
+    assert head[:5] == ["pair", "task", "metric", "first", "second"] and head[5] == "first − second"
+    assert [line[0] for line in body if "−" in line[0]][:2] == ["adalora − lora", "sora − lora"]
+    assert "for the family, 2 tests of its kind" in said
+
+
+@pytest.mark.parametrize(
+    "arguments, error",
+    [
+        (("--pair", "lora", "lora"), "'lora' and 'lora' are the same row: 'lora'"),
+        (("--pair", "lora", "head", "--pair", "head", "lora"), "the pair of 'head' and 'lora' is there twice"),
+        (("--pair", "lora", "loar"), "no row is called 'loar'; rows: 'head', 'lora'"),
+    ],
+)
+def test_pairs_that_are_none(store, fails, arguments, error):
+    for variant in ("lora", "head"):
+        store.add(variant, 0)
+    assert fails(*arguments, "runs") == f"analysis: compare: {error}\n"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from trainer import code_hash
+
 
 def test_with_one_run_per_cell_nothing_is_said_about_a_spread(store, table):
     store.add("lora", 0)
@@ -97,6 +99,18 @@ def test_a_run_that_does_not_say_its_methods_code_is_told_from_those_that_do(sto
     assert table().note("Mixed code of own in one comparison: ") == (
         "code not recorded (1 run), code aaaaaaaaaa (1 run: own on movie)."
     )
+
+
+def test_an_earlier_hash_of_the_same_code_is_not_mixed_code(store, table, tmp_path, monkeypatch):
+    (tmp_path / "mine_alone.py").write_text("class Mine:\n    x = 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    target = "mine_alone.Mine"
+    for seed, code in enumerate(("8856e50ff56ad601", code_hash.of(target))):  # as recorded before and today
+        store.add("mine", seed, config={"variant._target_": target}, code__variant=code)
+    assert not [note for note in table().notes if note.startswith("Mixed code")]
+    store.add("mine", 2, config={"variant._target_": target}, code__variant="a" * 16)
+    note = table().note("Mixed code of mine in one comparison: ")
+    assert "code aaaaaaaaaa (1 run: mine on movie)" in note and "(2 runs)" in note
 
 
 def test_a_dirty_tree_alone_is_flagged(store, table):

@@ -5,13 +5,14 @@ from __future__ import annotations
 import ast
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from tests.conftest import ROOT, folder_of
-from trainer import class_source
+from trainer import class_source, code_hash
 from trainer.data.sources.columns import COLUMNS
 from trainer.errors import ConfigError
 from trainer.objectives import kinds
@@ -95,6 +96,9 @@ class Margins(SequenceClassification):
 '''
 
 
+CLASSES = {"variant": "variants.lora.LoRA", "task.kind": "my_kinds.Margins"}
+
+
 @pytest.fixture
 def mine(tmp_path, monkeypatch):
     """A module of the user's own on the path, and the overrides that name its kind."""
@@ -125,8 +129,11 @@ def test_the_code_of_ones_own_kind_is_recorded_and_a_change_of_it_is_said(
     assert set(record.code) == {"variant", "task.kind"}
     done = plan(configured([*tiny_overrides, *mine, "train.max_steps=1"]))
     assert done.done and done.other_code == []
+    earlier = {name: code_hash._of_version_1(class_source.find(cls).module) for name, cls in CLASSES.items()}
+    assert earlier != record.code
+    assert replace(done, record=replace(done.record, code=earlier)).other_code == []
     (tmp_path / "my_kinds.py").write_text(MINE.replace("right - rest", "rest - right"))
-    class_source._module.cache_clear()
+    class_source.read_module.cache_clear()
     changed = plan(configured([*tiny_overrides, *mine, "train.max_steps=1"]))
     assert changed.run_id == record.run_id and changed.other_code == ["task.kind"]
     assert "(the code of its task.kind has changed since; redo=true repeats it)" in changed.summary

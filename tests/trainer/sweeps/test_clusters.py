@@ -13,15 +13,15 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
-from tests.trainer.sweeping import ended, rows, started, wait_for
+from tests.trainer.sweeping import ended, finished, rows, started, wait_for
 from tests.trainer.sweeps import fake_slurm
-from tests.trainer.sweeps.process import start
 from trainer import record as records
 from trainer.machine import lock
 
 pytestmark = pytest.mark.slow
 
-LONG = ["train.epochs=25", "train.eval_every=50", "machine.save_every=40", "machine.threads=1"]  # 150 steps
+# 90 steps, so that a run can be stopped after its first line is logged and long before its end
+LONG = ["train.epochs=15", "train.eval_every=30", "machine.save_every=40", "machine.log_every=10", "machine.threads=1"]
 
 
 def preempted(overrides: list[str], study: Path, log: Path) -> str:
@@ -136,11 +136,11 @@ def test_ray_runs_a_sweep_on_this_machine(tiny_overrides, carry_out, tmp_path):
     quick = ["train.max_steps=4"]
     for seed in (0, 1):
         carry_out(*quick, "machine.threads=1", f"seed={seed}", "study=straight")
-    process = start([*tiny_overrides, *quick, "seed=0,1", "study=ray", "hydra/launcher=ray_cluster"])
-    output, _ = process.communicate(timeout=240)
-    if process.returncode:
+    command = [*tiny_overrides, *quick, "seed=0,1", "study=ray", "hydra/launcher=ray_cluster"]
+    code, output = finished(command, tmp_path / "log")
+    if code:
         skip_where_ray_does_not_start()
-    assert process.returncode == 0, output
+    assert code == 0, output
     assert "2 runs: 2 ran, 0 done already, 0 failed, 0 locked elsewhere" in output
     assert rows(tmp_path / "runs" / "ray") == rows(tmp_path / "runs" / "straight")
     assert all(records.read(folder).hardware["threads"] == 1 for folder in records.find(tmp_path / "runs" / "ray"))

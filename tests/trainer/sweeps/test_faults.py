@@ -11,6 +11,7 @@ import datetime
 import functools
 import os
 import random
+import shutil
 import signal
 import socket
 import time
@@ -71,20 +72,20 @@ def wait_for_a_run(child: int, study: Path) -> None:
         wait_for(child, carries_out)
 
 
-def test_killed_and_asked_to_stop_at_twenty_moments_it_ends_as_undisturbed(
+def test_killed_and_asked_to_stop_at_twelve_moments_it_ends_as_undisturbed(
     tiny_overrides, tmp_path, undisturbed, moments
 ):
     expected, log = undisturbed(), tmp_path / "log"
     sent, codes, studies = 0, set(), 0
-    while sent < 20:
+    while sent < 12:
         studies += 1
         study = tmp_path / "runs" / f"cut{studies}"
         settings = [*tiny_overrides, *SWEEP, f"study={study.name}"]
         while True:
             with forked(lambda settings=settings: sweep(settings), log) as child:
-                if sent % 4 > 1:  # half of the moments are while a run is carried out
+                if carried_out := sent % 4 > 1:  # half of the moments are while a run is carried out
                     wait_for_a_run(child, study)
-                time.sleep(moments.uniform(0.01, 1.0))
+                time.sleep(moments.uniform(0.01, 0.3 if carried_out else 1.0))
                 if done := os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
                     assert ended(child) == 0, log.read_text()
                     break
@@ -92,10 +93,10 @@ def test_killed_and_asked_to_stop_at_twenty_moments_it_ends_as_undisturbed(
                 os.kill(child, kind)
                 codes.add(ended(child))
                 sent += 1
-            if sent >= 20:
+            if sent >= 12:
                 sweep(settings)
                 break
-        assert done or sent >= 20
+        assert done or sent >= 12
         assert rows(study) == expected
     # 143: stopped by SIGTERM with a checkpoint; -15: between two runs; 0: while the last one was written
     assert codes <= {-signal.SIGKILL, -signal.SIGTERM, 128 + signal.SIGTERM, 0} and 143 in codes, log.read_text()
@@ -117,9 +118,9 @@ def test_asked_to_stop_a_run_keeps_the_step_it_made_and_leaves_no_record(tiny_ov
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("moment", ["in an evaluation", "after the run was asked", "while a checkpoint is written"])
-def test_a_signal_between_two_steps_costs_no_step(carry_out, tmp_path, monkeypatch, moment, number):
+def test_a_signal_between_two_steps_costs_no_step(carry_out, kept_run, tmp_path, monkeypatch, moment, number):
     settings = ["train.max_steps=12", "machine.save_every=5", "train.eval_every=6"]
-    straight = carry_out(*settings, "study=straight")
+    straight, _ = kept_run(*settings)
     owner = {"in an evaluation": Loop, "after the run was asked": signals}.get(moment, Checkpoints)
     name = {"in an evaluation": "timed_evaluation", "after the run was asked": "asked"}.get(moment, "write")
     call, sent = getattr(owner, name), []
@@ -209,7 +210,7 @@ def test_a_run_whose_process_always_dies_is_found_and_recorded(tiny_overrides, t
 def test_a_full_disk_costs_a_checkpoint_and_nothing_else(
     tiny_overrides, tmp_path, undisturbed, monkeypatch, caplog, kind
 ):
-    expected, whole = undisturbed(), state_files.save_file
+    expected, whole = undisturbed("seed=0"), state_files.save_file
     study = tmp_path / "runs" / "full"
 
     def half(tensors, path):
@@ -219,7 +220,7 @@ def test_a_full_disk_costs_a_checkpoint_and_nothing_else(
             raise kind
 
     monkeypatch.setattr(state_files, "save_file", half)
-    settings = [*tiny_overrides, *SWEEP, "study=full"]
+    settings = [*tiny_overrides, *SWEEP, "seed=0", "study=full"]
     log = tmp_path / "log"
     with forked(lambda: sweep(settings, logging=[]), log) as child:
         wait_for(child, lambda: log.exists() and "no checkpoint of step 5: " in log.read_text())
@@ -247,22 +248,30 @@ DAMAGES = {
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
-def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
-    tiny_overrides, tmp_path, undisturbed, monkeypatch, caplog, damage
-):
-    expected, write = undisturbed("seed=0"), Checkpoints.write
+@pytest.fixture(scope="module")
+def cut_at_five(tiny_model, tiny_task, tmp_path_factory) -> Path:
+    """The folder `runs` with a run of the study `damaged` that ended with the checkpoint of step 5."""
+    write = Checkpoints.write
 
     def write_and_die(self, step, state):
         write(self, step, state)
         if step == 5:
             raise KeyboardInterrupt
 
-    settings = [*tiny_overrides, *SWEEP, "seed=0", "study=damaged"]
-    monkeypatch.setattr(Checkpoints, "write", write_and_die)
-    with pytest.raises(KeyboardInterrupt):
-        sweep(settings)
-    monkeypatch.setattr(Checkpoints, "write", write)
+    folder = tmp_path_factory.mktemp("cut")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Checkpoints, "write", write_and_die)
+        with pytest.raises(KeyboardInterrupt):
+            sweep([*tiny_run(tiny_model, tiny_task, folder), *SWEEP, "seed=0", "study=damaged"])
+    return folder / "runs"
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
+    tiny_overrides, tmp_path, undisturbed, cut_at_five, caplog, damage
+):
+    expected, settings = undisturbed("seed=0"), [*tiny_overrides, *SWEEP, "seed=0", "study=damaged"]
+    shutil.copytree(cut_at_five, tmp_path / "runs")
     (newest,) = (tmp_path / "runs" / "damaged").glob("*/checkpoints/step-00000005")
     damage(newest)
     sweep(settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import signal
@@ -14,10 +15,12 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import MissingConfigException
 from hydra.types import RunMode
+from joblib.externals.loky.backend import context
 from omegaconf import OmegaConf, open_dict
 
 from tests.conftest import ROOT
 from tests.trainer.sweeping import PATIENCE, ended, finished, rows, started
+from tests.variants.pairwise import covering
 from trainer import config as run_config
 from trainer import record as records
 from trainer.errors import Locked, one_line
@@ -31,11 +34,12 @@ QUICK = ["variant=lora,head", "seed=0,1", "train.max_steps=4", "machine.save_eve
 JOBLIB = ["hydra/launcher=cores", "hydra.launcher.n_jobs=2"]
 
 
-def test_two_parallel_sweeps_at_once_run_each_run_once_and_end_as_one_sweep_does(tiny_overrides, tmp_path):
+def test_two_parallel_sweeps_at_once_run_each_run_once_and_end_as_one_sweep_does(tiny_overrides, tmp_path, monkeypatch):
     share = max(1, sweeps.cores() // 2)
     code, output = finished([*tiny_overrides, *QUICK, "study=alone", f"machine.threads={share}"], tmp_path / "alone")
     assert code == 0 and "4 runs: 4 ran, 0 done already, 0 failed, 0 locked elsewhere" in output, output
 
+    monkeypatch.setattr(context, "_DEFAULT_START_METHOD", "fork")  # so that no worker has to import anything
     logs, settings = (tmp_path / "one", tmp_path / "two"), [*tiny_overrides, *QUICK, *JOBLIB, "study=both"]
     with started(settings, logs[0]) as one, started(settings, logs[1]) as two:
         codes = [ended(child) for child in (one, two)]
@@ -161,18 +165,26 @@ def test_who_lost_the_lease_stops_and_saves_nothing(tmp_path, lease_of_another_h
 
 def test_the_configs_of_a_sweep_are_those_that_hydra_composes(tiny_overrides):
     run_config.register()
-    texts = [
-        *tiny_overrides,
-        *("variant=lora,adalora,full", "seed=0,3", "optim.lr=1e-3,2e-3", "task.metrics=[accuracy],[f1]"),
-        *("optim.head_lr=null,1e-2", "train.eval_every=epoch,3", "study=a,b"),
-    ]
+    swept = {
+        "variant": ["lora", "adalora", "full"],
+        "seed": ["0", "3"],
+        "optim.lr": ["1e-3", "2e-3"],
+        "task.metrics": ["[accuracy]", "[f1]"],
+        "optim.head_lr": ["null", "1e-2"],
+        "train.eval_every": ["epoch", "3"],
+        "study": ["a", "b"],
+    }
+    sizes = [len(values) for values in swept.values()]
+    pairs = covering({name: range(size) for name, size in zip(swept, sizes, strict=True)})
+    numbers = [sum(place * math.prod(sizes[i + 1 :]) for i, place in enumerate(row)) for row in pairs]
+    texts = [*tiny_overrides, *(f"{name}={','.join(values)}" for name, values in swept.items())]
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
         master = loader.load_configuration("config", [], RunMode.MULTIRUN)
         runs = sweeps.Runs(loader, master, sweeps.product(loader, texts))
         assert len(runs) == 3 * 2**6
-        for number in [*range(0, len(runs), 7), 0, len(runs) - 1]:  # there and back
+        for number in [*numbers, 0, len(runs) - 1]:  # there and back
             by_hydra = loader.load_sweep_config(master, runs.jobs[number])
             with open_dict(by_hydra):
                 del by_hydra["hydra"]

@@ -20,17 +20,21 @@ def test_rates_are_tuned_and_chosen_and_the_report_and_its_controls_train_with_t
 ):
     monkeypatch.chdir(tmp_path)
     tiny = [text for text in tiny_overrides if not text.startswith(("optim.lr", "study", "train.epochs"))]
-    toy = [*tiny, "train.max_steps=110", "train.batch_size=2", "data.eval_limit=null"]
-    own, found = f"variant.budget={BUDGET}", f"variant.ranks_from.variant.budget={BUDGET}"
-    methods = "variant=study/lora,study/adalora"
-    sweep([*toy, own, "experiment=study/tune", "study=tune-toy", methods, "optim.lr=1e-3,1e-2"])
+    toy = [*tiny, "train.max_steps=12", "train.batch_size=2", "data.eval_limit=null"]
+    schedule = [("budget", BUDGET), ("initial_steps", 2), ("final_steps", 6), ("interval", 1)]  # within twelve steps
+    own = [f"variant.{name}={value}" for name, value in schedule]
+    methods = (["variant=study/lora", *own[:1]], ["variant=study/adalora", *own])
+    for method in methods:
+        sweep([*toy, *method, "experiment=study/tune", "study=tune-toy", "optim.lr=1e-3,1e-2"])
     Path("conf/rates").mkdir(parents=True)
     assert cli.main(["choose", "runs/tune-toy", "--output", "conf/rates/toy.yaml"]) == 0
     chosen = yaml.safe_load(Path("conf/rates/toy.yaml").read_text())["choices"]["tiny"]
-    sweep([*toy, own, "experiment=study/report", "study=toy", methods, "seed=0"])
+    for method in methods:
+        sweep([*toy, *method, "experiment=study/report", "study=toy", "seed=0"])
     controls = [*toy, "experiment=study/controls", "study=toy", "seed=0"]
-    sweep([*controls, own, "variant=study/controls/random_ranks"])
-    sweep([*controls, found, "variant=study/controls/found_ranks"])
+    sweep([*controls, *own, "variant=study/controls/random_ranks"])
+    found = [text.replace("variant.", "variant.ranks_from.variant.") for text in own]
+    sweep([*controls, *found, "variant=study/controls/found_ranks"])
 
     records = [json.loads(path.read_text()) for path in Path("runs/toy").glob("*/record.json")]
     variants = ["adalora", "adalora-random", "adalora-ranks-in-lora", "lora"]

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-WANDB = Path(sys.executable).with_name("wandb")
 
 
 @dataclass
@@ -28,8 +26,13 @@ class Inspected:
         return self.path.parent
 
 
-def _leet(*arguments: object) -> str:
-    command = [str(WANDB), "leet", "inspect", "--json", *map(str, arguments)]
+def _leet(path: Path, *arguments: str) -> str:
+    """What `wandb leet inspect` prints. It is the work of wandb-core, which needs no interpreter that imports W&B."""
+    wandb = importlib.util.find_spec("wandb")
+    assert wandb is not None and wandb.origin is not None
+    core = Path(wandb.origin).parent / "bin" / "wandb-core"
+    command = [str(core), "leet", "inspect", "--no-observability", *arguments, "--json"]
+    command += [f"--run-file={path}", str(path.parents[1])]
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
 
 
@@ -39,7 +42,7 @@ def inspect(path: Path) -> Inspected:
     found: dict[str, list[Any]] = {}
     for record in records:
         found.setdefault(record["type"], []).append(record[record["type"]])
-    whole = json.loads(_leet("--summary", path))
+    whole = json.loads(_leet(path, "--summary"))
     return Inspected(
         run=found["run"][0] | {"config": whole["config"]},
         metrics=found["metric"],

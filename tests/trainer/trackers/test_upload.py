@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import json
 import os
-import subprocess
+import sqlite3
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import DIVERGING, ROOT, folder_of
+from analysis.commands import cli
+from tests.conftest import DIVERGING, folder_of
+from tests.trainer.sweeping import ended, forked
 from tests.trainer.trackers.inspected import runs_in
 from trainer.errors import RunFailed
-from trainer.record import flatten
+from trainer.record import flatten, read
 from trainer.trackers import wandb as trackers_wandb
 from trainer.trackers.tracker import RunInfo
 from trainer.trackers.upload import rows
@@ -21,25 +27,47 @@ from trainer.trackers.wandb import Wandb
 
 pytestmark = pytest.mark.slow
 
-COMMAND = Path(sys.executable).with_name("trackio")
 ADALORA = ["variant=adalora", "machine.log_every=2"]
 
 
-def sync(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    """The command in a process of its own: trackio's store is chosen when it is imported."""
-    command = [sys.executable, "-m", "analysis", "sync", *map(str, arguments)]
-    return subprocess.run(
-        command, capture_output=True, text=True, timeout=120, env=os.environ | environment, cwd=ROOT, check=False
-    )
+@dataclass
+class Done:
+    """What a command left: its exit code and what it wrote."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def sync(tmp_path) -> Callable[..., Done]:
+    """The command in a fork, which imports trackio anew: its store is chosen when it is imported."""
+
+    def command(*arguments: object, **environment: str) -> Done:
+        outputs = [tmp_path / "stdout", tmp_path / "stderr"]
+
+        def call() -> None:
+            atexit._clear()
+            os.environ.update(environment)
+            for name in [name for name in sys.modules if name.partition(".")[0] == "trackio"]:
+                del sys.modules[name]
+            out, err = (path.open("w", buffering=1) for path in outputs)
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+                code = cli.main(["sync", *map(str, arguments)])
+            atexit._run_exitfuncs()  # W&B's, as when an interpreter ends
+            sys.exit(code)
+
+        with forked(call, tmp_path / "log") as child:
+            return Done(ended(child), *(path.read_text() for path in outputs))
+
+    return command
 
 
 def stored(store: Path, project: str = "test") -> list[tuple[str, int, dict]]:
     """Run, step and numbers of every row in trackio's store, in their order."""
-    sql = "select run_name, step, metrics from metrics order by id"
-    command = [str(COMMAND), "query", "project", "--project", project, "--sql", sql, "--json"]
-    environment = os.environ | {"TRACKIO_DIR": str(store), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment, check=True)
-    found = [(row["run_name"], row["step"], json.loads(row["metrics"])) for row in json.loads(done.stdout)["rows"]]
+    with contextlib.closing(sqlite3.connect(store / f"{project}.db")) as database:
+        rows = database.execute("select run_name, step, metrics from metrics order by id").fetchall()
+    found = [(name, step, json.loads(metrics)) for name, step, metrics in rows]
     for _, _, numbers in found:
         numbers.pop("ranks/map", None)  # a file of the store
         if "ranks/layers" in numbers:
@@ -47,11 +75,11 @@ def stored(store: Path, project: str = "test") -> list[tuple[str, int, dict]]:
     return found
 
 
-def test_an_uploaded_run_is_in_trackio_what_a_live_one_is_and_is_uploaded_once(carry_out, tmp_path):
-    record = carry_out(*ADALORA)
+def test_an_uploaded_run_is_in_trackio_what_a_live_one_is_and_is_uploaded_once(carry_out, finished_run, sync, tmp_path):
+    folder = finished_run(*ADALORA)
+    record = read(folder)
     live = carry_out(*ADALORA, "tracker=trackio", "study=live", f"tracker.dir={tmp_path / 'live'}")
     assert live.run_id == record.run_id
-    folder = folder_of(record, tmp_path)
     done = sync(folder.parent, "--to", "trackio")
     store = tmp_path / "runs" / ".trackio"
     assert (done.returncode, done.stdout) == (0, f"{folder}: uploaded, logs to {store}; `make dashboard` opens it\n")
@@ -72,8 +100,9 @@ def test_an_uploaded_run_is_in_trackio_what_a_live_one_is_and_is_uploaded_once(c
     assert stored(store) == once
 
 
-def test_a_run_that_was_logged_live_is_not_doubled(carry_out, tmp_path):
-    record, *others = carry_out(*ADALORA, "tracker=trackio"), carry_out("seed=1"), carry_out("seed=2")
+def test_a_run_that_was_logged_live_is_not_doubled(carry_out, sync, tmp_path):
+    fast = "train.max_steps=2"
+    record, *others = carry_out(fast, *ADALORA, "tracker=trackio"), carry_out(fast, "seed=1"), carry_out(fast, "seed=2")
     store, folder = tmp_path / "runs" / ".trackio", folder_of(record, tmp_path)
     once = stored(store)
     # By the second in which they ended, which may be the same.
@@ -86,9 +115,8 @@ def test_a_run_that_was_logged_live_is_not_doubled(carry_out, tmp_path):
     assert {run[-12:]: [name for name, *_ in everything].count(run) for run, *_ in everything[len(once) :]} == counts
 
 
-def test_a_run_that_is_there_in_part_is_named_and_left_alone(carry_out, tmp_path):
-    record = carry_out(*ADALORA)
-    folder, store = folder_of(record, tmp_path), tmp_path / "runs" / ".trackio"
+def test_a_run_that_is_there_in_part_is_named_and_left_alone(finished_run, sync, tmp_path):
+    folder, store = finished_run(*ADALORA), tmp_path / "runs" / ".trackio"
     whole = (folder / "metrics.jsonl").read_text()
     (folder / "metrics.jsonl").write_text("".join(whole.splitlines(keepends=True)[:2]))
     assert sync(folder, "--to", "trackio").returncode == 0
@@ -98,10 +126,10 @@ def test_a_run_that_is_there_in_part_is_named_and_left_alone(carry_out, tmp_path
     assert sync(folder, "--to", "trackio").stdout == f"{folder}: {said}\n"
 
 
-def test_an_uploaded_run_is_in_wandb_what_a_live_one_is_and_is_uploaded_once(carry_out, tmp_path):
+def test_an_uploaded_run_is_in_wandb_what_a_live_one_is_and_is_uploaded_once(carry_out, sync, tmp_path):
     record = carry_out(*ADALORA)
-    live = carry_out(*ADALORA, "tracker=wandb", "study=live")
     folder = folder_of(record, tmp_path)
+    live = carry_out(*ADALORA, "tracker=wandb", "study=live")
     done = sync(folder, "--to", "wandb", "--project", "p", WANDB_MODE="offline")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"{folder}: uploaded, offline as set by W&B's own settings or WANDB_MODE, logs to ")
@@ -122,8 +150,8 @@ def test_an_uploaded_run_is_in_wandb_what_a_live_one_is_and_is_uploaded_once(car
     assert len(runs_in(folder)) == 1
 
 
-def test_without_a_key_nothing_is_uploaded(carry_out, tmp_path):
-    folder = folder_of(carry_out(), tmp_path)
+def test_without_a_key_nothing_is_uploaded(finished_run, sync):
+    folder = finished_run()
     done = sync(folder, "--to", "wandb")
     assert done.returncode == 2 and "set WANDB_API_KEY or run `wandb login`" in done.stderr.splitlines()[-1]
     assert not (folder / "wandb").exists()
@@ -156,10 +184,10 @@ def test_every_status_of_a_record_has_an_exit_code_at_wandb():
     assert set(STATUSES) == set(trackers_wandb.EXIT)
 
 
-def test_a_failed_run_is_uploaded_as_one_and_what_lacks_its_files_is_named(carry_out, tmp_path):
+def test_a_failed_run_is_uploaded_as_one_and_what_lacks_its_files_is_named(carry_out, finished_run, sync, tmp_path):
     with pytest.raises(RunFailed):
         carry_out(*DIVERGING, "optim.lr=1e30", "machine.log_every=1")
-    bare = folder_of(carry_out("seed=3"), tmp_path)
+    bare = finished_run()
     (bare / "config.yaml").unlink()
     done = sync(tmp_path / "runs", "--to", "wandb", WANDB_MODE="offline")
     assert (done.returncode, done.stderr) == (1, f"{bare}: not uploaded: no config.yaml\n")
@@ -175,16 +203,13 @@ def test_a_failed_run_is_uploaded_as_one_and_what_lacks_its_files_is_named(carry
         (["--to", "wandb", "--project", "a/b"], "sync: tracker.project: 'a/b', allowed: up to 128 characters without"),
     ],
 )
-def test_options_that_have_no_meaning_there_are_refused(options, says, carry_out, tmp_path, capsys):
-    from analysis.commands import cli
-
-    folder = folder_of(carry_out(), tmp_path)
-    assert cli.main(["sync", str(folder), *options]) == 2
+def test_options_that_have_no_meaning_there_are_refused(options, says, finished_run, capsys):
+    assert cli.main(["sync", str(finished_run()), *options]) == 2
     assert says in capsys.readouterr().err
 
 
-def test_a_dry_run_lists_and_sends_nothing(carry_out, tmp_path):
-    folder = folder_of(carry_out(), tmp_path)
+def test_a_dry_run_lists_and_sends_nothing(finished_run, sync, tmp_path):
+    folder = finished_run()
     done = sync(folder, "--to", "trackio", "--dry-run")
     assert (done.returncode, done.stdout) == (0, f"{folder}: would be uploaded, unless it is there already\n")
     assert not (tmp_path / "runs" / ".trackio").exists()

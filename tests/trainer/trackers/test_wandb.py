@@ -112,10 +112,18 @@ def test_a_run_is_read_back_as_its_own_files_say(carry_out, tmp_path, caplog):
     }
 
 
-def test_names_that_are_too_long_for_it_are_shortened_and_stand_in_full_in_its_config(carry_out, tmp_path, caplog):
+def test_two_runs_of_one_process_are_two_runs_and_names_that_are_too_long_for_it_stand_in_full_in_its_config(
+    carry_out, tmp_path, caplog
+):
     long, others = "an-encoder-" * 13, ["", " ", "t" * 65, "t" * 66]
-    record = carry_out(f"model.name={long}", "study=" + "s" * 200, f"tracker.tags={others}".replace("'", '"'), *WANDB)
-    logged = only(folder_of(record, tmp_path))
+    named = [f"model.name={long}", "study=" + "s" * 200, f"tracker.tags={others}".replace("'", '"')]
+    records = [carry_out("seed=0", *WANDB), carry_out("seed=1", *named, *WANDB)]
+    found = [only(folder_of(record, tmp_path)) for record in records]
+    assert len({logged.run["run_id"] for logged in found}) == 2
+    for record, logged in zip(records, found, strict=True):
+        assert logged.run["config"]["seed"] == record.seed
+        assert [row for row in logged.history if "epoch" in row] == lines(folder_of(record, tmp_path) / "metrics.jsonl")
+    logged = found[1]
     assert not [line for line in caplog.messages if "tracker" in line]
     assert logged.run["config"]["model"]["name"] == long and logged.run["config"]["study"] == "s" * 200
     assert len(logged.run["run_group"]) == 128
@@ -129,15 +137,6 @@ def test_a_name_is_shortened_to_what_is_allowed(most):
     assert shortened("x" * most, most) == "x" * most
     names = {shortened(f"{'x' * 100}{number}{'y' * 100}", most) for number in range(20)}
     assert len(names) == 20 and {len(name) for name in names} == {most}
-
-
-def test_two_runs_of_one_process_are_two_runs(carry_out, tmp_path):
-    first, second = carry_out("seed=0", *WANDB), carry_out("seed=1", *WANDB)
-    found = [only(folder_of(record, tmp_path)) for record in (first, second)]
-    assert len({logged.run["run_id"] for logged in found}) == 2
-    for record, logged in zip((first, second), found, strict=True):
-        assert logged.run["config"]["seed"] == record.seed
-        assert [row for row in logged.history if "epoch" in row] == lines(folder_of(record, tmp_path) / "metrics.jsonl")
 
 
 def test_a_failed_run_ends_as_failed_with_its_error(carry_out, tmp_path):

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import signal
-import subprocess
-import sys
+import threading
 import time
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.conftest import DIVERGING, ROOT, folder_of
-from tests.trainer.sweeping import ended, started, wait_for
+from tests.conftest import DIVERGING, folder_of
+from tests.trainer.sweeping import command, ended, forked, started, wait_for
 from tests.trainer.trackers.disturbed import left_by, warnings
 from tests.trainer.trackers.inspected import runs_in
 from trainer.errors import ConfigError, RunFailed
 from trainer.loop.loop import Loop
 from trainer.runs.run import run
 from trainer.sweeps.plan import plan
+from trainer.trackers import guard
 
 pytestmark = pytest.mark.slow
 
@@ -38,12 +39,14 @@ def service() -> psutil.Process:
 
 
 @pytest.fixture
-def at_step_five(monkeypatch, tmp_path):
-    """Does something to W&B's service at the fifth step, once it is there."""
+def at_step_five(monkeypatch):
+    """Does something to W&B's service at the fifth step, once it is there. From then on two seconds are waited for."""
     met: list[psutil.Process] = []
 
     def do(number: int) -> list[psutil.Process]:
-        end_step = Loop.end_step
+        end_step, begin = Loop.end_step, guard.begin
+        begun: list[guard.Guard] = []
+        monkeypatch.setattr(guard, "begin", lambda planned: begun.append(begin(planned)) or begun[-1])
 
         def disturbed(self, index):
             end_step(self, index)
@@ -55,6 +58,7 @@ def at_step_five(monkeypatch, tmp_path):
                 time.sleep(0.05)
             met.append(service())
             met[0].send_signal(number)
+            begun[-1].timeout = 2.0
 
         monkeypatch.setattr(Loop, "end_step", disturbed)
         return met
@@ -67,7 +71,7 @@ def test_a_service_that_dies_or_stops_costs_one_warning(number, carry_out, at_st
     settings = ["variant=adalora", "machine.log_every=1"]
     plain = left_by(folder_of(carry_out(*settings, "study=plain"), tmp_path))
     met = at_step_five(number)
-    disturbed = left_by(folder_of(carry_out(*settings, "tracker=wandb", "tracker.timeout=12"), tmp_path))
+    disturbed = left_by(folder_of(carry_out(*settings, "tracker=wandb"), tmp_path))
     plain["row"].pop("study"), disturbed["row"].pop("study")
     assert disturbed == plain
     (warning,) = warnings(caplog)
@@ -84,20 +88,34 @@ def test_a_folder_that_can_not_be_written_costs_one_warning(carry_out, tmp_path,
     assert record.status == "done" and not (folder_of(record, tmp_path) / "tracker.json").exists()
 
 
-def test_without_a_network_the_run_is_kept_offline(carry_out, tmp_path, caplog, monkeypatch):
+def test_without_a_network_the_run_is_kept_offline_and_no_key_reaches_a_file_or_the_terminal(
+    carry_out, tmp_path, caplog, capfd, monkeypatch
+):
     monkeypatch.setenv("WANDB_API_KEY", KEY)
-    folder = folder_of(carry_out("tracker=wandb", "tracker.timeout=20"), tmp_path)
+    monkeypatch.setenv("HF_TOKEN", "hf_" + KEY)
+    folder = folder_of(carry_out("tracker=wandb", "tracker.timeout=12"), tmp_path)  # half of it for W&B to be reached
     (warning,) = warnings(caplog)
     assert warning.startswith(f"tracker wandb: logs offline to {folder / 'wandb'}, because W&B could not be reached: ")
     (logged,) = runs_in(folder)
     assert logged.folder.name.startswith("offline-run-")
     assert logged.exit_code == 0 and logged.summary["metric/value"] is not None
 
+    carry_out("+tracker._target_=tests.trainer.trackers.trouble.Trouble", "+tracker.how='raises in log'", "seed=2")
+    with pytest.raises(RunFailed):
+        carry_out("tracker=wandb", "tracker.mode=offline", "seed=3", *DIVERGING, "optim.lr=1e30")
+    assert len(list(tmp_path.rglob("record.json"))) == 3
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(written) > 30
+    assert not [path for path in written if KEY.encode() in path.read_bytes()]
+    said = capfd.readouterr()
+    assert KEY not in said.out + said.err + caplog.text
+
 
 def test_a_run_that_is_killed_goes_on_with_its_curve_and_leaves_no_process(tiny_overrides, configured, tmp_path):
-    slow = "variant._target_=tests.trainer.trackers.slow.Slow"
-    overrides = [*tiny_overrides, slow, "tracker=wandb", "train.max_steps=25", "machine.log_every=1"]
-    overrides += ["train.eval_every=10", "machine.save_every=5"]
+    held = tmp_path / "held"
+    held.touch()
+    overrides = [*tiny_overrides, "variant._target_=tests.trainer.trackers.held.Held", f"+variant.held={held}"]
+    overrides += ["tracker=wandb", "machine.log_every=1", "machine.save_every=5"]
     planned = plan(configured(overrides))
     with started(overrides, tmp_path / "log", flags=()) as child:
         wait_for(child, lambda: sent(planned.folder) >= 7)
@@ -109,6 +127,7 @@ def test_a_run_that_is_killed_goes_on_with_its_curve_and_leaves_no_process(tiny_
     (cut,) = runs_in(planned.folder)
     assert cut.exit_code == 255
 
+    held.unlink()
     run(plan(configured(overrides)), [])
     cut, rest = runs_in(planned.folder)
     assert cut.run["run_id"] == rest.run["run_id"]
@@ -126,22 +145,23 @@ def sent(folder: Path) -> int:
 
 
 @pytest.mark.parametrize("how", ["hangs in start", "hangs in finish"])
-def test_the_process_ends_whatever_the_tracker_does(how, tiny_overrides):
+def test_the_process_ends_whatever_the_tracker_does(how, tiny_overrides, tmp_path):
     tracker = [
         "+tracker._target_=tests.trainer.trackers.trouble.Trouble",
         f"+tracker.how='{how}'",
         "+tracker.timeout=2",
     ]
-    done = subprocess.run(
-        [sys.executable, "train.py", *tiny_overrides, *tracker, "train.max_steps=2"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,  # the tracker hangs for longer
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.count("no answer within 2 s") == 1
+
+    def call() -> None:
+        atexit._clear()  # of the tests' own
+        command([*tiny_overrides, *tracker, "train.max_steps=2"], flags=())
+        threading._shutdown()  # what an interpreter waits for when it ends
+        atexit._run_exitfuncs()
+
+    log = tmp_path / "log"
+    with forked(call, log) as child:
+        assert ended(child) == 0, log.read_text()
+    assert log.read_text().count("no answer within 2 s") == 1
 
 
 @pytest.mark.parametrize(
@@ -179,19 +199,3 @@ def test_a_key_in_a_config_is_refused_by_name(settings, says, carry_out, tmp_pat
         carry_out("tracker=wandb", *settings)
     assert says in str(error.value) and KEY not in str(error.value)
     assert not (tmp_path / "runs").exists()
-
-
-def test_no_key_reaches_a_file_or_the_terminal(carry_out, tmp_path, monkeypatch, capfd, caplog):
-    monkeypatch.setenv("WANDB_API_KEY", KEY)
-    monkeypatch.setenv("HF_TOKEN", "hf_" + KEY)
-    carry_out("tracker=wandb", "tracker.mode=offline")
-    carry_out("tracker=wandb", "tracker.timeout=6", "seed=1")  # online, where nobody answers
-    carry_out("+tracker._target_=tests.trainer.trackers.trouble.Trouble", "+tracker.how='raises in log'", "seed=2")
-    with pytest.raises(RunFailed):
-        carry_out("tracker=wandb", "tracker.mode=offline", "seed=3", *DIVERGING, "optim.lr=1e30")
-    assert len(list(tmp_path.rglob("record.json"))) == 4
-    written = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert len(written) > 40
-    assert not [path for path in written if KEY.encode() in path.read_bytes()]
-    said = capfd.readouterr()
-    assert KEY not in said.out + said.err + caplog.text

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 
@@ -10,6 +9,7 @@ import pytest
 import yaml
 
 from tests.conftest import ROOT
+from tests.trainer.sweeping import finished
 from tests.trainer.trackers.inspected import runs_in
 from trainer import record as records
 
@@ -41,25 +41,32 @@ def sweep() -> dict:
 
 
 @pytest.fixture
-def agent(sweep, tiny_overrides, tmp_path):
-    """Carries out what the agent would start for the chosen values: the tiny model and task, all else as chosen."""
+def agent(sweep, tiny_overrides, tmp_path, monkeypatch):
+    """Carries out what the agent would start for the chosen values: the tiny model and task, all else as chosen.
+
+    whole: in a process of its own, as the agent does, or else in a fork.
+    """
     tiny = [o for o in tiny_overrides if not o.startswith(("optim.lr=", "study="))]
 
-    def start(chosen: dict) -> subprocess.CompletedProcess[str]:
+    def start(chosen: dict, whole: bool = True) -> tuple[int, str]:
         path = tmp_path / "config-abcd1234.yaml"
         path.write_text(yaml.safe_dump({"wandb_version": 1} | {n: {"value": v} for n, v in chosen.items()}))
         set_by_agent = {"WANDB_SWEEP_ID": "sweep123", "WANDB_RUN_ID": "abcd1234", "WANDB_SWEEP_PARAM_PATH": str(path)}
-        environment = os.environ | set_by_agent | {"WANDB_MODE": "offline", "WANDB_PROJECT": "loratory"}
+        for name, value in (set_by_agent | {"WANDB_MODE": "offline", "WANDB_PROJECT": "loratory"}).items():
+            monkeypatch.setenv(name, value)
         command = [*agents_command(sweep, chosen), *tiny]
-        return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, cwd=ROOT)
+        if whole:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT)
+            return done.returncode, done.stderr
+        return finished(command[command.index(sweep["program"]) + 1 :], tmp_path / "log", flags=())
 
     return start
 
 
 def test_the_agents_command_line_trains_what_the_server_chose(sweep, agent, tmp_path):
     assert set(CHOSEN) == set(sweep["parameters"])
-    done = agent(CHOSEN)
-    assert done.returncode == 0, done.stderr
+    code, output = agent(CHOSEN)
+    assert code == 0, output
     (folder,) = (tmp_path / "runs" / "wandb_sweep").glob("[0-9a-f]*")
     record = records.read(folder)
     assert record is not None and record.status == "done"
@@ -72,15 +79,13 @@ def test_the_agents_command_line_trains_what_the_server_chose(sweep, agent, tmp_
     config = logged.run["config"]
     assert {name: config[name] for name in CHOSEN} == CHOSEN  # what W&B's search looks at
     assert (config["variant"]["name"], config["variant"]["rank"]) == ("lora", 4)  # what a workspace groups by
-    assert logged.exit_code == 0 and "tracker wandb: offline" in done.stderr
+    assert logged.exit_code == 0 and "tracker wandb: offline" in output
 
 
 def test_a_group_among_the_parameters_is_a_warning(agent):
-    done = agent(CHOSEN | {"variant": "lora"})
-    assert done.returncode == 0, done.stderr
-    (warning,) = [
-        line for line in done.stderr.splitlines() if "replaced all settings of variant in W&B's config" in line
-    ]
+    code, output = agent(CHOSEN | {"variant": "lora"}, whole=False)
+    assert code == 0, output
+    (warning,) = [line for line in output.splitlines() if "replaced all settings of variant in W&B's config" in line]
     assert "write variant=… in the sweep's command" in warning
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from analysis.plots.layer_grid import layout
+from analysis.text.layer_grid import layout
 
 BERT = [
     f"bert.encoder.layer.{block}.{module}"
