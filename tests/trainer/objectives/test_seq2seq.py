@@ -260,7 +260,10 @@ def test_the_largest_batch_is_the_one_with_most_tokens_of_sources_and_targets(to
     from trainer.runs.run import run
     from trainer.sweeps.plan import plan
 
-    rows = [{"source": "a warm film with a bright cast", "target": "Ann"}, {"source": "film", "target": "Ann " * 5 + "Oslo"}]
+    rows = [
+        {"source": "a warm film with a bright cast", "target": "Ann"},
+        {"source": "film", "target": "Ann " * 5 + "Oslo"},
+    ]
     rows += [{"source": f"a film of {name}", "target": name} for name in ("Ann", "Oslo", "Rome", "Bob")]
     everything = told(rows, "train.batch_size=1", "train.max_steps=6", "train.eval_every=6", model="Bart")
     planned = plan(composed(everything))
