@@ -1,7 +1,7 @@
 """Cost of a training step: the frozen model, our methods, PEFT's, full fine-tuning.
 
     python -m benchmarks.step_cost [--quick | --plain] [--only METHOD …] [--settings BATCHxLENGTH …] [--json FILE]
-                                   [--minutes N] [--write] [--device cuda]
+                                   [--minutes N] [--write] [--device cuda] [--model smollm2]
 
 Methods share a process and take their steps in turn with the floor and their PEFT counterpart, `TOGETHER` at a time, so
 that load on the machine slows them equally. FILE keeps all numbers and is written after each group; what it has already
@@ -29,7 +29,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from benchmarks import growth
+from benchmarks import growth, language
 from benchmarks.growth import Growth
 from benchmarks.stepper import Stepper, default_backbone, in_turn
 from benchmarks.stepper import device as device_of
@@ -252,6 +252,30 @@ def kept(file: Path | None, header: Mapping[str, str]) -> dict[str, Any]:
     return held
 
 
+def language_model(arguments: argparse.Namespace) -> None:
+    """The run of `--model`, setting by setting; see `benchmarks.language`."""
+    malloc.keep()  # as in runs
+    try:
+        source = language.load(arguments.model)
+    except ConfigError as error:
+        raise SystemExit(f"step_cost: error: --model {arguments.model}: {error}") from None
+    lines = [f"{arguments.model}, rank 8 on all linear layers; {arguments.header['machine']}.", ""]
+    print("\n".join([*lines, *language.table({})]), flush=True)
+    results: dict[str, dict[str, Row]] = arguments.held["settings"]
+    for batch, length in language.SIZES:
+        setting = f"{batch} × {length}"
+        if setting not in results:
+            results[setting] = language.measure(source, METHODS, batch, length, arguments.device)
+            if arguments.json:
+                everything = arguments.header | {"settings": results, "growth": {}}
+                arguments.json.write_text(json.dumps(everything, indent=1))
+        print("\n".join([*language.table({setting: results[setting]})][2:]), flush=True)
+    ends = ["", *language.closing(language.summary(results))]
+    print("\n".join(ends))
+    if arguments.write:
+        write(Path(__file__).parent / "README.md", ["", *lines, *language.table(results), *ends, ""], arguments.table)
+
+
 def arguments_of(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     one = parser.add_mutually_exclusive_group()
@@ -261,6 +285,8 @@ def arguments_of(argv: list[str] | None = None) -> argparse.Namespace:
     )
     ours = [name for name in METHODS if not name.startswith("peft ")]
     one.add_argument("--only", nargs="+", choices=ours, default=[], metavar="METHOD", help="measures these, anew")
+    known = sorted(path.stem for path in (language.CONF / "model").glob("*.yaml"))
+    one.add_argument("--model", choices=known, metavar="NAME", help="a language model of conf/model, such as smollm2")
     sizes = {setting.replace(" × ", "x"): setting for setting in SETTINGS}
     parser.add_argument("--settings", nargs="+", choices=sizes, metavar="BATCHxLENGTH", help=", ".join(sizes))
     parser.add_argument("--json", type=Path, metavar="FILE", help="file for all numbers; what it has is kept")
@@ -270,10 +296,12 @@ def arguments_of(argv: list[str] | None = None) -> argparse.Namespace:
     arguments = parser.parse_args(argv)
     if arguments.minutes < float("inf") and not arguments.json:
         parser.error(f"--minutes {arguments.minutes:g} without --json, allowed: with it, to go on later")
+    if arguments.model and (arguments.settings or arguments.minutes < float("inf")):
+        parser.error(f"--model {arguments.model} with --settings or --minutes, allowed: without")
     arguments.device = torch.device(arguments.device)
     arguments.settings = [sizes[size] for size in arguments.settings or (sizes if not arguments.quick else ["8x16"])]
     marks = ["step_cost", *([arguments.device.type] if arguments.device.type != "cpu" else [])]
-    arguments.table = " ".join([*marks, *(["plain"] if arguments.plain else [])])
+    arguments.table = " ".join([*marks, *(["plain"] if arguments.plain else [arguments.model] * bool(arguments.model))])
     try:
         arguments.header = {"table": arguments.table, "machine": machine(arguments.device)}
         arguments.held = kept(arguments.json, arguments.header)
@@ -284,6 +312,9 @@ def arguments_of(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main() -> None:
     arguments = arguments_of()
+    if arguments.model:
+        language_model(arguments)
+        return
     started = time.perf_counter()
     quick, plain, device, file = arguments.quick, arguments.plain, arguments.device, arguments.json
     over = lambda: time.perf_counter() - started > 60 * arguments.minutes  # noqa: E731

@@ -7,7 +7,7 @@ import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
@@ -237,8 +237,8 @@ def set_dropout(config: Any, dropout: float) -> None:
         setattr(config, name, dropout)
 
 
-def _keep_dropout(model: Any, usual: nn.Module) -> None:
-    """Gives the dropout outside the backbone of `model` its values in `usual`, which is made from the model's config.
+def _keep_dropout(model: Any, usual: Any) -> None:
+    """Gives the dropout outside the backbone of `model` the values that it has in `usual`, the model of its config.
 
     A head without a value of its own (BERT's, DeBERTa's, Longformer's) has taken the backbone's.
     """
@@ -246,7 +246,7 @@ def _keep_dropout(model: Any, usual: nn.Module) -> None:
     inner = set() if backbone is None else set(backbone.modules())
     for name, module in model.named_modules():
         if backbone is not None and isinstance(module, nn.Dropout) and module not in inner:
-            module.p = cast(nn.Dropout, usual.get_submodule(name)).p
+            module.p = usual.get_submodule(name).p
 
 
 def describe(config: Any, labels: Sequence[str] | None) -> Any:
