@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,19 +28,21 @@ from analysis.errors import AnalysisError
 
 @dataclass(frozen=True)
 class CommandLine:
-    """The verbs of `python -m NAME`. errors: exceptions that are shown as one line."""
+    """The verbs of `python -m NAME`, or of `command`. errors: exceptions that are shown as one line."""
 
     name: str
     description: str
     verbs: tuple[Verb, ...]
     errors: tuple[type[Exception], ...] = (AnalysisError,)
+    command: str = ""
 
     def parser(self) -> argparse.ArgumentParser:
         """The parser of all verbs; `--help` lists them."""
+        command = self.command or f"python -m {self.name}"
         top = argparse.ArgumentParser(
-            prog=f"python -m {self.name}",
+            prog=command,
             description=self.description,
-            epilog=f"python -m {self.name} <verb> --help shows the options of a verb and an example.",
+            epilog=f"{command} <verb> --help shows the options of a verb and an example.",
         )
         verbs = top.add_subparsers(title="verbs", metavar="<verb>", dest="verb", required=True)
         for verb in self.verbs:
@@ -47,12 +50,15 @@ class CommandLine:
                 verb.name,
                 help=verb.summary,
                 description=verb.description,
-                epilog="example:\n" + "\n".join(f"  {line}" for line in verb.example.splitlines()),
+                epilog="example:\n" + "\n".join(f"  {self._typed(line)}" for line in verb.example.splitlines()),
                 formatter_class=argparse.RawDescriptionHelpFormatter,
             )
             verb.add_arguments(sub)
             sub.set_defaults(call=verb.run)  # not `run`, which is an argument of some verbs
         return top
+
+    def _typed(self, example: str) -> str:
+        return re.sub(r"\bpython -m (analysis|weights)\b", self.command, example) if self.command else example
 
     def main(self, arguments: Sequence[str] | None = None) -> int:
         """Runs one command and returns its exit code: 0, 1 if a check fails, 2 for an error."""

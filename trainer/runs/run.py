@@ -339,6 +339,7 @@ def _git() -> dict[str, Any]:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
 
     try:
+        ask("ls-files", "--error-unmatch", __file__)  # an installed suite may lie in a checkout of other code
         changed = ask("status", "--porcelain", "--untracked-files=no")
         new = ask("ls-files", "--others", "--exclude-standard", *_CODE)
         return {"commit": ask("rev-parse", "HEAD"), "dirty": bool(changed or new)}
