@@ -75,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.to is not None:
         return _to_tracker(arguments)
     if importlib.util.find_spec("wandb") is None:
-        raise AnalysisError("sync: 'wandb' is not installed: pip install wandb")
+        raise AnalysisError("sync: 'wandb' is not installed: pip install 'loratory[wandb]'")
     folders = offline_folders(arguments.runs, arguments.online)
     if not folders:
         raise AnalysisError("no offline W&B run in " + ", ".join(map(str, arguments.runs)))

@@ -48,7 +48,7 @@ class Wandb:
         if not self.timeout > 0:
             raise ConfigError(f"tracker.timeout: {self.timeout!r}, allowed: a number of seconds > 0")
         if importlib.util.find_spec("wandb") is None:
-            raise ConfigError("tracker: 'wandb' is not installed: pip install wandb")
+            raise ConfigError("tracker: 'wandb' is not installed: pip install 'loratory[wandb]'")
 
     def already(self, run: RunInfo, rows: int, url: str | None) -> str | None:
         """Why the run need not, or must not, be uploaded, see `upload.py`."""
