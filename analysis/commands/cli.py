@@ -25,24 +25,27 @@ from analysis.commands import (
 from analysis.commands.command import Verb
 from analysis.errors import AnalysisError
 
+# The extra of the package that installs a module which some verbs need.
+EXTRAS = {"matplotlib": "analysis", "statsmodels": "analysis", "scikit_posthocs": "analysis", "wandb": "wandb"}
+
 
 @dataclass(frozen=True)
 class CommandLine:
-    """The verbs of `python -m NAME`, or of another program. errors: exceptions that are shown as one line."""
+    """The verbs of `python -m NAME`, or of `command`. errors: exceptions that are shown as one line."""
 
     name: str
     description: str
     verbs: tuple[Verb, ...]
     errors: tuple[type[Exception], ...] = (AnalysisError,)
-    program: str = ""  # what the user types before a verb, if it is not `python -m NAME`
+    command: str = ""
 
     def parser(self) -> argparse.ArgumentParser:
         """The parser of all verbs; `--help` lists them."""
-        program = self.program or f"python -m {self.name}"
+        command = self.command or f"python -m {self.name}"
         top = argparse.ArgumentParser(
-            prog=program,
+            prog=command,
             description=self.description,
-            epilog=f"{program} <verb> --help shows the options of a verb and an example.",
+            epilog=f"{command} <verb> --help shows the options of a verb and an example.",
         )
         verbs = top.add_subparsers(title="verbs", metavar="<verb>", dest="verb", required=True)
         for verb in self.verbs:
@@ -58,7 +61,7 @@ class CommandLine:
         return top
 
     def _typed(self, example: str) -> str:
-        return re.sub(r"^python -m \w+", self.program, example) if self.program else example
+        return re.sub(r"\bpython -m (analysis|weights)\b", self.command, example) if self.command else example
 
     def main(self, arguments: Sequence[str] | None = None) -> int:
         """Runs one command and returns its exit code: 0, 1 if a check fails, 2 for an error."""
@@ -67,6 +70,13 @@ class CommandLine:
             code: int = options.call(options)
         except self.errors as error:
             print(f"{self.name}: {error}", file=sys.stderr)
+            return 2
+        except ModuleNotFoundError as error:
+            module = (error.name or "").partition(".")[0]
+            if module not in EXTRAS:
+                raise
+            install = f"pip install 'loratory[{EXTRAS[module]}]'"
+            print(f"{self.name}: {options.verb} needs {module}; install it with: {install}", file=sys.stderr)
             return 2
         return code
 
