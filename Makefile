@@ -3,19 +3,23 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo study dashboard test test-fast lint table bench bench-analysis bench-scale
+.PHONY: help setup setup-all demo study dashboard test test-fast lint table docs docs-serve bench gpu bench-analysis bench-scale
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | column -t -s '|'
 
-setup: $(STAMP) ## a virtual environment in .venv with the versions of constraints.txt
+setup: $(STAMP) ## a virtual environment in .venv with the versions of constraints.txt: what demo and test need
+
+setup-all: $(STAMP) ## the same with Ray, lm-evaluation-harness, a browser's driver and TRL, without which their tests are skipped
+	$(INSTALL) --editable '.[dev,all]'
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,all]'
+	$(INSTALL) --editable '.[dev,most]'
 	@touch $@
 
 demo: $(STAMP) ## the first study: six methods on film reviews, then the table
@@ -55,8 +59,17 @@ lint: $(STAMP) ## ruff and mypy
 table: $(STAMP) ## the result tables of the pages from runs/reference; CHECK=1 only compares
 	$(BIN)/python -m analysis readme README.md docs/first_results.md $(if $(CHECK),--check)
 
+docs: $(STAMP) ## the documentation site in site/; a link to nothing is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
+
+docs-serve: $(STAMP) ## the documentation site on 127.0.0.1:8000, built anew when a page changes
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs serve --dev-addr 127.0.0.1:8000
+
 bench: $(STAMP) ## cost of a training step beside PEFT's, in one process
 	$(BIN)/python -m benchmarks.step_cost
+
+gpu: $(STAMP) ## on a machine with CUDA: tests marked gpu, cost of a step, a run beside the CPU's, two processes
+	$(BIN)/python -m benchmarks.gpu $(if $(DEVICE),--device $(DEVICE))
 
 bench-analysis: $(STAMP) ## time and memory of table and collect on 10,000 records
 	$(BIN)/python -m benchmarks.analysis_speed

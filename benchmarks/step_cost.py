@@ -1,11 +1,13 @@
 """Cost of a training step: the frozen model, our methods, PEFT's, full fine-tuning.
 
-    python -m benchmarks.step_cost [--quick] [--plain] [--json FILE] [--write] [--device cuda]
+    python -m benchmarks.step_cost [--quick | --plain] [--only METHOD …] [--settings BATCHxLENGTH …] [--json FILE]
+                                   [--minutes N] [--write] [--device cuda] [--model smollm2]
 
-All methods share one process and take their steps in turn, so that load on the machine slows them
-equally. The floor is forward and backward through the frozen backbone, gradients of activations
-included, with only the head trained: a lower bound for any method with adapters. A step includes a
-method's hooks and so its scoring and allocation. The overhead ratio is
+Methods share a process and take their steps in turn with the floor and their PEFT counterpart, `TOGETHER` at a time, so
+that load on the machine slows them equally. FILE keeps all numbers and is written after each group; what it has already
+is not measured again unless `--only` names it, so that the same command goes on where it ended. The floor is forward
+and backward through the frozen backbone, gradients of activations included, with only the head trained: a lower bound
+for any method with adapters. A step includes a method's hooks and so its scoring and allocation. The overhead ratio is
 (ours − floor) / (PEFT's − floor); below 1 ours is cheaper.
 """
 
@@ -17,7 +19,7 @@ import json
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -27,11 +29,12 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from benchmarks import growth
+from benchmarks import growth, language
 from benchmarks.growth import Growth
 from benchmarks.stepper import Stepper, default_backbone, in_turn
 from benchmarks.stepper import device as device_of
 from trainer import config as run_config
+from trainer.errors import ConfigError
 from trainer.instantiate import make
 from trainer.machine import malloc
 from trainer.model import backbone as models
@@ -49,6 +52,8 @@ from variants.sparse import SparseLoRA
 from variants.svft import SVFT
 
 BATCHES, LENGTHS = (8, 32), (16, 64, 128)
+SETTINGS = {f"{batch} × {length}": (batch, length) for length in LENGTHS for batch in BATCHES}
+TOGETHER = 6  # methods, beside the floor and their PEFT counterparts, that take their steps in turn
 QUICK = ("floor", "lora", "lora_dropout", "adalora", "dora")  # and their PEFT counterparts
 QUICK_NAMES = f"{', '.join(QUICK[1:-1])} and {QUICK[-1]}"
 BUDGET = 20.0  # a quick run starts no round after this many seconds
@@ -154,25 +159,36 @@ def measure(
     return {name: row | {"overhead": row["over_floor"] / rows["floor"]["ms"]} for name, row in rows.items()}
 
 
+def groups(names: list[str], measured: Mapping[str, Row]) -> Iterator[list[str]]:
+    """The methods without a row in `measured`, as they are measured together: with floor and PEFT counterpart."""
+    missing = {name.removeprefix("peft ") for name in names if name not in measured}
+    ours = [name for name in METHODS if name in missing]
+    others = [name for name in ours if name != "floor"]
+    for start in range(0, len(ours) and max(1, len(others)), TOGETHER):
+        together = {"floor", *others[start : start + TOGETHER]}
+        yield [name for name in METHODS if name.removeprefix("peft ") in together]
+
+
 def shared(rows: dict[str, Row]) -> list[str]:
     """The methods that both libraries have."""
     return [name for name in rows if f"peft {name}" in rows]
 
 
 def summary(results: dict[str, dict[str, Row]]) -> dict[str, Any]:
-    """Per shared method over all settings: overhead ratio, worst ratio, and ratio of saved activations."""
+    """Per method shared in all settings: overhead ratio, worst ratio, and ratio of saved activations."""
     settings = list(results.values())
-    names = shared(settings[0])
+    names = [name for name in shared(settings[0]) if all(name in shared(rows) for rows in settings)]
     of = lambda row, name, key: row[name][key] / row[f"peft {name}"][key]  # noqa: E731
-    shares = [rows["adalora"]["hooks"] / rows["adalora"]["ms"] for rows in settings]
     overhead = {name: [of(rows, name, "over_floor") for rows in settings] for name in names}
-    return {
+    totals: dict[str, Any] = {
         "overhead_ratio": {name: statistics.median(values) for name, values in overhead.items()},
         "worst_overhead_ratio": {name: max(values) for name, values in overhead.items()},
         "activation_ratio": {name: max(of(rows, name, "activations_mib") for rows in settings) for name in names},
-        "allocation_share": statistics.median(shares),
-        "worst_allocation_share": max(shares),
     }
+    if "adalora" in names:
+        shares = [rows["adalora"]["hooks"] / rows["adalora"]["ms"] for rows in settings]
+        totals |= {"allocation_share": statistics.median(shares), "worst_allocation_share": max(shares)}
+    return totals
 
 
 def table(results: dict[str, dict[str, Row]]) -> Iterator[str]:
@@ -197,9 +213,10 @@ def closing(totals: dict[str, Any], grown: dict[str, Growth]) -> Iterator[str]:
     ):
         yield f"| {name} | " + " | ".join(f"{ratio:.2f}" for ratio in totals[key].values()) + " |"
     yield ""
-    share, worst = totals["allocation_share"], totals["worst_allocation_share"]
-    median = f"{share:.1%} of its step (median over the settings)"
-    yield f"AdaLoRA's scoring and masking: {median}, {worst:.1%} in the worst one."
+    if "allocation_share" in totals:
+        share, worst = totals["allocation_share"], totals["worst_allocation_share"]
+        median = f"{share:.1%} of its step (median over the settings)"
+        yield f"AdaLoRA's scoring and masking: {median}, {worst:.1%} in the worst one."
     for name, growing in grown.items():
         points = ", ".join(f"{size}: {ms:.1f}" for size, ms in growing.over_floor.items())
         yield f"LoRA over the floor by {name} ({points} ms): {growing.slope:.2g} {growing.unit}."
@@ -224,44 +241,129 @@ def write(path: Path, lines: list[str], name: str = "step_cost") -> None:
     path.write_text("\n".join([before + begin, *lines, end + after]), encoding="utf-8")
 
 
-def main() -> None:
+def kept(file: Path | None, header: Mapping[str, str]) -> dict[str, Any]:
+    """What `file` holds already: "settings" and "growth". It must have been measured in the same way."""
+    if file is None or not file.exists():
+        return {"settings": {}, "growth": {}}
+    held: dict[str, Any] = json.loads(file.read_text())
+    for key, value in header.items():
+        if held.get(key) != value:
+            raise ConfigError(f"--json {file}: its {key} is {held.get(key)!r}, allowed: {value!r}, or another file")
+    return held
+
+
+def language_model(arguments: argparse.Namespace) -> None:
+    """The run of `--model`, setting by setting; see `benchmarks.language`."""
+    malloc.keep()  # as in runs
+    try:
+        source = language.load(arguments.model)
+    except ConfigError as error:
+        raise SystemExit(f"step_cost: error: --model {arguments.model}: {error}") from None
+    lines = [f"{arguments.model}, rank 8 on all linear layers; {arguments.header['machine']}.", ""]
+    print("\n".join([*lines, *language.table({})]), flush=True)
+    results: dict[str, dict[str, Row]] = arguments.held["settings"]
+    for batch, length in language.SIZES:
+        setting = f"{batch} × {length}"
+        if setting not in results:
+            results[setting] = language.measure(source, METHODS, batch, length, arguments.device)
+            if arguments.json:
+                everything = arguments.header | {"settings": results, "growth": {}}
+                arguments.json.write_text(json.dumps(everything, indent=1))
+        print("\n".join([*language.table({setting: results[setting]})][2:]), flush=True)
+    ends = ["", *language.closing(language.summary(results))]
+    print("\n".join(ends))
+    if arguments.write:
+        write(Path(__file__).parent / "README.md", ["", *lines, *language.table(results), *ends, ""], arguments.table)
+
+
+def arguments_of(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help=f"{QUICK_NAMES} in the smallest setting, under a minute")
-    parser.add_argument(
+    one = parser.add_mutually_exclusive_group()
+    one.add_argument("--quick", action="store_true", help=f"{QUICK_NAMES} in the smallest setting, under a minute")
+    one.add_argument(
         "--plain", action="store_true", help=f"{QUICK_NAMES}, in a process that returns freed memory to the system"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="file for all numbers")
+    ours = [name for name in METHODS if not name.startswith("peft ")]
+    one.add_argument("--only", nargs="+", choices=ours, default=[], metavar="METHOD", help="measures these, anew")
+    known = sorted(path.stem for path in (language.CONF / "model").glob("*.yaml"))
+    one.add_argument("--model", choices=known, metavar="NAME", help="a language model of conf/model, such as smollm2")
+    sizes = {setting.replace(" × ", "x"): setting for setting in SETTINGS}
+    parser.add_argument("--settings", nargs="+", choices=sizes, metavar="BATCHxLENGTH", help=", ".join(sizes))
+    parser.add_argument("--json", type=Path, metavar="FILE", help="file for all numbers; what it has is kept")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="begins nothing later; needs --json")
     parser.add_argument("--write", action="store_true", help="writes the tables into benchmarks/README.md")
     parser.add_argument("--device", type=device_of, default="cpu", help="cpu, cuda, cuda:1")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
+    if arguments.minutes < float("inf") and not arguments.json:
+        parser.error(f"--minutes {arguments.minutes:g} without --json, allowed: with it, to go on later")
+    if arguments.model and (arguments.settings or arguments.minutes < float("inf")):
+        parser.error(f"--model {arguments.model} with --settings or --minutes, allowed: without")
+    arguments.device = torch.device(arguments.device)
+    arguments.settings = [sizes[size] for size in arguments.settings or (sizes if not arguments.quick else ["8x16"])]
+    marks = ["step_cost", *([arguments.device.type] if arguments.device.type != "cpu" else [])]
+    arguments.table = " ".join([*marks, *(["plain"] if arguments.plain else [arguments.model] * bool(arguments.model))])
+    try:
+        arguments.header = {"table": arguments.table, "machine": machine(arguments.device)}
+        arguments.held = kept(arguments.json, arguments.header)
+    except (ConfigError, json.JSONDecodeError) as error:
+        parser.error(str(error))
+    return arguments
+
+
+def main() -> None:
+    arguments = arguments_of()
+    if arguments.model:
+        language_model(arguments)
+        return
     started = time.perf_counter()
-    quick, plain, device = arguments.quick, arguments.plain, arguments.device
+    quick, plain, device, file = arguments.quick, arguments.plain, arguments.device, arguments.json
+    over = lambda: time.perf_counter() - started > 60 * arguments.minutes  # noqa: E731
     if not plain:
         malloc.keep()  # as in runs
     name, source = default_backbone()
-    names = [n for n in METHODS if n.removeprefix("peft ") in QUICK] if quick or plain else list(METHODS)
-    sizes = [(8, 16)] if quick else [(batch, length) for length in LENGTHS for batch in BATCHES]
-    lines = [f"{name}, rank 8 on all linear layers; {machine(device)}.", ""]
-    print("\n".join(lines))
-    results = {}
-    for batch, length in sizes:
+    chosen = QUICK if quick or plain else arguments.only or METHODS
+    names = [n for n in METHODS if n.removeprefix("peft ") in chosen]
+    lines = [f"{name}, rank 8 on all linear layers; {arguments.header['machine']}.", ""]
+    print("\n".join([*lines, *table({})]))
+    results: dict[str, dict[str, Row]] = arguments.held["settings"]
+    grown = {name: Growth(**growing) for name, growing in arguments.held["growth"].items()}
+    anew = set(names) if arguments.only else set()
+
+    def save() -> None:
+        if file:
+            everything = summary(results) | arguments.header | {"settings": results}
+            everything["growth"] = {name: asdict(growing) for name, growing in grown.items()}
+            file.write_text(json.dumps(everything, indent=1))
+
+    left = 0
+    for setting in arguments.settings:
+        batch, length = SETTINGS[setting]
         rounds = min(24, max(8, 20 * 512 // (batch * length)))
         until = started + BUDGET if quick else float("inf")
-        rows = measure(source, names, batch, length, rounds, device, until)
-        setting = f"{batch} × {length}"
-        results[setting] = rows
-        print("\n".join(list(table({setting: rows}))[0 if len(results) == 1 else 2 :]), flush=True)
-    grown = {} if quick or plain else growth.measure(source, 8, 64, 12, device)
-    totals = summary(results)
-    ends = ["", *closing(totals, grown)]
+        before = results.get(setting, {})
+        for together in groups(names, {name: row for name, row in before.items() if name not in anew}):
+            if over():
+                left += 1
+                continue
+            rows = measure(source, together, batch, length, rounds, device, until)
+            print("\n".join([*table({setting: rows})][2:]), flush=True)
+            held = results.get(setting, {})
+            held |= {name: row for name, row in rows.items() if name not in held or name in anew}
+            results[setting] = {name: held[name] for name in METHODS if name in held}
+            save()
+    if not (quick or plain or arguments.only or grown):
+        if over():
+            left += 1
+        else:
+            grown = growth.measure(source, 8, 64, 12, device)
+    results = {setting: results[setting] for setting in SETTINGS if setting in results}
+    ends = ["", *closing(summary(results), grown)]
     print("\n".join(ends))
+    save()
+    if left:
+        print(f"{left} more to measure: the same command goes on")
     if arguments.write:
-        marks = " ".join(["step_cost", *([device.type] if device.type != "cpu" else []), *(["plain"] * plain)])
-        write(Path(__file__).parent / "README.md", ["", *lines, *table(results), *ends, ""], marks)
-    if arguments.json:
-        everything = totals | {"machine": machine(device), "settings": results}
-        everything["growth"] = {name: asdict(growing) for name, growing in grown.items()}
-        arguments.json.write_text(json.dumps(everything, indent=1))
+        write(Path(__file__).parent / "README.md", ["", *lines, *table(results), *ends, ""], arguments.table)
 
 
 if __name__ == "__main__":

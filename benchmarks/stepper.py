@@ -73,12 +73,13 @@ class Stepper:
             "input_ids": torch.randint(model.config.vocab_size, (batch, length), device=device),
             "attention_mask": torch.ones(batch, length, dtype=torch.long, device=device),
         }
-        self.labels = torch.randint(0, 2, (batch,), device=device)
+        self.labels = self._labels()
         whole: Passes[None] = Passes(
             self.model, lambda count: iter([[None]] * count), lambda count: iter([None] * count), self._loss, self._rows
         )
         self.variant.before_training(whole)
         trained = [p for p in self.model.parameters() if p.requires_grad]
+        trained = trained or [torch.nn.Parameter(torch.zeros(1, device=device))]  # the floor of a model without a head
         self.optimizer = torch.optim.AdamW(trained, lr=1e-4, fused=True)  # as in runs, for PEFT too
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: 1.0)
         self.index = 0
@@ -92,11 +93,14 @@ class Stepper:
         def note(event: str) -> None:
             times[event] = self._now()
 
-        take(step, self.variant, self.model, [None], self._loss, len(self.labels), watch=note)
+        take(step, self.variant, self.model, [None], self._loss, self._rows(None), watch=note)
         hooks = (
             times["begun"] - times["start"] + times["scored"] - times["gradients"] + times["updated"] - times["moved"]
         )
         return 1000 * (self._now() - times["start"]), 1000 * hooks
+
+    def _labels(self) -> torch.Tensor:
+        return torch.randint(0, 2, (len(self.inputs["input_ids"]),), device=self.device)
 
     def _loss(self, batch: None) -> Loss:
         logits = self.model(**self.inputs).logits
@@ -104,6 +108,10 @@ class Stepper:
 
     def _rows(self, batch: None) -> float:
         return len(self.labels)
+
+    def _saved(self) -> torch.Tensor:
+        total: torch.Tensor = self.model(**self.inputs).logits.sum()
+        return total
 
     def _now(self) -> float:
         if self.device.type == "cuda":
@@ -113,7 +121,7 @@ class Stepper:
     def saved_bytes(self) -> int:
         """Bytes saved for backward by one step."""
         with self.activations.counting():
-            loss = self.model(**self.inputs).logits.sum()
+            loss = self._saved()
         loss.backward()
         self.optimizer.zero_grad()
         return self.activations.bytes
@@ -121,7 +129,7 @@ class Stepper:
 
 @dataclass(frozen=True)
 class Times:
-    """Milliseconds of one method's steps. ms, ms_low, ms_high: median and quartiles of a step.
+    """Milliseconds of one method's steps. ms, ms_low, ms_high, ms_least: median, quartiles and minimum of a step.
 
     hooks: median time of the method's hooks. over_floor: median over the rounds of the step minus the floor's step of
     the same round, because load on the machine slows down both; 0 for the floor itself. rounds: number of rounds.
@@ -130,6 +138,7 @@ class Times:
     ms: float
     ms_low: float
     ms_high: float
+    ms_least: float
     hooks: float
     over_floor: float
     rounds: int
@@ -154,7 +163,8 @@ def in_turn(
     times = {}
     for name, values in measured.items():
         low, middle, high = statistics.quantiles([step for step, _ in values], n=4)
+        least = min(step for step, _ in values)
         over = statistics.median(mine - its for (mine, _), (its, _) in zip(values, measured[floor], strict=True))
         hooks = statistics.median(hooks for _, hooks in values)
-        times[name] = Times(middle, low, high, hooks, over, len(values))
+        times[name] = Times(middle, low, high, least, hooks, over, len(values))
     return times

@@ -218,7 +218,8 @@ class StudySweeper(Sweeper):
                 self.faults |= {number: Fault(setting, None, one_line(error)) for number in numbers}
                 continue
             rows.append(dry_run.Row(setting, len(numbers), prediction, self._seconds(numbers)))
-        print(*dry_run.table(rows), sep="\n")
+        shown = [number for numbers in by_setting.values() for number in numbers if number not in self.faults]
+        print(*dry_run.table(rows, self._seconds(shown)), sep="\n")
         self._log_faults()
         if self.faults:
             raise ConfigError(f"{len(self.faults)} of {len(self.runs)} runs can't be carried out")
@@ -234,7 +235,11 @@ class StudySweeper(Sweeper):
     def _seconds(self, left: Sequence[int]) -> float | None:
         """Seconds until these runs are done, as many side by side as the launcher carries out; None if not known."""
         seconds = self.durations.expected(self.kinds[number] for number in left if number in self.kinds)
-        return None if seconds is None else seconds / sweep.side_by_side(self.master.hydra.launcher)
+        return None if seconds is None else seconds / self._at_once(left)
+
+    def _at_once(self, numbers: Sequence[int]) -> int:
+        """How many of these runs the launcher carries out at once."""
+        return max(1, min(len(numbers), sweep.side_by_side(self.master.hydra.launcher)))
 
     def _carry_out(self, batch: Sequence[int], attempt: int = 1) -> None:
         """Gives runs to the launcher and counts their results. Runs of a worker that died are repeated."""
@@ -250,7 +255,7 @@ class StudySweeper(Sweeper):
                 raise
             self._after_death(batch, attempt, error)
             return
-        each = (time.monotonic() - begun) / len(batch) * sweep.side_by_side(launcher)
+        each = (time.monotonic() - begun) / len(batch) * self._at_once(batch)
         for number, job in zip(batch, returned, strict=True):
             self._count(job)
             if number in self.kinds and job.status == JobStatus.COMPLETED:

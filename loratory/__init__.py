@@ -25,11 +25,15 @@ if not placement.PREFIX:
     placement.accept("loratory.", "")
 
 
+_OTHERS = {"VariantCallback": "trainer.loop.trainer_callback"}
+
+
 def __getattr__(name: str) -> Any:
-    if name.startswith("_") or name not in placement.methods():
-        raise AttributeError(f"module 'loratory' has no {name!r}; methods: {', '.join(sorted(placement.methods()))}")
-    return getattr(importlib.import_module(placement.imported(placement.methods()[name])), name)
+    modules = placement.methods() | _OTHERS
+    if name.startswith("_") or name not in modules:
+        raise AttributeError(f"module 'loratory' has no {name!r}; allowed: {', '.join(sorted(modules))}")
+    return getattr(importlib.import_module(placement.imported(modules[name])), name)
 
 
 def __dir__() -> list[str]:
-    return sorted({"__version__", *placement.methods()})
+    return sorted({"__version__", *placement.methods(), *_OTHERS})

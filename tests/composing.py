@@ -10,14 +10,15 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import OverrideType
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from trainer.config import register
-from trainer.sweeps import sweep
 
 CONF = Path(__file__).parents[1] / "conf"
+NODES = ("variant", "task", "model")
 
 
 def by_hydra(overrides: list[str]) -> DictConfig:
@@ -30,8 +31,42 @@ def by_hydra(overrides: list[str]) -> DictConfig:
 
 @functools.cache
 def of_files(overrides: tuple[str, ...]) -> DictConfig:
-    """`by_hydra` for overrides that choose files."""
-    return by_hydra(list(overrides))
+    """`by_hydra` for overrides that choose files. It merges the nodes of plain files itself, in milliseconds."""
+    plain = dict(group_and_node for text in overrides if (group_and_node := _plain(text)) is not None)
+    rest = tuple(text for text in overrides if _plain(text) is None)
+    # What is chosen twice is an error; an experiment and what is added or taken away may concern a node.
+    twice = len(plain) + len(rest) < len(overrides)
+    if not plain or twice or any(text.startswith(("+", "~", "experiment=")) for text in rest):
+        return by_hydra(list(overrides))
+    config = copy.deepcopy(of_files(rest))
+    for group, node in plain.items():
+        config[group] = copy.deepcopy(node)
+    return config
+
+
+@functools.cache
+def _plain(text: str) -> tuple[str, DictConfig] | None:
+    """Group and node of an override that chooses a file of nothing but its node; None for any other."""
+    group, _, name = text.partition("=")
+    path = CONF / group / f"{name}.yaml"
+    return (group, node) if group in NODES and path.is_file() and (node := _node(path)) is not None else None
+
+
+def _node(path: Path) -> DictConfig | None:
+    """What a file, and a file beside it that it begins with, give their group; None where it is more than that."""
+    if "# @package" in path.read_text():
+        return None
+    node = OmegaConf.load(path)
+    assert isinstance(node, DictConfig)
+    if "defaults" not in node:
+        return node
+    first, *others = node.pop("defaults")
+    beside = path.with_name(f"{first}.yaml")
+    if others != ["_self_"] or not beside.is_file() or (base := _node(beside)) is None:
+        return None
+    merged = OmegaConf.merge(base, node)
+    assert isinstance(merged, DictConfig)
+    return merged
 
 
 def composed(overrides: list[str]) -> DictConfig:
@@ -52,9 +87,12 @@ def composed(overrides: list[str]) -> DictConfig:
 def field(text: str) -> tuple[str, Any] | None:
     """Name and value where an override gives one field a value; None where it chooses a file, adds or takes away."""
     try:
-        return sweep.field(_parser(), text, lambda key: (CONF / key).is_dir())
+        override = _parser().parse_override(text)
     except HydraException:
         return None
+    name = override.key_or_group
+    plain = override.type is OverrideType.CHANGE and override.package is None and not override.is_sweep_override()
+    return (name, override.value()) if plain and not (CONF / name).is_dir() else None
 
 
 @functools.cache

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import shlex
 from pathlib import Path
 
 import pytest
+import yaml
 
 from analysis.commands.cli import parser as analysis_parser
+from docs_build.hooks import made_places
 from tests.composing import composed
 from tests.conftest import ROOT
+from trainer.data.sources.files import Files
+from variants.core.variant import field_names
 from weights.cli import parser as weights_parser
 
 PAGES = [
@@ -18,6 +23,7 @@ PAGES = [
     *sorted((ROOT / "docs").rglob("*.md")),
     *(ROOT / folder / "README.md" for folder in ("variants", "benchmarks", "runs")),
 ]
+MADE = {ROOT / "docs" / place for place in made_places()}  # by `make docs`, which follows links to their headings
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
 
@@ -25,10 +31,16 @@ def commands() -> list[str]:
     """Every command of the pages that starts with python, without its comment."""
     found = []
     for page in PAGES:
-        for block in re.findall(r"```\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
+        for block in blocks(page, ""):
             lines = block.replace("\\\n", " ").splitlines()
             found += [re.split(r" +# ", line)[0].strip() for line in lines if line.startswith("python ")]
     return sorted(set(found))
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """The texts of a page's code blocks in a language; "" for those that name none."""
+    fences = re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    return [text for named, text in fences if named == language]
 
 
 def of(start: str) -> list[str]:
@@ -48,15 +60,15 @@ def test_links_lead_to_files_and_headings(page: Path) -> None:
             continue
         name, _, anchor = target.partition("#")
         file = (page.parent / name).resolve() if name else page
-        assert file.exists(), target
-        assert not anchor or anchor in anchors(file), target
+        assert file.exists() or file in MADE, target
+        assert not anchor or file in MADE or anchor in anchors(file), target
 
 
 def test_every_page_is_linked_from_the_readme_or_a_page_that_is() -> None:
     seen, queue = set(), [ROOT / "README.md"]
     while queue:
         page = queue.pop()
-        if page in seen or page.suffix != ".md":
+        if page in seen | MADE or page.suffix != ".md":
             continue
         seen.add(page)
         for target in re.findall(r"\]\(([^)\s#]+)", page.read_text(encoding="utf-8")):
@@ -78,22 +90,32 @@ def test_settings_of_a_run_are_ones_that_there_are(command: str) -> None:
 
 @pytest.mark.parametrize("command", [*of("python -m analysis"), *of("python -m weights")])
 def test_verbs_and_their_options_are_ones_that_there_are(command: str) -> None:
-    words = [word for word in shlex.split(command)[2:] if word != "…"]
+    words = [
+        word for word in shlex.split(re.sub(r" \[[^]]*\]", "", command))[2:] if word != "…"
+    ]  # […]: may be left out
     parser = {"analysis": analysis_parser, "weights": weights_parser}[words[0]]()
-    parser.parse_args([re.split(r"[|\[]", word)[0] if "|" in word else word for word in words[1:] if word[0] != "["])
+    parser.parse_args([word.split("|")[0] for word in words[1:]])
 
 
-def test_the_examples_model_is_trained_and_loaded_by_peft(tiny_model: Path, tmp_path: Path, monkeypatch) -> None:
+EXAMPLES = blocks(ROOT / "README.md", "python")
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=["loop", "Trainer"])
+def test_the_examples_model_is_trained_and_loaded_by_peft(
+    example: str, tiny_model: Path, tmp_path: Path, monkeypatch
+) -> None:
     import torch
-    from transformers import AutoModelForSequenceClassification
+    from transformers import AutoModelForSequenceClassification, Trainer, TrainingArguments
 
     peft = pytest.importorskip("peft")
     monkeypatch.chdir(tmp_path)
-    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     rows = torch.randint(5, 12, (4, 6), generator=torch.Generator().manual_seed(0))
     there = {
         "model": AutoModelForSequenceClassification.from_pretrained(tiny_model),
         "batches": [{"input_ids": rows, "labels": torch.tensor([0, 1, 0, 1])}] * 3,
+        "rows": [{"input_ids": row, "labels": label} for row, label in zip(rows, [0, 1, 0, 1], strict=True)],
+        "args": TrainingArguments("out", max_steps=3, learning_rate=1e-2, use_cpu=True, report_to="none"),
+        "Trainer": Trainer,
     }
     exec(example, there)
     model = there["model"].eval()  # with PEFT's layers in place of the method's
@@ -105,8 +127,50 @@ def test_the_examples_model_is_trained_and_loaded_by_peft(tiny_model: Path, tmp_
     torch.testing.assert_close(outputs, expected)
 
 
+TUTORIALS = ROOT / "docs" / "tutorials"
+
+
+def test_the_tutorials_method_keeps_promises_and_its_score_orders_components(tmp_path: Path, monkeypatch) -> None:
+    import torch
+
+    from variants.core.adapters.adapter import LowRank
+    from variants.testing import check_variant
+
+    method, score = blocks(TUTORIALS / "own_method.md", "python")
+    (tmp_path / "tutorial_method.py").write_text(method)
+    (tmp_path / "tutorial_score.py").write_text(score)
+    monkeypatch.syspath_prepend(tmp_path)
+    mine = importlib.import_module("tutorial_method").Mine
+    check_variant(mine, ["starts_at_the_base_model", "counts_by_formula", "says_what_decays", "saves_and_loads"])
+    (settings,) = blocks(TUTORIALS / "own_method.md", "yaml")
+    assert set(yaml.safe_load(settings)) - {"_target_"} == set(field_names(mine))
+
+    adapter = LowRank(torch.nn.Linear(4, 3), 2, 1.0)
+    with torch.no_grad():
+        adapter.B.copy_(torch.tensor([[0.0, 1.0], [-3.0, 1.0], [2.0, 1.0]]))
+    scores = importlib.import_module("tutorial_score").LargestOutput().scores({"layer": adapter})
+    assert scores["layer"].tolist() == [3, 1]
+
+
+def test_the_tutorials_table_is_a_task(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (script,) = blocks(TUTORIALS / "own_task.md", "python")
+    exec(script, {})
+    assert set(blocks(TUTORIALS / "own_task.md", "text")[0].splitlines()) <= set(
+        Path("train.csv").read_text().splitlines()
+    )
+    data = Files("train.csv", text="message", label="topic").load()
+    assert sorted(data.labels) == ["cancel", "change", "complaint", "where"]
+
+
+def test_the_tutorials_frame_has_its_columns(capsys) -> None:
+    (script,) = blocks(TUTORIALS / "first_study.md", "python")
+    exec(script.replace("runs/first", str(ROOT / "runs" / "reference" / "precision")), {})
+    assert capsys.readouterr().out.split()[:3] == ["variant", "seed", "metric.value"]
+
+
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-PACKAGES = ("variants", "trainer", "analysis", "weights", "benchmarks", "hydra_plugins")
+PACKAGES = ("variants", "trainer", "analysis", "weights", "benchmarks", "hydra_plugins", "docs_build")
 
 
 def test_the_architecture_names_every_room_and_what_lies_beside_the_rooms() -> None:

@@ -46,31 +46,33 @@ class Data:
 class Optim:
     """The optimizer and its schedule. `_target_` may name any torch optimizer."""
 
-    lr: float = MISSING
+    lr: float = MISSING  # learning rate at the schedule's peak, of adapters, and of the head unless head_lr is set
     head_lr: float | None = None  # learning rate of the head; null for lr
     weight_decay: float = 0.0  # adapters: as their cards say; a model's own weights and the head: matrices only
-    schedule: str = "linear"  # one of SCHEDULES
+    schedule: str = "linear"  # linear, cosine, constant, constant_with_warmup, polynomial or inverse_sqrt
     warmup: float = 0.06  # fraction of the steps if below 1, else a number of steps
     max_grad_norm: float = 1.0  # 0 disables clipping
-    optimizer: dict[str, Any] = field(default_factory=dict)
+    optimizer: dict[str, Any] = field(default_factory=dict)  # its `_target_` and what its class takes besides lr
 
 
 @dataclass
 class Train:
-    """The training loop. Switches are `Any` because `bool` would accept 2; `validate` requires true or false."""
+    """The training loop."""
 
-    epochs: float = 3.0
-    max_steps: int | None = None  # replaces epochs
-    batch_size: int = 32
+    # Switches are `Any` because `bool` would accept 2; `validate` requires true or false.
+
+    epochs: float = 3.0  # passes over the training rows
+    max_steps: int | None = None  # optimizer steps; replaces epochs
+    batch_size: int = 32  # rows of a batch, on each process
     accumulate: int = 1  # batches per optimizer step
     processes: int | None = None  # number that share the run, each with batch_size rows of a batch; null: as started
-    eval_batch_size: int = 128
+    eval_batch_size: int = 128  # rows of a batch in evaluations
     eval_every: Any = "epoch"  # "epoch" or a number of steps
     checkpoint: str = "best"  # the reported one: best on the selection split, or last
     early_stopping: int | None = None  # the run ends after this many evaluations without improvement
-    group_by_length: Any = True
+    group_by_length: Any = True  # rows of about the same length share a batch, so that less is padded
     autocast: Any = False  # bfloat16 autocast
-    gradient_checkpointing: Any = False
+    gradient_checkpointing: Any = False  # activations are computed again in the backward pass, not kept
     recompute: Any = False  # low-rank adapters recompute A x and the dropout mask instead of keeping them
     teacher: str | None = None  # folder of a finished run, or of a model, to learn from, too; see trainer.teacher
     temperature: float | None = None  # of both outputs where they are compared; null: 2
@@ -87,9 +89,9 @@ class Machine:
     kernel: str = "fused"  # of adapters and optimizer; plain: the reference in ordinary operations
     workers: int = 0  # number of processes that load data
     fsdp: Any = False  # whether the processes of a run shard the frozen backbone
-    log_every: int = 10  # steps
+    log_every: int = 10  # steps between lines of metrics.jsonl
     save_every: int = 50  # steps between checkpoints
-    progress: Any = True
+    progress: Any = True  # a bar in the terminal
     dry_run: Any = False  # only print the predicted costs; `--dry-run` on the command line
     judge: Any = None  # the pruner, called after each evaluation; set by trainer.sweeps.search
 
@@ -98,25 +100,25 @@ class Machine:
 class Glue:
     """Where the GLUE tasks are: null for the Hub, or a folder in the Hub's layout."""
 
-    path: str | None = None
+    path: str | None = None  # that folder
 
 
 @dataclass
 class Config:
     """One run."""
 
-    variant: Any = MISSING
-    task: Any = MISSING
-    model: Any = MISSING
+    variant: Any = MISSING  # the method: a file of conf/variant
+    task: Any = MISSING  # a file of conf/task
+    model: Any = MISSING  # the backbone: a file of conf/model
     data: Data = field(default_factory=Data)
     optim: Optim = field(default_factory=Optim)
     train: Train = field(default_factory=Train)
-    seed: int = 0
-    study: str = "scratch"
+    seed: int = 0  # of the head's and the adapters' start, of the order and the choice of training rows, and of dropout
+    study: str = "scratch"  # the folder below runs_dir that the run lands in
     init_from: str | None = None  # folder of a finished run whose adapter the run starts from; see trainer.origin
     redo: bool = False  # repeat a finished run; its old folder moves to <study>/.replaced
     skip_invalid: bool = False  # skip the runs of a sweep that have a fault and carry out the others
-    runs_dir: str = "runs"
+    runs_dir: str = "runs"  # where studies are
     machine: Machine = field(default_factory=Machine)
     tracker: Any = None  # a dashboard, by its `_target_`; not part of the run's identity
     glue: Glue = field(default_factory=Glue)

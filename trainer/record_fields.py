@@ -17,9 +17,9 @@ OPEN_GROUPS = ("config", "identity", "git", "code", "versions", "hardware", "met
 class Metric:
     """The task's own metric, which tables show."""
 
-    name: str | None = None
-    value: float | None = None
-    higher_is_better: bool | None = None
+    name: str | None = None  # as in task.metrics
+    value: float | None = None  # of the reported checkpoint on `split`
+    higher_is_better: bool | None = None  # false for a loss, an error or a perplexity
     split: str | None = None  # the split that it was computed on
     checkpoint: str | None = None  # "best" on the selection split, or "last"
     step: int | None = None  # optimizer step of that checkpoint
@@ -33,7 +33,7 @@ class Retention:
 
     before: float | None = None  # of the model as it is
     after: float | None = None  # of the model that is reported
-    texts: int | None = None
+    texts: int | None = None  # that were read
 
 
 @dataclass(slots=True)
@@ -41,7 +41,7 @@ class Data:
     """Numbers of examples, after limits and splits."""
 
     protocol: str | None = None  # "dev" or "split"
-    train: int | None = None
+    train: int | None = None  # the split that is trained on
     select: int | None = None  # the split on which the checkpoint was chosen
     report: int | None = None  # the split that the metric is reported on
     labels: int | None = None  # classes; 1 for a regression; absent for a kind of task without a head
@@ -53,9 +53,11 @@ class Data:
 
 @dataclass(slots=True)
 class Steps:
-    total: int | None = None
+    """Numbers of optimizer steps and of passes beside them."""
+
+    total: int | None = None  # that the run planned
     done: int | None = None  # fewer than total after early stopping
-    epochs: float | None = None
+    epochs: float | None = None  # passes over the training rows
     skipped: int | None = None  # steps skipped because a gradient was not finite
     before: int | None = None  # forward passes before the first step, of a method that decides by them
     teacher: int | None = None  # forward passes of a teacher; absent without one
@@ -66,9 +68,9 @@ class Params:
     """Numbers of parameters; the head is never part of an adapter's count."""
 
     total: int | None = None  # backbone, adapters and head, at the start
-    head: int | None = None
+    head: int | None = None  # the task's own modules, trained by every method
     adapter_start: int | None = None  # trainable, by real shapes
-    adapter_end: int | None = None
+    adapter_end: int | None = None  # trainable at the end, by real shapes
     effective: int | None = None  # at the end, without parameters that a mask or rank 0 switches off
     closed_form: int | None = None  # adapter_start by the method's formula
 
@@ -77,9 +79,9 @@ class Params:
 class Rank:
     """Ranks summed over the adapted layers; absent for methods without a rank."""
 
-    layers: int | None = None
-    start: int | None = None
-    end: int | None = None
+    layers: int | None = None  # adapted layers
+    start: int | None = None  # sum of the ranks before the first step
+    end: int | None = None  # sum of the ranks of the reported model
 
 
 @dataclass(slots=True)
@@ -91,32 +93,32 @@ class Memory:
     """
 
     weights: int | None = None  # a teacher's included
-    gradients: int | None = None
-    optimizer: int | None = None
+    gradients: int | None = None  # of all trained parameters
+    optimizer: int | None = None  # the optimizer's state
     activations: int | None = None  # saved for backward by the largest training batch
-    gradients_end: int | None = None
-    optimizer_end: int | None = None
+    gradients_end: int | None = None  # `gradients` at the last step
+    optimizer_end: int | None = None  # `optimizer` at the last step
     teacher: int | None = None  # what of `weights` is a teacher's; absent without one
     adapter_file: int | None = None  # adapter and head on disk
     peak_rss_before: int | None = None  # peak_rss at the end of the passes before the first step
     cuda_before_allocated: int | None = None  # at the peak of these passes
     peak_rss: int | None = None  # of the process, reset when the run starts
-    cuda_train_allocated: int | None = None
-    cuda_train_reserved: int | None = None
-    cuda_eval_allocated: int | None = None
-    cuda_eval_reserved: int | None = None
+    cuda_train_allocated: int | None = None  # peak of tensors in training; absent on a CPU
+    cuda_train_reserved: int | None = None  # peak of what torch holds of the device in training
+    cuda_eval_allocated: int | None = None  # peak of tensors in evaluations
+    cuda_eval_reserved: int | None = None  # peak of what torch holds of the device in evaluations
 
 
 @dataclass(slots=True)
 class Time:
     """Seconds and throughput, over all parts of an interrupted run."""
 
-    train: float | None = None
-    eval: float | None = None
+    train: float | None = None  # of the training steps
+    eval: float | None = None  # of all evaluations
     before: float | None = None  # of the passes before the first step
     retention: float | None = None  # of both evaluations on general texts; not among those of eval
     tokens_per_second: float | None = None  # in training, without padding; of `data.unit` where it is another
-    steps_per_second: float | None = None
+    steps_per_second: float | None = None  # optimizer steps in training
 
 
 @dataclass(slots=True)
@@ -136,24 +138,24 @@ class Fields:
     others says why they ended.
     """
 
-    run_id: str
-    study: str
-    variant: str
-    task: str
-    model: str
-    seed: int
-    status: str = "done"
-    error: str | None = None
-    version: int = VERSION
+    run_id: str  # the hash of `identity`: the run's name
+    study: str  # the folder that the run landed in
+    variant: str  # the method's name in tables
+    task: str  # the task's name in tables
+    model: str  # the backbone's name in tables
+    seed: int  # of the run
+    status: str = "done"  # done, failed or pruned
+    error: str | None = None  # why a failed or pruned run ended, in one line
+    version: int = VERSION  # of the record's format
     started: str | None = None  # UTC, ISO 8601
-    finished: str | None = None
+    finished: str | None = None  # UTC, ISO 8601
     overrides: list[str] = field(default_factory=list)  # as typed on the command line
     config: dict[str, Any] = field(default_factory=dict)  # every setting that affects the result, flattened
     identity: dict[str, Any] = field(default_factory=dict)  # the part of config that run_id hashes
     git: dict[str, Any] = field(default_factory=dict)  # commit, dirty
     code: dict[str, str] = field(default_factory=dict)  # variant: hash of the method's own code
     versions: dict[str, str] = field(default_factory=dict)  # python, torch, transformers, …
-    hardware: dict[str, Any] = field(default_factory=dict)
+    hardware: dict[str, Any] = field(default_factory=dict)  # device, processor, cores, memory, threads
     metric: Metric = field(default_factory=Metric)
     metrics: dict[str, float] = field(default_factory=dict)  # every metric by name
     select: dict[str, float] = field(default_factory=dict)  # the same on the selection split, if that is not reported
@@ -180,6 +182,35 @@ GROUPS: dict[str, type] = {
     "time": Time,
     "files": Files,
 }
+
+# What numbers count, by group or by name; where there is none, the value is a name, an answer or a hash.
+UNITS = {
+    "data": "rows",
+    "data.labels": "classes",
+    "files": "sha256",
+    "memory": "bytes",
+    "metric.step": "steps",
+    "params": "parameters",
+    "rank": "ranks",
+    "rank.layers": "layers",
+    "retention": "perplexity",
+    "retention.texts": "texts",
+    "steps": "steps",
+    "steps.before": "passes",
+    "steps.epochs": "epochs",
+    "steps.teacher": "passes",
+    "time": "seconds",
+    "time.steps_per_second": "steps a second",
+    "time.tokens_per_second": "tokens a second",
+}
+
+
+def unit(name: str) -> str:
+    """What the number `group.field` counts; empty for a value that is none."""
+    group, _, own = name.partition(".")
+    is_number = name in UNITS or "str" not in str(GROUPS[group].__annotations__[own])
+    return UNITS.get(name, UNITS.get(group, "")) if is_number or group == "files" else ""
+
 
 # Names of the fields of the record itself, and of each group.
 FIELDS = {cls: tuple(f.name for f in dataclasses.fields(cls)) for cls in (Fields, *GROUPS.values())}

@@ -203,17 +203,20 @@ class IncreLoRA(AdapterVariant):
     def penalty(self) -> torch.Tensor | None:
         if not self.orthogonality:
             return None
-        regularizer = orthogonality((adapter.factors()[:2] for adapter in self.adapters.values()), self.profile)
+        regularizer = orthogonality((adapter.hold()[:2] for adapter in self.adapters.values()), self.profile)
         return None if regularizer is None else self.orthogonality * regularizer
 
     def on_step_begin(self, step: Step) -> None:
         watched = not self.is_full
         for adapter in self.adapters.values():
+            adapter.release()
             adapter.gradient = None
             adapter.watched = watched
 
     def on_gradients(self, step: Step) -> None:
         t = step.index - 1  # the method counts from 0
+        for adapter in self.adapters.values():
+            adapter.release()
         if self.is_full:
             return
         self._score()  # before growth, with the ΔW that the step has used
@@ -277,7 +280,8 @@ class IncreLoRA(AdapterVariant):
             if adapter.gradient is None:
                 raise ValueError(f"importance: {name} is not part of the loss; exclude it")
             size = adapter.gradient.numel()
-            total = torch.linalg.vector_norm(adapter.delta().mul_(collectives.all_reduce_sum(adapter.gradient)), 1)
+            # Not by the norm of order 1, which takes nine times as long on a CPU.
+            total = adapter.delta().mul_(collectives.all_reduce_sum(adapter.gradient)).abs_().sum()
             values.append(total / (size if self.profile == "paper" else math.sqrt(size)))
         importance = torch.stack(values).double()
         self._mean = self.beta1 * self._mean + (1 - self.beta1) * importance

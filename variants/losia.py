@@ -19,6 +19,7 @@ Checked   released code: test_losia test_every_number_of_the_released_code
 Hooks     on_step_begin  collects gradients in the layers whose turn it is
           on_gradients   averages their importance
           on_update      scales the step of layers that warm up, decays, and chooses at the end of a turn
+          on_train_end   raises if no subnet was chosen although a turn was over
 Cost      p q parameters, moments and indices per layer, W + ΔW in each pass, as SHiRA; the layers whose turn it is form
           their gradients densely and keep two averages of their size. After the first choice ΔW is kept as a second
           matrix beside W.
@@ -103,6 +104,7 @@ class LoSiA(AdapterVariant):
         self._turns: list[list[str]] = []
         self._ended = 0  # turns that are over
         self._chosen_at: dict[str, int] = {}  # steps before a layer's last choice
+        self._has_chosen = False  # in this run; a best checkpoint may be older
         self._averages: dict[str, torch.Tensor] = {}  # Ī and U of the layers whose turn it is, (2, out, in)
         self._before: dict[str, torch.Tensor] = {}  # values before the step, of layers whose step will be scaled
 
@@ -248,7 +250,15 @@ class LoSiA(AdapterVariant):
                     if isinstance(moment, torch.Tensor) and moment.shape == adapter.values.shape:
                         moment.zero_()
                 self._chosen_at[name] = step.index
+                self._has_chosen = True
         self._averages = {}
+
+    def on_train_end(self, step: Step) -> None:
+        if step.index >= self.interval and not self._has_chosen:
+            raise RuntimeError(
+                f"interval: {self.interval}, and all steps from there to the last, {step.index}, were left out, as "
+                "their gradients were not finite: no subnet was chosen"
+            )
 
     def decays(self, name: str) -> bool:
         return not self.decay_after_step
@@ -270,6 +280,7 @@ class LoSiA(AdapterVariant):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._chosen_at, self._ended = dict(state["chosen_at"]), state["ended"]
+        self._has_chosen |= bool(self._chosen_at)
         for name, adapter in self.adapters.items():
             adapter.take_up(state["entries"][name])
         self._averages = {n: averages.to(self.adapters[n].values.device) for n, averages in state["averages"].items()}

@@ -119,15 +119,15 @@ class SHiRA(AdapterVariant):
     def build(self, name: str, layer: nn.Module) -> SparseDelta:
         count = self._counts[name]
         matrix = layers.matrix(layer).detach()
-        if self.mask == "random":
+        if self.mask in COLLECTED or matrix.is_meta:
+            indices = torch.arange(count)  # until gradients have chosen them, or for want of weights
+        elif self.mask == "random":
             indices = Random(seed=self.seed).permutation(name, matrix.numel())[:count].sort().values
         elif self.mask == "magnitude":
             check_finite({name: matrix}, "mask: the weight of {} is not finite")
             indices = largest(matrix.abs(), count)
-        elif self.mask == "structured":
-            indices = _structured(matrix.shape[0], matrix.shape[1], count)
         else:
-            indices = torch.arange(count)  # until gradients have chosen them
+            indices = _structured(matrix.shape[0], matrix.shape[1], count)
         adapter = SparseDelta(layer, indices, self.scale)
         adapter.settled = self._chosen
         return adapter

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shlex
-import subprocess
 import sys
 
 import pytest
 
 from analysis.report import repeat
-from tests.conftest import ROOT
+from tests.trainer import sweeping
 from trainer import record as records
 from trainer.record import Record
 
@@ -49,11 +47,15 @@ def outside(tmp_path):
 
 
 def train(outside, *arguments: str) -> None:
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{outside}"}
-    done = subprocess.run(
-        [sys.executable, "train.py", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
+    """Carries out a run in a fork that finds the method as with PYTHONPATH."""
+
+    def call() -> None:
+        sys.path.append(str(outside))
+        sweeping.command(list(arguments), flags=())
+
+    log = outside / "log"
+    with sweeping.forked(call, log) as child:
+        assert sweeping.ended(child) == 0, log.read_text()
 
 
 @pytest.mark.slow

@@ -44,7 +44,7 @@ def test_ranks_layers_and_widths_are_measured_over_the_floor(tiny_model, monkeyp
         assert rounds == 3 and next(iter(steppers)) == "floor"
         attached.append({name: stepper.variant for name, stepper in steppers.items()})
         ranks = {name: sum(stepper.variant.ranks().values()) for name, stepper in steppers.items()}
-        return {name: Times(0, 0, 0, 0, 2.0 * rank, 3) for name, rank in ranks.items()}
+        return {name: Times(0, 0, 0, 0, 0, 2.0 * rank, 3) for name, rank in ranks.items()}
 
     monkeypatch.setattr(growth, "in_turn", in_turn)
     monkeypatch.setattr(growth, "RANKS", (1, 2, 4))

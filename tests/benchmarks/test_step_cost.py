@@ -52,6 +52,24 @@ def test_the_overhead_ratio_is_the_median_over_the_settings_beside_its_worst():
     }
 
 
+def test_ratios_are_of_what_every_setting_has():
+    some = {"8 × 16": RESULTS["8 × 16"], "32 × 16": {n: RESULTS["32 × 16"][n] for n in ("floor", "lora", "peft lora")}}
+    found = step_cost.summary(some)
+    assert found["overhead_ratio"] == {"lora": 0.5} and "allocation_share" not in found
+    assert "AdaLoRA" not in "\n".join(step_cost.closing(found, {}))
+
+
+def test_methods_are_measured_some_at_a_time_each_with_floor_and_counterpart(monkeypatch):
+    monkeypatch.setattr(step_cost, "TOGETHER", 2)
+    names = ["floor", "lora", "peft lora", "svft", "sora"]
+    assert list(step_cost.groups(names, {})) == [["floor", "lora", "peft lora", "sora"], ["floor", "svft"]]
+    assert list(step_cost.groups(names, {name: {} for name in names if name != "peft lora"})) == [
+        ["floor", "lora", "peft lora"]
+    ]
+    assert list(step_cost.groups(names, {name: {} for name in names})) == []
+    assert list(step_cost.groups(["floor"], {})) == [["floor"]]
+
+
 def test_what_one_alone_has_is_not_compared():
     assert step_cost.shared(RESULTS["8 × 16"]) == ["lora", "adalora"]
     assert step_cost.shared({"floor": {}, "svft": {}, "peft vera": {}}) == []
@@ -179,24 +197,64 @@ def test_a_quick_run_has_the_ratios_of_what_peft_has_in_its_json_and_its_table(o
     assert "| 8 × 16 | peft lora_dropout |" in printed and "AdaLoRA's scoring and masking: " in printed
 
 
-def test_a_whole_run_measures_every_method_in_every_setting_and_growth(on_a_toy, monkeypatch, tmp_path):
+@pytest.fixture
+def scripted(on_a_toy, monkeypatch):
+    """The benchmark with measurements that take no time: (setting, methods, rounds) of each that was asked for."""
     asked = []
 
     def measure(source, names, batch, length, rounds, device, until):
         assert until == float("inf"), "all rounds are made"
-        asked.append((batch, length, rounds))
-        return {name: row(100, 10, 1, hooks=1) for name in names}
+        asked.append(((batch, length), names, rounds))
+        return {name: row(100 + len(asked), 10, 1, hooks=1) for name in names}
 
     monkeypatch.setattr(step_cost, "measure", measure)
     monkeypatch.setattr(
         step_cost.growth, "measure", lambda *given: {"rank": Growth({1: 1.0, 2: 3.0}, 2.0, "ms a rank")}
     )
+    return asked
+
+
+def test_a_whole_run_measures_every_method_in_every_setting_and_growth(scripted, monkeypatch, tmp_path):
     run(monkeypatch, "--json", str(tmp_path / "found.json"))
     found = json.loads((tmp_path / "found.json").read_text())
-    assert asked == [(8, 16, 24), (32, 16, 20), (8, 64, 20), (32, 64, 8), (8, 128, 10), (32, 128, 8)]
+    rounds = dict.fromkeys((*setting, count) for setting, _, count in scripted)
+    assert list(rounds) == [(8, 16, 24), (32, 16, 20), (8, 64, 20), (32, 64, 8), (8, 128, 10), (32, 128, 8)]
+    assert all("floor" in names and len(names) <= 1 + 2 * step_cost.TOGETHER for _, names, _ in scripted)
     assert all(list(rows) == list(step_cost.METHODS) for rows in found["settings"].values())
     assert found["growth"] == {"rank": {"over_floor": {"1": 1.0, "2": 3.0}, "slope": 2.0, "unit": "ms a rank"}}
     assert {"lora", "lora_dropout", "adalora", "dora", "shira"} == set(found["overhead_ratio"])
+
+
+def test_a_run_goes_on_where_the_time_ended_and_measures_a_named_method_anew(scripted, monkeypatch, tmp_path, capsys):
+    file = tmp_path / "found.json"
+    run(monkeypatch, "--only", "lora", "svft", "--settings", "8x16", "--json", str(file))
+    assert scripted == [((8, 16), ["floor", "lora", "peft lora", "svft"], 24)]
+    run(monkeypatch, "--settings", "8x16", "8x64", "--minutes", "0", "--json", str(file))
+    assert len(scripted) == 1, "nothing begins after no time"
+    assert "more to measure: the same command goes on" in capsys.readouterr().out
+    run(monkeypatch, "--settings", "8x16", "--json", str(file))
+    rows = json.loads(file.read_text())["settings"]["8 × 16"]
+    assert list(rows) == list(step_cost.METHODS)
+    assert not any({"lora", "svft"} & set(names) for _, names, _ in scripted[1:]) and rows["svft"]["ms"] == 101
+    number = len(scripted)
+    run(monkeypatch, "--settings", "8x16", "--json", str(file))
+    assert len(scripted) == number, "it has all"
+    run(monkeypatch, "--only", "lora", "--settings", "8x16", "--json", str(file))
+    after = json.loads(file.read_text())["settings"]["8 × 16"]
+    changed = {name for name in rows if after[name] != rows[name]}
+    assert changed == {"lora", "peft lora"}, "the floor of the others stays theirs"
+
+
+def test_rows_of_another_machine_or_process_are_not_mixed_with_this_ones(scripted, monkeypatch, tmp_path, capsys):
+    file = tmp_path / "found.json"
+    run(monkeypatch, "--only", "svft", "--settings", "8x16", "--json", str(file))
+    with pytest.raises(SystemExit):
+        run(monkeypatch, "--plain", "--json", str(file))
+    assert "its table is 'step_cost', allowed: 'step_cost plain', or another file" in capsys.readouterr().err
+    monkeypatch.setattr(step_cost, "machine", lambda device: "another")
+    with pytest.raises(SystemExit):
+        run(monkeypatch, "--only", "svft", "--json", str(file))
+    assert "allowed: 'another', or another file" in capsys.readouterr().err and len(scripted) == 1
 
 
 # What doesn't fit layers of width 16.
@@ -220,6 +278,8 @@ def test_every_method_takes_a_step_on_a_toy(tiny_model, name):
         (["--device", "gpu"], "step_cost: error: argument --device: gpu, allowed: cpu, cuda, cuda:1"),
         (["--device", "cuda:0"], "step_cost: error: argument --device: cuda:0, allowed: one of torch's 0 CUDA devices"),
         (["--json"], "step_cost: error: argument --json: expected one argument"),
+        (["--minutes", "9"], "step_cost: error: --minutes 9 without --json, allowed: with it, to go on later"),
+        (["--plain", "--quick"], "step_cost: error: argument --quick: not allowed with argument --plain"),
     ],
 )
 def test_what_it_does_not_know_is_refused_in_one_line_before_a_model_is_there(monkeypatch, capsys, arguments, line):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 
 import yaml
@@ -31,6 +32,7 @@ FURTHER = [
 ]
 
 
+@functools.cache
 def class_of(name: str) -> type[Variant]:
     """The class that a file in conf/variant is for."""
     if name in OWN:

@@ -12,6 +12,7 @@ import torch
 from omegaconf import OmegaConf, open_dict
 from transformers import BertConfig, BertForSequenceClassification
 
+from tests.composing import by_hydra
 from tests.conftest import ROOT
 from trainer import config as run_config
 from trainer.data.sources.glue import TASKS
@@ -47,7 +48,10 @@ NEEDED = {
 
 @pytest.mark.parametrize(("group", "name"), GROUPS)
 def test_every_group_file_composes_and_is_valid(configured, group, name):
-    run_config.validate(configured([f"{group}={name}", *NEEDED.get(name, [])]))
+    overrides = [f"{group}={name}", *NEEDED.get(name, [])]
+    config = by_hydra(overrides)
+    run_config.validate(config)
+    assert configured(overrides) == config  # which other tests compose in a shorter way
 
 
 @pytest.mark.parametrize("name", [name for group, name in GROUPS if group == "variant"])
@@ -90,7 +94,9 @@ def test_the_kernels_are_those_that_there_are():
 def test_the_families_experiment_runs_every_family_at_one_budget(configured):
     params = OmegaConf.load(ROOT / "conf" / "experiment" / "families.yaml").hydra.sweeper.params
     assert sorted(params.variant.strip().split(",")) == [f"families/{name}" for name in FAMILIES]
-    budgets = {name: configured([f"variant=families/{name}"]).variant.get("budget") for name in FAMILIES}
+    budgets = {
+        name: configured([f"variant=families/{name}", "experiment=families"]).variant.get("budget") for name in FAMILIES
+    }
     # All singular values of the encoder are fewer than that, and the head alone has no adapter.
     assert {name for name, budget in budgets.items() if budget != 300_000} == {"svdiff", "head"}
     assert budgets["svdiff"] is budgets["head"] is None

@@ -115,10 +115,11 @@ def test_one_is_not_true(configured):
 def test_a_class_that_moves_renames_no_run(configured, tmp_path, monkeypatch):
     """As after `git mv variants/shira.py variants/somewhere_else.py`, the config's `_target_` adapted."""
     config = configured(["variant=shira"])
-    before = plan(config).identity
+    before, definition = plan(config).identity, class_source.find(config.variant._target_)
+    assert definition is not None
     moved = tmp_path / "variants"
     shutil.copytree(ROOT / "variants", moved)
-    (moved / "shira.py").rename(moved / "somewhere_else.py")
+    (tmp_path / definition.module.path.relative_to(ROOT)).rename(moved / "somewhere_else.py")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "variants", raising=False)
     class_source.read_module.cache_clear()

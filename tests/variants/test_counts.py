@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 from typing import Any
 
 import pytest
@@ -28,6 +30,12 @@ MATRICES = 72
 
 
 def base(labels: int = 2) -> nn.Module:
+    """A copy, which a method may change."""
+    return copy.deepcopy(made(labels))
+
+
+@functools.cache
+def made(labels: int) -> nn.Module:
     with torch.device("meta"):
         return BertForSequenceClassification(BertConfig(num_labels=labels))
 

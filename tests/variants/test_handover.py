@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
@@ -400,3 +401,17 @@ def test_a_merged_update_is_rounded_once_to_the_weights_precision():
     # Half a unit in the last of bfloat16's eight digits, and the float32 sum before it.
     assert ((layer.weight.double() - exact).abs() <= exact.abs() * 2**-8 + 1e-7).all()
     assert F.linear(torch.ones(8, dtype=torch.bfloat16), layer.weight).dtype == torch.bfloat16
+
+
+def test_the_files_are_those_that_vllm_reads(tmp_path):
+    """Without patterns a layer's scale is α / r of the config: 1, whatever the layer's own rank."""
+    model, adapters = adapted(low, ["block.fc", "fc", "mix"])
+    handover.to_peft(model, adapters, HEAD).save_pretrained(tmp_path, save_embedding_layers=False)
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert config["peft_type"] == "LORA" and config["r"] > 0 and config["bias"] == "none"
+    assert not (config["use_dora"] or config["use_rslora"] or config["lora_bias"])
+    assert config["lora_alpha"] == config["r"] and config["alpha_pattern"] == config["rank_pattern"]
+    tensors = load_file(tmp_path / "adapter_model.safetensors")
+    for name in adapters:
+        a, b = (tensors[f"base_model.model.{name}.lora_{part}.weight"] for part in "AB")
+        assert a.shape[0] == b.shape[1]

@@ -136,3 +136,15 @@ def test_a_choice_whose_step_was_left_out_is_made_after_the_next(turns: list[lis
         assert set(each.variant._chosen_at) == {*before}  # the next turn ends when it would have
     for name, adapter in run.variant.adapters.items():
         assert torch.equal(adapter.delta(), resumed.variant.adapters[name].delta())
+
+
+def test_a_run_whose_choices_were_all_left_out_fails() -> None:
+    run = train(attach(LoSiA, {"factor": 0.5, "interval": 3}), 2)
+    run.variant.on_train_end(run.step(2))  # no turn was over
+    leave_out(run)
+    with pytest.raises(RuntimeError, match="interval: 3, and all steps from there to the last, 3, were left out"):
+        run.variant.on_train_end(run.step(3))
+    train(run, 4)
+    run.variant.on_train_end(run.step(4))
+    resumed = attach(LoSiA, {"factor": 0.5, "interval": 3}).restore(through_disk(run.snapshot()))
+    resumed.variant.on_train_end(resumed.step(4))

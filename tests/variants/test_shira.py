@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from tests.variants.kinds import OF_EVERY_KIND
 from variants.core.adapters.sparse_delta import SparseDelta, largest
+from variants.core.masks.sources import Random
 from variants.shira import SHiRA
 from variants.testing import contract
 from variants.testing.contract import HEAD, Toy
@@ -42,6 +43,16 @@ def test_on_every_kind_of_layer_output_and_gradients_are_those_of_the_dense_matr
     matrix = type(whole)(expected).matrix
     torch.testing.assert_close(adapter.gradient, matrix, rtol=1e-10, atol=1e-12)
     torch.testing.assert_close(adapter.values.grad, 0.5 * matrix.flatten()[adapter.indices], rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("params", SHiRA.test_params(), ids=str)
+def test_without_weights_no_mask_is_drawn_and_the_count_is_the_same(params, monkeypatch):
+    found, _ = attached(**params)
+    monkeypatch.setattr(Random, "permutation", lambda *_: pytest.fail("a draw as long as the weights"))
+    with torch.device("meta"):
+        planned, _ = attached(**params)
+    counts = [{name: len(adapter.values) for name, adapter in one.adapters.items()} for one in (found, planned)]
+    assert counts[0] == counts[1] and all(adapter.values.is_meta for adapter in planned.adapters.values())
 
 
 def test_above_half_precision_a_small_update_is_not_rounded_away():

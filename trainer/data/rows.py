@@ -205,7 +205,8 @@ def prepare(objective: Objective, data: DictConfig, seed: int, folder: Path, max
     if select is None:
         select_name, select = next(iter(report.items()))
     objective.check_training(train, data.limit)
-    counts = {"train": len(train), "select": len(select)} | {name: len(rows) for name, rows in report.items()}
+    examples = len(np.unique(train.indices))  # of a mixture's small task some are repeated
+    counts = {"train": examples, "select": len(select)} | {name: len(rows) for name, rows in report.items()}
     chosen = TaskSplits(train, select_name, select, report, {}, content.labels, counts, 0, 0)
     truncated = letters = 0
     for split, rows in chosen.splits():

@@ -14,39 +14,21 @@ from torch import nn
 from trainer.errors import ConfigError, message
 from trainer.instantiate import make
 from trainer.loop import schedules
-from variants.core.target_modules import inside
+from variants.core.parameter_groups import parameter_groups
 from variants.core.variant import Variant
 
 
 def build_optimizer(
     model: nn.Module, head: Sequence[str], variant: Variant, optim: DictConfig, fused: bool = False
 ) -> torch.optim.Optimizer:
-    """Makes one parameter group for each set of options: head, weight decay, and the variant's options.
-
-    The variant decides which of its parameters are decayed; of all others, head included, only matrices are decayed.
+    """Makes the optimizer over `parameter_groups`.
 
     fused: whether to use the class's fused step if it has one and the config chooses none. An adapter has many small
         parameters, over which AdamW's loop takes five times as long.
     """
-    groups: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        in_head = inside(name, head)
-        requested = {} if in_head else dict(variant.optimizer_options(name))
-        base = optim.head_lr if in_head and optim.head_lr is not None else optim.lr
-        decision = None if in_head else variant.decays(name)
-        decays = parameter.ndim >= 2 if decision is None else decision
-        options = {
-            "lr": base * requested.pop("lr_scale", 1.0),
-            "weight_decay": optim.weight_decay if decays else 0.0,
-        } | requested
-        key = (in_head, *sorted(options.items()))  # apart from the head, because a variant may change its own groups
-        groups.setdefault(key, {"params": [], **options})["params"].append(parameter)
+    groups = parameter_groups(model, head, variant, optim.lr, optim.head_lr, optim.weight_decay)
     factory = make("optim.optimizer", optim.optimizer, _partial_=True)
-    # An optimizer refuses an empty list, but not a group without parameters: those of a variant that trains nothing.
-    chosen = list(groups.values()) or [{"params": []}]
-    return factory(chosen, **(_fused_option(factory.func, optim.optimizer) if fused else {}))
+    return factory(groups, **(_fused_option(factory.func, optim.optimizer) if fused else {}))
 
 
 def check(optim: DictConfig) -> None:

@@ -237,8 +237,8 @@ def set_dropout(config: Any, dropout: float) -> None:
         setattr(config, name, dropout)
 
 
-def _keep_dropout(model: Any, usual: nn.Module) -> None:
-    """Gives the dropout outside the backbone of `model` the values that it has in `usual`, made from the model's config.
+def _keep_dropout(model: Any, usual: Any) -> None:
+    """Gives the dropout outside the backbone of `model` the values that it has in `usual`, the model of its config.
 
     A head without a value of its own (BERT's, DeBERTa's, Longformer's) has taken the backbone's.
     """

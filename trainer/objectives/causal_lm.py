@@ -32,7 +32,7 @@ from trainer.data.sources import general
 from trainer.errors import ConfigError
 from trainer.model import agreement
 from trainer.model import backbone as models
-from trainer.objectives import generated, language_models, likelihood, metrics, placed, prompts
+from trainer.objectives import blocks, generated, language_models, likelihood, metrics, placed, prompts
 from trainer.objectives.metrics import METRICS, Metric
 from trainer.objectives.objective import IGNORED, Encoded, NotFinite, Objective, Predictions, Prompt
 from trainer.objectives.prompts import Pair
@@ -178,27 +178,10 @@ class CausalLM(Objective):
         )
 
     def for_training(self, rows: Rows, folder: Path, max_length: int) -> Rows:
-        """Of texts blocks of `max_length` tokens, the last one shorter; else the rows as they are."""
-        ids, labels = rows.columns["input_ids"], rows.all_labels
-        if self.form != "text":
-            return Rows({"input_ids": ids}, labels, rows.indices)
-        assert isinstance(ids, Ragged)
-        tokens, counted, owner = [], [], []
-        positions: list[int] = []
-        for row in rows.indices.tolist():
-            own = ids[row]
-            tokens += own
-            counted += labels[row]
-            owner += [row] * len(own)
-            begun = len(positions)  # of the text; in a later block its positions are counted from that block's start
-            positions += [min(place, (begun + place) % max_length) for place in range(len(own))]
-        starts = [place for place in range(0, len(tokens), max_length) if len(tokens) - place > 1]
-        blocks = [tokens[place : place + max_length] for place in starts]
-        targets = [counted[place : place + max_length] for place in starts]
-        of = np.array([owner[place] for place in starts])
-        places = [positions[place : place + max_length] for place in starts]
-        columns = {"input_ids": placed.ragged(blocks), "position_ids": placed.ragged(places)}
-        return Rows(columns, placed.ragged(targets), np.arange(len(blocks)), of)
+        """Of texts blocks of `max_length` tokens; else the rows as they are."""
+        if self.form == "text":
+            return blocks.packed(rows, max_length)
+        return Rows({"input_ids": rows.columns["input_ids"]}, rows.all_labels, rows.indices)
 
     def for_evaluation(self, rows: Rows, folder: Path, max_length: int) -> Rows:
         """Of texts their windows, of choices a row for each; else the rows as they are."""

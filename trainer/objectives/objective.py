@@ -219,8 +219,12 @@ class Objective:
         mask = batch.inputs.get("attention_mask")  # a model without a mask reads the padding, too
         return (torch.tensor(self.size(batch)) if mask is None else mask.sum()) * (batch.weight > 0)
 
+    def padded_apart(self, rows: Rows) -> list[Sequence[int]]:
+        """Returns the units of each row, once for every part of a row that is padded by itself."""
+        return [rows.lengths]
+
     def size_of(self, lengths: Sequence[int], folder: Path) -> int:
-        """Returns `size` of a batch of rows of these lengths, for the model in `folder`."""
+        """Returns `size` of rows of these lengths, of one of `padded_apart`, for the model in `folder`."""
         return len(lengths) * max(lengths)
 
     def places(self, batch: Batch, folder: Path) -> torch.Tensor | None:

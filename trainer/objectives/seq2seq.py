@@ -146,9 +146,20 @@ class Seq2Seq(Objective):
 
     # -- steps and evaluation -------------------------------------------------------------------
 
+    def size(self, batch: Batch) -> int:
+        """Tokens of sources and targets."""
+        return super().size(batch) + batch.labels.numel()
+
+    def padded_apart(self, rows: Rows) -> list[Sequence[int]]:
+        """Sources and targets."""
+        targets: Any = rows.all_labels
+        return [rows.lengths, targets.lengths[rows.indices].tolist()]
+
     def units(self, batch: Batch) -> torch.Tensor:
         """Tokens of sources and targets."""
-        return super().units(batch) + (batch.labels != IGNORED).sum()
+        mask = batch.inputs.get("attention_mask")
+        sources = torch.tensor(batch.inputs["input_ids"].numel()) if mask is None else mask.sum()
+        return (sources + (batch.labels != IGNORED).sum()) * (batch.weight > 0)
 
     def loss(self, model: Network, batch: Batch) -> Loss:
         """Cross-entropy, summed over the tokens of the targets."""

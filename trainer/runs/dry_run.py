@@ -37,7 +37,7 @@ class Batch:
     """The batch with the most units (tokens, …), padding included."""
 
     rows: list[int]
-    units: int  # of its longest row
+    units: int  # of its longest row; of a source and a target those of the longest of both
     unit: str  # "token", …
 
 
@@ -117,7 +117,7 @@ def unknown(variant: Variant) -> str:
 class Row:
     """A setting of a sweep, or why its cost can't be predicted.
 
-    runs: the number of its runs, one per seed. seconds: of all runs; None if unknown.
+    runs: the number of its runs, one per seed. seconds: until they are done, were they alone; None if unknown.
     """
 
     setting: str
@@ -131,8 +131,10 @@ class Row:
         return self.prediction if isinstance(self.prediction, str) else self.prediction.unknown
 
 
-def table(rows: Sequence[Row]) -> Iterator[str]:
+def table(rows: Sequence[Row], together: float | None) -> Iterator[str]:
     """Yields a sweep's cost in lines: one per setting, then the number of runs, largest memory and total time.
+
+    together: seconds of all runs, which may go side by side; None if unknown.
 
     The largest memory is a lower bound if a setting is not predicted.
     """
@@ -144,18 +146,16 @@ def table(rows: Sequence[Row]) -> Iterator[str]:
             predictions.append(found)
             steps, trained, mib = f"{found.steps:,}", f"{found.adapter + found.more + found.head:,}", _mib(found.memory)
         cells.append((row.setting, str(row.runs), steps, trained, mib, _time(row.seconds)))
-    known = [row.seconds for row in rows if row.seconds is not None]
     if rows:
         largest = _mib(max(found.memory for found in predictions)) if predictions else "?"
         bound = "≥ " if 0 < len(predictions) < len(rows) else ""
-        seconds = sum(known) if len(known) == len(rows) else None
         runs = str(sum(row.runs for row in rows))
-        cells.append(("together, the largest memory", runs, "", "", f"{bound}{largest}", _time(seconds)))
+        cells.append(("together, the largest memory", runs, "", "", f"{bound}{largest}", _time(together)))
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     for name, *numbers in cells:
         right = (cell.rjust(width) for cell, width in zip(numbers, widths[1:], strict=True))
         yield "  ".join([name.ljust(widths[0]), *right])
-    if len(known) < len(rows):
+    if any(row.seconds is None for row in rows):
         yield "time ?: no run of the sweep is done, by which it could be estimated"
     for row in rows:
         if row.unknown:
@@ -172,7 +172,8 @@ def _time(seconds: float | None) -> str:
 
 def largest_batch(loop: Loop) -> Batch:
     """Returns the batch of the run with the most units, padding included."""
-    train, lengths, sampler = loop.cfg.train, loop.rows.train.lengths, loop.batches.sampler
+    train, sampler, objective = loop.cfg.train, loop.batches.sampler, loop.objective
+    parts = objective.padded_apart(loop.rows.train)
     unit = loop.objective.unit
     best, most = Batch([], 0, unit), 0
     batches = loop.steps * train.accumulate * (train.processes or 1)
@@ -181,9 +182,10 @@ def largest_batch(loop: Loop) -> Batch:
         indices = list(sampler)
         for start in itertools.islice(range(0, len(indices), train.batch_size), batches):
             rows = indices[start : start + train.batch_size]
-            size = loop.objective.size_of([lengths[row] for row in rows], loop.network.source)
+            own = [[lengths[row] for row in rows] for lengths in parts]
+            size = sum(objective.size_of(lengths, loop.network.source) for lengths in own)
             if size > most:
-                best, most = Batch(rows, max(lengths[row] for row in rows), unit), size
+                best, most = Batch(rows, sum(map(max, own)), unit), size
             batches -= 1
     return best
 

@@ -142,7 +142,7 @@ def _blank(planned: Planned, overrides: list[str], started: str) -> record.Recor
         git=_git(),
         code=planned.code,
         versions=versions(),
-        hardware=_hardware(planned.config.machine.threads),
+        hardware=_hardware(planned.config.machine.threads, planned.config.machine.device),
     )
 
 
@@ -359,7 +359,7 @@ def versions() -> dict[str, str]:
     return installed
 
 
-def _hardware(threads: int | None) -> dict[str, Any]:
+def _hardware(threads: int | None, device: str) -> dict[str, Any]:
     names = [line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
     memory = [int(line.split()[1]) * 1024 for line in _lines("/proc/meminfo") if line.startswith("MemTotal")]
     hardware: dict[str, Any] = {
@@ -368,8 +368,8 @@ def _hardware(threads: int | None) -> dict[str, Any]:
         "threads": threads or torch.get_num_threads(),
         "memory": memory[0] if memory else None,
     }
-    if torch.cuda.is_available():
-        hardware["gpu"] = torch.cuda.get_device_name()
+    if torch.cuda.is_available() and device != "cpu":  # that of the run, not whichever comes first
+        hardware["gpu"] = torch.cuda.get_device_name(None if device == "auto" else device)
     return hardware
 
 

@@ -159,7 +159,8 @@ def _refuse_other_tokens(context: RunContext, source: Path, virtual_tokens: int)
     if positions is not None and positions - virtual_tokens < context.max_length:
         beside = f" beside its {virtual_tokens} virtual ones" if virtual_tokens else ""
         raise ConfigError(
-            f"it takes {positions - virtual_tokens} tokens{beside}, rows have up to {context.max_length}; allowed: a data.max_length within it"
+            f"it takes {positions - virtual_tokens} tokens{beside}, rows have up to {context.max_length}; "
+            "allowed: a data.max_length within it"
         )
 
 

@@ -12,15 +12,20 @@ from variants.catalogue.tables import PAGE, page, text
 VERBS = ("list", "show", "docs")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit code: 0, or 2 for an error, which is one line."""
-    parser = argparse.ArgumentParser("variants", description="The catalogue of methods.")
-    verbs = parser.add_subparsers(dest="verb", required=True)
+def parser() -> argparse.ArgumentParser:
+    """The parser of all verbs."""
+    top = argparse.ArgumentParser("variants", description="The catalogue of methods.")
+    verbs = top.add_subparsers(dest="verb", required=True)
     verbs.add_parser("list", help="every method in one line: paper, what trains, what changes and when")
     show = verbs.add_parser("show", help="a method's card: equations, sources, cost, what is known")
     show.add_argument("name", help="as after variant=")
     verbs.add_parser("docs", help="writes docs/variants.md from the cards")
-    arguments = parser.parse_args(argv)
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code: 0, or 2 for an error, which is one line."""
+    arguments = parser().parse_args(argv)
     try:
         found = methods()
         if arguments.verb == "list":

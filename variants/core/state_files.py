@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 _TENSOR = "__tensor__"
 _PAIRS = "__pairs__"
 _TUPLE = "__tuple__"
+_OUTLINE = "outline"
 
 
 class CorruptState(ValueError):
@@ -52,6 +53,18 @@ def load(path: Path) -> Any:
         return _fill(json.loads(outline.read_text(encoding="utf-8")), load_file(weights))
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise CorruptState(f"{path}: {type(error).__name__}: {error}") from None
+
+
+def packed(tree: Any) -> dict[str, torch.Tensor]:
+    """Return `tree` as tensors by name, for a file that holds nothing else; its structure is one of them, as bytes."""
+    tensors: dict[str, torch.Tensor] = {}
+    outline = json.dumps(_strip(tree, "", tensors)).encode()
+    return {**tensors, _OUTLINE: torch.frombuffer(bytearray(outline), dtype=torch.uint8)}
+
+
+def unpacked(tensors: Mapping[str, torch.Tensor]) -> Any:
+    """Return the tree that `packed` was given."""
+    return _fill(json.loads(bytes(tensors[_OUTLINE].tolist())), tensors)
 
 
 def _strip(tree: Any, key_path: str, tensors: dict[str, torch.Tensor]) -> Any:

@@ -13,6 +13,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from omegaconf import DictConfig
+
 from tests.trainer import preloaded
 from trainer.machine import launch
 
@@ -70,20 +72,16 @@ def _enter(place: launch.Launch, call: Callable[..., Any], *arguments: Any) -> N
     call(*arguments)
 
 
-def sweep(jobs: list[list[str]], report: Path) -> None:
+def sweep(jobs: list[DictConfig], report: Path) -> None:
     """Carries out runs one after the other; the exit code is the number of those that failed."""
-    os._exit(sum(not run(overrides, report, ends=False) for overrides in jobs))
+    os._exit(sum(not run(config, report, ends=False) for config in jobs))
 
 
-def run(overrides: list[str], report: Path, ends: bool = True) -> bool:
+def run(config: DictConfig, report: Path, ends: bool = True) -> bool:
     """Carries out one run as train.py does. Its error, if any, is written to `report` with the process's number.
 
     ends: whether an error ends the process, and not only the run; returns whether there was none.
     """
-    from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-
-    from tests.conftest import ROOT
     from trainer.config import register
     from trainer.errors import one_line
     from trainer.machine import processes
@@ -91,12 +89,10 @@ def run(overrides: list[str], report: Path, ends: bool = True) -> bool:
     from trainer.sweeps.plan import plan
 
     register()
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        planned = plan(compose("config", overrides))
+    planned = plan(config)
     try:
         with processes.joined(planned.config.machine.fsdp), planned.locked():
-            run(planned, overrides)
+            run(planned, [])
     except Exception as error:
         (report / f"error-{launch.this().rank}").write_text(one_line(error))
         if ends:

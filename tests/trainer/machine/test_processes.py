@@ -18,6 +18,7 @@ import pytest
 import torch
 from filelock import FileLock
 
+from tests.composing import composed
 from tests.conftest import ROOT
 from tests.trainer.machine import alike, pair
 from trainer.machine import launch
@@ -136,7 +137,7 @@ METHODS = [
 def test_a_run_in_two_processes_is_the_run_in_one_with_twice_the_batch(carry_out, steady, method, tmp_path):
     settings = [*steady, *method, "machine.save_every=4"]
     carry_out(*settings, "study=one", "train.batch_size=8")
-    with pair.started(pair.run, [*settings, "study=two", "train.batch_size=4"], tmp_path) as two:
+    with pair.started(pair.run, composed([*settings, "study=two", "train.batch_size=4"]), tmp_path) as two:
         assert two.ends() == [0, 0], [path.read_text() for path in tmp_path.glob("error-*")]
     one, two = (folder_of_run(tmp_path, study) for study in ("one", "two"))
     assert {path.name for path in one.iterdir()} == {path.name for path in two.iterdir()}
@@ -165,7 +166,7 @@ def test_three_processes_whose_last_batches_have_twelve_and_two_rows_make_the_st
     settings += ["variant.dropout=0", "train.group_by_length=false"]
     carry_out(*settings, "study=one", "train.batch_size=24")
     divided = [*settings, "study=three", "train.batch_size=4", "train.accumulate=2"]
-    with pair.started(pair.run, divided, tmp_path, count=3) as three:
+    with pair.started(pair.run, composed(divided), tmp_path, count=3) as three:
         assert three.ends() == [0, 0, 0], [path.read_text() for path in tmp_path.glob("error-*")]
     one, three = (folder_of_run(tmp_path, study) for study in ("one", "three"))
     first, second = (state_files.load(folder / "adapter" / "state")["parameters"] for folder in (one, three))
@@ -178,8 +179,8 @@ def test_three_processes_whose_last_batches_have_twelve_and_two_rows_make_the_st
 def test_a_divided_backbone_takes_less_memory_and_ends_with_the_same_bits(steady, tmp_path):
     settings = [*steady, "variant=rosa", "variant.warmup_steps=2", "machine.save_every=2", "train.batch_size=4"]
     with (
-        pair.started(pair.run, [*settings, "study=whole"], tmp_path) as whole,
-        pair.started(pair.run, [*settings, "study=divided", "machine.fsdp=true"], tmp_path) as divided,
+        pair.started(pair.run, composed([*settings, "study=whole"]), tmp_path) as whole,
+        pair.started(pair.run, composed([*settings, "study=divided", "machine.fsdp=true"]), tmp_path) as divided,
     ):
         assert whole.ends() + divided.ends() == [0, 0, 0, 0]
     one, two = (folder_of_run(tmp_path, study) for study in ("whole", "divided"))
@@ -195,7 +196,7 @@ def test_a_divided_backbone_takes_less_memory_and_ends_with_the_same_bits(steady
 
 def test_what_can_not_be_divided_is_refused_before_training(steady, tmp_path):
     line = "machine.fsdp: true with full, allowed: false; it leaves no weight frozen"
-    with pair.started(pair.run, [*steady, "variant=full", "machine.fsdp=true"], tmp_path) as two:
+    with pair.started(pair.run, composed([*steady, "variant=full", "machine.fsdp=true"]), tmp_path) as two:
         assert two.ends() == [1, 1]
     assert line in (tmp_path / "error-0").read_text()
     assert line in record_of(folder_of_run(tmp_path, "test"))["error"]
@@ -229,7 +230,7 @@ def troubled(trouble: str, *overrides: str) -> list[str]:
 
 
 def test_a_gradient_that_is_not_finite_in_one_process_is_skipped_by_all(steady, tmp_path):
-    with pair.started(pair.run, [*steady, *troubled("no number")], tmp_path) as two:
+    with pair.started(pair.run, composed([*steady, *troubled("no number")]), tmp_path) as two:
         assert two.ends() == [0, 0]
     assert record_of(folder_of_run(tmp_path, "test"))["steps.skipped"] == 1
 
@@ -243,7 +244,7 @@ def test_a_gradient_that_is_not_finite_in_one_process_is_skipped_by_all(steady, 
     ],
 )
 def test_trouble_in_one_process_ends_the_run_and_the_first_process_says_why(steady, trouble, told, tmp_path):
-    with pair.started(pair.run, [*steady, *troubled(trouble, "machine.save_every=2")], tmp_path) as two:
+    with pair.started(pair.run, composed([*steady, *troubled(trouble, "machine.save_every=2")]), tmp_path) as two:
         assert two.ends()[0] == 1 and two.ends()[1] != 0
     record = record_of(folder_of_run(tmp_path, "test"))
     assert record["status"] == "failed" and told in record["error"]
@@ -252,7 +253,7 @@ def test_trouble_in_one_process_ends_the_run_and_the_first_process_says_why(stea
 
 @pytest.mark.parametrize(("divided", "ended"), [(False, ["done", "failed"]), (True, ["failed"])])
 def test_after_trouble_in_one_process_a_sweep_goes_on_but_for_divided_backbones(steady, divided, ended, tmp_path):
-    jobs = [[*steady, *troubled(trouble), f"machine.fsdp={divided}"] for trouble in ("error", "")]
+    jobs = [composed([*steady, *troubled(trouble), f"machine.fsdp={divided}"]) for trouble in ("error", "")]
     with pair.started(pair.sweep, jobs, tmp_path) as two:
         assert two.ends() == [1, 1]
     records = [record_of(path.parent) for path in (tmp_path / "runs" / "test").glob("*/record.json")]
@@ -264,16 +265,16 @@ def test_after_trouble_in_one_process_a_sweep_goes_on_but_for_divided_backbones(
 def test_a_run_whose_processes_died_goes_on_and_ends_with_the_bits_of_the_undisturbed_run(tiny_overrides, tmp_path):
     settings = [*tiny_overrides, "variant=elalora", "variant.rank=4", "variant.interval=3", "variant.dropout=0.1"]
     settings += ["train.epochs=3", "train.batch_size=4", "machine.save_every=1"]
-    with pair.started(pair.run, [*settings, "study=straight"], tmp_path) as two:
+    with pair.started(pair.run, composed([*settings, "study=straight"]), tmp_path) as two:
         assert two.ends() == [0, 0]
-    with pair.started(pair.run, [*settings, "study=cut"], tmp_path) as two:
+    with pair.started(pair.run, composed([*settings, "study=cut"]), tmp_path) as two:
         until = time.monotonic() + pair.SECONDS
         while not list((tmp_path / "runs" / "cut").glob("*/checkpoints/step-0000000[5-9]")):
             assert time.monotonic() < until and two.processes[0].is_alive()
             time.sleep(0.002)
         two.processes[0].kill()
         assert two.ends()[1] == 1
-    with pair.started(pair.run, [*settings, "study=cut"], tmp_path) as two:
+    with pair.started(pair.run, composed([*settings, "study=cut"]), tmp_path) as two:
         assert two.ends() == [0, 0]
     straight, cut = (folder_of_run(tmp_path, study) for study in ("straight", "cut"))
     for name in ("metrics.jsonl", "ranks.jsonl", "predictions.parquet", "adapter/state.safetensors"):

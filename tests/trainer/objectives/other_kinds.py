@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 import transformers
 from tokenizers import decoders
 
+from tests.composing import composed
 from tests.trainer.model.model_zoo import (
     BART_SIZE,
     BERT,
@@ -165,3 +167,27 @@ def table(kind: str, folder: Path) -> str:
     if kind == "ctc":
         return f"task.source.train_path={recordings.spoken(folder / 'speech')}"
     return f"task.source.train_path={language.write(folder / f'{kind}.jsonl', rows(kind))}"
+
+
+def teller(kind: str, model: Path, folder: Path) -> Callable[..., list[str]]:
+    """A function that returns the overrides of a run on the kind's rows, by default with this model."""
+
+    def told(*more: str, model: Path = model) -> list[str]:
+        return [*overrides(kind, model, folder), table(kind, folder), *more]
+
+    return told
+
+
+def checker(told: Callable[..., list[str]]) -> Callable[..., Any]:
+    """A function that returns the parts of a run before any weight is loaded; its arguments are those of `told`."""
+    from trainer.runs import assemble
+
+    return lambda *more, **options: assemble.check(composed(told(*more, **options)))
+
+
+def carried_out(everything: list[str]) -> Any:
+    """The record of the run with these overrides."""
+    from trainer.runs.run import run
+    from trainer.sweeps.plan import plan
+
+    return run(plan(composed(everything)), everything)

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from tests.composing import composed
 from tests.conftest import folder_of
 from tests.trainer.objectives import other_kinds, recordings
+from tests.trainer.objectives.other_kinds import carried_out
 from trainer.data import sounds
 from trainer.data.sources.sounds import Sounds
 from trainer.errors import ConfigError
@@ -22,7 +23,6 @@ from trainer.loop.batches import Collator
 from trainer.loop.network import Network
 from trainer.runs import assemble, dry_run
 from trainer.runs.finished import opened
-from trainer.runs.run import run
 from trainer.sweeps.plan import plan
 
 KIND = "audio_classification"
@@ -35,24 +35,12 @@ def wave(tmp_path_factory):
 
 @pytest.fixture
 def told(wave, tmp_path):
-    def overrides(*more, model=wave):
-        return [*other_kinds.overrides(KIND, model, tmp_path), other_kinds.table(KIND, tmp_path), *more]
-
-    return overrides
+    return other_kinds.teller(KIND, wave, tmp_path)
 
 
 @pytest.fixture
 def checked(told):
-    """The parts of a run on sounds of one's own, before any weight is loaded."""
-
-    def check(*more, **options):
-        return assemble.check(composed(told(*more, **options)))
-
-    return check
-
-
-def carried_out(everything):
-    return run(plan(composed(everything)), everything)
+    return other_kinds.checker(told)
 
 
 def batch_of(parts, count=4):

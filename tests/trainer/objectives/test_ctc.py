@@ -14,14 +14,13 @@ import transformers
 from tests.composing import composed
 from tests.conftest import folder_of
 from tests.trainer.objectives import other_kinds, recordings
+from tests.trainer.objectives.other_kinds import carried_out
 from trainer.data import sounds
 from trainer.errors import ConfigError
 from trainer.loop.batches import Collator
 from trainer.loop.network import Network
 from trainer.runs import assemble
 from trainer.runs.finished import opened
-from trainer.runs.run import run
-from trainer.sweeps.plan import plan
 from weights import cli
 
 KIND = "ctc"
@@ -34,18 +33,12 @@ def listener(tmp_path_factory):
 
 @pytest.fixture
 def told(listener, tmp_path):
-    def overrides(*more, model=listener):
-        return [*other_kinds.overrides(KIND, model, tmp_path), other_kinds.table(KIND, tmp_path), *more]
-
-    return overrides
+    return other_kinds.teller(KIND, listener, tmp_path)
 
 
 @pytest.fixture
 def checked(told):
-    def check(*more, **options):
-        return assemble.check(composed(told(*more, **options)))
-
-    return check
+    return other_kinds.checker(told)
 
 
 @pytest.fixture
@@ -71,10 +64,6 @@ def batch_of(parts, count=4, weights=None):
     for row, weight in zip(rows, weights or [1] * count, strict=True):
         row["weight"] = weight
     return Collator(parts.objective.pad(parts.source), parts.objective.weigh)(rows)
-
-
-def carried_out(everything):
-    return run(plan(composed(everything)), everything)
 
 
 # -- the loss -------------------------------------------------------------------------------------

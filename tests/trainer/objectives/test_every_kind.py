@@ -168,23 +168,47 @@ def test_interrupted_it_ends_with_the_same_bits(kind, trained, monkeypatch, tmp_
     assert all(torch.equal(one[name], two[name]) for name in one) and resumed.metrics == straight.metrics
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
-def test_two_processes_average_as_one_does(kind, told, trained, tmp_path):
+@pytest.fixture(scope="module")
+def averaged(models, tmp_path_factory) -> Callable[[str], tuple[Any, dict[str, torch.Tensor]]]:
+    """Record and weights of a run of a kind in two processes, which carry out one run of each kind after the other."""
     from tests.trainer.machine import pair
     from trainer import record as records
 
+    @functools.cache
+    def carried_out() -> dict[str, Path]:
+        places = {kind: tmp_path_factory.mktemp(kind) for kind in KINDS}
+        errors = tmp_path_factory.mktemp("errors")
+        runs = {kind: of_processes(kind, models[kind], place, "study=two") for kind, place in places.items()}
+        with pair.started(pair.sweep, list(runs.values()), errors) as both:
+            assert both.ends() == [0, 0], [path.read_text() for path in errors.glob("error-*")]
+        return places
+
+    def found(kind: str) -> tuple[Any, dict[str, torch.Tensor]]:
+        (folder,) = (Path(place) for place in records.find(carried_out()[kind] / "runs" / "two"))
+        return records.read(folder), load_file(folder / "adapter/state.safetensors")
+
+    return found
+
+
+def of_processes(kind: str, model: Path, folder: Path, *more: str) -> list[str]:
+    """The overrides of a run that two processes can share without other random numbers."""
     # A bias that no loss depends on, as that of start and end, moves by rounding alone, which a small eps scales up.
     settings = ["variant.dropout=0", "optim.lr=1e-3", "optim.optimizer.eps=1e-4"]
     settings += ["model.dropout=0"] if kind != "rating" else []  # whose model has none
-    one = trained(kind, *settings, "train.batch_size=8", "study=one")
-    with pair.started(pair.run, told(kind, *settings, "study=two"), tmp_path) as both:
-        assert both.ends() == [0, 0], [path.read_text() for path in tmp_path.glob("error-*")]
-    (folder,) = (Path(place) for place in records.find(tmp_path / "runs" / "two"))
-    two = records.read(folder)
-    weights = [load_file(path / "adapter/state.safetensors") for path in (folder_of(one, tmp_path), folder)]
-    for name in weights[0]:
-        torch.testing.assert_close(weights[1][name], weights[0][name], rtol=1e-4, atol=1e-5)
+    return [*other_kinds.overrides(kind, model, folder), other_kinds.table(kind, folder), *settings, *more]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_processes_average_as_one_does(kind, models, averaged, tmp_path):
+    from trainer.runs.run import run
+
+    everything = of_processes(kind, models[kind], tmp_path, "train.batch_size=8", "study=one")
+    one = run(plan(composed(everything)), everything)
+    two, weights = averaged(kind)
+    expected = load_file(folder_of(one, tmp_path) / "adapter/state.safetensors")
+    for name in expected:
+        torch.testing.assert_close(weights[name], expected[name], rtol=1e-4, atol=1e-5)
     assert two.metrics == pytest.approx(one.metrics, rel=1e-4)
 
 

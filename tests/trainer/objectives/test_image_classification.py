@@ -30,13 +30,7 @@ def vit(tmp_path_factory):
 
 @pytest.fixture
 def checked(vit, tmp_path):
-    """The parts of a run on images of one's own, before any weight is loaded."""
-
-    def check(*more, model=vit):
-        table = other_kinds.table(KIND, tmp_path)
-        return assemble.check(composed([*other_kinds.overrides(KIND, model, tmp_path), table, *more]))
-
-    return check
+    return other_kinds.checker(other_kinds.teller(KIND, vit, tmp_path))
 
 
 def encoded(image, kind="PNG"):

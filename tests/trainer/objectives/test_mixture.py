@@ -99,6 +99,11 @@ def test_the_mean_over_tasks_is_the_runs_metric_and_analysis_computes_it_again(c
     )
 
 
+def test_a_repeated_example_counts_once(files, told):
+    rows = assemble.check(plan(composed(told("{choices: 1, more: 9}"))).config).rows
+    assert rows.counts["train"] == len(set(rows.train.indices)) < len(rows.train)
+
+
 def test_perplexities_of_blocks_are_of_each_task(carried_out):
     record = carried_out("{text: 1, prose: 1}", "task.metrics=[perplexity,bits_per_byte]")
     pair = [record.metrics[f"perplexity_{name}"] for name in ("prose", "text")]

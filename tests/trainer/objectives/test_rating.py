@@ -14,13 +14,13 @@ from safetensors.torch import load_file
 from tests.composing import composed
 from tests.conftest import folder_of
 from tests.trainer.objectives import other_kinds, raters
+from tests.trainer.objectives.other_kinds import carried_out
 from trainer.data.sources.ratings import Ratings
 from trainer.errors import ConfigError
 from trainer.loop.batches import Collator
 from trainer.loop.network import Network
 from trainer.runs import assemble
 from trainer.runs.finished import opened
-from trainer.runs.run import run
 from trainer.sweeps.plan import plan
 from weights import cli
 
@@ -45,14 +45,7 @@ def told(factors, tmp_path):
 
 @pytest.fixture
 def checked(told):
-    def check(*more, **options):
-        return assemble.check(composed(told(*more, **options)))
-
-    return check
-
-
-def carried_out(everything):
-    return run(plan(composed(everything)), everything)
+    return other_kinds.checker(told)
 
 
 # -- numbers by hand ------------------------------------------------------------------------------

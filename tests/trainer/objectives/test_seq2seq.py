@@ -252,3 +252,21 @@ def test_summaries_of_news_are_of_this_kind_by_two_settings():
 
     config = composed(["task=news_summary", "task.kind=seq2seq", "task.source.form=target"])
     assert kinds.metric(config.task).percent and kinds.target(config.task.kind).endswith(".Seq2Seq")
+
+
+def test_the_largest_batch_is_the_one_with_most_tokens_of_sources_and_targets(told):
+    """A long target under a short source needs more than the longest source does."""
+    from trainer.runs import dry_run
+    from trainer.runs.run import run
+    from trainer.sweeps.plan import plan
+
+    rows = [
+        {"source": "a warm film with a bright cast", "target": "Ann"},
+        {"source": "film", "target": "Ann " * 5 + "Oslo"},
+    ]
+    rows += [{"source": f"a film of {name}", "target": name} for name in ("Ann", "Oslo", "Rome", "Bob")]
+    everything = told(rows, "train.batch_size=1", "train.max_steps=6", "train.eval_every=6", model="Bart")
+    planned = plan(composed(everything))
+    found = dry_run.predict(planned)
+    assert found.batch.rows == [1] and found.batch.units > 10
+    assert found.activations == pytest.approx(run(planned, everything).memory.activations, rel=0.1)

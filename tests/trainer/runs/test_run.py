@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 from omegaconf import OmegaConf
 
 from tests.conftest import folder_of, write_csv
 from trainer import record as records
 from trainer.errors import ConfigError
+from trainer.runs import run
 from trainer.sweeps.plan import plan
 
 pytestmark = pytest.mark.slow
@@ -355,3 +357,10 @@ def test_a_class_without_rows_is_said_and_f1_stays_that_of_the_task(carry_out, t
 def test_a_positive_class_that_is_none_is_refused_before_a_weight_is_loaded(carry_out):
     with pytest.raises(ConfigError, match=r"task.positive: 'fine'; allowed: 'bad', 'good', or null"):
         carry_out("task.metrics=[f1]", "task.positive=fine")
+
+
+@pytest.mark.parametrize("device, card", [("auto", "card None"), ("cuda:1", "card cuda:1"), ("cpu", None)])
+def test_the_record_names_the_card_of_the_run(device: str, card: str | None, monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: f"card {device}")
+    assert run._hardware(1, device).get("gpu") == card

@@ -14,7 +14,7 @@ from trainer.sweeps.plan import plan
 pytestmark = pytest.mark.slow
 
 GLUE = Path(os.environ.get("LORATORY_GLUE", ROOT.parent / "shared" / "glue"))
-SHORT = ["train.max_steps=3", "data.limit=64", "data.eval_limit=64", "train.batch_size=16", "machine.progress=false"]
+SHORT = ["train.max_steps=2", "data.limit=16", "data.eval_limit=16", "train.batch_size=8", "machine.progress=false"]
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def test_glue_from_a_local_mirror(configured, tiny_model, tmp_path, task, metric
     config = configured([*model, f"task={task}", f"glue.path={GLUE}", f"runs_dir={tmp_path}", *SHORT])
     record = run(plan(config), [])
     assert set(record.metrics) == metrics
-    assert (record.data.train, record.data.report) == (64, 64)
+    assert (record.data.train, record.data.report) == (16, 16)
 
 
 @pytest.mark.network

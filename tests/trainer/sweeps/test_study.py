@@ -28,7 +28,12 @@ def test_rates_are_tuned_and_chosen_and_the_report_and_its_controls_train_with_t
         sweep([*toy, *method, "experiment=study/tune", "study=tune-toy", "optim.lr=1e-3,1e-2"])
     Path("conf/rates").mkdir(parents=True)
     assert cli.main(["choose", "runs/tune-toy", "--output", "conf/rates/toy.yaml"]) == 0
-    chosen = yaml.safe_load(Path("conf/rates/toy.yaml").read_text())["choices"]["tiny"]
+    written = yaml.safe_load(Path("conf/rates/toy.yaml").read_text())
+    chosen = written["choices"]["tiny"]
+    for method, rate in (("lora", 3e-3), ("adalora", 7e-3)):  # on a toy, two methods may have the same best rate
+        assert chosen[method]["value"] in (1e-3, 1e-2)
+        chosen[method]["value"] = rate
+    Path("conf/rates/toy.yaml").write_text(yaml.safe_dump(written))
     for method in methods:
         sweep([*toy, *method, "experiment=study/report", "study=toy", "seed=0"])
     controls = [*toy, "experiment=study/controls", "study=toy", "seed=0"]

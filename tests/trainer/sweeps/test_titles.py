@@ -7,6 +7,7 @@ import re
 import pytest
 
 from tests.trainer.sweeping import finished
+from trainer import record as records
 from trainer.record import Record, Time
 from trainer.sweeps import titles
 from trainer.sweeps.estimate import Durations, words
@@ -72,26 +73,18 @@ def test_how_long_follows_from_the_runs_that_are_done():
 
 
 @pytest.mark.slow
-def test_a_sweep_counts_its_runs_and_says_what_is_left(tiny_overrides, tmp_path):
+def test_a_sweep_counts_its_runs_and_says_what_is_left_and_no_record_holds_what_it_calls_them(tiny_overrides, tmp_path):
     command = [*tiny_overrides, *FAST, "variant=lora", "variant.rank=2,4,8"]
     code, output = finished(command, tmp_path / "log")
     assert code == 0, output
     said = re.findall(r"^running: (.*) \(\w{12}\)$", output, re.MULTILINE)
     assert said == [f"[{number}/3] lora rank={rank} on tiny, seed 0" for number, rank in ((1, 2), (2, 4), (3, 8))]
     assert re.search(r"^1 of 3 runs remain, about \d+ s$", output, re.MULTILINE)
+    found = [records.read(path) for path in records.find(tmp_path / "runs")]
+    assert len(found) == 3 and not any("hydra" in text for record in found for text in record.overrides)
     code, output = finished([*tiny_overrides, *FAST, "variant=lora", "variant.rank=2,4,8,16"], tmp_path / "log")
     assert re.search(r"^4 runs: 3 done, 0 failed, 1 to do, about \d+ s$", output, re.MULTILINE), output
     assert "done already: [1/4] lora rank=2 on tiny, seed 0" in output
-
-
-@pytest.mark.slow
-def test_what_a_sweep_calls_a_run_stands_in_no_record(tiny_overrides, tmp_path):
-    from trainer import record as records
-
-    code, output = finished([*tiny_overrides, *FAST, "seed=0,1"], tmp_path / "log")
-    assert code == 0, output
-    for path in records.find(tmp_path / "runs"):
-        assert not any("hydra" in text for text in records.read(path).overrides)
 
 
 @pytest.mark.slow

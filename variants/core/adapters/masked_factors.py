@@ -52,7 +52,8 @@ class MaskedFactors(Factored):
         return dense
 
     def _collect(self, part: str, gradient: torch.Tensor) -> None:
-        self.gradients[part] = gradient.flatten() + self.gradients.get(part, 0)
+        before, flat = self.gradients.get(part), gradient.flatten()
+        self.gradients[part] = flat if before is None else before + flat
 
     def factors(self) -> tuple[torch.Tensor, torch.Tensor, None]:
         return self.factor("A"), self.factor("B"), None

@@ -181,6 +181,8 @@ def largest_in_rows(scores: torch.Tensor, count: int) -> torch.Tensor:
     least = scores.topk(count, sorted=False).values.amin(1, keepdim=True)
     above, ties = scores > least, scores == least
     chosen = above | (ties & (ties.cumsum(1) <= count - above.sum(1, keepdim=True)))
+    if scores.device.type == "cpu":  # in a twentieth of torch's time
+        return torch.from_numpy(np.nonzero(chosen.numpy().ravel())[0]).view(rows, count).remainder_(size)
     return chosen.nonzero_static(size=rows * count)[:, 1].contiguous().view(rows, count)
 
 
@@ -221,7 +223,8 @@ def check_finite(numbers: Mapping[str, torch.Tensor], message: str) -> None:
     filled = {name: tensor for name, tensor in numbers.items() if tensor.numel()}
     if not filled:
         return
-    sizes = torch.stack(torch._foreach_norm(list(filled.values()), torch.inf))
+    # Not by the norm of order ∞, which takes six times as long on a CPU. The maximum propagates NaN.
+    sizes = torch.stack(torch._foreach_max(torch._foreach_abs(list(filled.values()))))
     for name, size in zip(filled, sizes.tolist(), strict=True):
         if not math.isfinite(size):
             raise ValueError(message.format(name))
