@@ -323,7 +323,7 @@ def test_two_processes_average_over_tokens_as_one_does(llama, tables, tmp_path, 
 
     one = trained("response", "variant.dropout=0", "optim.lr=1e-3", "train.batch_size=8", "study=one")
     halves = [*overrides(llama, tmp_path), *tables["response"], "variant.dropout=0", "optim.lr=1e-3", "study=two"]
-    with pair.started(pair.run, halves, tmp_path) as both:
+    with pair.started(pair.run, composed(halves), tmp_path) as both:
         assert both.ends() == [0, 0], [path.read_text() for path in tmp_path.glob("error-*")]
     (folder,) = (Path(place) for place in records.find(tmp_path / "runs" / "two"))
     two = records.read(folder)

@@ -178,7 +178,7 @@ def averaged(models, tmp_path_factory) -> Callable[[str], tuple[Any, dict[str, t
     def carried_out() -> dict[str, Path]:
         places = {kind: tmp_path_factory.mktemp(kind) for kind in KINDS}
         errors = tmp_path_factory.mktemp("errors")
-        runs = {kind: of_processes(kind, models[kind], place, "study=two") for kind, place in places.items()}
+        runs = {k: composed(of_processes(k, models[k], place, "study=two")) for k, place in places.items()}
         with pair.started(pair.sweep, list(runs.values()), errors) as both:
             assert both.ends() == [0, 0], [path.read_text() for path in errors.glob("error-*")]
         return places

@@ -170,7 +170,7 @@ def test_two_processes_weigh_tokens_as_one_does(trained, tables, llama, tmp_path
     settings = [f"train.teacher={teacher}", "variant.dropout=0", "optim.lr=1e-3", "optim.optimizer.eps=1e-4"]
     one = trained("response", *settings, "train.batch_size=8")
     everything = [*of_language_model(llama, tmp_path), *tables["response"], *settings, "study=two"]
-    with pair.started(pair.run, everything, tmp_path) as both:
+    with pair.started(pair.run, composed(everything), tmp_path) as both:
         assert both.ends() == [0, 0], [path.read_text() for path in tmp_path.glob("error-*")]
     (folder,) = (Path(place) for place in records.find(tmp_path / "runs" / "two"))
     two = load_file(folder / "adapter/state.safetensors")
