@@ -2,8 +2,9 @@
 
     from loratory import AdaLoRA, LoRA
 
-The names are the classes of the methods in `conf/variant/`, and `VariantCallback`, which trains them in transformers' own
-Trainer; each is imported when it is asked for. The command `loratory` trains and reads results; see `loratory.command`.
+The names are the classes of the methods in `conf/variant/`, and `VariantCallback`, which trains them in transformers'
+own Trainer; each is imported when it is asked for. The command `loratory` trains and reads results; see
+`loratory.command`.
 
 A wheel holds the suite's packages within this one (`loratory.variants`, …). In a checkout they stand beside it, and
 `loratory.variants` is another name for `variants`.
