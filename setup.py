@@ -60,13 +60,13 @@ class BuildSuite(build_py):
             return
         built = Path(self.build_lib)
         target = built / NAME
-        shutil.rmtree(target / "_plugins", ignore_errors=True)  # of an earlier build
-        for name in (*PACKAGES, "conf"):  # whole folders, with templates, tables and what else is no module
-            shutil.rmtree(target / name, ignore_errors=True)
+        # Folders are copied whole, with templates, tables and configs.
+        for name in (*PACKAGES, PLUGINS, "conf"):
+            folder = target / "_plugins" / name if name == PLUGINS else target / name
             shutil.rmtree(built / name, ignore_errors=True)
-            shutil.copytree(name, target / name, ignore=shutil.ignore_patterns("__pycache__", "rates"))
+            shutil.rmtree(folder, ignore_errors=True)  # of an earlier build
+            shutil.copytree(name, folder, ignore=shutil.ignore_patterns("__pycache__", "rates"))
         shutil.move(built / "train.py", target / "train.py")
-        shutil.move(built / PLUGINS, target / "_plugins" / PLUGINS)
         for path in target.rglob("*.py"):
             path.write_bytes(rewritten(path.read_text(encoding="utf-8"), str(path)).encode())
 

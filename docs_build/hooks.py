@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ ELSEWHERE = {
 }
 
 
-MADE = {
+MADE: dict[str, Callable[[], str]] = {
     "reference/settings.md": settings.page,
     "reference/record.md": records.page,
     "reference/commands.md": commands.page,

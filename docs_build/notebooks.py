@@ -25,6 +25,6 @@ def _cell(cell: dict[str, Any]) -> Iterator[str]:
     for output in cell["outputs"]:
         data = output.get("data", {})
         if "image/png" in data:
-            yield f'<img alt="the picture that this cell draws" src="data:image/png;base64,{data["image/png"].strip()}">'
+            yield f'<img alt="what this cell draws" src="data:image/png;base64,{data["image/png"].strip()}">'
         elif said := "".join(output.get("text", data.get("text/plain", ""))).rstrip():
             yield f"```text\n{said}\n```"

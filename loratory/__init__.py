@@ -3,8 +3,7 @@
     from loratory import AdaLoRA, LoRA
 
 The names are the classes of the methods in `conf/variant/`, and `VariantCallback`, which trains them in transformers'
-own Trainer; each is imported when it is asked for. The command `loratory` trains and reads results; see
-`loratory.command`.
+own Trainer; each is imported when it is asked for. The command `loratory` trains and reads results: `loratory.command`.
 
 A wheel holds the suite's packages within this one (`loratory.variants`, …). In a checkout they stand beside it, and
 `loratory.variants` is another name for `variants`.
@@ -26,16 +25,15 @@ if not placement.PREFIX:
     placement.accept("loratory.", "")
 
 
-def _names() -> dict[str, str]:
-    """By name the module that it is from."""
-    return {**placement.methods(), "VariantCallback": "trainer.loop.trainer_callback"}
+_OTHERS = {"VariantCallback": "trainer.loop.trainer_callback"}
 
 
 def __getattr__(name: str) -> Any:
-    if name.startswith("_") or name not in _names():
-        raise AttributeError(f"module 'loratory' has no {name!r}; allowed: {', '.join(sorted(_names()))}")
-    return getattr(importlib.import_module(placement.imported(_names()[name])), name)
+    modules = placement.methods() | _OTHERS
+    if name.startswith("_") or name not in modules:
+        raise AttributeError(f"module 'loratory' has no {name!r}; allowed: {', '.join(sorted(modules))}")
+    return getattr(importlib.import_module(placement.imported(modules[name])), name)
 
 
 def __dir__() -> list[str]:
-    return sorted({"__version__", *_names()})
+    return sorted({"__version__", *placement.methods(), *_OTHERS})

@@ -31,21 +31,21 @@ EXTRAS = {"matplotlib": "analysis", "statsmodels": "analysis", "scikit_posthocs"
 
 @dataclass(frozen=True)
 class CommandLine:
-    """The verbs of `python -m NAME`, or of `command`. errors: exceptions that are shown as one line."""
+    """The verbs of `python -m NAME`, or of another program. errors: exceptions that are shown as one line."""
 
     name: str
     description: str
     verbs: tuple[Verb, ...]
     errors: tuple[type[Exception], ...] = (AnalysisError,)
-    command: str = ""
+    program: str = ""  # what the user types before a verb, if it is not `python -m NAME`
 
     def parser(self) -> argparse.ArgumentParser:
         """The parser of all verbs; `--help` lists them."""
-        command = self.command or f"python -m {self.name}"
+        program = self.program or f"python -m {self.name}"
         top = argparse.ArgumentParser(
-            prog=command,
+            prog=program,
             description=self.description,
-            epilog=f"{command} <verb> --help shows the options of a verb and an example.",
+            epilog=f"{program} <verb> --help shows the options of a verb and an example.",
         )
         verbs = top.add_subparsers(title="verbs", metavar="<verb>", dest="verb", required=True)
         for verb in self.verbs:
@@ -61,7 +61,7 @@ class CommandLine:
         return top
 
     def _typed(self, example: str) -> str:
-        return re.sub(r"\bpython -m (analysis|weights)\b", self.command, example) if self.command else example
+        return re.sub(r"^python -m \w+", self.program, example) if self.program else example
 
     def main(self, arguments: Sequence[str] | None = None) -> int:
         """Runs one command and returns its exit code: 0, 1 if a check fails, 2 for an error."""
