@@ -23,9 +23,8 @@ training lasts, the model's `state_dict` holds the method's state, and loading o
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,19 +35,16 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from trainer.errors import ConfigError
 from trainer.instantiate import named
 from trainer.loop import checkpoints
+from trainer.loop.loader_passes import passes_over
 from trainer.loop.rank_log import RankLog
 from variants.core import state_files, training_state
 from variants.core.parameter_groups import parameter_groups
-from variants.core.passes import Passes
-from variants.core.step import Loss
 from variants.core.variant import Step, Variant
 
 STATE = "variant"  # of a checkpoint: variant.safetensors and variant.json
 _KEY = "variant_state."  # of the model's state_dict
 _REPLACED = ("optimizer.pt", "scheduler.pt")
 _CHANGES = ("on_step_begin", "penalty", "on_gradients", "on_update", "before_training")
-
-Batch = Mapping[str, Any]
 
 
 class VariantCallback(TrainerCallback):
@@ -196,7 +192,7 @@ class VariantCallback(TrainerCallback):
                 "allowed: 0; its passes before training use the model's own loss"
             )
         random = checkpoints.random_state()
-        named("variant", self.variant.before_training, _passes(args, model, loader))
+        named("variant", self.variant.before_training, passes_over(loader, model, args))
         checkpoints.restore_random(random)
 
     # -- a step -------------------------------------------------------------------------------
@@ -361,88 +357,6 @@ def _regroup(
     for group, base in zip(optimizer.param_groups, scheduler.base_lrs, strict=True):
         group["lr"] = base * curve(scheduler.last_epoch)
     scheduler._last_lr = [group["lr"] for group in optimizer.param_groups]
-
-
-def _passes(args: TrainingArguments, model: nn.Module, loader: Any) -> Passes[Batch]:
-    """Returns the passes over the rows in the order of the run's first steps, whose loss is the model's own."""
-    from accelerate.utils import send_to_device
-
-    plain = getattr(loader, "base_dataloader", loader)  # accelerate's own iteration would count as training
-
-    def batches() -> Iterator[list[Batch]]:
-        for epoch in itertools.count():
-            if hasattr(loader, "set_epoch"):
-                loader.set_epoch(epoch)
-            found = _drawing_apart(plain)
-            while step := list(itertools.islice(found, args.gradient_accumulation_steps)):
-                yield [send_to_device(batch, args.device) for batch in step]
-
-    def steps(count: int) -> Iterator[list[Batch]]:
-        return itertools.islice(batches(), count)
-
-    def rows(count: int) -> Iterator[Batch]:
-        left = count
-        for batch in _drawing_apart(plain):
-            size = len(_labels(batch))
-            on_device = send_to_device(batch, args.device)
-            for row in range(min(size, left)):
-                yield {
-                    name: value[row : row + 1] if isinstance(value, torch.Tensor) and len(value) == size else value
-                    for name, value in on_device.items()
-                }
-            left -= min(size, left)
-            if not left:
-                return
-        raise ValueError(f"samples: {count}, allowed: at most the {count - left} training rows")
-
-    def loss(batch: Batch) -> Loss:
-        outputs = model(**batch)
-        mean = outputs["loss"] if isinstance(outputs, Mapping) else outputs[0]
-        weight = _units(model, batch)
-        return Loss(mean * weight, weight)
-
-    def logits(batch: Batch) -> torch.Tensor | None:
-        found = model(**{name: value for name, value in batch.items() if name != "labels"})["logits"]
-        return found if found.ndim == 2 and batch["labels"].ndim == 1 else None
-
-    def real(batch: Batch) -> torch.Tensor | None:
-        mask = batch.get("attention_mask")
-        return None if mask is None or mask.ndim != 2 else mask.bool()
-
-    return Passes(model, steps, rows, loss, lambda batch: _units(model, batch), real, logits)
-
-
-def _drawing_apart(loader: Any) -> Iterator[Batch]:
-    """Yields the loader's batches; what it draws does not change what the method draws between them."""
-    state, iterator = torch.get_rng_state(), None
-    while True:
-        own = torch.get_rng_state()
-        torch.set_rng_state(state)
-        try:
-            iterator = iterator or iter(loader)
-            batch = next(iterator)
-        except StopIteration:
-            return
-        finally:
-            state = torch.get_rng_state()
-            torch.set_rng_state(own)
-        yield batch
-
-
-def _units(model: nn.Module, batch: Batch) -> int:
-    """Returns the number of labels that the model's loss averages over."""
-    labels = _labels(batch)
-    if labels.is_floating_point():
-        return int(labels.numel())
-    causal = getattr(model, "loss_type", None) == "ForCausalLM"
-    return int((labels[..., 1:] if causal else labels).ne(-100).sum())
-
-
-def _labels(batch: Batch) -> torch.Tensor:
-    labels: torch.Tensor | None = batch.get("labels")
-    if labels is None:
-        raise ConfigError("train_dataset: batches without labels, allowed: labels; passes before training need them")
-    return labels
 
 
 __all__ = ["VariantCallback"]
