@@ -23,7 +23,8 @@ import torch
 from trainer import record as records
 
 LOSS, METRIC = 1e-2, 0.02  # tolerances: of each loss, relative, and of the metric
-RUN = ["task=movie", "variant=lora", "data.limit=400", "train.max_steps=20", "machine.log_every=1"]
+# Without dropout in the backbone, whose masks differ between devices.
+RUN = ["task=movie", "variant=lora", "model.dropout=0", "data.limit=400", "train.max_steps=20", "machine.log_every=1"]
 BATCH = 32  # rows of a step, of all processes
 TORCHRUN = ["torch.distributed.run", "--nproc_per_node", "2", "train.py"]
 
