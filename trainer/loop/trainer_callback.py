@@ -55,9 +55,9 @@ class VariantCallback(TrainerCallback):
     so far that were left out because their gradients were not finite, unless it is 0.
 
     Raises `ConfigError`, one line, before anything is trained for what can't be right: several processes with a method
-    that changes in training (DistributedDataParallel sums the parameters that it was given at the start), sharded or
-    replicated models, an optimizer made elsewhere, a schedule that is no `LambdaLR`, and models that are above their
-    budget as candidates for the best.
+    that changes in training (DistributedDataParallel averages only gradients of the parameters that it was given at the
+    start), sharded or replicated models, an optimizer made elsewhere, a schedule that is no `LambdaLR`, and models that
+    are above their budget as candidates for the best.
     """
 
     def __init__(self, variant: Variant, head: Sequence[str] = ()) -> None:
