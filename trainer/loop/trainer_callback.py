@@ -23,9 +23,8 @@ training lasts, the model's `state_dict` holds the method's state, and loading o
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +35,10 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from trainer.errors import ConfigError
 from trainer.instantiate import named
 from trainer.loop import checkpoints
+from trainer.loop.loader_passes import passes_over
 from trainer.loop.rank_log import RankLog
-from variants.core import collectives, state_files, training_state
+from variants.core import state_files, training_state
 from variants.core.parameter_groups import parameter_groups
-from variants.core.passes import Passes
-from variants.core.step import Loss
 from variants.core.variant import Step, Variant
 
 STATE = "variant"  # of a checkpoint: variant.safetensors and variant.json
@@ -48,19 +46,18 @@ _KEY = "variant_state."  # of the model's state_dict
 _REPLACED = ("optimizer.pt", "scheduler.pt")
 _CHANGES = ("on_step_begin", "penalty", "on_gradients", "on_update", "before_training")
 
-Batch = Mapping[str, Any]
-
 
 class VariantCallback(TrainerCallback):
     """Trains `variant` in transformers' Trainer, or in a subclass such as TRL's SFTTrainer.
 
     head: dotted names of the task's modules, which are trained but not adapted. Ranks are written to `ranks.jsonl` in
-    `output_dir` whenever they change; the Trainer's log gets `total_rank` and `penalty`.
+    `output_dir` whenever they change; the Trainer's log gets `total_rank`, `penalty` and `skipped`, the number of steps
+    so far that were left out because their gradients were not finite, unless it is 0.
 
     Raises `ConfigError`, one line, before anything is trained for what can't be right: several processes with a method
-    that changes in training (DistributedDataParallel sums the parameters that it was given at the start), sharded or
-    replicated models, an optimizer made elsewhere, a schedule that is no `LambdaLR`, and models that are above their
-    budget as candidates for the best.
+    that changes in training (DistributedDataParallel averages only gradients of the parameters that it was given at the
+    start), sharded or replicated models, an optimizer made elsewhere, a schedule that is no `LambdaLR`, and models that
+    are above their budget as candidates for the best.
     """
 
     def __init__(self, variant: Variant, head: Sequence[str] = ()) -> None:
@@ -69,6 +66,7 @@ class VariantCallback(TrainerCallback):
         self._trains = self._trained = False
         self._loaded = False  # a state_dict with the method's state was loaded
         self._moved = True
+        self._skipped = 0  # steps since `train` whose gradients were not finite
         self._batches = 1  # of the step
         self._penalty: torch.Tensor | None = None  # summed over the steps since the last line of the log
         self._logged_steps = 0
@@ -97,12 +95,10 @@ class VariantCallback(TrainerCallback):
         model.register_load_state_dict_pre_hook(self._load_state)
         self._model = model
 
-    def _refuse(self, args: TrainingArguments, model: nn.Module | None, optimizer: Any, scheduler: Any) -> None:
+    def _refuse(self, args: TrainingArguments, model: nn.Module, optimizer: Any, scheduler: Any) -> None:
         cls = type(self.variant)
         if self._model is not None:
             raise ConfigError("callbacks: this VariantCallback belongs to another Trainer, allowed: a new one")
-        if model is None:
-            raise ConfigError("model: None, allowed: a model; a model_init would make one without the method")
         if not self.variant.trains:
             raise ConfigError(f"variant: {cls.__name__} trains nothing, allowed: a method that does")
         if optimizer is not None or scheduler is not None:
@@ -139,6 +135,12 @@ class VariantCallback(TrainerCallback):
             raise ConfigError("train: called again, allowed: a new model, variant and VariantCallback for a new run")
         named("variant", self.variant.plan, state.max_steps)
         self._updates_per_epoch = self._check_loader(args, loader)
+        accumulated = args.gradient_accumulation_steps
+        if resumed and args.ignore_data_skip and accumulated > 1 and _has(type(self.variant), "penalty"):
+            raise ConfigError(
+                f"args.ignore_data_skip: True with gradient_accumulation_steps: {accumulated} and a penalty, "
+                "allowed: False; the number of a step must say where in its epoch it is"
+            )
         optimizer, scheduler = _inner(kwargs["optimizer"]), kwargs["lr_scheduler"]
         self._check_optimizer(args, optimizer, scheduler)
         folder.mkdir(parents=True, exist_ok=True)
@@ -190,8 +192,7 @@ class VariantCallback(TrainerCallback):
                 "allowed: 0; its passes before training use the model's own loss"
             )
         random = checkpoints.random_state()
-        with collectives.same_draws():
-            named("variant", self.variant.before_training, _passes(args, model, loader))
+        named("variant", self.variant.before_training, passes_over(loader, model, args))
         checkpoints.restore_random(random)
 
     # -- a step -------------------------------------------------------------------------------
@@ -201,8 +202,7 @@ class VariantCallback(TrainerCallback):
     ) -> None:
         model, accumulated = kwargs["model"], args.gradient_accumulation_steps
         model.train()
-        with collectives.same_draws():
-            self.variant.on_step_begin(self._step(state, kwargs))
+        self.variant.on_step_begin(self._step(state, kwargs))
         self._batches = accumulated
         self._logged_steps += 1
         if self._updates_per_epoch:
@@ -234,17 +234,16 @@ class VariantCallback(TrainerCallback):
         gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
         self._moved = math.isfinite(nn.utils.get_total_norm(gradients))
         if self._moved:
-            with collectives.same_draws():
-                self.variant.on_gradients(self._step(state, kwargs))
+            self.variant.on_gradients(self._step(state, kwargs))
         else:
+            self._skipped += 1
             model.zero_grad()  # the optimizer then changes neither parameters nor moments
 
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if self._moved:
-            with collectives.same_draws():
-                self.variant.on_update(self._step(state, kwargs))
+            self.variant.on_update(self._step(state, kwargs))
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         assert self._ranks is not None
@@ -264,6 +263,8 @@ class VariantCallback(TrainerCallback):
             more["total_rank"] = sum(ranks.values())
         if self._penalty is not None:
             more["penalty"] = float(self._penalty) / self._logged_steps
+        if self._skipped:
+            more["skipped"] = self._skipped  # the Trainer logs another loss in place of one that is not finite
         self._penalty, self._logged_steps = None, 0
         logs |= more
         if state.log_history:
@@ -275,8 +276,7 @@ class VariantCallback(TrainerCallback):
         assert self._ranks is not None
         self._trains = False
         step = Step(state.global_step, state.max_steps, _inner(kwargs["optimizer"]), kwargs["lr_scheduler"])
-        with collectives.same_draws():
-            self.variant.on_train_end(step)
+        self.variant.on_train_end(step)
         self._ranks.write(state.global_step, self.variant.ranks())
 
     @staticmethod
@@ -357,83 +357,6 @@ def _regroup(
     for group, base in zip(optimizer.param_groups, scheduler.base_lrs, strict=True):
         group["lr"] = base * curve(scheduler.last_epoch)
     scheduler._last_lr = [group["lr"] for group in optimizer.param_groups]
-
-
-def _passes(args: TrainingArguments, model: nn.Module, loader: Any) -> Passes[Batch]:
-    """Returns the passes over the rows in the order of the run's first steps, whose loss is the model's own."""
-    from accelerate.utils import send_to_device
-
-    plain = getattr(loader, "base_dataloader", loader)  # accelerate's own iteration would count as training
-
-    def batches() -> Iterator[list[Batch]]:
-        for epoch in itertools.count():
-            if hasattr(loader, "set_epoch"):
-                loader.set_epoch(epoch)
-            found = _drawing_apart(plain)
-            while step := list(itertools.islice(found, args.gradient_accumulation_steps)):
-                yield [send_to_device(batch, args.device) for batch in step]
-
-    def steps(count: int) -> Iterator[list[Batch]]:
-        return itertools.islice(batches(), count)
-
-    def rows(count: int) -> Iterator[Batch]:
-        left = count
-        for batch in _drawing_apart(plain):
-            size = len(batch["labels"])
-            on_device = send_to_device(batch, args.device)
-            for row in range(min(size, left)):
-                yield {
-                    name: value[row : row + 1] if isinstance(value, torch.Tensor) and len(value) == size else value
-                    for name, value in on_device.items()
-                }
-            left -= min(size, left)
-            if not left:
-                return
-        raise ValueError(f"samples: {count}, allowed: at most the {count - left} training rows")
-
-    def loss(batch: Batch) -> Loss:
-        outputs = model(**batch)
-        mean = outputs["loss"] if isinstance(outputs, Mapping) else outputs[0]
-        weight = _units(model, batch)
-        return Loss(mean * weight, weight)
-
-    def logits(batch: Batch) -> torch.Tensor | None:
-        found = model(**{name: value for name, value in batch.items() if name != "labels"})["logits"]
-        return found if found.ndim == 2 and batch["labels"].ndim == 1 else None
-
-    def real(batch: Batch) -> torch.Tensor | None:
-        mask = batch.get("attention_mask")
-        return None if mask is None or mask.ndim != 2 else mask.bool()
-
-    return Passes(model, steps, rows, loss, lambda batch: _units(model, batch), real, logits)
-
-
-def _drawing_apart(loader: Any) -> Iterator[Batch]:
-    """Yields the loader's batches; what it draws does not change what the method draws between them."""
-    state, iterator = torch.get_rng_state(), None
-    while True:
-        own = torch.get_rng_state()
-        torch.set_rng_state(state)
-        try:
-            iterator = iterator or iter(loader)
-            batch = next(iterator)
-        except StopIteration:
-            return
-        finally:
-            state = torch.get_rng_state()
-            torch.set_rng_state(own)
-        yield batch
-
-
-def _units(model: nn.Module, batch: Batch) -> int:
-    """Returns the number of labels that the model's loss averages over."""
-    labels = batch.get("labels")
-    if labels is None:
-        raise ConfigError("train_dataset: batches without labels, allowed: labels; passes before training need them")
-    if labels.is_floating_point():
-        return int(labels.numel())
-    causal = getattr(model, "loss_type", None) == "ForCausalLM"
-    return int((labels[..., 1:] if causal else labels).ne(-100).sum())
 
 
 __all__ = ["VariantCallback"]

@@ -243,9 +243,11 @@ def _keep_dropout(model: Any, usual: Any) -> None:
     A head without a value of its own (BERT's, DeBERTa's, Longformer's) has taken the backbone's.
     """
     backbone = getattr(model, model.base_model_prefix, None)
-    inner = set() if backbone is None else set(backbone.modules())
+    if backbone is None:
+        return
+    inner = set(backbone.modules())
     for name, module in model.named_modules():
-        if backbone is not None and isinstance(module, nn.Dropout) and module not in inner:
+        if isinstance(module, nn.Dropout) and module not in inner:
             module.p = usual.get_submodule(name).p
 
 

@@ -77,7 +77,7 @@ class Alias:
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         module = importlib.import_module(self.given + spec.name.removeprefix(self.asked))
-        self._own: dict[str, Any] = {name: vars(module).get(name) for name in _BY_IMPORT}
+        self._own: dict[str, Any] = {name: vars(module)[name] for name in _BY_IMPORT if name in vars(module)}
         return module
 
     def exec_module(self, module: ModuleType) -> None:

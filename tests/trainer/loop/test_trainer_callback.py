@@ -204,11 +204,12 @@ def test_ranks_and_the_penalty_are_logged(tmp_path):
 
 
 def test_a_step_that_is_not_finite_moves_nothing(tmp_path):
-    run = trainer(made(LoRA), tmp_path, max_steps=1)
+    run = trainer(made(LoRA), tmp_path, max_steps=1, logging_steps=1)
     run.train_dataset.x[3] = float("nan")
     before = {name: p.detach().clone() for name, p in run.model.named_parameters()}
     run.train()
     assert all(torch.equal(p, before[name]) for name, p in run.model.named_parameters())
+    assert run.state.log_history[0]["skipped"] == 1
 
 
 def test_a_rate_of_its_own_reaches_the_optimizer(tmp_path):
