@@ -38,6 +38,11 @@ def test_what_has_no_line_is_named_with_the_reason(runs, capsys):
     assert "- Without a line: full (no ranks.jsonl); lora (the same ranks in every run)." in agree(capsys)
 
 
+def test_what_is_not_used_is_named_below(runs, store, capsys):
+    store.raw("bad", "{}")
+    assert "- Not used, can't be trusted: runs/bad/record.json: version" in agree(capsys)
+
+
 def test_as_json(runs, capsys):
     found = json.loads(agree(capsys, "--format", "json"))
     assert [line["where"] for line in found["lines"]] == ["movie", "opinion", "between tasks"]
