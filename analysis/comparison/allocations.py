@@ -11,7 +11,8 @@ from analysis.comparison import words
 from analysis.records import run_files
 from analysis.records.run_files import Unusable
 from analysis.records.runs import RunSet
-from analysis.stats.agreement import Agreement, between
+from analysis.stats import ALPHA
+from analysis.stats.agreement import SHUFFLES, Agreement, between
 from analysis.stats.family import holm
 from analysis.tables import footnotes, mixed_code
 from analysis.tables.formats import markdown
@@ -105,6 +106,9 @@ def table(allocations: Allocations) -> list[str]:
         "chance); in place: shuffled among layers of one module only, so the overlap that modules alone explain.",
         "p: permutation test that the overlap is no larger than chance; Holm's correction over all lines.",
     ]
+    if len(body) >= ALPHA * (1 + SHUFFLES):
+        least = words.p_value(len(body) / (1 + SHUFFLES))
+        notes.append(f"By Holm, for {len(body)} lines and {SHUFFLES} shuffles, no p can be below {least}.")
     if allocations.left_out:
         notes.append(f"Without a line: {'; '.join(allocations.left_out)}.")
     notes += allocations.problems
