@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,13 @@ ROOT = Path(__file__).parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))  # for `mkdocs` as a command, which has its own folder there
 
-from docs_build import commands, gallery, links, records, settings  # noqa: E402
+from docs_build import commands, gallery, links, notebooks, records, settings  # noqa: E402
 
 # Pages that stand beside what they describe, and their place in the site.
 ELSEWHERE = {
     "README.md": "index.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "CHANGELOG.md": "changelog.md",
     "variants/README.md": "own_methods.md",
     "runs/README.md": "runs.md",
     "benchmarks/README.md": "benchmarks.md",
@@ -26,10 +30,12 @@ ELSEWHERE = {
 }
 
 
-MADE = {
+MADE: dict[str, Callable[[], str]] = {
     "reference/settings.md": settings.page,
     "reference/record.md": records.page,
     "reference/commands.md": commands.page,
+    "tutorials/adalora_ranks.md": partial(notebooks.page, "adalora_ranks"),
+    "tutorials/forty_lines.md": partial(notebooks.page, "own_method"),
 }
 
 

@@ -1,11 +1,12 @@
 """The command `loratory`, in any folder.
 
     loratory train variant=lora task=movie      as `python train.py …` in a checkout
-    loratory table runs/mine                    and the other verbs of `python -m analysis` and `python -m weights`
+    loratory table runs/mine                    and every other verb of `python -m analysis` and `python -m weights`
     loratory variants list                      as `python -m variants …`
 
 Runs land in `runs/` of the current folder. Its `conf/` is searched beside the suite's, for variants, tasks, models and
-experiments of one's own, and its modules can be named as classes (`variant._target_: mine.Mine`).
+experiments of the user's; a file with the name of one of the suite's is refused. Its modules can be named as classes
+(`variant._target_: mine.Mine`).
 """
 
 from __future__ import annotations
@@ -15,62 +16,62 @@ import runpy
 import sys
 from pathlib import Path
 
-from loratory import SUITE, __version__, reach
+from loratory import __version__
 
-_OWN = Path("conf")
-_PACKAGES = ("variants", "trainer", "analysis", "weights", "hydra_plugins")
+USAGE = (
+    "Trains and compares adaptive-rank and sparse LoRA variants. Besides the verbs below: `loratory train …` "
+    "(variant=lora task=movie, -m for a sweep, --help for all fields), `loratory variants list`, `loratory --version`."
+)
 
 
 def main() -> None:
-    """Carries out `sys.argv`. Errors are one line, with exit code 2."""
+    """Carries out `sys.argv`. An error is one line."""
+    from variants.core import placement
+
     verb, *rest = sys.argv[1:] or ["--help"]
-    # The suite first, the current folder last: a module of the user's there does not take the place of the suite's.
-    sys.path[:] = [str(SUITE), *(path for path in sys.path if path not in ("", str(SUITE))), os.getcwd()]
-    # Processes that a run starts find the suite, too.
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(SUITE), os.environ.get("PYTHONPATH", "")]))
-    reach(_PACKAGES[:-1])  # hydra_plugins is shared by all of Hydra's plugins
+    here = os.getcwd()
+    # The current folder comes last: no file in it takes the place of an installed package.
+    sys.path[:] = [*(path for path in sys.path if path not in ("", here)), here]
     if verb == "train":
-        _run(str(SUITE / "train.py"), [*_own_configs(rest), *rest])
+        train(placement.ROOT, rest)
     elif verb == "variants":
-        _module("variants", rest)
+        from variants.catalogue import cli
+
+        sys.exit(cli.main(rest))
     elif verb == "--version":
         print(__version__)
     else:
-        _results([verb, *rest])
+        results([verb, *rest])
 
 
-def _results(arguments: list[str]) -> None:
-    from analysis.commands.cli import VERBS, CommandLine
-    from weights.cli import ERRORS
-    from weights.cli import VERBS as OF_WEIGHTS
-
-    line = CommandLine(
-        "loratory",
-        "Trains and compares adaptive-rank and sparse LoRA variants. Besides the verbs below: `loratory train …` "
-        "(variant=lora task=movie, -m for a sweep, --help for all fields), `loratory variants list`, --version.",
-        (*VERBS, *OF_WEIGHTS),
-        ERRORS,
-        program="loratory",
-    )
-    sys.exit(line.main(arguments))
+def train(root: Path, arguments: list[str]) -> None:
+    """Runs train.py. root: holds it, and conf/."""
+    plugins = root / "_plugins"
+    if plugins.is_dir():
+        sys.path.append(str(plugins))
+        # Processes of a sweep must find the plugins, too.
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(plugins), os.environ.get("PYTHONPATH")]))
+    script = str(root / "train.py")
+    sys.argv[:] = [script, *own_configs(root / "conf", arguments), *arguments]
+    runpy.run_path(script, run_name="__main__")
 
 
-def _own_configs(arguments: list[str]) -> list[str]:
-    """Hydra's flag for `conf/` of the current folder. Exits if a file there has the name of one of the suite."""
-    theirs = SUITE / "conf"
-    if not _OWN.is_dir() or _OWN.resolve() == theirs or any(a.startswith(("--config-dir", "-cd")) for a in arguments):
+def own_configs(suite: Path, arguments: list[str]) -> list[str]:
+    """Hydra's option for `conf/` of the current folder. Exits with an error if a file has the name of the suite's."""
+    own = Path("conf")
+    chosen = any(text.startswith(("--config-dir", "-cd")) for text in arguments)
+    if chosen or not own.is_dir() or own.resolve() == suite.resolve():
         return []
-    for path in sorted(_OWN.rglob("*.yaml")):
-        if (theirs / path.relative_to(_OWN)).exists():
-            sys.exit(f"error: {path}: the suite has a config of this name; allowed: another name")
-    return ["--config-dir", str(_OWN.resolve())]
+    for path in sorted(own.rglob("*.yaml")):
+        if (suite / path.relative_to(own)).is_file():
+            allowed = "another name; in a checkout, python train.py" if Path("train.py").is_file() else "another name"
+            sys.exit(f"error: {path}: the suite has a config of this name; allowed: {allowed}")
+    return ["--config-dir", str(own.resolve())]
 
 
-def _module(name: str, arguments: list[str]) -> None:
-    sys.argv[1:] = arguments
-    runpy.run_module(name, run_name="__main__", alter_sys=True)
+def results(arguments: list[str]) -> None:
+    """The verbs of analysis and of weights."""
+    from analysis.commands.cli import VERBS, CommandLine
+    from weights import cli
 
-
-def _run(path: str, arguments: list[str]) -> None:
-    sys.argv[:] = [path, *arguments]
-    runpy.run_path(path, run_name="__main__")
+    sys.exit(CommandLine("loratory", USAGE, (*VERBS, *cli.VERBS), cli.ERRORS, "loratory").main(arguments))

@@ -23,6 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trainer.errors import ConfigError
+from variants.core import placement
+
 # Modules that have moved, old path to new: a config may name a class by its old path.
 MOVED: dict[str, str] = json.loads((Path(__file__).parent / "class_moves.json").read_text(encoding="utf-8"))
 
@@ -91,6 +94,7 @@ def kind(target: str) -> str:
     declared = None if definition is None else _assigned(definition.node, fields=False).get("kind")
     if isinstance(declared, ast.Constant) and isinstance(declared.value, str):
         return declared.value
+    target = placement.written(target)
     package, _, name = target.rpartition(".")
     return name if package.partition(".")[0] in SUITE else target
 
@@ -111,6 +115,7 @@ def is_own(target: str) -> bool:
 
 def current(target: str) -> str:
     """The present dotted path of a class of the suite that may have moved."""
+    target = placement.written(target)
     for before, now in MOVED.items():
         if target.startswith(before):
             return now + target.removeprefix(before)
@@ -141,7 +146,7 @@ def read_module(name: str) -> Module | None:
     if path is None or path.suffix != ".py":
         return None
     try:
-        tree = ast.parse(path.read_bytes())
+        tree = _AsWritten().visit(ast.parse(path.read_bytes()))
     except (OSError, SyntaxError, ValueError):
         return None
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
@@ -150,6 +155,14 @@ def read_module(name: str) -> Module | None:
 
 def locate(name: str) -> Path | None:
     """The file of a module, or None. Python locates the top-level package, which imports nothing."""
+    if placement.PREFIX and (suite := placement.source(name)) is not None:
+        if (other := _on_path(name)) not in (None, suite):
+            raise ConfigError(f"{other}: the installed suite has its own {name}, allowed: a module of another name")
+        return suite
+    return _on_path(name)
+
+
+def _on_path(name: str) -> Path | None:
     first, *rest = name.split(".")
     try:
         spec = importlib.util.find_spec(first)
@@ -169,6 +182,27 @@ def locate(name: str) -> Path | None:
     return None
 
 
+class _AsWritten(ast.NodeTransformer):
+    """Imports of the suite as a checkout writes them, so that the same code has the same hash everywhere."""
+
+    def visit_Import(self, node: ast.Import) -> ast.AST:
+        for alias in node.names:
+            alias.name = placement.written(alias.name) if alias.asname else alias.name
+        return node
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.AST | list[ast.ImportFrom]:
+        if node.level or not node.module:
+            return node
+        node.module = placement.written(node.module)
+        if node.module != "loratory":
+            return node
+        modules = [placement.methods().get(alias.name, node.module) for alias in node.names]
+        return [
+            ast.copy_location(ast.ImportFrom(module, [alias], 0), node)
+            for module, alias in zip(modules, node.names, strict=True)
+        ]
+
+
 def _imports(module: Module) -> dict[str, tuple[str, str]]:
     """Module and original name of each imported name, by its name in `module`."""
     return {
@@ -180,7 +214,9 @@ def _imports(module: Module) -> dict[str, tuple[str, str]]:
 
 
 def is_installed(path: Path) -> bool:
-    """Whether a file belongs to Python or to an installed package."""
+    """Whether a file belongs to Python or to an installed package other than the suite."""
+    if placement.PREFIX and path.is_relative_to(placement.ROOT):
+        return False
     return any(path.resolve().is_relative_to(folder) for folder in _installation())
 
 

@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from trainer import class_source
 from trainer.errors import ConfigError, message
+from variants.core import placement
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,9 @@ def chosen(field: str, node: Any) -> type:
     assert isinstance(settings, Mapping)
     refuse_special(field, settings)
     try:
-        cls = _locate(class_source.current(target))
+        if placement.PREFIX:  # code of the user may have been written in a checkout
+            placement.accept("", placement.PREFIX)
+        cls = _locate(placement.imported(class_source.current(target)))
     except Exception as error:  # an import may raise anything
         text = message(error)
         raise ConfigError(f"{field}._target_: {target!r}, allowed: the dotted name of a class; {text}") from error
@@ -59,7 +62,7 @@ def chosen(field: str, node: Any) -> type:
             raise ConfigError(f"{field}._target_: {cls.__name__!r} is not a {kind.name}: it has no {method}()")
     if kind.base:
         module, _, name = kind.base.rpartition(".")
-        if not issubclass(cls, getattr(importlib.import_module(module), name)):
+        if not issubclass(cls, getattr(importlib.import_module(placement.imported(module)), name)):
             raise ConfigError(f"{field}._target_: {target!r}, allowed: a subclass of {kind.base}")
     return cls
 

@@ -25,6 +25,9 @@ from analysis.commands import (
 from analysis.commands.command import Verb
 from analysis.errors import AnalysisError
 
+# The extra of the package that installs a module which some verbs need.
+EXTRAS = {"matplotlib": "analysis", "statsmodels": "analysis", "scikit_posthocs": "analysis", "wandb": "wandb"}
+
 
 @dataclass(frozen=True)
 class CommandLine:
@@ -67,6 +70,13 @@ class CommandLine:
             code: int = options.call(options)
         except self.errors as error:
             print(f"{self.name}: {error}", file=sys.stderr)
+            return 2
+        except ModuleNotFoundError as error:
+            module = (error.name or "").partition(".")[0]
+            if module not in EXTRAS:
+                raise
+            install = f"pip install 'loratory[{EXTRAS[module]}]'"
+            print(f"{self.name}: {options.verb} needs {module}; install it with: {install}", file=sys.stderr)
             return 2
         return code
 

@@ -82,6 +82,7 @@ def _git() -> tuple[str, bool]:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
 
     try:
+        ask("ls-files", "--error-unmatch", __file__)  # an installed suite may lie in a checkout of other code
         return ask("rev-parse", "HEAD"), bool(ask("status", "--porcelain", "-uno"))
     except (OSError, subprocess.SubprocessError):
         return "", False

@@ -42,7 +42,7 @@ def overrides(record: Record, folder: Path | None = None) -> list[str] | None:
 def is_foreign(record: Record) -> bool:
     """Whether the method's class is outside of the suite's packages, so that no commit contains it."""
     target = record.config.get("variant._target_")
-    return isinstance(target, str) and target.partition(".")[0] not in SUITE
+    return isinstance(target, str) and target.removeprefix("loratory.").partition(".")[0] not in SUITE
 
 
 def _variant(config: Mapping[str, Any], folder: Path | None) -> dict[str, Any]:

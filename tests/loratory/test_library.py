@@ -9,6 +9,7 @@ import yaml
 
 import loratory
 from tests.conftest import ROOT
+from trainer import class_source, code_hash
 
 
 def test_every_method_is_a_name_of_it():
@@ -37,3 +38,25 @@ def test_its_version_is_that_of_the_citation_and_the_changelog():
     assert citation["version"] == loratory.__version__
     latest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert latest and latest[1] in (loratory.__version__, "Unreleased")
+
+
+def test_both_names_of_a_module_are_one_module() -> None:
+    from loratory.variants.lora import LoRA
+
+    from variants import lora
+
+    assert LoRA is lora.LoRA
+
+
+@pytest.mark.parametrize("written", ["from loratory import LoRA", "from loratory.variants.lora import LoRA"])
+def test_a_class_is_the_same_by_whichever_name_it_imports_the_suite(written: str, tmp_path, monkeypatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name, text in (("own_a", "from variants.lora import LoRA"), ("own_b", written)):
+        (tmp_path / f"{name}.py").write_text(f"{text}\n\n\nclass Mine(LoRA):\n    pass\n")
+    class_source.read_module.cache_clear()
+    assert class_source.defaults("own_b.Mine") == class_source.defaults("own_a.Mine") != {}
+    assert code_hash.of("own_b.Mine") == code_hash.of("own_a.Mine")
+
+
+def test_a_target_may_begin_with_the_packages_name() -> None:
+    assert class_source.kind("loratory.variants.lora.LoRA") == class_source.kind("variants.lora.LoRA") == "LoRA"

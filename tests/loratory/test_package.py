@@ -1,12 +1,15 @@
-"""The installed package: a wheel adds one name to an environment, and its command works in any folder."""
+"""The wheel: it adds one name to an environment, and its command does in any folder what a checkout does."""
 
 from __future__ import annotations
 
 import json
 import os
+import runpy
+import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,106 +17,142 @@ import pytest
 from tests.conftest import ROOT, tiny_run
 from trainer.sweeps.plan import plan
 
+# An editable installation in this environment would offer the checkout's modules.
+ALONE = """import sys
+sys.meta_path[:] = [f for f in sys.meta_path if "editable" not in getattr(f, "__module__", "").lower()]
+sys.meta_path[:] = [f for f in sys.meta_path if "editable" not in getattr(f, "__name__", "").lower()]
+sys.path[:] = [path for path in sys.path if "__editable__" not in path]
+"""
+BUILT_FROM = ("loratory", "variants", "trainer", "analysis", "weights", "hydra_plugins", "conf")
 
-@pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with what the wheel installs; it is built from a copy, so that nothing is left in the checkout."""
-    folder = tmp_path_factory.mktemp("package")
-    source = folder / "source"
-    files = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT, capture_output=True, text=True, check=True,
-    ).stdout.splitlines()  # fmt: skip
-    for name in files:
-        if not name.startswith(("tests/", "runs/", "docs/")) and (ROOT / name).is_file():
-            (source / name).parent.mkdir(parents=True, exist_ok=True)
-            (source / name).write_bytes((ROOT / name).read_bytes())
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that a wheel was installed into. It is built from a copy, so that nothing is left in the checkout."""
+    folder = tmp_path_factory.mktemp("wheel")
+    for name in BUILT_FROM:
+        shutil.copytree(ROOT / name, folder / "source" / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("setup.py", "pyproject.toml", "MANIFEST.in", "train.py", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, folder / "source")
     pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
-    subprocess.run([*pip, "--wheel-dir", str(folder), str(source)], check=True)
+    subprocess.run([*pip, "--wheel-dir", str(folder), str(folder / "source")], check=True)
     with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
         wheel.extractall(folder / "site")
     return folder / "site"
 
 
 @pytest.fixture
-def call(installed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Python in an empty folder with the package. Its output, and what it wrote to standard error."""
+def call(site: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
+    """Runs Python in an empty folder beside the installed package; returns its output, errors for another exit code."""
+    alone = tmp_path_factory.mktemp("alone")
+    (alone / "sitecustomize.py").write_text(ALONE)
 
-    def run(*arguments: str, code: int = 0) -> tuple[str, str]:
-        environment = {**os.environ, "PYTHONPATH": str(installed)}
+    def run(*arguments: str, code: int = 0) -> str:
+        environment = {**os.environ, "PYTHONPATH": f"{alone}{os.pathsep}{site}"}
         done = subprocess.run(
             [sys.executable, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True
         )
-        assert done.returncode == code, done.stderr
-        return done.stdout, done.stderr
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stderr if code else done.stdout
 
     return run
 
 
-def test_it_adds_one_name_to_an_environment(installed):
-    assert {path.name.partition("-")[0] for path in installed.iterdir()} == {"loratory"}
-    assert (installed / "loratory" / "py.typed").is_file()
+def theirs(folder: Path) -> None:
+    """Files of other code with the names of the suite's."""
+    (folder / "variants").mkdir()
+    (folder / "variants" / "__init__.py").write_text("MINE = True\n")
+    for name in ("trainer", "analysis", "weights", "train"):
+        (folder / f"{name}.py").write_text("MINE = True\n")
 
 
-def test_it_has_all_files_of_the_suites_folders(installed):
-    command = ["git", "ls-files", "variants", "trainer", "analysis", "weights", "hydra_plugins", "conf", "train.py"]
-    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
-    suite = installed / "loratory" / "_suite"
-    assert [name for name in listed if (ROOT / name).exists() and not (suite / name).is_file()] == []
+def test_a_wheel_adds_one_name_to_an_environment(site: Path) -> None:
+    assert {path.name.partition("-")[0] for path in site.iterdir()} == {"loratory"}
+    assert (site / "loratory" / "py.typed").is_file()
+    data = [path for name in ("analysis", "trainer", "variants", "conf") for path in (ROOT / name).rglob("*.*")]
+    wanted = {path.relative_to(ROOT) for path in data if path.suffix in (".json", ".jinja", ".yaml", ".js", ".css")}
+    assert [
+        path for path in wanted if path.parts[:2] != ("conf", "rates") and not (site / "loratory" / path).is_file()
+    ] == []
 
 
-def test_the_library_leaves_names_of_other_code_alone(call, tmp_path):
-    for name in ("analysis.py", "train.py", "weights.py"):
-        (tmp_path / name).write_text("MINE = True\n")
+def test_a_script_beside_files_of_the_same_names_has_its_own_and_ours(call: Callable[..., str], tmp_path: Path) -> None:
+    theirs(tmp_path)
     (tmp_path / "mine.py").write_text(
-        "import sys\nimport loratory\nassert 'torch' not in sys.modules\n"
-        "from loratory import AdaLoRA, LoRA\nimport analysis, train, weights\n"
-        "print(analysis.MINE, train.MINE, weights.MINE, LoRA.__name__, AdaLoRA.__module__, loratory.__file__)\n"
+        "import sys, loratory\n"
+        "assert 'torch' not in sys.modules\n"
+        "import analysis, train, trainer, variants, weights\n"
+        "from loratory import AdaLoRA, LoRA\n"
+        "assert all(module.MINE for module in (analysis, train, trainer, variants, weights))\n"
+        "print(LoRA.__module__, AdaLoRA.__name__, loratory.__version__)\n"
     )
-    out, _ = call("mine.py")
-    assert out.startswith("True True True LoRA variants.adalora ") and str(ROOT) not in out
+    assert call("mine.py").startswith("loratory.variants.lora AdaLoRA 0.")
 
 
-def test_a_module_of_other_code_with_the_name_of_a_package_is_named(call, tmp_path):
-    (tmp_path / "trainer.py").write_text("")
-    _, error = call("-c", "from loratory import LoRA", code=1)
-    hidden = tmp_path / "trainer.py"
-    assert error.splitlines()[-1] == (
-        f"ImportError: loratory: a module 'trainer' of other code, {hidden}, hides the suite's: rename it"
-    )
-
-
-@pytest.mark.slow
-def test_the_command_trains_and_tabulates_in_any_folder_as_the_checkout_does(
-    call, tmp_path, tiny_model, tiny_task, configured
-):
+def test_its_runs_are_those_of_a_checkout(
+    call: Callable[..., str], tmp_path: Path, tiny_model, tiny_task, configured
+) -> None:
+    theirs(tmp_path)
     (tmp_path / "mine.py").write_text("from variants.lora import LoRA\n\n\nclass Mine(LoRA):\n    pass\n")
-    (tmp_path / "analysis.py").write_text("raise RuntimeError('the suite has its own')\n")
-    own = tmp_path / "conf" / "variant" / "mine.yaml"
-    own.parent.mkdir(parents=True)
-    own.write_text("_target_: mine.Mine\nname: mine\n")
-    short = [*tiny_run(tiny_model, tiny_task, Path("here")), "train.max_steps=2", "runs_dir=runs"]
+    (tmp_path / "conf" / "variant").mkdir(parents=True)
+    (tmp_path / "conf" / "variant" / "mine.yaml").write_text("_target_: mine.Mine\nname: mine\n")
+    short = [*tiny_run(tiny_model, tiny_task, tmp_path), "train.max_steps=2", "runs_dir=runs"]
     call("-m", "loratory", "train", "-m", "variant=lora,mine", *short)
     found = {json.loads(path.read_text())["variant"]: path for path in tmp_path.glob("runs/test/*/record.json")}
-    assert set(found) == {"lora", "mine"}
-    here = plan(configured(["variant=lora", *short]))
+    assert found.keys() == {"lora", "mine"}
     record = json.loads(found["lora"].read_text())
+    here = plan(configured(["variant=lora", *short]))
     assert (record["run_id"], record["code.variant"]) == (here.run_id, here.code["variant"])
-    assert "git.commit" not in record and record["versions.loratory"]
-    table, _ = call("-m", "loratory", "table", "runs/test")
+    assert record["config.variant._target_"] == "variants.lora.LoRA"
+    there = plan(configured(["variant=lora", *short, f"runs_dir={tmp_path / 'runs'}"]))
+    assert there.done
+    table = call("-m", "loratory", "table", "runs/test")
     assert "| lora " in table and "| mine " in table
 
 
-def test_a_config_with_the_name_of_the_suites_is_refused(call, tmp_path):
+def test_a_config_with_the_name_of_one_of_the_suites_is_refused(call: Callable[..., str], tmp_path: Path) -> None:
     own = tmp_path / "conf" / "variant" / "lora.yaml"
     own.parent.mkdir(parents=True)
     own.write_text("_target_: mine.Mine\n")
-    _, error = call("-m", "loratory", "train", "variant=lora", code=1)
+    error = call("-m", "loratory", "train", "variant=lora", code=1)
     assert error == "error: conf/variant/lora.yaml: the suite has a config of this name; allowed: another name\n"
 
 
-def test_its_help_lists_all_verbs_as_they_are_typed(call):
-    out, _ = call("-m", "loratory", "--help")
-    assert all(f"\n    {verb} " in out for verb in ("table", "compare", "export", "predict"))
-    out, _ = call("-m", "loratory", "table", "--help")
-    assert "\n  loratory table runs/" in out and "python -m" not in out
+def test_a_module_with_the_name_of_one_of_the_suites_is_refused(call: Callable[..., str], tmp_path: Path) -> None:
+    (tmp_path / "variants").mkdir()
+    (tmp_path / "variants" / "lora.py").write_text("class LoRA: pass\n")
+    error = call("-m", "loratory", "train", "variant=lora", "task=movie", code=1)
+    assert "variants/lora.py: the installed suite has its own variants.lora, allowed" in error
+    assert "Traceback" not in error
+
+
+def test_its_verbs_are_listed_as_they_are_typed(call: Callable[..., str]) -> None:
+    listed = call("-m", "loratory", "--help")
+    assert all(f"\n    {verb} " in listed for verb in ("table", "compare", "choose", "figures", "export", "predict"))
+    assert "\n  loratory table runs/demo" in call("-m", "loratory", "table", "--help")
+    assert "\nadalora " in call("-m", "loratory", "variants", "list")
+
+
+REWRITTEN = runpy.run_path(str(ROOT / "setup.py"), run_name="setup")["rewritten"]
+
+
+@pytest.mark.parametrize(
+    "source, expected",
+    [
+        ("from trainer import record\n", "from loratory.trainer import record\n"),
+        (
+            "def f():\n    from variants.core.step import take\n",
+            "def f():\n    from loratory.variants.core.step import take\n",
+        ),
+        ("import trainer.record as r, os\n", "import loratory.trainer.record as r, os\n"),
+        ("é = 1; from train import cli  # from trainer\n", "é = 1; from loratory.train import cli  # from trainer\n"),
+        ("from trainers import x\nfrom . import trainer\n", "from trainers import x\nfrom . import trainer\n"),
+    ],
+)
+def test_imports_are_rewritten_and_nothing_else(source: str, expected: str) -> None:
+    assert REWRITTEN(source) == expected
+
+
+def test_an_import_that_can_not_be_rewritten_ends_the_build() -> None:
+    with pytest.raises(ValueError, match=r"m\.py:1: import trainer.record, allowed: from … import"):
+        REWRITTEN("import trainer.record\n", "m.py")

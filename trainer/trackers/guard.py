@@ -142,7 +142,7 @@ class Guard:
 def _start(errors: IO[bytes] | int) -> subprocess.Popen[bytes]:
     # -P: the current folder must not come before the packages that this process uses.
     return subprocess.Popen(
-        [sys.executable, "-P", "-m", "trainer.trackers.host"],
+        [sys.executable, "-P", "-m", f"{__package__}.host"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=errors,

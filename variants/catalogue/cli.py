@@ -31,6 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.verb == "list":
             print(text(found))
         elif arguments.verb == "docs":
+            if not PAGE.parent.is_dir():
+                raise ValueError(f"docs: no folder {PAGE.parent}, allowed: in a checkout")
             PAGE.write_text(page(found))
         else:
             by_name = {method.name: method for method in found}

@@ -15,6 +15,8 @@ import typing
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
+from variants.core import placement
+
 T = TypeVar("T")
 C = TypeVar("C", bound=type[Any])
 
@@ -183,7 +185,7 @@ def class_named(field: str, name: str, known: Mapping[str, type[T]], base: type[
     module, _, attribute = name.rpartition(".")
     allowed = f"{', '.join(known)}, or the dotted path of a subclass of {base.__module__}.{base.__name__}"
     try:
-        cls: Any = getattr(importlib.import_module(module), attribute) if module else None
+        cls: Any = getattr(importlib.import_module(placement.imported(module)), attribute) if module else None
     except (ImportError, AttributeError) as error:
         raise ValueError(f"{field}: {name!r}, allowed: {allowed}; {error}") from None
     check(field, name, isinstance(cls, type) and issubclass(cls, base), allowed)

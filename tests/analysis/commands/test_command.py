@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from analysis.commands import cli
+from analysis.commands.command import Verb
 from tests.analysis.interpreter import python
 from tests.conftest import ROOT
 
@@ -139,3 +140,13 @@ def test_a_reader_who_has_seen_enough_is_no_error(store):
     done = subprocess.run([sys.executable, "-c", code], stdout=write, stderr=subprocess.PIPE, env=env, timeout=60)
     os.close(write)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_a_verb_whose_packages_are_not_installed_names_the_extra(capsys):
+    def absent(options):
+        raise ModuleNotFoundError("No module named 'statsmodels.stats'", name="statsmodels.stats")
+
+    verb = Verb("compare", "summary", "description", "example", lambda parser: None, absent)
+    assert cli.CommandLine("analysis", "", (verb,)).main(["compare"]) == 2
+    told = "analysis: compare needs statsmodels; install it with: pip install 'loratory[analysis]'\n"
+    assert capsys.readouterr().err == told

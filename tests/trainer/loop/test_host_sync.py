@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.trainer.every_method import FIRST, LAST, LOOP, class_of
 from trainer.loop.loop import Loop
+from variants.core.adapters import sparse_delta
 from variants.core.kernels import dropout
 from variants.core.variant import Variant, field_names
 
@@ -85,8 +86,9 @@ def reads_of_a_step(carry_out, monkeypatch):
         modes[-1].__exit__(None, None, None)
         steps.append(modes[-1].found)
 
-    # On a device torch draws dropout's bits there.
+    # On a device torch draws dropout's bits there, and finds the largest entries.
     monkeypatch.setattr(dropout, "_by_numpy", lambda x: False)
+    monkeypatch.setattr(sparse_delta, "_by_numpy", lambda scores: False)
     monkeypatch.setattr(Loop, "make_step", make_step)
     monkeypatch.setattr(Loop, "end_step", end_step)
 
