@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Prints the agreement. Raises `AnalysisError` if no row has two runs that found ranks."""
-    from analysis.comparison import allocations  # imports scipy, which --help doesn't need
+    from analysis.comparison import allocations  # imports numpy, which --help doesn't need
 
     found = allocations.build(read_runs(options.runs))
     if not found.lines:
