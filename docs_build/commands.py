@@ -93,7 +93,7 @@ def _written(action: argparse.Action) -> str:
     if isinstance(value, tuple):
         value = " ".join(value)
     if not action.option_strings:
-        return code(action.dest)
+        return code(str(action.metavar or action.dest))
     return ", ".join(code(name if action.nargs == 0 else f"{name} {value}") for name in action.option_strings)
 
 

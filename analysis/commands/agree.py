@@ -9,7 +9,6 @@ from pathlib import Path
 
 from analysis.commands.command import Verb, add_runs, emit, read_runs
 from analysis.errors import AnalysisError
-from analysis.tables import rows
 
 FORMATS = ("md", "json")
 
@@ -23,17 +22,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Prints the agreement. Raises `AnalysisError` if no row has two runs that found ranks."""
-    from analysis.comparison import allocations  # imports scipy, which --help doesn't need
+    from analysis.comparison import allocations  # imports numpy, which --help doesn't need
 
-    found = allocations.build(rows.build(read_runs(options.runs)))
+    found = allocations.build(read_runs(options.runs))
     if not found.lines:
         raise AnalysisError(f"agree: no row whose runs found ranks of their own: {'; '.join(found.left_out)}")
     if options.format == "json":
         lines = [{**asdict(line), "beyond": line.found.beyond} for line in found.lines]
-        emit(
-            json.dumps({"lines": lines, "left_out": found.left_out}, indent=1, ensure_ascii=False) + "\n",
-            options.output,
-        )
+        whole = {"lines": lines, "left_out": found.left_out, "problems": found.problems}
+        emit(json.dumps(whole, indent=1, ensure_ascii=False) + "\n", options.output)
     else:
         emit("\n".join(allocations.table(found)) + "\n", options.output)
     return 0

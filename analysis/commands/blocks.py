@@ -80,9 +80,8 @@ def _no_options(_: argparse.ArgumentParser) -> None: ...
 
 def _agree(_: str, runs: RunSet, __: argparse.Namespace) -> Made:
     from analysis.comparison import allocations
-    from analysis.tables import rows
 
-    return Made("\n".join(allocations.table(allocations.build(rows.build(runs)))) + "\n")
+    return Made("\n".join(allocations.table(allocations.build(runs))) + "\n")
 
 
 def _choose_options(parser: argparse.ArgumentParser) -> None:

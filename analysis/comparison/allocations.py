@@ -10,11 +10,15 @@ import numpy as np
 from analysis.comparison import words
 from analysis.records import run_files
 from analysis.records.run_files import Unusable
-from analysis.stats.agreement import Agreement, between
+from analysis.records.runs import RunSet
+from analysis.stats import ALPHA
+from analysis.stats.agreement import SHUFFLES, Agreement, between
 from analysis.stats.family import holm
+from analysis.tables import footnotes, mixed_code
 from analysis.tables.formats import markdown
 from analysis.tables.formats.markdown import escape
-from analysis.tables.rows import Row, Rows
+from analysis.tables.rows import Row
+from analysis.tables.rows import build as build_rows
 from analysis.text.layer_grid import layout
 
 TASKS = "between tasks"  # in the place of a task: all pairs of runs of different tasks
@@ -33,14 +37,19 @@ class Line:
 
 @dataclass(frozen=True)
 class Allocations:
-    """lines: of rows whose runs differ in their ranks. left_out: what has no line, with the reason."""
+    """lines: of rows whose runs differ in their ranks. left_out: what has no line, with the reason.
+
+    problems: variants with mixed code, and folders that are not used.
+    """
 
     lines: list[Line]
     left_out: list[str]
+    problems: list[str]
 
 
-def build(rows: Rows) -> Allocations:
+def build(runs: RunSet) -> Allocations:
     """The agreement of every row with two runs or more; p values have Holm's correction over all lines."""
+    rows = build_rows(runs)
     found: list[tuple[str, str, int, Agreement]] = []
     left_out: list[str] = []
     for row in rows.rows:
@@ -49,11 +58,12 @@ def build(rows: Rows) -> Allocations:
         except Unusable as error:
             left_out.append(f"{row.label} ({error})")
             continue
-        lines = [(task, len(runs), between([run[None] for run in runs], modules)) for task, runs in by_task.items()]
+        lines = [(task, len(all_), between([one[None] for one in all_], modules)) for task, all_ in by_task.items()]
         lines.append((TASKS, sum(map(len, by_task.values())), between(list(by_task.values()), modules)))
         found += [(row.label, where, n, agreement) for where, n, agreement in lines if agreement is not None]
     adjusted = holm([agreement.p for *_, agreement in found])
-    return Allocations([Line(*line, p) for line, p in zip(found, adjusted, strict=True)], left_out)
+    problems = [*mixed_code.notes(rows.rows), *footnotes.left_out(runs)]
+    return Allocations([Line(*line, p) for line, p in zip(found, adjusted, strict=True)], left_out, problems)
 
 
 def _read(row: Row, tasks: Sequence[str]) -> tuple[dict[str, np.ndarray], list[int]]:
@@ -78,7 +88,7 @@ def _read(row: Row, tasks: Sequence[str]) -> tuple[dict[str, np.ndarray], list[i
 
 
 def table(allocations: Allocations) -> list[str]:
-    """The lines in Markdown, then what their columns mean and what has none."""
+    """The lines in Markdown, then what their columns mean, what has none, and problems."""
     head = ["row", "task", "runs", "pairs", "overlap", "chance", "beyond chance", "in place", "p (Holm)"]
     body = [
         [
@@ -96,6 +106,10 @@ def table(allocations: Allocations) -> list[str]:
         "chance); in place: shuffled among layers of one module only, so the overlap that modules alone explain.",
         "p: permutation test that the overlap is no larger than chance; Holm's correction over all lines.",
     ]
+    if len(body) >= ALPHA * (1 + SHUFFLES):
+        least = words.p_value(len(body) / (1 + SHUFFLES))
+        notes.append(f"By Holm, for {len(body)} lines and {SHUFFLES} shuffles, no p can be below {least}.")
     if allocations.left_out:
         notes.append(f"Without a line: {'; '.join(allocations.left_out)}.")
+    notes += allocations.problems
     return [*(markdown.table(head, body) if body else []), "", *(f"- {escape(note)}" for note in notes)]

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from analysis.plots import style
 from analysis.plots.kind import Group, Kind, LeftOut, Picture, Study, file_name, pages, read, seeds
 from analysis.records import run_files
-from analysis.records.run_files import Ranks
+from analysis.records.run_files import Ranks, Unusable
 from analysis.records.runs import Run
 
 MOST = 8  # rows in one picture
@@ -172,7 +172,7 @@ def _history(group: Group) -> tuple[History | None, list[LeftOut]]:
     layers = list(runs[0][1][0].ranks)
     if any(found[0].ranks.keys() != set(layers) for _, found in runs):
         return None, [*left_out, LeftOut(group.title, "its seeds adapted different layers")]
-    steps = sorted({0, *(entry.step for _, found in runs for entry in found)})
+    steps = sorted({entry.step for _, found in runs for entry in found})
     # (runs, steps, layers): the ranks after each step.
     held = np.array([[list(map(_at(found, step).get, layers)) for step in steps] for _, found in runs], dtype=float)
     end = max(run.record.steps.done or found[-1].step for run, found in runs)
@@ -181,13 +181,16 @@ def _history(group: Group) -> tuple[History | None, list[LeftOut]]:
 
 
 def _read(run: Run) -> list[Ranks]:
-    return run_files.ranks(run.folder)
+    """The run's allocations from the start. Raises `Unusable` where earlier ones are not there, as after `keep`."""
+    found = run_files.ranks(run.folder)
+    if found[0].step > 0:
+        raise Unusable(f"ranks.jsonl begins at step {found[0].step}: the ranks before are not known")
+    return found
 
 
 def _at(found: Sequence[Ranks], step: int) -> dict[str, int]:
     """The ranks after `step`."""
-    place = bisect.bisect_right(found, step, key=lambda entry: entry.step)
-    return found[max(0, place - 1)].ranks
+    return found[bisect.bisect_right(found, step, key=lambda entry: entry.step) - 1].ranks
 
 
 KINDS = (

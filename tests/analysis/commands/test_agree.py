@@ -7,6 +7,8 @@ import json
 import pytest
 
 from analysis.commands import cli
+from analysis.comparison import allocations
+from analysis.stats.agreement import Agreement
 from tests.analysis.plots.conftest import allocate
 
 
@@ -36,6 +38,18 @@ def test_seeds_of_a_task_and_tasks_are_lines_of_their_own(runs, capsys):
 
 def test_what_has_no_line_is_named_with_the_reason(runs, capsys):
     assert "- Without a line: full (no ranks.jsonl); lora (the same ranks in every run)." in agree(capsys)
+
+
+def test_what_is_not_used_is_named_below(runs, store, capsys):
+    store.raw("bad", "{}")
+    assert "- Not used, can't be trusted: runs/bad/record.json: version" in agree(capsys)
+
+
+@pytest.mark.parametrize("count, told", [(100, False), (101, True)])
+def test_where_the_shuffles_are_too_few_for_so_many_lines_it_is_said(count, told):
+    line = allocations.Line("adalora", "movie", 2, Agreement(1, 1.0, 0.5, 0.5, 1 / 2001), count / 2001)
+    notes = allocations.table(allocations.Allocations([line] * count, [], []))
+    assert any("for 101 lines and 2000 shuffles, no p can be below 0.0505" in note for note in notes) == told
 
 
 def test_as_json(runs, capsys):

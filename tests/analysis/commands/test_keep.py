@@ -30,8 +30,24 @@ def test_another_record_of_the_run_is_not_overwritten(store, capsys):
     store.add("lora", 0, 0.8)
     before = next(Path("kept").glob("*/record.json")).read_bytes()
     assert cli.main(["keep", "runs", "--output", "kept"]) == 2
-    assert "another record of this run is there" in capsys.readouterr().err
+    assert "record.json: another record.json is there; allowed: the same one, or none" in capsys.readouterr().err
     assert next(Path("kept").glob("*/record.json")).read_bytes() == before
+
+
+def test_ranks_in_training_are_not_overwritten_by_final_ones(store, capsys):
+    """Into the folder that the runs are in."""
+    folder = store.add("adalora", 0)
+    allocate(folder, (0, [4] * 6), (9, [8, 0, 1, 1, 1, 1]))
+    before = (folder / "ranks.jsonl").read_bytes()
+    assert cli.main(["keep", "runs", "--output", "runs"]) == 2
+    assert "ranks.jsonl: another ranks.jsonl is there; allowed: the same one, or none" in capsys.readouterr().err
+    assert (folder / "ranks.jsonl").read_bytes() == before
+
+
+def test_ranks_that_a_record_counts_and_that_are_not_there_are_named(store, capsys):
+    folder = store.add("adalora", 0, rank__end=12)
+    assert cli.main(["keep", "runs", "--output", "kept"]) == 0
+    assert f"Without its ranks: runs/{folder.name}: no ranks.jsonl\n" in capsys.readouterr().out
 
 
 def test_a_record_that_cant_be_trusted_is_not_copied(store, capsys):

@@ -89,6 +89,14 @@ def test_where_nothing_changes_there_is_no_picture(store, draw):
     ]
 
 
+def test_final_ranks_alone_are_no_history(store, draw):
+    """As `keep` leaves them."""
+    allocate(store.add("adalora", 0), (9, [8, 0, 1, 1, 1, 1]))
+    pictures, left_out = draw("rank-total", "rank-over-time")
+    assert not pictures
+    assert {item.reason for item in left_out} == {"ranks.jsonl begins at step 9: the ranks before are not known"}
+
+
 def test_ranks_over_time_have_a_line_for_each_layer(store, draw):
     allocate(store.add("adalora", 0, steps__done=20), (0, [4] * 6), (5, [2, 4, 4, 4, 4, 4]), (10, [0, 4, 4, 4, 4, 1]))
     picture, figure = only(draw("rank-over-time"))
