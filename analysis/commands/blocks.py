@@ -71,8 +71,13 @@ def _compare(_: str, runs: RunSet, options: argparse.Namespace) -> Made:
     verdicts = [verdict.judge(one, outcomes.t_tests) for one in outcomes.done]
     weak = [note.text for note in flags.build(runs, all_rows, compared, outcomes, None) if note.problem]
     said = [f"- {markdown.escape(line)}" for line in (*text.tallies(compared, outcomes, verdicts), *weak)]
-    together = pooled.table(pooled.build(compared, outcomes))  # empty on a single task
-    return Made("\n".join([*(together or text.over_seeds(compared, outcomes.done)), "", *said]) + "\n")
+    together = pooled.build(compared, outcomes)
+    pairs = {(one.a, one.b) for one in together}
+    alone = [
+        one for one in outcomes.done if (one.paired.a.label, one.paired.b.label) not in pairs
+    ]  # on one task, or seed
+    parts = [pooled.table(together), text.over_seeds(compared, alone) if alone else [], said]
+    return Made("\n\n".join("\n".join(part) for part in parts if part) + "\n")
 
 
 def _no_options(_: argparse.ArgumentParser) -> None: ...
