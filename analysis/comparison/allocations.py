@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ import numpy as np
 from analysis.comparison import words
 from analysis.records import run_files
 from analysis.records.run_files import Unusable
-from analysis.records.runs import RunSet
+from analysis.records.runs import Run, RunSet
 from analysis.stats import ALPHA
 from analysis.stats.agreement import SHUFFLES, Agreement, between
 from analysis.stats.family import holm
@@ -50,7 +51,9 @@ class Allocations:
 def build(runs: RunSet) -> Allocations:
     """The agreement of every row with two runs or more; p values have Holm's correction over all lines."""
     rows = build_rows(runs)
-    found: list[tuple[str, str, int, Agreement]] = []
+    sets: list[
+        tuple[str, str, list[np.ndarray], list[int]]
+    ] = []  # row, task, (runs, layers) each, module of each layer
     left_out: list[str] = []
     for row in rows.rows:
         try:
@@ -58,9 +61,15 @@ def build(runs: RunSet) -> Allocations:
         except Unusable as error:
             left_out.append(f"{row.label} ({error})")
             continue
-        lines = [(task, len(all_), between([one[None] for one in all_], modules)) for task, all_ in by_task.items()]
-        lines.append((TASKS, sum(map(len, by_task.values())), between(list(by_task.values()), modules)))
-        found += [(row.label, where, n, agreement) for where, n, agreement in lines if agreement is not None]
+        sets.extend((row.label, task, [one[None] for one in all_], modules) for task, all_ in by_task.items())
+        sets.append((row.label, TASKS, list(by_task.values()), modules))
+    sets = [one for one in sets if len(one[2]) > 1]
+    # So many that by Holm the smallest p of all lines can be below `ALPHA`.
+    shuffles = max(SHUFFLES, math.ceil(2 * len(sets) / ALPHA))
+    found = [
+        (label, where, sum(map(len, runs_of)), between(runs_of, modules, shuffles))
+        for label, where, runs_of, modules in sets
+    ]
     adjusted = holm([agreement.p for *_, agreement in found])
     problems = [*mixed_code.notes(rows.rows), *footnotes.left_out(runs)]
     return Allocations([Line(*line, p) for line, p in zip(found, adjusted, strict=True)], left_out, problems)
@@ -68,6 +77,8 @@ def build(runs: RunSet) -> Allocations:
 
 def _read(row: Row, tasks: Sequence[str]) -> tuple[dict[str, np.ndarray], list[int]]:
     """By task (runs, layers): final ranks; and the module of each layer. Raises `Unusable` where they can't agree."""
+    if any(_ranks_are_given(run) for runs in row.runs.values() for run in runs):
+        raise Unusable("its ranks are those of other runs")
     names: list[str] | None = None
     by_task: dict[str, np.ndarray] = {}
     for task in tasks:
@@ -85,6 +96,11 @@ def _read(row: Row, tasks: Sequence[str]) -> tuple[dict[str, np.ndarray], list[i
         raise Unusable("the same ranks in every run" if len(every) > 1 else "one run")
     grid = layout(names)
     return by_task, [grid.position[name][0] for name in names]
+
+
+def _ranks_are_given(run: Run) -> bool:
+    """Whether a control has its ranks from another run, so that it says nothing new of what methods find."""
+    return any(f"{name}.".startswith("variant.ranks_from.") and value for name, value in run.record.config.items())
 
 
 def table(allocations: Allocations) -> list[str]:
@@ -106,9 +122,6 @@ def table(allocations: Allocations) -> list[str]:
         "chance); in place: shuffled among layers of one module only, so the overlap that modules alone explain.",
         "p: permutation test that the overlap is no larger than chance; Holm's correction over all lines.",
     ]
-    if len(body) >= ALPHA * (1 + SHUFFLES):
-        least = words.p_value(len(body) / (1 + SHUFFLES))
-        notes.append(f"By Holm, for {len(body)} lines and {SHUFFLES} shuffles, no p can be below {least}.")
     if allocations.left_out:
         notes.append(f"Without a line: {'; '.join(allocations.left_out)}.")
     notes += allocations.problems

@@ -64,27 +64,24 @@ def _relative(common: Array, a: Array, b: Array) -> Array:
     return np.where(total > 0, 2 * common / np.where(total > 0, total, 1), 1.0)
 
 
-def between(sets: Sequence[Array], modules: Sequence[int]) -> Agreement | None:
-    """The agreement of runs in different sets; None where fewer than two sets have runs.
+def between(sets: Sequence[Array], modules: Sequence[int], shuffles: int = SHUFFLES) -> Agreement:
+    """The agreement of runs in different sets, of which there are two or more.
 
     sets: of (runs, layers) each: the runs of one task; a set for each run asks for the agreement of all runs. A shuffle
     moves the runs of a set alike, because they are not independent. modules: of each layer, a number of its module.
     """
-    sets = [runs for runs in sets if len(runs)]
-    if len(sets) < 2:
-        return None
     layers = len(modules)
     by_module = [np.flatnonzero(np.asarray(modules) == module) for module in dict.fromkeys(modules)]
     observed = _mean(sets, overlaps)
     rng = np.random.default_rng(_SEED)
-    shuffles = (_mean([runs[:, rng.permutation(layers)] for runs in sets], overlaps) for _ in range(SHUFFLES))
-    above = sum(shuffled >= observed - 1e-12 for shuffled in shuffles)
+    shuffled = (_mean([runs[:, rng.permutation(layers)] for runs in sets], overlaps) for _ in range(shuffles))
+    above = sum(value >= observed - 1e-12 for value in shuffled)
     return Agreement(
         pairs=sum(len(a) * len(b) for a, b in combinations(sets, 2)),
         overlap=observed,
         chance=_mean(sets, partial(chance_overlaps, groups=[np.arange(layers)])),
         in_place=_mean(sets, partial(chance_overlaps, groups=by_module)),
-        p=(1 + above) / (1 + SHUFFLES),
+        p=(1 + above) / (1 + shuffles),
     )
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from analysis.commands import cli
 from analysis.comparison import allocations
+from analysis.records.runs import read
 from analysis.stats.agreement import Agreement
 from tests.analysis.plots.conftest import allocate
 
@@ -45,13 +46,6 @@ def test_what_is_not_used_is_named_below(runs, store, capsys):
     assert "- Not used, can't be trusted: runs/bad/record.json: version" in agree(capsys)
 
 
-@pytest.mark.parametrize("count, told", [(100, False), (101, True)])
-def test_where_the_shuffles_are_too_few_for_so_many_lines_it_is_said(count, told):
-    line = allocations.Line("adalora", "movie", 2, Agreement(1, 1.0, 0.5, 0.5, 1 / 2001), count / 2001)
-    notes = allocations.table(allocations.Allocations([line] * count, [], []))
-    assert any("for 101 lines and 2000 shuffles, no p can be below 0.0505" in note for note in notes) == told
-
-
 def test_as_json(runs, capsys):
     found = json.loads(agree(capsys, "--format", "json"))
     assert [line["where"] for line in found["lines"]] == ["movie", "opinion", "between tasks"]
@@ -70,3 +64,21 @@ def test_other_layers_are_not_compared(store, capsys):
     (folder / "ranks.jsonl").write_text('{"step": 0, "ranks": {"other": 3}}\n')
     assert cli.main(["agree", "runs"]) == 2
     assert "adalora (its runs adapted different layers)" in capsys.readouterr().err
+
+
+def test_controls_whose_ranks_are_those_of_other_runs_have_no_line(runs, store, capsys):
+    given = {"variant.ranks_from.run_id": "0123456789ab"}
+    for seed, ranks in enumerate(([8, 1, 1, 1, 1, 1], [1, 8, 1, 1, 1, 1])):
+        allocate(store.add("lora-at-ranks", seed, config=given), (0, ranks))
+    assert "lora-at-ranks (its ranks are those of other runs)" in agree(capsys)
+
+
+def test_of_many_lines_the_smallest_p_can_still_be_small_enough(store, monkeypatch):
+    asked = []
+    found = Agreement(1, 1.0, 0.5, 0.5, 0.001)
+    monkeypatch.setattr(allocations, "between", lambda sets, modules, shuffles: asked.append(shuffles) or found)
+    for number in range(60):
+        for seed, ranks in enumerate(([8, 1, 1, 1, 1, 1], [1, 8, 1, 1, 1, 1])):
+            allocate(store.add(f"v{number}", seed), (0, ranks))
+    allocations.build(read(["runs"]))
+    assert set(asked) == {2400}

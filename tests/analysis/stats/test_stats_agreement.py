@@ -55,8 +55,3 @@ def test_runs_of_one_task_are_shuffled_together():
     one, other = np.array([[3.0, 1, 1]]), np.array([[3.0, 1, 1]])
     many = agreement.between([np.repeat(one, 10, 0), np.repeat(other, 10, 0)], [0, 1, 2])
     assert many.pairs == 100 and many.p == pytest.approx(1 / 3, abs=0.05)
-
-
-def test_one_set_has_nothing_to_agree_with():
-    assert agreement.between([A], [0, 1, 2, 3]) is None
-    assert agreement.between([A, np.zeros((0, 4))], [0, 1, 2, 3]) is None
