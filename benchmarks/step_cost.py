@@ -357,6 +357,9 @@ def main() -> None:
         else:
             grown = growth.measure(source, 8, 64, 12, device)
     results = {setting: results[setting] for setting in SETTINGS if setting in results}
+    if not results:
+        print(f"--minutes {arguments.minutes:g}: too few for the first methods")
+        return
     ends = ["", *closing(summary(results), grown)]
     print("\n".join(ends))
     save()
