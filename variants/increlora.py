@@ -203,20 +203,17 @@ class IncreLoRA(AdapterVariant):
     def penalty(self) -> torch.Tensor | None:
         if not self.orthogonality:
             return None
-        regularizer = orthogonality((adapter.hold()[:2] for adapter in self.adapters.values()), self.profile)
+        regularizer = orthogonality((adapter.factors()[:2] for adapter in self.adapters.values()), self.profile)
         return None if regularizer is None else self.orthogonality * regularizer
 
     def on_step_begin(self, step: Step) -> None:
         watched = not self.is_full
         for adapter in self.adapters.values():
-            adapter.release()
             adapter.gradient = None
             adapter.watched = watched
 
     def on_gradients(self, step: Step) -> None:
         t = step.index - 1  # the method counts from 0
-        for adapter in self.adapters.values():
-            adapter.release()
         if self.is_full:
             return
         self._score()  # before growth, with the ΔW that the step has used

@@ -128,48 +128,6 @@ def test_the_score_sees_the_input_under_the_very_mask_of_the_product(kind, dropo
     torch.testing.assert_close(adapter.gradient, expected, rtol=1e-12, atol=1e-12)
 
 
-def test_penalty_and_forward_pass_share_factors_until_one_of_them_changes():
-    adapter = Components(nn.Linear(6, 5), 3, 0.0)
-    with torch.no_grad():
-        for e in adapter.e:
-            e.fill_(0.5)
-    x = torch.randn(4, 6)
-
-    def gradients(held: bool) -> list[torch.Tensor]:
-        adapter.zero_grad()
-        penalty = (adapter.hold() if held else adapter.factors())[0].square().sum()
-        (adapter(x).square().sum() + penalty).backward()
-        return [p.grad for p in adapter.parameters() if p.requires_grad]
-
-    assert all(torch.equal(*pair) for pair in zip(gradients(True), gradients(False), strict=True))
-    held = adapter.hold()
-    assert all(one is other for one, other in zip(held, adapter.factors(), strict=True))
-    assert adapter.factors()[0] is not held[0], "only the next call has them"
-    held = adapter.hold()
-    with torch.no_grad():
-        adapter.A[1].zero_()
-    assert not adapter.factors()[0][1].any()
-    held = adapter.hold()
-    adapter.add(0.0, trains_e=True)
-    assert len(adapter.factors()[0]) == 4
-
-
-def test_no_factors_are_held_when_a_fused_optimizer_steps():
-    model = Toy(torch.float32)
-    variant = IncreLoRA(rank=2, target_rank=3, top=4)
-    variant.plan(STEPS)
-    variant.attach(model, HEAD)
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.1, fused=True)
-    step = Step(1, STEPS, optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0))
-    variant.on_step_begin(step)
-    (model(data(torch.float32)[0]).square().mean() + variant.penalty()).backward()  # the penalty last: it holds
-    assert all(adapter._held is not None for adapter in variant.adapters.values())
-    variant.on_gradients(step)
-    optimizer.step()
-    for adapter in variant.adapters.values():
-        assert torch.equal(adapter.factors()[0], torch.cat(list(adapter.A)))
-
-
 @pytest.mark.parametrize("reserve", [True, False])
 def test_growth_leaves_the_function_as_it_is(reserve):
     run = attach(IncreLoRA, {"target_rank": 3, "top": 2, "interval": 2, "reserve": reserve}, torch.float64)

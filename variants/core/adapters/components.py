@@ -14,13 +14,6 @@ from variants.core.kernels import dropout as dropouts
 from variants.core.kernels.dropout import Drawn
 from variants.core.kernels.low_rank import low_rank_linear
 
-State = list[tuple[int, int]]
-
-
-def _state(parameters: tuple[nn.Parameter, ...]) -> State:
-    """Return what changes if one of `parameters` is replaced or changed in place."""
-    return [(id(p), p._version) for p in parameters]
-
 
 class Components(Factored):
     """ΔW = scale · Σ λ_i B_i A_i, with separate parameters for every component, so that each has its own moments.
@@ -36,7 +29,6 @@ class Components(Factored):
         self.A, self.B, self.e = nn.ParameterList(), nn.ParameterList(), nn.ParameterList()
         self.gradient: torch.Tensor | None = None  # ∂L/∂ΔW (out, in) in the current step
         self.watched = False  # whether to collect that gradient
-        self._held: tuple[State, tuple[torch.Tensor, torch.Tensor, torch.Tensor]] | None = None
         for _ in range(rank):
             self.add(0.0, trains_e=True)
         self.active = rank
@@ -63,23 +55,7 @@ class Components(Factored):
         """Return A (n, in), B (out, n) and λ (n,), the reserve included."""
         # From the lists' own dictionaries: iterating over a ParameterList takes longer than the concatenation.
         a, b, e = (tuple(p for p in parts._parameters.values() if p is not None) for parts in (self.A, self.B, self.e))
-        held, self._held = self._held, None
-        return held[1] if held and held[0] == _state((*a, *b, *e)) else (torch.cat(a), torch.cat(b, 1), torch.cat(e))
-
-    def hold(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return `factors`, which the next call of it returns, too, if nothing has changed.
-
-        Penalty and forward pass then share one concatenation, and the backward pass divides one gradient among the
-        components instead of two. Fused optimizers change parameters without a trace: call `release` before their step.
-        """
-        found = self.factors()
-        if torch.is_grad_enabled():
-            self._held = _state((*self.A, *self.B, *self.e)), found
-        return found
-
-    def release(self) -> None:
-        """Forget what `hold` keeps."""
-        self._held = None
+        return torch.cat(a), torch.cat(b, 1), torch.cat(e)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not (self.watched and self.training and self._enabled) or self.merged:
