@@ -48,7 +48,7 @@ dashboard: $(STAMP) ## the runs of tracker=trackio, in a browser on this machine
 test: lint ## lint, types and the whole test suite
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
-test-fast: $(STAMP) ## the tests that are not marked slow, in less than two minutes on two cores
+test-fast: $(STAMP) ## the tests that are not marked slow
 	$(BIN)/python -m pytest -m "not slow" -n 2 --dist worksteal
 
 lint: $(STAMP) ## ruff and mypy
