@@ -1,6 +1,6 @@
 """Variants in transformers' own Trainer: one callback attaches the method and calls its hooks.
 
-    callback = VariantCallback(AdaLoRA(rank=12, target_rank=8), head=["classifier"])
+    callback = VariantCallback(variant, head=["classifier"])
     trainer = Trainer(model=model, args=args, train_dataset=rows, callbacks=[callback])
     trainer.train()
 
