@@ -11,7 +11,7 @@ import torch
 
 from variants.core.adapters.adapter import Adapter
 from variants.core.variant import Variant
-from variants.testing.toys import Trained, attach, train
+from variants.testing.toys import STEPS, Trained, attach, through_disk, train
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,9 @@ class Case:
         # The other kinds differ from Linear only in layout, so one run in float64 is enough for all checks.
         return torch.float32 if self.kind == "Linear" else torch.float64
 
-    def attached(self, dtype: torch.dtype | None = None, seed: int = 0) -> Trained:
-        """Return a new run, before any step. seed: for random numbers that `attach` draws."""
-        return attach(self.cls, self.params, dtype or self.dtype, seed, self.kind)
+    def attached(self, dtype: torch.dtype | None = None, seed: int = 0, *, resumed: bool = False) -> Trained:
+        """Return a new run, before any step. seed: for random numbers that `attach` draws. resumed: as in `attach`."""
+        return attach(self.cls, self.params, dtype or self.dtype, seed, self.kind, resumed)
 
     @cached_property
     def refusal(self) -> str | None:
@@ -112,6 +112,18 @@ class Case:
         return torch.equal(other.output(), self.output) and other.variant.ranks() == self.straight.variant.ranks()
 
     @cached_property
+    def withstands_interruptions(self) -> bool:
+        """Whether all interruptions at once change no loss and no bit of the end; if they do, a check tells which.
+
+        Training is stopped after every step and resumed, evaluated between steps, and recomputes its blocks.
+        """
+        try:
+            run, losses = interrupted(self, evaluated=True, checkpointed=True)
+        except Exception:  # the check that is about it raises it again
+            return False
+        return losses == self.straight.losses and self.ends_as(run)
+
+    @cached_property
     def _watched(self) -> tuple[Trained, Start, list[Moment]]:
         assert not isinstance(self._begun, str), self._begun
         run, random = self._begun
@@ -121,6 +133,30 @@ class Case:
         watch = _Watch()
         train(run, watch=watch)
         return run, start, watch.moments
+
+
+def interrupted(
+    case: Case, *, evaluated: bool = False, checkpointed: bool = False, resumed: bool = True
+) -> tuple[Trained, list[float]]:
+    """Return a run at its end and its losses.
+
+    evaluated: whether the model is evaluated after every step. checkpointed: whether its blocks are recomputed in the
+    backward pass. resumed: whether it is stopped after every step and resumed, once through files.
+    """
+    run, losses = case.attached(), list[float]()
+
+    def evaluate(event: str, run: Trained) -> None:
+        if event == "updated":
+            run.output()
+
+    for stop in range(1, STEPS + 1) if resumed else [STEPS]:
+        run.toy.checkpointing = checkpointed
+        train(run, stop, watch=evaluate if evaluated else None)
+        losses += run.losses
+        if stop < STEPS:
+            left = run.snapshot()
+            run = case.attached(resumed=True).restore(through_disk(left) if stop == 7 else left)
+    return run, losses
 
 
 class _Watch:

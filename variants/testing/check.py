@@ -158,7 +158,7 @@ def _hint(case: Case, name: str, error: Exception) -> str | None:
 
 def _lost(case: Case) -> list[str]:
     """Return the names of values that a trained variant and its adapters have and a restored one has not."""
-    run, again = case.straight, case.attached(seed=1)
+    run, again = case.straight, case.attached(seed=1, resumed=True)
     training_state.restore_weights(
         again.model, again.variant, training_state.weights(run.model, run.variant, run.optimizer)
     )

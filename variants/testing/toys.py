@@ -181,17 +181,20 @@ def attach(
     dtype: torch.dtype = torch.float32,
     seed: int = 0,
     kind: str = "Linear",
+    resumed: bool = False,
 ) -> Trained:
     """Return a new variant on a new toy, after its passes and before any step.
 
-    Weight decay is 0; groups record what `decays` returns.
+    Weight decay is 0; groups record what `decays` returns. resumed: whether a state will be restored, so that there
+    are no passes before training.
     """
     variant = prepared(cls, params, kind)
     model: nn.Module = Toy(dtype, kind)
     torch.manual_seed(seed)
     model = variant.attach(model, HEAD)
-    with torch.random.fork_rng():
-        variant.before_training(passes(model, dtype, kind))
+    if not resumed:
+        with torch.random.fork_rng():
+            variant.before_training(passes(model, dtype, kind))
     groups: dict[str, dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:

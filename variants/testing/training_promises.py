@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from variants.core import training_state
-from variants.testing.case import Case, adapters, finite, same
+from variants.testing.case import Case, adapters, finite, interrupted, same
 from variants.testing.promise import promise
 from variants.testing.toys import STEPS, Trained, data, through_disk, train
 
@@ -19,7 +19,7 @@ def saves_and_loads(case: Case) -> None:
 
     The new model has another seed, so random values that are not trained must be saved as well.
     """
-    run, again = case.straight, case.attached(seed=1)
+    run, again = case.straight, case.attached(seed=1, resumed=True)
     saved = through_disk(training_state.weights(run.model, run.variant, run.optimizer))
     training_state.restore_weights(again.model, again.variant, saved)
     assert torch.equal(again.output(), run.output()), "the loaded model's output differs"
@@ -30,13 +30,9 @@ def saves_and_loads(case: Case) -> None:
 @promise
 def resumes_bit_for_bit(case: Case) -> None:
     """Stopped after any step and resumed, training ends with the same bits."""
-    run, losses = case.attached(), list[float]()
-    for stop in range(1, STEPS):
-        left = train(run, stop).snapshot()
-        losses += run.losses
-        run = case.attached().restore(through_disk(left) if stop == 7 else left)
-    train(run)
-    losses += run.losses
+    if case.withstands_interruptions:
+        return
+    run, losses = interrupted(case)
     pairs = enumerate(zip(losses, case.straight.losses, strict=True), 1)
     first = next((number for number, (resumed, straight) in pairs if resumed != straight), None)
     assert first is None, f"resumed after step after step, the loss of step {first} differs"
@@ -48,16 +44,9 @@ def repeats_with_a_seed(case: Case) -> None:
     """Two runs with one seed are equal; evaluation between steps and gradient checkpointing change no bit."""
 
     def repeats(*, evaluated: bool, checkpointed: bool) -> bool:
-        run = case.attached()
-        run.toy.checkpointing = checkpointed
+        return case.ends_as(interrupted(case, evaluated=evaluated, checkpointed=checkpointed, resumed=False)[0])
 
-        def evaluate(event: str, run: Trained) -> None:
-            if event == "updated":
-                run.output()
-
-        return case.ends_as(train(run, watch=evaluate if evaluated else None))
-
-    if repeats(evaluated=True, checkpointed=True):
+    if case.withstands_interruptions or repeats(evaluated=True, checkpointed=True):
         return
     assert repeats(evaluated=False, checkpointed=False), "two runs with the same seed differ"
     assert repeats(evaluated=True, checkpointed=False), "evaluation between steps changes training"
