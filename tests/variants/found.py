@@ -88,8 +88,9 @@ def marked(cases: Iterable[Case]) -> list[Any]:
 
 def yaml_faults(cls: type[Variant], folder: Path = CONF) -> str | None:
     """What is wrong with a class's YAML, in words: there is none, or its fields or defaults are not the class's."""
-    nodes = [(path.name, yaml.safe_load(path.read_text())) for path in sorted(folder.glob("*.yaml"))]
     target = f"{cls.__module__}.{cls.__name__}"
+    texts = {path.name: path.read_text() for path in sorted(folder.glob("*.yaml"))}
+    nodes = [(name, yaml.safe_load(text)) for name, text in texts.items() if target in text]
     mine = {name: node.get("variant", node) for name, node in nodes if target in str(node.get("variant", node))}
     if not mine:
         return f"no file in {folder.name} has _target_: {target}"

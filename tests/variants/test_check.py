@@ -69,7 +69,7 @@ def test_one_that_is_broken_is_raised_as_it_is_returned() -> None:
 
 
 def test_a_subset_goes_by_name() -> None:
-    assert check_variant(LoRA, ["merges", "trains_the_head"]) == {"merges": "passed", "trains_the_head": "passed"}
+    assert check_variant(Unlike, ["merges", "trains_the_head"]) == {"merges": "passed", "trains_the_head": "passed"}
     with pytest.raises(ValueError, match=r"^promises: 'merge', allowed: says_what_it_is, .*, refuses_in_one_line$"):
         check_variant(LoRA, ["merge"])
 

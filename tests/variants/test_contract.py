@@ -1,14 +1,16 @@
-"""The contract, over every variant in the folder and every kind of layer, and the toys that it trains."""
+"""The contract, over every variant in the folder and every kind of layer; what it trained is handed over; its toys."""
 
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
 from transformers.pytorch_utils import Conv1D
 
 from tests.variants.found import all_variants, cases, every_case, marked, yaml_faults
+from tests.variants.going_out import goes_out_with_equal_outputs
 from variants.core import layers, target_modules
 from variants.core.adapters.adapter import LowRank
 from variants.core.variant import Variant
@@ -20,8 +22,11 @@ from variants.testing.toys import KINDS, TARGETS, Toy, data, prepared
 
 
 @pytest.mark.parametrize("case", marked(cases()), ids=str)
-def test_variant_keeps_its_promises(case: Case) -> None:
-    check_case(dataclasses.replace(case))  # a copy, whose trainings go when it does
+def test_variant_keeps_its_promises_and_goes_out_with_equal_outputs(case: Case, tmp_path: Path) -> None:
+    run = dataclasses.replace(case)  # a copy, whose trainings go when it does
+    check_case(run)
+    if case.kind == "Linear":  # other kinds: tests/variants/test_handover.py
+        goes_out_with_equal_outputs(run, tmp_path)
 
 
 @pytest.mark.parametrize("cls", all_variants(), ids=lambda cls: cls.__name__)

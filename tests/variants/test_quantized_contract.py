@@ -21,5 +21,6 @@ ADAPTING = [cls for cls in all_variants() if issubclass(cls, AdapterVariant)]
 def test_the_contract_holds_above_nf4(cls, monkeypatch):
     sizes = (8, 12), (12, 8)
     monkeypatch.setitem(toys.KINDS, "nf4", lambda: tuple(Quantized(nn.Linear(*s), "nf4", torch.float32) for s in sizes))
+    case = Case(cls, cls.test_params()[0], "nf4")
     for check in (*contract.ON_EVERY_KIND, contract.resumes_bit_for_bit):
-        check(Case(cls, cls.test_params()[0], "nf4"))
+        check(case)

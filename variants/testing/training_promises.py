@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from variants.core import training_state
 from variants.testing.case import Case, adapters, finite, interrupted, same
 from variants.testing.promise import promise
-from variants.testing.toys import STEPS, Trained, data, through_disk, train
+from variants.testing.toys import STEPS, data, through_disk, train
 
 SKIPPED = 5  # the step that `forgets_a_step_that_is_left_out` skips
 

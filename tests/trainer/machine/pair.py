@@ -78,7 +78,7 @@ def sweep(jobs: list[DictConfig], report: Path) -> None:
 
 
 def run(config: DictConfig, report: Path, ends: bool = True) -> bool:
-    """Carries out one run as train.py does. Its error, if any, is written to `report` with the process's number.
+    """Carries out one run as train.py does. Its error, if any, is added to a file in `report` of the process's number.
 
     ends: whether an error ends the process, and not only the run; returns whether there was none.
     """
@@ -94,7 +94,8 @@ def run(config: DictConfig, report: Path, ends: bool = True) -> bool:
         with processes.joined(planned.config.machine.fsdp), planned.locked():
             run(planned, [])
     except Exception as error:
-        (report / f"error-{launch.this().rank}").write_text(one_line(error))
+        with (report / f"error-{launch.this().rank}").open("a") as file:
+            file.write(f"{one_line(error)}\n")
         if ends:
             os._exit(1)
         return False

@@ -133,13 +133,8 @@ METHODS = [
 ]
 
 
-@pytest.mark.parametrize("method", METHODS, ids=lambda method: method[0])
-def test_a_run_in_two_processes_is_the_run_in_one_with_twice_the_batch(carry_out, steady, method, tmp_path):
-    settings = [*steady, *method, "machine.save_every=4"]
-    carry_out(*settings, "study=one", "train.batch_size=8")
-    with pair.started(pair.run, composed([*settings, "study=two", "train.batch_size=4"]), tmp_path) as two:
-        assert two.ends() == [0, 0], [path.read_text() for path in tmp_path.glob("error-*")]
-    one, two = (folder_of_run(tmp_path, study) for study in ("one", "two"))
+def assert_same_runs(one: Path, two: Path) -> None:
+    """A run in one process and in two: all that it writes, but for the order of sums."""
     assert {path.name for path in one.iterdir()} == {path.name for path in two.iterdir()}
     assert (one / "ranks.jsonl").read_text() == (two / "ranks.jsonl").read_text()
     first, second = (tensors(state_files.load(folder / "adapter" / "state")) for folder in (one, two))
@@ -158,31 +153,52 @@ def test_a_run_in_two_processes_is_the_run_in_one_with_twice_the_batch(carry_out
             assert rows[1][name] == (pytest.approx(value, rel=1e-6) if isinstance(value, float) else value), name
 
 
-@pytest.mark.parametrize("method", ["lora", "adalora"])  # with a penalty, too
+def test_runs_in_two_processes_are_those_in_one_with_twice_the_batch(carry_out, steady, tmp_path):
+    settings = {method[0].removeprefix("variant="): [*steady, *method, "machine.save_every=4"] for method in METHODS}
+    jobs = [composed([*own, f"study=two-{name}", "train.batch_size=4"]) for name, own in settings.items()]
+    with pair.started(pair.sweep, jobs, tmp_path) as two:  # one after the other, in the same two processes
+        for name, own in settings.items():
+            carry_out(*own, f"study=one-{name}", "train.batch_size=8")
+        assert two.ends() == [0, 0], [path.read_text() for path in tmp_path.glob("error-*")]
+    differing = {}
+    for name in settings:
+        try:
+            assert_same_runs(*(folder_of_run(tmp_path, f"{count}-{name}") for count in ("one", "two")))
+        except AssertionError as error:
+            differing[name] = str(error)
+    assert not differing
+
+
 def test_three_processes_whose_last_batches_have_twelve_and_two_rows_make_the_steps_of_one_batch(
-    carry_out, steady, method, tmp_path
+    carry_out, steady, tmp_path
 ):
-    settings = [*steady, f"variant={method}", "data.limit=38", "train.checkpoint=last", "machine.log_every=1"]
+    methods = ["lora", "adalora"]  # with a penalty, too
+    settings = [*steady, "data.limit=38", "train.checkpoint=last", "machine.log_every=1"]
     settings += ["variant.dropout=0", "train.group_by_length=false"]
-    carry_out(*settings, "study=one", "train.batch_size=24")
-    divided = [*settings, "study=three", "train.batch_size=4", "train.accumulate=2"]
-    with pair.started(pair.run, composed(divided), tmp_path, count=3) as three:
+    divided = [*settings, "train.batch_size=4", "train.accumulate=2"]
+    jobs = [composed([*divided, f"variant={method}", f"study=three-{method}"]) for method in methods]
+    with pair.started(pair.sweep, jobs, tmp_path, count=3) as three:
+        for method in methods:
+            carry_out(*settings, f"variant={method}", f"study=one-{method}", "train.batch_size=24")
         assert three.ends() == [0, 0, 0], [path.read_text() for path in tmp_path.glob("error-*")]
-    one, three = (folder_of_run(tmp_path, study) for study in ("one", "three"))
-    first, second = (state_files.load(folder / "adapter" / "state")["parameters"] for folder in (one, three))
-    for name, value in first.items():
-        torch.testing.assert_close(second[name], value, rtol=1e-7, atol=1e-9, msg=name)
-    logs = [pd.read_json(folder / "metrics.jsonl", lines=True) for folder in (one, three)]
-    pd.testing.assert_frame_equal(*logs, rtol=1e-6)
+    for method in methods:
+        one, three = (folder_of_run(tmp_path, f"{count}-{method}") for count in ("one", "three"))
+        first, second = (state_files.load(folder / "adapter" / "state")["parameters"] for folder in (one, three))
+        for name, value in first.items():
+            torch.testing.assert_close(second[name], value, rtol=1e-7, atol=1e-9, msg=f"{method} {name}")
+        logs = [pd.read_json(folder / "metrics.jsonl", lines=True) for folder in (one, three)]
+        pd.testing.assert_frame_equal(*logs, rtol=1e-6, obj=method)
 
 
-def test_a_divided_backbone_takes_less_memory_and_ends_with_the_same_bits(steady, tmp_path):
+def test_a_divided_backbone_takes_less_memory_and_ends_with_the_same_bits_or_is_refused(steady, tmp_path):
     settings = [*steady, "variant=rosa", "variant.warmup_steps=2", "machine.save_every=2", "train.batch_size=4"]
-    with (
-        pair.started(pair.run, composed([*settings, "study=whole"]), tmp_path) as whole,
-        pair.started(pair.run, composed([*settings, "study=divided", "machine.fsdp=true"]), tmp_path) as divided,
-    ):
-        assert whole.ends() + divided.ends() == [0, 0, 0, 0]
+    jobs = [composed([*settings, "study=whole"]), composed([*settings, "study=divided", "machine.fsdp=true"])]
+    jobs.append(composed([*steady, "variant=full", "study=refused", "machine.fsdp=true"]))
+    with pair.started(pair.sweep, jobs, tmp_path) as two:
+        assert two.ends() == [1, 1]
+    line = "machine.fsdp: true with full, allowed: false; it leaves no weight frozen"
+    assert line in (tmp_path / "error-0").read_text()
+    assert line in record_of(folder_of_run(tmp_path, "refused"))["error"]
     one, two = (folder_of_run(tmp_path, study) for study in ("whole", "divided"))
     for name in ("metrics.jsonl", "ranks.jsonl", "predictions.parquet", "adapter/state.safetensors"):
         assert (one / name).read_bytes() == (two / name).read_bytes(), name
@@ -192,14 +208,6 @@ def test_a_divided_backbone_takes_less_memory_and_ends_with_the_same_bits(steady
         assert second[f"memory.{name}"] == first[f"memory.{name}"], name
     with finished.opened(two) as run:  # in this process, alone
         assert run.evaluate().metrics["accuracy"] == second["metric.value"]
-
-
-def test_what_can_not_be_divided_is_refused_before_training(steady, tmp_path):
-    line = "machine.fsdp: true with full, allowed: false; it leaves no weight frozen"
-    with pair.started(pair.run, composed([*steady, "variant=full", "machine.fsdp=true"]), tmp_path) as two:
-        assert two.ends() == [1, 1]
-    assert line in (tmp_path / "error-0").read_text()
-    assert line in record_of(folder_of_run(tmp_path, "test"))["error"]
 
 
 @dataclass(kw_only=True)
@@ -229,44 +237,48 @@ def troubled(trouble: str, *overrides: str) -> list[str]:
     return [f"variant._target_={__name__}.Troubled", f"+variant.trouble='{trouble}'", "train.max_steps=8", *overrides]
 
 
-def test_a_gradient_that_is_not_finite_in_one_process_is_skipped_by_all(steady, tmp_path):
-    with pair.started(pair.run, composed([*steady, *troubled("no number")]), tmp_path) as two:
-        assert two.ends() == [0, 0]
-    assert record_of(folder_of_run(tmp_path, "test"))["steps.skipped"] == 1
-
-
-@pytest.mark.parametrize(
-    ("trouble", "told"),
-    [
-        ("error", "process 1: RuntimeError: out of luck"),
-        ("drift", "after step 4, parameters.bert.encoder.layer.0.attention.self.query.A is not the same on"),
-        ("death", "another process of this run has died without a message"),
-    ],
-)
-def test_trouble_in_one_process_ends_the_run_and_the_first_process_says_why(steady, trouble, told, tmp_path):
-    with pair.started(pair.run, composed([*steady, *troubled(trouble, "machine.save_every=2")]), tmp_path) as two:
+def test_a_process_that_dies_ends_the_run_and_the_first_process_says_so(steady, tmp_path):
+    with pair.started(pair.run, composed([*steady, *troubled("death", "machine.save_every=2")]), tmp_path) as two:
         assert two.ends()[0] == 1 and two.ends()[1] != 0
-    record = record_of(folder_of_run(tmp_path, "test"))
+    record, told = record_of(folder_of_run(tmp_path, "test")), "another process of this run has died without a message"
     assert record["status"] == "failed" and told in record["error"]
     assert told in (tmp_path / "error-0").read_text()
 
 
-@pytest.mark.parametrize(("divided", "ended"), [(False, ["done", "failed"]), (True, ["failed"])])
-def test_after_trouble_in_one_process_a_sweep_goes_on_but_for_divided_backbones(steady, divided, ended, tmp_path):
-    jobs = [composed([*steady, *troubled(trouble), f"machine.fsdp={divided}"]) for trouble in ("error", "")]
+def test_trouble_in_one_process_ends_the_run_the_first_process_says_why_and_the_sweep_goes_on(steady, tmp_path):
+    troubles = {
+        "error": "process 1: RuntimeError: out of luck",
+        "drift": "after step 4, parameters.bert.encoder.layer.0.attention.self.query.A is not the same on",
+        "no number": None,  # a gradient that is not finite in one process is skipped by all
+        "none": None,
+    }
+    jobs = [
+        composed([*steady, *troubled(trouble), f"study=with {trouble}".replace(" ", "-"), "machine.save_every=2"])
+        for trouble in troubles
+    ]
+    with pair.started(pair.sweep, jobs, tmp_path) as two:
+        assert two.ends() == [2, 2]
+    records = {trouble: record_of(folder_of_run(tmp_path, f"with {trouble}".replace(" ", "-"))) for trouble in troubles}
+    assert {trouble: record["status"] for trouble, record in records.items()} == {
+        trouble: "failed" if told else "done" for trouble, told in troubles.items()
+    }
+    said = (tmp_path / "error-0").read_text()
+    for trouble, told in troubles.items():
+        assert told is None or (told in records[trouble]["error"] and told in said), trouble
+    assert [records[trouble]["steps.skipped"] for trouble in ("no number", "none")] == [1, 0]
+
+
+def test_after_trouble_in_one_process_a_sweep_with_divided_backbones_ends(steady, tmp_path):
+    jobs = [composed([*steady, *troubled(trouble), "machine.fsdp=true"]) for trouble in ("error", "")]
     with pair.started(pair.sweep, jobs, tmp_path) as two:
         assert two.ends() == [1, 1]
-    records = [record_of(path.parent) for path in (tmp_path / "runs" / "test").glob("*/record.json")]
-    assert sorted(row["status"] for row in records) == ended
-    (told,) = (row["error"] for row in records if row["status"] == "failed")
-    assert "process 1: RuntimeError: out of luck" in told
+    (record,) = (record_of(path.parent) for path in (tmp_path / "runs" / "test").glob("*/record.json"))
+    assert record["status"] == "failed" and "process 1: RuntimeError: out of luck" in record["error"]
 
 
 def test_a_run_whose_processes_died_goes_on_and_ends_with_the_bits_of_the_undisturbed_run(tiny_overrides, tmp_path):
     settings = [*tiny_overrides, "variant=elalora", "variant.rank=4", "variant.interval=3", "variant.dropout=0.1"]
     settings += ["train.epochs=3", "train.batch_size=4", "machine.save_every=1"]
-    with pair.started(pair.run, composed([*settings, "study=straight"]), tmp_path) as two:
-        assert two.ends() == [0, 0]
     with pair.started(pair.run, composed([*settings, "study=cut"]), tmp_path) as two:
         until = time.monotonic() + pair.SECONDS
         while not list((tmp_path / "runs" / "cut").glob("*/checkpoints/step-0000000[5-9]")):
@@ -274,7 +286,8 @@ def test_a_run_whose_processes_died_goes_on_and_ends_with_the_bits_of_the_undist
             time.sleep(0.002)
         two.processes[0].kill()
         assert two.ends()[1] == 1
-    with pair.started(pair.run, composed([*settings, "study=cut"]), tmp_path) as two:
+    jobs = [composed([*settings, f"study={study}"]) for study in ("cut", "straight")]
+    with pair.started(pair.sweep, jobs, tmp_path) as two:
         assert two.ends() == [0, 0]
     straight, cut = (folder_of_run(tmp_path, study) for study in ("straight", "cut"))
     for name in ("metrics.jsonl", "ranks.jsonl", "predictions.parquet", "adapter/state.safetensors"):
