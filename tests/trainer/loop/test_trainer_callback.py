@@ -308,7 +308,11 @@ def test_reentrant_gradient_checkpointing_is_refused(options, refused, tmp_path)
         train_dataset=[{"input_ids": torch.arange(5), "labels": 0}],
         callbacks=[VariantCallback(LoRA(rank=2), ["classifier"])],
     )
-    with pytest.raises(ConfigError, match="model: its gradient checkpointing is reentrant") if refused else contextlib.nullcontext():
+    with (
+        pytest.raises(ConfigError, match="model: its gradient checkpointing is reentrant")
+        if refused
+        else contextlib.nullcontext()
+    ):
         run.train()
 
 
