@@ -76,7 +76,9 @@ def _choice(error: BaseException) -> str | None:
 
 
 def _config_line(error: Any) -> str:
-    said = message(error.msg or "") or type(error).__name__
+    # OmegaConf adds the names of its types, and of our exception where a resolver raised it.
+    raised = r"^ConfigError raised while resolving interpolation: |\s+full_key: .*"
+    said = message(re.sub(raised, "", error.msg or "", flags=re.S)) or type(error).__name__
     parent, key = error.parent_node, str(error.full_key)
     keys = [str(name) for name in parent] if parent is not None and hasattr(parent, "keys") else []
     if not keys or key.rpartition(".")[2] in keys:
