@@ -42,14 +42,19 @@ def device(text: str) -> torch.device:
     return named
 
 
-def default_backbone() -> tuple[str, models.LoadedBackbone]:
-    """(name, model): the default model of a run."""
+def default_model() -> tuple[str, Path]:
+    """(name, folder): the default model of a run."""
     run_config.register()
     with initialize_config_dir(str(Path(__file__).parents[1] / "conf"), version_base="1.3"):
         config = compose("config")
-    source = fetch_model(model_sources(config), config.model.files)
+    return config.model.name, fetch_model(model_sources(config), config.model.files)
+
+
+def default_backbone() -> tuple[str, models.LoadedBackbone]:
+    """(name, model): the default model of a run."""
+    name, source = default_model()
     architecture = Architecture(SequenceClassification.auto_class, 2)
-    return config.model.name, models.load_backbone(source, architecture, SequenceClassification.head)
+    return name, models.load_backbone(source, architecture, SequenceClassification.head)
 
 
 class Stepper:
