@@ -16,6 +16,7 @@ import yaml
 import variants
 from variants.core.variant import AdapterVariant, Variant, field_names
 from variants.testing.case import Case
+from variants.testing.contract import HOOKS
 from variants.testing.toys import HEAD, KINDS, Toy, prepared
 
 CONF = Path(__file__).parents[2] / "conf" / "variant"
@@ -32,6 +33,11 @@ def all_variants() -> list[type[Variant]]:
             if issubclass(cls, Variant) and cls.__module__ == module.__name__:
                 found.append(cls)
     return found
+
+
+def has_hooks(cls: type[Variant]) -> bool:
+    """Whether the method does anything of its own before, in or after a step."""
+    return any(getattr(cls, hook) is not getattr(Variant, hook) for hook in HOOKS)
 
 
 def settings() -> list[tuple[type[Variant], dict[str, Any]]]:

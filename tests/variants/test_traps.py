@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel, T5Config, T5ForSequenceClassification
 
-from tests.variants.found import all_variants
+from tests.variants.found import all_variants, has_hooks
 from variants.adalora import AdaLoRA
 from variants.core import training_state
 from variants.core.allocation.budget import within
@@ -28,11 +28,10 @@ from variants.peft import Peft
 from variants.shira import SHiRA
 from variants.sora import SoRA
 from variants.sparse import SparseLoRA
-from variants.testing.contract import HOOKS
 from variants.testing.toys import HEAD, STEPS, Toy, Trained, attach, data, prepared, through_disk, train
 
 STEPPED = {"initial_steps": 2, "final_steps": 4, "interval": 2}
-WITH_HOOKS = [cls for cls in all_variants() if any(getattr(cls, h) is not getattr(Variant, h) for h in HOOKS)]
+WITH_HOOKS = [cls for cls in all_variants() if has_hooks(cls)]
 
 
 # -- an importance average poisoned by one gradient that is not finite ------------------------------

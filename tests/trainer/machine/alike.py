@@ -8,14 +8,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from tests.variants.found import cases
+from tests.variants.found import cases, has_hooks
 from trainer.errors import ConfigError
 from trainer.machine import processes, sharding
 from variants.core import collectives, state_files, training_state
 from variants.core.step import Loss, take
-from variants.core.variant import Variant
 from variants.testing.case import Case
-from variants.testing.contract import HOOKS
 from variants.testing.toys import STEPS, Toy, Trained, data
 
 FIRST = 5 / 8  # the share of a batch that the first process has
@@ -35,7 +33,7 @@ def named() -> dict[str, tuple[Case, int]]:
     """
     found, seen = [], set[type]()
     for case in (case for case in cases() if case.kind == "Linear"):
-        if case.cls not in seen or any(getattr(case.cls, hook) is not getattr(Variant, hook) for hook in HOOKS):
+        if case.cls not in seen or has_hooks(case.cls):
             found.append(case)
         seen.add(case.cls)
     return {f"{i} {case}": (without_dropout(case), 1 + i % 2) for i, case in enumerate(found)}
