@@ -109,3 +109,11 @@ def variant_of_one_row() -> None:
 def test_what_it_refuses(settings: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         EVA(**settings)
+
+
+def test_a_resumed_run_has_the_scales_of_the_ranks_that_its_passes_found():
+    run = attach(EVA, {"rank": 3, "rho": 2.0, "scale_with_rank": False})
+    assert len(set(run.variant.ranks().values())) > 1
+    resumed = attach(EVA, {"rank": 3, "rho": 2.0, "scale_with_rank": False}, resumed=True).restore(run.snapshot())
+    scales = ({name: adapter.scale for name, adapter in one.variant.adapters.items()} for one in (run, resumed))
+    assert next(scales) == next(scales) and resumed.variant.ranks() == run.variant.ranks()
