@@ -101,13 +101,13 @@ def test_a_rate_of_its_own_reaches_the_optimizer(theirs, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("variant", "options", "message"),
+    ("method", "options", "message"),
     [
-        (Base(), {}, "variant: Base trains nothing"),
-        (Peft(method="lora"), {}, "variant: Peft wraps the whole model"),
-        (LoRA(rank=2, targets=["nothing"]), {}, "variant.targets: "),
+        (lambda: Base(), {}, "variant: Base trains nothing"),
+        (lambda: Peft(method="lora"), {}, "variant: Peft wraps the whole model"),
+        (lambda: LoRA(rank=2, targets=["nothing"]), {}, "variant.targets: "),
         (
-            made(AdaLoRA),
+            lambda: made(AdaLoRA),
             {
                 "load_best_model_at_end": True,
                 "eval_strategy": "steps",
@@ -119,16 +119,16 @@ def test_a_rate_of_its_own_reaches_the_optimizer(theirs, tmp_path):
             "args.load_best_model_at_end: True with AdaLoRA",
         ),
         (
-            LoRA(rank=2),
+            lambda: LoRA(rank=2),
             {"lr_scheduler_type": "reduce_lr_on_plateau", "eval_strategy": "steps"},
             "args.lr_scheduler_type: ",
         ),
-        (AdaLoRA(initial_steps=50, final_steps=50), {}, "variant."),
+        (lambda: AdaLoRA(initial_steps=50, final_steps=50), {}, "variant."),
     ],
 )
-def test_what_cannot_be_right_is_refused_in_one_line_before_training(theirs, variant, options, message, tmp_path):
+def test_what_cannot_be_right_is_refused_in_one_line_before_training(theirs, method, options, message, tmp_path):
     with pytest.raises(ConfigError, match=message) as refusal:
-        theirs.trainer(variant, tmp_path, **options).train()
+        theirs.trainer(method(), tmp_path, **options).train()
     assert "\n" not in str(refusal.value)
 
 
