@@ -32,6 +32,14 @@ FURTHER = [
 ]
 
 
+IN_STEPS = ("on_step_begin", "penalty", "on_gradients", "on_update")
+
+
+def acts_in_steps(cls: type[Variant]) -> bool:
+    """Whether a method does anything between two steps; to any other all steps are alike."""
+    return any(getattr(cls, hook) is not getattr(Variant, hook) for hook in IN_STEPS)
+
+
 @functools.cache
 def class_of(name: str) -> type[Variant]:
     """The class that a file in conf/variant is for."""

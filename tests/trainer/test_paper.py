@@ -8,14 +8,19 @@ from __future__ import annotations
 import copy
 import functools
 import re
+from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
 import transformers
 import yaml
+from omegaconf import DictConfig, open_dict
+from omegaconf._utils import get_yaml_loader
 from torch import nn
 
+from tests.composing import by_hydra, composed
 from tests.conftest import ROOT
 from trainer import config as run_config
 from trainer.data.sources.glue import TASKS
@@ -69,7 +74,8 @@ def bare(model: str, language: bool) -> nn.Module:
 
 def count(variant: AdapterVariant, model: nn.Module, head: tuple[str, ...]) -> int:
     """Trained parameters outside the head at the start; by formula where the start needs the weights' directions."""
-    with torch.device("meta"):
+    # On the meta device torch draws in Python: milliseconds a tensor for numbers that nobody sees.
+    with torch.device("meta"), mock.patch.object(torch.Tensor, "normal_", lambda tensor, *_, **options: tensor):
         variant.check(model, head)
         if isinstance(variant, BasisVariant):
             sizes = [min(layers.size(layer)) for layer in variant.select(model, head).values()]
@@ -89,10 +95,34 @@ def counted(model: str, language: bool, node: str) -> int:
     return count(make("variant", yaml.safe_load(node)), made, () if language else models.head_modules(made))
 
 
+def described(path: Path) -> DictConfig:
+    """What Hydra makes of a file, without it: the groups that it chooses, and its own settings over them."""
+    text = path.read_text()
+    assert text.startswith("# @package _global_\n")
+    own = yaml.load(text, get_yaml_loader())
+    groups = dict(group_and_name for choice in own.pop("defaults") for group_and_name in choice.items())
+    sweep = own.pop("hydra", None)
+    assert sweep is None or sweep == {"mode": "MULTIRUN", "sweeper": {"params": sweep["sweeper"]["params"]}}
+    assert all(group.startswith("override /") for group in groups)
+    config = composed([f"{group.removeprefix('override /')}={name}" for group, name in groups.items()])
+    with open_dict(config):  # its schema refuses what it does not know, as in Hydra
+        config.merge_with(own)
+    return config
+
+
+FORMS = {re.sub(r"_[a-z0-9]+$", "", path.stem): path for path in FILES}  # a file of each method on each model
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", FORMS.values(), ids=FORMS)
+def test_hydra_composes_it(path):
+    assert by_hydra([f"+paper={path.stem}"]) == described(path)
+
+
 @pytest.mark.slow  # a whole config for every file
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_it_composes_its_schedule_fits_and_it_trains_what_it_says(configured, path):
-    config = configured([f"+paper={path.stem}"])
+def test_it_composes_its_schedule_fits_and_it_trains_what_it_says(path):
+    config = described(path)
     run_config.validate(config)
     assert path.stem.endswith(f"_{config.task.name}") and config.study == "paper"
     make("variant", config.variant).plan(total_steps(config.data.limit or ROWS[config.task.name], config.train))

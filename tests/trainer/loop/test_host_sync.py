@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.trainer.every_method import FIRST, LAST, LOOP, class_of
+from tests.trainer.every_method import FIRST, LAST, LOOP, acts_in_steps, class_of
 from trainer.loop.loop import Loop
 from trainer.runs import assemble
 from variants.core.adapters import sparse_delta
 from variants.core.kernels import dropout
-from variants.core.variant import Variant, field_names
+from variants.core.variant import field_names
 
 pytestmark = pytest.mark.slow
 
@@ -107,12 +107,6 @@ def reads_of_a_step(tiny_overrides, configured, tmp_path, monkeypatch):
 OURS, THEIRS = 1, 1  # the gradients' norm; transformers looks whether the batch has any padding
 DECISION = 4  # more in a step that decides: scores; whether they are finite; how many fall into which layer; ranks
 DRAWN = {"dylora": 1}  # its rank, a number of the host's generator
-
-IN_STEPS = ("on_step_begin", "penalty", "on_gradients", "on_update")
-
-
-def acts_in_steps(cls: type[Variant]) -> bool:
-    return any(getattr(cls, hook) is not getattr(Variant, hook) for hook in IN_STEPS)
 
 
 # PEFT's own AdaLoRA reads its scores layer by layer when it masks, in its own code.

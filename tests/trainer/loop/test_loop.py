@@ -207,9 +207,9 @@ def test_early_stopping_ends_the_run_after_so_many_worse_evaluations(carry_out):
     ids=lambda settings: " ".join(settings),
 )
 def test_training_learns_under(carry_out, settings):
-    record = carry_out(*settings, "seed=1", "train.epochs=20", "train.eval_every=40", "optim.lr=1e-2")
-    # A model that has learned nothing gets half of the 24 rows right. With this seed bfloat16 comes to 0.96 with and
-    # without AVX; with seed 0 to 0.88 and 0.79, for its rounding differs between CPUs.
+    record = carry_out(*settings, "seed=1", "train.epochs=12", "train.eval_every=12", "optim.lr=2e-2")
+    # A model that has learned nothing gets half of the 24 rows right. With this seed all come to 0.87 at least, with
+    # and without AVX: the rounding of bfloat16 differs between CPUs.
     assert record.metric.value > 0.7
 
 

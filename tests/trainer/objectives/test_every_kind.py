@@ -193,7 +193,7 @@ def averaged(models, tmp_path_factory) -> Callable[[str], tuple[Any, dict[str, t
 def of_processes(kind: str, model: Path, folder: Path, *more: str) -> list[str]:
     """The overrides of a run that two processes can share without other random numbers."""
     # A bias that no loss depends on, as that of start and end, moves by rounding alone, which a small eps scales up.
-    settings = ["variant.dropout=0", "optim.lr=1e-3", "optim.optimizer.eps=1e-4"]
+    settings = ["variant.dropout=0", "optim.lr=1e-3", "optim.optimizer.eps=1e-4", "train.max_steps=3"]
     settings += ["model.dropout=0"] if kind != "rating" else []  # whose model has none
     return [*other_kinds.overrides(kind, model, folder), other_kinds.table(kind, folder), *settings, *more]
 
