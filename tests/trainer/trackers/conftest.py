@@ -1,8 +1,9 @@
-"""W&B without the account, the settings and the caches of whoever runs the tests; trackers' processes without imports."""
+"""W&B without the account, the settings and the caches of whoever runs the tests; trackers without imports."""
 
 from __future__ import annotations
 
 import atexit
+import gc
 import importlib
 import os
 import signal
@@ -48,6 +49,7 @@ def forked_hosts(monkeypatch) -> None:
 
 def serve() -> None:
     """All of `python -m trainer.trackers.host` but Python's start, in the process that would begin another program."""
+    gc.freeze()  # to collect what there was would copy it
     os.closerange(3, 1 << 16)
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # as Python has it
     sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))  # pytest has replaced both
