@@ -175,8 +175,9 @@ def _without_collector() -> Iterator[None]:
     try:
         yield
     finally:
-        gc.freeze()  # freeze and unfreeze move all objects to the oldest generation
-        gc.unfreeze()
+        if not gc.get_freeze_count():  # else they would give back what a process that carries out runs has frozen
+            gc.freeze()  # freeze and unfreeze move all objects to the oldest generation
+            gc.unfreeze()
         if was:
             gc.enable()
 

@@ -8,6 +8,7 @@ among `SERVED` is left to Python itself.
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import runpy
@@ -70,6 +71,7 @@ def _serve(listener: socket.socket) -> None:
         caller, _ = listener.accept()
         if os.fork() == 0:
             listener.close()
+            gc.freeze()  # to collect what there was would copy it
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             code = 1
             try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,13 @@ def test_a_run_is_its_record_and_its_folder(study):
             read = records.read(run.folder)
             assert run.folder == Path("runs") / run.record.run_id
             assert read is not None and run.record.row() == read.row() and run.record.status == status
+
+
+def test_what_a_process_has_frozen_stays_out_of_its_collections(study):
+    gc.freeze()
+    before = gc.get_freeze_count()
+    runs.read(["runs"])
+    assert gc.isenabled() and gc.get_freeze_count() >= before > 0
 
 
 def test_runs_are_by_seed_then_by_run_id(store):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
+import torch
 
 from tests.trainer.every_method import FIRST, LOOP, METHODS
 from tests.trainer.sweeping import finished
@@ -16,6 +18,18 @@ from trainer.sweeps.plan import plan
 pytestmark = pytest.mark.slow
 
 PARTS = ("weights", "gradients", "optimizer", "activations")
+
+
+@pytest.fixture(scope="session")
+def one_layer(tiny_model, tmp_path_factory) -> Path:
+    """The folder of a model with one layer of the tiny one's two."""
+    from transformers import AutoTokenizer, BertConfig, BertModel
+
+    folder = tmp_path_factory.mktemp("model") / "one-layer"
+    torch.manual_seed(0)
+    BertModel(BertConfig.from_pretrained(tiny_model, num_hidden_layers=1)).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture
@@ -38,8 +52,10 @@ FURTHER = [METHODS[key][1] for key in METHODS if "mask=gradient" in key or "init
 
 
 @pytest.mark.parametrize("method", [*(overrides for _, overrides in FIRST.values()), *FURTHER], ids=" ".join)
-def test_every_part_of_the_memory_of_every_method_within_a_tenth(method, both):
-    prediction, record = both(*LOOP, *method)
+def test_every_part_of_the_memory_of_every_method_within_a_tenth(method, both, one_layer):
+    # ElaLoRA moves ranks, for which query and value of one layer are too much alike.
+    model = [] if "variant=elalora" in method else [f"model.path={one_layer}"]
+    prediction, record = both(*model, *LOOP, *method)
     assert prediction.steps == record.steps.total
     if prediction.unknown:
         assert list(prediction.lines())[-1] == f"  not predicted: {prediction.unknown}"
@@ -70,7 +86,7 @@ def test_every_part_of_the_memory_of_every_method_within_a_tenth(method, both):
     ],
 )
 def test_to_the_byte_whatever_else_is_set(override, both):
-    prediction, record = both("variant=lora", "variant.dropout=0.1", *override.split())
+    prediction, record = both("variant=lora", "variant.dropout=0.1", "train.max_steps=3", *override.split())
     assert {part: getattr(prediction, part) for part in PARTS} == {part: getattr(record.memory, part) for part in PARTS}
 
 

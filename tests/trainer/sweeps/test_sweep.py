@@ -6,7 +6,6 @@ import pytest
 
 from tests.conftest import DIVERGING
 from tests.trainer.sweeping import finished
-from tests.trainer.sweeps.process import sweep
 from trainer import record as records
 
 pytestmark = pytest.mark.slow
@@ -14,8 +13,7 @@ pytestmark = pytest.mark.slow
 
 def test_a_sweep_runs_what_is_missing_and_goes_on_after_a_failure(tiny_overrides, tmp_path):
     base = [text for text in tiny_overrides if not text.startswith("optim.lr")]
-    parallel = ["hydra/launcher=cores", "hydra.launcher.n_jobs=2"]  # whose workers are interpreters of their own, too
-    code, output = sweep([*base, *DIVERGING, *parallel, "variant=lora", "optim.lr=1e-2,1e30,1e-3"])
+    code, output = finished([*base, *DIVERGING, "variant=lora", "optim.lr=1e-2,1e30,1e-3"], tmp_path / "log")
     assert code == 1, output
     assert "3 runs: 0 done, 0 failed, 3 to do" in output
     assert "failed: RunFailed: train.max_skipped: " in output
@@ -30,6 +28,13 @@ def test_a_sweep_runs_what_is_missing_and_goes_on_after_a_failure(tiny_overrides
     assert code == 1, output
     assert "4 runs: 2 done, 1 failed, 1 to do (failed runs are repeated)" in output
     assert output.count("done already: ") == 2 and output.count("running: ") == 2
+
+    # In parallel, what fails fails in a worker, an interpreter of its own that imports everything; the only one here.
+    parallel = ["hydra/launcher=cores", "hydra.launcher.n_jobs=2", "optim.lr=1e-2,1e30"]
+    code, output = finished([*base, *DIVERGING, "variant=lora", *parallel], tmp_path / "log")
+    assert code == 1, output
+    assert "2 runs: 1 done, 1 failed, 0 to do (failed runs are repeated)" in output
+    assert "failed: RunFailed: train.max_skipped: " in output and output.count("running: ") == 1
 
 
 def test_a_misspelt_job_stops_the_sweep_before_it_starts(tiny_overrides, tmp_path):

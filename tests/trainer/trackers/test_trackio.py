@@ -61,6 +61,7 @@ def test_a_run_is_read_back_as_its_own_files_say(carry_out, tmp_path, caplog):
     assert json.loads((folder / "tracker.json").read_text())["name"] == "trackio"
 
 
+@pytest.mark.usefixtures("forked_hosts")
 def test_a_store_that_can_not_be_written_costs_one_warning(carry_out, tmp_path, caplog):
     record = carry_out("tracker=trackio", "tracker.dir=/proc/loratory")
     (warning,) = warnings(caplog)
@@ -68,6 +69,7 @@ def test_a_store_that_can_not_be_written_costs_one_warning(carry_out, tmp_path, 
     assert record.status == "done"
 
 
+@pytest.mark.usefixtures("forked_hosts")
 def test_rows_that_trackio_loses_are_a_warning(carry_out, tmp_path, caplog):
     store = tmp_path / "runs" / ".trackio"
     (store / "test.db").mkdir(parents=True)  # where the file of the project would be
@@ -137,6 +139,7 @@ def free_port() -> int:
         return found.getsockname()[1]
 
 
+@pytest.mark.usefixtures("forked_hosts")
 def test_the_page_shows_the_runs_and_asks_nobody_else(carry_out, page_of, chromium, tmp_path):
     records = [carry_out("variant=lora", *TRACKIO), carry_out("variant=head", *TRACKIO)]
     names = [f"{record.variant}-tiny-0-{record.run_id}" for record in records]
@@ -155,6 +158,7 @@ def test_the_page_shows_the_runs_and_asks_nobody_else(carry_out, page_of, chromi
     page.close()
 
 
+@pytest.mark.usefixtures("forked_hosts")
 def test_runs_that_go_on_at_once_share_one_store(tmp_path, caplog):
     runs = []
     for number in range(3):

@@ -40,8 +40,8 @@ class Done:
 
 
 @pytest.fixture
-def sync(tmp_path) -> Callable[..., Done]:
-    """The command in a fork, which imports trackio anew: its store is chosen when it is imported."""
+def sync(tmp_path, forked_hosts) -> Callable[..., Done]:
+    """The command in a fork, which imports trackio anew: its store is chosen when it is imported. So do live runs."""
 
     def command(*arguments: object, **environment: str) -> Done:
         outputs = [tmp_path / "stdout", tmp_path / "stderr"]

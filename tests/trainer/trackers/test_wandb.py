@@ -112,6 +112,7 @@ def test_a_run_is_read_back_as_its_own_files_say(carry_out, tmp_path, caplog):
     }
 
 
+@pytest.mark.usefixtures("forked_hosts")
 def test_two_runs_of_one_process_are_two_runs_and_names_that_are_too_long_for_it_stand_in_full_in_its_config(
     carry_out, tmp_path, caplog
 ):
@@ -139,6 +140,7 @@ def test_a_name_is_shortened_to_what_is_allowed(most):
     assert len(names) == 20 and {len(name) for name in names} == {most}
 
 
+@pytest.mark.usefixtures("forked_hosts")
 def test_a_failed_run_ends_as_failed_with_its_error(carry_out, tmp_path):
     with pytest.raises(RunFailed):
         carry_out(*DIVERGING, "optim.lr=1e30", *WANDB)
@@ -148,6 +150,7 @@ def test_a_failed_run_ends_as_failed_with_its_error(carry_out, tmp_path):
     assert logged.summary["error"] == record.error and record.error.startswith("train.max_skipped: ")
 
 
+@pytest.mark.usefixtures("forked_hosts")
 def test_an_interrupted_run_goes_on_with_its_curve(configured, tiny_overrides, tmp_path, monkeypatch):
     overrides = [*tiny_overrides, "variant=adalora", "machine.save_every=4", "machine.log_every=1", *WANDB[:1]]
     from trainer.loop.loop import Loop

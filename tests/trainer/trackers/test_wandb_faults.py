@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ from tests.conftest import DIVERGING, folder_of
 from tests.trainer.sweeping import command, ended, forked, started, wait_for
 from tests.trainer.trackers.disturbed import left_by, warnings
 from tests.trainer.trackers.inspected import runs_in
+from tests.trainer.trackers.trouble import Trouble
 from trainer.errors import ConfigError, RunFailed
 from trainer.loop.loop import Loop
 from trainer.runs.run import run
@@ -29,17 +31,13 @@ KEY = "a1b2c3d4e5" * 4  # forty characters, as W&B's are
 
 
 def service() -> psutil.Process:
-    """W&B's own process, which the tracker's process has started; another test may have left one of ours."""
-    for host in psutil.Process().children():
-        if "trainer.trackers.host" in host.cmdline():
-            for child in host.children(recursive=True):
-                if child.name() == "wandb-core":
-                    return child
-    raise LookupError("no wandb-core")
+    """W&B's own process, which the tracker's process has started."""
+    (found,) = (child for child in psutil.Process().children(recursive=True) if child.name() == "wandb-core")
+    return found
 
 
 @pytest.fixture
-def at_step_five(monkeypatch):
+def at_step_five(monkeypatch, forked_hosts):
     """Does something to W&B's service at the fifth step, once it is there. From then on two seconds are waited for."""
     met: list[psutil.Process] = []
 
@@ -67,9 +65,11 @@ def at_step_five(monkeypatch):
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
-def test_a_service_that_dies_or_stops_costs_one_warning(number, carry_out, at_step_five, tmp_path, caplog):
+def test_a_service_that_dies_or_stops_costs_one_warning(
+    number, carry_out, finished_run, at_step_five, tmp_path, caplog
+):
     settings = ["variant=adalora", "machine.log_every=1"]
-    plain = left_by(folder_of(carry_out(*settings, "study=plain"), tmp_path))
+    plain = left_by(finished_run(*settings, "study=plain"))
     met = at_step_five(number)
     disturbed = left_by(folder_of(carry_out(*settings, "tracker=wandb"), tmp_path))
     plain["row"].pop("study"), disturbed["row"].pop("study")
@@ -80,7 +80,7 @@ def test_a_service_that_dies_or_stops_costs_one_warning(number, carry_out, at_st
     assert not met[0].is_running()
 
 
-def test_a_folder_that_can_not_be_written_costs_one_warning(carry_out, tmp_path, caplog):
+def test_a_folder_that_can_not_be_written_costs_one_warning(carry_out, forked_hosts, tmp_path, caplog):
     # Not even root can make a folder there; one that is only read-only would not stop root.
     record = carry_out("tracker=wandb", "tracker.dir=/proc/loratory")
     (warning,) = warnings(caplog)
@@ -88,22 +88,44 @@ def test_a_folder_that_can_not_be_written_costs_one_warning(carry_out, tmp_path,
     assert record.status == "done" and not (folder_of(record, tmp_path) / "tracker.json").exists()
 
 
+WHY_OFFLINE = [
+    ("WANDB_API_KEY", "too-short", "offline, the configured key is not a valid W&B key, "),
+    ("WANDB_MODE", "offline", "offline as set by W&B's own settings or WANDB_MODE, logs to "),
+    ("WANDB_MODE", "disabled", "disabled as set by W&B's own settings or WANDB_MODE"),
+]
+
+
 def test_without_a_network_the_run_is_kept_offline_and_no_key_reaches_a_file_or_the_terminal(
-    carry_out, tmp_path, caplog, capfd, monkeypatch
+    carry_out, forked_hosts, tmp_path, caplog, capfd, monkeypatch
 ):
+    caplog.set_level("INFO", "trainer")
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     monkeypatch.setenv("HF_TOKEN", "hf_" + KEY)
-    folder = folder_of(carry_out("tracker=wandb", "tracker.timeout=12"), tmp_path)  # half of it for W&B to be reached
-    (warning,) = warnings(caplog)
-    assert warning.startswith(f"tracker wandb: logs offline to {folder / 'wandb'}, because W&B could not be reached: ")
-    (logged,) = runs_in(folder)
-    assert logged.folder.name.startswith("offline-run-")
-    assert logged.exit_code == 0 and logged.summary["metric/value"] is not None
 
-    carry_out("+tracker._target_=tests.trainer.trackers.trouble.Trouble", "+tracker.how='raises in log'", "seed=2")
-    with pytest.raises(RunFailed):
-        carry_out("tracker=wandb", "tracker.mode=offline", "seed=3", *DIVERGING, "optim.lr=1e30")
-    assert len(list(tmp_path.rglob("record.json"))) == 3
+    def without_network() -> None:
+        folder = folder_of(carry_out("tracker=wandb", "tracker.timeout=12"), tmp_path)  # half of it to reach W&B
+        assert len(warnings(caplog)) == 1, warnings(caplog)
+        (warning,) = warnings(caplog)
+        because = f"tracker wandb: logs offline to {folder / 'wandb'}, because W&B could not be reached: "
+        assert warning.startswith(because), warning
+        (logged,) = runs_in(folder)
+        assert logged.folder.name.startswith("offline-run-")
+        assert logged.exit_code == 0 and logged.summary["metric/value"] is not None
+
+    log = tmp_path / "log"
+    with forked(without_network, log) as child:  # it waits most of its time
+        for seed, (variable, value, says) in enumerate(WHY_OFFLINE, start=4):
+            with monkeypatch.context() as patched:
+                patched.setenv(variable, value)
+                carry_out("tracker=wandb", "train.max_steps=2", f"seed={seed}")
+            (said,) = [text for text in caplog.messages if text.startswith("tracker ")]
+            assert said.startswith(f"tracker wandb: {says}"), (variable, value)
+            caplog.clear()
+        carry_out("+tracker._target_=tests.trainer.trackers.trouble.Trouble", "+tracker.how='raises in log'", "seed=2")
+        with pytest.raises(RunFailed):
+            carry_out("tracker=wandb", "tracker.mode=offline", "seed=3", *DIVERGING, "optim.lr=1e30")
+        assert ended(child) == 0, log.read_text()
+    assert len(list(tmp_path.rglob("record.json"))) == 3 + len(WHY_OFFLINE)
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert len(written) > 30
     assert not [path for path in written if KEY.encode() in path.read_bytes()]
@@ -144,41 +166,20 @@ def sent(folder: Path) -> int:
         return 0
 
 
-@pytest.mark.parametrize("how", ["hangs in start", "hangs in finish"])
-def test_the_process_ends_whatever_the_tracker_does(how, tiny_overrides, tmp_path):
-    tracker = [
-        "+tracker._target_=tests.trainer.trackers.trouble.Trouble",
-        f"+tracker.how='{how}'",
-        "+tracker.timeout=2",
-    ]
-
-    def call() -> None:
+def test_the_process_ends_whatever_the_tracker_does(tiny_overrides, forked_hosts, tmp_path):
+    def call(how: str) -> None:
         atexit._clear()  # of the tests' own
-        command([*tiny_overrides, *tracker, "train.max_steps=2"], flags=())
+        tracker = [f"+tracker._target_={Trouble.__module__}.Trouble", f"+tracker.how='{how}'", "+tracker.timeout=2"]
+        command([*tiny_overrides, *tracker, "train.max_steps=2", f"study={how.replace(' ', '_')}"], flags=())
         threading._shutdown()  # what an interpreter waits for when it ends
         atexit._run_exitfuncs()
 
-    log = tmp_path / "log"
-    with forked(call, log) as child:
-        assert ended(child) == 0, log.read_text()
-    assert log.read_text().count("no answer within 2 s") == 1
-
-
-@pytest.mark.parametrize(
-    "variable, value, says",
-    [
-        ("WANDB_API_KEY", "too-short", "offline, the configured key is not a valid W&B key, "),
-        ("WANDB_MODE", "offline", "offline as set by W&B's own settings or WANDB_MODE, logs to "),
-        ("WANDB_MODE", "disabled", "disabled as set by W&B's own settings or WANDB_MODE"),
-    ],
-)
-def test_why_it_logs_offline_is_said(variable, value, says, carry_out, monkeypatch, caplog):
-    caplog.set_level("INFO", "trainer")
-    monkeypatch.setenv("WANDB_API_KEY", KEY)
-    monkeypatch.setenv(variable, value)
-    carry_out("tracker=wandb", "train.max_steps=2")
-    (said,) = [text for text in caplog.messages if text.startswith("tracker ")]
-    assert said.startswith(f"tracker wandb: {says}")
+    logs = {how: tmp_path / how for how in ("hangs in start", "hangs in finish")}
+    with contextlib.ExitStack() as both:
+        children = {how: both.enter_context(forked(lambda how=how: call(how), log)) for how, log in logs.items()}
+        for how, log in logs.items():
+            assert ended(children[how]) == 0, log.read_text()
+            assert log.read_text().count("no answer within 2 s") == 1, how
 
 
 @pytest.mark.parametrize(

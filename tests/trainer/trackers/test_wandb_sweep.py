@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 import subprocess
-import sys
+from pathlib import Path
 
 import pytest
 import yaml
 
 from tests.conftest import ROOT
-from tests.trainer.sweeping import finished
+from tests.trainer import interpreter
 from tests.trainer.trackers.inspected import runs_in
 from trainer import record as records
 
 pytestmark = pytest.mark.slow
 
-utils = pytest.importorskip("wandb.sdk.launch.sweeps.utils")
-
 SWEEP = ROOT / "docs" / "wandb_sweep.yaml"
 CHOSEN = {"variant.rank": 4, "optim.lr": 0.0012345678901234567}
 
 
-def agents_command(sweep: dict, chosen: dict) -> list[str]:
+def agents_command(sweep: dict, chosen: dict, python: Path) -> list[str]:
     """The command line as `wandb agent` builds it in `_command_run`, for the values that the server chose."""
+    utils = pytest.importorskip("wandb.sdk.launch.sweeps.utils")
     values = {"args": {name: {"value": value} for name, value in chosen.items()}}
     variables = utils.create_sweep_command_args(values) | {
-        "interpreter": [sys.executable],
+        "interpreter": [str(python)],
         "program": [sweep["program"]],
         "env": ["/usr/bin/env"],
     }
@@ -42,23 +41,19 @@ def sweep() -> dict:
 
 @pytest.fixture
 def agent(sweep, tiny_overrides, tmp_path, monkeypatch):
-    """Carries out what the agent would start for the chosen values: the tiny model and task, all else as chosen.
-
-    whole: in a process of its own, as the agent does, or else in a fork.
-    """
+    """Carries out what the agent would start for the chosen values: the tiny model and task, all else as chosen."""
     tiny = [o for o in tiny_overrides if not o.startswith(("optim.lr=", "study="))]
 
-    def start(chosen: dict, whole: bool = True) -> tuple[int, str]:
+    def start(chosen: dict) -> tuple[int, str]:
         path = tmp_path / "config-abcd1234.yaml"
         path.write_text(yaml.safe_dump({"wandb_version": 1} | {n: {"value": v} for n, v in chosen.items()}))
         set_by_agent = {"WANDB_SWEEP_ID": "sweep123", "WANDB_RUN_ID": "abcd1234", "WANDB_SWEEP_PARAM_PATH": str(path)}
         for name, value in (set_by_agent | {"WANDB_MODE": "offline", "WANDB_PROJECT": "loratory"}).items():
             monkeypatch.setenv(name, value)
-        command = [*agents_command(sweep, chosen), *tiny]
-        if whole:
+        with interpreter.command() as python:
+            command = [*agents_command(sweep, chosen, python), *tiny]
             done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT)
             return done.returncode, done.stderr
-        return finished(command[command.index(sweep["program"]) + 1 :], tmp_path / "log", flags=())
 
     return start
 
@@ -83,7 +78,7 @@ def test_the_agents_command_line_trains_what_the_server_chose(sweep, agent, tmp_
 
 
 def test_a_group_among_the_parameters_is_a_warning(agent):
-    code, output = agent(CHOSEN | {"variant": "lora"}, whole=False)
+    code, output = agent(CHOSEN | {"variant": "lora"})
     assert code == 0, output
     (warning,) = [line for line in output.splitlines() if "replaced all settings of variant in W&B's config" in line]
     assert "write variant=… in the sweep's command" in warning
