@@ -179,6 +179,10 @@ def test_the_debug_experiment_is_one_run_of_ten_steps(configured, tiny_overrides
         ("variant.rnak=3", "variant.rnak: no such field of the variant lora, allowed: name, rank, alpha, "),
         ("optim.lrr=3", "optim.lrr: no such field, allowed: lr, head_lr, "),
         ("traim.epochs=3", "traim: no such field, allowed: variant, task, model, "),
+        ("seed=0,1", "seed: '0,1' in a single run, allowed: one value; -m sweeps over several, or [a,b] for "),
+        ("variant=lora,head", "variant: 'lora,head' in a single run, allowed: one value; -m sweeps over several, "),
+        ("variant=glob(l*)", "variant: 'glob(l*)' in a single run, allowed: one value; -m sweeps over several"),
+        ("seed=range(0,3)", "seed: 'range(0,3)' in a single run, allowed: one value; -m sweeps over several"),
         ("optim.lr=fast", "optim.lr: Value 'fast' of type 'str' could not be converted to Float"),
     ],
 )
@@ -188,6 +192,12 @@ def test_a_misspelt_name_is_refused_in_one_line(configured, override, message):
     line = one_line(caught.value)
     assert line.startswith(message)
     assert "\n" not in line
+
+
+def test_a_field_with_a_method_s_name_before_it_says_which_one_is_meant(configured):
+    with pytest.raises(Exception) as caught:
+        configured(["lora.rank=4"])
+    assert one_line(caught.value).endswith("; did you mean variant.rank?")
 
 
 @pytest.mark.parametrize(
