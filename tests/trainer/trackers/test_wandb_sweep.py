@@ -15,14 +15,13 @@ from trainer import record as records
 
 pytestmark = pytest.mark.slow
 
-utils = pytest.importorskip("wandb.sdk.launch.sweeps.utils")
-
 SWEEP = ROOT / "docs" / "wandb_sweep.yaml"
 CHOSEN = {"variant.rank": 4, "optim.lr": 0.0012345678901234567}
 
 
 def agents_command(sweep: dict, chosen: dict) -> list[str]:
     """The command line as `wandb agent` builds it in `_command_run`, for the values that the server chose."""
+    utils = pytest.importorskip("wandb.sdk.launch.sweeps.utils")
     values = {"args": {name: {"value": value} for name, value in chosen.items()}}
     variables = utils.create_sweep_command_args(values) | {
         "interpreter": [sys.executable],
