@@ -8,11 +8,10 @@ import pytest
 
 from analysis.commands import cli, dashboard
 
-ws = pytest.importorskip("wandb_workspaces.workspaces")
-
 
 @pytest.fixture(autouse=True)
 def no_account(monkeypatch, tmp_path):
+    pytest.importorskip("wandb_workspaces.workspaces")
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "config"))
@@ -124,6 +123,8 @@ def test_dry_run_prints_what_would_be_saved(capsys):
 
 
 def test_a_workspace_that_does_not_come_back_as_it_was_is_an_error(monkeypatch):
+    from wandb_workspaces import workspaces as ws
+
     made = dashboard.workspace("p", "e")
     back = ws.Workspace._from_model
 

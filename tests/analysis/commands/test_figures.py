@@ -9,7 +9,6 @@ import pytest
 
 from analysis.commands import cli
 from analysis.plots import catalogue
-from tests.analysis.interpreter import python
 from tests.analysis.plots.conftest import LAYERS, allocate, log, save_entries, save_factors
 from tests.conftest import folder_of
 from weights import cli as handover
@@ -36,28 +35,6 @@ def runs(store) -> None:
 
 def call(*arguments: str) -> int:
     return cli.main(["figures", "runs", "--output", "out", *arguments])
-
-
-def test_every_kind_that_the_runs_allow_is_drawn_in_both_formats(runs, capsys):
-    assert call() == 0
-    names = {name.rpartition(".")[0] for name in files()} - {"captions"}
-    assert {name.partition(".")[0] for name in names} == set(catalogue.NAMES) - {"metric-kept-rank", "metric-rate"}
-    assert set(files()) == {f"{name}.{form}" for name in names for form in ("png", "svg")} | {"captions.md"}
-    assert Path("out/rank-map.movie.adalora.png").read_bytes().startswith(b"\x89PNG")
-    assert b"<svg" in Path("out/rank-map.movie.adalora.svg").read_bytes()
-
-
-@pytest.mark.slow
-def test_the_same_runs_give_the_same_bytes_in_every_process(runs):
-    kinds = "metric-time,learning-curves,rank-map,rank-over-time,sparsity-overlap,delta-spectrum,memory"
-    found = []
-    for seed in "12":
-        done = python(
-            *("-m", "analysis", "figures", "runs", "--output", f"out{seed}", "--only", kinds), PYTHONHASHSEED=seed
-        )
-        assert done.returncode == 0, done.stderr.decode()
-        found.append(files(f"out{seed}"))
-    assert found[0] == found[1] and len(found[0]) > 12
 
 
 def test_captions_say_what_is_shown_and_what_is_not(runs, capsys):
@@ -141,19 +118,6 @@ def test_an_output_that_can_not_be_written_is_one_line(store, capsys):
     Path("out").write_text("a file")
     assert call("--only", "memory") == 2
     assert capsys.readouterr().err == "analysis: can't write out/memory.movie.png: File exists\n"
-
-
-@pytest.mark.slow
-def test_figures_never_import_torch(runs):
-    code = """if True:
-        import sys
-        from analysis.commands import cli
-        cli.main(["figures", "runs", "--output", "out", "--format", "svg"])
-        print([name for name in ("torch", "transformers", "matplotlib.pyplot") if name in sys.modules])
-    """
-    done = python("-c", code)
-    assert done.returncode == 0, done.stderr.decode()
-    assert done.stdout.splitlines()[-1] == b"[]"
 
 
 @pytest.mark.filterwarnings("error")  # a glyph that the font has not got is one

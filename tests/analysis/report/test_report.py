@@ -16,7 +16,6 @@ from analysis.records import runs
 from analysis.report import verdicts
 from analysis.tables import rows
 from tests.analysis.interpreter import python
-from tests.analysis.plots.conftest import allocate, log
 
 EVIL = "<script>alert(1)</script>"
 
@@ -39,24 +38,6 @@ def test_the_file_asks_for_nothing_from_elsewhere(store, report):
     assert all(source.startswith("data:") for source in re.findall(r'\ssrc="([^"]*)"', page))
     assert all(target.startswith(("#", "data:,")) for target in re.findall(r'\shref="([^"]*)"', page))
     assert not re.search(r"@import|url\(|fetch\(|XMLHttpRequest|innerHTML|eval\(", page)
-
-
-@pytest.mark.slow
-def test_the_same_runs_give_the_same_bytes_wherever_and_in_whatever_order_of_folders(store):
-    two_rows(store)
-    for seed in range(2):
-        folder = store.add("adalora", seed, 0.8, under="more")
-        log(folder, {5: 0.5, 10: 0.7}, {5: 0.7, 10: 0.4})
-        allocate(folder, (0, [5] * 6), (8, [1, 2, 3, 4, 0, 8]))
-    for task in "abcde":
-        for variant in ("lora", "sora", "adalora"):
-            store.add(variant, 0, task=task)
-    for seed, folders in (("1", ["runs", "more"]), ("2", ["more", "runs"])):
-        arguments = [*folders, "--output", f"{seed}.html", "--only", "learning-curves,rank-map"]
-        done = python("-m", "analysis", "report", *arguments, PYTHONHASHSEED=seed)
-        assert done.returncode == 0, done.stderr.decode()
-    assert Path("1.html").read_bytes() == Path("2.html").read_bytes()
-    assert str(Path.cwd()) not in Path("1.html").read_text()
 
 
 def test_the_page_says_what_makes_it_once_more(store, report):
@@ -92,22 +73,6 @@ def test_a_terminal_without_unicode_gets_one_line(store):
     done = python("-m", "analysis", "report", "runs", "--no-pictures", PYTHONIOENCODING="ascii", PYTHONUTF8="0")
     assert done.returncode == 0, done.stderr.decode()
     assert "study 低 秩." in done.stdout.decode("utf-8") and done.stdout.count(b"\n") == 1
-
-
-@pytest.mark.slow
-def test_a_report_never_imports_torch_and_no_matplotlib_without_pictures(store):
-    two_rows(store)
-    code = """if True:
-        import sys
-        from analysis.commands import cli
-        cli.main(["report", "runs", "--no-pictures"])
-        print([name for name in ("torch", "transformers", "matplotlib") if name in sys.modules])
-        cli.main(["report", "runs", "--only", "memory"])
-        print([name for name in ("torch", "transformers", "matplotlib.pyplot") if name in sys.modules])
-    """
-    done = python("-c", code)
-    assert done.returncode == 0, done.stderr.decode()
-    assert done.stdout.splitlines()[1::2] == [b"[]", b"[]"]
 
 
 # -- the table, notes and verdicts ------------------------------------------------------------
