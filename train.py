@@ -22,6 +22,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from trainer import config as run_config
+from trainer import config_files
 from trainer.errors import Locked, Pruned, one_line
 from trainer.machine import garbage, launch, signals
 from trainer.overrides import flags_first, readable
@@ -102,6 +103,7 @@ def cli() -> None:
     try:
         launch.take()
         refuse_hydra_folders(sys.argv[1:])
+        config_files.take(sys.argv[1:])
         sys.argv[1:] = readable(flags_first(sys.argv[1:]))
         main()
     except signals.Interrupted as stop:

@@ -109,6 +109,19 @@ def undescribed() -> list[str]:
     return [f.name for f in fields if not f.meaning]
 
 
+def given_otherwise() -> list[str]:
+    """Fields of `TYPES` to which a file gives a value of another type."""
+    found = []
+    for group in GROUPS:
+        for path in sorted((ROOT / "conf" / group).rglob("*.yaml")):
+            node = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+            for name, value in _leaves(node, whole="hydra" not in group):
+                field, kind = f"{group.replace('/', '.')}.{name}", type(value).__name__
+                if value not in (None, "???") and TYPES.get(field, kind) != kind:
+                    found.append(f"{field}: {kind} in {path.name}, {TYPES[field]} in TYPES")
+    return found
+
+
 def _of_file(path: Path, group: str) -> Iterator[Field]:
     text = path.read_text(encoding="utf-8")
     node = yaml.safe_load(text) or {}

@@ -57,21 +57,20 @@ def train(root: Path, arguments: list[str]) -> None:
 
 
 def own_configs(suite: Path, arguments: list[str]) -> list[str]:
-    """Hydra's option for `conf/` of the current folder. Exits with an error if a file has the name of the suite's."""
+    """Hydra's option for `conf/` of the current folder, unless the arguments name another folder."""
     own = Path("conf")
     chosen = any(text.startswith(("--config-dir", "-cd")) for text in arguments)
-    if chosen or not own.is_dir() or own.resolve() == suite.resolve():
-        return []
-    for path in sorted(own.rglob("*.yaml")):
-        if (suite / path.relative_to(own)).is_file():
-            allowed = "another name; in a checkout, python train.py" if Path("train.py").is_file() else "another name"
-            sys.exit(f"error: {path}: the suite has a config of this name; allowed: {allowed}")
-    return ["--config-dir", str(own.resolve())]
+    return (
+        [] if chosen or not own.is_dir() or own.resolve() == suite.resolve() else ["--config-dir", str(own.resolve())]
+    )
 
 
 def results(arguments: list[str]) -> None:
     """The verbs of analysis and of weights."""
     from analysis.commands.cli import VERBS, CommandLine
+    from trainer import config_files
     from weights import cli
 
+    if Path("conf").is_dir():
+        config_files.use(Path("conf"))  # a model of the user's, a mixture of the user's tasks
     sys.exit(CommandLine("loratory", USAGE, (*VERBS, *cli.VERBS), cli.ERRORS, "loratory").main(arguments))

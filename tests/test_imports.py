@@ -34,6 +34,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "trainer.trackers",
         "trainer.objectives.metrics",
         "trainer.objectives.formula",
+        "variants.core.placement",
     ),
     "weights": ("analysis", "trainer", "variants.core"),
     "train": ANYTHING,

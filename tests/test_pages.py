@@ -6,6 +6,7 @@ import importlib
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -100,30 +101,24 @@ def test_verbs_and_their_options_are_ones_that_there_are(command: str) -> None:
 EXAMPLES = blocks(ROOT / "README.md", "python")
 
 
-@pytest.mark.parametrize("example", EXAMPLES, ids=["loop", "Trainer"])
-def test_the_examples_model_is_trained_and_loaded_by_peft(
-    example: str, tiny_model: Path, tmp_path: Path, monkeypatch
-) -> None:
+@pytest.mark.parametrize("last", range(len(EXAMPLES)), ids=["loop", "Trainer"])
+def test_the_examples_model_is_trained_and_loaded_by_peft(last: int, tmp_path: Path, monkeypatch) -> None:
     import torch
-    from transformers import AutoModelForSequenceClassification, Trainer, TrainingArguments
+    from transformers import BertForSequenceClassification
 
     peft = pytest.importorskip("peft")
     monkeypatch.chdir(tmp_path)
-    rows = torch.randint(5, 12, (4, 6), generator=torch.Generator().manual_seed(0))
-    there = {
-        "model": AutoModelForSequenceClassification.from_pretrained(tiny_model),
-        "batches": [{"input_ids": rows, "labels": torch.tensor([0, 1, 0, 1])}] * 3,
-        "rows": [{"input_ids": row, "labels": label} for row, label in zip(rows, [0, 1, 0, 1], strict=True)],
-        "args": TrainingArguments("out", max_steps=3, learning_rate=1e-2, use_cpu=True, report_to="none"),
-        "Trainer": Trainer,
-    }
-    exec(example, there)
-    model = there["model"].eval()  # with PEFT's layers in place of the method's
-    loaded = peft.PeftModel.from_pretrained(AutoModelForSequenceClassification.from_pretrained(tiny_model), "adapter")
+    session: dict[str, Any] = {}
+    for example in EXAMPLES[: last + 1]:  # as typed one after the other
+        torch.manual_seed(0)
+        exec(example, session)
+    model, tokens = session["model"].eval(), session["tokens"]  # with PEFT's layers in place of the method's
+    torch.manual_seed(0)
+    loaded = peft.PeftModel.from_pretrained(BertForSequenceClassification(session["config"]), "adapter").eval()
     with torch.no_grad():
-        outputs, expected = loaded.eval()(input_ids=rows).logits, model(input_ids=rows).logits
+        outputs, expected = loaded(input_ids=tokens).logits, model(input_ids=tokens).logits
         with loaded.disable_adapter():
-            assert not torch.equal(loaded(input_ids=rows).logits, expected), "it has learned nothing"
+            assert not torch.equal(loaded(input_ids=tokens).logits, expected), "it has learned nothing"
     torch.testing.assert_close(outputs, expected)
 
 

@@ -55,7 +55,7 @@ def test_the_reference_and_the_gallery_have_every_name(site: Path) -> None:
 
 def assert_all(text: str, names: list[str]) -> None:
     assert len(names) > 5
-    assert [name for name in names if name not in text] == []
+    assert [name for name in names if not re.search(rf"(?<![\w.]){re.escape(name)}(?![\w.]?\w)", text)] == []
 
 
 def test_every_setting_and_every_field_of_a_record_has_a_meaning() -> None:
@@ -69,6 +69,7 @@ def test_types_are_given_for_fields_that_are_in_the_files_of_conf() -> None:
     fields = {f.name: f for group in settings.GROUPS for f, _ in settings.in_files(group).values()}
     assert [name for name in settings.TYPES if name not in fields] == []
     assert [name for name, f in fields.items() if not f.type] == []
+    assert settings.given_otherwise() == []
 
 
 def test_units_are_of_fields_that_there_are() -> None:

@@ -14,6 +14,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from trainer.errors import ConfigError, did_you_mean
+from variants.core.placement import typed
 
 
 def register() -> None:
@@ -46,5 +47,5 @@ def _choices(path: Path, _changed: int) -> dict[str, Any]:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
         choices: dict[str, Any] = content["choices"]
     except (yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError):
-        raise ConfigError(f"chosen: {path}: not written by `python -m analysis choose`") from None
+        raise ConfigError(f"chosen: {path}: not written by `{typed('python -m analysis choose')}`") from None
     return choices

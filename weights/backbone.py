@@ -20,8 +20,6 @@ from analysis.stats.matrices import effective_rank
 if TYPE_CHECKING:
     import torch
 
-CONF = Path(__file__).parents[1] / "conf"
-
 
 @dataclass(frozen=True)
 class Layer:
@@ -61,7 +59,9 @@ def locate(model: str, overrides: Sequence[str] = ()) -> Path:
         if overrides:
             raise AnalysisError(f"--override: {overrides[0]!r} with a folder, allowed: none; a folder has no settings")
         return Path(model)
-    names = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
+    from trainer import config_files
+
+    names = config_files.names("model")
     if model not in names:
         raise AnalysisError(f"model: {model!r}, allowed: a folder, {', '.join(names)}")
     from hydra import compose, initialize_config_dir
@@ -76,8 +76,9 @@ def locate(model: str, overrides: Sequence[str] = ()) -> Path:
     run_config.register()
     GlobalHydra.instance().clear()
     try:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            config = compose("config", [f"model={model}", *overrides])
+        with initialize_config_dir(str(config_files.SUITE), version_base="1.3"):
+            own = [f"hydra.searchpath=[file://{folder}]"] if (folder := config_files.own()) is not None else []
+            config = compose("config", [*own, f"model={model}", *overrides])
         run_config.validate(config)
         return fetch_model(model_sources(config), config.model.files)
     except (HydraException, ConfigError) as error:

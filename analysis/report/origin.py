@@ -15,6 +15,7 @@ from analysis.records import settings
 from analysis.text.phrases import runs as counted
 from analysis.text.sorting import natural
 from trainer.record import Record
+from variants.core.placement import typed
 
 # The packages that affect the page.
 PACKAGES = ("loratory", "jinja2", "matplotlib", "numpy", "pandas", "pyarrow", "safetensors", "scipy", "scikit-posthocs")
@@ -33,7 +34,7 @@ class Maker:
 def maker(arguments: Sequence[str]) -> Maker:
     """The maker of a page. arguments: those of `python -m analysis`."""
     commit, dirty = _git()
-    return Maker(f"python -m analysis {shlex.join(arguments)}", commit, dirty, tuple(_versions()))
+    return Maker(typed(f"python -m analysis {shlex.join(arguments)}"), commit, dirty, tuple(_versions()))
 
 
 def made_with(records: Iterable[Record]) -> list[tuple[str, str]]:

@@ -16,6 +16,7 @@ from analysis.records import columns
 from analysis.records.runs import Run, RunSet
 from analysis.report import repeat
 from analysis.tables.rows import Rows
+from variants.core.placement import typed
 
 _EXACT = 2**53  # the largest whole number that JavaScript represents exactly
 
@@ -46,6 +47,7 @@ def build(runs: Sequence[Run], rows: Rows, fractions: dict[str, bool]) -> dict[s
         "count": len(runs),
         "fields": {name: encode(values[name]) for name in sorted(values, key=columns.sort_key)},
         "folder": [run.path for run in runs],
+        "train": typed("python train.py"),
         "repeat": {
             number: texts
             for number, run in enumerate(runs)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
+import re
 import runpy
 import shutil
 import subprocess
@@ -16,6 +18,7 @@ import pytest
 
 from tests.conftest import ROOT, tiny_run
 from trainer.sweeps.plan import plan
+from variants.core import placement
 
 # An editable installation in this environment would offer the checkout's modules.
 ALONE = """import sys
@@ -115,7 +118,10 @@ def test_a_config_with_the_name_of_one_of_the_suites_is_refused(call: Callable[.
     own.parent.mkdir(parents=True)
     own.write_text("_target_: mine.Mine\n")
     error = call("-m", "loratory", "train", "variant=lora", code=1)
-    assert error == "error: conf/variant/lora.yaml: the suite has a config of this name; allowed: another name\n"
+    assert error.startswith(
+        f"error: {own}: the suite has a config of this name; allowed: another name, or a folder for"
+    )
+    assert error.endswith(" configs of loratory train alone, --config-dir FOLDER\n")
 
 
 def test_a_module_with_the_name_of_one_of_the_suites_is_refused(call: Callable[..., str], tmp_path: Path) -> None:
@@ -131,6 +137,7 @@ def test_its_verbs_are_listed_as_they_are_typed(call: Callable[..., str]) -> Non
     assert all(f"\n    {verb} " in listed for verb in ("table", "compare", "choose", "figures", "export", "predict"))
     assert "\n  loratory table runs/demo" in call("-m", "loratory", "table", "--help")
     assert "\nadalora " in call("-m", "loratory", "variants", "list")
+    assert "usage: " in call("-m", "loratory.variants", "export", "--help")
 
 
 REWRITTEN = runpy.run_path(str(ROOT / "setup.py"), run_name="setup")["rewritten"]
@@ -156,3 +163,30 @@ def test_imports_are_rewritten_and_nothing_else(source: str, expected: str) -> N
 def test_an_import_that_can_not_be_rewritten_ends_the_build() -> None:
     with pytest.raises(ValueError, match=r"m\.py:1: import trainer.record, allowed: from … import"):
         REWRITTEN("import trainer.record\n", "m.py")
+
+
+def test_commands_in_texts_are_those_of_the_installed_suite(monkeypatch: pytest.MonkeyPatch) -> None:
+    commands = ["python train.py -m", "python -m analysis sync", "python -m weights predict", "python -m variants list"]
+    assert [placement.typed(text) for text in commands] == commands
+    monkeypatch.setattr(placement, "PREFIX", "loratory.")
+    assert [placement.typed(text) for text in commands] == [
+        "loratory train -m", "loratory sync", "loratory predict", "loratory variants list",
+    ]  # fmt: skip
+
+
+def test_no_text_of_the_suite_names_a_command_that_an_installed_one_has_not() -> None:
+    """Texts that a user reads go through `placement.typed`, or `CommandLine` for the examples of verbs."""
+    names = re.compile(r"python -m (analysis|weights|variants)\b|make [a-z]+\b|python train\.py")
+    rooms = [ROOT / name for name in ("trainer", "analysis", "weights", "variants")]
+    found = []
+    for path in [path for room in rooms for path in room.rglob("*.py") if names.search(path.read_text())]:
+        nodes = [*ast.walk(ast.parse(path.read_text()))]
+        typed = {text for node in nodes if _is_typed(node) for text in ast.walk(node)}
+        said = {text for node in nodes if isinstance(node, ast.Raise | ast.Return) for text in ast.walk(node)} - typed
+        texts = [node.value for node in said if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+        found += [f"{path}: {text}" for text in texts if names.search(text)]
+    assert found == []
+
+
+def _is_typed(node: ast.AST) -> bool:
+    return isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] == "typed"

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from analysis.stats.matrices import effective_rank
 from tests.analysis.interpreter import python
 from tests.classifiers import classifier
+from trainer import config_files
 from variants.core.decompositions import choose_rank, decompose
 from weights import backbone, cli
 
@@ -179,3 +180,10 @@ def test_half_precision_is_decomposed_in_float32(tmp_path):
 def test_torch_is_loaded_by_this_verb_alone():
     code = "import sys, weights.cli, weights.spectrum, weights.backbone; print('torch' in sys.modules)"
     assert python("-c", code).stdout == b"False\n"
+
+
+def test_a_model_of_the_users_own_configs_is_found(tiny_model, tmp_path, monkeypatch):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "mine.yaml").write_text(f"defaults: [folder]\nname: mine\npath: {tiny_model}\n")
+    monkeypatch.setenv(config_files.VARIABLE, str(tmp_path))
+    assert backbone.locate("mine") == tiny_model

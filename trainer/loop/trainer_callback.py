@@ -39,6 +39,7 @@ from trainer.loop.loader_passes import passes_over
 from trainer.loop.rank_log import RankLog
 from variants.core import state_files, training_state
 from variants.core.parameter_groups import parameter_groups
+from variants.core.placement import typed
 from variants.core.variant import Step, Variant
 
 STATE = "variant"  # of a checkpoint: variant.safetensors and variant.json
@@ -111,7 +112,7 @@ class VariantCallback(TrainerCallback):
         if args.world_size > 1 and (hooks := [name for name in _CHANGES if _has(cls, name)]):
             raise ConfigError(
                 f"args.world_size: {args.world_size} with {cls.__name__}, which has {', '.join(hooks)}, allowed: 1; "
-                "train.py trains it in several processes"
+                f"{typed('python train.py')} trains it in several processes"
             )
         if args.load_best_model_at_end and _has(cls, "is_final_form"):
             raise ConfigError(

@@ -28,6 +28,7 @@ from trainer.machine import launch, lock
 from trainer.objectives import kinds
 from trainer.record import CorruptRecord, Record
 from trainer.sweeps import found_ranks
+from variants.core import placement
 
 log = logging.getLogger(__name__)
 
@@ -181,7 +182,8 @@ def _settle_processes(config: DictConfig) -> None:
     """Sets `train.processes`, on which the result depends, to the number of started processes; null means one."""
     started, wanted = launch.this().count, config.train.processes
     if wanted is not None and wanted != started:
-        how = f"torchrun --nproc-per-node {wanted} train.py … starts that many"
+        script = "-m loratory train" if placement.PREFIX else "train.py"
+        how = f"torchrun --nproc-per-node {wanted} {script} … starts that many"
         raise ConfigError(f"train.processes: {wanted}, allowed: {started} (the number started) or null; {how}")
     if config.machine.fsdp and started == 1:
         raise ConfigError("machine.fsdp: true with one process, allowed: false; sharding needs several")

@@ -15,6 +15,7 @@ from trainer.errors import ConfigError
 from trainer.trackers import rows
 from trainer.trackers.picture import rank_map
 from trainer.trackers.tracker import RunInfo, Started, shortened
+from variants.core import placement
 
 # Any of these would send the run to another place.
 ELSEWHERE = ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL", "TRACKIO_BUCKET_ID", "TRACKIO_DATASET_ID", "TRACKIO_WEBHOOK_URL")
@@ -90,7 +91,8 @@ class Trackio:
             auto_log_cpu=False,
         )
         self._rows = self._kept()
-        return Started(self._project, run.study, self._run.name, f"logs to {folder}; `make dashboard` opens it")
+        opening = f"TRACKIO_DIR={folder} trackio show" if placement.PREFIX else "make dashboard"
+        return Started(self._project, run.study, self._run.name, f"logs to {folder}; `{opening}` opens it")
 
     def log(self, row: dict[str, Any]) -> None:
         values = {name: value for name, value in row.items() if value is not None and name != "step"}

@@ -17,6 +17,7 @@ from trainer.errors import ConfigError, message
 from trainer.trackers import rows
 from trainer.trackers.picture import rank_map
 from trainer.trackers.tracker import RunInfo, Started, shortened
+from variants.core.placement import typed
 
 MODES = ("online", "offline")
 Mode = Literal["online", "offline", "disabled"]
@@ -55,7 +56,7 @@ class Wandb:
         logs = (Path(self.dir) if self.dir else run.folder) / "wandb"
         for kept in logs.glob(f"offline-run-*-{run.key}" if self.dir else "offline-run-*"):
             if any(kept.glob("*.wandb")) and not any(kept.glob("*.synced")):
-                return f"was logged offline to {kept}; `python -m analysis sync` uploads it from there"
+                return f"was logged offline to {kept}; `{typed('python -m analysis sync')}` uploads it from there"
         if self._mode()[0] != "online":
             return None
         import wandb

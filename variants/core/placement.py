@@ -22,6 +22,12 @@ PREFIX = __name__.removesuffix("variants.core.placement")  # "" in a checkout, "
 ROOT = Path(__file__).parents[2]  # holds the packages and conf/
 PACKAGES = ("variants", "trainer")  # whose classes configs name
 OTHERS = ("analysis", "weights")
+_COMMANDS = {
+    "python train.py": "loratory train",
+    "python -m variants": "loratory variants",
+    "python -m analysis": "loratory",
+    "python -m weights": "loratory",
+}
 
 
 def written(name: str) -> str:
@@ -46,6 +52,15 @@ def _file(module: str) -> Path | None:
         return None
     path = ROOT.joinpath(*module.split("."))
     return next((file for file in (path / "__init__.py", path.with_suffix(".py")) if file.is_file()), None)
+
+
+def typed(command: str) -> str:
+    """A command of a checkout as it is typed here: `python -m analysis table …` is `loratory table …` if installed."""
+    if not PREFIX:
+        return command
+    for ours, theirs in _COMMANDS.items():
+        command = re.sub(rf"^{re.escape(ours)}\b", theirs, command)
+    return command
 
 
 @functools.cache

@@ -75,6 +75,6 @@ const quoted = (word) => (/^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replac
 
 // What repeats a run, but for its code.
 const command = (number) =>
-  ["python train.py", ...(data("runs").repeat[number] ?? value("overrides", number) ?? []).map(quoted)].join(" ");
+  [data("runs").train, ...(data("runs").repeat[number] ?? value("overrides", number) ?? []).map(quoted)].join(" ");
 
 const linkTo = (number) => `#/run/${encodeURIComponent(value("run_id", number))}`;

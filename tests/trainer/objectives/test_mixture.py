@@ -13,7 +13,7 @@ from tests.composing import composed
 from tests.conftest import folder_of, write_csv
 from tests.trainer.objectives import language
 from tests.trainer.objectives.conftest import _rows
-from trainer.data.sources import mixture
+from trainer import config_files
 from trainer.errors import ConfigError
 from trainer.runs import assemble
 from trainer.sweeps.plan import plan
@@ -23,10 +23,10 @@ FILES = "trainer.data.sources.files.Files"
 
 @pytest.fixture
 def files(tmp_path, monkeypatch):
-    """Tasks of one's own, each a file in a folder that stands for conf/task."""
-    folder = tmp_path / "tasks"
-    folder.mkdir()
-    monkeypatch.setattr(mixture, "TASKS", folder)
+    """Tasks of one's own, each a file in the user's folder of configs."""
+    folder = tmp_path / "conf" / "task"
+    folder.mkdir(parents=True)
+    monkeypatch.setenv(config_files.VARIABLE, str(tmp_path / "conf"))
 
     def write(name: str, kind: str | None, rows: object, **source: object) -> None:
         path = tmp_path / f"{name}.jsonl"
@@ -143,7 +143,7 @@ def test_interrupted_it_ends_with_the_same_bits(carried_out, monkeypatch, tmp_pa
     with pytest.raises(KeyboardInterrupt):
         carried_out("{choices: 1, more: 2}", "machine.save_every=2", "study=cut")
     monkeypatch.undo()
-    monkeypatch.setattr(mixture, "TASKS", tmp_path / "tasks")
+    monkeypatch.setenv(config_files.VARIABLE, str(tmp_path / "conf"))
     resumed = carried_out("{choices: 1, more: 2}", "machine.save_every=2", "study=cut")
     one, two = (load_file(folder_of(record, tmp_path) / "adapter/state.safetensors") for record in (straight, resumed))
     assert all(torch.equal(one[name], two[name]) for name in one) and resumed.metrics == straight.metrics

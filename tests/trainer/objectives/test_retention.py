@@ -13,7 +13,7 @@ from tests.conftest import ROOT, folder_of
 from tests.trainer.objectives import language
 from tests.trainer.objectives.conftest import _rows, overrides
 from trainer import config as run_config
-from trainer.data.sources import mixture
+from trainer import config_files
 from trainer.errors import ConfigError
 from trainer.sweeps import sweep as sweeps
 
@@ -22,14 +22,14 @@ from trainer.sweeps import sweep as sweeps
 def general(tmp_path, monkeypatch):
     """A task of texts that stands in conf/task, and its table."""
     path = language.write(tmp_path / "general.jsonl", _rows()["text"][:9])
-    folder = tmp_path / "tasks"
-    folder.mkdir()
+    folder = tmp_path / "conf" / "task"
+    folder.mkdir(parents=True)
     source = {"_target_": "trainer.data.sources.files.Files", "label": None}
     source |= {"train_path": str(path), "validation_path": str(path)}
     (folder / "prose.yaml").write_text(json.dumps({"name": "prose", "kind": "causal_lm", "source": source}))
     other = {**source, "prompt": "prompt", "response": "response", "label": "label"}
     (folder / "sums.yaml").write_text(json.dumps({"name": "sums", "kind": "causal_lm", "source": other}))
-    monkeypatch.setattr(mixture, "TASKS", folder)
+    monkeypatch.setenv(config_files.VARIABLE, str(tmp_path / "conf"))
     return path
 
 

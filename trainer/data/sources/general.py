@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 
+from trainer import config_files
 from trainer.data.sources import language_files, mixture
 from trainer.data.sources.paths import expanded
 from trainer.data.sources.types import TaskData
@@ -51,7 +52,7 @@ def identity(name: str | None, path: str | None) -> dict[str, str]:
 
 def _source(name: str) -> dict[str, object]:
     """The source of a task in conf/task. Raises `ConfigError` where there is none."""
-    if not name.isidentifier() or not (mixture.TASKS / f"{name}.yaml").is_file():
+    if config_files.find("task", name) is None:
         raise ConfigError(f"task.retention: {name!r}, allowed: the name of a file in conf/task, or task.retention_path")
     found: dict[str, object] = mixture.task(name, "task.retention")["source"]
     return found

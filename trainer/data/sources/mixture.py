@@ -12,13 +12,13 @@ import json
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from trainer import config_files
 from trainer.data.sources.types import Split, TaskData
 from trainer.errors import ConfigError, one_line
 from trainer.instantiate import make
@@ -26,7 +26,6 @@ from trainer.plain import mapping
 
 log = logging.getLogger(__name__)
 
-TASKS = Path(__file__).parents[3] / "conf" / "task"
 SAMPLING = ("weights", "proportional", "temperature")
 FIELD = "task.source.tasks"
 
@@ -45,7 +44,7 @@ class Mixture:
         if len(self.tasks) < 2:
             raise ConfigError(f"{FIELD}: {dict(self.tasks)!r}; allowed: two or more tasks and their weights")
         for name, weight in self.tasks.items():
-            if not name.isidentifier() or not (TASKS / f"{name}.yaml").is_file():
+            if config_files.find("task", name) is None:
                 raise ConfigError(f"{FIELD}: {name!r}; allowed: the name of a file in conf/task")
             if isinstance(weight, bool) or not isinstance(weight, int | float) or not weight > 0:
                 raise ConfigError(f"{FIELD}.{name}: {weight!r}; allowed: a number above 0")
@@ -115,7 +114,7 @@ class Mixture:
 def task(name: str, field: str, glue: str | None = None) -> dict[str, Any]:
     """The file of a task in conf/task. glue: the value of `glue.path`. Raises `ConfigError`, beginning with `field`."""
     try:
-        loaded = OmegaConf.load(TASKS / f"{name}.yaml")
+        loaded = OmegaConf.load(config_files.find("task", name) or f"{name}.yaml")
         assert isinstance(loaded, DictConfig)
         return mapping(OmegaConf.create({"task": loaded, "glue": {"path": glue}}).task)
     except (OSError, YAMLError, OmegaConfBaseException) as error:
