@@ -192,6 +192,7 @@ def attach(
     model = variant.attach(model, HEAD)
     with torch.random.fork_rng():
         variant.before_training(passes(model, dtype, kind))
+        variant.hold_passes(passes(model, dtype, kind))
     groups: dict[str, dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
