@@ -4,7 +4,7 @@
 
 tests          those marked gpu
 step cost      benchmarks.step_cost --quick on the device
-a run          20 steps on film reviews, on the device and on the CPU: every logged task loss, and the metric
+a run          20 steps on film reviews without dropout, on the device and on the CPU: every task loss, and the metric
 two processes  the same run under torchrun, with NCCL and half the rows each, where there are two devices
 """
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -20,11 +21,12 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.stepper import default_model
 from trainer import record as records
 
 LOSS, METRIC = 1e-2, 0.02  # tolerances: of each loss, relative, and of the metric
-# Without dropout in the backbone, whose masks differ between devices.
-RUN = ["task=movie", "variant=lora", "model.dropout=0", "data.limit=400", "train.max_steps=20", "machine.log_every=1"]
+RUN = ["task=movie", "variant=lora", "model=folder", "data.limit=400", "train.max_steps=20", "machine.log_every=1"]
+MODEL = "model"  # the folder of the model without dropout
 BATCH = 32  # rows of a step, of all processes
 TORCHRUN = ["torch.distributed.run", "--nproc_per_node", "2", "train.py"]
 
@@ -37,6 +39,7 @@ def main() -> int:
         print("gpu: torch finds no CUDA device on this machine, so nothing was checked")
         return 0
     with tempfile.TemporaryDirectory() as folder:
+        without_dropout(default_model()[1], Path(folder) / MODEL)
         checks = {
             "tests marked gpu": lambda: called("pytest", "-q", "-m", "gpu", "tests"),
             "step cost": lambda: called("benchmarks.step_cost", "--quick", "--device", device),
@@ -61,6 +64,15 @@ def called(*command: str) -> str | None:
     return f"exit code {code}" if code else None
 
 
+def without_dropout(source: Path, folder: Path) -> None:
+    """Copies a model without the dropout of its backbone and its head, whose masks differ between devices."""
+    shutil.copytree(source, folder)
+    place = folder / "config.json"
+    config = json.loads(place.read_text())
+    place.unlink()  # it may be a link
+    place.write_text(json.dumps({name: 0 if "drop" in name else value for name, value in config.items()}))
+
+
 def compared(folder: Path, device: str, start: list[str], batch_size: int) -> str | None:
     """Makes the run on `device` and, once, on the CPU; the first difference beyond the tolerances, in words.
 
@@ -69,7 +81,7 @@ def compared(folder: Path, device: str, start: list[str], batch_size: int) -> st
     for where, how, size in (("cpu", ["train.py"], BATCH), (device, start, batch_size)):
         place = folder / f"{len(how)}-{where}"
         options = [f"machine.device={where}", f"runs_dir={place}", "study=gpu", "machine.progress=false"]
-        options.append(f"train.batch_size={size}")
+        options += [f"train.batch_size={size}", f"model.path={folder / MODEL}"]
         if not place.exists() and (fault := called(*how, *RUN, *options)):
             return f"on {where}: {fault}"
     return difference(outcome(folder / "1-cpu"), outcome(folder / f"{len(start)}-{device}"))

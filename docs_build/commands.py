@@ -25,7 +25,9 @@ INTRODUCTION = """\
 # Commands
 
 What can be typed, from the parsers of the commands themselves. What `train.py` takes besides are
-[settings](settings.md): `name=value`.
+[settings](settings.md): `name=value`. Where `pip install` has installed Loratory, `loratory train …` is
+`python train.py …`, `loratory variants …` is `python -m variants …`, and the verbs of `analysis` and `weights` follow
+`loratory` itself: `loratory table …`, `loratory export …`.
 """
 
 

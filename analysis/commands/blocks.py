@@ -3,11 +3,12 @@
 <!-- table:families --group budget -->        the table, with options of `table`
 <!-- compare:families --all lora -->          every row against one over tasks and seeds, and the tasks' verdicts
 <!-- compare:controls --pair sora lora -->    named pairs; `--pair` again for further ones
+<!-- verdicts:families --all lora -->         the same in sentences: what is decided over tasks and seeds
 <!-- agree:families -->                       whether allocations agree between seeds and tasks
 <!-- choose:tuning -->                        the best learning rate of each method on each task
 <!-- figures:families --only metric-seeds --> pictures, written to images/STUDY/ beside the text
 …
-<!-- /table -->                               or /compare, /agree, /choose, /figures
+<!-- /table -->                               or /compare, /verdicts, /agree, /choose, /figures
 """
 
 from __future__ import annotations
@@ -17,14 +18,19 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from analysis.commands import compare, table
 from analysis.comparison.choice import BY, choose
 from analysis.errors import AnalysisError
 from analysis.plots.catalogue import NAMES, pictures
 from analysis.records.runs import RunSet
+from analysis.tables import rows
 from analysis.tables.formats import markdown
+
+if TYPE_CHECKING:
+    from analysis.comparison.outcome import Outcomes
+    from analysis.comparison.sides import Sides
 
 IMAGES = "images"
 
@@ -61,13 +67,18 @@ def _table(_: str, runs: RunSet, options: argparse.Namespace) -> Made:
     return Made(text)
 
 
-def _compare(_: str, runs: RunSet, options: argparse.Namespace) -> Made:
-    from analysis.comparison import flags, outcome, pooled, text, verdict
-    from analysis.tables import rows
+def _outcomes(runs: RunSet, options: argparse.Namespace) -> tuple[rows.Rows, Sides, Outcomes]:
+    from analysis.comparison import outcome
 
     all_rows = rows.build(runs)
     compared = compare.chosen(all_rows.rows, options)
-    outcomes = outcome.compute(compared, all_rows.tasks, None)
+    return all_rows, compared, outcome.compute(compared, all_rows.tasks, None)
+
+
+def _compare(_: str, runs: RunSet, options: argparse.Namespace) -> Made:
+    from analysis.comparison import flags, pooled, text, verdict
+
+    all_rows, compared, outcomes = _outcomes(runs, options)
     verdicts = [verdict.judge(one, outcomes.t_tests) for one in outcomes.done]
     weak = [note.text for note in flags.build(runs, all_rows, compared, outcomes, None) if note.problem]
     said = [f"- {markdown.escape(line)}" for line in (*text.tallies(compared, outcomes, verdicts), *weak)]
@@ -78,6 +89,16 @@ def _compare(_: str, runs: RunSet, options: argparse.Namespace) -> Made:
     ]  # on one task, or seed
     parts = [pooled.table(together), text.over_seeds(compared, alone) if alone else [], said]
     return Made("\n\n".join("\n".join(part) for part in parts if part) + "\n")
+
+
+def _verdicts(_: str, runs: RunSet, options: argparse.Namespace) -> Made:
+    from analysis.comparison import pooled
+
+    _, compared, outcomes = _outcomes(runs, options)
+    said = pooled.sentences(pooled.build(compared, outcomes))
+    if not said:
+        raise AnalysisError("verdicts: no two rows have two tasks with two seeds in common; compare shows single tasks")
+    return Made("".join(f"- {markdown.escape(line)}\n" for line in said))
 
 
 def _no_options(_: argparse.ArgumentParser) -> None: ...
@@ -142,6 +163,7 @@ def _figures(study: str, runs: RunSet, options: argparse.Namespace) -> Made:
 KINDS = {
     "table": Kind(table.add_options, _table),
     "compare": Kind(partial(compare.add_choice, required=True), _compare),
+    "verdicts": Kind(partial(compare.add_choice, required=True), _verdicts),
     "agree": Kind(_no_options, _agree),
     "choose": Kind(_choose_options, _choose),
     "figures": Kind(_figures_options, _figures),

@@ -116,7 +116,7 @@ def table(pooled: Sequence[Pooled]) -> list[str]:
 
 
 def sentences(pooled: Sequence[Pooled]) -> list[str]:
-    """The same for a reader, one sentence for each pair of rows that is decided; of the others their number."""
+    """The same for a reader, one sentence for each pair of rows that is decided, and one for all others."""
     said = []
     for one in pooled:
         over, places = one.over, numbers.decimals(one.over.sd, 2)
@@ -128,9 +128,23 @@ def sentences(pooled: Sequence[Pooled]) -> list[str]:
                 + (f" (95 % interval {interval})." if over.low is not None else " on every pair.")
             )
     if pooled:
-        undecided = sum(one.word == "undecided" for one in pooled)
-        said.append(f"Over tasks and seeds together {undecided} of {len(pooled)} comparisons are undecided.")
+        said.append(_undecided(pooled))
     return said
+
+
+def _undecided(pooled: Sequence[Pooled]) -> str:
+    """How many comparisons decide nothing, which, and what their designs could have shown."""
+    open_ones = [one for one in pooled if one.word == "undecided"]
+    told = f"Over tasks and seeds together {len(open_ones)} of {len(pooled)} comparisons are undecided"
+    if not open_ones:
+        return f"{told}."
+    one_baseline = len({one.b for one in pooled}) == 1
+    named = words.listed([one.a if one_baseline else f"{one.a} against {one.b}" for one in open_ones])
+    shown = sorted(one.smallest for one in open_ones if one.smallest is not None)
+    if not shown:
+        return f"{told}: {named}."
+    least, most = (numbers.fixed(value, 1) for value in (shown[0], shown[-1]))
+    return f"{told}: {named}; they could have shown {least if least == most else f'{least} to {most}'} points or more."
 
 
 def _fixed(value: float | None, places: int) -> str:

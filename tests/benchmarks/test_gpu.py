@@ -35,6 +35,18 @@ def test_the_first_difference_is_named(other, says):
     assert found is None if says is None else says in found
 
 
+def test_the_model_of_the_run_has_no_dropout_also_in_its_head(tiny_model, tmp_path):
+    from transformers import AutoModelForSequenceClassification
+
+    gpu.without_dropout(tiny_model, tmp_path / "model")
+    usual, without = (AutoModelForSequenceClassification.from_pretrained(f) for f in (tiny_model, tmp_path / "model"))
+    rates = [
+        {name: module.p for name, module in model.named_modules() if isinstance(module, torch.nn.Dropout)}
+        for model in (usual, without)
+    ]
+    assert rates[0]["dropout"] > 0 and rates[1] == dict.fromkeys(rates[0], 0)
+
+
 @pytest.mark.slow
 def test_losses_and_metric_are_those_of_the_run(finished_run, tmp_path):
     folder = finished_run("machine.log_every=1")

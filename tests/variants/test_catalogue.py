@@ -6,6 +6,7 @@ import ast
 import functools
 import importlib
 import inspect
+import os
 import re
 import shutil
 import subprocess
@@ -178,3 +179,13 @@ def test_an_unknown_name_is_one_line_with_what_is_allowed(capsys: pytest.Capture
 def test_the_command_imports_no_method() -> None:
     code = "import sys; from variants.catalogue.cli import main; main(['list']); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.DEVNULL).returncode == 0
+
+
+def test_a_reader_may_close_the_pipe_early_and_a_terminal_may_have_another_encoding() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-m", "variants", "show", "lora"]
+    called = subprocess.run(command, cwd=ROOT, env=environment, stdout=writing, stderr=subprocess.PIPE)
+    os.close(writing)
+    assert (called.returncode, called.stderr) == (0, b"")

@@ -56,8 +56,8 @@ class VariantCallback(TrainerCallback):
 
     Raises `ConfigError`, one line, before anything is trained for what can't be right: several processes with a method
     that changes in training (DistributedDataParallel averages only gradients of the parameters that it was given at the
-    start), sharded or replicated models, an optimizer made elsewhere, a schedule that is no `LambdaLR`, and models that
-    are above their budget as candidates for the best.
+    start), sharded or replicated models, an optimizer made elsewhere, a schedule that is no `LambdaLR`, reentrant
+    gradient checkpointing, and models that are above their budget as candidates for the best.
     """
 
     def __init__(self, variant: Variant, head: Sequence[str] = ()) -> None:
@@ -130,6 +130,11 @@ class VariantCallback(TrainerCallback):
         loader, folder = kwargs["train_dataloader"], Path(str(args.output_dir))
         if model is not self._model:
             raise ConfigError("model_init: given, allowed: model; a new model would be without the method")
+        if _recomputes_reentrantly(model):
+            raise ConfigError(
+                "model: its gradient checkpointing is reentrant, allowed: use_reentrant=False; "
+                "adapters in a block whose input has no gradient would get none"
+            )
         resumed = state.global_step > 0
         if self._trained and not resumed:
             raise ConfigError("train: called again, allowed: a new model, variant and VariantCallback for a new run")
@@ -335,6 +340,16 @@ class VariantCallback(TrainerCallback):
 def _has(cls: type[Variant], hook: str) -> bool:
     """Whether a method has a hook of its own."""
     return getattr(cls, hook) is not getattr(Variant, hook)
+
+
+def _recomputes_reentrantly(model: nn.Module) -> bool:
+    """Whether blocks are recomputed in torch's reentrant way, which is what it takes where nothing is said."""
+    return any(
+        getattr(module, "gradient_checkpointing", False)
+        and getattr(getattr(module, "_gradient_checkpointing_func", None), "keywords", {}).get("use_reentrant")
+        is not False
+        for module in model.modules()
+    )
 
 
 def _inner(optimizer: Any) -> torch.optim.Optimizer:

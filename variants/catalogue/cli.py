@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import io
+import os
 import sys
 from collections.abc import Sequence
 
@@ -29,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         found = methods()
         if arguments.verb == "list":
-            print(text(found))
+            _say(text(found))
         elif arguments.verb == "docs":
             if not PAGE.parent.is_dir():
                 raise ValueError(f"docs: no folder {PAGE.parent}, allowed: in a checkout")
@@ -39,8 +41,18 @@ def main(argv: Sequence[str] | None = None) -> int:
             if arguments.name not in by_name:
                 raise ValueError(f"name: {arguments.name!r}, allowed: {', '.join(sorted(by_name))}")
             method = by_name[arguments.name]
-            print("\n\n".join(filter(None, (method.comment, method.card))))
+            _say("\n\n".join(filter(None, (method.comment, method.card))))
     except ValueError as error:
         print(f"variants: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def _say(said: str) -> None:
+    """Prints symbols of formulas on any terminal, and to a reader that closes the pipe early (`| head`)."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8")
+    try:
+        print(said, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes again at its end

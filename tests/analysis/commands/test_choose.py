@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 import yaml
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from analysis.commands import cli
 from trainer import chosen
-from trainer.errors import ConfigError
+from trainer.errors import ConfigError, one_line
 
 
 @pytest.fixture
@@ -43,6 +44,15 @@ def test_a_config_takes_its_rate_from_the_file(rates):
     chosen.register()
     config = OmegaConf.create({"v": "lora", "t": "movie", "lr": "${chosen:rates.yaml,${v},${t}}"})
     assert config.lr == 0.01
+
+
+def test_a_rate_that_was_not_chosen_is_an_error_of_its_field_without_the_words_of_omegaconf(rates):
+    chosen.register()
+    config = OmegaConf.create({"optim": {"lr": "${chosen:rates.yaml,dora,movie}"}})
+    with pytest.raises(OmegaConfBaseException) as raised:
+        _ = config.optim.lr
+    assert one_line(raised.value).startswith("optim.lr: chosen: no method 'dora' in rates.yaml, allowed: lora, sora")
+    assert "full_key" not in one_line(raised.value)
 
 
 @pytest.mark.parametrize(

@@ -160,13 +160,16 @@ def test_verdicts_of_every_row_against_one_are_over_tasks_and_seeds(store, capsy
         for seed in range(3):
             store.add("lora", seed, 0.7 + seed / 100, task=task, under="runs/reference/main")
             store.add("sora", seed, 0.8 + seed / 90, task=task, under="runs/reference/main")
-    Path("README.md").write_text("<!-- compare:main --all lora -->\n<!-- /compare -->\n")
+    said = "<!-- verdicts:main --all lora -->\n<!-- /verdicts -->\n"
+    Path("README.md").write_text("<!-- compare:main --all lora -->\n<!-- /compare -->\n" + said)
     assert call(capsys)[0] == 0
     text = Path("README.md").read_text()
     assert "Over tasks and seeds, in points (movie, opinion):" in text
     (row,) = [line for line in text.splitlines() if line.startswith("| sora")]
     assert [cell.strip() for cell in row.split("|")][2:5] == ["2", "6", "10.11"] and row.endswith(" better |")
     assert "- sora against lora, 2 tasks: better on 2." in text
+    assert "\n- Over 2 tasks and 6 pairs of a task and a seed sora is better than lora: 10.11 points (95 % int" in text
+    assert "\n- Over tasks and seeds together 0 of 1 comparisons are undecided.\n" in text
     assert call(capsys, "--check")[0] == 0
 
 

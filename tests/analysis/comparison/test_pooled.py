@@ -77,16 +77,21 @@ def test_the_verdict(store, values, word):
     assert [one.word for one in build()] == [word]
 
 
-def test_decided_pairs_are_sentences_and_the_others_a_number(store):
+def test_decided_pairs_are_sentences_and_the_others_are_listed_with_what_could_have_been_shown(store):
     for task in ("movie", "opinion"):
         add(store, "lora", task, [0.70, 0.70, 0.70])
         add(store, "sora", task, [0.80, 0.801, 0.802])
         add(store, "full", task, [0.6, 0.9, 0.7])
-    decided, number = pooled.sentences(sorted(build(), key=lambda one: one.word))
+    found = sorted(build(), key=lambda one: one.word)
+    decided, number = pooled.sentences(found)
     assert decided.startswith(
         "Over 2 tasks and 6 pairs of a task and a seed sora is better than lora: 10.10 points (95 %"
     )
-    assert number == "Over tasks and seeds together 1 of 2 comparisons are undecided."
+    (smallest,) = [one.smallest for one in found if one.word == "undecided"]
+    assert number == (
+        "Over tasks and seeds together 1 of 2 comparisons are undecided: full;"
+        f" they could have shown {smallest:.1f} points or more."
+    )
 
 
 def test_holm_corrects_for_all_rows_that_are_compared(store):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -282,6 +283,36 @@ def test_a_second_training_is_refused(tmp_path):
     run = trainer(made(LoRA), tmp_path)
     run.train()
     with pytest.raises(ConfigError, match="train: called again"):
+        run.train()
+
+
+@pytest.mark.parametrize(
+    ("options", "refused"),
+    [({"use_reentrant": True}, True), ({"preserve_rng_state": True}, True), (None, False)],
+)
+def test_reentrant_gradient_checkpointing_is_refused(options, refused, tmp_path):
+    from transformers import BertConfig, BertForSequenceClassification
+
+    config = BertConfig(vocab_size=20, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)
+    run = Trainer(
+        model=BertForSequenceClassification(config),
+        args=TrainingArguments(
+            str(tmp_path),
+            max_steps=1,
+            use_cpu=True,
+            report_to="none",
+            disable_tqdm=True,
+            gradient_checkpointing=True,
+            gradient_checkpointing_kwargs=options,
+        ),
+        train_dataset=[{"input_ids": torch.arange(5), "labels": 0}],
+        callbacks=[VariantCallback(LoRA(rank=2), ["classifier"])],
+    )
+    with (
+        pytest.raises(ConfigError, match="model: its gradient checkpointing is reentrant")
+        if refused
+        else contextlib.nullcontext()
+    ):
         run.train()
 
 
