@@ -45,17 +45,9 @@ from variants.core import field_checks
 from variants.core.adapters.adapter import LowRank
 from variants.core.allocation.allocators import on_host
 from variants.core.allocation.budget import Budget, even_ranks, fill
+from variants.core.allocation.scores import AblationLoss
 from variants.core.passes import Passes
 from variants.core.variant import AdapterVariant, Step
-
-
-class Ablated(LowRank):
-    """ΔW = scale · B diag(gates) A; without gates, B A. gates: (r,), while components are switched off."""
-
-    gates: torch.Tensor | None = None
-
-    def diagonal(self) -> torch.Tensor | None:
-        return self.gates
 
 
 @dataclass(kw_only=True)
@@ -79,7 +71,7 @@ class ALoRA(AdapterVariant):
     batches: int = 1
     budget: int | None = None
 
-    adapters: dict[str, Ablated] = field(init=False, repr=False, compare=False, default_factory=dict)  # type: ignore[assignment]
+    adapters: dict[str, LowRank] = field(init=False, repr=False, compare=False, default_factory=dict)  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         field_checks.check_int(self, "rank", "initial_steps", "interval", "rounds", "batches")
@@ -91,9 +83,7 @@ class ALoRA(AdapterVariant):
         self._starts: dict[str, int] = {}  # first ranks by layer
         self._made = 0  # rounds so far
         self._moved = 0  # ranks that have moved
-        self._measured = 0  # losses so far
-        self._passes: Passes[Any] | None = None
-        self._rows: list[Sequence[Any]] = []  # the batches of each step that L is measured on
+        self._score = AblationLoss(batches=self.batches)
 
     @classmethod
     def test_params(cls) -> list[dict[str, Any]]:
@@ -119,46 +109,19 @@ class ALoRA(AdapterVariant):
         if exchange >= total:
             raise ValueError(f"exchange: {exchange} of {total} ranks, allowed: at most {total - 1}")
 
-    def build(self, name: str, layer: nn.Module) -> Ablated:
+    def build(self, name: str, layer: nn.Module) -> LowRank:
         rank = self._starts[name]
-        return Ablated(layer, rank, self.alpha / rank, self.dropout)
+        return LowRank(layer, rank, self.alpha / rank, self.dropout)
 
     def hold_passes(self, passes: Passes[Any]) -> None:
-        self._passes, self._rows = passes, list(passes.steps(self.batches))
+        self._score.hold_passes(passes)
 
     @torch.no_grad()
     def on_update(self, step: Step) -> None:
         # A round whose step was left out is made after the next one.
         if self._made < self.rounds and step.index >= self.due(self._made + 1):
             self._made += 1
-            self._move(on_host(self.importance()), step.optimizer)
-
-    def importance(self) -> dict[str, torch.Tensor]:
-        """Return IS (r,) of every layer's components."""
-        without = self._losses(switched_off=0.0)
-        alone = self._losses(switched_off=1.0)
-        return {name: without[name] - alone[name] for name in self.adapters}
-
-    def _losses(self, switched_off: float) -> dict[str, torch.Tensor]:
-        """Return L by layer (r,) with the gate of one component at `switched_off` and all others at the opposite."""
-        found: dict[str, torch.Tensor] = {}
-        for adapter in self.adapters.values():
-            adapter.gates = torch.full_like(adapter.A[:, 0], 1 - switched_off)
-        for name, adapter in self.adapters.items():
-            losses = []
-            for gate in adapter.gates if adapter.gates is not None else ():
-                gate.fill_(switched_off)
-                losses.append(self._loss())
-                gate.fill_(1 - switched_off)
-            found[name] = torch.stack(losses) if losses else adapter.A.new_zeros(0)
-        for adapter in self.adapters.values():
-            adapter.gates = None
-        return found
-
-    def _loss(self) -> torch.Tensor:
-        assert self._passes is not None
-        self._measured += 1
-        return torch.stack([self._passes.loss(batches) for batches in self._rows]).mean()
+            self._move(on_host(self._score.scores(self.adapters)), step.optimizer)
 
     def _move(self, scores: Mapping[str, Sequence[float]], optimizer: torch.optim.Optimizer) -> None:
         """Prune the components with the lowest scores, and hand out what they cost."""
@@ -205,13 +168,14 @@ class ALoRA(AdapterVariant):
             self._limit.refuse_missed(self.adapters.values())
 
     def report(self) -> dict[str, float]:
-        return {"moved_ranks": self._moved, "losses": self._measured}
+        return {"moved_ranks": self._moved, "losses": self._score.measured}
 
     def state_dict(self) -> dict[str, Any]:
         ranks = {name: len(adapter.A) for name, adapter in self.adapters.items()}
-        return {"ranks": ranks, "made": self._made, "moved": self._moved, "losses": self._measured}
+        return {"ranks": ranks, "made": self._made, "moved": self._moved, "score": self._score.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._made, self._moved, self._measured = state["made"], state["moved"], state["losses"]
+        self._made, self._moved = state["made"], state["moved"]
+        self._score.load_state_dict(state["score"])
         for name, adapter in self.adapters.items():
             adapter.reshape(state["ranks"][name])

@@ -31,7 +31,7 @@ def test_a_round_written_out() -> None:
         return float(F.mse_loss(functional_call(toy, weights, (x[:32],)), y[:32]))
 
     scores = {one: loss([other for other in everything if other != one]) - loss([one]) for one in everything}
-    found = run.variant.importance()
+    found = run.variant._score.scores(run.variant.adapters)
     for name in parts:
         expected = torch.tensor([scores[name, i] for i in range(3)], dtype=torch.float64)
         torch.testing.assert_close(found[name], expected, rtol=1e-9, atol=1e-12)
@@ -82,7 +82,7 @@ def test_measuring_moves_no_random_number_and_no_weight() -> None:
     run = train(attach(ALoRA, {**SETTINGS, "dropout": 0.2}), 2)
     before, random = run.output(), torch.get_rng_state()
     run.model.train()
-    run.variant.importance()
+    run.variant._score.scores(run.variant.adapters)
     assert torch.equal(random, torch.get_rng_state()) and run.model.training and torch.equal(run.output(), before)
 
 

@@ -124,7 +124,7 @@ class Loop:
         passes = preparation.passes_over(self.model, self.batches, self.objective, self.network, self.forward)
         if self.done == 0 and self.cfg.init_from is None:
             self.counters.prepared = preparation.prepare(self.variant, self.model, self.head, passes, self.device)
-        if self.done < self.steps:
+        if self.variant.trains:
             preparation.hold(self.variant, passes)
 
     def _train(self, advance: Callable[[], None]) -> None:
