@@ -93,10 +93,10 @@ class AutoLoRA(AdapterVariant):
 
     @classmethod
     def test_params(cls) -> list[dict[str, Any]]:
-        search = {"search_steps": 4, "lr": 0.02, "gate_lr": 0.1}
+        search = {"search_steps": 2, "lr": 0.02, "gate_lr": 0.1}
         return [
             {"rank": 3, **search},
-            {"rank": 4, "profile": "released", "dropout": 0.1, "search_steps": 8, "lr": 0.05, "gate_lr": 0.5},
+            {"rank": 4, "profile": "released", "dropout": 0.1, "search_steps": 3, "lr": 0.1, "gate_lr": 1.5},
             {"rank": 4, "budget": 150, **search},
         ]
 
