@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-all demo study dashboard test test-fast lint table docs docs-serve bench gpu bench-analysis bench-scale
+.PHONY: help setup setup-all demo controls study dashboard test test-fast lint table docs docs-serve bench gpu bench-analysis bench-scale
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | column -t -s '|'
@@ -25,6 +25,11 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP) ## the first study: six methods on film reviews, then the table
 	$(BIN)/python train.py experiment=demo
 	$(BIN)/python -m analysis table runs/demo
+
+controls: $(STAMP) ## AdaLoRA beside its controls on film reviews, then the table and the comparison
+	$(BIN)/python train.py experiment=controls
+	$(BIN)/python -m analysis table runs/controls
+	$(BIN)/python -m analysis compare --all lora runs/controls
 
 SCALE ?= main
 SMOKE := $(if $(filter smoke,$(SCALE)),task=movie data.limit=300 data.eval_limit=200 train.max_steps=110)

@@ -82,6 +82,7 @@ METHODS: dict[str, Callable[[], Variant]] = {
 FURTHER: dict[str, dict[str, Any]] = {
     "aflora": {"rank": 8},
     "allocated": {"score": "fisher", "rank": 8, "target_rank": 4, "final_steps": 100},
+    "alora": {"rounds": 1, "initial_steps": 500},
     "aroma": {"rank": 8, "inner_steps": 500},
     "autolora": {"search_steps": 1},
     "bitfit": {},
@@ -98,6 +99,7 @@ FURTHER: dict[str, dict[str, Any]] = {
     "igulora": {"rank": 8, "target_rank": 4, "final_steps": 100},
     "l1ra": {},
     "lift": {},
+    "lora_drop": {"sample_steps": 1},
     "lora_fa": {},
     "lora_ga": {"batches": 1},
     "lora_plus": {},
@@ -113,6 +115,7 @@ FURTHER: dict[str, dict[str, Any]] = {
     "para": {"rank": 8, "target_rank": 4},
     "pissa": {},
     "prilora": {},
+    "prunedlora": {"interval": 100},
     "random_masking": {},
     "relora": {"interval": 500},
     "rosa": {"warmup_steps": 1},

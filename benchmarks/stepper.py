@@ -84,6 +84,7 @@ class Stepper:
             self.model, lambda count: iter([[None]] * count), lambda count: iter([None] * count), self._loss, self._rows
         )
         self.variant.before_training(whole)
+        self.variant.hold_passes(whole)
         trained = [p for p in self.model.parameters() if p.requires_grad]
         trained = trained or [torch.nn.Parameter(torch.zeros(1, device=device))]  # the floor of a model without a head
         self.optimizer = torch.optim.AdamW(trained, lr=1e-4, fused=True)  # as in runs, for PEFT too

@@ -19,13 +19,15 @@ Trains    A and B, and e of triplets
 Changes   ranks: as `allocator` says
 Checked   adalora: test_allocated test_adaloras_score_and_allocator_are_adalora_to_the_bit; written out: test_allocated
           test_worked_scores_of_components, test_para_keeps_the_largest_singular_values_of_all_layers
-Hooks     on_step_begin  lets the score watch the step
+Hooks     hold_passes    gives the score passes for losses in later steps
+          on_step_begin  lets the score watch the step
           penalty        R(A, B) of AdaLoRA, scaled by γ, if `orthogonality` is set
           on_gradients   allocates before the first step moves anything (allocator before)
           on_update      updates the score, from the step's gradients and the parameters after it; allocates
           on_train_end   allocates, where the run ended early; raises if the budget was not met
 Cost      r(in + out) or r(in + out + 1) parameters, r the largest rank of a layer so far, and what the score keeps:
-          up to two averages of each parameter. weight_gradient costs a dense product (out×in) for each layer and step.
+          up to two averages of each parameter. weight_gradient costs a dense product (out×in) for each layer and step,
+          ablation_loss two forward passes for each rank whenever the allocator decides.
 Decay     A, B and e decay.
 
 Under `allocator: prune` triplets are masked until the final phase and may return, as in AdaLoRA; components of LoRA are
@@ -54,6 +56,7 @@ from variants.core.allocation.allocators import ALLOCATORS, Allocator, Decision,
 from variants.core.allocation.budget import Budget, above, masks
 from variants.core.allocation.score import Score
 from variants.core.allocation.scores import SCORES
+from variants.core.passes import Passes
 from variants.core.variant import AdapterVariant, Step
 
 FORMS = ("triplets", "lora")
@@ -158,6 +161,7 @@ class Allocated(AdapterVariant):
             {"score": "singular_value", **after},
             {"score": "singular_value", **after, "form": "lora", "budget": 130},
             {"score": "uniform", **after, "form": "lora"},
+            {"score": "ablation_loss", **move, "form": "lora", "exchange": 2, "final_steps": 2},
         ]
 
     def plan(self, total_steps: int) -> None:
@@ -225,6 +229,9 @@ class Allocated(AdapterVariant):
 
     def needs_whole_weights(self) -> str | None:
         return f"score: {self.score}" if self._score.weights else None
+
+    def hold_passes(self, passes: Passes[Any]) -> None:
+        self._score.hold_passes(passes)
 
     def penalty(self) -> torch.Tensor | None:
         if not self.orthogonality:

@@ -93,10 +93,10 @@ class AutoLoRA(AdapterVariant):
 
     @classmethod
     def test_params(cls) -> list[dict[str, Any]]:
-        search = {"search_steps": 4, "lr": 0.02, "gate_lr": 0.1}
+        search = {"search_steps": 2, "lr": 0.02, "gate_lr": 0.1}
         return [
             {"rank": 3, **search},
-            {"rank": 4, "profile": "released", "dropout": 0.1, "search_steps": 8, "lr": 0.05, "gate_lr": 0.5},
+            {"rank": 4, "profile": "released", "dropout": 0.1, "search_steps": 3, "lr": 0.1, "gate_lr": 1.5},
             {"rank": 4, "budget": 150, **search},
         ]
 
@@ -112,20 +112,13 @@ class AutoLoRA(AdapterVariant):
         return Gated(layer, self.rank, self.alpha / self.rank, self.dropout)
 
     def before_training(self, passes: Passes[Any]) -> None:
-        start = {name: p.detach().clone() for name, p in passes.model.named_parameters() if p.requires_grad}
         for adapter in self.adapters.values():
             adapter.gates = torch.ones_like(adapter.A[:, 0]).requires_grad_()
-        training = passes.model.training
-        passes.model.train()
-        search = Search(passes, self.gates(), self.lr, self.gate_lr, self.difference)
-        for inner, outer in self.pairs(passes):
-            search.step(inner, outer)
-        passes.model.train(training)
+        with passes.trial():
+            search = Search(passes, self.gates(), self.lr, self.gate_lr, self.difference)
+            for inner, outer in self.pairs(passes):
+                search.step(inner, outer)
         ranks = self.found()
-        for name, p in passes.model.named_parameters():
-            if p.requires_grad:
-                p.data.copy_(start[name])
-                p.grad = None
         with torch.no_grad():
             for name, adapter in self.adapters.items():
                 self._set_rank(adapter, ranks[name])

@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from tests.variants.found import adapting
 from variants.core.adapters.adapter import Adapter
 from variants.core.kernels import low_rank
-from variants.core.kernels.basis import basis_linear
+from variants.core.kernels.basis import basis_linear, through_basis
 from variants.core.kernels.sparse import Entries, sparse_linear
 from variants.lora import LoRA
 from variants.testing.case import Case
@@ -153,6 +153,7 @@ def test_what_the_products_return_is_no_view(shape):
             low_rank.low_rank_linear(x, weight, bias_or_none, a, b),
             low_rank.low_rank_linear(x, weight, bias_or_none, a, b, c, 0.5, dropout=0.5),
             basis_linear(x, weight, bias_or_none, b.detach(), a.detach(), c),
+            through_basis(x, bias_or_none, b.detach(), a.detach(), c),
             sparse_linear(x, weight, bias_or_none, values, entries, 0.5),
         ):
             assert not y._is_view() and y.shape == (*shape[:-1], 6)

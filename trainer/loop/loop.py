@@ -109,8 +109,8 @@ class Loop:
             self.network.recompute_activations()
         processes.seed_apart(self.cfg.seed)
         self.resume()
+        self.prepare()
         if self.done == 0:
-            self.prepare()
             self.rank_log.write(0, self.variant.ranks())
         if not self.variant.trains:
             self.evaluate(0)
@@ -121,9 +121,11 @@ class Loop:
 
     def prepare(self) -> None:
         """Makes the passes before the first step; not for a run that starts from another, whose decisions it keeps."""
-        if self.cfg.init_from is None:
-            parts = self.batches, self.objective, self.network, self.forward
-            self.counters.prepared = preparation.prepare(self.variant, self.model, self.head, *parts)
+        passes = preparation.passes_over(self.model, self.batches, self.objective, self.network, self.forward)
+        if self.done == 0 and self.cfg.init_from is None:
+            self.counters.prepared = preparation.prepare(self.variant, self.model, self.head, passes, self.device)
+        if self.variant.trains:
+            preparation.hold(self.variant, passes)
 
     def _train(self, advance: Callable[[], None]) -> None:
         train, machine = self.cfg.train, self.cfg.machine

@@ -40,39 +40,45 @@ class Prepared:
     rank: int | None
 
 
-def prepare(
-    variant: Variant,
-    model: nn.Module,
-    head: Sequence[str],
-    batches: Batches,
-    objective: Objective,
-    network: Any,
-    loss: Callable[[Batch], Loss],
-) -> dict[str, Any] | None:
-    """Calls `before_training` of a variant that has it; the fields of `Prepared`, None where there is no such hook.
-
-    loss: runs the forward pass of a batch. Raises `ConfigError`.
-    """
-    if type(variant).before_training is Variant.before_training:
-        return None
-    device = batches.device
+def passes_over(
+    model: nn.Module, batches: Batches, objective: Objective, network: Any, loss: Callable[[Batch], Loss]
+) -> Passes[Batch]:
+    """The passes over the rows of the run's first steps. loss: runs the forward pass of a batch."""
 
     def first(count: int) -> Iterator[Sequence[Batch]]:
         return itertools.islice(batches.steps(0), count)
 
     def real(batch: Batch) -> torch.Tensor | None:
         places = objective.places(batch, network.source)
-        return None if places is None else places.to(device)
+        return None if places is None else places.to(batches.device)
 
-    passes = Passes(
+    return Passes(
         model,
         first,
         batches.single,
         loss,
         weight=lambda batch: processes.sum_of(batch.weight),
         real=real,
-        logits=lambda batch: objective.class_logits(network, batch.to(device)),
+        logits=lambda batch: objective.class_logits(network, batch.to(batches.device)),
     )
+
+
+def hold(variant: Variant, passes: Passes[Batch]) -> None:
+    """Calls `hold_passes` of a variant, which draws nothing from the run's random numbers. Raises `ConfigError`."""
+    random = checkpoints.random_state()
+    named("variant", variant.hold_passes, passes)
+    checkpoints.restore_random(random)
+
+
+def prepare(
+    variant: Variant, model: nn.Module, head: Sequence[str], passes: Passes[Batch], device: torch.device
+) -> dict[str, Any] | None:
+    """Calls `before_training` of a variant that has it; the fields of `Prepared`, None where there is no such hook.
+
+    Raises `ConfigError`.
+    """
+    if type(variant).before_training is Variant.before_training:
+        return None
     cost.reset_cuda_peaks(device)
     begun = time.perf_counter()
     # What follows draws what it draws for a method without passes, however many there were.

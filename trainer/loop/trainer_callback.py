@@ -9,7 +9,7 @@ A step is that of `variants.core.step.take`:
 | the Trainer's event | what happens |
 |---|---|
 | `on_init_end` | checks, then `attach` |
-| `on_train_begin` | `plan`; `before_training` with the Trainer's data loader; the optimizer's groups; or all resumed |
+| `on_train_begin` | `plan`; passes over the Trainer's data loader; the optimizer's groups; or all resumed |
 | `on_step_begin`, `on_substep_end` | `on_step_begin`; the gradient of the penalty, once a step |
 | `on_pre_optimizer_step` | gradients are clipped: `on_gradients`, or the step is left out if they aren't finite |
 | `on_optimizer_step` | parameters have moved, the schedule has not: `on_update` |
@@ -153,8 +153,7 @@ class VariantCallback(TrainerCallback):
         self._ranks = RankLog(folder / "ranks.jsonl", writes=state.is_world_process_zero)
         self._ranks.forget_after(state.global_step if resumed else -1)
         saved = self._saved(args, state, model) if resumed else None
-        if saved is None and _has(type(self.variant), "before_training"):
-            self._prepare(args, model, loader)
+        self._prepare(args, model, loader, [] if saved is not None else ["before_training"])
         _regroup(
             optimizer,
             scheduler,
@@ -191,15 +190,19 @@ class VariantCallback(TrainerCallback):
         if any(one != options[0] for one in options[1:]):
             raise ConfigError(f"args.optim: {args.optim} makes groups of its own, allowed: such as adamw_torch")
 
-    def _prepare(self, args: TrainingArguments, model: nn.Module, loader: Any) -> None:
-        if args.label_smoothing_factor:
-            raise ConfigError(
-                f"args.label_smoothing_factor: {args.label_smoothing_factor} with {type(self.variant).__name__}, "
-                "allowed: 0; its passes before training use the model's own loss"
-            )
-        random = checkpoints.random_state()
-        named("variant", self.variant.before_training, passes_over(loader, model, args))
-        checkpoints.restore_random(random)
+    def _prepare(self, args: TrainingArguments, model: nn.Module, loader: Any, first: list[str]) -> None:
+        """Calls the hooks that are given passes. first: those of a new run alone."""
+        for hook in (*first, "hold_passes"):
+            if not _has(type(self.variant), hook):
+                continue
+            if args.label_smoothing_factor:
+                raise ConfigError(
+                    f"args.label_smoothing_factor: {args.label_smoothing_factor} with {type(self.variant).__name__}, "
+                    "allowed: 0; its passes before training use the model's own loss"
+                )
+            random = checkpoints.random_state()
+            named("variant", getattr(self.variant, hook), passes_over(loader, model, args))
+            checkpoints.restore_random(random)
 
     # -- a step -------------------------------------------------------------------------------
 

@@ -1,8 +1,10 @@
 """Passes over training rows before the first step: forward and backward, with nothing moved.
 
 A method that decides by them (ranks, a mask, a start) overrides `Variant.before_training` and is given `Passes`. Its
-adapters are switched off in every pass but `accumulate`, so that the numbers are those of the base model. The model is
-in evaluation mode, so that no pass draws a random number.
+adapters are switched off in every pass but `accumulate` and `loss`, so that the numbers are those of the base model.
+The model is in evaluation mode, but for `accumulate`, so that no pass draws a random number.
+
+A method that measures losses between its steps overrides `Variant.hold_passes`.
 """
 
 from __future__ import annotations
@@ -58,6 +60,32 @@ class Passes(Generic[Batch]):
         weight = sum(map(self._weight, batches))
         for batch in batches:
             (self._loss(batch).sum / weight).backward()
+
+    @contextlib.contextmanager
+    def trial(self) -> Iterator[None]:
+        """Context in which the model may be trained; afterwards its trained parameters are what they were before."""
+        training, trained = self.model.training, [p for p in self.model.parameters() if p.requires_grad]
+        before = [p.detach().clone() for p in trained]
+        self.model.train()
+        try:
+            yield
+        finally:
+            self.model.train(training)
+            for p, value in zip(trained, before, strict=True):
+                p.data.copy_(value)
+                p.grad = None
+
+    @torch.no_grad()
+    def loss(self, batches: Sequence[Batch]) -> torch.Tensor:
+        """Return a step's mean loss (a scalar), of all processes, of the model as it is, adapters included."""
+        self.count += 1
+        training, weight = self.model.training, sum(map(self._weight, batches))
+        self.model.eval()
+        try:
+            total = torch.stack([self._loss(batch).sum for batch in batches]).sum()
+        finally:
+            self.model.train(training)
+        return collectives.all_reduce_sum(total / weight)
 
     def gradients(self, adapters: Mapping[str, Adapter], batches: Sequence[Batch]) -> dict[str, torch.Tensor]:
         """Return ∂L/∂W (out, in) of a step's mean loss, by layer, summed over the processes.

@@ -2,6 +2,7 @@
 
     model = variant.attach(model, head)      # wrap target layers, freeze the rest
     variant.before_training(passes)          # passes over training rows; not for a run that is resumed or taken up
+    variant.hold_passes(passes)              # the same passes, for losses that it measures between its steps
     optimizer = …                            # over the parameters that are trained now
     for step in 1 … total:                   # `variants.core.step.take`
         variant.on_step_begin(step)          # before the forward
@@ -127,6 +128,12 @@ class Variant:
         """Runs before the first step of a new run, before the optimizer is made: passes over the first training rows.
 
         Raises `ValueError` for rows or gradients that it can't decide by.
+        """
+
+    def hold_passes(self, passes: Passes[Any]) -> None:
+        """Runs before the first step that is made, also of a run that is resumed or starts from another.
+
+        For a method that measures losses in later hooks (`Passes.loss`). What it draws of the rows it keeps.
         """
 
     def on_step_begin(self, step: Step) -> None:

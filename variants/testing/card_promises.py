@@ -10,7 +10,7 @@ from variants.testing.case import Case
 from variants.testing.promise import promise
 from variants.testing.toys import prepared
 
-HOOKS = ("before_training", "on_step_begin", "penalty", "on_gradients", "on_update", "on_train_end")
+HOOKS = ("before_training", "hold_passes", "on_step_begin", "penalty", "on_gradients", "on_update", "on_train_end")
 
 
 @promise

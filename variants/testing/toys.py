@@ -192,9 +192,10 @@ def attach(
     model: nn.Module = Toy(dtype, kind)
     torch.manual_seed(seed)
     model = variant.attach(model, HEAD)
-    if not resumed:
-        with torch.random.fork_rng():
+    with torch.random.fork_rng():
+        if not resumed:
             variant.before_training(passes(model, dtype, kind))
+        variant.hold_passes(passes(model, dtype, kind))
     groups: dict[str, dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:

@@ -117,16 +117,16 @@ def ours(variant: Variant, accumulated: int, draws: Mapping[int, torch.Tensor]) 
 
     torch.set_rng_state(draws[0])
     with torch.random.fork_rng():
-        variant.before_training(
-            Passes(
-                model,
-                lambda count: iter([batches] * count),
-                lambda count: zip(x[:count].split(1), y[:count].split(1), strict=True),
-                loss,
-                lambda batch: batch[1].numel(),
-                logits=lambda batch: None,
-            )
+        passes = Passes(
+            model,
+            lambda count: iter([batches] * count),
+            lambda count: zip(x[:count].split(1), y[:count].split(1), strict=True),
+            loss,
+            lambda batch: batch[1].numel(),
+            logits=lambda batch: None,
         )
+        variant.before_training(passes)
+        variant.hold_passes(passes)
     optimizer = torch.optim.AdamW(parameter_groups(model, HEAD, variant, LR, None, 0.0))
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: max(0.0, (STEPS - step) / STEPS))
     for index in range(1, STEPS + 1):

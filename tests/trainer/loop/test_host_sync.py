@@ -116,6 +116,7 @@ RUNS = {key: run for key, run in LAST.items() if run[0] in ONE_OF_EACH and acts_
 DECISIONS = {"_template_adaptive": 7, "adalora": 3, "elalora": 3, "increlora": 4, "rosa": 1, "sparse": 7, "spiel": 3}
 DECISIONS |= {
     "allocated": 3,
+    "alora": 3,
     "aroma": 5,
     "para": 3,
     "diff_pruning": 1,

@@ -54,7 +54,8 @@ class InBasis(Factored):
         if self.dropout or not one_dtype:
             return super().product(x, weight)
         tokens, core, bias = x.numel() // self.in_features, self.core(), self.layer_kind.layer.bias
-        whole = self.values_of_base if self.training and torch.is_grad_enabled() else None
+        # Whether gradients are wanted must not matter: checkpointing recomputes with them what it computed without.
+        whole = self.values_of_base if self.training else None
         way = cheapest(tokens, self.out_features, self.in_features, core, whole is not None)
         if way == THROUGH and whole is not None:
             d = self.scale * core + (whole if core.ndim == 1 else torch.diag(whole))

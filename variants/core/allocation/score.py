@@ -18,6 +18,7 @@ import torch
 
 from variants.core.adapters.adapter import LowRank
 from variants.core.field_checks import registrar
+from variants.core.passes import Passes
 
 Adapters = Mapping[str, LowRank]
 Values = dict[str, torch.Tensor]
@@ -41,6 +42,9 @@ class Score:
     of_trained: ClassVar[bool] = False
     diagonal: ClassVar[bool] = False
     weights: ClassVar[bool] = False
+
+    def hold_passes(self, passes: Passes[Any]) -> None:
+        """Runs before the first step that is made, as the variant's hook of this name."""
 
     def watch(self, adapters: Adapters) -> None:
         """Runs before the forward passes of a step that will be measured."""
