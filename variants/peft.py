@@ -73,7 +73,7 @@ class Peft(Variant):
         self._total_steps: int | None = None
         self._peft: Any = None
         self._started = False  # whether the optimizer has taken a step
-        self._has_head = True  # whether the model that it is attached to has one
+        self._task: str | None = "SEQ_CLS"
         self._trained: list[str] = []  # initially trained parameters outside the head
         self._kind = methods.known(self.method)
         usual = options.defaults(options.config_class(self.method))
@@ -94,6 +94,14 @@ class Peft(Variant):
     def plan(self, total_steps: int) -> None:
         self._total_steps = total_steps
         budget.refuse_schedule(self._config([]), total_steps)
+
+    def for_task(self, peft_task: str | None) -> None:
+        if self._kind.layers == "none" and peft_task is None:
+            raise ValueError(
+                f"method: {self.method}, allowed with this task and model: one that adapts layers; "
+                "PEFT has no class that puts a prompt before all inputs of such a model"
+            )
+        self._task = peft_task
 
     def virtual_tokens(self) -> int:
         return self.options["num_virtual_tokens"] if self._kind.layers == "none" else 0
@@ -123,7 +131,6 @@ class Peft(Variant):
         import peft
 
         names = self._target_modules(model, head)
-        self._has_head = bool(head)
         config = self._config(names)
         with options.refuse_ignored(self.method):
             try:
@@ -315,8 +322,7 @@ class Peft(Variant):
         if "progressbar" in fields:
             chosen.setdefault("progressbar", False)
         if self._kind.layers == "none":
-            # Selects the wrapper that puts the prompt before the input. Without a head a model's outputs are words.
-            chosen["task_type"] = "SEQ_CLS" if self._has_head else "CAUSAL_LM"
+            chosen["task_type"] = self._task  # selects the wrapper that puts the prompt before the input
         with options.refuse_ignored(self.method):
             try:
                 return cls(**chosen)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +18,8 @@ from trainer.model import agreement
 from trainer.model.architecture import Architecture
 from trainer.model.foreign import NO_CODE, reading
 from variants.core import quantization
+
+log = logging.getLogger(__name__)
 
 # The names of dropout in transformers' configs.
 BACKBONE_DROPOUT = (
@@ -96,6 +99,12 @@ def model_config(folder: Path, architecture: Architecture) -> Any:
         raise ConfigError(
             f"model: {config.model_type}, for which transformers has no {architecture.auto}; "
             "allowed: a model for which it has one"
+        )
+    if own := (getattr(config, "auto_map", None) or {}).get(architecture.auto):
+        kind = _auto(architecture)._model_mapping[type(config)]
+        log.warning(
+            "model: its config.json names code of its own (%s), which is never run; transformers' own %s is taken",
+            *(own, getattr(kind, "__name__", config.model_type)),
         )
     config.return_dict = True  # outputs are read by name
     if not architecture.tokens:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from trainer.errors import ConfigError
+from trainer.errors import ConfigError, message
 from trainer.objectives.objective import IGNORED
 
 AT_ONCE = 10_000  # texts that are tokenised together
@@ -103,9 +103,15 @@ def pairs(tokenizer: Any, prompts: Sequence[str], answers: Sequence[str]) -> lis
 
 def conversation(tokenizer: Any, messages: Sequence[dict[str, str]], where: str) -> Pair:
     """A conversation through the tokenizer's chat template: all before the last message, and that. Raises `ConfigError`
-    where the template writes the beginning of a conversation otherwise than it writes the whole."""
-    before: str = tokenizer.apply_chat_template(list(messages[:-1]), tokenize=False, add_generation_prompt=True)
-    whole: str = tokenizer.apply_chat_template(list(messages), tokenize=False)
+    where the template refuses it, or writes the beginning of a conversation otherwise than it writes the whole."""
+    try:
+        before: str = tokenizer.apply_chat_template(list(messages[:-1]), tokenize=False, add_generation_prompt=True)
+        whole: str = tokenizer.apply_chat_template(list(messages), tokenize=False)
+    except Exception as error:  # a template is a program of others
+        what = f"task: {where}: the tokenizer's chat template refuses it"
+        raise ConfigError(
+            f"{what} ({type(error).__name__}: {message(error)[:200]}); allowed: a conversation that it writes"
+        ) from error
     if not whole.startswith(before):
         raise ConfigError(
             f"task: {where}: the tokenizer's chat template writes other letters before the last message than without "
@@ -115,7 +121,7 @@ def conversation(tokenizer: Any, messages: Sequence[dict[str, str]], where: str)
     prompt, answer = (tokenizer(text, **plain)["input_ids"] for text in (before, whole[len(before) :]))
     if tokenizer.eos_token_id in answer:
         answer = answer[: answer.index(tokenizer.eos_token_id) + 1]
-    marked = any(special_letters(tokenizer, message["content"]) for message in messages)
+    marked = any(special_letters(tokenizer, one["content"]) for one in messages)
     return Pair(prompt, answer, 2 if marked else 0)
 
 

@@ -49,6 +49,8 @@ class SequenceClassification(Objective):
 
     @property
     def title(self) -> str:
+        if "label" not in self.content.column_names:
+            return "task without task.kind, a class or a number of each text"
         return "regression" if self.labels is None else "classification"
 
     def check(self) -> None:

@@ -1,6 +1,7 @@
 """How sounds become a model's inputs, such that a row's outputs don't depend on the other rows of its batch.
 
-A model takes one of two forms of a sound. A window of fixed length (Whisper's spectrogram) has nothing of other rows.
+A model takes one of two forms of a sound. A window of fixed length (Whisper's and AST's spectrograms) has nothing of
+other rows.
 Samples (Wav2Vec2, HuBERT, WavLM) are padded to the longest row, with a mask. Some models read the padding despite the
 mask: a group norm of the first convolution is over all places of a row. Whether a model does is found by computing, see
 `settle`. Rows of such a model are read by length: those of equal length together, without padding. Their padding in a
@@ -35,7 +36,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SAMPLES, WINDOW, COUNTS = "input_values", "input_features", "samples"
+SAMPLES, COUNTS = "input_values", "samples"
+FRAME, SHIFT, FRAME_RATE = 400, 160, 16000  # samples of a frame of AST's spectrogram, and from one to the next
 
 
 def check_extractor(model: Any, extractor: Any, windows: bool = True) -> None:
@@ -49,11 +51,16 @@ def check_extractor(model: Any, extractor: Any, windows: bool = True) -> None:
             f"model: its preprocessor_config.json has the sampling_rate {rate}; allowed: a whole number ≥ 1"
         )
     of_samples = name == SAMPLES and hasattr(model, "_get_feat_extract_output_lengths")
-    of_window = windows and name == WINDOW and getattr(extractor, "n_samples", None)
+    of_window = windows and window(extractor) is not None
+    if of_window and _frames(extractor) and rate != FRAME_RATE:
+        kind = type(extractor).__name__
+        raise ConfigError(f"model: sampling_rate {rate} of its {kind}, allowed: {FRAME_RATE}, of which its frames are")
     if not (of_samples or of_window):
         forms = "neither samples nor a window of fixed length" if windows else "no samples"
         allowed = (
-            "that takes either, as Wav2Vec2, HuBERT and Whisper" if windows else "of samples, as Wav2Vec2 and HuBERT"
+            "that takes either, as Wav2Vec2, HuBERT, Whisper and AST"
+            if windows
+            else "of samples, as Wav2Vec2 and HuBERT"
         )
         raise ConfigError(
             f"model: {model.config.model_type}, whose {type(extractor).__name__} makes {forms}; "
@@ -78,7 +85,17 @@ def refuse_sharding(model: Any, extractor: Any) -> None:
 
 def window(extractor: Any) -> int | None:
     """Returns the samples of a window, after which a sound is cut; None for a model of samples."""
-    return extractor.n_samples if extractor.model_input_names[0] == WINDOW else None
+    if (made := _frames(extractor)) is not None:
+        return FRAME + SHIFT * (made - 1)
+    found: int | None = getattr(extractor, "n_samples", None)
+    return found
+
+
+def _frames(extractor: Any) -> int | None:
+    """Returns the frames of a spectrogram of fixed length that is made of whole frames of a sound, as AST's is."""
+    made = getattr(extractor, "max_length", None)
+    whole = extractor.model_input_names[0] == SAMPLES and hasattr(extractor, "num_mel_bins")
+    return made if whole and isinstance(made, int) else None
 
 
 def frames(model: Any, samples: torch.Tensor) -> torch.Tensor:
@@ -126,7 +143,8 @@ def inputs(extractor: Any, samples: Sequence[np.ndarray]) -> dict[str, torch.Ten
     """Returns a model's inputs for sounds at its rate: samples (rows, longest) with a mask or nan, or windows."""
     options: dict[str, Any] = {"sampling_rate": extractor.sampling_rate, "return_tensors": "pt"}
     if window(extractor) is not None:
-        return {WINDOW: extractor(list(samples), **options)[WINDOW]}
+        name = extractor.model_input_names[0]
+        return {name: extractor(list(samples), **options)[name]}
     found = extractor(list(samples), padding=True, return_attention_mask=True, **options)
     values, mask = found[SAMPLES], found["attention_mask"]
     if extractor.return_attention_mask:
@@ -225,6 +243,11 @@ class OfSounds(Objective):
         contents = np.empty(len(counts), dtype=object)
         contents[:] = self.content.splits[split]["audio"][:]
         if most is not None:
+            if _frames(extractor) is not None and len(short := np.flatnonzero(counts < FRAME)):
+                name, size = agreement.row_name(self.content, split, int(short[0])), counts[short[0]]
+                raise ConfigError(
+                    f"task: {name} has {size} samples at {FRAME_RATE} Hz, allowed: {FRAME} or more, a frame"
+                )
             return {"audio": contents, "units": np.full_like(counts, most)}, counts > most
         refuse_short(self.content, split, counts, models.skeleton(folder, self.architecture), extractor)
         return {"audio": contents, "units": counts}, np.zeros(len(counts), dtype=bool)

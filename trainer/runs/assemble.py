@@ -199,6 +199,9 @@ def fit(config: DictConfig, variant: Variant, inputs: Inputs) -> RunContext:
             f"train.gradient_checkpointing: true with {type(bare).__name__}, allowed: false; "
             "transformers has none for it"
         )
+    objective = inputs.objective
+    names = objective.processor(inputs.source).model_input_names if objective.tokens else ()
+    named("variant", variant.for_task, objective.peft_task_of(names))
     named("variant", variant.check, bare, head)
     left_out = variant.leaves_out(bare, head)
     return RunContext(config, variant, inputs.objective, inputs.source, inputs.max_length, rows, head, left_out)

@@ -52,12 +52,15 @@ def refuse_model(method: str, model: Any, disabled: AbstractContextManager[None]
     pad = base.config.pad_token_id or 0
     token = next(number for number in range(base.get_input_embeddings().num_embeddings) if number != pad)
     row = torch.full((1, 3), token, device=base.device)
+    inputs = {"input_ids": row, "attention_mask": torch.ones_like(row)}
+    if base.config.is_encoder_decoder and base.get_output_embeddings() is not None:
+        inputs["decoder_input_ids"] = torch.full_like(row[:, :1], base.config.decoder_start_token_id)
     training = model.training
     model.eval()
     try:
-        prompted = model(input_ids=row, attention_mask=torch.ones_like(row)).logits
+        prompted = model(**inputs)[0]
         with disabled:
-            without = model(input_ids=row, attention_mask=torch.ones_like(row)).logits
+            without = model(**inputs)[0]
     except Exception as error:
         if is_out_of_memory(error):
             raise

@@ -103,6 +103,9 @@ class Variant:
     def plan(self, total_steps: int) -> None:
         """Check the schedule before any model is loaded. Raises `ValueError` if it does not fit `total_steps`."""
 
+    def for_task(self, peft_task: str | None) -> None:
+        """Runs before `check`. peft_task: the task as one of peft.TaskType; None where PEFT has no class for it."""
+
     def check(self, model: nn.Module, head: Sequence[str] = ()) -> None:
         """Check the model's modules, which are on the meta device, before any weight is loaded.
 

@@ -129,3 +129,20 @@ def test_memory_that_runs_out_is_no_damaged_file():
         raise MemoryError
     with pytest.raises(RuntimeError, match="out of memory"), reading("its weights"):
         raise RuntimeError("CUDA out of memory")
+
+
+def test_a_known_model_that_names_code_of_its_own_is_said(tiny_model, tmp_path, caplog):
+    """transformers takes its own class of the type: another model than the checkpoint's, perhaps."""
+    folder = shutil.copytree(tiny_model, tmp_path / "model")
+    path = folder / "config.json"
+    kept = json.loads(path.read_text())
+    named = {"AutoModelForSequenceClassification": "own.Mine", "AutoModel": "own.Other"}
+    path.write_text(json.dumps(kept | {"auto_map": named}))
+    architecture = classifier(2)
+    models.model_config(folder, architecture)
+    assert "names code of its own (own.Mine), which is never run; transformers' own Bert" in caplog.text
+    caplog.clear()
+    path.write_text(json.dumps(kept | {"auto_map": {"AutoModel": "own.Other"}}))
+    models.model_config.cache_clear()
+    models.model_config(folder, architecture)
+    assert "of its own" not in caplog.text

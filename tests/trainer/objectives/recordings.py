@@ -36,6 +36,10 @@ FAMILIES: dict[str, tuple[type, dict[str, Any]]] = {
         | {"max_source_positions": 25, "init_std": 0.2, "vocab_size": 8, "pad_token_id": 0, "bos_token_id": 1}
         | {"eos_token_id": 1, "decoder_start_token_id": 1},
     ),
+    "AST": (
+        transformers.ASTConfig,
+        SMALL | {"max_length": 96, "num_mel_bins": 32, "initializer_range": 0.2, "hidden_dropout_prob": 0.1},
+    ),
 }
 
 
@@ -49,6 +53,9 @@ def model(
     if family == "Whisper":
         window = {"feature_size": 8, "sampling_rate": RATE, "chunk_length": 1, "n_fft": 256, "hop_length": 40}
         transformers.WhisperFeatureExtractor(**window).save_pretrained(folder)
+    elif family == "AST":
+        own = {"max_length": 96, "num_mel_bins": 32}  # 0.975 seconds at its own rate
+        transformers.ASTFeatureExtractor(**own).save_pretrained(folder)
     else:
         transformers.Wav2Vec2FeatureExtractor(sampling_rate=RATE).save_pretrained(folder)
     return folder

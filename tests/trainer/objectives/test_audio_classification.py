@@ -21,6 +21,7 @@ from trainer.data.sources.sounds import Sounds
 from trainer.errors import ConfigError
 from trainer.loop.batches import Collator
 from trainer.loop.network import Network
+from trainer.model import backbone as models
 from trainer.runs import assemble, dry_run
 from trainer.runs.finished import opened
 from trainer.sweeps.plan import plan
@@ -104,7 +105,7 @@ def test_a_family_trains_and_a_rows_outputs_do_not_depend_on_its_batch(family, t
     assert record.status == "done" and 0 < record.params.head < 200
     with opened(folder_of(record, tmp_path)) as made:
         rows = made.context.rows.report["validation"]
-        assert family == "Whisper" or len(set(rows.lengths)) > 1
+        assert family in ("Whisper", "AST") or len(set(rows.lengths)) > 1
         together = made.predictions(rows)
         made._loop.evaluator._size = 1
         np.testing.assert_allclose(together.outputs, made.predictions(rows).outputs, rtol=1e-4, atol=1e-5)
@@ -185,6 +186,26 @@ def test_what_a_window_has_no_room_for_is_counted_as_cut(checked, tmp_path):
     source = f"task.source.train_path={shutil.copytree(tmp_path / 'sounds', tmp_path / 'again')}"
     told = other_kinds.overrides(KIND, tmp_path / "model", tmp_path)
     assert assemble.check(composed([*told, source])).rows.truncated == 1
+
+
+def test_frames_of_a_spectrogram_of_fixed_length_are_counted_and_whole(checked, tmp_path):
+    """AST's: frames of 400 samples at 16 kHz, each 160 behind the one before."""
+    model = recordings.model(tmp_path / "model", "AST")
+    parts = checked(model=model)
+    assert parts.max_length == 400 + 95 * 160 and parts.rows.truncated == 0
+    batch = batch_of(parts)
+    assert batch.inputs["input_values"].shape == (4, 96, 32)
+    short = tmp_path / "sounds" / "low" / "1.wav"
+    short.write_bytes(recordings.wav(recordings.tone(random.Random(0), False, 0.02)))
+    source = f"task.source.train_path={shutil.copytree(tmp_path / 'sounds', tmp_path / 'again')}"
+    told = other_kinds.overrides(KIND, model, tmp_path)
+    with pytest.raises(ConfigError, match=r"low/1\.wav.* has 320 samples at 16000 Hz, allowed: 400 or more, a frame"):
+        assemble.check(composed([*told, source]))
+    settings = json.loads((model / "preprocessor_config.json").read_text())
+    (model / "preprocessor_config.json").write_text(json.dumps(settings | {"sampling_rate": 8000}))
+    models.feature_extractor.cache_clear()
+    with pytest.raises(ConfigError, match="sampling_rate 8000 of its ASTFeatureExtractor, allowed: 16000"):
+        checked(model=model)
 
 
 # -- one's own sounds -----------------------------------------------------------------------------

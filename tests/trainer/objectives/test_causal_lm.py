@@ -18,6 +18,7 @@ from tests.trainer.objectives import language
 from tests.trainer.objectives.conftest import FORMS, overrides
 from trainer.errors import ConfigError
 from trainer.loop.network import Network
+from trainer.objectives import kinds
 from trainer.objectives.objective import IGNORED
 from trainer.runs import assemble
 from trainer.sweeps.plan import plan
@@ -381,6 +382,25 @@ def test_a_tokenizer_without_chat_template_is_refused(checked, tmp_path):
     rows = [{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}]
     with pytest.raises(ConfigError, match="rows of messages, and the model's tokenizer has no chat template"):
         checked(rows, *FORMS["messages"], model=language.make(tmp_path / "model"))
+
+
+REFUSING = "{% for m in messages %}{% if m.role not in ['user', 'assistant'] %}{{ raise_exception('No ' + m.role) }}"
+REFUSING += "{% endif %}{{ m.role }}: {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
+
+
+def test_a_conversation_that_the_chat_template_refuses_is_named(checked, tmp_path):
+    answer = {"role": "assistant", "content": "b"}
+    rows = [{"messages": [{"role": role, "content": f"a {n}"}, answer]} for n, role in enumerate(["user", "system"])]
+    line = r"task: row 2 of train: the tokenizer's chat template refuses it \(TemplateError: No system\); allowed: "
+    with pytest.raises(ConfigError, match=line):
+        checked(rows, *FORMS["messages"], model=language.make(tmp_path / "model", template=REFUSING))
+
+
+def test_a_language_models_rows_without_a_kind_say_what_a_task_without_one_is():
+    with pytest.raises(
+        ConfigError, match=r"'perplexity' in a task without task\.kind, a class or a number of each text"
+    ):
+        kinds.of(composed(["task=news", "task.kind=null"]).task)
 
 
 def test_an_encoder_that_sees_what_is_to_come_is_refused(checked, tmp_path):
