@@ -24,7 +24,7 @@ from omegaconf import DictConfig
 from trainer import config as run_config
 from trainer.errors import Locked, Pruned, one_line
 from trainer.machine import garbage, launch, signals
-from trainer.overrides import readable
+from trainer.overrides import flags_first, readable
 from trainer.sweeps.plan import Planned, plan
 from trainer.sweeps.sweep import Outcome, refuse_hydra_folders, refuse_ignored, threads
 
@@ -102,7 +102,7 @@ def cli() -> None:
     try:
         launch.take()
         refuse_hydra_folders(sys.argv[1:])
-        sys.argv[1:] = readable(sys.argv[1:])
+        sys.argv[1:] = readable(flags_first(sys.argv[1:]))
         main()
     except signals.Interrupted as stop:
         print(f"{stop.text}: stopped; the same command resumes from the last checkpoint", file=sys.stderr)

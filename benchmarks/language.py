@@ -16,9 +16,8 @@ from typing import Any
 
 import torch
 from hydra import compose, initialize_config_dir
-from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.stepper import Stepper, in_turn
+from benchmarks.stepper import Stepper, in_turn, peak_bytes
 from trainer import config as run_config
 from trainer.data.sources import fetch_model
 from trainer.loop.network import Network
@@ -99,20 +98,7 @@ class LanguageStepper(Stepper):
 
     def peak_bytes(self) -> int:
         """Bytes of one step at its peak, beyond what was allocated before it."""
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.device)
-            before = torch.cuda.memory_allocated(self.device)
-            self.step()
-            return torch.cuda.max_memory_allocated(self.device) - before
-        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
-            self.step()
-        results: Any = profiled.profiler
-        changes = [event for event in results.kineto_results.events() if event.name() == "[memory]"]
-        now = peak = 0
-        for change in sorted(changes, key=lambda event: event.start_ns()):
-            now += change.nbytes()
-            peak = max(peak, now)
-        return peak
+        return peak_bytes(self.step, self.device)
 
 
 def measure(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from hydra import compose, initialize_config_dir
+from torch.profiler import ProfilerActivity, profile
 
 from trainer import config as run_config
 from trainer.data.sources import fetch_model
@@ -130,6 +131,24 @@ class Stepper:
         loss.backward()
         self.optimizer.zero_grad()
         return self.activations.bytes
+
+
+def peak_bytes(act: Callable[[], object], device: torch.device) -> int:
+    """Bytes of `act` at its peak, beyond what was allocated before it."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        act()
+        return torch.cuda.max_memory_allocated(device) - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        act()
+    results: Any = profiled.profiler
+    changes = [event for event in results.kineto_results.events() if event.name() == "[memory]"]
+    now = peak = 0
+    for change in sorted(changes, key=lambda event: event.start_ns()):
+        now += change.nbytes()
+        peak = max(peak, now)
+    return peak
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from hydra.core.plugins import Plugins
@@ -24,8 +25,9 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from trainer.data.sources.paths import expanded
 from trainer.errors import ConfigError, Locked, Pruned, one_line
-from trainer.machine import garbage, launch, signals
+from trainer.machine import garbage, launch, lock, signals
 from trainer.overrides import quoted
 from trainer.sweeps import estimate, found_ranks, sweep, titles
 from trainer.sweeps.estimate import Durations
@@ -248,7 +250,7 @@ class StudySweeper(Sweeper):
         here = launcher._target_.endswith("BasicLauncher")  # then the run handles signals itself
         begun = time.monotonic()
         try:
-            with contextlib.nullcontext() if here else signals.raising():
+            with contextlib.nullcontext() if here else signals.passing_on(lambda: self._running(batch)):
                 returned = self._launcher.launch(jobs, initial_job_idx=batch[0])
         except Exception as error:
             if not any(cls.__name__ in DIED for cls in type(error).__mro__):
@@ -260,6 +262,11 @@ class StudySweeper(Sweeper):
             self._count(job)
             if number in self.kinds and job.status == JobStatus.COMPLETED:
                 self.durations.add(self.kinds[number], each)
+
+    def _running(self, batch: Sequence[int]) -> list[tuple[Path, int]]:
+        """The runs of the batch's studies that other processes of this sweep carry out, with their processes."""
+        studies = {expanded(config.runs_dir) / config.study for config in map(self.runs.config, batch)}
+        return [running for study in studies for running in lock.carried_out_by_children(study)]
 
     def _name(self, number: int) -> list[str]:
         """The override that gives a run its title. It is a field of Hydra's, so that no record contains it."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import functools
+import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from trainer.config import register
 
 CONF = Path(__file__).parents[1] / "conf"
 NODES = ("variant", "task", "model")
+GROUPS = (*NODES, "experiment", "paper")  # in the order in which their settings take precedence
 
 
 def by_hydra(overrides: list[str]) -> DictConfig:
@@ -29,27 +32,68 @@ def by_hydra(overrides: list[str]) -> DictConfig:
         return compose("config", overrides)
 
 
+@dataclass(frozen=True)
+class Chosen:
+    """What a file gives the config: nodes in the place of others, and settings that are merged over all nodes."""
+
+    group: str
+    nodes: dict[str, DictConfig]
+    settings: DictConfig
+
+
 @functools.cache
 def of_files(overrides: tuple[str, ...]) -> DictConfig:
-    """`by_hydra` for overrides that choose files. It merges the nodes of plain files itself, in milliseconds."""
-    plain = dict(group_and_node for text in overrides if (group_and_node := _plain(text)) is not None)
-    rest = tuple(text for text in overrides if _plain(text) is None)
-    # What is chosen twice is an error; an experiment and what is added or taken away may concern a node.
-    twice = len(plain) + len(rest) < len(overrides)
-    if not plain or twice or any(text.startswith(("+", "~", "experiment=")) for text in rest):
+    """`by_hydra` for overrides that choose files. It merges those whose form it knows itself, in milliseconds."""
+    files = [file for text in overrides if (file := chosen(text)) is not None]
+    rest = tuple(text for text in overrides if chosen(text) is None)
+    # What is chosen twice is an error or decided by Hydra; what is added or taken away may concern a node.
+    groups = [group for file in files for group in {file.group, *file.nodes}]
+    if not files or len(set(groups)) < len(groups) or any(text.startswith(("+", "~", "experiment=")) for text in rest):
         return by_hydra(list(overrides))
     config = copy.deepcopy(of_files(rest))
-    for group, node in plain.items():
-        config[group] = copy.deepcopy(node)
+    for file in files:
+        for group, node in file.nodes.items():
+            config[group] = copy.deepcopy(node)
+    OmegaConf.set_struct(config, False)
+    for file in sorted(files, key=lambda file: GROUPS.index(file.group)):
+        config.merge_with(file.settings)
+    OmegaConf.set_struct(config, True)
     return config
 
 
 @functools.cache
-def _plain(text: str) -> tuple[str, DictConfig] | None:
-    """Group and node of an override that chooses a file of nothing but its node; None for any other."""
-    group, _, name = text.partition("=")
+def chosen(text: str) -> Chosen | None:
+    """What the file that an override chooses gives, where its form is known; None for any other override."""
+    group, _, name = text.removeprefix("+" if text.startswith("+paper=") else "").partition("=")
     path = CONF / group / f"{name}.yaml"
-    return (group, node) if group in NODES and path.is_file() and (node := _node(path)) is not None else None
+    if group not in GROUPS or not path.is_file():
+        return None
+    if "# @package _global_" not in path.read_text():
+        node = _node(path)
+        return Chosen(group, {group: node}, OmegaConf.create()) if node is not None and group in NODES else None
+    settings = OmegaConf.load(path)
+    assert isinstance(settings, DictConfig)
+    settings.pop("hydra", None)
+    nodes = {group: OmegaConf.create()} if group in NODES else {}
+    for entry in settings.pop("defaults", []):
+        if entry != "_self_":
+            chooses = _node_of(entry)
+            if chooses is None or chooses[0] not in NODES:
+                return None
+            nodes[chooses[0]] = chooses[1]
+    return Chosen(group, nodes, settings)
+
+
+def _node_of(entry: Any) -> tuple[str, DictConfig] | None:
+    """Group and node that an entry of a list of defaults chooses: /GROUP/NAME@GROUP or override /GROUP: NAME."""
+    if isinstance(entry, str):
+        found = re.fullmatch(r"/(\w+)/([\w/]+)@\1", entry)
+        group, name = found.groups() if found else ("", "")
+    else:
+        ((key, name),) = entry.items()
+        group = key.removeprefix("override /")
+    path = CONF / group / f"{name}.yaml"
+    return (group, node) if path.is_file() and (node := _node(path)) is not None else None
 
 
 def _node(path: Path) -> DictConfig | None:

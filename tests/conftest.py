@@ -14,6 +14,7 @@ import functools
 import gc
 import random
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -55,11 +56,27 @@ def nothing_is_waited_for() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module", autouse=True)
-def imports_are_no_garbage() -> None:
-    """What is there stays out of garbage collection: every run asks for whole ones, and tests import a great deal."""
-    gc.collect()
-    gc.freeze()
+@pytest.fixture(scope="session", autouse=True)
+def nothing_thaws() -> Iterator[None]:
+    """`pytest_runtest_setup` alone decides what garbage collection passes over: to read records ends in `gc.unfreeze`,
+    and then every run of the tests to come would look through all that was ever imported, twice a run and a second
+    each time."""
+    with pytest.MonkeyPatch.context() as patched:
+        for name in ("freeze", "unfreeze"):
+            patched.setattr(gc, name, lambda: None)
+        yield
+
+
+_freeze, _imported = gc.freeze, 0
+
+
+def pytest_runtest_setup() -> None:
+    """Imports stay out of garbage collection: every run asks for whole ones, and tests import a great deal."""
+    global _imported
+    if len(sys.modules) > _imported + 50:
+        gc.collect()
+        _freeze()
+        _imported = len(sys.modules)
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,12 @@ EXTRAS = {
 }
 
 
+# What Hydra says of several values without -m; the third group is there if they are separated by commas alone.
+_SEVERAL = re.compile(
+    r"(?:Ambiguous value for argument|Sweep parameters) '([^=]+)=(.*?)' (?:requires --multirun|(1\. To use it as a))"
+)
+
+
 class ConfigError(ValueError):
     """A setting, a file or a source is wrong. The message is one line with field, value and what is allowed.
 
@@ -50,10 +56,14 @@ def one_line(error: BaseException) -> str:
             allowed = sorted(option for option in cause.options if not option.startswith("_"))  # no templates
             return f"{group}: {name!r}, allowed: {', '.join(allowed)}"
         if isinstance(cause, OmegaConfBaseException) and cause.full_key:
-            return _config_line(cause)
+            return _config_line(cause, message(error))
         if str(cause).startswith("Config group override must be a string") and (choice := _choice(cause)):
             return f"{choice}, allowed: the name of a file of the group, in quotes where it is a number"
     text = message(error)
+    if several := _SEVERAL.match(text):
+        name, value, commas = several.groups()
+        or_one = ", or [a,b] for one list, or quotes inside the shell's for one text with commas" if commas else ""
+        return f"{name}: {value!r} in a single run, allowed: one value; -m sweeps over several{or_one}"
     if merged := re.search(r"In '([^']+)': .*Merge error: \w+ is not a subclass of (\w+)\. value: (\S+)", text):
         file, group, value = merged[1], merged[2].lower(), merged[3]
         return f"{group}: {value!r} in conf/{file}.yaml, allowed: {a_file(group, value)}"
@@ -75,7 +85,8 @@ def _choice(error: BaseException) -> str | None:
     return None
 
 
-def _config_line(error: Any) -> str:
+def _config_line(error: Any, around: str) -> str:
+    """The line of an error of OmegaConf's. around: what Hydra's error around it says."""
     # OmegaConf adds the names of its types, and of our exception where a resolver raised it.
     raised = r"^ConfigError raised while resolving interpolation: |\s+full_key: .*"
     said = message(re.sub(raised, "", error.msg or "", flags=re.S)) or type(error).__name__
@@ -88,7 +99,9 @@ def _config_line(error: Any) -> str:
     group = key.partition(".")[0]
     owner = f" of the {group} {parent.get('name')}" if key.count(".") == 1 and {"_target_", "name"} <= {*keys} else ""
     allowed = ", ".join(name for name in keys if name not in ("hydra", "_target_"))
-    return f"{key}: no such field{owner}, allowed: {allowed}{did_you_mean(key, names(parent._get_root()))}"
+    # OmegaConf names the first part that does not exist, Hydra all of what was asked for.
+    asked = found[1] if (found := re.match(r"Could not override '([^']+)'", around)) else key
+    return f"{key}: no such field{owner}, allowed: {allowed}{did_you_mean(asked, names(parent._get_root()))}"
 
 
 def names(node: Any, prefix: str = "") -> Iterator[str]:

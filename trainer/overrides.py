@@ -1,4 +1,4 @@
-"""Quotes values of the command line that Hydra's grammar would refuse or misread.
+"""Brings the command line into a form that Hydra reads as it is meant: flags first, and quotes around values.
 
 Outside quotes the grammar accepts few characters: `~/train.csv`, `train (1).csv`, `données/train.csv` and `epoch=3.csv`
 are lexer errors, and `a,b.csv` is a sweep. This module puts a value in quotes if only one meaning is possible.
@@ -11,6 +11,7 @@ import re
 import shlex
 from collections.abc import Sequence
 
+from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
@@ -29,6 +30,13 @@ def readable(arguments: Sequence[str]) -> list[str]:
     """
     parser = OverridesParser.create()
     return [_readable(argument, parser) for argument in arguments]
+
+
+def flags_first(arguments: Sequence[str]) -> list[str]:
+    """`arguments` with Hydra's flags before all overrides: it refuses overrides on both sides of a flag."""
+    parsed, others = get_args_parser().parse_known_args(list(arguments))
+    overrides = [*parsed.overrides, *(text for text in others if not text.startswith("-"))]
+    return [text for text in arguments if text not in overrides] + overrides
 
 
 def _readable(argument: str, parser: OverridesParser) -> str:

@@ -13,13 +13,13 @@ Changes   nothing
 Checked   released code: test_svd test_every_number_of_the_released_svdiff
 Hooks     none: only δ changes in training.
 Cost      min(in, out) parameters for each layer; U and V are stored in addition to W (for a square W twice its
-          memory) and applied in each forward pass, or merged with W if there are many tokens
+          memory). In training they are applied in place of W, or merged with W if there are many tokens
           (`variants.core.kernels.basis`). The decomposition is computed once, by `attach`.
 Decay     δ decays, as in the released code, whose optimizer decays all trained parameters.
 
 Differences
-  The released code replaces W by W' and rebuilds it in every forward pass; here the update is added to W x, so that
-  both differ by rounding only, and at the start not at all.
+  The released code replaces W by W' and rebuilds it in every forward pass; here x is multiplied by V and U, and in
+  evaluation the update is added to W x: both differ by rounding only, and an evaluation at the start not at all.
   It also shifts weights with one dimension (norms, at a lower rate); here only matrices are adapted.
   With a smaller `rank` the leading directions are shifted and the rest of W is not changed.
   With `decomposition: nmf` σ are the weights of the components, and U, V are not orthogonal.

@@ -13,10 +13,10 @@ Trains    entries of M
 Changes   nothing
 Checked   released code: test_svd test_every_number_of_the_released_svft
 Hooks     none: only M changes in training.
-Cost      k parameters for each layer; U and V are stored in addition to W (for a square W twice its memory) and
-          applied in each forward pass, with an n×n product between them unless M is diagonal; with more than about n
-          tokens per batch W' is formed instead (`variants.core.kernels.basis`). The decomposition is computed once,
-          by `attach`.
+Cost      k parameters for each layer; U and V are stored in addition to W (for a square W twice its memory). In
+          training they are applied in place of W, with an n×n product between them unless M is diagonal; with more
+          than about 3n tokens per batch W' is formed instead (`variants.core.kernels.basis`). The decomposition is
+          computed once, by `attach`.
 
 Decay     M's entries and the gate decay, as in the released code, where one group has them all.
 
@@ -36,8 +36,8 @@ Differences from both
   In the released code a `rank` below n drops the other directions from W' without a residual, and may fill them
   with random ones. Here the rest of W is not changed; `profile: released` refuses a `rank`.
   The paper has full square U, V and an out×in M; the code has thin U, V and an n×n M, as here.
-  The released code replaces W by W' and rebuilds it in every forward pass; here U M Vᵀ is added. Its gate is always
-  float32; ours has the dtype of M and counts as a parameter.
+  The released code replaces W by W' and rebuilds it in every forward pass; here x is multiplied by V and U, and in
+  evaluation U M Vᵀ is added. Its gate is always float32; ours has the dtype of M and counts as a parameter.
 
 Known     The released start is not small: with M as above and the gate at one half, a weight changes by several percent
           of its norm before the first step. Learning rates are 1e-2 to 8e-2, far above LoRA's.

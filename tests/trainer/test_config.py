@@ -48,10 +48,7 @@ NEEDED = {
 
 @pytest.mark.parametrize(("group", "name"), GROUPS)
 def test_every_group_file_composes_and_is_valid(configured, group, name):
-    overrides = [f"{group}={name}", *NEEDED.get(name, [])]
-    config = by_hydra(overrides)
-    run_config.validate(config)
-    assert configured(overrides) == config  # which other tests compose in a shorter way
+    run_config.validate(configured([f"{group}={name}", *NEEDED.get(name, [])]))
 
 
 @pytest.mark.parametrize("name", [name for group, name in GROUPS if group == "variant"])
@@ -79,7 +76,8 @@ def test_a_preset_of_lora_has_its_papers_settings(configured, name, settings):
 
 @pytest.mark.parametrize("path", sorted((ROOT / "conf" / "experiment").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_experiment_composes(configured, path):
-    assert configured([f"experiment={path.stem}"]).study
+    config = by_hydra([f"experiment={path.stem}"])
+    assert config.study and configured([f"experiment={path.stem}"]) == config
 
 
 def test_an_option_of_the_fused_kernel_is_refused_with_the_plain_one(configured):
@@ -181,6 +179,10 @@ def test_the_debug_experiment_is_one_run_of_ten_steps(configured, tiny_overrides
         ("variant.rnak=3", "variant.rnak: no such field of the variant lora, allowed: name, rank, alpha, "),
         ("optim.lrr=3", "optim.lrr: no such field, allowed: lr, head_lr, "),
         ("traim.epochs=3", "traim: no such field, allowed: variant, task, model, "),
+        ("seed=0,1", "seed: '0,1' in a single run, allowed: one value; -m sweeps over several, or [a,b] for "),
+        ("variant=lora,head", "variant: 'lora,head' in a single run, allowed: one value; -m sweeps over several, "),
+        ("variant=glob(l*)", "variant: 'glob(l*)' in a single run, allowed: one value; -m sweeps over several"),
+        ("seed=range(0,3)", "seed: 'range(0,3)' in a single run, allowed: one value; -m sweeps over several"),
         ("optim.lr=fast", "optim.lr: Value 'fast' of type 'str' could not be converted to Float"),
     ],
 )
@@ -190,6 +192,12 @@ def test_a_misspelt_name_is_refused_in_one_line(configured, override, message):
     line = one_line(caught.value)
     assert line.startswith(message)
     assert "\n" not in line
+
+
+def test_a_field_with_a_method_s_name_before_it_says_which_one_is_meant(configured):
+    with pytest.raises(Exception) as caught:
+        configured(["lora.rank=4"])
+    assert one_line(caught.value).endswith("; did you mean variant.rank?")
 
 
 @pytest.mark.parametrize(

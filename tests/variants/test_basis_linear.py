@@ -1,4 +1,4 @@
-"""The product with W + U C Vh formed: the kernel's numbers, its gradients, and when it is the cheaper way."""
+"""Products in a basis, with W + U C Vh formed and without W: numbers, gradients, and when each is the cheapest."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from trainer.loop.cost import SavedActivations
+from variants.core.adapters import singular_basis
 from variants.core.decompositions import decompose
 from variants.core.kernels import low_rank
-from variants.core.kernels.basis import basis_linear, pays
+from variants.core.kernels.basis import BESIDE, FORMED, THROUGH, basis_linear, cheapest, through_basis
 from variants.core.kernels.low_rank import Kernel
 from variants.svdiff import SVDiff
 from variants.svft import SVFT
@@ -20,7 +21,7 @@ SIZES = [(6, 5), (5, 6), (4, 4)]
 
 
 def parts(out_features: int, in_features: int, diagonal: bool, dtype: torch.dtype = torch.float64):
-    """x, W, b, U, Vh and C."""
+    """x, W, b, U, Vh and C; W = U diag(s) Vh."""
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(out_features, in_features, generator=generator, dtype=dtype)
     found = decompose(weight)
@@ -73,20 +74,45 @@ def test_without_an_update_it_is_the_layer_bit_for_bit(layer, diagonal, either):
         assert torch.equal(basis_linear(x, weight, layer.bias, found.U, found.Vh, core, kernel=either), layer(x))
 
 
-@pytest.mark.parametrize(("tokens", "expected"), [(64, False), (383, False), (400, True), (4096, True)])
-def test_a_basis_of_all_directions_is_formed_from_as_many_tokens_as_it_has(tokens, expected):
-    assert pays(tokens, 384, 384, torch.zeros(384)) is expected
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("diagonal", [True, False], ids=["diagonal", "full"])
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_a_basis_that_gives_w_back_needs_no_product_with_w(size, diagonal, bias, either):
+    x, weight, b, u, vh, core = parts(*size, diagonal)
+    b, s = b if bias else None, decompose(weight).s
+    d = core + (s if diagonal else torch.diag(s))
+    found = through_basis(x, b, u, vh, d, either)
+    expected = low_rank.low_rank_linear(x, weight, b, vh, u, core, kernel=either)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    up = torch.randn_like(found)
+    pairs = zip(*(torch.autograd.grad(y, (x, core), up, retain_graph=True) for y in (found, expected)), strict=True)
+    for mine, theirs in pairs:
+        torch.testing.assert_close(mine, theirs, rtol=1e-11, atol=1e-11)
+    alone = torch.autograd.grad(through_basis(x.detach(), b, u, vh, d, either), core, up)  # as in a first layer
+    torch.testing.assert_close(alone[0], torch.autograd.grad(expected, core, up)[0], rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "part", "whole"),
+    [(64, BESIDE, THROUGH), (400, FORMED, THROUGH), (1100, FORMED, THROUGH), (1200, FORMED, FORMED)],
+)
+def test_the_number_of_tokens_decides_which_way_is_cheapest(tokens, part, whole):
+    assert cheapest(tokens, 384, 384, torch.zeros(384), whole=False) == part
+    assert cheapest(tokens, 384, 384, torch.zeros(384), whole=True) == whole
 
 
 def test_a_basis_of_few_directions_is_never_formed():
-    assert not any(pays(tokens, 384, 384, torch.zeros(32)) for tokens in (64, 4096, 2**20))
+    assert {cheapest(tokens, 384, 384, torch.zeros(32), False) for tokens in (64, 4096, 2**20)} == {BESIDE}
 
 
-@pytest.mark.parametrize("cls, params", [(SVDiff, {}), (SVFT, {}), (SVFT, {"pattern": "banded", "off_diagonals": 2})])
-def test_a_method_trains_alike_either_way(cls, params, monkeypatch):
+METHODS = [(SVDiff, {}), (SVFT, {}), (SVFT, {"pattern": "banded", "off_diagonals": 2})]
+
+
+@pytest.mark.parametrize("cls, params", METHODS)
+def test_a_method_trains_alike_in_all_ways(cls, params, monkeypatch):
     ends, calls = [], []
-    for way in (True, False):
-        monkeypatch.setattr("variants.core.adapters.singular_basis.pays", lambda *_, way=way: calls.append(way) or way)
+    for way in (BESIDE, FORMED, THROUGH):
+        monkeypatch.setattr(singular_basis, "cheapest", lambda *_, way=way: calls.append(way) or way)
         variant, model = cls(**params), Toy(torch.float64)
         variant.attach(model, HEAD)
         optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 0.01)
@@ -96,13 +122,38 @@ def test_a_method_trains_alike_either_way(cls, params, monkeypatch):
             optimizer.step()
             optimizer.zero_grad()
         ends.append(model(x))
-    assert set(calls) == {True, False}
-    torch.testing.assert_close(*ends, rtol=1e-9, atol=1e-12)
+    assert set(calls) == {BESIDE, FORMED, THROUGH}
+    torch.testing.assert_close(ends[1], ends[0], rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(ends[2], ends[0], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("cls, params", METHODS)
+def test_only_training_leaves_w_out(cls, params):
+    base, model, x = Toy(), Toy(), torch.randn(3, 8)  # three tokens: too few to form W'
+    cls(**params).attach(model, HEAD)
+    with torch.no_grad():
+        assert torch.equal(model.eval()(x), base.eval()(x)), "an untrained model is not the base model"
+    weights = [p for name, p in model.named_parameters() if name.endswith("base.weight")]
+    trained = model.train()(x)
+    torch.testing.assert_close(trained, base(x), rtol=1e-4, atol=1e-5)
+    with torch.no_grad():
+        [weight.zero_() for weight in weights]
+    assert torch.equal(model(x), trained) and not torch.equal(model.eval()(x), trained)
+
+
+def test_a_part_of_the_directions_does_not_give_w_back():
+    model = Toy()
+    SVDiff(rank=7).attach(model, HEAD)
+    weights = [p for name, p in model.named_parameters() if name.endswith("base.weight")]
+    before = model(torch.ones(3, 8))
+    with torch.no_grad():
+        [weight.zero_() for weight in weights]
+    assert not torch.allclose(model(torch.ones(3, 8)), before)
 
 
 @pytest.mark.parametrize("context", ["autocast", "bfloat16"])
 def test_where_it_would_round_the_update_away_it_is_not_formed(context, monkeypatch):
-    monkeypatch.setattr("variants.core.adapters.singular_basis.pays", lambda *_: True)
+    monkeypatch.setattr(singular_basis, "cheapest", lambda *_: FORMED)
     monkeypatch.setattr(low_rank, "merged_weight", None)  # what forms it
     variant, model = SVFT(), Toy(torch.bfloat16 if context == "bfloat16" else torch.float32)
     variant.attach(model, HEAD)

@@ -90,7 +90,7 @@ def test_dropout_on_row_numbers_is_refused():
         LowRank(nn.Embedding(10, 6), rank=2, scale=1.0, dropout=0.1)
 
 
-def test_an_attention_that_calls_none_of_its_layers_is_left_out_loudly():
+def test_to_another_library_an_attention_that_calls_none_of_its_layers_is_left_out_loudly():
     model = nn.ModuleDict({"attention": nn.MultiheadAttention(8, 2), "fc": nn.Linear(8, 8)})
     assert list(target_modules.select(model, "all-linear")) == ["fc"]
     assert set(target_modules.not_linear(model)) == {"attention.in_proj_weight", "attention.out_proj.weight"}

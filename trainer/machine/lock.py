@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -69,6 +70,21 @@ def _may_be_stale(path: Path) -> bool:
 def owner(folder: Path) -> OwnerRecord | None:
     """`pid` and `hostname` of the process that carries out the run of `folder`, by its lease; None without a lease."""
     return _lease(folder.parent / ".locks" / folder.name).owner
+
+
+def carried_out_by_children(study: Path) -> list[tuple[Path, int]]:
+    """The runs of a study that processes below this one carry out, each with the number of its process."""
+    import psutil  # here, because a sweep that is done needs none of it
+
+    children = {process.pid for process in psutil.Process().children(recursive=True)}
+    folders = [study / path.stem for path in (study / ".locks").glob("*.lease")]
+    found = [(folder, process) for folder in folders if (process := owner(folder)) is not None]
+    here = socket.gethostname()
+    return [
+        (folder, process.pid)
+        for folder, process in found
+        if process.pid in children and process.hostname.partition("?")[0] == here
+    ]
 
 
 def _lease(path: Path, **options: Any) -> SoftFileLease:

@@ -2,23 +2,28 @@
 
 The signals are SIGTERM, SIGUSR1, SIGUSR2 and SIGINT: a cluster preempts a job, a time limit is near, a machine shuts
 down, or a user presses Ctrl-C. The run ends with `Interrupted`, and the same command resumes from that step. A second
-signal stops the run at once. An earlier handler of the signal (submitit's, which queues the job again) is called once
-the checkpoint is on disk.
+signal stops the run at once. A sweep passes a signal on to the processes that carry out its runs, and waits for them.
+An earlier handler of the signal (submitit's, which queues the job again) is called once the checkpoint is on disk.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import signal
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from types import FrameType
+from typing import Any
 
 log = logging.getLogger(__name__)
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGUSR2", "SIGINT") if hasattr(signal, name))
+PASSED_ON = getattr(signal, "SIGUSR1", signal.SIGTERM)  # what a sweep sends; it is never the second signal of a run
+PAUSE = 0.1  # seconds between two looks at the processes that were asked
 
 
 class Interrupted(BaseException):
@@ -103,25 +108,46 @@ def listening() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def raising() -> Iterator[None]:
-    """SIGTERM raises `Interrupted` at once: for a sweep whose worker processes end together with it."""
+def passing_on(running: Callable[[], Collection[tuple[Any, int]]]) -> Iterator[None]:
+    """Passes a signal on to other processes and raises `Interrupted` when they have stopped; at a second one at once.
+
+    running: the runs that other processes carry out now, each with the number of its process.
+    """
+    stopping = False
 
     def handler(number: int, frame: FrameType | None) -> None:
-        raise Interrupted(number, signal.Signals(number).name)
+        nonlocal stopping
+        name = signal.Signals(number).name
+        if stopping:
+            raise Interrupted(number, f"{name} again")
+        stopping = True
+        asked: set[tuple[Any, int]] = set()
+        while left := set(running()):
+            for _, process in left - asked:
+                # Ctrl-C in a terminal, and a cluster that ends a job, have signalled them, too.
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process, PASSED_ON)
+            asked |= left
+            time.sleep(PAUSE)
+        raise Interrupted(number, name)
 
-    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
-        yield
-        return
-    signal.signal(signal.SIGTERM, handler)
+    earlier: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in map(int, (signal.SIGTERM, signal.SIGINT)):
+            if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+                earlier[number] = signal.signal(number, handler)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number, former in earlier.items():
+            signal.signal(number, former)
 
 
 def _request_stop(number: int, frame: FrameType | None) -> None:
     global _request
     name = signal.Signals(number).name
+    if _request is not None and number == PASSED_ON:
+        return  # passed on by a sweep after the run had the signal itself
     if _request is not None:
         raise Interrupted(number, f"{name} again")
     _request = _Request(number, name)

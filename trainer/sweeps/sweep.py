@@ -95,17 +95,20 @@ def _refuse_folder(name: str, value: Any) -> NoReturn:
 def product(loader: Any, texts: Sequence[str]) -> list[list[str]]:
     """The overrides of each run of a sweep: all combinations, in Hydra's order.
 
-    Raises `ConfigError` for a glob() that matches no file.
+    Raises `ConfigError` for a glob() that matches no file, or another override without values.
     """
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
     without_templates = _without_templates(loader)
     parsed = OverridesParser.create(config_loader=without_templates).parse_overrides(list(texts))
     for override in parsed:
-        if override.value_type is ValueType.GLOB_CHOICE_SWEEP and not [*override.sweep_iterator()]:
-            allowed = ", ".join(without_templates.get_group_options(override.key_or_group, ObjectType.CONFIG))
-            text = override.input_line.partition("=")[2] if override.input_line else "glob()"
-            raise ConfigError(f"{override.key_or_group}: {text!r} matches no file, allowed: {allowed}")
+        if not override.is_sweep_override() or next(iter(override.sweep_iterator()), None) is not None:
+            continue
+        text = (override.input_line or "").partition("=")[2]
+        if override.value_type is not ValueType.GLOB_CHOICE_SWEEP:
+            raise ConfigError(f"{override.key_or_group}: {text!r} has no values, allowed: at least one")
+        allowed = ", ".join(without_templates.get_group_options(override.key_or_group, ObjectType.CONFIG))
+        raise ConfigError(f"{override.key_or_group}: {text!r} matches no file, allowed: {allowed}")
     (jobs,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
     return jobs
 

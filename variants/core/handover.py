@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from variants.core import quantization, target_modules
+from variants.core import attention, quantization, target_modules
 from variants.core.adapters import svd
 from variants.core.adapters.adapter import Adapter, LowRank
 
@@ -113,6 +113,7 @@ def to_peft(model: nn.Module, adapters: Mapping[str, Adapter], head: Sequence[st
         raise CannotHandOver(f"all {len(updates)} layers have rank 0, PEFT needs one with more; allowed: merged")
     for name in kept:
         _refuse_kind(name, adapters[name].layer_kind.layer)
+        _refuse_attention(name, model)
     unwrap(model, adapters)
     usual = statistics.mode(update.rank for update in kept.values())
     # With ^ a key matches one layer only, and no other whose name ends in it.
@@ -144,10 +145,14 @@ def quiet_peft() -> Iterator[None]:
 
 
 def unwrap(model: nn.Module, adapters: Mapping[str, Adapter]) -> None:
-    """Put the layers back in the place of their adapters; quantised ones are plain again, with the same numbers."""
+    """Put the layers back in the place of their adapters, and torch's attention in that of its layers.
+
+    Quantised layers are plain again, with the same numbers.
+    """
     for name, adapter in adapters.items():
         target_modules.replace(model, name, adapter.base)
     quantization.dequantize(model)
+    attention.close(model)
 
 
 def _patterns(model: nn.Module, names: list[str]) -> list[str] | str:
@@ -180,6 +185,13 @@ def _refuse_kind(name: str, layer: Any) -> None:
         raise CannotHandOver(
             f"{name} is a {type(layer).__name__} with {setting}, PEFT supports zeros, 1 and 1; allowed: merged"
         )
+
+
+def _refuse_attention(name: str, model: nn.Module) -> None:
+    """Refuse a layer of torch's attention, whose maps PEFT adapts at one common rank, those of its input as one."""
+    owner = name.rpartition(".")[0]
+    if isinstance(model.get_submodule(owner), attention.OpenAttention):
+        raise CannotHandOver(f"{name} is a part of a MultiheadAttention, which PEFT adapts as a whole; allowed: merged")
 
 
 def order_sets(config: Any) -> None:

@@ -13,8 +13,9 @@ In a convolution with g groups `channels` are those of one group. Its matrix has
 group, and A x is made in every group of its own channels: r · g features, of which a filter uses the r of its group.
 So the update of a depthwise convolution with k × k kernels has rank k² at most.
 
-A layer whose module is never called can't be adapted: `nn.MultiheadAttention` reads the weight of its `out_proj`. Nor
-can one whose weight is computed from others (`torch.nn.utils.parametrize`), in which a merged update would be lost.
+A layer whose module is never called can't be adapted: `nn.MultiheadAttention` reads the weight of its `out_proj`
+(`variants.core.attention` makes layers of it). Nor can one whose weight is computed from others
+(`torch.nn.utils.parametrize`), in which a merged update would be lost.
 """
 
 from __future__ import annotations
@@ -30,6 +31,13 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.nn.utils import parametrize
 
 from variants.core.quantized import Quantized
+
+# The attributes in which a module keeps its hooks.
+HOOKS = (
+    *("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
+    *("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs"),
+    *("_backward_hooks", "_backward_pre_hooks", "_is_full_backward_hook"),
+)
 
 
 class LayerKind:

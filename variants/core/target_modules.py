@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from torch import nn
 
+from variants.core import attention
 from variants.core import layers as kinds
 
 ALL_LINEAR = "all-linear"
@@ -40,13 +41,15 @@ def select(
     exclude: Sequence[str] = (),
     layers: Sequence[int] | None = None,
     head: Sequence[str] = (),
+    in_attention: bool = False,
 ) -> dict[str, nn.Module]:
     """Return the layers to adapt, by name and in the model's order, always without the head.
 
+    in_attention: whether those that `attention.open_up` would make of torch's attention are among them.
     Raises `ValueError` if a pattern has no match, a layer can't be adapted or shares its weight with another module,
     or no layer is left.
     """
-    modules = {name: module for name, module in model.named_modules() if name and not inside(name, head)}
+    modules = {name: module for name, module in _modules(model, in_attention) if name and not inside(name, head)}
     linear = [name for name, module in modules.items() if kinds.is_linear(module)]
     if targets == ALL_LINEAR:
         words = output_layer(model)
@@ -69,8 +72,12 @@ def select(
             kind = type(module).__name__
             raise ValueError(f"targets: {name} is a {kind}, allowed: {kinds.ALLOWED}; linear: {_kinds(linear)}")
         selected[name] = module
-    _refuse_shared(model, chosen)
+    _refuse_shared(model, selected)
     return selected
+
+
+def _modules(model: nn.Module, in_attention: bool) -> Iterable[tuple[str, nn.Module]]:
+    return attention.named_modules(model).items() if in_attention else model.named_modules()
 
 
 def output_layer(model: nn.Module) -> nn.Module | None:
@@ -81,17 +88,21 @@ def output_layer(model: nn.Module) -> nn.Module | None:
     return found if isinstance(found, nn.Module) else None
 
 
-def not_linear(model: nn.Module, head: Sequence[str] = ()) -> dict[str, int]:
+def not_linear(model: nn.Module, head: Sequence[str] = (), in_attention: bool = False) -> dict[str, int]:
     """Return the sizes of the weights that "all-linear" does not include, by parameter name.
+
+    in_attention: as for `select`.
 
     These are the matrices outside the head that are in neither linear layers nor embeddings: experts stored in one
     tensor, convolutions, routers or attention with classes of their own.
     """
     sizes = {}
-    for name, module in model.named_modules():
+    inner = attention.openable(model) if in_attention else {}
+    for name, module in _modules(model, in_attention):
         if not inside(name, head) and not kinds.is_linear(module) and not isinstance(module, nn.Embedding):
             for parameter_name, parameter in module.named_parameters(recurse=False):
-                if parameter.ndim >= 2 and not inside(parameter_name, () if name else head):
+                of_layer = name in inner and parameter_name not in attention.EXTRA
+                if parameter.ndim >= 2 and not of_layer and not inside(parameter_name, () if name else head):
                     sizes[f"{name}.{parameter_name}" if name else parameter_name] = parameter.numel()
     return sizes
 
@@ -132,14 +143,14 @@ def _within(chosen: list[str], layers: Sequence[int]) -> list[str]:
     return [name for name in chosen if (n := block_number(name)) is not None and first <= n <= last]
 
 
-def _refuse_shared(model: nn.Module, chosen: list[str]) -> None:
+def _refuse_shared(model: nn.Module, chosen: Mapping[str, nn.Module]) -> None:
     owners: dict[int, list[str]] = {}
     for name, module in model.named_modules(remove_duplicate=False):
         for parameter in module.parameters(recurse=False):
             owners.setdefault(id(parameter), []).append(name)
-    for name in chosen:
-        for parameter in model.get_submodule(name).parameters(recurse=False):
-            others = [other for other in owners[id(parameter)] if other != name]
+    for name, layer in chosen.items():
+        for parameter in layer.parameters(recurse=False):
+            others = [other for other in owners.get(id(parameter), []) if other != name]
             if others:
                 raise ValueError(f"targets: {name} shares its weight with {others[0]}; exclude it")
 

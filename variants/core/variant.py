@@ -50,7 +50,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from variants.core import field_checks, handover
+from variants.core import attention, field_checks, handover
 from variants.core import layers as kinds
 from variants.core import target_modules as targets
 from variants.core.adapters.adapter import Adapter
@@ -288,11 +288,13 @@ class AdapterVariant(Variant):
         raise NotImplementedError(f"{type(self).__name__}.build")
 
     def select(self, model: nn.Module, head: Sequence[str] = ()) -> dict[str, nn.Module]:
-        """Return the layers that `attach` will wrap, by name.
+        """Return the layers that `attach` will wrap, by name; those of torch's attention are without weights before.
 
         Raises `ValueError` as `target_modules.select` does, and for `dropout` on layers whose input can't be dropped.
         """
-        selected = targets.select(model, self.targets, exclude=self.exclude, layers=self.layers, head=head)
+        selected = targets.select(
+            model, self.targets, exclude=self.exclude, layers=self.layers, head=head, in_attention=True
+        )
         if dropout := getattr(self, "dropout", 0.0):
             for name, layer in selected.items():
                 if not kinds.takes_dropout(layer):
@@ -304,10 +306,11 @@ class AdapterVariant(Variant):
         self.select(model, head)
 
     def leaves_out(self, model: nn.Module, head: Sequence[str] = ()) -> dict[str, int]:
-        return targets.not_linear(model, head) if self.targets == targets.ALL_LINEAR else {}
+        return targets.not_linear(model, head, in_attention=True) if self.targets == targets.ALL_LINEAR else {}
 
     def attach(self, model: nn.Module, head: Sequence[str] = ()) -> nn.Module:
         self.check(model, head)
+        attention.open_up(model, self.select(model, head))
         selected = self.select(model, head)
         freeze(model, head)
         self.adapters = {name: self.build(name, layer) for name, layer in selected.items()}

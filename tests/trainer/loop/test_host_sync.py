@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.trainer.every_method import FIRST, LAST, LOOP, class_of
 from trainer.loop.loop import Loop
+from trainer.runs import assemble
 from variants.core.adapters import sparse_delta
 from variants.core.kernels import dropout
 from variants.core.variant import Variant, field_names
@@ -70,8 +71,8 @@ class Reading(TorchDispatchMode):
 
 
 @pytest.fixture
-def reads_of_a_step(carry_out, monkeypatch):
-    """What each step of a run reads, between its first hook and its last."""
+def reads_of_a_step(tiny_overrides, configured, tmp_path, monkeypatch):
+    """What each step of a run's training reads, between its first hook and its last."""
     steps: list[Counter[str]] = []
     make, end = Loop.make_step, Loop.end_step
     modes: list[Reading] = []
@@ -94,7 +95,10 @@ def reads_of_a_step(carry_out, monkeypatch):
 
     def found(*overrides: str) -> list[Counter[str]]:
         steps.clear()
-        carry_out(*LOOP, "machine.log_every=1000", "train.eval_every=1000", *overrides)
+        context = assemble.check(
+            configured([*tiny_overrides, *LOOP, "machine.log_every=1000", "train.eval_every=1000", *overrides])
+        )
+        assemble.loop(context, assemble.load(context), tmp_path, torch.device("cpu")).fit()
         return steps[:]
 
     return found
@@ -160,7 +164,7 @@ def test_no_step_reads_more_for_many_layers_than_for_few(key, reads_of_a_step):
         few.append(f"variant.targets={fewer}")  # a third of them, or a sixth
     most = {}
     for layers, settings in {"few": few, "many": many}.items():
-        *steps, _ = reads_of_a_step(*settings, f"study={layers}")
+        *steps, _ = reads_of_a_step(*settings)
         most[layers] = max(steps, key=Counter.total)
     assert most["few"] == most["many"] and most["many"].total() <= usual(name).total() + DECISION
 

@@ -94,6 +94,8 @@ def test_a_glob_takes_no_template():
         chosen = {text for job in sweep.product(loader, ["variant=glob(*)"]) for text in job}
         assert "variant=lora" in chosen and "variant=_template" not in chosen
         assert len(sweep.product(loader, ["variant=glob(lora*,exclude=lora)"])) == len([*chosen & set(LORAS)])
+        with pytest.raises(ConfigError, match=r"^seed: 'range\(3,3\)' has no values, allowed: at least one$"):
+            sweep.product(loader, ["variant=lora", "seed=range(3,3)"])
     GlobalHydra.instance().clear()
 
 

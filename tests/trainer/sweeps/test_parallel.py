@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import re
@@ -19,7 +20,7 @@ from joblib.externals.loky.backend import context
 from omegaconf import OmegaConf, open_dict
 
 from tests.conftest import ROOT
-from tests.trainer.sweeping import PATIENCE, ended, finished, rows, started
+from tests.trainer.sweeping import PATIENCE, ended, finished, rows, started, wait_for
 from tests.variants.pairwise import covering
 from trainer import config as run_config
 from trainer import record as records
@@ -55,6 +56,39 @@ def test_two_parallel_sweeps_at_once_run_each_run_once_and_end_as_one_sweep_does
     for folder in records.find(tmp_path / "runs" / "both"):
         lines = (Path(folder) / "metrics.jsonl").read_text().splitlines()
         assert len(lines) == len(set(lines)), "two processes wrote into one run"
+
+
+def test_a_sweep_that_is_asked_to_stop_waits_for_the_checkpoints_of_its_workers(tiny_overrides, tmp_path, monkeypatch):
+    monkeypatch.setattr(context, "_DEFAULT_START_METHOD", "fork")
+    settings = ["variant=lora", "seed=0,1", "train.max_steps=4000", "machine.save_every=9999", "machine.log_every=1"]
+    study = tmp_path / "runs" / "test"
+    with started([*tiny_overrides, *JOBLIB, *settings], tmp_path / "log") as child:
+        wait_for(child, lambda: len(list(study.glob("*/metrics.jsonl"))) == 2)
+        os.kill(child, signal.SIGTERM)
+        assert ended(child) == 128 + signal.SIGTERM
+    made = [(path / "metrics.jsonl").read_text().splitlines()[-1] for path in sorted(study.glob("[!.]*"))]
+    kept = [path.name for path in sorted(study.glob("*/checkpoints/step-*"))]
+    assert kept == [f"step-{json.loads(line)['step']:08d}" for line in made] and len(kept) == 2
+
+
+def test_a_second_signal_does_not_wait_for_workers():
+    def running() -> list[tuple[str, int]]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return [("run", os.getpid())]
+
+    with pytest.raises(signals.Interrupted, match="SIGTERM again"), signals.passing_on(running):
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_signal_that_a_sweep_passes_on_is_no_second_one():
+    def run() -> None:
+        with signals.listening():
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signals.PASSED_ON)
+
+    with pytest.raises(signals.Interrupted) as stop:
+        run()
+    assert stop.value.text == "SIGINT"
 
 
 @pytest.mark.parametrize(

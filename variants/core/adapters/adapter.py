@@ -33,14 +33,6 @@ from variants.core.kernels import dropout as dropouts
 from variants.core.kernels.dropout import Drawn
 from variants.core.kernels.low_rank import FUSED, Kernel, low_rank_linear
 
-# The attributes in which a module keeps its hooks.
-_HOOKS = (
-    *("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
-    *("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs"),
-    *("_backward_hooks", "_backward_pre_hooks", "_is_full_backward_hook"),
-)
-
-
 # In evaluation torch's `nn.TransformerEncoderLayer` would read the weights of its layers and call none of them.
 torch.backends.mha.set_fastpath_enabled(False)
 
@@ -68,7 +60,7 @@ class Adapter(nn.Module):
         self._enabled = True
         self._original: torch.Tensor | None = None  # the weight before merging; None while not merged
         # The same objects: a handle on the layer's hook still removes it, and unwrapping need not undo anything.
-        self.__dict__.update({name: base.__dict__[name] for name in _HOOKS})
+        self.__dict__.update({name: base.__dict__[name] for name in layers.HOOKS})
 
     def __getattr__(self, name: str) -> Any:
         """Return what a model reads from the layer besides its weight: bias, stride, padding_idx and the like."""

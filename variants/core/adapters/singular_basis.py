@@ -11,7 +11,7 @@ from torch import nn
 
 from variants.core.adapters.adapter import Factored
 from variants.core.decompositions import Factors
-from variants.core.kernels.basis import basis_linear, pays
+from variants.core.kernels.basis import FORMED, THROUGH, basis_linear, cheapest, through_basis
 
 
 class InBasis(Factored):
@@ -23,10 +23,14 @@ class InBasis(Factored):
     Checkpoints do not contain the basis: it is up to twice as large as W and is computed from W again, with the same
     bits on the same machine. On another machine it may differ by rounding; `BasisVariant` checks that it does not
     differ by more.
+
+    In training W's own product is left out where the basis gives W back, U diag(s) Vh = W, and that is cheaper. In
+    evaluation it is not, so that an untrained model's outputs are the base model's bit for bit.
     """
 
     U: torch.Tensor
     Vh: torch.Tensor
+    values_of_base: torch.Tensor | None  # s, (r,); None if the basis is a part of W
     scale = 1.0
     counts_rank_on_device = True
 
@@ -35,6 +39,8 @@ class InBasis(Factored):
         self.register_buffer("U", factors.U, persistent=False)
         self.register_buffer("Vh", factors.Vh, persistent=False)
         self.relative_error, self.explained = factors.relative_error, factors.explained
+        gives_back = factors.relative_error < 100 * torch.finfo(factors.s.dtype).eps  # W, up to rounding
+        self.register_buffer("values_of_base", factors.s if gives_back else None, persistent=False)
 
     def core(self) -> torch.Tensor:
         """Return C as it acts now: (r, r), or (r,) for a diagonal one."""
@@ -45,11 +51,17 @@ class InBasis(Factored):
 
     def product(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         one_dtype = x.dtype == weight.dtype == self.U.dtype and not torch.is_autocast_enabled(x.device.type)
-        tokens = x.numel() // self.in_features
-        core = self.core()
-        if self.dropout or not one_dtype or not pays(tokens, self.out_features, self.in_features, core):
+        if self.dropout or not one_dtype:
             return super().product(x, weight)
-        return basis_linear(x, weight, self.layer_kind.layer.bias, self.U, self.Vh, core, self.scale, self.kernel)
+        tokens, core, bias = x.numel() // self.in_features, self.core(), self.layer_kind.layer.bias
+        whole = self.values_of_base if self.training and torch.is_grad_enabled() else None
+        way = cheapest(tokens, self.out_features, self.in_features, core, whole is not None)
+        if way == THROUGH and whole is not None:
+            d = self.scale * core + (whole if core.ndim == 1 else torch.diag(whole))
+            return through_basis(x, bias, self.U, self.Vh, d, self.kernel)
+        if way == FORMED:
+            return basis_linear(x, weight, bias, self.U, self.Vh, core, self.scale, self.kernel)
+        return super().product(x, weight)
 
     @torch.no_grad()
     def rank_source(self) -> torch.Tensor | None:
