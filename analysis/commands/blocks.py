@@ -94,7 +94,7 @@ def _compare(_: str, runs: RunSet, options: argparse.Namespace) -> Made:
 def _verdicts(_: str, runs: RunSet, options: argparse.Namespace) -> Made:
     from analysis.comparison import pooled
 
-    _, compared, outcomes = _outcomes(runs, options)
+    __, compared, outcomes = _outcomes(runs, options)
     said = pooled.sentences(pooled.build(compared, outcomes))
     if not said:
         raise AnalysisError("verdicts: no two rows have two tasks with two seeds in common; compare shows single tasks")
