@@ -113,9 +113,13 @@ def cli() -> None:
         print("interrupted; the same command resumes from the last checkpoint", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
-        if FULL_ERROR:
+        if isinstance(error, BrokenPipeError) and {"--help", "--cfg"} & set(sys.argv):
+            # The reader (`| head`) has what it wants. The interpreter flushes again at its end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        elif FULL_ERROR:
             raise
-        _exit(error)
+        else:
+            _exit(error)
 
 
 def _exit(error: Exception) -> NoReturn:

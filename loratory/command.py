@@ -11,6 +11,7 @@ experiments of the user's; a file with the name of one of the suite's is refused
 
 from __future__ import annotations
 
+import argparse
 import os
 import runpy
 import sys
@@ -18,10 +19,11 @@ from pathlib import Path
 
 from loratory import __version__
 
-USAGE = (
-    "Trains and compares adaptive-rank and sparse LoRA variants. Besides the verbs below: `loratory train …` "
-    "(variant=lora task=movie, -m for a sweep, --help for all fields), `loratory variants list`, `loratory --version`."
-)
+USAGE = "Trains and compares adaptive-rank and sparse LoRA variants. `loratory --version` is the version."
+OTHERS = {  # verbs with command lines of their own
+    "train": "one run (variant=lora task=movie), or with -m a sweep; --help lists all fields",
+    "variants": "the catalogue of methods: list, show NAME",
+}
 
 
 def main() -> None:
@@ -66,11 +68,18 @@ def own_configs(suite: Path, arguments: list[str]) -> list[str]:
 
 
 def results(arguments: list[str]) -> None:
-    """The verbs of analysis and of weights."""
+    """The verbs of analysis and of weights; the list of all verbs, and what is said to an unknown one."""
     from analysis.commands.cli import VERBS, CommandLine
+    from analysis.commands.command import Verb
     from trainer import config_files
     from weights import cli
 
+    def no_arguments(_: argparse.ArgumentParser) -> None: ...
+
+    def refuse(options: argparse.Namespace) -> int:
+        sys.exit(f"error: {options.verb}, allowed: as the first word after loratory")
+
     if Path("conf").is_dir():
         config_files.use(Path("conf"))  # a model of the user's, a mixture of the user's tasks
-    sys.exit(CommandLine("loratory", USAGE, (*VERBS, *cli.VERBS), cli.ERRORS, "loratory").main(arguments))
+    others = [Verb(name, said, said, f"loratory {name} …", no_arguments, refuse) for name, said in OTHERS.items()]
+    sys.exit(CommandLine("loratory", USAGE, (*others, *VERBS, *cli.VERBS), cli.ERRORS, "loratory").main(arguments))

@@ -45,14 +45,14 @@ class Scaled(LowRank):
 
 
 @dataclass(kw_only=True)
-class Template(AdapterVariant):
+class Template(AdapterVariant):  # todo: the name of your class, here and in the YAML's _target_
     """LoRA with a trained scaling. The fields are the hyperparameters; the YAML lists all of them.
 
     rank: of every adapted layer. dropout: on the adapter's input.
     """
 
     # todo: for runs that keep their names when the class gets another, kind = "my-method" here, without an annotation
-    name: str = "template"
+    name: str = "template"  # todo: the method's name in tables, here and in the YAML
     rank: int = 8
     dropout: float = 0.0
 

@@ -38,7 +38,7 @@ from variants.core.variant import AdapterVariant, Step
 
 
 @dataclass(kw_only=True)
-class AdaptiveTemplate(AdapterVariant):
+class AdaptiveTemplate(AdapterVariant):  # todo: the name of your class, here and in the YAML's _target_
     """LoRA whose ranks are pruned.
 
     rank: of every layer at the start. target_rank: average over the layers at the end. alpha, dropout: as in LoRA.
@@ -48,7 +48,7 @@ class AdaptiveTemplate(AdapterVariant):
     budget: trained parameters at the end, in place of target_rank (`variants.core.allocation.budget`).
     """
 
-    name: str = "adaptive-template"
+    name: str = "adaptive-template"  # todo: the method's name in tables, here and in the YAML
     rank: int = 12
     target_rank: int = 8
     alpha: float = 16.0

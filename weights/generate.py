@@ -72,6 +72,8 @@ def write(run: Finished, kind: Objective, prompt: str) -> str:
         print(f"weights: the prompt has {read.cut}", file=sys.stderr)
     network = Streaming(run.model, run.context.source, run.device, run.config.train.autocast)
     (text,) = kind.written(network, {name: tensor.to(run.device) for name, tensor in read.inputs.items()})
+    if not text.strip():
+        print("weights: the model wrote nothing: its text is blank", file=sys.stderr)
     return text
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 
 import pytest
 import yaml
@@ -60,3 +61,21 @@ def test_a_class_is_the_same_by_whichever_name_it_imports_the_suite(written: str
 
 def test_a_target_may_begin_with_the_packages_name() -> None:
     assert class_source.kind("loratory.variants.lora.LoRA") == class_source.kind("variants.lora.LoRA") == "LoRA"
+
+
+def test_a_reader_of_the_help_may_close_the_pipe_early(monkeypatch):
+    import train
+
+    def closed() -> None:
+        raise BrokenPipeError(32, "Broken pipe")
+
+    turned: list[tuple[int, int]] = []
+    monkeypatch.setattr(train, "main", closed)
+    monkeypatch.setattr(train.os, "dup2", lambda *files: turned.append(files))
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    monkeypatch.setattr(sys, "argv", ["train.py", "--help"])
+    train.cli()
+    assert len(turned) == 1
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    with pytest.raises(SystemExit, match="Broken pipe"):
+        train.cli()

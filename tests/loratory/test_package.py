@@ -134,7 +134,7 @@ def test_a_module_with_the_name_of_one_of_the_suites_is_refused(call: Callable[.
 
 def test_its_verbs_are_listed_as_they_are_typed(call: Callable[..., str]) -> None:
     listed = call("-m", "loratory", "--help")
-    assert all(f"\n    {verb} " in listed for verb in ("table", "compare", "choose", "figures", "export", "predict"))
+    assert all(f"\n    {verb} " in listed for verb in ("train", "variants", "table", "compare", "export"))
     assert "\n  loratory table runs/demo" in call("-m", "loratory", "table", "--help")
     assert "\nadalora " in call("-m", "loratory", "variants", "list")
     assert "usage: " in call("-m", "loratory.variants", "export", "--help")

@@ -170,6 +170,17 @@ def test_show_prints_the_card_and_of_a_preset_its_comment_before_it(capsys: pyte
     assert capsys.readouterr().out.startswith("LoTA (Panda et al. 2024, arXiv 2406.16797): ")
 
 
+def test_the_card_of_a_method_in_the_current_folder_is_shown(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "conf" / "variant").mkdir(parents=True)
+    (tmp_path / "conf" / "variant" / "mine.yaml").write_text("_target_: own.mine.Mine\n")
+    assert main(["show", "mine"]) == 2
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "mine.py").write_text('"""Mine: LoRA."""\n')
+    capsys.readouterr()
+    assert main(["show", "mine"]) == 0 and capsys.readouterr().out == "Mine: LoRA.\n"
+
+
 def test_an_unknown_name_is_one_line_with_what_is_allowed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["show", "lorra"]) == 2
     shown = capsys.readouterr()

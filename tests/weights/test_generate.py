@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+from types import SimpleNamespace
 
 import pytest
+import torch
 
+from weights import generate
 from weights.cli import main
 
 
@@ -117,3 +120,13 @@ def test_an_export_that_writes_other_texts_says_so(finished, capsys):
     check = json.loads((folder / "export" / "merged-rank1" / "handover.json").read_text())["check"]
     assert check["other_texts"] > 0
     assert f"of 4 texts that both write, {check['other_texts']} differ" in capsys.readouterr().out
+
+
+def test_a_model_that_writes_nothing_is_named(capsys):
+    read = SimpleNamespace(letters=0, cut=None, inputs={})
+    kind = SimpleNamespace(prompted=lambda *_: read, written=lambda *_: ["\n"])
+    config = SimpleNamespace(train=SimpleNamespace(autocast=False))
+    context = SimpleNamespace(tokenizer=None, source=None, max_length=8)
+    run = SimpleNamespace(context=context, config=config, model=torch.nn.Identity(), device=torch.device("cpu"))
+    generate.write(run, kind, "Q")
+    assert capsys.readouterr().err == "weights: the model wrote nothing: its text is blank\n"

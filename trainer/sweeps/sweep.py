@@ -102,7 +102,7 @@ def product(loader: Any, texts: Sequence[str]) -> list[list[str]]:
     without_templates = _without_templates(loader)
     parsed = OverridesParser.create(config_loader=without_templates).parse_overrides(list(texts))
     for override in parsed:
-        if not override.is_sweep_override() or next(iter(override.sweep_iterator()), None) is not None:
+        if not override.is_sweep_override() or any(True for _ in override.sweep_iterator()):  # null is a value
             continue
         text = (override.input_line or "").partition("=")[2]
         if override.value_type is not ValueType.GLOB_CHOICE_SWEEP:

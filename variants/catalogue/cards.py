@@ -107,6 +107,17 @@ def _costs() -> dict[str, dict[str, float]]:
     return found
 
 
+def own_card(name: str) -> str | None:
+    """The card of a method whose YAML is in `conf/variant/` of the current folder, as its module is; None without."""
+    file = Path("conf") / "variant" / f"{name}.yaml"
+    text = file.read_text(encoding="utf-8") if file.is_file() else ""
+    target = re.search(r"^_target_: ([\w.]+)\.\w+", text, re.MULTILINE)
+    if target is None:
+        return None
+    module = Path(*target[1].split(".")).with_suffix(".py")
+    return ast.get_docstring(ast.parse(module.read_text(encoding="utf-8"))) if module.is_file() else None
+
+
 def sections(card: str) -> dict[str, str]:
     """The sections of a card: {"Hooks": "none: only the parameters change in training.", …}.
 

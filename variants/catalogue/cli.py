@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from variants.catalogue.cards import methods
+from variants.catalogue.cards import methods, own_card
 from variants.catalogue.tables import PAGE, page, text
 
 VERBS = ("list", "show", "docs")
@@ -37,11 +37,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                 raise ValueError(f"docs: no folder {PAGE.parent}, allowed: in a checkout")
             PAGE.write_text(page(found))
         else:
-            by_name = {method.name: method for method in found}
-            if arguments.name not in by_name:
-                raise ValueError(f"name: {arguments.name!r}, allowed: {', '.join(sorted(by_name))}")
-            method = by_name[arguments.name]
-            _say("\n\n".join(filter(None, (method.comment, method.card))))
+            cards = {method.name: "\n\n".join(filter(None, (method.comment, method.card))) for method in found}
+            if (card := cards.get(arguments.name) or own_card(arguments.name)) is None:
+                raise ValueError(f"name: {arguments.name!r}, allowed: {', '.join(sorted(cards))}")
+            _say(card)
     except ValueError as error:
         print(f"variants: {error}", file=sys.stderr)
         return 2

@@ -25,7 +25,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from trainer.data.sources.split import digest, held_out
+from trainer.data.sources.split import digest, held_out, refuse_empty
 from trainer.data.sources.types import Split, TaskData
 from trainer.errors import ConfigError
 
@@ -55,6 +55,14 @@ def split_by_text(rows: Iterable[tuple[str, Row]], share: float) -> dict[str, li
     splits: dict[str, list[Row]] = {"train": [], "validation": []}
     for text, row in rows:
         splits["validation" if held_out(text, share) else "train"].append(row)
+    return splits
+
+
+def hold_out(rows: Iterable[tuple[str, Row]], share: float) -> dict[str, list[Row]]:
+    """Splits rows of the user's as `split_by_text` does. Raises `ConfigError` if a split has none."""
+    rows = list(rows)
+    splits = split_by_text(rows, share)
+    refuse_empty(splits, (text for text, _ in rows), share)
     return splits
 
 

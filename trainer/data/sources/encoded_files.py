@@ -11,7 +11,7 @@ from typing import Any
 
 from trainer.data.sources.checks import ids, texts
 from trainer.data.sources.classes import check_names, class_names, class_order
-from trainer.data.sources.columns import Row, rows_data, split_by_text
+from trainer.data.sources.columns import Row, hold_out, rows_data
 from trainer.data.sources.paths import expanded
 from trainer.data.sources.readers import read_columns
 from trainer.data.sources.types import TaskData
@@ -62,9 +62,7 @@ def load(paths: Mapping[str, str | None], columns: Columns, holdout: float) -> T
         names = class_order(row["label"] for rows in found.values() for row in rows)
         check_names(names, WHERE)
     if len(found) == 1:
-        found = split_by_text(((row["hash"], row) for row in found["train"]), holdout)
-        if empty := [name for name, rows in found.items() if not rows]:
-            raise ConfigError(f"{WHERE}.holdout: {holdout} leaves none for {empty[0]}; allowed: another share")
+        found = hold_out(((row["hash"], row) for row in found["train"]), holdout)
     own = iter(ids([f"{name} {row['hash']}" for name, rows in found.items() for row in rows], None))
     numbers = {name: number for number, name in enumerate(names or ())}
     rows = {

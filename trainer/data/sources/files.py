@@ -10,7 +10,7 @@ from trainer.data.sources.checks import Examples, ids, numbers, task_data, texts
 from trainer.data.sources.classes import check_names, class_names, class_order
 from trainer.data.sources.paths import expanded
 from trainer.data.sources.readers import read_columns
-from trainer.data.sources.split import held_out
+from trainer.data.sources.split import held_out, refuse_empty
 from trainer.data.sources.types import TaskData
 from trainer.errors import ConfigError
 from trainer.hashing import sha256
@@ -136,12 +136,7 @@ class Files:
         splits: dict[str, list[int]] = {"train": [], "validation": []}
         for row, text in enumerate(table.text):
             splits["validation" if held_out(text, self.holdout) else "train"].append(row)
-        for name, rows in splits.items():
-            if not rows:
-                raise ConfigError(
-                    f"task.source.holdout: {self.holdout} of {len(table.id)} texts leaves none for {name};"
-                    " allowed: a fraction that leaves some, or a file as task.source.validation_path"
-                )
+        refuse_empty(splits, table.text, self.holdout)
         return {
             name: Examples(
                 id=[table.id[row] for row in rows],

@@ -10,7 +10,7 @@ from typing import Any
 
 from trainer.data.sources.checks import ids, refuse_halves, texts
 from trainer.data.sources.classes import check_names, class_names, class_order
-from trainer.data.sources.columns import Row, rows_data, split_by_text
+from trainer.data.sources.columns import Row, hold_out, rows_data
 from trainer.data.sources.readers import read_columns
 from trainer.data.sources.types import TaskData
 from trainer.errors import ConfigError
@@ -52,9 +52,7 @@ def load(files: Mapping[str, Path], columns: Mapping[str, str], holdout: float) 
     wanted = form(columns)
     splits = {name: _rows(path, f"task.source.{name}_path", wanted, columns) for name, path in files.items()}
     if len(splits) == 1:
-        splits = split_by_text(((_key(row), row) for row in splits["train"]), holdout)
-        if empty := [name for name, rows in splits.items() if not rows]:
-            raise ConfigError(f"task.source.holdout: {holdout} leaves none for {empty[0]}; allowed: another fraction")
+        splits = hold_out(((_key(row), row) for row in splits["train"]), holdout)
     rows, where = with_ids(splits), "task.source"
     return _numbered(rows, where) if "tags" in wanted else rows_data(rows, where)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from trainer.data.sources.checks import ids, numbers
 from trainer.data.sources.classes import class_names
-from trainer.data.sources.columns import Row, rows_data, split_by_text
+from trainer.data.sources.columns import Row, hold_out, rows_data
 from trainer.data.sources.paths import expanded
 from trainer.data.sources.readers import read_columns
 from trainer.data.sources.types import TaskData
@@ -43,9 +43,7 @@ class Ratings:
         """Returns `user`, `item` and `rating` of train and validation. Raises `ConfigError`, which names a row."""
         splits: dict[str, list[Row]] = {name: self._rows(name, path) for name, path in self._paths.items()}
         if len(splits) == 1:
-            splits = split_by_text(((_pair(row), row) for row in splits["train"]), self.holdout)
-            if empty := [name for name, rows in splits.items() if not rows]:
-                raise ConfigError(f"task.source.holdout: {self.holdout} leaves none for {empty[0]}; allowed: another")
+            splits = hold_out(((_pair(row), row) for row in splits["train"]), self.holdout)
         trained = {(row["user"], row["item"]) for row in splits["train"]}
         if known := sum((row["user"], row["item"]) in trained for row in splits["validation"]):
             log.warning("task.source: %d ratings of validation are of a user and an item that train has", known)

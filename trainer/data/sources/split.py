@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from typing import TYPE_CHECKING
+
+from trainer.errors import ConfigError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,6 +28,17 @@ def held_out(text: str, share: float) -> bool:
     The result depends on this text alone, not on other texts, their order or the machine.
     """
     return int(digest(text)[:16], 16) / 2**64 < share
+
+
+def refuse_empty(splits: Mapping[str, Sized], texts: Iterable[str], share: float) -> None:
+    """Raises `ConfigError` if the fraction `share` of the user's `texts` leaves a split without rows."""
+    for name, rows in splits.items():
+        if not len(rows):
+            count = len(set(map(normalised, texts)))
+            raise ConfigError(
+                f"task.source.holdout: {share} of {count} different texts leaves none for {name};"
+                " allowed: a fraction that leaves some, or a file as task.source.validation_path"
+            )
 
 
 def groups(columns: Sequence[Sequence[str]]) -> np.ndarray:

@@ -172,8 +172,13 @@ def test_bad_labels(tmp_path):
 
 def test_a_holdout_that_leaves_nothing(tmp_path):
     path = table(tmp_path / "t.csv", [("a", "x"), ("b", "y")])
-    assert "task.source.holdout: 0.001 of 2 texts leaves none for validation" in error_of(
+    assert "task.source.holdout: 0.001 of 2 different texts leaves none for validation" in error_of(
         train_path=path, holdout=0.001
+    )
+
+    same = table(tmp_path / "s.csv", [("a", "x"), ("A ", "y")])
+    assert "task.source.holdout: 0.1 of 1 different texts leaves none for validation; allowed: a fraction" in error_of(
+        train_path=same, prompt="text", response="label"
     )
 
 
