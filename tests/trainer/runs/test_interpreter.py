@@ -1,8 +1,8 @@
 """Runs in interpreters of their own, as a user starts them.
 
-Nothing in a run comes in the order of a set of names: Python draws the seed of its hashes anew for each process, so that
-one process alone can't tell. A run imports what it uses, and nothing else: imports are most of the seconds before its
-first step. What can't be is one line on standard error.
+Nothing in a run comes in the order of a set of names: Python draws the seed of its hashes anew for each process, so
+that one process alone can't tell. A run imports what it uses, and nothing else: imports are most of the seconds before
+its first step. What can't be is one line on standard error.
 """
 
 from __future__ import annotations
