@@ -11,7 +11,7 @@ import torch
 from omegaconf import DictConfig
 from torch import nn
 
-from trainer.errors import ConfigError, message
+from trainer.errors import ConfigError, RunFailed, message
 from trainer.instantiate import make
 from trainer.loop import schedules
 from variants.core.parameter_groups import parameter_groups
@@ -28,7 +28,22 @@ def build_optimizer(
     """
     groups = parameter_groups(model, head, variant, optim.lr, optim.head_lr, optim.weight_decay)
     factory = make("optim.optimizer", optim.optimizer, _partial_=True)
-    return factory(groups, **(_fused_option(factory.func, optim.optimizer) if fused else {}))
+    option = _fused_option(factory.func, optim.optimizer) if fused else {}
+    optimizer: torch.optim.Optimizer = factory(groups, **option)
+    if option:
+        optimizer.register_step_pre_hook(_refuse_other_shapes)
+    return optimizer
+
+
+def _refuse_other_shapes(optimizer: torch.optim.Optimizer, _: object, __: object) -> None:
+    """Raises `RunFailed` if a moment has another shape than its parameter: torch's fused step reads past its end."""
+    for parameter, state in optimizer.state.items():
+        for name, moment in state.items():
+            if torch.is_tensor(moment) and moment.dim() and moment.shape != parameter.shape:
+                raise RunFailed(
+                    f"optimizer: {name} of shape {tuple(moment.shape)}, allowed: {tuple(parameter.shape)}, its"
+                    " parameter's; adapter.keep(), append() and variants.core.adapters.resize change both"
+                )
 
 
 def check(optim: DictConfig) -> None:

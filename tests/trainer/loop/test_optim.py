@@ -7,6 +7,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
+from trainer.errors import RunFailed
 from trainer.loop.optim import build_optimizer
 from variants.full import Full
 
@@ -44,3 +45,13 @@ def test_the_steps_are_the_same_to_rounding():
             optimizer.zero_grad()
         weights.append(model.weight.detach())
     torch.testing.assert_close(*weights, rtol=1e-12, atol=1e-12)
+
+
+def test_moments_of_another_size_than_their_parameter_end_the_run():
+    model = nn.Linear(5, 3)
+    optimizer = built(model, True, ADAMW)
+    model(torch.randn(4, 5)).sum().backward()
+    optimizer.step()
+    model.weight.data, model.weight.grad = torch.zeros(4, 5), torch.zeros(4, 5)
+    with pytest.raises(RunFailed, match=r"optimizer: exp_avg of shape \(3, 5\), allowed: \(4, 5\)"):
+        optimizer.step()
