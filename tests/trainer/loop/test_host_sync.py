@@ -111,7 +111,13 @@ DRAWN = {"dylora": 1}  # its rank, a number of the host's generator
 
 # PEFT's own AdaLoRA reads its scores layer by layer when it masks, in its own code.
 ONE_OF_EACH = {name: run for name, run in FIRST.items() if name != "peft_adalora"}
-RUNS = {key: run for key, run in LAST.items() if run[0] in ONE_OF_EACH and acts_in_steps(class_of(run[0]))}
+# ALoRA's decision takes a forward pass for each component, and transformers looks for padding in each pass.
+PASSES = {"alora"}
+RUNS = {
+    key: run
+    for key, run in LAST.items()
+    if run[0] in ONE_OF_EACH and run[0] not in PASSES and acts_in_steps(class_of(run[0]))
+}
 # Steps of these between the first and the last in which something is decided.
 DECISIONS = {"_template_adaptive": 7, "adalora": 3, "elalora": 3, "increlora": 4, "rosa": 1, "sparse": 7, "spiel": 3}
 DECISIONS |= {
