@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 
 from tests.conftest import folder_of, write_csv
 from tests.trainer.edited import signed, without_hashes
+from tests.variants.pairwise import covering
 from trainer import record as records
 from trainer.config import Config
 from trainer.errors import ConfigError
@@ -88,10 +89,9 @@ def test_a_run_that_was_moved_is_found_by_what_it_is(carry_out, tmp_path):
 
 
 @pytest.fixture
-def finished(carry_out, tmp_path) -> Path:
-    """A run on a copy of the texts, which a test may change."""
-    path = write_csv(tmp_path / "own.csv", 16, 3)
-    return folder_of(carry_out(f"task.source.train_path={path}", "train.max_steps=2"), tmp_path)
+def finished(finished_run) -> Path:
+    """The folder of a run, which a test may change."""
+    return finished_run("train.max_steps=2")
 
 
 def refusal(folder: Path) -> str:
@@ -126,9 +126,11 @@ def test_a_run_whose_model_is_another_one_now_is_refused(carry_out, tiny_model, 
     assert refusal(folder).startswith(f"model.path: '{copy}' is not a folder")
 
 
-def test_a_run_whose_texts_are_others_now_is_refused(finished, tmp_path):
-    write_csv(tmp_path / "own.csv", 16, 4)
-    assert refusal(finished).startswith(f"{finished}: task.source.")
+def test_a_run_whose_texts_are_others_now_is_refused(carry_out, tmp_path):
+    path = write_csv(tmp_path / "own.csv", 16, 3)
+    folder = folder_of(carry_out(f"task.source.train_path={path}", "train.max_steps=2"), tmp_path)
+    write_csv(path, 16, 4)
+    assert refusal(folder).startswith(f"{folder}: task.source.")
 
 
 def test_a_config_that_is_another_runs_is_refused(finished):
@@ -161,9 +163,14 @@ def call(**settings):
 STRANGE = [f"{__name__}.call", f"{__name__}.Opened", "pandas.read_pickle", "joblib.load", "torch.load", "numpy.load"]
 
 
-@pytest.mark.parametrize("target", STRANGE)
-@pytest.mark.parametrize("place", ["task.source", "model.sources.0", "variant", "task.source.text"])
-@pytest.mark.parametrize("known", [False, True], ids=["the config alone", "the record too"])
+WRITTEN = {  # by a stranger
+    "target": STRANGE,
+    "place": ["task.source", "model.sources.0", "variant", "task.source.text"],
+    "known": [False, True],  # whether the record says it too
+}
+
+
+@pytest.mark.parametrize(tuple(WRITTEN), covering(WRITTEN))
 def test_nothing_but_a_class_of_the_right_kind_is_called(finished, target, place, known):
     Opened.called = False
     path = finished / "config.yaml"

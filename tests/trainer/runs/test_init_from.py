@@ -89,7 +89,7 @@ def test_it_starts_with_what_the_other_ended_with(source, carry_out, configured,
     for found, wanted in ((found_deltas, deltas), (found_rest, rest)):
         assert found.keys() == wanted.keys()
         assert all(torch.equal(found[name], wanted[name]) for name in wanted)
-    record = carry_out(*start)
+    record = carry_out(*start, "train.max_steps=6")
     assert record.status == "done" and record.rank.start == (sum(ranks.values()) if ranks else None)
 
 

@@ -12,10 +12,13 @@ import torch
 from omegaconf import OmegaConf
 
 from tests.conftest import folder_of, write_csv
+from tests.trainer.every_method import class_of
 from trainer import record as records
 from trainer.errors import ConfigError
 from trainer.runs import run
 from trainer.sweeps.plan import plan
+from variants.core.variant import Variant
+from variants.testing.contract import HOOKS
 
 pytestmark = pytest.mark.slow
 
@@ -46,9 +49,9 @@ def test_the_record_of_a_run_is_complete_and_exact(carry_out, tmp_path):
     assert record.config["variant.rank"] == 4 and not any("path" in name for name in record.config)
 
 
-def test_the_predictions_are_those_that_the_metric_is_of(carry_out, tmp_path):
-    record = carry_out()
-    found = pd.read_parquet(folder_of(record, tmp_path) / "predictions.parquet")
+def test_the_predictions_are_those_that_the_metric_is_of(finished_run):
+    record = records.read(folder := finished_run())
+    found = pd.read_parquet(folder / "predictions.parquet")
     assert list(found.columns) == [
         "split",
         "id",
@@ -65,10 +68,9 @@ def test_the_predictions_are_those_that_the_metric_is_of(carry_out, tmp_path):
     assert (found.outputs.map(lambda outputs: outputs.argmax()) == found.prediction).all()
 
 
-def test_the_config_of_a_run_repeats_it(carry_out, tmp_path):
-    record = carry_out()
-    config = OmegaConf.load(folder_of(record, tmp_path) / "config.yaml")
-    assert plan(config).run_id == record.run_id
+def test_the_config_of_a_run_repeats_it(finished_run):
+    folder = finished_run()
+    assert plan(OmegaConf.load(folder / "config.yaml")).run_id == records.read(folder).run_id == folder.name
 
 
 @pytest.mark.parametrize("variant", ["lora", "full", "head", "bitfit", "peft_lora"])
@@ -122,16 +124,16 @@ def test_long_texts_are_cut_at_the_models_positions_and_counted(carry_out, tmp_p
     assert record.data.truncated == 2 and record.data.train == 50
 
 
-def test_the_protocols(carry_out):
-    dev = carry_out()
+def test_the_protocols(carry_out, kept_run):
+    dev, _ = kept_run()
     split = carry_out("data.protocol=split", "data.select_share=0.25")
     assert (dev.data.protocol, dev.data.train, dev.data.select, dev.data.report) == ("dev", 48, 24, 24)
     assert (split.data.protocol, split.data.train, split.data.select, split.data.report) == ("split", 36, 12, 24)
     assert split.metric.split == dev.metric.split == "validation"
 
 
-def test_metrics_on_the_selection_split_are_recorded_where_it_is_not_the_reported_one(carry_out, tmp_path):
-    assert carry_out().select == {}
+def test_metrics_on_the_selection_split_are_recorded_where_it_is_not_the_reported_one(carry_out, kept_run, tmp_path):
+    assert kept_run()[0].select == {}
     split = carry_out("data.protocol=split", "data.select_share=0.25")
     lines = [json.loads(line) for line in (folder_of(split, tmp_path) / "metrics.jsonl").read_text().splitlines()]
     (evaluated,) = [line for line in lines if line["step"] == split.metric.step and "eval/loss" in line]
@@ -188,8 +190,8 @@ def test_an_unexpected_error_leaves_a_failed_record_and_a_traceback(carry_out, m
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
-def test_a_disk_full_or_an_interrupt_while_the_record_is_written(carry_out, monkeypatch, tmp_path, error):
-    straight = carry_out("study=straight")
+def test_a_disk_full_or_an_interrupt_while_the_record_is_written(carry_out, kept_run, monkeypatch, tmp_path, error):
+    straight, _ = kept_run()
     replace = records.os.replace
 
     def stopped(source, target):
@@ -313,8 +315,14 @@ BUDGETED = {
 }
 
 
-@pytest.mark.parametrize("variant", BUDGETED)
-@pytest.mark.parametrize("way", [[], ["train.gradient_checkpointing=true", "train.batch_size=4", "train.accumulate=2"]])
+IN_PARTS = ["train.gradient_checkpointing=true", "train.batch_size=4", "train.accumulate=2"]
+# A method without hooks has its budget from the first step on, whatever a step is.
+HOOKED = [name for name in BUDGETED if any(getattr(class_of(name), h) is not getattr(Variant, h) for h in HOOKS)]
+
+
+@pytest.mark.parametrize(
+    ("variant", "way"), [*((name, []) for name in BUDGETED), *((name, IN_PARTS) for name in ("lora", *HOOKED))]
+)
 def test_a_run_ends_within_one_rank_of_its_budget_and_says_how_near(carry_out, caplog, variant, way):
     caplog.set_level("INFO", logger="trainer.runs.run")
     budget = 2500

@@ -26,9 +26,9 @@ QUICK = ["train.max_steps=4", "train.eval_every=4"]
 
 
 @pytest.fixture
-def full(carry_out, tmp_path):
+def full(finished_run):
     """Overrides that name a teacher: a full fine-tuning on the tiny task."""
-    return f"train.teacher={folder_of(carry_out('variant=full', 'optim.lr=1e-3', 'study=teachers'), tmp_path)}"
+    return f"train.teacher={finished_run('variant=full', 'optim.lr=1e-3', 'study=teachers')}"
 
 
 def state(record, tmp_path):

@@ -93,13 +93,11 @@ def test_a_glob_takes_no_template():
         loader = GlobalHydra.instance().config_loader()
         chosen = {text for job in sweep.product(loader, ["variant=glob(*)"]) for text in job}
         assert "variant=lora" in chosen and "variant=_template" not in chosen
-        assert len(sweep.product(loader, ["variant=glob(lora*,exclude=lora)"])) == len([*chosen & set(LORAS)])
+        loras = {text for text in chosen if text.startswith("variant=lora")} - {"variant=lora"}
+        assert {text for job in sweep.product(loader, ["variant=glob(lora*,exclude=lora)"]) for text in job} == loras
         with pytest.raises(ConfigError, match=r"^seed: 'range\(3,3\)' has no values, allowed: at least one$"):
             sweep.product(loader, ["variant=lora", "seed=range(3,3)"])
     GlobalHydra.instance().clear()
-
-
-LORAS = ["variant=lora_fa", "variant=lora_ga", "variant=lora_plus", "variant=lora_xs"]
 
 
 @pytest.mark.parametrize(
