@@ -25,7 +25,7 @@ from trainer import config as run_config
 from trainer import config_files
 from trainer.errors import Locked, Pruned, one_line
 from trainer.machine import garbage, launch, signals
-from trainer.overrides import flags_first, readable
+from trainer.overrides import overrides_first, readable
 from trainer.sweeps.plan import Planned, plan
 from trainer.sweeps.sweep import Outcome, refuse_hydra_folders, refuse_ignored, threads
 
@@ -104,7 +104,7 @@ def cli() -> None:
         launch.take()
         refuse_hydra_folders(sys.argv[1:])
         config_files.take(sys.argv[1:])
-        sys.argv[1:] = readable(flags_first(sys.argv[1:]))
+        sys.argv[1:] = readable(overrides_first(sys.argv[1:]))
         main()
     except signals.Interrupted as stop:
         print(f"{stop.text}: stopped; the same command resumes from the last checkpoint", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Brings the command line into a form that Hydra reads as it is meant: flags first, and quotes around values.
+"""Brings the command line into a form that Hydra reads as it is meant: overrides before flags, quotes around values.
 
 Outside quotes the grammar accepts few characters: `~/train.csv`, `train (1).csv`, `données/train.csv` and `epoch=3.csv`
 are lexer errors, and `a,b.csv` is a sweep. This module puts a value in quotes if only one meaning is possible.
@@ -32,11 +32,14 @@ def readable(arguments: Sequence[str]) -> list[str]:
     return [_readable(argument, parser) for argument in arguments]
 
 
-def flags_first(arguments: Sequence[str]) -> list[str]:
-    """`arguments` with Hydra's flags before all overrides: it refuses overrides on both sides of a flag."""
+def overrides_first(arguments: Sequence[str]) -> list[str]:
+    """`arguments` with all overrides before Hydra's flags: it refuses overrides on both sides of a flag.
+
+    Flags come last, because `--info` would take an override after it for its value.
+    """
     parsed, others = get_args_parser().parse_known_args(list(arguments))
     overrides = [*parsed.overrides, *(text for text in others if not text.startswith("-"))]
-    return [text for text in arguments if text not in overrides] + overrides
+    return overrides + [text for text in arguments if text not in overrides]
 
 
 def _readable(argument: str, parser: OverridesParser) -> str:

@@ -13,7 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from tests.conftest import ROOT
 from trainer.errors import ConfigError
-from trainer.overrides import flags_first, quoted, readable
+from trainer.overrides import overrides_first, quoted, readable
 
 NAMES = [
     *("train (1).csv", "données.csv", "数据.csv", "epoch=3.csv", "a,b.csv", "[x].csv", "{x}.csv", "#1 @home.csv"),
@@ -97,9 +97,10 @@ def test_a_run_on_such_paths(tmp_path: Path):
         (["a=1", "-m", "b=2", "a=3"], ["-m"]),
         (["-m", "a=1", "b=2", "a=3"], ["-m"]),
         (["a=1", "--config-dir", "my/conf", "b=2", "-m", "a=3"], ["--config-dir", "my/conf", "-m"]),
+        (["a=1", "b=2", "a=3", "--info"], ["--info"]),  # its value is optional, and no override is one
         (["a=1", "b=2", "a=3", "--nonsense"], ["--nonsense"]),
         (["a=1", "b=2", "a=3"], []),
     ],
 )
 def test_flags_may_stand_anywhere(arguments, flags):
-    assert flags_first(arguments) == [*flags, "a=1", "b=2", "a=3"]
+    assert overrides_first(arguments) == ["a=1", "b=2", "a=3", *flags]
