@@ -22,7 +22,7 @@ from typing import Any
 log = logging.getLogger(__name__)
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGUSR2", "SIGINT") if hasattr(signal, name))
-PASSED_ON = getattr(signal, "SIGUSR1", signal.SIGTERM)  # what a sweep sends; it is never the second signal of a run
+PASSED_ON = getattr(signal, "SIGUSR1", signal.SIGTERM)  # what a sweep sends; of two signals it is not counted
 PAUSE = 0.1  # seconds between two looks at the processes that were asked
 
 
@@ -148,7 +148,8 @@ def _request_stop(number: int, frame: FrameType | None) -> None:
     name = signal.Signals(number).name
     if _request is not None and number == PASSED_ON:
         return  # passed on by a sweep after the run had the signal itself
-    if _request is not None:
+    # Of two that wait while torch computes, Python handles the lower number first: SIGUSR1 before the run's SIGTERM.
+    if _request is not None and _request.number != PASSED_ON:
         raise Interrupted(number, f"{name} again")
     _request = _Request(number, name)
     log.warning("%s: the run stops after this step, with a checkpoint; a second signal stops it at once", name)
