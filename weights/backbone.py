@@ -71,13 +71,15 @@ def locate(model: str, overrides: Sequence[str] = ()) -> Path:
     from trainer import config as run_config
     from trainer.data.sources import fetch_model
     from trainer.errors import ConfigError, message
+    from trainer.overrides import quoted
     from trainer.sweeps.plan import model_sources
 
     run_config.register()
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(config_files.SUITE), version_base="1.3"):
-            own = [f"hydra.searchpath=[file://{folder}]"] if (folder := config_files.own()) is not None else []
+            folder = config_files.own()
+            own = [] if folder is None else [f"hydra.searchpath=[{quoted(f'file://{folder}')}]"]
             config = compose("config", [*own, f"model={model}", *overrides])
         run_config.validate(config)
         return fetch_model(model_sources(config), config.model.files)
