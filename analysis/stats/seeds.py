@@ -145,8 +145,8 @@ def smallest_shown(sd: float, n: int, tests: int) -> float | None:
     """The smallest mean difference that n pairs with this sd can distinguish from 0, whatever the other tests give.
 
     It is half the width of the paired t interval of level 1 − ALPHA / tests: of several tests, Holm's correction asks
-    the first for as much and the others for less. A true difference of this size is found by two thirds of studies or
-    fewer, 56 to 68 % with two to five pairs. None without a spread.
+    the first for as much and the others for less. Of studies of a true difference of this size, a single test finds it
+    in 68 % with two pairs, in 56 % with five, and in fewer with more. None without a spread.
     """
     if n < 2 or sd == 0:
         return None

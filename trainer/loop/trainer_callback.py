@@ -198,7 +198,7 @@ class VariantCallback(TrainerCallback):
             if args.label_smoothing_factor:
                 raise ConfigError(
                     f"args.label_smoothing_factor: {args.label_smoothing_factor} with {type(self.variant).__name__}, "
-                    "allowed: 0; its passes before training use the model's own loss"
+                    "allowed: 0; its passes over training rows use the model's own loss"
                 )
             random = checkpoints.random_state()
             named("variant", getattr(self.variant, hook), passes_over(loader, model, args))
