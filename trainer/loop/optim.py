@@ -28,11 +28,17 @@ def build_optimizer(
     """
     groups = parameter_groups(model, head, variant, optim.lr, optim.head_lr, optim.weight_decay)
     factory = make("optim.optimizer", optim.optimizer, _partial_=True)
-    option = _fused_option(factory.func, optim.optimizer) if fused else {}
-    optimizer: torch.optim.Optimizer = factory(groups, **option)
-    if option:
-        optimizer.register_step_pre_hook(_refuse_other_shapes)
+    optimizer: torch.optim.Optimizer = factory(
+        groups, **(_fused_option(factory.func, optim.optimizer) if fused else {})
+    )
+    watch_moments(optimizer)
     return optimizer
+
+
+def watch_moments(optimizer: torch.optim.Optimizer) -> None:
+    """Lets a fused step raise `RunFailed` if a moment has another shape than its parameter; others do anyway."""
+    if optimizer.defaults.get("fused"):
+        optimizer.register_step_pre_hook(_refuse_other_shapes)
 
 
 def _refuse_other_shapes(optimizer: torch.optim.Optimizer, _: object, __: object) -> None:

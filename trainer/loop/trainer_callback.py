@@ -36,6 +36,7 @@ from trainer.errors import ConfigError
 from trainer.instantiate import named
 from trainer.loop import checkpoints
 from trainer.loop.loader_passes import passes_over
+from trainer.loop.optim import watch_moments
 from trainer.loop.rank_log import RankLog
 from variants.core import state_files, training_state
 from variants.core.parameter_groups import parameter_groups
@@ -149,6 +150,7 @@ class VariantCallback(TrainerCallback):
             )
         optimizer, scheduler = _inner(kwargs["optimizer"]), kwargs["lr_scheduler"]
         self._check_optimizer(args, optimizer, scheduler)
+        watch_moments(optimizer)
         folder.mkdir(parents=True, exist_ok=True)
         self._ranks = RankLog(folder / "ranks.jsonl", writes=state.is_world_process_zero)
         self._ranks.forget_after(state.global_step if resumed else -1)

@@ -47,9 +47,10 @@ def test_the_steps_are_the_same_to_rounding():
     torch.testing.assert_close(*weights, rtol=1e-12, atol=1e-12)
 
 
-def test_moments_of_another_size_than_their_parameter_end_the_run():
+@pytest.mark.parametrize(("fused", "chosen"), [(True, ADAMW), (False, ADAMW | {"fused": True})])
+def test_moments_of_another_size_than_their_parameter_end_the_run(fused, chosen):
     model = nn.Linear(5, 3)
-    optimizer = built(model, True, ADAMW)
+    optimizer = built(model, fused, chosen)
     model(torch.randn(4, 5)).sum().backward()
     optimizer.step()
     model.weight.data, model.weight.grad = torch.zeros(4, 5), torch.zeros(4, 5)
