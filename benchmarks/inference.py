@@ -184,7 +184,7 @@ def main() -> None:
     try:
         name, source = (name, language.load(name).backbone) if writes else default_backbone()
     except ConfigError as error:
-        raise SystemExit(f"inference: error: --model {name}: {error}") from None
+        raise SystemExit(f"inference: error: {f'--model {name}: ' if writes else ''}{error}") from None
     lines = [f"{name} in float32; {machine(device)}.", ""]
     print("\n".join([*lines, *table({}, writes)]), flush=True)
     found, results = subjects(source, device), dict[str, dict[str, Row]]()

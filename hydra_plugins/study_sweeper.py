@@ -11,7 +11,7 @@ import contextlib
 import logging
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -249,8 +249,9 @@ class StudySweeper(Sweeper):
         launcher = self.master.hydra.launcher
         here = launcher._target_.endswith("BasicLauncher")  # then the run handles signals itself
         begun = time.monotonic()
+        studies = set() if here else {expanded(c.runs_dir) / c.study for c in map(self.runs.config, batch)}
         try:
-            with contextlib.nullcontext() if here else signals.passing_on(lambda: self._running(batch)):
+            with contextlib.nullcontext() if here else signals.passing_on(lambda: _running(studies)):
                 returned = self._launcher.launch(jobs, initial_job_idx=batch[0])
         except Exception as error:
             if not any(cls.__name__ in DIED for cls in type(error).__mro__):
@@ -262,11 +263,6 @@ class StudySweeper(Sweeper):
             self._count(job)
             if number in self.kinds and job.status == JobStatus.COMPLETED:
                 self.durations.add(self.kinds[number], each)
-
-    def _running(self, batch: Sequence[int]) -> list[tuple[Path, int]]:
-        """The runs of the batch's studies that other processes of this sweep carry out, with their processes."""
-        studies = {expanded(config.runs_dir) / config.study for config in map(self.runs.config, batch)}
-        return [running for study in studies for running in lock.carried_out_by_children(study)]
 
     def _name(self, number: int) -> list[str]:
         """The override that gives a run its title. It is a field of Hydra's, so that no record contains it."""
@@ -334,6 +330,11 @@ class StudySweeper(Sweeper):
             raise Incomplete(f"{self.tally['invalid']} of {len(self.runs)} runs were left out, the first: {first}")
         if self.tally["locked elsewhere"]:
             raise Incomplete(f"{self.tally['locked elsewhere']} of {len(self.runs)} runs are locked by another process")
+
+
+def _running(studies: Collection[Path]) -> list[tuple[Path, int]]:
+    """The runs of these studies that other processes of this sweep carry out, with their processes."""
+    return [running for study in studies for running in lock.carried_out_by_children(study)]
 
 
 def batch_size(launcher: DictConfig) -> int:

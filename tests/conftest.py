@@ -56,27 +56,19 @@ def nothing_is_waited_for() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="session", autouse=True)
-def nothing_thaws() -> Iterator[None]:
-    """`pytest_runtest_setup` alone decides what garbage collection passes over: to read records ends in `gc.unfreeze`,
-    and then every run of the tests to come would look through all that was ever imported, twice a run and a second
-    each time."""
-    with pytest.MonkeyPatch.context() as patched:
-        for name in ("freeze", "unfreeze"):
-            patched.setattr(gc, name, lambda: None)
-        yield
-
-
-_freeze, _imported = gc.freeze, 0
+TESTS = 50
+_tests, _modules = 0, 0
 
 
 def pytest_runtest_setup() -> None:
-    """Imports stay out of garbage collection: every run asks for whole ones, and tests import a great deal."""
-    global _imported
-    if len(sys.modules) > _imported + 50:
+    """What lasts stays out of garbage collection: every run asks for two whole ones, and a worker imports a million
+    objects and keeps thousands of tests and their reports."""
+    global _tests, _modules
+    if _tests % TESTS == 0 or len(sys.modules) > _modules + 50:
         gc.collect()
-        _freeze()
-        _imported = len(sys.modules)
+        gc.freeze()
+        _modules = len(sys.modules)
+    _tests += 1
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,7 @@ VARIABLE = "LORATORY_CONF"
 def take(arguments: Sequence[str]) -> None:
     """Reads the user's folder from the command line of train.py.
 
-    Raises `ConfigError` if it has a file with the name of one of the suite's, which Hydra would use in its place.
+    Raises `ConfigError` if it has a file with the name of one of the suite's, which Hydra would use instead.
     """
     os.environ.pop(VARIABLE, None)
     parsed, _ = get_args_parser().parse_known_args(list(arguments))
@@ -31,8 +31,8 @@ def take(arguments: Sequence[str]) -> None:
     for path in sorted(folder.rglob("*.yaml")):
         if (SUITE / path.relative_to(folder)).is_file():
             raise ConfigError(
-                f"{path}: the suite has a config of this name; allowed: another name, or a folder for configs of "
-                f"{placement.typed('python train.py')} alone, --config-dir FOLDER"
+                f"{path}: the suite has a config of this name; allowed: another name, or --config-dir FOLDER with a "
+                f"folder for configs of {placement.typed('python train.py')} alone"
             )
     use(folder)
 

@@ -119,9 +119,9 @@ def test_a_config_with_the_name_of_one_of_the_suites_is_refused(call: Callable[.
     own.write_text("_target_: mine.Mine\n")
     error = call("-m", "loratory", "train", "variant=lora", code=1)
     assert error.startswith(
-        f"error: {own}: the suite has a config of this name; allowed: another name, or a folder for"
+        f"error: {own}: the suite has a config of this name; allowed: another name, or --config-dir"
     )
-    assert error.endswith(" configs of loratory train alone, --config-dir FOLDER\n")
+    assert error.endswith(" FOLDER with a folder for configs of loratory train alone\n")
 
 
 def test_a_module_with_the_name_of_one_of_the_suites_is_refused(call: Callable[..., str], tmp_path: Path) -> None:

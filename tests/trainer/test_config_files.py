@@ -31,7 +31,7 @@ def test_a_file_that_the_suites_would_hide_is_refused(tmp_path, name):
     own.write_text("name: mine\n")
     with pytest.raises(ConfigError) as refused:
         config_files.take(["--config-dir", str(tmp_path)])
-    allowed = "another name, or a folder for configs of python train.py alone, --config-dir FOLDER"
+    allowed = "another name, or --config-dir FOLDER with a folder for configs of python train.py alone"
     assert str(refused.value) == f"{own}: the suite has a config of this name; allowed: {allowed}"
 
 

@@ -50,7 +50,7 @@ class SequenceClassification(Objective):
     @property
     def title(self) -> str:
         if "label" not in self.content.column_names:
-            return "task without task.kind, a class or a number of each text"
+            return "classification or regression (task.kind is null)"
         return "regression" if self.labels is None else "classification"
 
     def check(self) -> None:

@@ -397,9 +397,7 @@ def test_a_conversation_that_the_chat_template_refuses_is_named(checked, tmp_pat
 
 
 def test_a_language_models_rows_without_a_kind_say_what_a_task_without_one_is():
-    with pytest.raises(
-        ConfigError, match=r"'perplexity' in a task without task\.kind, a class or a number of each text"
-    ):
+    with pytest.raises(ConfigError, match=r"'perplexity' in a classification or regression \(task\.kind is null\)"):
         kinds.of(composed(["task=news", "task.kind=null"]).task)
 
 
