@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING
 import pytest
 from omegaconf import DictConfig
 
+from trainer.machine import garbage
+
 if TYPE_CHECKING:
     from trainer.record import Record
 
@@ -66,7 +68,7 @@ def pytest_runtest_setup() -> None:
     global _tests, _modules
     if _tests % TESTS == 0 or len(sys.modules) > _modules + 50:
         gc.collect()
-        gc.freeze()
+        garbage.freeze()
         _modules = len(sys.modules)
     _tests += 1
 

@@ -30,6 +30,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "trainer.identity",
         "trainer.code_hash",
         "trainer.errors",
+        "trainer.machine.garbage",
         "trainer.hashing",
         "trainer.trackers",
         "trainer.objectives.metrics",

@@ -18,6 +18,7 @@ from analysis.records.discovery import Run, Skipped
 from analysis.records.grouping import Point, Settings, is_seed
 from analysis.records.provenance import Provenance
 from trainer import record as records
+from trainer.machine import garbage
 from trainer.record import CorruptRecord
 
 
@@ -175,9 +176,7 @@ def _without_collector() -> Iterator[None]:
     try:
         yield
     finally:
-        if not gc.get_freeze_count():  # else they would give back what a process that carries out runs has frozen
-            gc.freeze()  # freeze and unfreeze move all objects to the oldest generation
-            gc.unfreeze()
+        garbage.move_to_oldest()
         if was:
             gc.enable()
 

@@ -8,7 +8,6 @@ among `SERVED` is left to Python itself.
 from __future__ import annotations
 
 import contextlib
-import gc
 import json
 import os
 import runpy
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.trainer import preloaded
+from trainer.machine import garbage
 
 SERVED = ("submitit.core._submit", "train.py")
 
@@ -71,7 +71,7 @@ def _serve(listener: socket.socket) -> None:
         caller, _ = listener.accept()
         if os.fork() == 0:
             listener.close()
-            gc.freeze()  # to collect what there was would copy it
+            garbage.freeze()  # to collect what there was would copy it
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             code = 1
             try:

@@ -6,6 +6,8 @@ import functools
 import gc
 import importlib
 
+from trainer.machine import garbage
+
 NAMES = [
     "trainer.runs.run",
     "torch._dynamo",  # by torch's optimizers, at the first step
@@ -24,4 +26,4 @@ def load() -> None:
     for name in NAMES:
         importlib.import_module(name)
     gc.collect()
-    gc.freeze()
+    garbage.freeze()

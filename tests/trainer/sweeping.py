@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import os
 import sys
 import time
@@ -48,7 +47,7 @@ def forked(call: Callable[[], None], output: Path) -> Iterator[int]:
     preloaded.load()
     if (child := os.fork()) == 0:
         code = 1
-        gc.freeze()  # to collect what there was would copy it
+        garbage.freeze()  # to collect what there was would copy it
         try:
             sys.stdout = sys.stderr = file = output.open("a", buffering=1)  # pytest has replaced both
             for number in (1, 2):  # for what the fork starts

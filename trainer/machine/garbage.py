@@ -20,8 +20,25 @@ def paused() -> Iterator[None]:
             gc.enable()
 
 
+_frozen = False  # gc.get_freeze_count() would count a million objects each time
+
+
+def freeze() -> None:
+    """Excludes the objects that exist from all later collections."""
+    global _frozen
+    gc.freeze()
+    _frozen = True
+
+
 @functools.cache
 def freeze_imports() -> None:
-    """Excludes the objects that exist from all later collections; every run triggers two full ones."""
+    """The same once, for what is imported; every run triggers two full collections."""
     gc.collect()
-    gc.freeze()
+    freeze()
+
+
+def move_to_oldest() -> None:
+    """Moves the objects that exist to the oldest generation, unless some are frozen, which would thaw."""
+    if not _frozen:
+        gc.freeze()
+        gc.unfreeze()

@@ -10,6 +10,7 @@ import pytest
 from analysis.records import runs
 from analysis.tables import cells, costs
 from trainer import record as records
+from trainer.machine import garbage
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ def test_a_run_is_its_record_and_its_folder(study):
 
 
 def test_what_a_process_has_frozen_stays_out_of_its_collections(study):
-    gc.freeze()
+    garbage.freeze()
     before = gc.get_freeze_count()
     runs.read(["runs"])
     assert gc.isenabled() and gc.get_freeze_count() >= before > 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import gc
 import importlib
 import os
 import signal
@@ -14,6 +13,7 @@ import threading
 import pytest
 
 from tests.trainer import preloaded
+from trainer.machine import garbage
 from trainer.trackers import guard, host
 
 # What the trackers' processes import, W&B and trackio as they start, and pictures at the end.
@@ -49,7 +49,7 @@ def forked_hosts(monkeypatch) -> None:
 
 def serve() -> None:
     """All of `python -m trainer.trackers.host` but Python's start, in the process that would begin another program."""
-    gc.freeze()  # to collect what there was would copy it
+    garbage.freeze()  # to collect what there was would copy it
     os.closerange(3, 1 << 16)
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # as Python has it
     sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))  # pytest has replaced both
