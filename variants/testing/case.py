@@ -156,6 +156,8 @@ def interrupted(
         if stop < STEPS:
             left = run.snapshot()
             run = case.attached(resumed=True).restore(through_disk(left) if stop == 7 else left)
+            if evaluated:
+                run.output()  # what it leaves in memory meets the next step, which a resumed run would have lost
     return run, losses
 
 
