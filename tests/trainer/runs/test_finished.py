@@ -15,7 +15,6 @@ from omegaconf import OmegaConf
 
 from tests.conftest import folder_of, write_csv
 from tests.trainer.edited import signed, without_hashes
-from tests.variants.pairwise import covering
 from trainer import record as records
 from trainer.config import Config
 from trainer.errors import ConfigError
@@ -163,14 +162,9 @@ def call(**settings):
 STRANGE = [f"{__name__}.call", f"{__name__}.Opened", "pandas.read_pickle", "joblib.load", "torch.load", "numpy.load"]
 
 
-WRITTEN = {  # by a stranger
-    "target": STRANGE,
-    "place": ["task.source", "model.sources.0", "variant", "task.source.text"],
-    "known": [False, True],  # whether the record says it too
-}
-
-
-@pytest.mark.parametrize(tuple(WRITTEN), covering(WRITTEN))
+@pytest.mark.parametrize("target", STRANGE)
+@pytest.mark.parametrize("place", ["task.source", "model.sources.0", "variant", "task.source.text"])
+@pytest.mark.parametrize("known", [False, True], ids=["the config alone", "the record too"])
 def test_nothing_but_a_class_of_the_right_kind_is_called(finished, target, place, known):
     Opened.called = False
     path = finished / "config.yaml"
