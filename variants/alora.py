@@ -43,9 +43,9 @@ from torch import nn
 
 from variants.core import field_checks
 from variants.core.adapters.adapter import LowRank
+from variants.core.allocation.ablation_loss import AblationLoss
 from variants.core.allocation.allocators import on_host
 from variants.core.allocation.budget import Budget, even_ranks, fill
-from variants.core.allocation.scores import AblationLoss
 from variants.core.passes import Passes
 from variants.core.variant import AdapterVariant, Step
 
@@ -54,7 +54,8 @@ from variants.core.variant import AdapterVariant, Step
 class ALoRA(AdapterVariant):
     """ALoRA.
 
-    rank: of every layer at the start, and on average. alpha, dropout: as in LoRA.
+    rank: of every layer at the start; without a budget, ranks that no layer can take are lost. alpha, dropout: as in
+        LoRA.
     initial_steps: before the first round. interval: steps between two rounds. rounds: their number.
     exchange: components that move in a round; null for as many as layers. batches: steps whose rows L is measured on.
     budget: trained parameters, in place of rank (`variants.core.allocation.budget`).

@@ -16,20 +16,21 @@ Trains    A and B
 Changes   A and B: shared by layers, as chosen once before training
 Checked   written out: test_lora_drop test_the_choice_written_out
 Hooks     before_training  trains on the sample, measures outputs, and shares A and B
-Passes    100 steps forward and backward before training (`sample_steps` of training, the same again to measure)
-Cost      2 `sample_steps` forward and backward passes before training, with moments and a copy of all trained
-          parameters; then r(in + out) parameters for each LoRA that is left, and LoRA's products in every layer.
+Passes    50 steps forward and backward and 50 forward before training (`sample_steps` to train, as many to measure)
+Cost      `sample_steps` forward and backward passes and as many forward ones before training, with moments and a copy
+          of all trained parameters; then r(in + out) parameters for each LoRA that is left, and LoRA's products in
+          every layer.
 Decay     A and B decay in training; on the sample nothing does.
 Known     No code was found. From the abstract and from memory: threshold 0.9, half of LoRA's parameters on average. The
           paper's sample is stratified, a fraction of the training rows: here it is the rows of the run's first steps,
-          in their order, one pass over them. Assumed: Adam at `lr` on the sample; layers are compared with those of
-          their type, because only these can share; tokens count on whose output the loss depends, so padding does not.
-          With `budget` the sample is trained with ranks for all layers. Not DropLoRA, nor the LoRA-Drop that skips
-          layers in inference.
+          in their order, once. Assumed: Adam at `lr` on the sample; layers are compared with those of their type,
+          because only these can share; padding is left out of the sums. With `budget` the sample is trained with
+          ranks for all layers. Not DropLoRA, nor the LoRA-Drop that skips layers in inference.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -44,24 +45,8 @@ from variants.core.passes import Passes
 from variants.core.variant import AdapterVariant
 
 
-class Measured(LowRank):
-    """LoRA that can sum up the squares of its output ΔW x. squares: a scalar, while it does."""
-
-    squares: torch.Tensor | None = None
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = super().forward(x)
-        if self.squares is not None and y.requires_grad:
-            y.register_hook(lambda gradient: self._collect(x, gradient))
-        return y
-
-    @torch.no_grad()
-    def _collect(self, x: torch.Tensor, gradient: torch.Tensor) -> None:
-        assert self.squares is not None
-        of_layer = self.update(x).double()
-        if self.layer_kind.is_product:
-            of_layer = of_layer * gradient.any(-1, keepdim=True)  # not padding, whose length depends on the batch
-        self.squares += of_layer.square().sum()
+class Sharing(LowRank):
+    """LoRA that may have another's A and B."""
 
     def share(self, owner: LowRank) -> None:
         """Take up the parameters of `owner` in place of its own: used here, but no parameters of this module."""
@@ -91,7 +76,7 @@ class LoRADrop(AdapterVariant):
     lr: float = 3e-4
     budget: int | None = None
 
-    adapters: dict[str, Measured] = field(init=False, repr=False, compare=False, default_factory=dict)  # type: ignore[assignment]
+    adapters: dict[str, Sharing] = field(init=False, repr=False, compare=False, default_factory=dict)  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         field_checks.check_int(self, "rank", "sample_steps")
@@ -117,8 +102,8 @@ class LoRADrop(AdapterVariant):
         self._ranks = even_ranks(selected, self.rank, self.budget)
         self._owners = {name: name for name in selected}
 
-    def build(self, name: str, layer: nn.Module) -> Measured:
-        return Measured(layer, self._ranks[name], self.alpha / self._ranks[name], self.dropout)
+    def build(self, name: str, layer: nn.Module) -> Sharing:
+        return Sharing(layer, self._ranks[name], self.alpha / self._ranks[name], self.dropout)
 
     def before_training(self, passes: Passes[Any]) -> None:
         with passes.trial():
@@ -148,21 +133,16 @@ class LoRADrop(AdapterVariant):
 
     def _measure(self, passes: Passes[Any]) -> dict[str, float]:
         """Return g_l of every layer on the sample."""
-        passes.model.eval()  # without dropout
-        for adapter in self.adapters.values():
-            adapter.squares = adapter.A.new_zeros((), dtype=torch.float64)
-        for batches in passes.steps(self.sample_steps):
-            passes.accumulate(batches)
-        passes.model.train()
-        together = torch.stack([a.squares for a in self.adapters.values() if a.squares is not None])
-        for adapter in self.adapters.values():
-            adapter.squares = None
-        sums = collectives.all_reduce_sum(together)
-        if not (sums.isfinite() & (sums > 0)).all():
-            raise ValueError(
-                f"lr: {self.lr} on the sample leaves an output that is zero or not finite, allowed: another"
-            )
-        return dict(zip(self.adapters, sums.tolist(), strict=True))
+        of_steps = (passes.squared_updates(self.adapters, batches) for batches in passes.steps(self.sample_steps))
+        together = sum(torch.stack([*found.values()]) for found in of_steps)
+        assert isinstance(together, torch.Tensor)
+        sums = dict(zip(self.adapters, together.tolist(), strict=True))
+        if not all(map(math.isfinite, sums.values())):
+            raise ValueError(f"lr: {self.lr} on the sample leaves an output that is not finite, allowed: less")
+        for name, value in sums.items():
+            if not value:  # no gradient has moved its B
+                raise ValueError(f"targets: {name} is not part of the loss; exclude it")
+        return sums
 
     def _types(self) -> list[list[str]]:
         """Return the names of the layers of each type."""

@@ -73,7 +73,8 @@ class Peft(Variant):
         self._total_steps: int | None = None
         self._peft: Any = None
         self._started = False  # whether the optimizer has taken a step
-        self._task: str | None = "SEQ_CLS"
+        self._task: str | None = None  # PEFT's name of the task, if `for_task` was called
+        self._has_head = True
         self._trained: list[str] = []  # initially trained parameters outside the head
         self._kind = methods.known(self.method)
         usual = options.defaults(options.config_class(self.method))
@@ -131,6 +132,7 @@ class Peft(Variant):
         import peft
 
         names = self._target_modules(model, head)
+        self._has_head = bool(head)
         config = self._config(names)
         with options.refuse_ignored(self.method):
             try:
@@ -322,7 +324,8 @@ class Peft(Variant):
         if "progressbar" in fields:
             chosen.setdefault("progressbar", False)
         if self._kind.layers == "none":
-            chosen["task_type"] = self._task  # selects the wrapper that puts the prompt before the input
+            # Selects the wrapper that puts the prompt before the input. Without a head a model's outputs are words.
+            chosen["task_type"] = self._task or ("SEQ_CLS" if self._has_head else "CAUSAL_LM")
         with options.refuse_ignored(self.method):
             try:
                 return cls(**chosen)

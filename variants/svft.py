@@ -15,8 +15,8 @@ Checked   released code: test_svd test_every_number_of_the_released_svft
 Hooks     none: only M changes in training.
 Cost      k parameters for each layer; U and V are stored in addition to W (for a square W twice its memory). In
           training they are applied in place of W, with an n×n product between them unless M is diagonal; with more
-          than about 3n tokens per batch W' is formed instead (`variants.core.kernels.basis`). The decomposition is
-          computed once, by `attach`.
+          than about 3n tokens per batch (1.5n unless M is diagonal) W' is formed instead
+          (`variants.core.kernels.basis`). The decomposition is computed once, by `attach`.
 
 Decay     M's entries and the gate decay, as in the released code, where one group has them all.
 

@@ -9,7 +9,7 @@ import pytest
 from analysis.plots import catalogue
 from tests.analysis.comparison.conftest import Study
 from tests.analysis.interpreter import python
-from tests.analysis.plots.conftest import LAYERS, allocate, log, save_entries, save_factors
+from tests.analysis.plots.conftest import allocate, drawn_in_every_way, log
 
 # Verbs one after the other; each fails if it has imported what it has no need of.
 CODE = """if True:
@@ -59,15 +59,7 @@ def test_the_same_runs_give_the_same_bytes_in_every_process_and_no_verb_imports_
     for task in "abcde":
         for variant in ("lora", "sora", "adalora"):
             store.add(variant, 0, task=task, under="drawn")
-    for seed in (0, 1):
-        for variant, end in (("adalora", [1, 2, 3, 4, 0, 8]), ("shira", [5] * 6)):
-            folder = store.add(variant, seed, 0.7 + seed / 10, under="figures")
-            log(folder, {5: 0.5, 10: 0.7}, {5: 0.7, 10: 0.4})
-            allocate(folder, (0, [5] * 6), (8, end))
-            if variant == "adalora":
-                save_factors(folder, seed)
-            else:
-                save_entries(folder, {name: [seed, 7] for name in LAYERS})
+    drawn_in_every_way(store, under="figures")
 
     printed = []
     for order, seed in (("1", "1"), ("-1", "2")):

@@ -308,6 +308,28 @@ class Counts(Unlike):
         return self.adapter_class(layer, self.rank, 1.0)
 
 
+class RemembersEvaluations(LowRank):
+    evaluated = 0
+
+    def forward(self, x):
+        self.evaluated += not self.training
+        return super().forward(x)
+
+
+@dataclass(kw_only=True)
+class ActsOnEvaluations(Unlike):
+    """Moves by what evaluation since the last step has left in memory, and forgets it."""
+
+    def build(self, name, layer):
+        return RemembersEvaluations(layer, self.rank, 1.0)
+
+    @torch.no_grad()
+    def on_update(self, step):
+        for adapter in self.adapters.values():
+            adapter.B.mul_(1 + 0.1 * adapter.evaluated)
+            adapter.evaluated = 0
+
+
 @dataclass(kw_only=True)
 class TakesTheLastBatch(Unlike):
     """Scales its update by the gradient of one batch, where a step may have more."""

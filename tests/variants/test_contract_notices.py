@@ -14,6 +14,7 @@ import pytest
 from tests.variants.broken import (
     ActsInSecret,
     ActsInTheForwardPass,
+    ActsOnEvaluations,
     CanNotBeDisabled,
     Counts,
     CountsEvaluations,
@@ -96,6 +97,7 @@ BROKEN: list[tuple[type[Variant], dict[str, Any], Callable[..., None], str]] = [
     (DrawsFromTheClock, {}, contract.repeats_with_a_seed, "two runs with the same seed differ"),
     (Counts, {}, contract.repeats_with_a_seed, "gradient checkpointing changes training"),
     (Counts, {"adapter_class": CountsEvaluations}, contract.repeats_with_a_seed, "evaluation between steps changes"),
+    (ActsOnEvaluations, {}, contract.repeats_with_a_seed, "evaluation between steps changes"),
     (TakesTheLastBatch, {}, contract.accumulates, "two half batches give another model"),
     (ScoresInTheBackwardPass, {}, contract.forgets_a_step_that_is_left_out, "left out changed the weights"),
     (InHalfPrecision, {}, contract.trains_above_bfloat16, "parameters in half precision"),

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch.func import functional_call
 
+from variants.core.passes import Passes
+from variants.core.step import Loss
 from variants.lora_drop import LoRADrop
 from variants.testing.toys import HEAD, Toy, attach, data, passes, prepared, train
 
@@ -102,9 +104,33 @@ def test_with_a_budget_the_ranks_are_those_of_the_loras_that_are_left() -> None:
     [
         ({"threshold": 1.2}, "threshold: 1.2, allowed: 0 ≤ threshold ≤ 1"),
         ({"rank": 9}, "rank: 9 for a layer of size 12×8, allowed: 1 … 8"),
-        ({**SAMPLE, "lr": 1e30}, "on the sample leaves an output that is zero or not finite"),
+        ({**SAMPLE, "lr": 1e30}, "on the sample leaves an output that is not finite, allowed: less"),
     ],
 )
 def test_what_cannot_be_is_refused(settings: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         attach(LoRADrop, settings)
+
+
+def test_a_layer_outside_the_loss_is_named() -> None:
+    run = attach(LoRADrop, SAMPLE)  # before any step: no B has moved
+    with pytest.raises(ValueError, match=r"^targets: layer\.0\.fc1 is not part of the loss; exclude it$"):
+        run.variant._measure(passes(run.model))
+
+
+def test_padding_is_in_no_sum_and_every_other_token_is() -> None:
+    """In the last layer, too, of which only one token may reach the loss."""
+    run = train(attach(LoRADrop, {**SAMPLE, "threshold": 1.0}))
+    x, _ = data(torch.float32)
+    real = torch.zeros(16, 8, dtype=torch.bool)
+    real[:, 3:] = True
+    rows = torch.zeros(16, 8, x.shape[-1]) + x[:16, None]
+
+    def summed(mask: torch.Tensor | None) -> dict[str, torch.Tensor]:
+        loss = lambda batch: Loss(run.model(batch)[:, 0].sum(), 1)  # noqa: E731
+        held = Passes(run.model, lambda n: iter(()), lambda n: iter(()), loss, lambda batch: 1, lambda batch: mask)
+        return held.squared_updates(run.variant.adapters, [rows])
+
+    whole, without = summed(None), summed(real)
+    for name in NAMES:
+        torch.testing.assert_close(without[name], whole[name] * 5 / 8)

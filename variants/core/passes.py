@@ -1,10 +1,10 @@
-"""Passes over training rows before the first step: forward and backward, with nothing moved.
+"""Passes over training rows besides a run's steps.
 
-A method that decides by them (ranks, a mask, a start) overrides `Variant.before_training` and is given `Passes`. Its
-adapters are switched off in every pass but `accumulate` and `loss`, so that the numbers are those of the base model.
-The model is in evaluation mode, but for `accumulate`, so that no pass draws a random number.
-
-A method that measures losses between its steps overrides `Variant.hold_passes`.
+A method that decides by them before the first step (ranks, a mask, a start) overrides `Variant.before_training` and is
+given `Passes`. One that measures losses between its steps overrides `Variant.hold_passes`. Adapters are switched off,
+so that the numbers are those of the base model, but for `accumulate`, `loss` and `squared_updates`. The model is in
+evaluation mode, but for `accumulate`, so that no pass draws a random number. Nothing moves, but what a method trains
+within `trial`, which takes it back.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from variants.core import collectives
-from variants.core.adapters.adapter import Adapter
+from variants.core.adapters.adapter import Adapter, Factored
 
 if TYPE_CHECKING:
     from variants.core.step import Loss
@@ -63,16 +63,19 @@ class Passes(Generic[Batch]):
 
     @contextlib.contextmanager
     def trial(self) -> Iterator[None]:
-        """Context in which the model may be trained; afterwards its trained parameters are what they were before."""
+        """Context in which the model may be trained; afterwards parameters and statistics of norms are as before."""
         training, trained = self.model.training, [p for p in self.model.parameters() if p.requires_grad]
-        before = [p.detach().clone() for p in trained]
+        norms = [m for m in self.model.modules() if isinstance(m, nn.modules.batchnorm._NormBase)]
+        moved = [*trained, *(buffer for norm in norms for buffer in norm.buffers())]
+        before = [tensor.detach().clone() for tensor in moved]
         self.model.train()
         try:
             yield
         finally:
             self.model.train(training)
-            for p, value in zip(trained, before, strict=True):
-                p.data.copy_(value)
+            for tensor, value in zip(moved, before, strict=True):
+                tensor.data.copy_(value)
+            for p in trained:
                 p.grad = None
 
     @torch.no_grad()
@@ -185,10 +188,7 @@ class Passes(Generic[Batch]):
                     def add(
                         module: nn.Module, arguments: Any, y: torch.Tensor, name: str = name, real: Any = real
                     ) -> None:
-                        x, ones = arguments[0], torch.ones_like(y, dtype=_precision(y))
-                        if real is not None:
-                            inside = y.shape[: real.ndim] == real.shape
-                            ones *= real[(..., *(None,) * (y.ndim - real.ndim))] if inside else real.any()
+                        x, ones = arguments[0], torch.ones_like(y, dtype=_precision(y)) * _counts(y, real)
                         x = x.to(ones.dtype).square() if x.is_floating_point() else x
                         part = adapters[name].layer_kind.gradient(x, ones)
                         found[name] = found[name] + part if name in found else part
@@ -196,6 +196,34 @@ class Passes(Generic[Batch]):
                     stack.callback(adapter.register_forward_hook(add).remove)
                 stack.enter_context(self._switched_off(adapters))
                 self._loss(batch)
+        all_reached(found, adapters)
+        return {name: collectives.all_reduce_sum(found[name]) for name in adapters}
+
+    @torch.no_grad()
+    def squared_updates(self, adapters: Mapping[str, Factored], batches: Sequence[Batch]) -> dict[str, torch.Tensor]:
+        """Return Σ ‖ΔW x‖² (a scalar, float64) by layer in a step of the model as it is, adapters included.
+
+        Summed over the processes, without padding.
+        """
+        self.count += 1
+        found: dict[str, torch.Tensor] = {}
+        training = self.model.training
+        self.model.eval()
+        try:
+            for batch in batches:
+                real = self._real(batch)
+                with contextlib.ExitStack() as stack:
+                    for name, adapter in adapters.items():
+
+                        def add(module: nn.Module, arguments: Any, y: Any, name: str = name, real: Any = real) -> None:
+                            moved = adapters[name].update(arguments[0]).double()
+                            part = (moved * _counts(moved, real)).square().sum()
+                            found[name] = found[name] + part if name in found else part
+
+                        stack.callback(adapter.register_forward_hook(add).remove)
+                    self._loss(batch)
+        finally:
+            self.model.train(training)
         all_reached(found, adapters)
         return {name: collectives.all_reduce_sum(found[name]) for name in adapters}
 
@@ -262,6 +290,13 @@ def _tokens(x: torch.Tensor, real: torch.Tensor | None) -> torch.Tensor:
     if x.shape[: real.ndim] == real.shape:
         return x[real]
     return x.flatten(0, -2) if bool(real.any()) else x.flatten(0, -2)[:0]  # none of a row that does not count
+
+
+def _counts(y: torch.Tensor, real: torch.Tensor | None) -> torch.Tensor | float:
+    """Return what y (rows, places, …) is multiplied by, so that places that are not `real` (rows, places) are zero."""
+    if real is None:
+        return 1.0
+    return real[(..., *(None,) * (y.ndim - real.ndim))] if y.shape[: real.ndim] == real.shape else real.any()
 
 
 def _precision(tensor: torch.Tensor) -> torch.dtype:

@@ -9,7 +9,7 @@ import pytest
 
 from analysis.commands import cli
 from analysis.plots import catalogue
-from tests.analysis.plots.conftest import LAYERS, allocate, log, save_entries, save_factors
+from tests.analysis.plots.conftest import allocate, drawn_in_every_way, log, save_factors
 from tests.conftest import folder_of
 from weights import cli as handover
 
@@ -22,15 +22,7 @@ def files(folder: str | Path = "out") -> dict[str, str]:
 @pytest.fixture
 def runs(store) -> None:
     """Two seeds of two methods, with all that a run leaves behind."""
-    for seed in (0, 1):
-        for variant, end in (("adalora", [1, 2, 3, 4, 0, 8]), ("shira", [5] * 6)):
-            folder = store.add(variant, seed, 0.7 + seed / 10)
-            log(folder, {5: 0.5, 10: 0.7}, {5: 0.7, 10: 0.4})
-            allocate(folder, (0, [5] * 6), (8, end))
-            if variant == "adalora":
-                save_factors(folder, seed)
-            else:
-                save_entries(folder, {name: [seed, 7] for name in LAYERS})
+    drawn_in_every_way(store)
 
 
 def call(*arguments: str) -> int:

@@ -70,6 +70,19 @@ def save_entries(folder: Path, places: Mapping[str, Sequence[int]]) -> None:
     save(folder, {f"{name}.values": np.ones(len(found)) for name, found in places.items()}, {"indices": indices})
 
 
+def drawn_in_every_way(store: Any, **options: Any) -> None:
+    """Two seeds of two methods, of which figures of every kind can be drawn."""
+    for seed in (0, 1):
+        for variant, end in (("adalora", [1, 2, 3, 4, 0, 8]), ("shira", [5] * 6)):
+            folder = store.add(variant, seed, 0.7 + seed / 10, **options)
+            log(folder, {5: 0.5, 10: 0.7}, {5: 0.7, 10: 0.4})
+            allocate(folder, (0, [5] * 6), (8, end))
+            if variant == "adalora":
+                save_factors(folder, seed)
+            else:
+                save_entries(folder, {name: [seed, 7] for name in LAYERS})
+
+
 Drawn = tuple[list[Picture], list[LeftOut]]
 
 
