@@ -18,6 +18,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     """Holm-adjusted p values, in the order given; none for none."""
     if len(p_values) < 2:
         return list(p_values)  # a single test needs no correction
+    # statsmodels' `multipletests` gives the same bits and collects all garbage at each call, for a tenth of a second.
     order = np.argsort(p_values)
     adjusted = np.empty(len(p_values))
     steps = np.take(p_values, order) * np.arange(len(p_values), 0, -1)

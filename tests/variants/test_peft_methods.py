@@ -346,6 +346,14 @@ def test_keys_before_it_leave_the_last_token_where_it_was(method):
     torch.testing.assert_close(padded, alone)
 
 
+def test_without_a_trainer_a_prompt_is_for_words_if_there_is_no_head():
+    config = transformers.GPT2Config(vocab_size=20, n_embd=8, n_layer=1, n_head=2, n_positions=16)
+    for head, wrapper in (((), "PeftModelForCausalLM"), (("score",), "PeftModelForSequenceClassification")):
+        cls = transformers.GPT2ForSequenceClassification if head else transformers.GPT2LMHeadModel
+        variant = Peft(method="prompt_tuning", targets=None, options={"num_virtual_tokens": 2})
+        assert type(variant.attach(cls(config), head)).__name__ == wrapper
+
+
 @pytest.mark.parametrize("method", ["prompt_tuning", "prefix_tuning"])
 def test_a_model_that_can_have_no_prompt_is_refused_in_a_line(method):
     config = transformers.AlbertConfig(
