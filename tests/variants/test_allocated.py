@@ -92,7 +92,7 @@ def test_every_pair_that_composes_trains_and_meets_its_budget(allocator):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"score": "magnitud"}, "score: 'magnitud', allowed: sensitivity, "),
+        ({"score": "magnitud"}, "score: 'magnitud', allowed: ablation_loss, sensitivity, "),
         ({"score": "no.such.Score"}, "score: 'no.such.Score', allowed: .*No module named 'no'"),
         ({"score": "variants.lora.LoRA"}, "score: 'variants.lora.LoRA', allowed: .*a subclass of variants.core"),
         ({"allocator": "shrink"}, "allocator: 'shrink', allowed: prune, grow, move, before, after"),
